@@ -1,0 +1,27 @@
+// Package cache remembers what a homeserver answered to presence reads, and
+// never shows an answer to a viewer who may not see it or after a write has
+// made it untrue.
+//
+// The body of an answer is the same for every permitted viewer; whether a
+// viewer is permitted is not. So there are two tables, never one:
+//
+//   - states: target → the last answer, when it was true, and how it ages;
+//   - permissions: (viewer, target) → allowed, or the homeserver's refusal.
+//
+// A read is a hit only if both are fresh. A viewer is a Matrix user, not a
+// token. Where a homeserver shapes bodies per viewer, [Rules.PerViewer] gives
+// each viewer a state of their own that dies with the target's.
+//
+// A read that is no hit takes a [Ticket] when its request departs and hands it
+// back with the answer; a write is between [Presence.BeginWrite] and
+// [Write.End]. fence.go says why an answer that a write overtook is never
+// stored.
+//
+// A state is immutable. It is served with last_active_ago grown by the time
+// that it spent in memory, and not past the moment at which currently_active
+// would flip (state.go).
+//
+// The package knows nothing of HTTP servers or Caddy. Time is a parameter, no
+// goroutine is started, and memory is bounded by the two table sizes, since
+// states with a body above [MaxBody] are not kept.
+package cache

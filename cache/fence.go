@@ -1,0 +1,101 @@
+package cache
+
+import "time"
+
+// fence keeps answers that a write has overtaken out of the table. It is
+// guarded by its shard's lock.
+//
+//	1 read:  departs for the homeserver, with a ticket of generation 4
+//	1 read:  the homeserver reads the old state
+//	2 write: begins; generation 5, the stored state is dropped
+//	2 write: the homeserver applies it and acknowledges
+//	2 write: ends; generation 6
+//	1 read:  its answer, the old state, arrives, and is not stored: 4 is not 6
+//
+// The second raise is for a read that departs between the two, with a ticket of
+// generation 5: it may have read either state. Its ticket is not good for storing
+// anyway, because a write was in flight; nor is that of a read that departs
+// within the settle time, because some homeservers acknowledge a write
+// before they apply it (Dendrite publishes it to a queue).
+//
+// A cancelled or failed write ends like any other: it may have been applied.
+//
+// Fences are striped, many targets to one, so their memory is fixed and none
+// is ever forgotten while an answer is on its way. A write to one target
+// then keeps an answer about another from being stored now and then. It never
+// drops a stored state of another.
+type fence struct {
+	generation uint64
+	writes     int   // in flight
+	settled    int64 // nothing that departs before is stored
+}
+
+// fencesPerShard makes 16,384 fences in a large table, 24 bytes each. At 100 writes a
+// second and a second of settling, fewer than one read in a hundred finds its
+// fence raised by another target.
+const fencesPerShard = 256
+
+// isSettled reports whether an answer to a request that departs now may be stored.
+func (f *fence) isSettled(now int64) bool { return f.writes == 0 && now >= f.settled }
+
+// Ticket is taken when a request for a target's presence departs, and says
+// under which circumstances its answer may be stored.
+type Ticket struct {
+	target     string
+	departed   int64
+	generation uint64
+	settled    bool
+}
+
+// Generation changes whenever a write to the target begins or ends. Readers may
+// share an answer only if they came in the same generation.
+func (t Ticket) Generation() uint64 { return t.generation }
+
+// Settled tells whether no write to the target was in flight or settling.
+// While that isn't so, a reader may only share the answer to a request that
+// departs after the reader came: two that departed one after the other may read
+// the new state and then the old.
+func (t Ticket) Settled() bool { return t.settled }
+
+// Depart returns a ticket for a request that leaves now.
+func (p *Presence) Depart(target string, now time.Time) Ticket {
+	shard, f := p.shardOf(target)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	return p.ticket(f, target, p.clock(now))
+}
+
+// ticket needs the shard's lock.
+func (p *Presence) ticket(f *fence, target string, at int64) Ticket {
+	return Ticket{target: target, departed: at, generation: f.generation, settled: f.isSettled(at)}
+}
+
+// Write is a write to a target's presence that is in flight.
+type Write struct {
+	presence *Presence
+	target   string
+}
+
+// BeginWrite must be called before a write to the target is sent. What is known
+// about the target is dropped. The caller must call [Write.End] whatever
+// becomes of the write.
+func (p *Presence) BeginWrite(target string) Write {
+	shard, f := p.shardOf(target)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	f.generation++
+	f.writes++
+	shard.states.Remove(stateKey{target: target})
+	return Write{p, target}
+}
+
+// End must be called when a write was answered, failed or was given up.
+// For the time of settle from now on nothing is stored for the target.
+func (w Write) End(now time.Time, settle time.Duration) {
+	shard, f := w.presence.shardOf(w.target)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	f.generation++
+	f.writes--
+	f.settled = max(f.settled, w.presence.clock(now)+int64(settle))
+}

@@ -1,0 +1,365 @@
+package cache
+
+import (
+	"hash/maphash"
+	"math"
+	"math/bits"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// Rules say for how long what is remembered may be used. They are not part of the
+// tables, so that a reload may change them and keep the tables.
+type Rules struct {
+	// TTL is how long a state, and the permission to see it, is fresh.
+	TTL time.Duration
+
+	// ForbiddenTTL is how long a refusal is fresh. With 0 none is kept.
+	ForbiddenTTL time.Duration
+
+	// StaleIfError is up to which age a state that is no longer fresh may be
+	// served when the homeserver can't be reached. With 0 none is.
+	StaleIfError time.Duration
+
+	// PerViewer keeps a state of its own for each viewer of a target.
+	PerViewer bool
+}
+
+// Presence is the table of states and that of permissions. It is safe for use by
+// several goroutines.
+type Presence struct {
+	epoch  time.Time
+	seed   maphash.Seed
+	fields fieldTable
+	roots  atomic.Uint64 // the last root that was given out
+
+	states      []stateShard      // a power of two of them, by target
+	permissions []permissionShard // likewise, by viewer and target
+}
+
+type stateShard struct {
+	mu     sync.Mutex // guards all below
+	fences [fencesPerShard]fence
+	states *simplelru.LRU[stateKey, *state]
+}
+
+// stateKey has an empty viewer for a target's only state and, under
+// Rules.PerViewer, for the root of all its states.
+type stateKey struct{ target, viewer string }
+
+// state is immutable.
+type state struct {
+	// answer is nil in a root that holds none, and in a mark that the answer
+	// was none that can be kept.
+	answer   *Answer
+	departed int64 // on the table's clock
+	uncached bool  // the mark
+
+	// root names a target's root. A viewer's own state holds the number of
+	// the target's and is void under another, so a write, which drops the root,
+	// drops the states of all viewers at once.
+	root uint64
+}
+
+type permissionShard struct {
+	mu          sync.Mutex // guards permissions
+	permissions *simplelru.LRU[permissionKey, permission]
+}
+
+type permissionKey struct{ viewer, target string }
+
+// permission holds when it was given, not when it ends: that is for the rules.
+type permission struct {
+	denial     *Denial // nil: allowed
+	departed   int64
+	generation uint64 // a refusal is void under another: it may be "no presence yet"
+}
+
+// Denial is a homeserver's refusal of a read, with status 403 or 404. It is
+// immutable.
+type Denial struct {
+	Status int
+	Body   string
+	Fields []Field
+}
+
+const (
+	maxShards       = 64
+	entriesPerShard = 64 // below that, fewer shards: small tables keep an exact order
+)
+
+// NewPresence returns empty tables for so many states and permissions. Of now
+// only differences matter.
+func NewPresence(states, permissions int, now time.Time) *Presence {
+	p := &Presence{
+		epoch:       now,
+		seed:        maphash.MakeSeed(),
+		states:      make([]stateShard, shardsFor(states)),
+		permissions: make([]permissionShard, shardsFor(permissions)),
+	}
+	// NewLRU fails on sizes below 1 only.
+	for i := range p.states {
+		p.states[i].states, _ = simplelru.NewLRU[stateKey, *state](share(states, len(p.states)), nil)
+	}
+	for i := range p.permissions {
+		p.permissions[i].permissions, _ = simplelru.NewLRU[permissionKey, permission](share(permissions, len(p.permissions)), nil)
+	}
+	return p
+}
+
+// Resize changes how many states and permissions are kept. Of a smaller table
+// the least recently used go.
+func (p *Presence) Resize(states, permissions int) {
+	for i := range p.states {
+		shard := &p.states[i]
+		shard.mu.Lock()
+		shard.states.Resize(share(states, len(p.states)))
+		shard.mu.Unlock()
+	}
+	for i := range p.permissions {
+		shard := &p.permissions[i]
+		shard.mu.Lock()
+		shard.permissions.Resize(share(permissions, len(p.permissions)))
+		shard.mu.Unlock()
+	}
+}
+
+// shardsFor returns the power of two of shards that suits a table's size.
+func shardsFor(entries int) int {
+	return min(maxShards, 1<<(bits.Len(uint(max(1, entries/entriesPerShard)))-1))
+}
+
+// share is a shard's part of a table's size.
+func share(entries, shards int) int { return max(1, entries/shards) }
+
+// clock returns now as nanoseconds of the table's own clock.
+func (p *Presence) clock(now time.Time) int64 { return int64(now.Sub(p.epoch)) }
+
+func (p *Presence) shardOf(target string) (*stateShard, *fence) {
+	hash := maphash.String(p.seed, target)
+	shard := &p.states[hash%uint64(len(p.states))]
+	return shard, &shard.fences[hash/maxShards%fencesPerShard]
+}
+
+func (p *Presence) permissionShardOf(key permissionKey) *permissionShard {
+	return &p.permissions[maphash.Comparable(p.seed, key)%uint64(len(p.permissions))]
+}
+
+// Outcome is what a lookup found.
+type Outcome int
+
+const (
+	// Miss: the homeserver has to be asked.
+	Miss Outcome = iota
+	// Hit: [Found.Answer] may be served.
+	Hit
+	// Denied: [Found.Denial] may be served.
+	Denied
+	// Uncached: the homeserver's last answer was none that can be kept, so
+	// there is no use in collecting the next one.
+	Uncached
+)
+
+// Found is what is known about a viewer's read of a target.
+type Found struct {
+	Outcome Outcome
+
+	// Ticket tells the circumstances of a Miss.
+	Ticket Ticket
+
+	// Permitted tells of a Miss that the viewer's permission is fresh, so that
+	// the viewer may be served what anybody's request brings.
+	Permitted bool
+
+	// Answer is that of a Hit, or for a Miss one that may be served if the
+	// homeserver can't be reached, or nil.
+	Answer *Answer
+	Denial *Denial
+
+	// Age is for how long the answer or denial has been in memory, including the
+	// time it took to come (RFC 9111, section 4.2.3), and Fresh for how long it
+	// is still fresh: not above 0 if it is stale.
+	Age, Fresh time.Duration
+}
+
+// Lookup returns what is known about the read by viewer of target's presence.
+func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Found {
+	at := p.clock(now)
+	shard, f := p.shardOf(target)
+	shard.mu.Lock()
+	found := Found{Ticket: p.ticket(f, target, at)}
+	st := shard.lookup(viewer, target, rules.PerViewer)
+	shard.mu.Unlock()
+
+	if st != nil && st.uncached {
+		if at < st.departed+int64(rules.TTL) {
+			found.Outcome = Uncached
+			return found
+		}
+		st = nil
+	}
+
+	key := permissionKey{viewer, target}
+	permissions := p.permissionShardOf(key)
+	permissions.mu.Lock()
+	given, known := permissions.permissions.Get(key)
+	permissions.mu.Unlock()
+	switch {
+	case !known:
+		return found
+	case given.denial != nil:
+		age := time.Duration(at - given.departed)
+		if given.generation == found.Ticket.generation && age < rules.ForbiddenTTL {
+			found.Outcome, found.Denial = Denied, given.denial
+			found.Age, found.Fresh = age, rules.ForbiddenTTL-age
+		}
+		return found
+	}
+	permittedUntil := given.departed + int64(rules.TTL)
+	found.Permitted = at < permittedUntil
+	if st == nil || st.answer == nil {
+		return found
+	}
+
+	age := time.Duration(at - st.departed)
+	truthful := st.answer.truthful()
+	fresh := min(rules.TTL, truthful) - age
+	switch {
+	case found.Permitted && fresh > 0:
+		found.Outcome = Hit
+	case age < rules.StaleIfError && age < truthful && st.departed < permittedUntil:
+		// The state was true while the viewer was permitted to see it: this is
+		// no more than the viewer might have been shown then.
+	default:
+		return found
+	}
+	found.Answer, found.Age, found.Fresh = st.answer, age, fresh
+	return found
+}
+
+// lookup needs the lock.
+func (s *stateShard) lookup(viewer, target string, perViewer bool) *state {
+	st, ok := s.states.Get(stateKey{target: target})
+	if !ok || !perViewer || st.uncached {
+		return st
+	}
+	own, ok := s.states.Get(stateKey{target, viewer})
+	if !ok || own.root != st.root {
+		return nil
+	}
+	return own
+}
+
+// Allow remembers that viewer may see the target of ticket, and what the
+// homeserver answered. It reports whether the answer was stored, and not only the
+// permission.
+func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Rules) (stored bool) {
+	p.permit(viewer, ticket, permission{departed: ticket.departed})
+	if len(answer.Body) > MaxBody || answer.truthful() == 0 {
+		p.MarkUncached(ticket)
+		return false
+	}
+	if !ticket.settled {
+		return false
+	}
+	kept := *answer
+	kept.Fields = p.fields.intern(answer.Fields)
+	return p.store(viewer, ticket, &state{answer: &kept, departed: ticket.departed}, rules.PerViewer)
+}
+
+// MarkUncached remembers that the target's presence is none that can be kept.
+// The mark goes as a state does, by time or by a write.
+func (p *Presence) MarkUncached(ticket Ticket) {
+	if ticket.settled {
+		p.store("", ticket, &state{departed: ticket.departed, uncached: true}, false)
+	}
+}
+
+// store stores st unless a write or a later departure has overtaken it.
+func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool) bool {
+	shard, f := p.shardOf(ticket.target)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if f.generation != ticket.generation {
+		return false
+	}
+	key := stateKey{target: strings.Clone(ticket.target)}
+	root, rooted := shard.states.Get(key)
+	if !perViewer {
+		if rooted && root.departed > st.departed {
+			return false
+		}
+		st.root = p.roots.Add(1)
+		shard.states.Add(key, st)
+		return true
+	}
+	if !rooted || root.uncached {
+		root = &state{root: p.roots.Add(1), departed: math.MinInt64}
+		shard.states.Add(key, root)
+	}
+	key.viewer = strings.Clone(viewer)
+	if own, ok := shard.states.Get(key); ok && own.root == root.root && own.departed > st.departed {
+		return false
+	}
+	st.root = root.root
+	shard.states.Add(key, st)
+	return true
+}
+
+// Deny remembers that viewer may not see the target of ticket. It reports whether
+// the refusal was stored; if not, it still ends what the viewer was allowed before.
+func (p *Presence) Deny(viewer string, ticket Ticket, denial *Denial, rules *Rules) (stored bool) {
+	if rules.ForbiddenTTL <= 0 || !ticket.settled || len(denial.Body) > MaxBody {
+		p.forget(viewer, ticket)
+		return false
+	}
+	kept := *denial
+	kept.Fields = p.fields.intern(denial.Fields)
+	return p.permit(viewer, ticket, permission{denial: &kept, departed: ticket.departed, generation: ticket.generation})
+}
+
+// permit stores a permission unless there is one that departed later.
+func (p *Presence) permit(viewer string, ticket Ticket, given permission) bool {
+	key := permissionKey{viewer, ticket.target}
+	shard := p.permissionShardOf(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if known, ok := shard.permissions.Get(key); ok && known.departed > given.departed {
+		return false
+	}
+	key.target = strings.Clone(key.target) // it may be part of a request's line
+	shard.permissions.Add(key, given)
+	return true
+}
+
+// forget drops a permission that departed no later than ticket.
+func (p *Presence) forget(viewer string, ticket Ticket) {
+	key := permissionKey{viewer, ticket.target}
+	shard := p.permissionShardOf(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if known, ok := shard.permissions.Peek(key); ok && known.departed <= ticket.departed {
+		shard.permissions.Remove(key)
+	}
+}
+
+// Len returns how many states and permissions are kept, fresh or not.
+func (p *Presence) Len() (states, permissions int) {
+	for i := range p.states {
+		shard := &p.states[i]
+		shard.mu.Lock()
+		states += shard.states.Len()
+		shard.mu.Unlock()
+	}
+	for i := range p.permissions {
+		shard := &p.permissions[i]
+		shard.mu.Lock()
+		permissions += shard.permissions.Len()
+		shard.mu.Unlock()
+	}
+	return states, permissions
+}

@@ -1,0 +1,289 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("matrix_presence", parseCaddyfile)
+	// Before every directive that may answer a request or choose who does: a
+	// site's own "handle" blocks must not lead around it.
+	httpcaddyfile.RegisterDirectiveOrder("matrix_presence", httpcaddyfile.Before, "invoke")
+}
+
+func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	var handler Handler
+	err := handler.UnmarshalCaddyfile(h.Dispenser)
+	return &handler, err
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	matrix_presence [<matcher>] {
+//	    write_limit <events>/<window> [burst <n>] | off
+//	    read_limit  <events>/<window> [burst <n>] | off
+//	    exempt      <user ID pattern...>
+//	    cache off
+//	    cache {
+//	        name           <name>
+//	        states         <n>
+//	        permissions    <n>
+//	        ttl            <duration>
+//	        forbidden_ttl  <duration>
+//	        stale_if_error <duration>
+//	        settle         <duration>
+//	        per_viewer
+//	    }
+//	    identity {
+//	        tokens       <n>
+//	        ttl          <duration>
+//	        rejected_ttl <duration>
+//	        timeout      <duration>
+//	    }
+//	    max_body <size>
+//	    presence_values <value...>
+//	}
+//
+// All of it is optional, and so is the block. A limit applies to each Matrix user;
+// without a burst as many events may come at once as the window holds. In a user
+// ID pattern "*" stands for any run of characters.
+//
+// A matcher that leaves out some spellings of a presence route is a way around
+// the handler, so it is best to give none.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return parseBlock(d, 0, map[string]func() error{
+		"write_limit":     func() error { return parseLimit(d, &h.WriteLimit) },
+		"read_limit":      func() error { return parseLimit(d, &h.ReadLimit) },
+		"exempt":          func() error { return h.parseExempt(d) },
+		"cache":           func() error { return h.parseCache(d) },
+		"identity":        func() error { return h.parseIdentity(d) },
+		"max_body":        func() error { return parseSize(d, &h.MaxBody) },
+		"presence_values": func() error { return parseList(d, &h.PresenceValues) },
+	})
+}
+
+func (h *Handler) parseExempt(d *caddyfile.Dispenser) error {
+	if err := parseList(d, &h.Exempt); err != nil {
+		return err
+	}
+	for _, pattern := range h.Exempt {
+		if _, err := policy.ParseUserPattern(pattern); err != nil {
+			return d.Errf("parsing exempt: %v", err)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) parseCache(d *caddyfile.Dispenser) error {
+	c := new(Cache)
+	h.Cache = c
+	if d.NextArg() {
+		if d.Val() != "off" {
+			return d.Errf("parsing cache: expected 'off' or a block, not '%s'", d.Val())
+		}
+		c.Off = true
+		if d.NextArg() {
+			return d.ArgErr()
+		}
+		return nil
+	}
+	return parseBlock(d, d.Nesting(), map[string]func() error{
+		"name":           func() error { return parseString(d, &c.Name) },
+		"states":         func() error { return parseNumber(d, &c.States) },
+		"permissions":    func() error { return parseNumber(d, &c.Permissions) },
+		"ttl":            func() error { return parseDuration(d, &c.TTL, "a time above 0, or cache off") },
+		"forbidden_ttl":  func() error { return parseOptionalDuration(d, &c.ForbiddenTTL) },
+		"stale_if_error": func() error { return parseDuration(d, &c.StaleIfError, "a time above 0, or leave the option out") },
+		"settle":         func() error { return parseOptionalDuration(d, &c.Settle) },
+		"per_viewer":     func() error { return parseFlag(d, &c.PerViewer) },
+	})
+}
+
+func (h *Handler) parseIdentity(d *caddyfile.Dispenser) error {
+	i := new(Identity)
+	h.Identity = i
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return parseBlock(d, d.Nesting(), map[string]func() error{
+		"tokens":       func() error { return parseNumber(d, &i.Tokens) },
+		"ttl":          func() error { return parseDuration(d, &i.TTL, "a time above 0") },
+		"rejected_ttl": func() error { return parseOptionalDuration(d, &i.RejectedTTL) },
+		"timeout":      func() error { return parseDuration(d, &i.Timeout, "a time above 0") },
+	})
+}
+
+// parseBlock parses a block of options, each at most once, by the function that
+// reads an option's arguments.
+func parseBlock(d *caddyfile.Dispenser, nesting int, options map[string]func() error) error {
+	seen := make(map[string]bool)
+	previous := ""
+	for d.NextBlock(nesting) {
+		name := d.Val()
+		parse, ok := options[name]
+		switch {
+		case name == "{":
+			return d.Errf("'%s' takes no block", previous)
+		case !ok:
+			return d.Errf("unrecognized subdirective '%s', expected one of: %s", name,
+				strings.Join(slices.Sorted(maps.Keys(options)), ", "))
+		case seen[name]:
+			return d.Errf("'%s' is given twice", name)
+		}
+		seen[name], previous = true, name
+		if err := parse(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseLimit reads "<events>/<window> [burst <n>]" or "off".
+func parseLimit(d *caddyfile.Dispenser, dst **Limit) error {
+	name, args := d.Val(), d.RemainingArgs()
+	limit, err := limitFromArgs(args)
+	if err != nil {
+		return d.Errf("parsing %s: %v", name, err)
+	}
+	*dst = limit
+	return nil
+}
+
+func parseList(d *caddyfile.Dispenser, dst *[]string) error {
+	name := d.Val()
+	*dst = d.RemainingArgs()
+	if len(*dst) == 0 {
+		return d.ArgErr()
+	}
+	if slices.Contains(*dst, "") {
+		return d.Errf("parsing %s: an empty value matches nothing", name)
+	}
+	return nil
+}
+
+func parseString(d *caddyfile.Dispenser, dst *string) error {
+	name := d.Val()
+	if !d.AllArgs(dst) {
+		return d.ArgErr()
+	}
+	if *dst == "" {
+		return d.Errf("parsing %s: must not be empty", name)
+	}
+	return nil
+}
+
+func parseFlag(d *caddyfile.Dispenser, dst *bool) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	*dst = true
+	return nil
+}
+
+func parseNumber(d *caddyfile.Dispenser, dst *int) error {
+	name := d.Val()
+	var arg string
+	if !d.AllArgs(&arg) {
+		return d.ArgErr()
+	}
+	n, err := strconv.Atoi(arg)
+	if err != nil || n < 1 {
+		return d.Errf("parsing %s: expected a whole number of at least 1, not '%s'", name, arg)
+	}
+	*dst = n
+	return nil
+}
+
+func parseSize(d *caddyfile.Dispenser, dst *int64) error {
+	name := d.Val()
+	var arg string
+	if !d.AllArgs(&arg) {
+		return d.ArgErr()
+	}
+	size, err := humanize.ParseBytes(arg)
+	if err != nil || size == 0 || size > 1<<30 {
+		return d.Errf("parsing %s: expected a size up to 1GiB, such as 64KiB, not '%s'", name, arg)
+	}
+	*dst = int64(size)
+	return nil
+}
+
+// parseDuration reads a duration above 0.
+func parseDuration(d *caddyfile.Dispenser, dst *caddy.Duration, expected string) error {
+	name := d.Val()
+	var parsed *caddy.Duration
+	if err := parseOptionalDuration(d, &parsed); err != nil {
+		return err
+	}
+	if *parsed == 0 {
+		return d.Errf("parsing %s: expected %s", name, expected)
+	}
+	*dst = *parsed
+	return nil
+}
+
+// parseOptionalDuration reads a duration that may be 0, which means something else
+// than none given.
+func parseOptionalDuration(d *caddyfile.Dispenser, dst **caddy.Duration) error {
+	name := d.Val()
+	var arg string
+	if !d.AllArgs(&arg) {
+		return d.ArgErr()
+	}
+	duration, err := caddy.ParseDuration(arg)
+	if err != nil || duration < 0 {
+		return d.Errf("parsing %s: expected a duration, such as 30s or 1m, not '%s'", name, arg)
+	}
+	parsed := caddy.Duration(duration)
+	*dst = &parsed
+	return nil
+}
+
+// limitFromArgs reads the arguments of a limit: "off", or a rate such as "6/1m",
+// perhaps followed by "burst" and a number.
+func limitFromArgs(args []string) (*Limit, error) {
+	limit := new(Limit)
+	switch {
+	case len(args) == 1 && args[0] == "off":
+		limit.Off = true
+		return limit, nil
+	case len(args) == 3 && args[1] == "burst":
+		burst, err := strconv.Atoi(args[2])
+		if err != nil || burst < 1 {
+			return nil, fmt.Errorf("burst must be a whole number of at least 1, not '%s'", args[2])
+		}
+		limit.Burst = burst
+	case len(args) != 1:
+		return nil, errors.New("expected <events>/<window> [burst <n>], such as 6/1m burst 3, or off")
+	}
+	events, window, err := policy.ParseRate(args[0], caddy.ParseDuration)
+	if err != nil {
+		return nil, err
+	}
+	limit.Events, limit.Window = events, caddy.Duration(window)
+	if _, err := limit.limit(); err != nil {
+		return nil, err
+	}
+	return limit, nil
+}
+
+// Interface guard
+var _ caddyfile.Unmarshaler = (*Handler)(nil)

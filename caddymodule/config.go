@@ -1,0 +1,280 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// The defaults. Each has to be safe on Synapse, Dendrite and tuwunel.
+const (
+	// The sustained rate is Synapse's own (rc_presence, 0.1/s); the burst lets a
+	// client come and go a few times without seeing a 429.
+	defaultWriteEvents, defaultWriteWindow, defaultWriteBurst = 6, time.Minute, 5
+	// Some clients ask for every member when a big room opens, 2,600 at once.
+	defaultReadEvents, defaultReadWindow, defaultReadBurst = 100, time.Second, 5000
+
+	// Some 450 B each as a rule: about 45 MB for the users of a large server.
+	defaultStates = 100_000
+	// Ten viewers for each state.
+	defaultPermissions = 1_000_000
+	// Synapse itself takes as long to notice that a user has gone offline.
+	defaultTTL = 30 * time.Second
+	// Who has just joined a room should not look at a 403 for longer.
+	defaultForbiddenTTL = 5 * time.Second
+	// Dendrite applied every write within 50 ms of its answer unless it was
+	// flooded; Synapse and tuwunel need none.
+	defaultSettle = time.Second
+
+	// As many as states: a token for each user.
+	defaultTokens = 100_000
+	// As long as Synapse trusts a token that its authentication service has
+	// vouched for; a revocation that passes through us takes effect at once.
+	defaultIdentityTTL = 2 * time.Minute
+	// Long enough to stop a client that repeats itself; a token is never
+	// issued after it was refused.
+	defaultRejectedTTL = 10 * time.Second
+	// As long as Dendrite waits for its own components.
+	defaultIdentityTimeout = 10 * time.Second
+
+	// Many times the longest status that a client lets a person type.
+	defaultMaxBody = 64 << 10
+)
+
+// defaultPresenceValues are the specification's, and the names that "busy" has
+// in Synapse and in Ruma (MSC3026).
+var defaultPresenceValues = []string{"online", "unavailable", "offline", "busy", "org.matrix.msc3026.busy"}
+
+// Limit is a budget of events for each Matrix user, whatever their devices,
+// tokens and spellings of a path. It refills evenly.
+type Limit struct {
+	// Off lifts the limit. Nothing else may be given with it.
+	Off bool `json:"off,omitempty"`
+
+	// Events is how many there may be in a window, at least 1.
+	Events int `json:"events,omitempty"`
+
+	// Window is the time in which so many events are refilled.
+	Window caddy.Duration `json:"window,omitempty"`
+
+	// Burst is how many there may be at once. Default: as many as events.
+	Burst int `json:"burst,omitempty"`
+}
+
+// limit returns nil for no limit.
+func (l *Limit) limit() (*policy.Limit, error) {
+	if l.Off {
+		if l.Events != 0 || l.Window != 0 || l.Burst != 0 {
+			return nil, errors.New("a limit that is off has no events, window or burst")
+		}
+		return nil, nil
+	}
+	limit, err := policy.NewLimit(l.Events, time.Duration(l.Window), l.Burst)
+	if err != nil {
+		return nil, err
+	}
+	return &limit, nil
+}
+
+// Cache configures what is remembered of the homeserver's answers to presence
+// reads, and for how long.
+type Cache struct {
+	// Off sends every read to the homeserver. Nothing else may be given with it.
+	Off bool `json:"off,omitempty"`
+
+	// Name says which sites have one memory: the cache, the budgets and the
+	// identities of all handlers with this name. Sites that front the same
+	// homeserver should share one, so that a write through one of them is seen
+	// through the other; sites of different homeservers must not, because each
+	// would believe what the other says about whose token is whose.
+	//
+	// Default: one memory for the handler's own site, named after its server
+	// and hosts.
+	Name string `json:"name,omitempty"`
+
+	// States is for how many users a presence is kept; the least recently read
+	// go first. A state takes about 450 bytes, and never more than 5 KiB:
+	// a body above 4 KiB is not kept. Default: 100000.
+	States int `json:"states,omitempty"`
+
+	// Permissions is for how many pairs of viewer and target it is kept whether
+	// the homeserver lets the one see the other, about 200 bytes each.
+	// Default: 1000000.
+	Permissions int `json:"permissions,omitempty"`
+
+	// TTL is how long a state is served from memory, and how long a viewer who
+	// was allowed to see a target stays so. It bounds how late readers see a
+	// change that doesn't come as a write through this module: by a sync, by the
+	// homeserver's timers, over federation. Default: 30s.
+	TTL caddy.Duration `json:"ttl,omitempty"`
+
+	// ForbiddenTTL is how long a refusal, 403 or 404, is served from memory. It
+	// bounds how long somebody who has just joined a room still gets one.
+	// With 0 none is kept. Default: 5s.
+	ForbiddenTTL *caddy.Duration `json:"forbidden_ttl,omitempty"`
+
+	// StaleIfError is up to which age a state is served when the homeserver
+	// can't be reached, answers with a 5xx or takes longer than 5 seconds. It is
+	// served to those only who were allowed to see the target when the state was
+	// true. Default: 0, which is never.
+	StaleIfError caddy.Duration `json:"stale_if_error,omitempty"`
+
+	// Settle is for how long after a write nothing is stored about its user,
+	// because some homeservers acknowledge a write before they apply it.
+	// Default: 1s.
+	Settle *caddy.Duration `json:"settle,omitempty"`
+
+	// PerViewer keeps a state of its own for each viewer. It is for a homeserver
+	// that shapes the body by who reads it; Synapse, Dendrite and tuwunel don't.
+	PerViewer bool `json:"per_viewer,omitempty"`
+}
+
+// Identity configures what is remembered of whose access token is whose.
+type Identity struct {
+	// Tokens is for how many access tokens the user is kept, and how many users'
+	// budgets are tracked by each limit. Rejected tokens have an eighth as many
+	// places of their own. Default: 100000.
+	Tokens int `json:"tokens,omitempty"`
+
+	// TTL is how long the homeserver is not asked again whose token it is. A
+	// logout, a device deletion, a password change or a deactivation that
+	// passes through this module takes effect at once; TTL bounds how long
+	// another one goes unnoticed. Default: 2m.
+	TTL caddy.Duration `json:"ttl,omitempty"`
+
+	// RejectedTTL is how long a token that the homeserver doesn't know is
+	// refused without asking again. With 0 it is asked each time. Default: 10s.
+	RejectedTTL *caddy.Duration `json:"rejected_ttl,omitempty"`
+
+	// Timeout is how long the homeserver may take to tell whose token it is.
+	// Default: 10s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+}
+
+// settings is the configuration as requests use it: checked, and with the
+// defaults filled in. It is immutable.
+type settings struct {
+	writeLimit, readLimit *policy.Limit // nil: none
+	exempt                []policy.UserPattern
+
+	cached bool
+	rules  cache.Rules
+	settle time.Duration
+	sizes  sizes
+
+	identityTTL, rejectedTTL, identityTimeout time.Duration
+
+	maxBody        int64
+	presenceValues []string
+}
+
+// sizes are those of the tables in a memory.
+type sizes struct{ states, permissions, tokens int }
+
+// settings checks the configuration.
+func (h *Handler) settings() (*settings, error) {
+	s := &settings{maxBody: h.MaxBody, presenceValues: h.PresenceValues}
+
+	writeLimit, readLimit := h.WriteLimit, h.ReadLimit
+	if writeLimit == nil {
+		writeLimit = &Limit{Events: defaultWriteEvents, Window: caddy.Duration(defaultWriteWindow), Burst: defaultWriteBurst}
+	}
+	if readLimit == nil {
+		readLimit = &Limit{Events: defaultReadEvents, Window: caddy.Duration(defaultReadWindow), Burst: defaultReadBurst}
+	}
+	var err error
+	if s.writeLimit, err = writeLimit.limit(); err != nil {
+		return nil, fmt.Errorf("checking write_limit: %w", err)
+	}
+	if s.readLimit, err = readLimit.limit(); err != nil {
+		return nil, fmt.Errorf("checking read_limit: %w", err)
+	}
+	for _, pattern := range h.Exempt {
+		parsed, err := policy.ParseUserPattern(pattern)
+		if err != nil {
+			return nil, fmt.Errorf("checking exempt: %w", err)
+		}
+		s.exempt = append(s.exempt, parsed)
+	}
+
+	if err := s.setCache(h.Cache); err != nil {
+		return nil, fmt.Errorf("checking cache: %w", err)
+	}
+	if err := s.setIdentity(h.Identity); err != nil {
+		return nil, fmt.Errorf("checking identity: %w", err)
+	}
+
+	if s.maxBody < 0 {
+		return nil, errors.New("checking max_body: must be above 0")
+	}
+	if s.maxBody == 0 {
+		s.maxBody = defaultMaxBody
+	}
+	if len(s.presenceValues) == 0 {
+		s.presenceValues = defaultPresenceValues
+	}
+	return s, nil
+}
+
+func (s *settings) setCache(c *Cache) error {
+	if c == nil {
+		c = new(Cache)
+	}
+	if c.Off {
+		if *c != (Cache{Off: true, Name: c.Name}) {
+			return errors.New("a cache that is off takes no option but name")
+		}
+	}
+	s.cached = !c.Off
+	s.rules.PerViewer = c.PerViewer
+	return errors.Join(
+		setNumber("states", &s.sizes.states, c.States, defaultStates),
+		setNumber("permissions", &s.sizes.permissions, c.Permissions, defaultPermissions),
+		setDuration("ttl", &s.rules.TTL, &c.TTL, defaultTTL, c.TTL == 0),
+		setDuration("forbidden_ttl", &s.rules.ForbiddenTTL, c.ForbiddenTTL, defaultForbiddenTTL, false),
+		setDuration("stale_if_error", &s.rules.StaleIfError, &c.StaleIfError, 0, false),
+		setDuration("settle", &s.settle, c.Settle, defaultSettle, false),
+	)
+}
+
+func (s *settings) setIdentity(i *Identity) error {
+	if i == nil {
+		i = new(Identity)
+	}
+	return errors.Join(
+		setNumber("tokens", &s.sizes.tokens, i.Tokens, defaultTokens),
+		setDuration("ttl", &s.identityTTL, &i.TTL, defaultIdentityTTL, i.TTL == 0),
+		setDuration("rejected_ttl", &s.rejectedTTL, i.RejectedTTL, defaultRejectedTTL, false),
+		setDuration("timeout", &s.identityTimeout, &i.Timeout, defaultIdentityTimeout, i.Timeout == 0),
+	)
+}
+
+// setNumber sets a table size, which a given 0 leaves at its default.
+func setNumber(name string, dst *int, given, fallback int) error {
+	if given < 0 {
+		return fmt.Errorf("%s must be at least 1, not %d", name, given)
+	}
+	if given == 0 {
+		given = fallback
+	}
+	*dst = given
+	return nil
+}
+
+// setDuration sets a duration to what is given, or to its default if nothing is.
+func setDuration(name string, dst *time.Duration, given *caddy.Duration, fallback time.Duration, unset bool) error {
+	if given == nil || unset {
+		*dst = fallback
+		return nil
+	}
+	if *given < 0 {
+		return fmt.Errorf("%s must not be negative, not %v", name, time.Duration(*given))
+	}
+	*dst = time.Duration(*given)
+	return nil
+}

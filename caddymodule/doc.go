@@ -1,0 +1,21 @@
+// Package caddymodule is the Caddy face of caddy-matrix-presence: the HTTP
+// handler http.handlers.matrix_presence, its Caddyfile directive
+// matrix_presence and the command presence-proxy.
+//
+// The decisions are made elsewhere: whose request it is, whether it may write and
+// whether it is within its budget in package policy, what may be answered
+// from memory in package cache. This package carries them out:
+//
+//   - handler.go: the handler, its configuration's life, and the way in;
+//   - config.go, caddyfile.go: the options, in JSON and in the Caddyfile;
+//   - read.go and write.go: the life of a GET and of a PUT;
+//   - identify.go: asking the homeserver whose token it is;
+//   - revoke.go: requests after which a token is no longer good;
+//   - upstream.go: requests of our own through the next handler, and flight.go,
+//     by which concurrent ones become one;
+//   - respond.go: the answers that we write ourselves;
+//   - memory.go: what survives a reload.
+//
+// Every other request goes to the next handler as it came, with the
+// response writer it came with.
+package caddymodule

@@ -1,0 +1,85 @@
+package caddymodule
+
+import "sync"
+
+// maxFlights bounds how many requests of ours are under way in one group at a
+// time. A flight outlives the client that began it, so the number of clients
+// doesn't bound it.
+const maxFlights = 4096
+
+// flights makes one request out of several concurrent ones that may share an
+// answer. Other than golang.org/x/sync/singleflight it can also let a caller
+// wait for the next departure, and it has a bound:
+//
+//	1 reader: begins flight A
+//	1 flight A: the homeserver reads the old state
+//	2 writer: the homeserver applies a write, not yet acknowledged
+//	3 reader: goes by a way of its own, gets the new state
+//	4 reader: must not get A's answer, which is older than what 3 has seen;
+//	  boards B, which departs when A has landed
+//
+// So under a write a target costs no more than one request at a time, and no
+// reader gets a state from before it came.
+type flights[K comparable, V any] struct {
+	mu    sync.Mutex // guards lanes and what they hold
+	lanes map[K]*lane[V]
+}
+
+// lane is what there is for one key: a flight in the air, and the one that
+// departs after it, if anybody waits for that.
+type lane[V any] struct{ current, next *flight[V] }
+
+type flight[V any] struct {
+	fly    func() V
+	landed chan struct{}
+	result V // set before landed is closed
+}
+
+// board returns the flight whose result the caller is to use, and whether it is
+// the caller's own. A caller that may not share the current flight gets on the
+// next. There is none, nil, if too many are in the air.
+//
+// fly runs in a goroutine of its own and must not panic.
+func (g *flights[K, V]) board(key K, shareCurrent bool, fly func() V) (f *flight[V], own bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.lanes[key]
+	switch {
+	case l == nil:
+		if len(g.lanes) >= maxFlights {
+			return nil, false
+		}
+		if g.lanes == nil {
+			g.lanes = make(map[K]*lane[V])
+		}
+		l = &lane[V]{current: newFlight(fly)}
+		g.lanes[key] = l
+		go g.depart(key, l)
+		return l.current, true
+	case shareCurrent:
+		return l.current, false
+	case l.next == nil:
+		l.next = newFlight(fly)
+		return l.next, true
+	default:
+		return l.next, false
+	}
+}
+
+func newFlight[V any](fly func() V) *flight[V] {
+	return &flight[V]{fly: fly, landed: make(chan struct{})}
+}
+
+// depart flies the flights of a lane until nobody waits for another.
+func (g *flights[K, V]) depart(key K, l *lane[V]) {
+	for f := l.current; f != nil; {
+		f.result = f.fly()
+		g.mu.Lock()
+		close(f.landed)
+		l.current, l.next = l.next, nil
+		if f = l.current; f == nil {
+			delete(g.lanes, key)
+		}
+		g.mu.Unlock()
+	}
+}

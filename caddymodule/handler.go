@@ -1,0 +1,154 @@
+package caddymodule
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler stands in front of a Matrix homeserver. It limits presence requests by
+// Matrix user, refuses writes to other users' presence, and answers presence
+// reads from memory where the homeserver would have answered the same. All other
+// requests pass through it untouched. The homeserver is whatever the next
+// handlers proxy to.
+//
+// All options have defaults that are safe on Synapse, Dendrite and tuwunel.
+//
+// Presence answers carry a Cache-Status field (RFC 9211), and the handler
+// sets these variables for access logs and other handlers:
+//
+// Placeholder | Description
+// ------------|-------------
+// `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads only
+// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `answered`: its answer from memory; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked
+type Handler struct {
+	// WriteLimit is each user's budget of presence writes. Over it, the answer is
+	// 429. Default: 6 in 1m, burst 5.
+	WriteLimit *Limit `json:"write_limit,omitempty"`
+
+	// ReadLimit is each user's budget of presence reads, whether or not they are
+	// answered from memory. Default: 100 in 1s, burst 5000.
+	ReadLimit *Limit `json:"read_limit,omitempty"`
+
+	// Exempt lists users whom no limit applies to, such as bots and bridges, as
+	// user ID patterns: "@bridge_*:example.com", where "*" stands for any run
+	// of characters.
+	Exempt []string `json:"exempt,omitempty"`
+
+	// Cache configures what is remembered of answers to reads.
+	Cache *Cache `json:"cache,omitempty"`
+
+	// Identity configures what is remembered of whose access token is whose.
+	Identity *Identity `json:"identity,omitempty"`
+
+	// MaxBody is the size in bytes of the largest body of a write. A larger one is
+	// answered with 413. Default: 65536.
+	MaxBody int64 `json:"max_body,omitempty"`
+
+	// PresenceValues are the values of presence that are let through, compared
+	// without case. Default: online, unavailable, offline, busy and
+	// org.matrix.msc3026.busy.
+	PresenceValues []string `json:"presence_values,omitempty"`
+
+	set        *settings
+	memory     *memory
+	memoryName string
+	claim      claim
+	served     *sync.Once // the first request makes the memory fit
+	logger     *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.matrix_presence",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision checks the configuration and takes the memory that it shares with
+// other handlers of its cache name, and with its own predecessor before a
+// reload.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	set, err := h.settings()
+	if err != nil {
+		return err
+	}
+	h.set, h.served = set, new(sync.Once)
+	if err := h.takeMemory(ctx); err != nil {
+		return err
+	}
+	return registerMetrics(ctx)
+}
+
+// Cleanup gives the memory back. Requests may still be under way.
+func (h *Handler) Cleanup() error { return h.dropMemory() }
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	h.served.Do(func() { h.memory.resize(h.set.sizes) })
+
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPut:
+		route, ok := presenceRoute(r)
+		switch {
+		case !ok:
+		case r.Method == http.MethodPut:
+			return h.serveWrite(w, r, next, route)
+		default:
+			return h.serveRead(w, r, next, route)
+		}
+	}
+	if revocation, ok := policy.ParseRevocation(r.Method, r.URL.Path); ok {
+		return h.serveRevocation(w, r, next, revocation)
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// presenceRoute recognises a presence request by the path that goes upstream. All
+// its literal parts are in the decoded path too, which tells other requests
+// apart for less.
+func presenceRoute(r *http.Request) (policy.PresenceRoute, bool) {
+	if !strings.HasPrefix(r.URL.Path, policy.ClientPrefix) || !strings.Contains(r.URL.Path, "/presence/") {
+		return policy.PresenceRoute{}, false
+	}
+	return policy.ParsePresenceRoute(r.URL.EscapedPath())
+}
+
+// take takes one event from a user's budget, and returns how long to wait if there
+// is none.
+func (h *Handler) take(limiter *policy.Limiter, limit *policy.Limit, userID string) (wait time.Duration, ok bool) {
+	if limit == nil || h.exempt(userID) {
+		return 0, true
+	}
+	return limiter.Take(userID, *limit, time.Now())
+}
+
+func (h *Handler) exempt(userID string) bool {
+	for _, pattern := range h.set.exempt {
+		if pattern.Match(userID) {
+			return true
+		}
+	}
+	return false
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

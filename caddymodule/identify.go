@@ -1,0 +1,171 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// lookup is what the homeserver told about a credential. One of the fields is set.
+type lookup struct {
+	userID    string
+	rejection *policy.Rejection // it doesn't know the token
+
+	// refusal is another Matrix error than an unknown token, such as a locked
+	// account or an appservice that may not act for the user. It is the
+	// homeserver's answer to this one request, never remembered.
+	refusal *aside
+
+	// err says why there is no answer, with a status: 502 or 504.
+	err error
+}
+
+// lookupKey makes concurrent lookups of one credential one, unless a token was
+// revoked between them: what was asked before may be untrue after.
+type lookupKey struct {
+	fingerprint [16]byte
+	revision    policy.Revision
+}
+
+// identify tells on whose behalf c acts, from memory or from the homeserver.
+func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Credential) lookup {
+	m := h.memory
+	userID, rejection := m.identities.Lookup(c, time.Now())
+	if userID != "" || rejection != nil {
+		return lookup{userID: userID, rejection: rejection}
+	}
+	// A read gets by without an identity, so it doesn't wait for a homeserver
+	// that has just shown that it doesn't answer. A write has to ask.
+	if r.Method != http.MethodPut && m.health.isPaused(time.Now()) {
+		return lookup{err: caddyhttp.Error(http.StatusBadGateway, errors.New("the homeserver has just failed to tell whose token it is"))}
+	}
+
+	ask := h.newWhoAmI(r, next, c)
+	key := lookupKey{m.identities.Fingerprint(c), m.identities.Revision()}
+	f, _ := m.lookups.board(key, true, func() lookup { return h.ask(ask, c) })
+	if f == nil {
+		return lookup{err: caddyhttp.Error(http.StatusServiceUnavailable, errors.New("too many lookups are waiting"))}
+	}
+	select {
+	case <-f.landed:
+		return f.result
+	case <-r.Context().Done():
+		return lookup{err: caddyhttp.Error(statusClientClosed, r.Context().Err())}
+	}
+}
+
+// statusClientClosed is what Caddy reports for a client that went away (nginx's 499).
+const statusClientClosed = 499
+
+// newWhoAmI makes the request GET /account/whoami, which all homeservers have under
+// v3. The client's address and User-Agent go with it because Synapse records
+// them as the last use of the token.
+func (h *Handler) newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Credential) asideRequest {
+	header := http.Header{
+		"Accept": {"application/json"},
+		// Always in the header: a query would be logged by the homeserver.
+		"Authorization": {"Bearer " + c.Token},
+	}
+	for _, name := range [...]string{
+		"User-Agent", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip",
+		"Traceparent", "Tracestate",
+	} {
+		if values, ok := r.Header[name]; ok {
+			header[name] = append([]string(nil), values...)
+		}
+	}
+	query := make(url.Values)
+	if c.UserID != "" {
+		query.Set("user_id", c.UserID)
+	}
+	if c.DeviceID != "" {
+		query.Set(c.DeviceParameter, c.DeviceID)
+	}
+	u := &url.URL{Path: policy.ClientPrefix + "v3/account/whoami", RawQuery: query.Encode()}
+	return newAside(r, next, u, header)
+}
+
+// ask asks the homeserver and remembers its answer if it is a definite one.
+func (h *Handler) ask(request asideRequest, c policy.Credential) lookup {
+	m := h.memory
+	timeout := h.set.identityTimeout
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	select {
+	case m.lookupSlots <- struct{}{}:
+		defer func() { <-m.lookupSlots }()
+	case <-ctx.Done():
+		return lookup{err: caddyhttp.Error(http.StatusServiceUnavailable, fmt.Errorf("waiting %v to ask the homeserver whose token it is: too many lookups", timeout))}
+	}
+
+	revision, asked := m.identities.Revision(), time.Now()
+	answer := request.send(timeout)
+	if answer.err != nil {
+		m.health.pause(time.Now())
+		h.logger.Warn("asking the homeserver whose access token it is", zap.Error(answer.err))
+		return lookup{err: answer.err}
+	}
+
+	errcode := answer.matrixError()
+	switch {
+	case answer.status == http.StatusOK:
+		var who struct {
+			UserID   string `json:"user_id"`
+			DeviceID string `json:"device_id"`
+		}
+		if answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
+			m.health.resume()
+			if m.misfit.CompareAndSwap(true, false) {
+				h.logger.Info("the upstream answers as a homeserver now")
+			}
+			m.identities.Learn(c, policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked.Add(h.set.identityTTL))
+			return lookup{userID: who.UserID}
+		}
+	case answer.status == http.StatusUnauthorized && errcode == "M_UNKNOWN_TOKEN":
+		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
+		if h.set.rejectedTTL > 0 {
+			m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL))
+		}
+		return lookup{rejection: rejection}
+	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
+		// Also a 5xx, if the homeserver says so itself.
+		return lookup{refusal: answer}
+	case answer.status >= http.StatusInternalServerError:
+		m.health.pause(time.Now())
+		return lookup{err: caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("asking the homeserver whose access token it is: status %d", answer.status))}
+	}
+
+	m.health.pause(time.Now())
+	err := fmt.Errorf("the upstream is no Matrix homeserver: GET %s was answered with status %d and Content-Type %q",
+		request.request.URL.Path, answer.status, answer.header.Get("Content-Type"))
+	if m.misfit.CompareAndSwap(false, true) {
+		h.logger.Error("presence writes are refused and reads are not cached until the upstream answers as a homeserver; "+
+			"check the address after reverse_proxy", zap.Error(err))
+	}
+	return lookup{err: caddyhttp.Error(http.StatusBadGateway, err)}
+}
+
+// lookupHealth notes that the homeserver didn't answer a lookup, so that reads
+// don't each wait for another.
+type lookupHealth struct{ until atomic.Int64 }
+
+// lookupPause is short: it only has to be longer than a failing lookup that fails
+// at once takes.
+const lookupPause = time.Second
+
+func (l *lookupHealth) pause(now time.Time) { l.until.Store(now.Add(lookupPause).UnixNano()) }
+func (l *lookupHealth) resume()             { l.until.Store(0) }
+func (l *lookupHealth) isPaused(now time.Time) bool {
+	return now.UnixNano() < l.until.Load()
+}

@@ -1,0 +1,243 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+const (
+	// fetchTimeout is how long the homeserver may take to answer a read that
+	// several clients may be waiting for. Dendrite gives up after 10 seconds.
+	fetchTimeout = 30 * time.Second
+
+	// slowAfter is how long a reader waits for it if there is a stale answer.
+	slowAfter = 5 * time.Second
+)
+
+// serveRead is the life of a GET or HEAD of a presence.
+func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
+	if !h.set.cached && h.set.readLimit == nil {
+		return bypass(w, r, next, "off")
+	}
+	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	switch {
+	case errors.Is(err, policy.ErrMissingToken) && route.Canonical:
+		writeMissingToken(w, r, "Missing access token")
+		return nil
+	case err != nil:
+		return bypass(w, r, next, "uncertain-credential")
+	}
+
+	who := h.identify(r, next, credential)
+	switch {
+	case who.rejection != nil && route.Canonical:
+		writeRejection(w, r, who.rejection)
+		return nil
+	case who.userID == "":
+		// Whatever it is, the homeserver's answer to the read itself is the
+		// right one: we don't make it less available than it is.
+		return bypass(w, r, next, "unknown-identity")
+	}
+
+	// Every spelling counts: the homeserver would serve it.
+	if wait, ok := h.take(h.memory.reads, h.set.readLimit, who.userID); !ok {
+		writeLimited(w, r, wait)
+		return nil
+	}
+	switch {
+	case !h.set.cached:
+		return bypass(w, r, next, "off")
+	case !route.Canonical:
+		return bypass(w, r, next, "spelling")
+	case r.ContentLength != 0 || r.Header["Upgrade"] != nil:
+		return bypass(w, r, next, "request")
+	}
+	return h.serveCached(w, r, next, reader{who.userID, route.UserID, credential})
+}
+
+// bypass sends a read to the homeserver as it came. Its answer is not stored.
+// Why is a word for the detail of Cache-Status.
+func bypass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string) error {
+	setVars(r, cacheBypass, decisionForwarded)
+	w.Header()["Cache-Status"] = []string{cacheName + "; fwd=bypass; detail=" + why}
+	return next.ServeHTTP(w, r)
+}
+
+// reader is who reads whose presence.
+type reader struct {
+	viewer, target string
+	credential     policy.Credential
+}
+
+// serveCached answers a read from memory, or else from a fetch that it may share.
+func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, who reader) error {
+	found := h.memory.presence.Lookup(who.viewer, who.target, &h.set.rules, time.Now())
+	switch found.Outcome {
+	case cache.Hit:
+		setVars(r, cacheHit, decisionAnswered)
+		var buffer [512]byte
+		writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh), found.Answer.AppendBody(buffer[:0], found.Age))
+		return nil
+	case cache.Denied:
+		setVars(r, cacheHit, decisionAnswered)
+		writeKept(w, r, found.Denial.Status, found.Denial.Fields, statusHit(found.Fresh), []byte(found.Denial.Body))
+		return nil
+	case cache.Uncached:
+		return bypass(w, r, next, "uncacheable")
+	}
+
+	result, own, err := h.fetch(r, next, who, found)
+	if err != nil {
+		return err
+	}
+	switch {
+	case (result == nil || result.failed()) && found.Answer != nil:
+		setVars(r, cacheStale, decisionAnswered)
+		writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh)+"; detail=stale-if-error",
+			found.Answer.AppendBody(nil, found.Age))
+		return nil
+	case result == nil:
+		return bypass(w, r, next, "busy")
+	case result.err != nil:
+		setVars(r, cacheMiss, decisionFailed)
+		return result.err
+	case result.large:
+		return bypass(w, r, next, "large")
+	}
+
+	setVars(r, cacheMiss, decisionForwarded)
+	status := cacheName + "; fwd=miss"
+	switch {
+	case !own && result.answer != nil:
+		// What the answer says to one connection only is not for another.
+		writeKept(w, r, result.status, result.answer.Fields, status+"; collapsed", result.body)
+		return nil
+	case !own:
+		status += "; collapsed"
+	case result.stored:
+		status += "; stored"
+	}
+	writeAside(w, r, result.aside, status)
+	return nil
+}
+
+// fetched is what a fetch brought. It is immutable.
+type fetched struct {
+	*aside
+	answer *cache.Answer // a presence, or nil
+	stored bool
+}
+
+// personal tells that an answer is about the credential with which it was asked
+// for, so that nobody else may get it.
+func (f *fetched) personal() bool {
+	return !f.failed() && !f.large && f.answer == nil
+}
+
+// fetchKey tells which readers may share a fetch.
+type fetchKey struct {
+	target     string
+	generation uint64
+	// credential is that of the reader, or empty for those whose permission is
+	// fresh: they may share what anybody of them gets.
+	credential [16]byte
+}
+
+// fetch returns the homeserver's answer, by a request of this reader's or one that
+// was on its way, and whether it was made for this reader. The result is nil if
+// there is none in time and a stale answer could be served, or if too
+// many fetches are under way.
+func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, found cache.Found) (result *fetched, own bool, err error) {
+	var slow <-chan time.Time
+	if found.Answer != nil {
+		timer := time.NewTimer(slowAfter)
+		defer timer.Stop()
+		slow = timer.C
+	}
+	request := newFetch(r, next)
+	key := fetchKey{target: who.target, generation: found.Ticket.Generation()}
+	shared := found.Permitted && !h.set.rules.PerViewer
+	for {
+		if !shared {
+			key.credential = h.memory.identities.Fingerprint(who.credential)
+		}
+		f, own := h.memory.fetches.board(key, found.Ticket.Settled(), func() *fetched {
+			return h.fly(request, who)
+		})
+		if f == nil {
+			return nil, false, nil
+		}
+		select {
+		case <-f.landed:
+		case <-slow:
+			return nil, false, nil
+		case <-r.Context().Done():
+			return nil, false, caddyhttp.Error(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
+		}
+		if own || !shared || !f.result.personal() {
+			return f.result, own, nil
+		}
+		// The homeserver refused the one who asked. This reader may be luckier.
+		shared = false
+	}
+}
+
+// newFetch makes the request of a fetch: the client's own, as a GET whose answer
+// can be kept and shared.
+func newFetch(r *http.Request, next caddyhttp.Handler) asideRequest {
+	header := r.Header.Clone()
+	for _, name := range [...]string{
+		// Without it the transport asks for gzip itself and unpacks it, and an
+		// encode handler before us has looked at the client's already.
+		"Accept-Encoding",
+		"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range",
+		"Connection", "Content-Length", "Expect", "Te", "Trailer", "Transfer-Encoding",
+	} {
+		delete(header, name)
+	}
+	u := new(url.URL)
+	*u = *r.URL
+	return newAside(r, next, u, header)
+}
+
+// fly sends a fetch and remembers what its answer says.
+func (h *Handler) fly(request asideRequest, who reader) *fetched {
+	presence, rules := h.memory.presence, &h.set.rules
+	ticket := presence.Depart(who.target, time.Now())
+	result := &fetched{aside: request.send(fetchTimeout)}
+	if result.err != nil {
+		return result
+	}
+
+	fields := keptList(result.header)
+	errcode := result.matrixError()
+	keepable := result.isJSON() && !variesByClient(result.header)
+	switch {
+	case result.large:
+		presence.MarkUncached(ticket)
+	case result.status == http.StatusOK:
+		answer, err := cache.ParseAnswer(result.body, fields)
+		switch {
+		case err == nil && keepable:
+			result.answer = answer
+			result.stored = presence.Allow(who.viewer, ticket, answer, rules)
+		case result.isJSON():
+			presence.MarkUncached(ticket)
+		}
+	case result.status == http.StatusUnauthorized:
+		h.memory.identities.RevokeToken(who.credential)
+	case (result.status == http.StatusForbidden || result.status == http.StatusNotFound) &&
+		errcode != "" && errcode != "M_UNRECOGNIZED" && keepable:
+		result.stored = presence.Deny(who.viewer, ticket,
+			&cache.Denial{Status: result.status, Body: string(result.body), Fields: fields}, rules)
+	}
+	return result
+}

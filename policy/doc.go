@@ -1,0 +1,24 @@
+// Package policy decides what may happen on a homeserver's presence routes.
+//
+// It answers four questions, each in a file of its own, and knows nothing of
+// HTTP servers, of Caddy or of what a cache holds:
+//
+//   - Is this path a presence route, and whose? (route.go) The answer is the
+//     homeserver's, not a router's: paths are matched escaped, raw segment by
+//     raw segment, exactly as Synapse matches them, because a spelling that we
+//     miss and Synapse serves is a way around every rule below.
+//   - Which access token does this request carry? (credential.go) Homeservers
+//     disagree about requests that carry several, so these are [ErrUncertain]:
+//     a read of that kind is for the homeserver to judge, a write is refused.
+//   - Whose token is it? (identity.go) [Identities] remembers what the
+//     homeserver answered. Tokens are kept as keyed hashes only, and a
+//     revocation takes effect on the next lookup.
+//   - Is there budget left? (limit.go) [Limiter] keeps one number per user, the
+//     theoretical arrival time of the generic cell rate algorithm.
+//
+// body.go holds what every homeserver refuses in the body of a write, and
+// pattern.go the user ID patterns of the configuration.
+//
+// Time is a parameter everywhere. There is no package-level clock and no
+// background goroutine, and every table is bounded by its constructor.
+package policy

@@ -1,0 +1,176 @@
+package policy
+
+import (
+	"net/url"
+	"strings"
+	"unicode/utf8"
+)
+
+// ClientPrefix begins the path of every route that this package recognises
+// in the client-server API. No other path needs a second look.
+const ClientPrefix = "/_matrix/client/"
+
+// maxUserID is the longest user ID in bytes that the specification allows,
+// sigil and server name included (appendices, "User identifiers").
+const maxUserID = 255
+
+// versions are the prefixes under which Synapse serves presence: the v1=True
+// patterns of synapse/rest/client/_base.py. Dendrite and tuwunel serve r0 and
+// v3 only and answer 404 to the others.
+var versions = [...]string{"v3/", "r0/", "unstable/", "api/v1/"}
+
+// PresenceRoute is what a path says about a request for a presence status.
+type PresenceRoute struct {
+	// UserID is the target: the path's user ID segment, percent-decoded once.
+	// It may be anything that fits in a segment, the empty string included.
+	UserID string
+
+	// Canonical tells that every homeserver reads the path as the status of
+	// UserID and nothing else. The spellings that only Synapse serves (its
+	// pattern has no end anchor, so "…/statusfoo" and "…/status/x" match) and
+	// segments that are no user ID are not canonical: an answer to them
+	// must not be remembered.
+	Canonical bool
+}
+
+// ParsePresenceRoute recognises /_matrix/client/{version}/presence/{userId}/status
+// in an escaped path, as [net/url.URL.EscapedPath] returns it and as it goes
+// upstream. It matches what Synapse matches,
+//
+//	^/_matrix/client/(api/v1|r0|v3|unstable)/presence/([^/]*)/status
+//
+// with the literal segments compared raw: homeservers answer 404 to
+// "%70resence", to doubled slashes and to upper case, so those aren't ours.
+func ParsePresenceRoute(escapedPath string) (PresenceRoute, bool) {
+	rest, ok := cutVersion(escapedPath)
+	if !ok {
+		return PresenceRoute{}, false
+	}
+	if rest, ok = strings.CutPrefix(rest, "presence/"); !ok {
+		return PresenceRoute{}, false
+	}
+	segment, rest, ok := strings.Cut(rest, "/")
+	if !ok {
+		return PresenceRoute{}, false
+	}
+	suffix, ok := strings.CutPrefix(rest, "status")
+	if !ok {
+		return PresenceRoute{}, false
+	}
+	userID, err := url.PathUnescape(segment)
+	if err != nil {
+		// Synapse keeps a bad escape as it is. net/http refuses such a
+		// request before any handler sees it; another server may not.
+		return PresenceRoute{UserID: segment}, true
+	}
+	return PresenceRoute{UserID: userID, Canonical: suffix == "" && isUserID(userID)}, true
+}
+
+// cutVersion removes /_matrix/client/{version}/ from the front of path.
+func cutVersion(path string) (rest string, ok bool) {
+	path, ok = strings.CutPrefix(path, ClientPrefix)
+	if !ok {
+		return "", false
+	}
+	for _, version := range versions {
+		if rest, ok = strings.CutPrefix(path, version); ok {
+			return rest, true
+		}
+	}
+	return "", false
+}
+
+// isUserID reports whether s has the shape that homeservers must accept
+// (appendices, "Historical user IDs"): @localpart:domain without NUL.
+// Bytes that aren't UTF-8 are left out because homeservers replace them
+// differently.
+func isUserID(s string) bool {
+	return len(s) <= maxUserID && strings.HasPrefix(s, "@") && strings.Contains(s, ":") &&
+		!strings.Contains(s, "\x00") && utf8.ValidString(s)
+}
+
+// RevocationScope tells how far a successful request revokes access tokens.
+type RevocationScope int
+
+const (
+	// RevokesToken is a logout: the request's own token.
+	RevokesToken RevocationScope = iota + 1
+
+	// RevokesUser may end any session of a user: logout/all, device deletion,
+	// password change, deactivation.
+	RevokesUser
+)
+
+// Revocation is a request that, once it succeeds, makes tokens invalid.
+type Revocation struct {
+	Scope RevocationScope
+
+	// UserID is set where the path of an admin API names the user whose
+	// sessions end. Otherwise they are the requester's own.
+	UserID string
+}
+
+// ParseRevocation recognises the requests by which tokens are revoked on
+// Synapse, Dendrite and tuwunel, by method and decoded path. It may say yes
+// to a request that revokes nothing, which costs a lookup, never no to one that
+// revokes.
+func ParseRevocation(method, path string) (Revocation, bool) {
+	switch {
+	case strings.HasPrefix(path, ClientPrefix):
+		return parseClientRevocation(method, path)
+	case strings.HasPrefix(path, "/_synapse/admin/"), strings.HasPrefix(path, "/_dendrite/admin/"):
+		return parseAdminRevocation(method, path)
+	}
+	return Revocation{}, false
+}
+
+func parseClientRevocation(method, path string) (Revocation, bool) {
+	rest, ok := cutVersion(path)
+	if !ok {
+		return Revocation{}, false
+	}
+	switch method {
+	case "POST":
+		switch strings.TrimSuffix(rest, "/") {
+		case "logout":
+			return Revocation{Scope: RevokesToken}, true
+		case "logout/all", "delete_devices", "account/password", "account/deactivate":
+			return Revocation{Scope: RevokesUser}, true
+		}
+	case "DELETE":
+		if strings.HasPrefix(rest, "devices/") {
+			return Revocation{Scope: RevokesUser}, true
+		}
+	}
+	return Revocation{}, false
+}
+
+// adminRevocations are the admin routes that end other users' sessions, by
+// what stands before the user ID in their path.
+var adminRevocations = [...]string{
+	"/_synapse/admin/v1/deactivate/",
+	"/_synapse/admin/v1/reset_password/",
+	"/_synapse/admin/v2/users/", // PUT, …/devices/{id}, …/delete_devices
+	"/_dendrite/admin/resetPassword/",
+}
+
+func parseAdminRevocation(method, path string) (Revocation, bool) {
+	if method == "GET" || method == "HEAD" || method == "OPTIONS" {
+		return Revocation{}, false
+	}
+	for _, prefix := range adminRevocations {
+		rest, ok := strings.CutPrefix(path, prefix)
+		if !ok {
+			continue
+		}
+		// A localpart may hold a slash, so what follows the ID is cut by
+		// name, not at the first slash.
+		for _, suffix := range [...]string{"/devices/", "/delete_devices"} {
+			if i := strings.LastIndex(rest, suffix); i >= 0 {
+				rest = rest[:i]
+			}
+		}
+		return Revocation{Scope: RevokesUser, UserID: rest}, true
+	}
+	return Revocation{}, false
+}
