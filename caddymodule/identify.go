@@ -99,21 +99,23 @@ func (h *Handler) newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Cr
 // ask asks the homeserver and remembers its answer if it is a definite one.
 func (h *Handler) ask(request asideRequest, c policy.Credential) lookup {
 	m := h.memory
-	timeout := h.set.identityTimeout
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), h.set.identityTimeout)
 	defer cancel()
 	select {
 	case m.lookupSlots <- struct{}{}:
 		defer func() { <-m.lookupSlots }()
 	case <-ctx.Done():
-		return lookup{err: caddyhttp.Error(http.StatusServiceUnavailable, fmt.Errorf("waiting %v to ask the homeserver whose token it is: too many lookups", timeout))}
+		return lookup{err: caddyhttp.Error(http.StatusServiceUnavailable, errors.New("too many lookups are waiting"))}
+	}
+	// Another flight may have landed before this one departed, as in fly.
+	if userID, rejection := m.identities.Lookup(c, time.Now()); userID != "" || rejection != nil {
+		return lookup{userID: userID, rejection: rejection}
 	}
 
 	revision, asked := m.identities.Revision(), time.Now()
-	answer := request.send(timeout)
+	answer := request.send(h.set.identityTimeout)
 	if answer.err != nil {
-		m.health.pause(time.Now())
-		h.logger.Warn("asking the homeserver whose access token it is", zap.Error(answer.err))
+		h.lookupFailed(faultUnreachable, answer.err)
 		return lookup{err: answer.err}
 	}
 
@@ -125,10 +127,7 @@ func (h *Handler) ask(request asideRequest, c policy.Credential) lookup {
 			DeviceID string `json:"device_id"`
 		}
 		if answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
-			m.health.resume()
-			if m.misfit.CompareAndSwap(true, false) {
-				h.logger.Info("the upstream answers as a homeserver now")
-			}
+			h.lookupSucceeded()
 			m.identities.Learn(c, policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked.Add(h.set.identityTTL))
 			return lookup{userID: who.UserID}
 		}
@@ -142,18 +141,45 @@ func (h *Handler) ask(request asideRequest, c policy.Credential) lookup {
 		// Also a 5xx, if the homeserver says so itself.
 		return lookup{refusal: answer}
 	case answer.status >= http.StatusInternalServerError:
-		m.health.pause(time.Now())
-		return lookup{err: caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("asking the homeserver whose access token it is: status %d", answer.status))}
+		err := fmt.Errorf("GET %s was answered with status %d", request.request.URL.Path, answer.status)
+		h.lookupFailed(faultUnreachable, err)
+		return lookup{err: caddyhttp.Error(http.StatusBadGateway, err)}
 	}
-
-	m.health.pause(time.Now())
-	err := fmt.Errorf("the upstream is no Matrix homeserver: GET %s was answered with status %d and Content-Type %q",
+	err := fmt.Errorf("GET %s was answered with status %d and Content-Type %q",
 		request.request.URL.Path, answer.status, answer.header.Get("Content-Type"))
-	if m.misfit.CompareAndSwap(false, true) {
-		h.logger.Error("presence writes are refused and reads are not cached until the upstream answers as a homeserver; "+
-			"check the address after reverse_proxy", zap.Error(err))
-	}
+	h.lookupFailed(faultMisfit, err)
 	return lookup{err: caddyhttp.Error(http.StatusBadGateway, err)}
+}
+
+// Why lookups fail, for all alike.
+const (
+	faultNone int32 = iota
+	faultUnreachable
+	faultMisfit
+)
+
+// faultMessages tell an admin what follows from a fault and what to do.
+var faultMessages = [...]string{
+	faultNone:        "the homeserver tells again whose access token it is",
+	faultUnreachable: "the homeserver doesn't tell whose access token it is: presence writes are refused and new readers not cached until it does",
+	faultMisfit: "the upstream is no Matrix homeserver: presence writes are refused and reads are not cached; " +
+		"check the address after reverse_proxy, and that /_matrix/client/v3/account/whoami is routed there",
+}
+
+// lookupFailed notes a fault that concerns more than one token, and logs it if it
+// is news: one line for a fault, not one for each request.
+func (h *Handler) lookupFailed(fault int32, err error) {
+	h.memory.health.pause(time.Now())
+	if h.memory.fault.Swap(fault) != fault {
+		h.logger.Error(faultMessages[fault], zap.Error(err))
+	}
+}
+
+func (h *Handler) lookupSucceeded() {
+	h.memory.health.resume()
+	if h.memory.fault.Load() != faultNone && h.memory.fault.Swap(faultNone) != faultNone {
+		h.logger.Info(faultMessages[faultNone])
+	}
 }
 
 // lookupHealth notes that the homeserver didn't answer a lookup, so that reads

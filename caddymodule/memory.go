@@ -32,7 +32,7 @@ type memory struct {
 	// lookupSlots bounds how many lookups ask the homeserver at a time.
 	lookupSlots chan struct{}
 	health      lookupHealth
-	misfit      atomic.Bool // the upstream is no homeserver, and that was logged
+	fault       atomic.Int32 // why lookups fail, as last logged
 
 	mu    sync.Mutex // guards sizes
 	sizes sizes

@@ -79,18 +79,11 @@ type reader struct {
 
 // serveCached answers a read from memory, or else from a fetch that it may share.
 func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, who reader) error {
-	found := h.memory.presence.Lookup(who.viewer, who.target, &h.set.rules, time.Now())
-	switch found.Outcome {
-	case cache.Hit:
-		setVars(r, cacheHit, decisionAnswered)
-		var buffer [512]byte
-		writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh), found.Answer.AppendBody(buffer[:0], found.Age))
+	found := h.lookup(who)
+	if writeFound(w, r, &found) {
 		return nil
-	case cache.Denied:
-		setVars(r, cacheHit, decisionAnswered)
-		writeKept(w, r, found.Denial.Status, found.Denial.Fields, statusHit(found.Fresh), []byte(found.Denial.Body))
-		return nil
-	case cache.Uncached:
+	}
+	if found.Outcome == cache.Uncached {
 		return bypass(w, r, next, "uncacheable")
 	}
 
@@ -98,12 +91,19 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 	if err != nil {
 		return err
 	}
-	switch {
-	case (result == nil || result.failed()) && found.Answer != nil:
-		setVars(r, cacheStale, decisionAnswered)
-		writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh)+"; detail=stale-if-error",
-			found.Answer.AppendBody(nil, found.Age))
+	if result != nil && result.found != nil && writeFound(w, r, result.found) {
 		return nil
+	}
+	if (result == nil || result.failed()) && found.Answer != nil {
+		// Meanwhile it may have been overtaken by a write, or got too old.
+		if found = h.lookup(who); found.Answer != nil {
+			setVars(r, cacheStale, decisionAnswered)
+			writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh)+"; detail=stale-if-error",
+				found.Answer.AppendBody(nil, found.Age))
+			return nil
+		}
+	}
+	switch {
 	case result == nil:
 		return bypass(w, r, next, "busy")
 	case result.err != nil:
@@ -129,17 +129,41 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 	return nil
 }
 
+func (h *Handler) lookup(who reader) cache.Found {
+	return h.memory.presence.Lookup(who.viewer, who.target, &h.set.rules, time.Now())
+}
+
+// writeFound answers a read with what was found in memory, if that can be done.
+func writeFound(w http.ResponseWriter, r *http.Request, found *cache.Found) bool {
+	var buffer [512]byte
+	switch found.Outcome {
+	case cache.Hit:
+		setVars(r, cacheHit, decisionAnswered)
+		writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh), found.Answer.AppendBody(buffer[:0], found.Age))
+	case cache.Denied:
+		setVars(r, cacheHit, decisionAnswered)
+		writeKept(w, r, found.Denial.Status, found.Denial.Fields, statusHit(found.Fresh), append(buffer[:0], found.Denial.Body...))
+	default:
+		return false
+	}
+	return true
+}
+
 // fetched is what a fetch brought. It is immutable.
 type fetched struct {
 	*aside
 	answer *cache.Answer // a presence, or nil
 	stored bool
+
+	// found is set, and nothing else, if the answer had come into memory before
+	// the fetch departed.
+	found *cache.Found
 }
 
 // personal tells that an answer is about the credential with which it was asked
 // for, so that nobody else may get it.
 func (f *fetched) personal() bool {
-	return !f.failed() && !f.large && f.answer == nil
+	return f.found == nil && !f.failed() && !f.large && f.answer == nil
 }
 
 // fetchKey tells which readers may share a fetch.
@@ -208,10 +232,20 @@ func newFetch(r *http.Request, next caddyhttp.Handler) asideRequest {
 	return newAside(r, next, u, header)
 }
 
-// fly sends a fetch and remembers what its answer says.
+// fly sends a fetch and remembers what its answer says. It looks into memory once
+// more, because a reader may come between the storing and the landing of another's
+// fetch:
+//
+//	1 reader: looks up, a miss        2 reader: looks up, a miss
+//	1 reader: fetches, stores, lands
+//	                                  2 reader: finds no flight, begins one
 func (h *Handler) fly(request asideRequest, who reader) *fetched {
 	presence, rules := h.memory.presence, &h.set.rules
-	ticket := presence.Depart(who.target, time.Now())
+	found := h.lookup(who)
+	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
+		return &fetched{found: &found}
+	}
+	ticket := found.Ticket
 	result := &fetched{aside: request.send(fetchTimeout)}
 	if result.err != nil {
 		return result

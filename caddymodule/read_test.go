@@ -1,0 +1,385 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func TestReadIsAMissThenAHit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(Handler))
+		p.want(p.get("bob-token", alice), 200, p.hs.presence[alice], "matrix_presence; fwd=miss; stored")
+		time.Sleep(2500 * time.Millisecond)
+		p.want(p.get("bob-token", alice), 200,
+			`{"presence":"online","last_active_ago":3500,"status_msg":"hi","currently_active":true}`, "matrix_presence; hit; ttl=27")
+		p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
+	})
+}
+
+func TestReadExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}})
+		p.get("bob-token", alice)
+		time.Sleep(10 * time.Second)
+		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
+		p.wantCounts(map[string]int{"GET": 2})
+	})
+}
+
+func TestOneUsersReadDoesNotPermitAnother(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	p.get("bob-token", alice)
+	p.want(p.get("carol-token", alice), 403, "", "matrix_presence; fwd=miss")
+	p.want(p.get("carol-token", alice), 403, `{"errcode":"M_FORBIDDEN","error":"You are not allowed to see their presence."}`, "matrix_presence; hit")
+	p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+	p.wantCounts(map[string]int{"GET": 2})
+}
+
+func TestHitHasTheHomeserversFieldsAndItsOwnValues(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	p.get("bob-token", alice)
+	for range 2 {
+		resp := p.get("bob-token", alice)
+		for name, want := range map[string]string{
+			"Content-Type":                "application/json",
+			"Cache-Control":               "no-cache, no-store, must-revalidate",
+			"Access-Control-Allow-Origin": "*",
+		} {
+			if got := resp.Header[name]; len(got) != 1 || got[0] != want {
+				t.Errorf("%s is %q, want %q", name, got, want)
+			}
+			// A header directive with "replace" edits in place. That must not
+			// reach what is kept.
+			resp.Header[name][0] = "edited"
+		}
+		if got := resp.Header.Get("Server"); strings.HasPrefix(got, "Synapse") {
+			t.Errorf("Server is %q, which was about another response", got)
+		}
+	}
+}
+
+func TestHeadIsServedAsGet(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	for _, cacheStatus := range []string{"matrix_presence; fwd=miss", "matrix_presence; hit"} {
+		resp := p.do(request("HEAD", statusPath(alice), "bob-token", ""))
+		p.want(resp, 200, "", cacheStatus)
+		if body := bodyOf(resp); body != "" {
+			t.Errorf("HEAD has the body %q", body)
+		}
+		if got, want := resp.Header.Get("Content-Length"), fmt.Sprint(len(p.hs.presence[alice])); got != want {
+			t.Errorf("Content-Length is %s, want %s", got, want)
+		}
+	}
+	p.wantCounts(map[string]int{"GET": 1, "HEAD": 0})
+}
+
+func TestSpellingsOfOneReadShareAnEntry(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	p.get("bob-token", alice)
+	for _, target := range []string{
+		"/_matrix/client/r0/presence/@alice:example.com/status",
+		"/_matrix/client/unstable/presence/%40alice%3Aexample.com/status",
+		"/_matrix/client/api/v1/presence/%40%61lice:example.com/status",
+		"/_matrix/client/v3/presence/@alice:example.com/status?ts=1",
+	} {
+		p.want(p.do(request("GET", target, "bob-token", "")), 200, "", "matrix_presence; hit")
+	}
+	p.want(p.do(request("GET", statusPath(alice)+"?access_token=bob-token", "", "")), 200, "", "matrix_presence; hit")
+}
+
+func TestSpellingsThatOnlySynapseServesAreNotStored(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	for range 2 {
+		resp := p.do(request("GET", "/_matrix/client/v3/presence/@alice:example.com/statusfoo", "bob-token", ""))
+		p.want(resp, 200, "", "matrix_presence; fwd=bypass; detail=spelling")
+	}
+	p.wantCounts(map[string]int{"GET": 2})
+	if got := p.hs.last().URL.Path; !strings.HasSuffix(got, "/statusfoo") {
+		t.Errorf("forwarded as %s", got)
+	}
+}
+
+func TestWhatHomeserversDoNotServePassesUntouched(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	for _, target := range []string{
+		"//_matrix/client/v3/presence/@alice:example.com/status",
+		"/_matrix/client/v3/%70resence/@alice:example.com/status",
+		"/_MATRIX/client/v3/presence/@alice:example.com/status",
+		"/_matrix/client/v3/presence/list/@alice:example.com",
+		"/_matrix/client/v3/sync",
+	} {
+		r := request("GET", "http://example.com/", "no-such-token", "")
+		r.URL.Path, r.URL.RawPath = target, ""
+		if strings.Contains(target, "%") {
+			r.URL.Path, r.URL.RawPath = strings.Replace(target, "%70", "p", 1), target
+		}
+		resp := p.do(r)
+		if got := resp.Header.Get("Cache-Status"); got != "" {
+			t.Errorf("%s: Cache-Status is %q", target, got)
+		}
+	}
+	p.wantCounts(map[string]int{"whoami": 0})
+}
+
+func TestReadWithoutATokenIsAnsweredHere(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	p.wantError(p.get("", alice), 401, "M_MISSING_TOKEN")
+	p.wantCounts(map[string]int{"GET": 0, "whoami": 0})
+}
+
+func TestUncertainReadIsTheHomeserversToJudge(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	for range 2 {
+		r := request("GET", statusPath(alice)+"?access_token=bob-token", "bob-token", "")
+		p.want(p.do(r), 200, "", "matrix_presence; fwd=bypass; detail=uncertain-credential")
+	}
+	p.wantCounts(map[string]int{"GET": 2, "whoami": 0})
+}
+
+func TestConcurrentReadsAreOneRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(Handler))
+		release := make(chan struct{})
+		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			<-release
+			return false, nil
+		}
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() { p.want(p.get("bob-token", alice), 200, p.hs.presence[alice], "matrix_presence; ") })
+		}
+		synctest.Wait()
+		close(release)
+		wg.Wait()
+		p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
+	})
+}
+
+// Two permitted viewers share a fetch, and the one who is refused by then doesn't
+// take the other along.
+func TestSharedFetchThatIsRefusedIsTriedByEachReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}})
+		// A state that ends before the permissions do.
+		p.hs.presence[alice] = `{"presence":"online","last_active_ago":55000,"currently_active":true}`
+		p.get("bob-token", alice)
+		p.get("carol-token", bob) // so that carol's token is known
+		p.hs.hidden[carol+" "+alice] = false
+		p.get("carol-token", alice)
+		time.Sleep(6 * time.Second)
+
+		p.hs.hidden[carol+" "+alice] = true
+		release := make(chan struct{})
+		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			<-release
+			return false, nil
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { p.want(p.get("carol-token", alice), 403, "", "") })
+		synctest.Wait() // carol's request is the one that is shared
+		wg.Go(func() { p.want(p.get("bob-token", alice), 200, p.hs.presence[alice], "") })
+		synctest.Wait()
+		close(release)
+		wg.Wait()
+	})
+}
+
+func TestReaderThatGoesAwayLeavesItsFetchToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(Handler))
+		p.get("bob-token", carol)
+		release := make(chan struct{})
+		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			select {
+			case <-release:
+				return false, nil
+			case <-r.Context().Done():
+				return true, r.Context().Err()
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { p.want(p.do(request("GET", statusPath(alice), "bob-token", "").WithContext(ctx)), 499, "", "") })
+		synctest.Wait()
+		wg.Go(func() { p.want(p.get("bob-token", alice), 200, "", "") })
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		close(release)
+		wg.Wait()
+		p.wantCounts(map[string]int{"GET": 2})
+	})
+}
+
+func TestStaleAnswerIfTheHomeserverFails(t *testing.T) {
+	fail := func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		return true, caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("connection refused"))
+	}
+	hang := func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		<-r.Context().Done()
+		return true, r.Context().Err()
+	}
+	overload := func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		answer(w, 503, `{"errcode":"M_UNKNOWN","error":"overload"}`)
+		return true, nil
+	}
+	for name, intercept := range map[string]func(http.ResponseWriter, *http.Request) (bool, error){
+		"refused": fail, "hanging": hang, "overloaded": overload,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{
+					Cache:    &Cache{TTL: caddy.Duration(10 * time.Second), StaleIfError: caddy.Duration(time.Minute)},
+					Identity: &Identity{TTL: caddy.Duration(time.Hour)},
+				})
+				p.hs.presence[alice] = `{"presence":"unavailable","last_active_ago":1000}`
+				p.get("bob-token", alice)
+				p.get("carol-token", alice) // refused
+				time.Sleep(20 * time.Second)
+				p.hs.intercept = intercept
+				began := time.Now()
+				resp := p.get("bob-token", alice)
+				waited := time.Since(began)
+				p.want(resp, 200, fmt.Sprintf(`{"presence":"unavailable","last_active_ago":%d}`, 21000+waited.Milliseconds()),
+					"matrix_presence; hit; ttl=-1")
+				if !strings.HasSuffix(resp.Header.Get("Cache-Status"), "; detail=stale-if-error") {
+					t.Errorf("Cache-Status is %q", resp.Header.Get("Cache-Status"))
+				}
+				if resp := p.get("carol-token", alice); resp.StatusCode < 500 {
+					t.Errorf("who was refused got %d", resp.StatusCode)
+				}
+				time.Sleep(time.Minute)
+				if resp := p.get("bob-token", alice); resp.StatusCode < 500 {
+					t.Errorf("after stale_if_error: %d", resp.StatusCode)
+				}
+			})
+		})
+	}
+}
+
+func TestNothingStaleAfterAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Cache: &Cache{StaleIfError: caddy.Duration(time.Hour)}})
+		p.get("bob-token", alice)
+		p.put("alice-token", alice, `{"presence":"offline"}`)
+		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+		}
+		p.want(p.get("bob-token", alice), 502, "", "")
+	})
+}
+
+func TestAnswersThatAreNotKept(t *testing.T) {
+	for name, tc := range map[string]struct {
+		status      int
+		contentType string
+		header      http.Header
+		body        string
+	}{
+		"HTML":                        {200, "text/html", nil, "<html>"},
+		"not a presence":              {200, "application/json", nil, `{"other":1}`},
+		"cut off":                     {200, "application/json", nil, `{"presence":"online"`},
+		"encoded":                     {200, "application/json", http.Header{"Content-Encoding": {"br"}}, `{"presence":"online"}`},
+		"varies by something":         {200, "application/json", http.Header{"Vary": {"Accept-Language"}}, `{"presence":"online"}`},
+		"varies by an echoed origin":  {200, "application/json", http.Header{"Vary": {"Origin"}, "Access-Control-Allow-Origin": {"https://a"}}, `{"presence":"online"}`},
+		"large":                       {200, "application/json", nil, `{"presence":"online","status_msg":"` + strings.Repeat("x", 10_000) + `"}`},
+		"very large":                  {200, "application/json", nil, `{"presence":"online","status_msg":"` + strings.Repeat("x", 1<<20) + `"}`},
+		"404 of an unknown route":     {404, "application/json", nil, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`},
+		"403 of a web firewall":       {403, "text/html", nil, "<html>"},
+		"500":                         {500, "application/json", nil, `{"errcode":"M_UNKNOWN","error":"Internal server error"}`},
+		"429":                         {429, "application/json", nil, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests"}`},
+		"currently active for an age": {200, "application/json", nil, `{"presence":"online","last_active_ago":3000000,"currently_active":true}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if strings.HasSuffix(r.URL.Path, "/whoami") {
+					return false, nil
+				}
+				for name, values := range tc.header {
+					w.Header()[name] = values
+				}
+				w.Header().Set("Content-Type", tc.contentType)
+				w.WriteHeader(tc.status)
+				_, _ = io.WriteString(w, tc.body)
+				return true, nil
+			}
+			for i := range 3 {
+				resp := p.get("bob-token", alice)
+				if got := bodyOf(resp); resp.StatusCode != tc.status || got != tc.body {
+					t.Errorf("request %d: got %d and %d bytes, want %d and %d", i, resp.StatusCode, len(got), tc.status, len(tc.body))
+				}
+				if got := resp.Header.Get("Cache-Status"); strings.Contains(got, "hit") || strings.Contains(got, "stored") {
+					t.Errorf("request %d: Cache-Status is %q", i, got)
+				}
+			}
+			// A body too large to share is fetched once more, to be streamed; after
+			// that it is known.
+			if got := p.hs.count("GET"); got > 4 {
+				t.Errorf("3 reads cost %d requests", got)
+			}
+		})
+	}
+}
+
+func TestFetchIsPlainWhateverTheClientAsksFor(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	r := request("GET", statusPath(alice), "bob-token", "")
+	r.Header.Set("Accept-Encoding", "gzip, br")
+	r.Header.Set("If-None-Match", `"x"`)
+	r.Header.Set("Range", "bytes=0-1")
+	r.Header.Set("User-Agent", "Element/1.0")
+	r.RemoteAddr = "192.0.2.7:1234"
+	p.want(p.do(r), 200, p.hs.presence[alice], "")
+	sent := p.hs.last()
+	for _, name := range []string{"Accept-Encoding", "If-None-Match", "Range"} {
+		if got := sent.Header.Get(name); got != "" {
+			t.Errorf("%s: %s went upstream", name, got)
+		}
+	}
+	if sent.Header.Get("User-Agent") != "Element/1.0" || sent.RemoteAddr != "192.0.2.7:1234" {
+		t.Errorf("went as %q from %s", sent.Header.Get("User-Agent"), sent.RemoteAddr)
+	}
+}
+
+func TestCacheOffStillLimitsReads(t *testing.T) {
+	p := newProxy(t, &Handler{
+		Cache:     &Cache{Off: true},
+		ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)},
+	})
+	for range 2 {
+		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=bypass; detail=off")
+	}
+	p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+	p.wantCounts(map[string]int{"GET": 2})
+}
+
+func TestPerViewerKeepsBodiesApart(t *testing.T) {
+	p := newProxy(t, &Handler{Cache: &Cache{PerViewer: true}})
+	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Method != "GET" || strings.HasSuffix(r.URL.Path, "/whoami") {
+			return false, nil
+		}
+		answer(w, 200, fmt.Sprintf(`{"presence":"online","status_msg":%q}`, r.Header.Get("Authorization")))
+		return true, nil
+	}
+	for _, cacheStatus := range []string{"matrix_presence; fwd=miss", "matrix_presence; hit"} {
+		for _, token := range []string{"bob-token", "carol-token"} {
+			p.want(p.get(token, alice), 200, fmt.Sprintf(`{"presence":"online","status_msg":"Bearer %s"}`, token), cacheStatus)
+		}
+	}
+	p.put("alice-token", alice, `{"presence":"offline"}`)
+	for _, token := range []string{"bob-token", "carol-token"} {
+		p.want(p.get(token, alice), 200, "", "matrix_presence; fwd=miss")
+	}
+}

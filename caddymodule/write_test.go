@@ -1,0 +1,302 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func TestWriteIsForwardedAndInvalidatesForEveryViewer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(Handler))
+		delete(p.hs.hidden, carol+" "+alice)
+		p.get("bob-token", alice)
+		p.get("carol-token", alice)
+		p.want(p.put("alice-token", alice, `{"presence":"offline","status_msg":"gone"}`), 200, `{}`, "matrix_presence; fwd=method")
+		for _, token := range []string{"bob-token", "carol-token"} {
+			p.want(p.get(token, alice), 200, `{"presence":"offline","status_msg":"gone"}`, "matrix_presence; fwd=miss")
+		}
+		time.Sleep(defaultSettle)
+		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+		p.want(p.get("carol-token", alice), 200, "", "matrix_presence; hit")
+	})
+}
+
+func TestNothingIsStoredUntilAWriteHasSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(3 * time.Second)}})
+		p.put("alice-token", alice, `{"presence":"offline"}`)
+		for range 3 {
+			if got := p.get("bob-token", alice).Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss" {
+				t.Errorf("Cache-Status is %q", got)
+			}
+			time.Sleep(999 * time.Millisecond)
+		}
+		time.Sleep(3 * time.Millisecond)
+		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+	})
+}
+
+// A read that departed before a write must not bring the old state back, and
+// nobody who came after the write may share it.
+func TestReadOvertakenByAWriteIsNotStoredOrShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(0)}})
+		p.get("bob-token", carol)
+		release := make(chan struct{})
+		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.HasSuffix(r.URL.Path, "/status") && p.hs.count("PUT") == 0 {
+				answer(w, 200, `{"presence":"online"}`) // read before the write
+				<-release
+				return true, nil
+			}
+			return false, nil
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { p.want(p.get("bob-token", alice), 200, `{"presence":"online"}`, "") })
+		synctest.Wait()
+		p.put("alice-token", alice, `{"presence":"offline"}`)
+		p.want(p.get("bob-token", alice), 200, `{"presence":"offline","status_msg":""}`, "matrix_presence; fwd=miss; stored")
+		close(release)
+		wg.Wait()
+		p.want(p.get("bob-token", alice), 200, `{"presence":"offline","status_msg":""}`, "matrix_presence; hit")
+	})
+}
+
+func TestForeignWriteIsRefusedWithoutAskingAndWithoutCharge(t *testing.T) {
+	p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
+	for range 3 {
+		p.wantError(p.put("bob-token", alice, `{"presence":"offline"}`), 403, "M_FORBIDDEN")
+	}
+	p.wantCounts(map[string]int{"PUT": 0, "whoami": 1})
+	p.want(p.put("bob-token", bob, `{"presence":"offline"}`), 200, `{}`, "")
+	p.want(p.put("alice-token", alice, `{"presence":"offline"}`), 200, `{}`, "")
+}
+
+func TestForeignWriteByEverySpellingIsRefused(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	for _, target := range []string{
+		"/_matrix/client/r0/presence/@alice:example.com/status",
+		"/_matrix/client/unstable/presence/@alice:example.com/status",
+		"/_matrix/client/api/v1/presence/@alice:example.com/status",
+		"/_matrix/client/v3/presence/%40alice%3Aexample.com/status",
+		"/_matrix/client/v3/presence/@alice:example.com/status/",
+		"/_matrix/client/v3/presence/@alice:example.com/statusfoo",
+		"/_matrix/client/v3/presence/@alice:example.com/status/x/y",
+		"/_matrix/client/v3/presence/@alice:example.com/status%3Fx",
+		"/_matrix/client/v3/presence/@alice%2F..:example.com/status",
+		"/_matrix/client/v3/presence//status",
+	} {
+		p.wantError(p.do(request("PUT", target, "bob-token", `{"presence":"offline"}`)), 403, "M_FORBIDDEN")
+	}
+	p.wantCounts(map[string]int{"PUT": 0})
+}
+
+func TestWriteByASpellingThatOnlySynapseServesInvalidates(t *testing.T) {
+	p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(0)}})
+	p.get("bob-token", alice)
+	target := "/_matrix/client/unstable/presence/%40alice:example.com/status/x?a=%2F"
+	p.want(p.do(request("PUT", target, "alice-token", `{"presence":"offline"}`)), 200, "", "matrix_presence; fwd=method")
+	if got := p.hs.last().URL.RequestURI(); got != target {
+		t.Errorf("forwarded as %s, not %s", got, target)
+	}
+	p.want(p.get("bob-token", alice), 200, `{"presence":"offline","status_msg":""}`, "matrix_presence; fwd=miss")
+}
+
+func TestWriteLimitIsOneBudgetForAUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 6, Window: caddy.Duration(time.Minute), Burst: 2}})
+		p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+		p.want(p.do(request("PUT", "/_matrix/client/r0/presence/%40alice:example.com/status/", "alice-phone", `{"presence":"offline"}`)), 200, `{}`, "")
+		time.Sleep(500 * time.Millisecond)
+		resp := p.put("alice-phone", alice, `{"presence":"online"}`)
+		p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
+		if got, want := bodyOf(resp), `"retry_after_ms":9500`; !strings.Contains(got, want) {
+			t.Errorf("body %s has no %s", got, want)
+		}
+		if got := resp.Header.Get("Retry-After"); got != "10" {
+			t.Errorf("Retry-After is %q, want 10", got)
+		}
+		p.want(p.put("bob-token", bob, `{"presence":"online"}`), 200, `{}`, "")
+		time.Sleep(9500 * time.Millisecond)
+		p.want(p.put("alice-phone", alice, `{"presence":"online"}`), 200, `{}`, "")
+		p.wantCounts(map[string]int{"PUT": 4})
+	})
+}
+
+func TestExemptUsersAreNotLimited(t *testing.T) {
+	p := newProxy(t, &Handler{
+		WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)},
+		Exempt:     []string{"@al*:example.com"},
+	})
+	for range 5 {
+		p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+	}
+	p.put("bob-token", bob, `{"presence":"online"}`)
+	p.wantError(p.put("bob-token", bob, `{"presence":"online"}`), 429, "M_LIMIT_EXCEEDED")
+}
+
+func TestBadBodiesAreRefusedHere(t *testing.T) {
+	p := newProxy(t, &Handler{WriteLimit: &Limit{Off: true}, MaxBody: 100})
+	for name, tc := range map[string]struct {
+		body    string
+		status  int
+		errcode string
+	}{
+		"not JSON":          {`{"presence":`, 400, "M_NOT_JSON"},
+		"not an object":     {`["online"]`, 400, "M_BAD_JSON"},
+		"null":              {`null`, 400, "M_BAD_JSON"},
+		"no presence":       {`{"status_msg":"x"}`, 400, "M_BAD_JSON"},
+		"no string":         {`{"presence":1}`, 400, "M_BAD_JSON"},
+		"no known presence": {`{"presence":"dancing"}`, 400, "M_BAD_JSON"},
+		"too large":         {`{"presence":"online","status_msg":"` + strings.Repeat("x", 100) + `"}`, 413, "M_TOO_LARGE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p.wantError(p.put("alice-token", alice, tc.body), tc.status, tc.errcode)
+			r := request("PUT", statusPath(alice), "alice-token", tc.body)
+			r.ContentLength = -1 // in chunks
+			p.wantError(p.do(r), tc.status, tc.errcode)
+		})
+	}
+	p.wantError(p.put("alice-token", alice, ""), 400, "M_NOT_JSON")
+	p.wantCounts(map[string]int{"PUT": 0})
+}
+
+func TestBodyReachesTheHomeserverByteForByte(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	const body = " {\"status_msg\" : null,\n\"presence\":\"ONLINE\", \"extra\":[1.0]}\t"
+	var got string
+	var length int64
+	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Method == "PUT" {
+			data, _ := io.ReadAll(r.Body)
+			got, length = string(data), r.ContentLength
+			r.Body = io.NopCloser(strings.NewReader(got))
+		}
+		return false, nil
+	}
+	r := request("PUT", statusPath(alice), "alice-token", body)
+	r.ContentLength = -1
+	p.want(p.do(r), 200, `{}`, "")
+	if got != body || length != int64(len(body)) {
+		t.Errorf("the homeserver got %q with Content-Length %d", got, length)
+	}
+}
+
+func TestUncertainWriteIsRefused(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	mixed := request("PUT", statusPath(alice)+"?access_token=alice-token", "alice-token", `{"presence":"online"}`)
+	twice := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+	twice.Header.Add("Authorization", "Bearer alice-token")
+	semicolon := request("PUT", statusPath(alice)+"?x=1;access_token=bob-token", "alice-token", `{"presence":"online"}`)
+	for _, r := range []*http.Request{mixed, twice, semicolon} {
+		p.wantError(p.do(r), 401, "M_MISSING_TOKEN")
+	}
+	p.wantCounts(map[string]int{"PUT": 0, "whoami": 0})
+}
+
+func TestWriteWhoseOwnerCanNotBeFoundOutIsRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		intercept func(w http.ResponseWriter, r *http.Request) (bool, error)
+		status    int
+		errcode   string
+	}{
+		"down": {func(http.ResponseWriter, *http.Request) (bool, error) {
+			return true, caddyhttp.Error(http.StatusBadGateway, errors.New("connection refused"))
+		}, 502, "M_UNKNOWN"},
+		"hanging": {func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			<-r.Context().Done()
+			return true, r.Context().Err()
+		}, 504, "M_UNKNOWN"},
+		"breaking off": {func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			w.WriteHeader(200)
+			panic(http.ErrAbortHandler)
+		}, 502, "M_UNKNOWN"},
+		"no homeserver": {func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			http.NotFound(w, nil)
+			return true, nil
+		}, 502, "M_UNKNOWN"},
+		"HTML": {func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			_, _ = io.WriteString(w, "<html>")
+			return true, nil
+		}, 502, "M_UNKNOWN"},
+		"no user in the answer": {func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			answer(w, 200, `{}`)
+			return true, nil
+		}, 502, "M_UNKNOWN"},
+		"nobody answers": {func(http.ResponseWriter, *http.Request) (bool, error) { return true, nil }, 502, "M_UNKNOWN"},
+		"locked": {func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			answer(w, 401, `{"errcode":"M_USER_LOCKED","error":"User account has been locked","soft_logout":true}`)
+			return true, nil
+		}, 401, "M_USER_LOCKED"},
+		"expired account": {func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			answer(w, 403, `{"errcode":"ORG_MATRIX_EXPIRED_ACCOUNT","error":"User account has expired"}`)
+			return true, nil
+		}, 403, "ORG_MATRIX_EXPIRED_ACCOUNT"},
+		"limited": {func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			answer(w, 429, `{"errcode":"M_LIMIT_EXCEEDED","error":"too quickly","retry_after_ms":500}`)
+			return true, nil
+		}, 429, "M_LIMIT_EXCEEDED"},
+		"authentication service down": {func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			answer(w, 503, `{"errcode":"M_UNKNOWN","error":"Unable to introspect the access token"}`)
+			return true, nil
+		}, 503, "M_UNKNOWN"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, new(Handler))
+				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if strings.HasSuffix(r.URL.Path, "/whoami") {
+						return tc.intercept(w, r)
+					}
+					return false, nil
+				}
+				p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), tc.status, tc.errcode)
+				p.wantCounts(map[string]int{"PUT": 0})
+				// Reads fall back to the homeserver, and nothing was remembered.
+				p.want(p.get("alice-token", alice), 200, p.hs.presence[alice], "matrix_presence; fwd=bypass; detail=unknown-identity")
+				p.hs.intercept = nil
+				p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+			})
+		})
+	}
+}
+
+func TestWriteThatFailsOrIsCancelledInvalidates(t *testing.T) {
+	for name, fail := range map[string]func(r *http.Request) error{
+		"error":  func(*http.Request) error { return caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF) },
+		"cancel": func(r *http.Request) error { <-r.Context().Done(); return caddyhttp.Error(499, r.Context().Err()) },
+		"panic":  func(*http.Request) error { panic(http.ErrAbortHandler) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(0)}})
+			p.get("bob-token", alice)
+			p.get("alice-token", alice)
+			p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.Method != "PUT" {
+					return false, nil
+				}
+				p.hs.mu.Lock()
+				p.hs.presence[alice] = `{"presence":"offline"}` // applied all the same
+				p.hs.mu.Unlock()
+				return true, fail(r)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Millisecond, cancel)
+			func() {
+				defer func() { _ = recover() }()
+				p.do(request("PUT", statusPath(alice), "alice-token", `{"presence":"offline"}`).WithContext(ctx))
+			}()
+			p.want(p.get("bob-token", alice), 200, `{"presence":"offline"}`, "matrix_presence; fwd=miss; stored")
+		})
+	}
+}
