@@ -66,8 +66,8 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // the handler, so it is best to give none.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
-	if d.NextArg() {
-		return d.ArgErr()
+	if err := parseNoArg(d, "a block"); err != nil {
+		return err
 	}
 	return parseBlock(d, 0, map[string]func() error{
 		"write_limit":     func() error { return parseLimit(d, &h.WriteLimit) },
@@ -100,10 +100,7 @@ func (h *Handler) parseCache(d *caddyfile.Dispenser) error {
 			return d.Errf("parsing cache: expected 'off' or a block, not '%s'", d.Val())
 		}
 		c.Off = true
-		if d.NextArg() {
-			return d.ArgErr()
-		}
-		return nil
+		return parseNoArg(d, "nothing more")
 	}
 	return parseBlock(d, d.Nesting(), map[string]func() error{
 		"name":           func() error { return parseString(d, &c.Name) },
@@ -120,8 +117,8 @@ func (h *Handler) parseCache(d *caddyfile.Dispenser) error {
 func (h *Handler) parseIdentity(d *caddyfile.Dispenser) error {
 	i := new(Identity)
 	h.Identity = i
-	if d.NextArg() {
-		return d.ArgErr()
+	if err := parseNoArg(d, "a block"); err != nil {
+		return err
 	}
 	return parseBlock(d, d.Nesting(), map[string]func() error{
 		"tokens":       func() error { return parseNumber(d, &i.Tokens) },
@@ -170,57 +167,64 @@ func parseLimit(d *caddyfile.Dispenser, dst **Limit) error {
 func parseList(d *caddyfile.Dispenser, dst *[]string) error {
 	name := d.Val()
 	*dst = d.RemainingArgs()
-	if len(*dst) == 0 {
-		return d.ArgErr()
-	}
-	if slices.Contains(*dst, "") {
-		return d.Errf("parsing %s: an empty value matches nothing", name)
+	if len(*dst) == 0 || slices.Contains(*dst, "") {
+		return d.Errf("parsing %s: expected one or more values, none of them empty", name)
 	}
 	return nil
 }
 
-func parseString(d *caddyfile.Dispenser, dst *string) error {
+// parseNoArg refuses arguments where something else is expected.
+func parseNoArg(d *caddyfile.Dispenser, expected string) error {
 	name := d.Val()
-	if !d.AllArgs(dst) {
-		return d.ArgErr()
-	}
-	if *dst == "" {
-		return d.Errf("parsing %s: must not be empty", name)
+	if d.NextArg() {
+		return d.Errf("parsing %s: expected %s, not '%s'", name, expected, d.Val())
 	}
 	return nil
+}
+
+// parseArg reads the only argument of an option.
+func parseArg(d *caddyfile.Dispenser, expected string) (name, arg string, err error) {
+	name = d.Val()
+	args := d.RemainingArgs()
+	if len(args) != 1 || args[0] == "" {
+		return name, "", d.Errf("parsing %s: expected %s, not %d arguments", name, expected, len(args))
+	}
+	return name, args[0], nil
+}
+
+func parseString(d *caddyfile.Dispenser, dst *string) (err error) {
+	_, *dst, err = parseArg(d, "one name")
+	return err
 }
 
 func parseFlag(d *caddyfile.Dispenser, dst *bool) error {
-	if d.NextArg() {
-		return d.ArgErr()
-	}
 	*dst = true
-	return nil
+	return parseNoArg(d, "nothing more")
 }
 
 func parseNumber(d *caddyfile.Dispenser, dst *int) error {
-	name := d.Val()
-	var arg string
-	if !d.AllArgs(&arg) {
-		return d.ArgErr()
+	const expected = "a whole number of at least 1"
+	name, arg, err := parseArg(d, expected)
+	if err != nil {
+		return err
 	}
 	n, err := strconv.Atoi(arg)
 	if err != nil || n < 1 {
-		return d.Errf("parsing %s: expected a whole number of at least 1, not '%s'", name, arg)
+		return d.Errf("parsing %s: expected %s, not '%s'", name, expected, arg)
 	}
 	*dst = n
 	return nil
 }
 
 func parseSize(d *caddyfile.Dispenser, dst *int64) error {
-	name := d.Val()
-	var arg string
-	if !d.AllArgs(&arg) {
-		return d.ArgErr()
+	const expected = "a size up to 1GiB, such as 64KiB"
+	name, arg, err := parseArg(d, expected)
+	if err != nil {
+		return err
 	}
 	size, err := humanize.ParseBytes(arg)
 	if err != nil || size == 0 || size > 1<<30 {
-		return d.Errf("parsing %s: expected a size up to 1GiB, such as 64KiB, not '%s'", name, arg)
+		return d.Errf("parsing %s: expected %s, not '%s'", name, expected, arg)
 	}
 	*dst = int64(size)
 	return nil
@@ -243,14 +247,14 @@ func parseDuration(d *caddyfile.Dispenser, dst *caddy.Duration, expected string)
 // parseOptionalDuration reads a duration that may be 0, which means something else
 // than none given.
 func parseOptionalDuration(d *caddyfile.Dispenser, dst **caddy.Duration) error {
-	name := d.Val()
-	var arg string
-	if !d.AllArgs(&arg) {
-		return d.ArgErr()
+	const expected = "a duration, such as 30s or 1m"
+	name, arg, err := parseArg(d, expected)
+	if err != nil {
+		return err
 	}
 	duration, err := caddy.ParseDuration(arg)
 	if err != nil || duration < 0 {
-		return d.Errf("parsing %s: expected a duration, such as 30s or 1m, not '%s'", name, arg)
+		return d.Errf("parsing %s: expected %s, not '%s'", name, expected, arg)
 	}
 	parsed := caddy.Duration(duration)
 	*dst = &parsed
@@ -265,7 +269,7 @@ func limitFromArgs(args []string) (*Limit, error) {
 	case len(args) == 1 && args[0] == "off":
 		limit.Off = true
 		return limit, nil
-	case len(args) == 3 && args[1] == "burst":
+	case len(args) == 3 && args[0] != "off" && args[1] == "burst":
 		burst, err := strconv.Atoi(args[2])
 		if err != nil || burst < 1 {
 			return nil, fmt.Errorf("burst must be a whole number of at least 1, not '%s'", args[2])

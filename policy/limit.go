@@ -56,10 +56,11 @@ func ParseRate(s string, duration func(string) (time.Duration, error)) (events i
 	if err != nil {
 		return 0, 0, fmt.Errorf("%q is no rate: %q is not a whole number of events", s, count)
 	}
+	counted := span
 	if span != "" && (span[0] < '0' || span[0] > '9') {
-		span = "1" + span
+		counted = "1" + span
 	}
-	window, err = duration(span)
+	window, err = duration(counted)
 	if err != nil {
 		return 0, 0, fmt.Errorf("%q is no rate: %q is not a duration, such as 30s or 1m", s, span)
 	}

@@ -1,0 +1,82 @@
+package caddymodule
+
+import (
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+)
+
+func TestExampleAdaptsWithoutWarnings(t *testing.T) {
+	example, err := os.ReadFile("../Caddyfile.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt(example, map[string]any{"filename": "Caddyfile.example"})
+	if err != nil || len(warnings) > 0 {
+		t.Errorf("error %v, warnings %v", err, warnings)
+	}
+}
+
+// Each option stands in the example with its default in a comment, but for those
+// whose default is to be absent.
+func TestExampleShowsEveryOptionWithItsDefault(t *testing.T) {
+	example, err := os.ReadFile("../Caddyfile.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(example), "\tmatrix_presence {\n")
+	block, _, ok := strings.Cut(block, "\n\t}\n")
+	if !ok {
+		t.Fatal("no matrix_presence block")
+	}
+	absent := []string{"exempt", "name", "stale_if_error", "per_viewer"}
+
+	options := []string{
+		"write_limit", "read_limit", "exempt", "name", "states", "permissions", "ttl", "forbidden_ttl",
+		"stale_if_error", "settle", "per_viewer", "tokens", "rejected_ttl", "timeout", "max_body", "presence_values",
+	}
+	shown := make(map[string]bool)
+	directive := "matrix_presence {\n"
+	for line := range strings.Lines(block) {
+		line = strings.TrimSpace(line)
+		uncommented := strings.TrimPrefix(line, "# ")
+		name, _, _ := strings.Cut(uncommented, " ")
+		switch {
+		case line == "" || line == uncommented: // a brace, or the name of a block
+			directive += line + "\n"
+		case !slices.Contains(options, name):
+			continue // prose
+		case !slices.Contains(absent, name):
+			directive += uncommented + "\n"
+		}
+		shown[name] = true
+	}
+	directive += "}"
+
+	var fromExample Handler
+	if err := fromExample.UnmarshalCaddyfile(caddyfile.NewTestDispenser(directive)); err != nil {
+		t.Fatalf("%v in\n%s", err, directive)
+	}
+	got, err := fromExample.settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := new(Handler).settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the example's defaults are\n%+v, but the defaults are\n%+v", got, want)
+	}
+	for _, name := range options {
+		if !shown[name] {
+			t.Errorf("%s isn't shown", name)
+		}
+	}
+}
