@@ -15,12 +15,14 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "presence-proxy",
-		Usage: `--to <addr> [--from <addr>] [--write-limit <rate>] [--read-limit <rate>] [--exempt <pattern>] [--no-cache] [--ttl <duration>] [--stale-if-error <duration>] [--change-host-header] [--insecure] [--internal-certs] [--access-log] [--debug] [--print-caddyfile]`,
+		Usage: `--to <addr> [--from <addr>] [--write-limit <rate>] [--read-limit <rate>] [--exempt <pattern>] [--no-cache] [--ttl <duration>] [--stale-if-error <duration>] [--change-host-header] [--insecure] [--internal-certs] [--trusted-proxies <ranges>] [--access-log] [--debug] [--print-caddyfile]`,
 		Short: "Limits and caches presence in front of a Matrix homeserver",
 		Long: `
 Stands in front of a Matrix homeserver at --to and serves it at --from. Presence
@@ -44,7 +46,8 @@ one that does the same as the given flags, and exits.`,
 
   # On loopback only, behind nginx, with tighter limits:
   caddy-presence presence-proxy --from 127.0.0.1:8009 --to http://localhost:8008 \
-      --write-limit "6/1m burst 3" --read-limit 50/1s --exempt "@bridge_*:example.com"
+      --trusted-proxies 127.0.0.1/32 --write-limit "6/1m burst 3" \
+      --read-limit 50/1s --exempt "@bridge_*:example.com"
 
   # As a public site with its own certificate:
   caddy-presence presence-proxy --from matrix.example.com --to http://localhost:8008
@@ -63,6 +66,7 @@ one that does the same as the given flags, and exits.`,
 			cmd.Flags().BoolP("change-host-header", "c", false, "Send the homeserver's address as Host, not the client's")
 			cmd.Flags().Bool("insecure", false, "Don't verify the homeserver's TLS certificate (dangerous)")
 			cmd.Flags().BoolP("internal-certs", "i", false, "Use a certificate of Caddy's internal CA")
+			cmd.Flags().StringSlice("trusted-proxies", nil, "Proxies before this one whose X-Forwarded-For is believed, as CIDR ranges or private_ranges")
 			cmd.Flags().Bool("access-log", false, "Log requests, without access tokens")
 			cmd.Flags().BoolP("debug", "v", false, "Log in detail")
 			cmd.Flags().Bool("print-caddyfile", false, "Print the equivalent Caddyfile and exit")
@@ -113,6 +117,20 @@ func proxyCaddyfile(flags caddycmd.Flags) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, pattern := range exempt {
+		if _, err := policy.ParseUserPattern(pattern); err != nil {
+			return nil, fmt.Errorf("--exempt: %w", err)
+		}
+	}
+	trusted, err := flags.GetStringSlice("trusted-proxies")
+	if err != nil {
+		return nil, err
+	}
+	for _, ranges := range trusted {
+		if _, err := netip.ParsePrefix(ranges); err != nil && ranges != "private_ranges" {
+			return nil, fmt.Errorf("--trusted-proxies: %q is no CIDR range such as 10.0.0.0/8, and not private_ranges", ranges)
+		}
+	}
 
 	var file strings.Builder
 	line := func(tokens ...string) {
@@ -138,6 +156,11 @@ func proxyCaddyfile(flags caddycmd.Flags) ([]byte, error) {
 	line("log {")
 	line(withoutTokens)
 	line("}")
+	if len(trusted) > 0 {
+		line("servers {")
+		line(append([]string{"trusted_proxies", "static"}, quoteAll(trusted)...)...)
+		line("}")
+	}
 	line("}")
 	line()
 

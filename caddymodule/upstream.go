@@ -93,6 +93,8 @@ func newAside(r *http.Request, next caddyhttp.Handler, u *url.URL, header http.H
 func (a asideRequest) send(timeout time.Duration) *aside {
 	ctx, cancel := context.WithTimeout(a.request.Context(), timeout)
 	defer cancel()
+	// The client's own body and connection are none of this request's.
+	ctx = caddyhttp.ContextWithIdleTimeouts(ctx, nil, nil)
 
 	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || srv == nil {

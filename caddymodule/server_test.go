@@ -1,0 +1,229 @@
+package caddymodule
+
+import (
+	"compress/gzip"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// These tests go through Caddy's own server and reverse_proxy, to a homeserver on
+// loopback: what the scripted next handler of the others can't show.
+
+// newSite returns a Caddy server for the given directives, with UPSTREAM standing
+// for the address of hs.
+func newSite(t *testing.T, hs *homeserver, directives string) http.Handler {
+	t.Helper()
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := hs.ServeHTTP(w, r); err != nil {
+			t.Error(err)
+		}
+	}))
+	t.Cleanup(upstream.Close)
+	directives = strings.ReplaceAll(directives, "UPSTREAM", strings.TrimPrefix(upstream.URL, "http://"))
+
+	config := "{\nadmin off\npersist_config off\n}\nhttp://example.com:9 {\n" + directives + "\n}\n"
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var parsed caddy.Config
+	if err := caddy.StrictUnmarshalJSON(adapted, &parsed); err != nil {
+		t.Fatal(err)
+	}
+	ctx, err := caddy.ProvisionContext(&parsed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	app, err := ctx.App("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := app.(*caddyhttp.App).Servers["srv0"]
+	t.Cleanup(func() {
+		for i := range server.Routes {
+			cleanupHandlers(t, server.Routes[i].Handlers)
+		}
+	})
+	return server
+}
+
+func ask(site http.Handler, r *http.Request) *http.Response {
+	recorder := httptest.NewRecorder()
+	site.ServeHTTP(recorder, r)
+	return recorder.Result()
+}
+
+// A sub-request with the client's own context would leave the main request with
+// its routes done: an empty 200. And an edit in place must not reach what is kept.
+func TestSiteWithHandleBlocksAndHeaderEdits(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, `
+		header >Content-Type json JSON
+		header >Access-Control-Allow-Methods GET get
+		vars upstream UPSTREAM
+		handle /_matrix/* {
+			reverse_proxy {vars.upstream}
+		}
+		handle {
+			respond 404
+		}
+		matrix_presence`)
+	for i, cacheStatus := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit", "matrix_presence; hit"} {
+		resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", ""))
+		body := bodyOf(resp)
+		if resp.StatusCode != 200 || !strings.HasPrefix(body, `{"presence":"online"`) {
+			t.Errorf("request %d: %d %s", i, resp.StatusCode, body)
+		}
+		if got := resp.Header.Get("Cache-Status"); !strings.HasPrefix(got, cacheStatus) {
+			t.Errorf("request %d: Cache-Status %q", i, got)
+		}
+		if got := resp.Header.Get("Content-Type"); got != "application/JSON" {
+			t.Errorf("request %d: Content-Type %q", i, got)
+		}
+		if got := resp.Header["Cache-Control"]; len(got) != 1 {
+			t.Errorf("request %d: Cache-Control %q", i, got)
+		}
+	}
+}
+
+// The homeserver compresses, and so does the site. Each client gets what it asked
+// for, whoever was first.
+func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
+	hs := newHomeserver()
+	long := `{"presence":"online","status_msg":"` + strings.Repeat("long ", 200) + `"}`
+	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if !strings.HasSuffix(r.URL.Path, "/status") || !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			return false, nil
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Encoding", "gzip") // Synapse sends no Vary with it
+		zip := gzip.NewWriter(w)
+		_, _ = io.WriteString(zip, long)
+		return true, zip.Close()
+	}
+	hs.presence[alice] = long
+	site := newSite(t, hs, "encode gzip\nmatrix_presence\nreverse_proxy UPSTREAM")
+	for i, encoding := range []string{"gzip", "", "gzip", ""} {
+		r := request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")
+		if encoding != "" {
+			r.Header.Set("Accept-Encoding", encoding)
+		}
+		resp := ask(site, r)
+		if got := resp.Header.Get("Content-Encoding"); got != encoding {
+			t.Fatalf("request %d: Content-Encoding %q, want %q", i, got, encoding)
+		}
+		body := resp.Body.(io.Reader)
+		if encoding == "gzip" {
+			var err error
+			if body, err = gzip.NewReader(resp.Body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, _ := io.ReadAll(body); string(got) != long {
+			t.Errorf("request %d: body %.60s", i, got)
+		}
+		if hit := strings.HasPrefix(resp.Header.Get("Cache-Status"), "matrix_presence; hit"); hit != (i > 0) {
+			t.Errorf("request %d: Cache-Status %q", i, resp.Header.Get("Cache-Status"))
+		}
+	}
+}
+
+func TestAnswersThatBreakOff(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, "matrix_presence\nreverse_proxy UPSTREAM")
+	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if strings.HasSuffix(r.URL.Path, "/status") {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Content-Length", "1000")
+			_, _ = io.WriteString(w, `{"presence":"online"}`)
+			return true, nil
+		}
+		return false, nil
+	}
+	for range 2 {
+		resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", ""))
+		if resp.StatusCode != http.StatusBadGateway {
+			t.Errorf("got %d, want 502", resp.StatusCode)
+		}
+	}
+	hs.mu.Lock()
+	hs.intercept = nil
+	hs.mu.Unlock()
+	if resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")); resp.StatusCode != 200 {
+		t.Errorf("afterwards: %d", resp.StatusCode)
+	}
+}
+
+func TestVariablesAreThereForAccessLogs(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, `
+		header >X-Cache {http.vars.matrix_presence.cache}
+		header >X-Decision {http.vars.matrix_presence.decision}
+		matrix_presence {
+			read_limit 3/1h
+		}
+		reverse_proxy UPSTREAM`)
+	for _, tc := range []struct{ method, token, body, cache, decision string }{
+		{"GET", "bob-token", "", "miss", "forwarded"},
+		{"GET", "bob-token", "", "hit", "answered"},
+		{"GET", "", "", "", "rejected"},
+		{"PUT", "bob-token", "{}", "", "refused"},
+		{"PUT", "alice-token", "{}", "", "invalid"},
+		{"PUT", "alice-token", `{"presence":"online"}`, "", "forwarded"},
+		{"GET", "bob-token", "", "miss", "forwarded"},
+		{"GET", "bob-token", "", "", "limited"},
+	} {
+		resp := ask(site, request(tc.method, "http://example.com:9"+statusPath(alice), tc.token, tc.body))
+		if got, got2 := resp.Header.Get("X-Cache"), resp.Header.Get("X-Decision"); got != tc.cache || got2 != tc.decision {
+			t.Errorf("%s by %q: %q and %q, want %q and %q", tc.method, tc.token, got, got2, tc.cache, tc.decision)
+		}
+	}
+}
+
+// For the race detector: everything at once, with clients that go away.
+func TestManyClientsAtOnce(t *testing.T) {
+	hs := newHomeserver()
+	hs.hidden = map[string]bool{}
+	site := newSite(t, hs, `
+		encode gzip
+		header >Content-Type json JSON
+		matrix_presence {
+			write_limit off
+			cache {
+				states 2
+				permissions 4
+				settle 1ms
+				stale_if_error 1m
+			}
+			identity {
+				tokens 2
+			}
+		}
+		reverse_proxy UPSTREAM`)
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			user := []string{"alice", "bob", "carol"}[i%3]
+			for j := range 40 {
+				target := []string{alice, bob, carol, fmt.Sprintf("@x%d:example.com", j)}[(i+j)%4]
+				r := request("GET", "http://example.com:9"+statusPath(target), user+"-token", "")
+				if j%8 == 0 {
+					r = request("PUT", "http://example.com:9"+statusPath("@"+user+":example.com"), user+"-token", `{"presence":"online"}`)
+				}
+				if resp := ask(site, r); resp.StatusCode != 200 {
+					t.Errorf("%s %s: %d %s", r.Method, r.URL, resp.StatusCode, bodyOf(resp))
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
