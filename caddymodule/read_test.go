@@ -88,8 +88,8 @@ func TestSpellingsOfOneReadShareAnEntry(t *testing.T) {
 	p.get("bob-token", alice)
 	for _, target := range []string{
 		"/_matrix/client/r0/presence/@alice:example.com/status",
-		"/_matrix/client/unstable/presence/%40alice%3Aexample.com/status",
-		"/_matrix/client/api/v1/presence/%40%61lice:example.com/status",
+		"/_matrix/client/v3/presence/%40alice%3Aexample.com/status",
+		"/_matrix/client/r0/presence/%40%61lice:example.com/status",
 		"/_matrix/client/v3/presence/@alice:example.com/status?ts=1",
 	} {
 		p.want(p.do(request("GET", target, "bob-token", "")), 200, "", "matrix_presence; hit")
@@ -99,13 +99,18 @@ func TestSpellingsOfOneReadShareAnEntry(t *testing.T) {
 
 func TestSpellingsThatOnlySynapseServesAreNotStored(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	for range 2 {
-		resp := p.do(request("GET", "/_matrix/client/v3/presence/@alice:example.com/statusfoo", "bob-token", ""))
-		p.want(resp, 200, "", "matrix_presence; fwd=bypass; detail=spelling")
-	}
-	p.wantCounts(map[string]int{"GET": 2})
-	if got := p.hs.last().URL.Path; !strings.HasSuffix(got, "/statusfoo") {
-		t.Errorf("forwarded as %s", got)
+	p.get("bob-token", alice)
+	for i, target := range []string{
+		"/_matrix/client/unstable/presence/@alice:example.com/status",
+		"/_matrix/client/api/v1/presence/@alice:example.com/status",
+		"/_matrix/client/v3/presence/@alice:example.com/statusfoo",
+		"/_matrix/client/r0/presence/%40alice:example.com/status/x?y=%2F",
+	} {
+		p.want(p.do(request("GET", target, "bob-token", "")), 200, "", "matrix_presence; fwd=bypass; detail=spelling")
+		p.wantCounts(map[string]int{"GET": i + 2})
+		if got := p.hs.last().URL.RequestURI(); got != target {
+			t.Errorf("forwarded as %s, not %s", got, target)
+		}
 	}
 }
 

@@ -15,9 +15,12 @@ const ClientPrefix = "/_matrix/client/"
 const maxUserID = 255
 
 // versions are the prefixes under which Synapse serves presence: the v1=True
-// patterns of synapse/rest/client/_base.py. Dendrite and tuwunel serve r0 and
-// v3 only and answer 404 to the others.
-var versions = [...]string{"v3/", "r0/", "unstable/", "api/v1/"}
+// patterns of synapse/rest/client/_base.py. Dendrite and tuwunel serve the
+// common ones only and answer 404 to the others.
+var versions = [...]struct {
+	prefix string
+	common bool
+}{{"v3/", true}, {"r0/", true}, {"unstable/", false}, {"api/v1/", false}}
 
 // PresenceRoute is what a path says about a request for a presence status.
 type PresenceRoute struct {
@@ -26,23 +29,23 @@ type PresenceRoute struct {
 	UserID string
 
 	// Canonical tells that every homeserver reads the path as the status of
-	// UserID and nothing else. The spellings that only Synapse serves (its
-	// pattern has no end anchor, so "…/statusfoo" and "…/status/x" match) and
-	// segments that are no user ID are not canonical: an answer to them
-	// must not be remembered.
+	// UserID and nothing else. The spellings that only Synapse serves (two of
+	// its prefixes, and up to 1.157 "…/statusfoo" and "…/status/x", because its
+	// pattern had no end anchor) and segments that are no user ID are not
+	// canonical: the answer to one must not be given to another.
 	Canonical bool
 }
 
 // ParsePresenceRoute recognises /_matrix/client/{version}/presence/{userId}/status
 // in an escaped path, as [net/url.URL.EscapedPath] returns it and as it goes
-// upstream. It matches what Synapse matches,
+// upstream. It matches what Synapse matches or has matched,
 //
 //	^/_matrix/client/(api/v1|r0|v3|unstable)/presence/([^/]*)/status
 //
 // with the literal segments compared raw: homeservers answer 404 to
 // "%70resence", to doubled slashes and to upper case, so those aren't ours.
 func ParsePresenceRoute(escapedPath string) (PresenceRoute, bool) {
-	rest, ok := cutVersion(escapedPath)
+	rest, common, ok := cutVersion(escapedPath)
 	if !ok {
 		return PresenceRoute{}, false
 	}
@@ -63,21 +66,22 @@ func ParsePresenceRoute(escapedPath string) (PresenceRoute, bool) {
 		// request before any handler sees it; another server may not.
 		return PresenceRoute{UserID: segment}, true
 	}
-	return PresenceRoute{UserID: userID, Canonical: suffix == "" && isUserID(userID)}, true
+	return PresenceRoute{UserID: userID, Canonical: common && suffix == "" && isUserID(userID)}, true
 }
 
-// cutVersion removes /_matrix/client/{version}/ from the front of path.
-func cutVersion(path string) (rest string, ok bool) {
+// cutVersion removes /_matrix/client/{version}/ from the front of path, and
+// reports whether it is a version that all homeservers have.
+func cutVersion(path string) (rest string, common, ok bool) {
 	path, ok = strings.CutPrefix(path, ClientPrefix)
 	if !ok {
-		return "", false
+		return "", false, false
 	}
 	for _, version := range versions {
-		if rest, ok = strings.CutPrefix(path, version); ok {
-			return rest, true
+		if rest, ok = strings.CutPrefix(path, version.prefix); ok {
+			return rest, version.common, true
 		}
 	}
-	return "", false
+	return "", false, false
 }
 
 // isUserID reports whether s has the shape that homeservers must accept
@@ -125,7 +129,7 @@ func ParseRevocation(method, path string) (Revocation, bool) {
 }
 
 func parseClientRevocation(method, path string) (Revocation, bool) {
-	rest, ok := cutVersion(path)
+	rest, _, ok := cutVersion(path)
 	if !ok {
 		return Revocation{}, false
 	}

@@ -1,0 +1,113 @@
+package homeserver
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
+)
+
+// Both homeservers know these, so that a test is written once for both.
+const (
+	// SharedSecret makes users without open registration.
+	SharedSecret = "loopback-only"
+	// ASToken is the appservice's token. Its sender is @bridge, and it may speak
+	// for every user whose localpart starts with ghost_.
+	ASToken = "bridge-as-token"
+
+	hsToken = "bridge-hs-token"
+)
+
+// Options say how to start a homeserver. The zero value is good for tests.
+type Options struct {
+	// Dir is the folder for databases, keys, configuration and log. If it is
+	// empty, a temporary one is made, and removed by Stop.
+	Dir string
+	// Progress gets a line or more while something takes long. Nil is silent.
+	Progress io.Writer
+	// PresenceOff starts a homeserver whose admin has turned presence off.
+	PresenceOff bool
+	// KeepPresenceLimit leaves Synapse's own limit on presence writes at its
+	// default of one in ten seconds. Dendrite has none.
+	KeepPresenceLimit bool
+}
+
+// Homeserver is a running homeserver. Stop it.
+type Homeserver struct {
+	// Name is "dendrite" or "synapse".
+	Name string
+	// URL is the base of the client API, "http://127.0.0.1:port".
+	URL string
+	// ServerName is the part of a user ID after the colon. It is never resolved.
+	ServerName string
+
+	process *process.Process
+	tempDir string // removed by Stop unless empty
+}
+
+// Stop ends the homeserver and removes its temporary folder.
+func (h *Homeserver) Stop() {
+	h.process.Stop()
+	if h.tempDir != "" {
+		os.RemoveAll(h.tempDir)
+	}
+}
+
+// Exited is closed when the homeserver is gone, for whatever reason.
+func (h *Homeserver) Exited() <-chan struct{} { return h.process.Exited() }
+
+// UserID returns the Matrix ID of a local user.
+func (h *Homeserver) UserID(localpart string) string {
+	return "@" + localpart + ":" + h.ServerName
+}
+
+// Log returns the end of the homeserver's log.
+func (h *Homeserver) Log() string { return process.Tail(h.process.Log, 50) }
+
+// Client returns the client API of the homeserver.
+func (h *Homeserver) Client() Client {
+	return Client{URL: h.URL, SharedSecret: SharedSecret}
+}
+
+// Register makes a user and logs it in.
+func (h *Homeserver) Register(ctx context.Context, localpart, password string) (User, error) {
+	return h.Client().Register(ctx, localpart, password)
+}
+
+// Login logs a user in, on a new device.
+func (h *Homeserver) Login(ctx context.Context, userID, password string) (User, error) {
+	return h.Client().Login(ctx, userID, password)
+}
+
+// workdir returns the folder to use and the one to remove at the end, if any.
+func (o Options) workdir(name string) (dir, temp string, err error) {
+	if o.Dir != "" {
+		dir, err = filepath.Abs(o.Dir)
+		return dir, "", err
+	}
+	dir, err = os.MkdirTemp("", "presence-"+name+"-")
+	if err != nil {
+		return "", "", fmt.Errorf("making a folder for %s: %w", name, err)
+	}
+	return dir, dir, nil
+}
+
+// launch starts a homeserver's process and waits for its client API. On failure
+// nothing is left behind.
+func (h *Homeserver) launch(ctx context.Context, start func() (*process.Process, error)) (*Homeserver, error) {
+	p, err := start()
+	if err == nil {
+		h.process = p
+		if err = p.Ready(ctx, h.URL+"/_matrix/client/versions"); err == nil {
+			return h, nil
+		}
+		p.Stop()
+	}
+	if h.tempDir != "" {
+		os.RemoveAll(h.tempDir)
+	}
+	return nil, err
+}

@@ -1,0 +1,65 @@
+// Package checkout finds the repository that the running test or program
+// belongs to, so that binaries are built from the sources beside it.
+package checkout
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+)
+
+// module is the module that this package is part of.
+const module = "github.com/caddy-matrix/caddy-matrix-presence/integration"
+
+// Root returns the repository's root folder. It asks the go command rather than
+// runtime.Caller, because a binary built with -trimpath forgets its sources.
+var Root = sync.OnceValues(func() (string, error) {
+	cmd := exec.Command("go", "list", "-m", "-f", "{{.Path}}\n{{.Dir}}")
+	cmd.Env = GoEnv()
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("finding the checkout: %w", withStderr(err))
+	}
+	path, dir, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	if path != module {
+		return "", fmt.Errorf("finding the checkout: run this inside integration/ (the module here is %s)", path)
+	}
+	return filepath.Dir(dir), nil
+})
+
+// CacheDir returns the folder that outlives a run, and makes it.
+func CacheDir() (string, error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("finding the user's cache folder: %w", err)
+	}
+	dir := filepath.Join(base, "caddy-matrix-presence")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("making the cache folder: %w", err)
+	}
+	return dir, nil
+}
+
+// GoEnv is the environment for go commands: a workspace file somewhere above the
+// checkout must not change what is built.
+func GoEnv() []string { return append(os.Environ(), "GOWORK=off") }
+
+// Output runs a command and returns its standard output; what it wrote to
+// standard error becomes part of the error.
+func Output(cmd *exec.Cmd) (string, error) {
+	out, err := cmd.Output()
+	return strings.TrimSpace(string(out)), withStderr(err)
+}
+
+func withStderr(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && len(exit.Stderr) > 0 {
+		return fmt.Errorf("%w\n%s", err, bytes.TrimSpace(exit.Stderr))
+	}
+	return err
+}
