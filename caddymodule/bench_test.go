@@ -33,7 +33,7 @@ func benchmarkHandler(b *testing.B, handler caddyhttp.MiddlewareHandler, next ca
 }
 
 func BenchmarkHit(b *testing.B) {
-	p := newProxy(b, &Handler{ReadLimit: &Limit{Events: 1 << 30, Window: caddy.Duration(1e9)}, Cache: &Cache{TTL: caddy.Duration(1e15)}, Identity: &Identity{TTL: caddy.Duration(1e15)}})
+	p := newProxy(b, &Handler{ReadLimit: &Limit{Events: 1 << 30, Window: caddy.Duration(1e9)}, Cache: &Cache{TTL: caddy.Duration(500e9)}, Identity: &Identity{TTL: caddy.Duration(1e15)}})
 	p.hs.presence[alice] = `{"presence":"unavailable","last_active_ago":123456,"status_msg":"away, back at noon"}`
 	r := request("GET", statusPath(alice), "bob-token", "")
 	for range 2 {

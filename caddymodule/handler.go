@@ -130,11 +130,11 @@ func presenceRoute(r *http.Request) (policy.PresenceRoute, bool) {
 
 // take takes one event from a user's budget, and returns how long to wait if there
 // is none.
-func (h *Handler) take(limiter *policy.Limiter, limit *policy.Limit, userID string) (wait time.Duration, ok bool) {
+func (h *Handler) take(limiter *policy.Limiter, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
 	if limit == nil || h.exempt(userID) {
 		return 0, true
 	}
-	return limiter.Take(userID, *limit, time.Now())
+	return limiter.Take(userID, *limit, now)
 }
 
 func (h *Handler) exempt(userID string) bool {

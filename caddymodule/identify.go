@@ -31,6 +31,9 @@ type lookup struct {
 	err error
 }
 
+// known tells that the homeserver has told, one way or the other.
+func (l *lookup) known() bool { return l.userID != "" || l.rejection != nil }
+
 // lookupKey makes concurrent lookups of one credential one, unless a token was
 // revoked between them: what was asked before may be untrue after.
 type lookupKey struct {
@@ -41,9 +44,8 @@ type lookupKey struct {
 // identify tells on whose behalf c acts, from memory or from the homeserver.
 func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Credential) lookup {
 	m := h.memory
-	userID, rejection := m.identities.Lookup(c, time.Now())
-	if userID != "" || rejection != nil {
-		return lookup{userID: userID, rejection: rejection}
+	if known := m.recall(c); known.known() {
+		return known
 	}
 	// A read gets by without an identity, so it doesn't wait for a homeserver
 	// that has just shown that it doesn't answer. A write has to ask.
@@ -96,6 +98,12 @@ func (h *Handler) newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Cr
 	return newAside(r, next, u, header)
 }
 
+// recall returns what is remembered of a credential.
+func (m *memory) recall(c policy.Credential) (known lookup) {
+	known.userID, known.rejection = m.identities.Lookup(c, time.Now())
+	return known
+}
+
 // ask asks the homeserver and remembers its answer if it is a definite one.
 func (h *Handler) ask(request asideRequest, c policy.Credential) lookup {
 	m := h.memory
@@ -108,8 +116,8 @@ func (h *Handler) ask(request asideRequest, c policy.Credential) lookup {
 		return lookup{err: caddyhttp.Error(http.StatusServiceUnavailable, errors.New("too many lookups are waiting"))}
 	}
 	// Another flight may have landed before this one departed, as in fly.
-	if userID, rejection := m.identities.Lookup(c, time.Now()); userID != "" || rejection != nil {
-		return lookup{userID: userID, rejection: rejection}
+	if known := m.recall(c); known.known() {
+		return known
 	}
 
 	revision, asked := m.identities.Revision(), time.Now()

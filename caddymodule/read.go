@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -36,7 +37,12 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 		return bypass(w, r, next, "uncertain-credential")
 	}
 
-	who := h.identify(r, next, credential)
+	now := time.Now()
+	who := lookup{}
+	if who.userID, who.rejection = h.memory.identities.Lookup(credential, now); !who.known() {
+		who = h.identify(r, next, credential)
+		now = time.Now()
+	}
 	switch {
 	case who.rejection != nil && route.Canonical:
 		writeRejection(w, r, who.rejection)
@@ -48,7 +54,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 
 	// Every spelling counts: the homeserver would serve it.
-	if wait, ok := h.take(h.memory.reads, h.set.readLimit, who.userID); !ok {
+	if wait, ok := h.take(h.memory.reads, h.set.readLimit, who.userID, now); !ok {
 		writeLimited(w, r, wait)
 		return nil
 	}
@@ -60,7 +66,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	case r.ContentLength != 0 || r.Header["Upgrade"] != nil:
 		return bypass(w, r, next, "request")
 	}
-	return h.serveCached(w, r, next, reader{who.userID, route.UserID, credential})
+	return h.serveCached(w, r, next, reader{who.userID, route.UserID, credential}, now)
 }
 
 // bypass sends a read to the homeserver as it came. Its answer is not stored.
@@ -78,8 +84,8 @@ type reader struct {
 }
 
 // serveCached answers a read from memory, or else from a fetch that it may share.
-func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, who reader) error {
-	found := h.lookup(who)
+func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, who reader, now time.Time) error {
+	found := h.lookup(who, now)
 	if writeFound(w, r, &found) {
 		return nil
 	}
@@ -96,7 +102,7 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 	}
 	if (result == nil || result.failed()) && found.Answer != nil {
 		// Meanwhile it may have been overtaken by a write, or got too old.
-		if found = h.lookup(who); found.Answer != nil {
+		if found = h.lookup(who, time.Now()); found.Answer != nil {
 			setVars(r, cacheStale, decisionAnswered)
 			writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh)+"; detail=stale-if-error",
 				found.Answer.AppendBody(nil, found.Age))
@@ -129,25 +135,32 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 	return nil
 }
 
-func (h *Handler) lookup(who reader) cache.Found {
-	return h.memory.presence.Lookup(who.viewer, who.target, &h.set.rules, time.Now())
+func (h *Handler) lookup(who reader, now time.Time) cache.Found {
+	return h.memory.presence.Lookup(who.viewer, who.target, &h.set.rules, now)
 }
 
 // writeFound answers a read with what was found in memory, if that can be done.
 func writeFound(w http.ResponseWriter, r *http.Request, found *cache.Found) bool {
-	var buffer [512]byte
 	switch found.Outcome {
 	case cache.Hit:
+		buffer := bodies.Get().(*[]byte)
+		*buffer = found.Answer.AppendBody((*buffer)[:0], found.Age)
 		setVars(r, cacheHit, decisionAnswered)
-		writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh), found.Answer.AppendBody(buffer[:0], found.Age))
+		writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh), *buffer)
+		bodies.Put(buffer)
 	case cache.Denied:
 		setVars(r, cacheHit, decisionAnswered)
-		writeKept(w, r, found.Denial.Status, found.Denial.Fields, statusHit(found.Fresh), append(buffer[:0], found.Denial.Body...))
+		writeKept(w, r, found.Denial.Status, found.Denial.Fields, statusHit(found.Fresh), []byte(found.Denial.Body))
 	default:
 		return false
 	}
 	return true
 }
+
+// bodies are buffers for the bodies of hits, none larger than what is kept and
+// the digits by which it grows. A response writer is done with one when Write
+// returns.
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
 // fetched is what a fetch brought. It is immutable.
 type fetched struct {
@@ -241,7 +254,7 @@ func newFetch(r *http.Request, next caddyhttp.Handler) asideRequest {
 //	                                  2 reader: finds no flight, begins one
 func (h *Handler) fly(request asideRequest, who reader) *fetched {
 	presence, rules := h.memory.presence, &h.set.rules
-	found := h.lookup(who)
+	found := h.lookup(who, time.Now())
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{found: &found}
 	}

@@ -22,24 +22,29 @@ const (
 	varDecision = "matrix_presence.decision"
 )
 
+// word is the value of a variable: a string that is in its interface already, so
+// that setting it allocates nothing.
+type word any
+
 // The words of matrix_presence.cache. They say the same as the Cache-Status
 // field (RFC 9211) of the answer.
-const (
-	cacheHit    = "hit"    // from memory
-	cacheMiss   = "miss"   // asked the homeserver, or waited for somebody's request
-	cacheStale  = "stale"  // from memory, because the homeserver could not be reached
-	cacheBypass = "bypass" // passed on, not to be remembered
+var (
+	cacheHit    word = "hit"    // from memory
+	cacheMiss   word = "miss"   // asked the homeserver, or waited for somebody's request
+	cacheStale  word = "stale"  // from memory, because the homeserver could not be reached
+	cacheBypass word = "bypass" // passed on, not to be remembered
+	cacheNone   word            // no read
 )
 
 // The words of matrix_presence.decision.
-const (
-	decisionForwarded = "forwarded" // the homeserver answered
-	decisionAnswered  = "answered"  // its answer, from memory
-	decisionRejected  = "rejected"  // 401: no token, or one that it doesn't know
-	decisionRefused   = "refused"   // 403: somebody else's presence
-	decisionLimited   = "limited"   // 429
-	decisionInvalid   = "invalid"   // 400 or 413: a body that no homeserver takes
-	decisionFailed    = "failed"    // the homeserver could not be asked
+var (
+	decisionForwarded word = "forwarded" // the homeserver answered
+	decisionAnswered  word = "answered"  // its answer, from memory
+	decisionRejected  word = "rejected"  // 401: no token, or one that it doesn't know
+	decisionRefused   word = "refused"   // 403: somebody else's presence
+	decisionLimited   word = "limited"   // 429
+	decisionInvalid   word = "invalid"   // 400 or 413: a body that no homeserver takes
+	decisionFailed    word = "failed"    // the homeserver could not be asked
 )
 
 // cacheName is our name in Cache-Status.
@@ -48,24 +53,40 @@ const cacheName = "matrix_presence"
 // statusWrite is the Cache-Status of a write, which always goes forward.
 const statusWrite = cacheName + "; fwd=method"
 
-// hitStatus holds the Cache-Status of a hit by the seconds for which it will yet be
-// fresh, so that usual lifetimes need no formatting.
-var hitStatus = func() (statuses [301]string) {
+// decimals holds the numbers that answers from memory usually need, lengths of
+// bodies and seconds to live, so that they need no formatting.
+var decimals = func() (numbers [512]string) {
+	for n := range numbers {
+		numbers[n] = strconv.Itoa(n)
+	}
+	return numbers
+}()
+
+func decimal(n int) string {
+	if n >= 0 && n < len(decimals) {
+		return decimals[n]
+	}
+	return strconv.Itoa(n)
+}
+
+// hitStatuses holds the Cache-Status of a hit likewise, by its seconds to live.
+var hitStatuses = func() (statuses [len(decimals)]string) {
 	for ttl := range statuses {
-		statuses[ttl] = cacheName + "; hit; ttl=" + strconv.Itoa(ttl)
+		statuses[ttl] = cacheName + "; hit; ttl=" + decimal(ttl)
 	}
 	return statuses
 }()
 
 func statusHit(fresh time.Duration) string {
-	if seconds := fresh / time.Second; seconds >= 0 && int(seconds) < len(hitStatus) {
-		return hitStatus[seconds]
+	ttl := int(fresh / time.Second)
+	if ttl >= 0 && ttl < len(hitStatuses) {
+		return hitStatuses[ttl]
 	}
-	return cacheName + "; hit; ttl=" + strconv.FormatInt(int64(fresh/time.Second), 10)
+	return cacheName + "; hit; ttl=" + strconv.Itoa(ttl)
 }
 
-func setVars(r *http.Request, cacheWord, decision string) {
-	if cacheWord != "" {
+func setVars(r *http.Request, cacheWord, decision word) {
+	if cacheWord != cacheNone {
 		caddyhttp.SetVar(r.Context(), varCache, cacheWord)
 	}
 	caddyhttp.SetVar(r.Context(), varDecision, decision)
@@ -145,18 +166,15 @@ func writeKept(w http.ResponseWriter, r *http.Request, status int, fields []cach
 	for i := range fields {
 		n += len(fields[i].Values)
 	}
-	values := make([]string, 0, n)
+	values := make([]string, n)
 	header := w.Header()
-	set := func(name string, given ...string) {
-		start := len(values)
-		values = append(values, given...)
-		header[name] = values[start:len(values):len(values)]
-	}
 	for i := range fields {
-		set(fields[i].Name, fields[i].Values...)
+		k := copy(values, fields[i].Values)
+		header[fields[i].Name] = values[:k:k]
+		values = values[k:]
 	}
-	set("Cache-Status", cacheStatus)
-	set("Content-Length", strconv.Itoa(len(body)))
+	values[0], values[1] = cacheStatus, decimal(len(body))
+	header["Cache-Status"], header["Content-Length"] = values[:1:1], values[1:2:2]
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		// A client that went away is no error of ours.
@@ -195,8 +213,8 @@ type matrixError struct {
 }
 
 // writeError answers with a Matrix error of ours.
-func writeError(w http.ResponseWriter, r *http.Request, status int, decision string, e matrixError) {
-	setVars(r, "", decision)
+func writeError(w http.ResponseWriter, r *http.Request, status int, decision word, e matrixError) {
+	setVars(r, cacheNone, decision)
 	header := w.Header()
 	setCORS(header)
 	header.Set("Content-Type", "application/json")

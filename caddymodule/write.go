@@ -31,7 +31,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 		writeRejection(w, r, who.rejection)
 		return nil
 	case who.refusal != nil:
-		setVars(r, "", decisionFailed)
+		setVars(r, cacheNone, decisionFailed)
 		writeAside(w, r, who.refusal, "")
 		return nil
 	case who.err != nil:
@@ -47,7 +47,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 		})
 		return nil
 	}
-	if wait, ok := h.take(h.memory.writes, h.set.writeLimit, who.userID); !ok {
+	if wait, ok := h.take(h.memory.writes, h.set.writeLimit, who.userID, time.Now()); !ok {
 		writeLimited(w, r, wait)
 		return nil
 	}
@@ -55,7 +55,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 		return err
 	}
 
-	setVars(r, "", decisionForwarded)
+	setVars(r, cacheNone, decisionForwarded)
 	w.Header()["Cache-Status"] = []string{statusWrite}
 	write := h.memory.presence.BeginWrite(route.UserID)
 	// Also when the client went away, or the answer broke off and reverse_proxy
@@ -117,7 +117,7 @@ func writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
 // writeRejection passes on the homeserver's answer to a token that it doesn't
 // know, with its soft_logout: a client decides by that whether to keep its keys.
 func writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
-	setVars(r, "", decisionRejected)
+	setVars(r, cacheNone, decisionRejected)
 	header := w.Header()
 	for name, values := range rejection.Header {
 		header[name] = append([]string(nil), values...)
