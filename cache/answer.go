@@ -84,11 +84,11 @@ func (a *Answer) parseMember(dec *json.Decoder, key string) error {
 		if err := dec.Decode(&number); err != nil {
 			return err
 		}
-		ago, err := strconv.ParseInt(number.String(), 10, 64)
-		if err != nil || ago < 0 || ago > math.MaxInt64/2 {
+		ago, err := strconv.ParseUint(number.String(), 10, 62)
+		if err != nil {
 			return fmt.Errorf("%s is not a count of milliseconds", number)
 		}
-		a.ago = ago
+		a.ago = int64(ago)
 		a.agoEnd = int(dec.InputOffset())
 		a.agoStart = a.agoEnd - len(number)
 		if a.Body[a.agoStart:a.agoEnd] != number.String() {
@@ -98,8 +98,11 @@ func (a *Answer) parseMember(dec *json.Decoder, key string) error {
 	case "currently_active":
 		return dec.Decode(&a.currentlyActive)
 	case "presence":
-		var presence string
-		return dec.Decode(&presence)
+		var presence *string
+		if err := dec.Decode(&presence); err != nil || presence == nil {
+			return errors.New("not a string")
+		}
+		return nil
 	default:
 		var value json.RawMessage
 		return dec.Decode(&value)

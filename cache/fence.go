@@ -57,15 +57,7 @@ func (t Ticket) Generation() uint64 { return t.generation }
 // the new state and then the old.
 func (t Ticket) Settled() bool { return t.settled }
 
-// Depart returns a ticket for a request that leaves now.
-func (p *Presence) Depart(target string, now time.Time) Ticket {
-	shard, f := p.shardOf(target)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	return p.ticket(f, target, p.clock(now))
-}
-
-// ticket needs the shard's lock.
+// ticket returns one for a request that leaves now. It needs the shard's lock.
 func (p *Presence) ticket(f *fence, target string, at int64) Ticket {
 	return Ticket{target: target, departed: at, generation: f.generation, settled: f.isSettled(at)}
 }

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"hash/maphash"
-	"math"
 	"math/bits"
 	"strings"
 	"sync"
@@ -37,8 +36,8 @@ type Presence struct {
 	fields fieldTable
 	roots  atomic.Uint64 // the last root that was given out
 
-	states      []stateShard      // a power of two of them, by target
-	permissions []permissionShard // likewise, by viewer and target
+	states      []stateShard // a power of two of them, by target
+	permissions *permissions
 }
 
 type stateShard struct {
@@ -65,28 +64,6 @@ type state struct {
 	root uint64
 }
 
-type permissionShard struct {
-	mu          sync.Mutex // guards permissions
-	permissions *simplelru.LRU[permissionKey, permission]
-}
-
-type permissionKey struct{ viewer, target string }
-
-// permission holds when it was given, not when it ends: that is for the rules.
-type permission struct {
-	denial     *Denial // nil: allowed
-	departed   int64
-	generation uint64 // a refusal is void under another: it may be "no presence yet"
-}
-
-// Denial is a homeserver's refusal of a read, with status 403 or 404. It is
-// immutable.
-type Denial struct {
-	Status int
-	Body   string
-	Fields []Field
-}
-
 const (
 	maxShards       = 64
 	entriesPerShard = 64 // below that, fewer shards: small tables keep an exact order
@@ -99,20 +76,18 @@ func NewPresence(states, permissions int, now time.Time) *Presence {
 		epoch:       now,
 		seed:        maphash.MakeSeed(),
 		states:      make([]stateShard, shardsFor(states)),
-		permissions: make([]permissionShard, shardsFor(permissions)),
+		permissions: newPermissions(permissions),
 	}
-	// NewLRU fails on sizes below 1 only.
 	for i := range p.states {
+		// NewLRU fails on sizes below 1 only.
 		p.states[i].states, _ = simplelru.NewLRU[stateKey, *state](share(states, len(p.states)), nil)
-	}
-	for i := range p.permissions {
-		p.permissions[i].permissions, _ = simplelru.NewLRU[permissionKey, permission](share(permissions, len(p.permissions)), nil)
 	}
 	return p
 }
 
 // Resize changes how many states and permissions are kept. Of a smaller table
-// the least recently used go.
+// the least recently used states go, and the older permissions. The number of
+// shards stays, and each keeps one entry at least.
 func (p *Presence) Resize(states, permissions int) {
 	for i := range p.states {
 		shard := &p.states[i]
@@ -120,12 +95,7 @@ func (p *Presence) Resize(states, permissions int) {
 		shard.states.Resize(share(states, len(p.states)))
 		shard.mu.Unlock()
 	}
-	for i := range p.permissions {
-		shard := &p.permissions[i]
-		shard.mu.Lock()
-		shard.permissions.Resize(share(permissions, len(p.permissions)))
-		shard.mu.Unlock()
-	}
+	p.permissions.resize(permissions)
 }
 
 // shardsFor returns the power of two of shards that suits a table's size.
@@ -143,10 +113,6 @@ func (p *Presence) shardOf(target string) (*stateShard, *fence) {
 	hash := maphash.String(p.seed, target)
 	shard := &p.states[hash%uint64(len(p.states))]
 	return shard, &shard.fences[hash/maxShards%fencesPerShard]
-}
-
-func (p *Presence) permissionShardOf(key permissionKey) *permissionShard {
-	return &p.permissions[maphash.Comparable(p.seed, key)%uint64(len(p.permissions))]
 }
 
 // Outcome is what a lookup found.
@@ -203,42 +169,45 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 		st = nil
 	}
 
-	key := permissionKey{viewer, target}
-	permissions := p.permissionShardOf(key)
-	permissions.mu.Lock()
-	given, known := permissions.permissions.Get(key)
-	permissions.mu.Unlock()
+	allowed, refused := p.permissions.lookup(viewer, target)
 	switch {
-	case !known:
-		return found
-	case given.denial != nil:
-		age := time.Duration(at - given.departed)
-		if given.generation == found.Ticket.generation && age < rules.ForbiddenTTL {
-			found.Outcome, found.Denial = Denied, given.denial
+	case refused != nil:
+		age := since(at, refused.departed)
+		if refused.denial != nil && refused.generation == found.Ticket.generation && age < rules.ForbiddenTTL {
+			found.Outcome, found.Denial = Denied, refused.denial
 			found.Age, found.Fresh = age, rules.ForbiddenTTL-age
 		}
 		return found
+	case allowed == never:
+		return found
 	}
-	permittedUntil := given.departed + int64(rules.TTL)
-	found.Permitted = at < permittedUntil
+	permitted := rules.TTL - since(at, allowed)
+	found.Permitted = permitted > 0
 	if st == nil || st.answer == nil {
 		return found
 	}
 
-	age := time.Duration(at - st.departed)
-	truthful := st.answer.truthful()
-	fresh := min(rules.TTL, truthful) - age
+	age, truthful := since(at, st.departed), st.answer.truthful()
+	fresh := min(rules.TTL-age, truthful-age, permitted)
 	switch {
-	case found.Permitted && fresh > 0:
+	case fresh > 0:
 		found.Outcome = Hit
-	case age < rules.StaleIfError && age < truthful && st.departed < permittedUntil:
-		// The state was true while the viewer was permitted to see it: this is
+	case age < rules.StaleIfError && age < truthful && absolute(st.departed-allowed) < rules.TTL:
+		// The state was fresh while the viewer was permitted to see it: this is
 		// no more than the viewer might have been shown then.
 	default:
 		return found
 	}
 	found.Answer, found.Age, found.Fresh = st.answer, age, fresh
 	return found
+}
+
+// since returns the time from a departure to now. A reader may have looked at the
+// clock before somebody else, whose answer it finds, departed.
+func since(now, departed int64) time.Duration { return max(0, time.Duration(now-departed)) }
+
+func absolute(nanoseconds int64) time.Duration {
+	return time.Duration(max(nanoseconds, -nanoseconds))
 }
 
 // lookup needs the lock.
@@ -258,7 +227,7 @@ func (s *stateShard) lookup(viewer, target string, perViewer bool) *state {
 // homeserver answered. It reports whether the answer was stored, and not only the
 // permission.
 func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Rules) (stored bool) {
-	p.permit(viewer, ticket, permission{departed: ticket.departed})
+	p.permissions.allow(viewer, ticket)
 	if len(answer.Body) > MaxBody || answer.truthful() == 0 {
 		p.MarkUncached(ticket)
 		return false
@@ -297,16 +266,26 @@ func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool
 		shard.states.Add(key, st)
 		return true
 	}
-	if !rooted || root.uncached {
-		root = &state{root: p.roots.Add(1), departed: math.MinInt64}
-		shard.states.Add(key, root)
+
+	// The root departed with the latest of its states, so that an older mark
+	// doesn't take its place.
+	renewed := &state{departed: st.departed}
+	switch {
+	case rooted && root.uncached && root.departed > st.departed:
+		return false
+	case rooted && !root.uncached:
+		renewed.root, renewed.answer = root.root, root.answer
+		renewed.departed = max(root.departed, st.departed)
+	default:
+		renewed.root = p.roots.Add(1)
 	}
-	key.viewer = strings.Clone(viewer)
-	if own, ok := shard.states.Get(key); ok && own.root == root.root && own.departed > st.departed {
+	own := stateKey{target: key.target, viewer: strings.Clone(viewer)}
+	if known, ok := shard.states.Get(own); ok && known.root == renewed.root && known.departed > st.departed {
 		return false
 	}
-	st.root = root.root
-	shard.states.Add(key, st)
+	st.root = renewed.root
+	shard.states.Add(own, st)
+	shard.states.Add(key, renewed)
 	return true
 }
 
@@ -314,52 +293,22 @@ func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool
 // the refusal was stored; if not, it still ends what the viewer was allowed before.
 func (p *Presence) Deny(viewer string, ticket Ticket, denial *Denial, rules *Rules) (stored bool) {
 	if rules.ForbiddenTTL <= 0 || !ticket.settled || len(denial.Body) > MaxBody {
-		p.forget(viewer, ticket)
+		p.permissions.deny(viewer, ticket, nil)
 		return false
 	}
 	kept := *denial
 	kept.Fields = p.fields.intern(denial.Fields)
-	return p.permit(viewer, ticket, permission{denial: &kept, departed: ticket.departed, generation: ticket.generation})
+	return p.permissions.deny(viewer, ticket, &kept)
 }
 
-// permit stores a permission unless there is one that departed later.
-func (p *Presence) permit(viewer string, ticket Ticket, given permission) bool {
-	key := permissionKey{viewer, ticket.target}
-	shard := p.permissionShardOf(key)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	if known, ok := shard.permissions.Get(key); ok && known.departed > given.departed {
-		return false
-	}
-	key.target = strings.Clone(key.target) // it may be part of a request's line
-	shard.permissions.Add(key, given)
-	return true
-}
-
-// forget drops a permission that departed no later than ticket.
-func (p *Presence) forget(viewer string, ticket Ticket) {
-	key := permissionKey{viewer, ticket.target}
-	shard := p.permissionShardOf(key)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	if known, ok := shard.permissions.Peek(key); ok && known.departed <= ticket.departed {
-		shard.permissions.Remove(key)
-	}
-}
-
-// Len returns how many states and permissions are kept, fresh or not.
-func (p *Presence) Len() (states, permissions int) {
+// Len returns how many states, permissions and refusals are kept, fresh or not.
+func (p *Presence) Len() (states, allowed, refused int) {
 	for i := range p.states {
 		shard := &p.states[i]
 		shard.mu.Lock()
 		states += shard.states.Len()
 		shard.mu.Unlock()
 	}
-	for i := range p.permissions {
-		shard := &p.permissions[i]
-		shard.mu.Lock()
-		permissions += shard.permissions.Len()
-		shard.mu.Unlock()
-	}
-	return states, permissions
+	allowed, refused = p.permissions.len()
+	return states, allowed, refused
 }

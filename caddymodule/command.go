@@ -59,7 +59,7 @@ one that does the same as the given flags, and exits.`,
 			cmd.Flags().StringSliceP("to", "t", nil, "Address of the homeserver (required)")
 			cmd.Flags().String("write-limit", "", "Presence writes of a user (default 6/1m burst 5)")
 			cmd.Flags().String("read-limit", "", "Presence reads of a user (default 100/1s burst 5000)")
-			cmd.Flags().StringArray("exempt", nil, "User ID pattern of users who are not limited")
+			cmd.Flags().StringSlice("exempt", nil, "User ID pattern of users who are not limited")
 			cmd.Flags().Bool("no-cache", false, "Answer no reads from memory")
 			cmd.Flags().String("ttl", "", "How long a read is answered from memory (default 30s)")
 			cmd.Flags().String("stale-if-error", "", "Up to which age when the homeserver is down (default never)")
@@ -113,7 +113,7 @@ func proxyCaddyfile(flags caddycmd.Flags) ([]byte, error) {
 	if len(to) == 0 {
 		return nil, errors.New("--to is required: the homeserver's address, such as http://localhost:8008")
 	}
-	exempt, err := flags.GetStringArray("exempt")
+	exempt, err := flags.GetStringSlice("exempt")
 	if err != nil {
 		return nil, err
 	}
@@ -127,8 +127,10 @@ func proxyCaddyfile(flags caddycmd.Flags) ([]byte, error) {
 		return nil, err
 	}
 	for _, ranges := range trusted {
-		if _, err := netip.ParsePrefix(ranges); err != nil && ranges != "private_ranges" {
-			return nil, fmt.Errorf("--trusted-proxies: %q is no CIDR range such as 10.0.0.0/8, and not private_ranges", ranges)
+		_, notAddress := netip.ParseAddr(ranges)
+		_, notRange := netip.ParsePrefix(ranges)
+		if notAddress != nil && notRange != nil && ranges != "private_ranges" {
+			return nil, fmt.Errorf("--trusted-proxies: %q is no address, no CIDR range such as 10.0.0.0/8, and not private_ranges", ranges)
 		}
 	}
 

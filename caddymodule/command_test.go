@@ -33,12 +33,12 @@ func TestProxyFlagsMakeACaddyfile(t *testing.T) {
 		"a domain":   {[]string{"--from", "matrix.example.com", "--to", "x:1", "--internal-certs"}, []string{"\nmatrix.example.com {", "tls internal"}},
 		"limits": {[]string{"--to", "x:1", "--write-limit", "6/1m burst 3", "--read-limit", "off"},
 			[]string{"write_limit 6/1m burst 3", "read_limit off"}},
-		"exempt": {[]string{"--to", "x:1", "--exempt", "@a:x", "--exempt", `@with space"*:x`}, []string{`exempt @a:x "@with space\"*:x"`}},
+		"exempt": {[]string{"--to", "x:1", "--exempt", "@a:x,@b:x", "--exempt", `@with space*:x`}, []string{`exempt @a:x @b:x "@with space*:x"`}},
 		"cache":  {[]string{"--to", "x:1", "--ttl", "1m", "--stale-if-error", "5m"}, []string{"ttl 1m", "stale_if_error 5m"}},
 		"off":    {[]string{"--to", "x:1", "--no-cache"}, []string{"cache off"}},
 		"upstream": {[]string{"--to", "https://a:1", "--to", "https://b:2", "--insecure", "--change-host-header"},
 			[]string{"reverse_proxy https://a:1 https://b:2 {", "tls_insecure_skip_verify", "header_up Host {upstream_hostport}"}},
-		"proxies": {[]string{"--to", "x:1", "--trusted-proxies", "10.0.0.0/8,private_ranges"}, []string{"trusted_proxies static 10.0.0.0/8 private_ranges"}},
+		"proxies": {[]string{"--to", "x:1", "--trusted-proxies", "10.0.0.0/8,127.0.0.1,private_ranges"}, []string{"trusted_proxies static 10.0.0.0/8 127.0.0.1 private_ranges"}},
 		"logs":    {[]string{"--to", "x:1", "--access-log", "--debug"}, []string{"\tdebug", "replace access_token REDACTED"}},
 		"a file":  {[]string{"--to", "x:1", "--print-caddyfile"}, []string{"matrix_presence"}},
 	} {
@@ -72,7 +72,7 @@ func TestProxyFlagsAreRefusedByName(t *testing.T) {
 		{[]string{"--to", "x:1", "--ttl", "0"}, "--ttl: "},
 		{[]string{"--to", "x:1", "--stale-if-error", "long"}, "--stale-if-error: "},
 		{[]string{"--to", "x:1", "--ttl", "1m", "--no-cache"}, "--no-cache"},
-		{[]string{"--to", "x:1", "--trusted-proxies", "10.0.0.1"}, "--trusted-proxies: "},
+		{[]string{"--to", "x:1", "--trusted-proxies", "10.0.0.x"}, "--trusted-proxies: "},
 	} {
 		if _, err := caddyfileFor(t, tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%q: %v, want %q", tc.args, err, tc.want)

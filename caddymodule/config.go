@@ -27,6 +27,8 @@ const (
 	defaultTTL = 30 * time.Second
 	// Who has just joined a room should not look at a 403 for longer.
 	defaultForbiddenTTL = 5 * time.Second
+	// What nobody asked for should not be older than usual.
+	defaultStaleIfError = 0
 	// Dendrite applied every write within 50 ms of its answer unless it was
 	// flooded; Synapse and tuwunel need none.
 	defaultSettle = time.Second
@@ -91,10 +93,11 @@ type Cache struct {
 	// identities of all handlers with this name. Sites that front the same
 	// homeserver should share one, so that a write through one of them is seen
 	// through the other; sites of different homeservers must not, because each
-	// would believe what the other says about whose token is whose.
+	// would believe what the other says about whose token is whose. They should
+	// agree on the sizes; those of the last one that was used apply.
 	//
-	// Default: one memory for the handler's own site, named after its server
-	// and hosts.
+	// Default: one memory for the handler's own site, named after its hosts, or
+	// after the addresses that it is served on if it has none.
 	Name string `json:"name,omitempty"`
 
 	// States is for how many users a presence is kept; the least recently read
@@ -102,9 +105,9 @@ type Cache struct {
 	// a body above 4 KiB is not kept. Default: 100000.
 	States int `json:"states,omitempty"`
 
-	// Permissions is for how many pairs of viewer and target it is kept whether
-	// the homeserver lets the one see the other, about 200 bytes each.
-	// Default: 1000000.
+	// Permissions is for how many pairs of viewer and target it is kept that the
+	// homeserver lets the one see the other, about 40 bytes each. Refusals have an
+	// eighth as many places of their own. Default: 1000000.
 	Permissions int `json:"permissions,omitempty"`
 
 	// TTL is how long a state is served from memory, and how long a viewer who
@@ -235,10 +238,10 @@ func (s *settings) setCache(c *Cache) error {
 	return errors.Join(
 		setNumber("states", &s.sizes.states, c.States, defaultStates),
 		setNumber("permissions", &s.sizes.permissions, c.Permissions, defaultPermissions),
-		setDuration("ttl", &s.rules.TTL, &c.TTL, defaultTTL, c.TTL == 0),
-		setDuration("forbidden_ttl", &s.rules.ForbiddenTTL, c.ForbiddenTTL, defaultForbiddenTTL, false),
-		setDuration("stale_if_error", &s.rules.StaleIfError, &c.StaleIfError, 0, false),
-		setDuration("settle", &s.settle, c.Settle, defaultSettle, false),
+		setDuration("ttl", &s.rules.TTL, unlessZero(c.TTL), defaultTTL),
+		setDuration("forbidden_ttl", &s.rules.ForbiddenTTL, c.ForbiddenTTL, defaultForbiddenTTL),
+		setDuration("stale_if_error", &s.rules.StaleIfError, unlessZero(c.StaleIfError), defaultStaleIfError),
+		setDuration("settle", &s.settle, c.Settle, defaultSettle),
 	)
 }
 
@@ -248,9 +251,9 @@ func (s *settings) setIdentity(i *Identity) error {
 	}
 	return errors.Join(
 		setNumber("tokens", &s.sizes.tokens, i.Tokens, defaultTokens),
-		setDuration("ttl", &s.identityTTL, &i.TTL, defaultIdentityTTL, i.TTL == 0),
-		setDuration("rejected_ttl", &s.rejectedTTL, i.RejectedTTL, defaultRejectedTTL, false),
-		setDuration("timeout", &s.identityTimeout, &i.Timeout, defaultIdentityTimeout, i.Timeout == 0),
+		setDuration("ttl", &s.identityTTL, unlessZero(i.TTL), defaultIdentityTTL),
+		setDuration("rejected_ttl", &s.rejectedTTL, i.RejectedTTL, defaultRejectedTTL),
+		setDuration("timeout", &s.identityTimeout, unlessZero(i.Timeout), defaultIdentityTimeout),
 	)
 }
 
@@ -266,15 +269,23 @@ func setNumber(name string, dst *int, given, fallback int) error {
 	return nil
 }
 
-// setDuration sets a duration to what is given, or to its default if nothing is.
-func setDuration(name string, dst *time.Duration, given *caddy.Duration, fallback time.Duration, unset bool) error {
-	if given == nil || unset {
-		*dst = fallback
+// unlessZero is for options of which 0 means that they aren't given.
+func unlessZero(given caddy.Duration) *caddy.Duration {
+	if given == 0 {
 		return nil
 	}
-	if *given < 0 {
+	return &given
+}
+
+// setDuration sets a duration to what is given, or to its default if nothing is.
+func setDuration(name string, dst *time.Duration, given *caddy.Duration, fallback time.Duration) error {
+	switch {
+	case given == nil:
+		*dst = fallback
+	case *given < 0:
 		return fmt.Errorf("%s must not be negative, not %v", name, time.Duration(*given))
+	default:
+		*dst = time.Duration(*given)
 	}
-	*dst = time.Duration(*given)
 	return nil
 }

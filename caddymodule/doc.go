@@ -14,8 +14,10 @@
 //   - upstream.go: requests of our own through the next handler, and flight.go,
 //     by which concurrent ones become one;
 //   - respond.go: the answers that we write ourselves;
-//   - memory.go: what survives a reload.
+//   - memory.go: what survives a reload, and metrics.go, which shows how full it is;
+//   - command.go: presence-proxy.
 //
-// Every other request goes to the next handler as it came, with the
-// response writer it came with.
+// Every other request goes to the next handler as it came. Only where a status
+// has to be seen, on presence writes, passed-on reads and revocations, is there a
+// writer around the client's, and that one doesn't buffer.
 package caddymodule

@@ -21,8 +21,17 @@ func init() {
 // Handler stands in front of a Matrix homeserver. It limits presence requests by
 // Matrix user, refuses writes to other users' presence, and answers presence
 // reads from memory where the homeserver would have answered the same. All other
-// requests pass through it untouched. The homeserver is whatever the next
-// handlers proxy to.
+// requests pass through it untouched.
+//
+// The homeserver is whatever the next handlers proxy to. There must be exactly
+// one: a handler in a wildcard site that routes its hosts to different homeservers,
+// or in a named route that is invoked by several sites, would take one's word for
+// whose access token it is at the other. Give each a handler of its own.
+//
+// Answers from memory have the homeserver's header fields Content-Type,
+// Cache-Control, Vary, Access-Control-*, Content-Language, Expires, Pragma and
+// its security policies (Content-Security-Policy, X-Content-Type-Options and the
+// like); others belong to the one response that they came with.
 //
 // All options have defaults that are safe on Synapse, Dendrite and tuwunel.
 //

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,79 +13,69 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// lookup is what the homeserver told about a credential. One of the fields is set.
-type lookup struct {
+// owner is what is known of whose a credential is. One of the fields is set.
+type owner struct {
 	userID    string
-	rejection *policy.Rejection // it doesn't know the token
+	rejection *policy.Rejection // the homeserver doesn't know the token
 
 	// refusal is another Matrix error than an unknown token, such as a locked
 	// account or an appservice that may not act for the user. It is the
 	// homeserver's answer to this one request, never remembered.
-	refusal *aside
+	refusal *subresponse
 
-	// err says why there is no answer, with a status: 502 or 504.
+	// err says why there is no answer, with a status: 502, 503 or 504.
 	err error
 }
 
 // known tells that the homeserver has told, one way or the other.
-func (l *lookup) known() bool { return l.userID != "" || l.rejection != nil }
+func (o *owner) known() bool { return o.userID != "" || o.rejection != nil }
 
-// lookupKey makes concurrent lookups of one credential one, unless a token was
-// revoked between them: what was asked before may be untrue after.
-type lookupKey struct {
+// recall returns what is remembered of a credential's owner.
+func (m *memory) recall(c policy.Credential, now time.Time) (known owner) {
+	known.userID, known.rejection = m.identities.Lookup(c, now)
+	return known
+}
+
+// whoAmIKey makes concurrent questions about one credential one, unless a token
+// was revoked between them: what was asked before may be untrue after.
+type whoAmIKey struct {
 	fingerprint [16]byte
 	revision    policy.Revision
 }
 
 // identify tells on whose behalf c acts, from memory or from the homeserver.
-func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Credential) lookup {
+func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Credential) owner {
 	m := h.memory
-	if known := m.recall(c); known.known() {
+	if known := m.recall(c, time.Now()); known.known() {
 		return known
 	}
-	// A read gets by without an identity, so it doesn't wait for a homeserver
-	// that has just shown that it doesn't answer. A write has to ask.
-	if r.Method != http.MethodPut && m.health.isPaused(time.Now()) {
-		return lookup{err: caddyhttp.Error(http.StatusBadGateway, errors.New("the homeserver has just failed to tell whose token it is"))}
-	}
-
-	ask := h.newWhoAmI(r, next, c)
-	key := lookupKey{m.identities.Fingerprint(c), m.identities.Revision()}
-	f, _ := m.lookups.board(key, true, func() lookup { return h.ask(ask, c) })
+	question := newWhoAmI(r, next, c)
+	key := whoAmIKey{m.identities.Fingerprint(c), m.identities.Revision()}
+	f, _ := m.whoAmIs.board(key, true, func() owner { return h.ask(question, c) })
 	if f == nil {
-		return lookup{err: caddyhttp.Error(http.StatusServiceUnavailable, errors.New("too many lookups are waiting"))}
+		return owner{err: errCrowded}
 	}
 	select {
 	case <-f.landed:
 		return f.result
 	case <-r.Context().Done():
-		return lookup{err: caddyhttp.Error(statusClientClosed, r.Context().Err())}
+		return owner{err: caddyhttp.Error(statusClientClosed, r.Context().Err())}
 	}
 }
 
 // statusClientClosed is what Caddy reports for a client that went away (nginx's 499).
 const statusClientClosed = 499
 
+var errCrowded = caddyhttp.Error(http.StatusServiceUnavailable, errors.New("too many unknown access tokens at a time"))
+
 // newWhoAmI makes the request GET /account/whoami, which all homeservers have under
-// v3. The client's address and User-Agent go with it because Synapse records
-// them as the last use of the token.
-func (h *Handler) newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Credential) asideRequest {
-	header := http.Header{
-		"Accept": {"application/json"},
-		// Always in the header: a query would be logged by the homeserver.
-		"Authorization": {"Bearer " + c.Token},
-	}
-	for _, name := range [...]string{
-		"User-Agent", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip",
-		"Traceparent", "Tracestate",
-	} {
-		if values, ok := r.Header[name]; ok {
-			header[name] = append([]string(nil), values...)
-		}
-	}
+// v3. It goes as the client, with its address and User-Agent, because Synapse
+// records these as the last use of the token.
+func newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Credential) subrequest {
 	query := make(url.Values)
 	if c.UserID != "" {
 		query.Set("user_id", c.UserID)
@@ -94,39 +83,35 @@ func (h *Handler) newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Cr
 	if c.DeviceID != "" {
 		query.Set(c.DeviceParameter, c.DeviceID)
 	}
-	u := &url.URL{Path: policy.ClientPrefix + "v3/account/whoami", RawQuery: query.Encode()}
-	return newAside(r, next, u, header)
-}
-
-// recall returns what is remembered of a credential.
-func (m *memory) recall(c policy.Credential) (known lookup) {
-	known.userID, known.rejection = m.identities.Lookup(c, time.Now())
-	return known
+	question := newSubrequest(r, next, &url.URL{Path: policy.ClientPrefix + "v3/account/whoami", RawQuery: query.Encode()})
+	// A token that came in the query is better off in the header: queries are logged.
+	question.request.Header.Set("Authorization", "Bearer "+c.Token)
+	return question
 }
 
 // ask asks the homeserver and remembers its answer if it is a definite one.
-func (h *Handler) ask(request asideRequest, c policy.Credential) lookup {
+func (h *Handler) ask(question subrequest, c policy.Credential) owner {
 	m := h.memory
-	ctx, cancel := context.WithTimeout(context.Background(), h.set.identityTimeout)
-	defer cancel()
+	deadline := time.Now().Add(h.set.identityTimeout)
+	wait := time.NewTimer(h.set.identityTimeout)
+	defer wait.Stop()
 	select {
-	case m.lookupSlots <- struct{}{}:
-		defer func() { <-m.lookupSlots }()
-	case <-ctx.Done():
-		return lookup{err: caddyhttp.Error(http.StatusServiceUnavailable, errors.New("too many lookups are waiting"))}
+	case m.whoAmISlots <- struct{}{}:
+		defer func() { <-m.whoAmISlots }()
+	case <-wait.C:
+		return owner{err: errCrowded}
 	}
 	// Another flight may have landed before this one departed, as in fly.
-	if known := m.recall(c); known.known() {
+	revision, asked := m.identities.Revision(), time.Now()
+	if known := m.recall(c, asked); known.known() {
 		return known
 	}
 
-	revision, asked := m.identities.Revision(), time.Now()
-	answer := request.send(h.set.identityTimeout)
+	answer := question.send(deadline.Sub(asked))
 	if answer.err != nil {
-		h.lookupFailed(faultUnreachable, answer.err)
-		return lookup{err: answer.err}
+		h.reportFault(faultUnreachable, answer.err)
+		return owner{err: answer.err}
 	}
-
 	errcode := answer.matrixError()
 	switch {
 	case answer.status == http.StatusOK:
@@ -135,71 +120,73 @@ func (h *Handler) ask(request asideRequest, c policy.Credential) lookup {
 			DeviceID string `json:"device_id"`
 		}
 		if answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
-			h.lookupSucceeded()
+			h.reportFault(faultNone, nil)
 			m.identities.Learn(c, policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked.Add(h.set.identityTTL))
-			return lookup{userID: who.UserID}
+			return owner{userID: who.UserID}
 		}
 	case answer.status == http.StatusUnauthorized && errcode == "M_UNKNOWN_TOKEN":
 		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
-		if h.set.rejectedTTL > 0 {
+		if h.set.rejectedTTL > 0 && len(rejection.Body) <= cache.MaxBody {
 			m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL))
 		}
-		return lookup{rejection: rejection}
+		return owner{rejection: rejection}
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
 		// Also a 5xx, if the homeserver says so itself.
-		return lookup{refusal: answer}
+		return owner{refusal: answer}
 	case answer.status >= http.StatusInternalServerError:
-		err := fmt.Errorf("GET %s was answered with status %d", request.request.URL.Path, answer.status)
-		h.lookupFailed(faultUnreachable, err)
-		return lookup{err: caddyhttp.Error(http.StatusBadGateway, err)}
+		err := fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status)
+		h.reportFault(faultUnreachable, err)
+		return owner{err: caddyhttp.Error(http.StatusBadGateway, err)}
 	}
 	err := fmt.Errorf("GET %s was answered with status %d and Content-Type %q",
-		request.request.URL.Path, answer.status, answer.header.Get("Content-Type"))
-	h.lookupFailed(faultMisfit, err)
-	return lookup{err: caddyhttp.Error(http.StatusBadGateway, err)}
+		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"))
+	h.reportFault(faultMisfit, err)
+	return owner{err: caddyhttp.Error(http.StatusBadGateway, err)}
 }
 
-// Why lookups fail, for all alike.
+// fault says why the homeserver can't be asked whose an access token is.
+type fault int32
+
 const (
-	faultNone int32 = iota
+	faultNone fault = iota
 	faultUnreachable
 	faultMisfit
 )
 
 // faultMessages tell an admin what follows from a fault and what to do.
 var faultMessages = [...]string{
-	faultNone:        "the homeserver tells again whose access token it is",
-	faultUnreachable: "the homeserver doesn't tell whose access token it is: presence writes are refused and new readers not cached until it does",
+	faultNone: "the homeserver tells again whose access token it is",
+	faultUnreachable: "the homeserver doesn't tell whose access token it is: " +
+		"presence writes are refused and new readers not cached until it does",
 	faultMisfit: "the upstream is no Matrix homeserver: presence writes are refused and reads are not cached; " +
 		"check the address after reverse_proxy, and that /_matrix/client/v3/account/whoami is routed there",
 }
 
-// lookupFailed notes a fault that concerns more than one token, and logs it if it
-// is news: one line for a fault, not one for each request.
-func (h *Handler) lookupFailed(fault int32, err error) {
-	h.memory.health.pause(time.Now())
-	if h.memory.fault.Swap(fault) != fault {
-		h.logger.Error(faultMessages[fault], zap.Error(err))
-	}
+// faultLogInterval is for how long a change is not logged after the last one that
+// was: a homeserver that answers every other question would fill the log.
+const faultLogInterval = time.Minute
+
+// faultLog makes one line in the log of a fault, not one of each request.
+type faultLog struct {
+	state  atomic.Int32 // the fault as last logged
+	logged atomic.Int64 // when that was, in Unix nanoseconds
 }
 
-func (h *Handler) lookupSucceeded() {
-	h.memory.health.resume()
-	if h.memory.fault.Load() != faultNone && h.memory.fault.Swap(faultNone) != faultNone {
-		h.logger.Info(faultMessages[faultNone])
+// reportFault logs a fault, or its end, if it is news.
+func (h *Handler) reportFault(now fault, err error) {
+	log := &h.memory.faults
+	before := log.state.Load()
+	if before == int32(now) {
+		return
 	}
-}
-
-// lookupHealth notes that the homeserver didn't answer a lookup, so that reads
-// don't each wait for another.
-type lookupHealth struct{ until atomic.Int64 }
-
-// lookupPause is short: it only has to be longer than a failing lookup that fails
-// at once takes.
-const lookupPause = time.Second
-
-func (l *lookupHealth) pause(now time.Time) { l.until.Store(now.Add(lookupPause).UnixNano()) }
-func (l *lookupHealth) resume()             { l.until.Store(0) }
-func (l *lookupHealth) isPaused(now time.Time) bool {
-	return now.UnixNano() < l.until.Load()
+	at, last := time.Now().UnixNano(), log.logged.Load()
+	if at-last < int64(faultLogInterval) || !log.state.CompareAndSwap(before, int32(now)) {
+		return
+	}
+	log.logged.Store(at)
+	if now == faultNone {
+		h.logger.Info(faultMessages[now])
+	} else {
+		h.logger.Error(faultMessages[now], zap.Error(err))
+	}
 }

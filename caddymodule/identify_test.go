@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func TestUnknownTokenIsAnsweredAsTheHomeserverDidAndRememberedBriefly(t *testing.T) {
@@ -57,13 +59,13 @@ func TestWhoAmIGoesAsTheClient(t *testing.T) {
 	r.Host = "matrix.example.com"
 	r.Header.Set("User-Agent", "Element/1.0")
 	r.Header.Set("X-Forwarded-For", "192.0.2.1")
-	r.Header.Set("Cookie", "secret")
+	r.Header.Set("Content-Type", "application/json")
 	p.want(p.do(r), 200, `{}`, "")
 	if got := sent.URL.RequestURI(); got != "/_matrix/client/v3/account/whoami" {
 		t.Errorf("whoami went to %s", got)
 	}
 	for name, want := range map[string]string{
-		"Authorization": "Bearer alice-token", "User-Agent": "Element/1.0", "X-Forwarded-For": "192.0.2.1", "Cookie": "",
+		"Authorization": "Bearer alice-token", "User-Agent": "Element/1.0", "X-Forwarded-For": "192.0.2.1", "Content-Type": "",
 	} {
 		if got := sent.Header.Get(name); got != want {
 			t.Errorf("whoami has %s: %q, want %q", name, got, want)
@@ -121,7 +123,7 @@ func TestConcurrentLookupsOfATokenAreOneAndTheirNumberIsBounded(t *testing.T) {
 			wg.Go(func() { p.get(fmt.Sprintf("token-%d", i/2), alice) })
 		}
 		synctest.Wait()
-		p.wantCounts(map[string]int{"whoami": maxLookups})
+		p.wantCounts(map[string]int{"whoami": maxWhoAmIs})
 		close(release)
 		wg.Wait()
 		p.wantCounts(map[string]int{"whoami": 500, "GET": 0})
@@ -145,6 +147,9 @@ func TestUpstreamThatIsNoHomeserverIsLoggedOnce(t *testing.T) {
 	}
 	p.hs.intercept = nil
 	p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+	if logs.Len() != 1 {
+		t.Errorf("a change within the same minute was logged: %v", logs.All())
+	}
 	for _, entry := range logs.All() {
 		if line := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(line, "alice-token") {
 			t.Errorf("a token was logged: %s", line)
@@ -203,12 +208,12 @@ func TestTokenIsRefusedAtOnceAfterItsLogout(t *testing.T) {
 	p.want(p.put("bob-token", bob, `{"presence":"online"}`), 401, "", "")
 }
 
-func TestFailedLogoutChangesNothing(t *testing.T) {
+func TestRefusedLogoutChangesNothing(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	p.get("bob-token", alice)
 	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/logout") {
-			answer(w, 500, `{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
+			answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"no"}`)
 			return true, nil
 		}
 		return false, nil
@@ -216,4 +221,56 @@ func TestFailedLogoutChangesNothing(t *testing.T) {
 	p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`))
 	p.get("bob-token", alice)
 	p.wantCounts(map[string]int{"whoami": 1})
+}
+
+// A client that logs out often closes its connection without waiting, after the
+// homeserver has done it.
+func TestLogoutWithoutAnAnswerCounts(t *testing.T) {
+	for name, end := range map[string]func(w http.ResponseWriter) error{
+		"client gone": func(w http.ResponseWriter) error { w.WriteHeader(499); return nil },
+		"broken off":  func(http.ResponseWriter) error { return caddyhttp.Error(502, io.ErrUnexpectedEOF) },
+		"timed out":   func(w http.ResponseWriter) error { w.WriteHeader(504); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			p.get("bob-token", alice)
+			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if !strings.HasSuffix(r.URL.Path, "/logout") {
+					return false, nil
+				}
+				p.hs.mu.Lock()
+				delete(p.hs.tokens, "bob-token")
+				p.hs.mu.Unlock()
+				return true, end(w)
+			}
+			p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`))
+			p.want(p.get("bob-token", alice), 401, "", "")
+		})
+	}
+}
+
+// Whoever asks for a password reset and leaves, or logs out in an odd way, must
+// not make everybody else be looked up again.
+func TestOddRevocationsForgetNobodyElse(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	p.get("bob-token", alice)
+	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if strings.HasSuffix(r.URL.Path, "/password") {
+			w.WriteHeader(499)
+			return true, nil
+		}
+		return false, nil
+	}
+	p.do(request("POST", "/_matrix/client/v3/account/password", "", `{}`))
+	p.do(request("POST", "/_matrix/client/v3/logout?x;access_token=evil", "alice-token", `{}`))
+	p.get("bob-token", alice)
+	p.wantCounts(map[string]int{"whoami": 1})
+}
+
+func TestOversizedTokenIsNobodys(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	long := strings.Repeat("x", 5000)
+	p.wantError(p.put(long, alice, `{"presence":"online"}`), 401, "M_MISSING_TOKEN")
+	p.want(p.get(long, alice), 401, "", "matrix_presence; fwd=bypass; detail=uncertain-credential")
+	p.wantCounts(map[string]int{"whoami": 0})
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -28,19 +27,18 @@ type memory struct {
 	reads, writes *policy.Limiter
 
 	fetches flights[fetchKey, *fetched]
-	lookups flights[lookupKey, lookup]
-	// lookupSlots bounds how many lookups ask the homeserver at a time.
-	lookupSlots chan struct{}
-	health      lookupHealth
-	fault       atomic.Int32 // why lookups fail, as last logged
+	whoAmIs flights[whoAmIKey, owner]
+	// whoAmISlots bounds how many of them the homeserver is asked at a time.
+	whoAmISlots chan struct{}
+	faults      faultLog
 
 	mu    sync.Mutex // guards sizes
 	sizes sizes
 }
 
-// maxLookups is how many lookups ask the homeserver at a time. Each takes it less
-// than a millisecond as a rule, so that is tens of thousands a second.
-const maxLookups = 64
+// maxWhoAmIs is how many tokens the homeserver is asked about at a time. Each takes
+// it about a millisecond, so that is tens of thousands a second.
+const maxWhoAmIs = 64
 
 func newMemory(s sizes) *memory {
 	now := time.Now()
@@ -49,7 +47,7 @@ func newMemory(s sizes) *memory {
 		identities:  policy.NewIdentities(s.tokens, now),
 		reads:       policy.NewLimiter(s.tokens, now),
 		writes:      policy.NewLimiter(s.tokens, now),
-		lookupSlots: make(chan struct{}, maxLookups),
+		whoAmISlots: make(chan struct{}, maxWhoAmIs),
 		sizes:       s,
 	}
 }
@@ -74,17 +72,15 @@ func (m *memory) resize(s sizes) {
 }
 
 // claims tells which handlers of a configuration go without a cache name, to
-// refuse two that would get the same one. A handler drops its claim when it is
-// cleaned up.
+// refuse two of a server that would get the same one. A handler drops its claim
+// when it is cleaned up.
 var claims = struct {
 	sync.Mutex
 	by map[claim]*Handler
 }{by: make(map[claim]*Handler)}
 
 type claim struct {
-	// config is the same for all modules of a configuration, and for none of
-	// another.
-	config <-chan struct{}
+	server *caddyhttp.Server // another one in each configuration
 	name   string
 }
 
@@ -95,8 +91,9 @@ func (h *Handler) takeMemory(ctx caddy.Context) error {
 		name = h.Cache.Name
 	}
 	if name == "" {
-		name = siteName(ctx)
-		h.claim = claim{ctx.Done(), name}
+		server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+		name = siteName(server)
+		h.claim = claim{server, name}
 		claims.Lock()
 		other := claims.by[h.claim]
 		if other == nil {
@@ -105,7 +102,7 @@ func (h *Handler) takeMemory(ctx caddy.Context) error {
 		claims.Unlock()
 		if other != nil {
 			h.claim = claim{}
-			return fmt.Errorf("two matrix_presence handlers in %s: give each a cache name, "+
+			return fmt.Errorf("two matrix_presence handlers for %s: give each a cache name, "+
 				"the same one if they front the same homeserver, such as cache { name example.com }", name)
 		}
 	}
@@ -134,16 +131,19 @@ func (h *Handler) dropMemory() error {
 	return err
 }
 
-// siteName names the site whose route is being provisioned after its server and
-// hosts, such as "srv0 matrix.example.com". A reload finds it again under that
-// name, and another site doesn't, wherever it stands in the file.
-func siteName(ctx caddy.Context) string {
-	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || srv == nil {
+// siteName names the site whose route is being provisioned by its hosts, or by its
+// addresses if it has none: what an admin would know it by. So a reload finds its
+// memory again wherever it stands in the file, and so do its other ports: a site
+// is often served on several.
+//
+// The server's own name is of no use. It counts the servers, so that a site
+// added before this one would take its memory over.
+func siteName(server *caddyhttp.Server) string {
+	if server == nil {
 		return "default"
 	}
 	var hosts []string
-	for _, route := range srv.Routes {
+	for _, route := range server.Routes {
 		// Routes are provisioned in order, and a route gets its handlers when all
 		// of them are: the first one without is ours.
 		if len(route.Handlers) > 0 || len(route.HandlersRaw) == 0 {
@@ -151,16 +151,16 @@ func siteName(ctx caddy.Context) string {
 		}
 		for _, set := range route.MatcherSets {
 			for _, matcher := range set {
-				switch match := matcher.(type) {
-				case *caddyhttp.MatchHost:
+				if match, ok := matcher.(*caddyhttp.MatchHost); ok {
 					hosts = append(hosts, *match...)
-				case caddyhttp.MatchHost:
-					hosts = append(hosts, match...)
 				}
 			}
 		}
 		break
 	}
+	if len(hosts) == 0 {
+		hosts = append(hosts, server.Listen...)
+	}
 	slices.Sort(hosts)
-	return strings.Join(append([]string{srv.Name()}, slices.Compact(hosts)...), " ")
+	return strings.Join(slices.Compact(hosts), " ")
 }

@@ -88,35 +88,39 @@ func TestRequestsOutliveTheirConfiguration(t *testing.T) {
 	p.handler.memory = nil // dropped above
 }
 
-func TestSitesShareAMemoryByNameOnly(t *testing.T) {
+func TestSitesShareAMemoryByHostsOrName(t *testing.T) {
+	const named = "{\nmatrix_presence {\ncache {\nname shared\n}\n}\nrespond ok\n}\n"
+	const unnamed = "{\nmatrix_presence\nrespond ok\n}\n"
 	provisionCaddyfile(t, `
-		http://a.example.com:9 {
+		http://a.example.com:9 `+unnamed+`
+		http://c.example.com:9, http://b.example.com:9 `+unnamed+`
+		http://b.example.com:8, http://c.example.com:8 `+unnamed+`
+		http://d.example.com:9 `+named+`
+		http://e.example.com:7 `+named+`
+		http://:6 `+unnamed, "")
+	for name, want := range map[string]int{
+		"a.example.com": 1, "b.example.com c.example.com": 2, "shared": 2, ":6": 1,
+	} {
+		if got, _ := memories.References(name); got != want {
+			t.Errorf("memory %q has %d references, want %d", name, got, want)
+		}
+	}
+}
+
+// A site that is added before another must not get its memory: the two may be of
+// different homeservers.
+func TestMemoryFollowsItsSiteThroughAReload(t *testing.T) {
+	provisionCaddyfile(t, "http://:7 {\nmatrix_presence\nrespond ok\n}", "")
+	provisionCaddyfile(t, `
+		http://:6 {
 			matrix_presence
 			respond ok
 		}
-		http://b.example.com:9, http://c.example.com:9 {
+		http://:7 {
 			matrix_presence
-			respond ok
-		}
-		http://d.example.com:9 {
-			matrix_presence {
-				cache {
-					name shared
-				}
-			}
-			respond ok
-		}
-		http://e.example.com:7 {
-			matrix_presence {
-				cache {
-					name shared
-				}
-			}
 			respond ok
 		}`, "")
-	for name, want := range map[string]int{
-		"srv1 a.example.com": 1, "srv1 b.example.com c.example.com": 1, "shared": 2,
-	} {
+	for name, want := range map[string]int{":6": 1, ":7": 2} {
 		if got, _ := memories.References(name); got != want {
 			t.Errorf("memory %q has %d references, want %d", name, got, want)
 		}
@@ -136,7 +140,7 @@ func TestTwoHandlersOfASiteNeedNames(t *testing.T) {
 			}
 		}`
 	provisionCaddyfile(t, strings.ReplaceAll(site, "NAME", ""), "give each a cache name")
-	if got, _ := memories.References("srv0 a.example.com"); got != 0 {
+	if got, _ := memories.References("a.example.com"); got != 0 {
 		t.Errorf("%d references are left of the refused configuration", got)
 	}
 	provisionCaddyfile(t, strings.ReplaceAll(site, "NAME", "{\ncache {\nname x\n}\n}"), "")

@@ -48,9 +48,10 @@ func (memoryCollector) Collect(metrics chan<- prometheus.Metric) {
 		entries := func(table string, n int) {
 			metrics <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(n), name, table)
 		}
-		states, permissions := m.presence.Len()
+		states, permissions, refusals := m.presence.Len()
 		entries("states", states)
 		entries("permissions", permissions)
+		entries("refusals", refusals)
 		identities, rejections := m.identities.Len()
 		entries("identities", identities)
 		entries("rejections", rejections)

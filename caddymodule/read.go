@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
@@ -28,20 +27,25 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	if !h.set.cached && h.set.readLimit == nil {
 		return bypass(w, r, next, "off")
 	}
-	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	authorization := r.Header["Authorization"]
+	credential, err := policy.ParseCredential(authorization, r.URL.RawQuery)
 	switch {
 	case errors.Is(err, policy.ErrMissingToken) && route.Canonical:
 		writeMissingToken(w, r, "Missing access token")
 		return nil
 	case err != nil:
-		return bypass(w, r, next, "uncertain-credential")
+		return h.serveUncertain(w, r, next, policy.CandidateTokens(authorization, r.URL.RawQuery))
 	}
 
 	now := time.Now()
-	who := lookup{}
-	if who.userID, who.rejection = h.memory.identities.Lookup(credential, now); !who.known() {
+	who := h.memory.recall(credential, now)
+	if !who.known() {
 		who = h.identify(r, next, credential)
 		now = time.Now()
+	}
+	if who.err != nil && h.set.rules.StaleIfError > 0 {
+		// As long as a stale answer is good enough, so is who was asking for it.
+		who = h.memory.recall(credential, now.Add(-h.set.rules.StaleIfError))
 	}
 	switch {
 	case who.rejection != nil && route.Canonical:
@@ -69,12 +73,33 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	return h.serveCached(w, r, next, reader{who.userID, route.UserID, credential}, now)
 }
 
+// serveUncertain passes on a read whose credential homeservers read differently, or
+// one without any on a path that only some of them serve. It is charged to every
+// token that it might be, so that such spellings are no way around a limit.
+func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, tokens []string) error {
+	now := time.Now()
+	for _, token := range tokens {
+		credential := policy.Credential{Token: token}
+		name, _ := h.memory.identities.Lookup(credential, now)
+		if name == "" {
+			fingerprint := h.memory.identities.Fingerprint(credential)
+			name = string(fingerprint[:]) // no user ID: those begin with "@"
+		}
+		if wait, ok := h.take(h.memory.reads, h.set.readLimit, name, now); !ok {
+			writeLimited(w, r, wait)
+			return nil
+		}
+	}
+	return bypass(w, r, next, "uncertain-credential")
+}
+
 // bypass sends a read to the homeserver as it came. Its answer is not stored.
 // Why is a word for the detail of Cache-Status.
 func bypass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string) error {
 	setVars(r, cacheBypass, decisionForwarded)
-	w.Header()["Cache-Status"] = []string{cacheName + "; fwd=bypass; detail=" + why}
-	return next.ServeHTTP(w, r)
+	return next.ServeHTTP(onStatus(w, func(int) {
+		w.Header().Add("Cache-Status", cacheName+"; fwd=bypass; detail="+why)
+	}), r)
 }
 
 // reader is who reads whose presence.
@@ -131,7 +156,7 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 	case result.stored:
 		status += "; stored"
 	}
-	writeAside(w, r, result.aside, status)
+	writeSubresponse(w, r, result.subresponse, status)
 	return nil
 }
 
@@ -164,7 +189,7 @@ var bodies = sync.Pool{New: func() any { return new([]byte) }}
 
 // fetched is what a fetch brought. It is immutable.
 type fetched struct {
-	*aside
+	*subresponse
 	answer *cache.Answer // a presence, or nil
 	stored bool
 
@@ -176,13 +201,21 @@ type fetched struct {
 // personal tells that an answer is about the credential with which it was asked
 // for, so that nobody else may get it.
 func (f *fetched) personal() bool {
-	return f.found == nil && !f.failed() && !f.large && f.answer == nil
+	if f.found != nil {
+		return f.found.Outcome == cache.Denied
+	}
+	return !f.failed() && !f.large && f.answer == nil
 }
 
 // fetchKey tells which readers may share a fetch.
 type fetchKey struct {
 	target     string
 	generation uint64
+
+	// settled keeps who came after a write has settled off a fetch that departed
+	// before: by then another may have seen the new state.
+	settled bool
+
 	// credential is that of the reader, or empty for those whose permission is
 	// fresh: they may share what anybody of them gets.
 	credential [16]byte
@@ -199,14 +232,15 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 		defer timer.Stop()
 		slow = timer.C
 	}
-	request := newFetch(r, next)
-	key := fetchKey{target: who.target, generation: found.Ticket.Generation()}
+	u := *r.URL
+	request := newSubrequest(r, next, &u)
+	key := fetchKey{target: who.target, generation: found.Ticket.Generation(), settled: found.Ticket.Settled()}
 	shared := found.Permitted && !h.set.rules.PerViewer
 	for {
 		if !shared {
 			key.credential = h.memory.identities.Fingerprint(who.credential)
 		}
-		f, own := h.memory.fetches.board(key, found.Ticket.Settled(), func() *fetched {
+		f, own := h.memory.fetches.board(key, key.settled, func() *fetched {
 			return h.fly(request, who)
 		})
 		if f == nil {
@@ -227,24 +261,6 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 	}
 }
 
-// newFetch makes the request of a fetch: the client's own, as a GET whose answer
-// can be kept and shared.
-func newFetch(r *http.Request, next caddyhttp.Handler) asideRequest {
-	header := r.Header.Clone()
-	for _, name := range [...]string{
-		// Without it the transport asks for gzip itself and unpacks it, and an
-		// encode handler before us has looked at the client's already.
-		"Accept-Encoding",
-		"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range",
-		"Connection", "Content-Length", "Expect", "Te", "Trailer", "Transfer-Encoding",
-	} {
-		delete(header, name)
-	}
-	u := new(url.URL)
-	*u = *r.URL
-	return newAside(r, next, u, header)
-}
-
 // fly sends a fetch and remembers what its answer says. It looks into memory once
 // more, because a reader may come between the storing and the landing of another's
 // fetch:
@@ -252,14 +268,14 @@ func newFetch(r *http.Request, next caddyhttp.Handler) asideRequest {
 //	1 reader: looks up, a miss        2 reader: looks up, a miss
 //	1 reader: fetches, stores, lands
 //	                                  2 reader: finds no flight, begins one
-func (h *Handler) fly(request asideRequest, who reader) *fetched {
+func (h *Handler) fly(request subrequest, who reader) *fetched {
 	presence, rules := h.memory.presence, &h.set.rules
 	found := h.lookup(who, time.Now())
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{found: &found}
 	}
 	ticket := found.Ticket
-	result := &fetched{aside: request.send(fetchTimeout)}
+	result := &fetched{subresponse: request.send(fetchTimeout)}
 	if result.err != nil {
 		return result
 	}

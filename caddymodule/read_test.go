@@ -144,11 +144,90 @@ func TestReadWithoutATokenIsAnsweredHere(t *testing.T) {
 
 func TestUncertainReadIsTheHomeserversToJudge(t *testing.T) {
 	p := newProxy(t, new(Handler))
+	p.hs.intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+		w.Header().Set("Cache-Status", "upstream; hit") // the nearest to the origin comes first
+		return false, nil
+	}
 	for range 2 {
 		r := request("GET", statusPath(alice)+"?access_token=bob-token", "bob-token", "")
-		p.want(p.do(r), 200, "", "matrix_presence; fwd=bypass; detail=uncertain-credential")
+		resp := p.do(r)
+		p.want(resp, 200, "", "upstream; hit")
+		if got := resp.Header["Cache-Status"]; len(got) != 2 || got[1] != "matrix_presence; fwd=bypass; detail=uncertain-credential" {
+			t.Errorf("Cache-Status is %q", got)
+		}
 	}
 	p.wantCounts(map[string]int{"GET": 2, "whoami": 0})
+}
+
+// Spellings whose credential homeservers read differently are no way around the
+// limit: they are charged to whoever it may be.
+func TestUncertainReadsAreLimited(t *testing.T) {
+	for name, known := range map[string]bool{"known token": true, "unknown token": false} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, &Handler{ReadLimit: &Limit{Events: 3, Window: caddy.Duration(time.Hour)}})
+			if known {
+				p.get("bob-token", alice)
+			}
+			limited := 0
+			for i := range 5 {
+				r := request("GET", fmt.Sprintf("%s?x=%d;access_token=junk-%d", statusPath(alice), i, i), "bob-token", "")
+				r.Header.Add("Authorization", fmt.Sprintf("Bearer junk-%d", i))
+				if p.do(r).StatusCode == 429 {
+					limited++
+				}
+			}
+			if want := map[bool]int{true: 3, false: 2}[known]; limited != want {
+				t.Errorf("%d of 5 were limited, want %d", limited, want)
+			}
+		})
+	}
+	p := newProxy(t, &Handler{ReadLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
+	p.want(p.do(request("GET", statusPath(alice)+"?user_id=", "bob-token", "")), 200, "", "matrix_presence; fwd=miss")
+	p.wantError(p.do(request("GET", statusPath(alice)+"?user_id=&device_id=", "bob-token", "")), 429, "M_LIMIT_EXCEEDED")
+}
+
+func TestStatesOutliveIdentitiesIfTheHomeserverFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Cache: &Cache{StaleIfError: caddy.Duration(10 * time.Minute)}})
+		p.hs.presence[alice] = `{"presence":"offline"}`
+		p.get("bob-token", alice)
+		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+		}
+		time.Sleep(5 * time.Minute)
+		p.want(p.get("bob-token", alice), 200, `{"presence":"offline"}`, "matrix_presence; hit; ttl=-270; detail=stale-if-error")
+		p.want(p.put("bob-token", bob, `{"presence":"online"}`), 502, "", "")
+		p.want(p.get("carol-token", alice), 502, "", "")
+		time.Sleep(5 * time.Minute)
+		p.want(p.get("bob-token", alice), 502, "", "")
+	})
+}
+
+// Carol came when the write had settled, after somebody had seen the new state.
+// A fetch that departed before must not bring her the old one.
+func TestSettledReaderDoesNotShareAnUnsettledFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(2 * time.Second)}})
+		p.get("bob-token", carol)
+		p.put("alice-token", alice, `{"presence":"unavailable"}`)
+		time.Sleep(1500 * time.Millisecond)
+		release := make(chan struct{})
+		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if !strings.HasSuffix(r.URL.Path, "/status") || p.hs.count("GET") > 2 {
+				return false, nil
+			}
+			answer(w, 200, `{"presence":"online"}`) // it applies writes late
+			<-release
+			return true, nil
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { p.want(p.get("bob-token", alice), 200, `{"presence":"online"}`, "") })
+		synctest.Wait()
+		time.Sleep(time.Second)
+		p.want(p.get("bob-token", alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
+		close(release)
+		wg.Wait()
+	})
 }
 
 func TestConcurrentReadsAreOneRequest(t *testing.T) {

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // How a presence request was answered, in the variables
@@ -22,29 +24,25 @@ const (
 	varDecision = "matrix_presence.decision"
 )
 
-// word is the value of a variable: a string that is in its interface already, so
-// that setting it allocates nothing.
-type word any
-
 // The words of matrix_presence.cache. They say the same as the Cache-Status
 // field (RFC 9211) of the answer.
-var (
-	cacheHit    word = "hit"    // from memory
-	cacheMiss   word = "miss"   // asked the homeserver, or waited for somebody's request
-	cacheStale  word = "stale"  // from memory, because the homeserver could not be reached
-	cacheBypass word = "bypass" // passed on, not to be remembered
-	cacheNone   word            // no read
+const (
+	cacheNone   = ""       // no read
+	cacheHit    = "hit"    // from memory
+	cacheMiss   = "miss"   // asked the homeserver, or waited for somebody's request
+	cacheStale  = "stale"  // from memory, because the homeserver could not be reached
+	cacheBypass = "bypass" // passed on, not to be remembered
 )
 
 // The words of matrix_presence.decision.
-var (
-	decisionForwarded word = "forwarded" // the homeserver answered
-	decisionAnswered  word = "answered"  // its answer, from memory
-	decisionRejected  word = "rejected"  // 401: no token, or one that it doesn't know
-	decisionRefused   word = "refused"   // 403: somebody else's presence
-	decisionLimited   word = "limited"   // 429
-	decisionInvalid   word = "invalid"   // 400 or 413: a body that no homeserver takes
-	decisionFailed    word = "failed"    // the homeserver could not be asked
+const (
+	decisionForwarded = "forwarded" // the homeserver answered
+	decisionAnswered  = "answered"  // its answer, from memory
+	decisionRejected  = "rejected"  // 401: no token, or one that it doesn't know
+	decisionRefused   = "refused"   // 403: somebody else's presence
+	decisionLimited   = "limited"   // 429
+	decisionInvalid   = "invalid"   // 400 or 413: a body that no homeserver takes
+	decisionFailed    = "failed"    // the homeserver could not be asked
 )
 
 // cacheName is our name in Cache-Status.
@@ -79,13 +77,18 @@ var hitStatuses = func() (statuses [len(decimals)]string) {
 
 func statusHit(fresh time.Duration) string {
 	ttl := int(fresh / time.Second)
+	if fresh < 0 {
+		ttl = int((fresh - time.Second + 1) / time.Second) // stale, also for less than a second
+	}
 	if ttl >= 0 && ttl < len(hitStatuses) {
 		return hitStatuses[ttl]
 	}
 	return cacheName + "; hit; ttl=" + strconv.Itoa(ttl)
 }
 
-func setVars(r *http.Request, cacheWord, decision word) {
+// setVars sets the variables of a request. The words are given as any because a
+// constant becomes one without an allocation, and a string variable doesn't.
+func setVars(r *http.Request, cacheWord, decision any) {
 	if cacheWord != cacheNone {
 		caddyhttp.SetVar(r.Context(), varCache, cacheWord)
 	}
@@ -182,9 +185,9 @@ func writeKept(w http.ResponseWriter, r *http.Request, status int, fields []cach
 	}
 }
 
-// writeAside passes on the answer to a request of ours, whole, as the answer to
+// writeSubresponse passes on the answer to a request of ours, whole, as the answer to
 // the client's.
-func writeAside(w http.ResponseWriter, r *http.Request, a *aside, cacheStatus string) {
+func writeSubresponse(w http.ResponseWriter, r *http.Request, a *subresponse, cacheStatus string) {
 	header := w.Header()
 	// An answer that came by way of reverse_proxy has no Server of Caddy's.
 	delete(header, "Server")
@@ -213,7 +216,7 @@ type matrixError struct {
 }
 
 // writeError answers with a Matrix error of ours.
-func writeError(w http.ResponseWriter, r *http.Request, status int, decision word, e matrixError) {
+func writeError(w http.ResponseWriter, r *http.Request, status int, decision any, e matrixError) {
 	setVars(r, cacheNone, decision)
 	header := w.Header()
 	setCORS(header)
@@ -237,6 +240,36 @@ func writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
 	writeError(w, r, http.StatusTooManyRequests, decisionLimited, matrixError{
 		Errcode: "M_LIMIT_EXCEEDED", Error: "Too many presence requests", RetryAfterMS: int64(milliseconds),
 	})
+}
+
+// writeUnverified answers a write whose owner could not be found out.
+func writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
+	status := http.StatusBadGateway
+	var handlerErr caddyhttp.HandlerError
+	if errors.As(err, &handlerErr) && handlerErr.StatusCode >= http.StatusInternalServerError {
+		status = handlerErr.StatusCode
+	}
+	writeError(w, r, status, decisionFailed, matrixError{
+		Errcode: "M_UNKNOWN", Error: "The homeserver could not be asked whose access token this is",
+	})
+}
+
+func writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
+	writeError(w, r, http.StatusUnauthorized, decisionRejected, matrixError{Errcode: "M_MISSING_TOKEN", Error: message})
+}
+
+// writeRejection passes on the homeserver's answer to a token that it doesn't
+// know, with its soft_logout: a client decides by that whether to keep its keys.
+func writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
+	setVars(r, cacheNone, decisionRejected)
+	header := w.Header()
+	for name, values := range rejection.Header {
+		header[name] = slices.Clone(values)
+	}
+	w.WriteHeader(http.StatusUnauthorized)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write([]byte(rejection.Body))
+	}
 }
 
 // setCORS sets the fields that the specification recommends for every answer

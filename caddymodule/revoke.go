@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"errors"
 	"io"
 	"net/http"
 
@@ -13,44 +12,62 @@ import (
 // serveRevocation forwards a request that makes tokens invalid, and forgets whose
 // they are before its sender learns that it succeeded.
 func (h *Handler) serveRevocation(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) error {
-	forget := h.revocation(r, next, revocation)
+	revoke := h.revocation(r, next, revocation)
+	answered := 0
+	defer func() {
+		// Without a definite answer, because the client went away or the
+		// homeserver broke off, it may have happened all the same.
+		if revoke.known && (answered == 0 || answered == statusClientClosed || answered >= http.StatusInternalServerError) {
+			revoke.forget()
+		}
+	}()
 	return next.ServeHTTP(onStatus(w, func(status int) {
-		if status >= http.StatusOK && status < http.StatusMultipleChoices {
-			forget()
+		answered = status
+		if status < http.StatusMultipleChoices {
+			revoke.forget()
 		}
 	}), r)
 }
 
-// revocation returns what is to be done when the request has succeeded. Whose
-// tokens it concerns has to be found out before: afterwards the request's own
-// may be one of them.
-func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) (forget func()) {
+// revoking is what is to be done when a revocation has succeeded.
+type revoking struct {
+	forget func()
+
+	// known tells that it concerns certain tokens only. To forget everybody's
+	// takes a success, or anybody could have it done by asking and leaving.
+	known bool
+}
+
+// revocation prepares what is to be done. Whose tokens it concerns has to be found
+// out before the request is sent: afterwards its own may be one of them.
+func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) revoking {
 	identities := h.memory.identities
 	if revocation.UserID != "" {
-		return func() { identities.RevokeUser(revocation.UserID) }
+		return revoking{func() { identities.RevokeUser(revocation.UserID) }, true}
 	}
-	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
-	switch {
-	case errors.Is(err, policy.ErrMissingToken) && revocation.Scope == policy.RevokesToken:
-		return func() {} // a logout of nobody
-	case err != nil:
-		// A password reset by mail carries no token and names no user.
-		return identities.RevokeAll
-	case revocation.Scope == policy.RevokesToken:
-		return func() { identities.RevokeToken(credential) }
+	authorization := r.Header["Authorization"]
+	credential, err := policy.ParseCredential(authorization, r.URL.RawQuery)
+	if revocation.Scope == policy.RevokesToken {
+		return revoking{func() {
+			for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
+				identities.RevokeToken(policy.Credential{Token: token})
+			}
+		}, true}
 	}
-	who := h.identify(r, next, credential)
-	switch {
-	case who.userID != "":
-		return func() {
-			identities.RevokeToken(credential)
-			identities.RevokeUser(who.userID)
+	if err == nil {
+		who := h.identify(r, next, credential)
+		switch {
+		case who.userID != "":
+			return revoking{func() {
+				identities.RevokeToken(credential)
+				identities.RevokeUser(who.userID)
+			}, true}
+		case who.rejection != nil:
+			return revoking{func() {}, true} // it won't succeed
 		}
-	case who.rejection != nil:
-		return func() {} // it won't succeed
-	default:
-		return identities.RevokeAll
 	}
+	// A password reset by mail carries no token and names no user.
+	return revoking{identities.RevokeAll, false}
 }
 
 // statusWriter calls a function with the status of an answer before it is sent.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -133,6 +134,60 @@ func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
 		}
 		if hit := strings.HasPrefix(resp.Header.Get("Cache-Status"), "matrix_presence; hit"); hit != (i > 0) {
 			t.Errorf("request %d: Cache-Status %q", i, resp.Header.Get("Cache-Status"))
+		}
+	}
+}
+
+// What handlers before us have set for reverse_proxy counts for our requests too.
+func TestUpstreamChosenByMapAndRequestHeader(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, `
+		map {host} {backend} {
+			default UPSTREAM
+		}
+		request_header X-Tenant one
+		matrix_presence
+		reverse_proxy {backend}`)
+	if resp := ask(site, request("PUT", "http://example.com:9"+statusPath(alice), "alice-token", `{"presence":"online"}`)); resp.StatusCode != 200 {
+		t.Errorf("write: %d %s", resp.StatusCode, bodyOf(resp))
+	}
+	resp := ask(site, request("GET", "http://example.com:9"+statusPath(bob), "bob-token", ""))
+	if got := resp.Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss; stored" {
+		t.Errorf("read: %d, Cache-Status %q", resp.StatusCode, got)
+	}
+	for _, r := range hs.seen {
+		if r.Header.Get("X-Tenant") != "one" {
+			t.Errorf("%s went without the header", r.URL)
+		}
+	}
+}
+
+// The example's hint for workers, uncommented, has to send every spelling of a
+// presence route to the writer, and nothing else.
+func TestExampleRoutesPresenceToItsWriter(t *testing.T) {
+	example, err := os.ReadFile("../Caddyfile.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hint := ""
+	for line := range strings.Lines(string(example)) {
+		if line = strings.TrimSpace(line); strings.Contains(line, "@presence") {
+			hint += strings.TrimPrefix(line, "# ") + "\n"
+		}
+	}
+	writer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Writer", "yes") }))
+	defer writer.Close()
+	site := newSite(t, newHomeserver(), strings.ReplaceAll(hint, "localhost:8083", strings.TrimPrefix(writer.URL, "http://"))+"reverse_proxy UPSTREAM")
+	for path, want := range map[string]string{
+		statusPath(alice): "yes",
+		"/_matrix/client/r0/presence/%40alice%3Aexample.com/status":       "yes",
+		"/_matrix/client/unstable/presence/@alice%2Fx:example.com/status": "yes",
+		"/_matrix/client/api/v1/presence/@alice:example.com/statusfoo":    "yes",
+		"/_matrix/client/v3/sync":                                         "",
+	} {
+		resp := ask(site, request("GET", "http://example.com:9"+path, "bob-token", ""))
+		if got := resp.Header.Get("Writer"); got != want {
+			t.Errorf("%s: to the writer: %q, want %q (%d)", path, got, want, resp.StatusCode)
 		}
 	}
 }

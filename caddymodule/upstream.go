@@ -10,22 +10,23 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// maxAside is how much of the answer to a request of ours is taken. An answer
+// maxSubresponse is how much of the answer to a request of ours is taken. An answer
 // to a reader that is larger goes to each reader directly instead.
-const maxAside = 64 << 10
+const maxSubresponse = 64 << 10
 
-// aside is the answer to a request that we made ourselves. It is immutable.
-type aside struct {
+// subresponse is the answer to a request that we made ourselves. It is immutable.
+type subresponse struct {
 	status int
 	header http.Header
 	body   []byte
-	large  bool // the body had more than maxAside bytes, so it isn't whole
+	large  bool // the body had more than maxSubresponse bytes, so it isn't whole
 
 	// err is the next handler's error, to be returned unwrapped, or a
 	// caddyhttp.HandlerError of ours. With it there is no answer.
@@ -33,37 +34,54 @@ type aside struct {
 }
 
 // matrixError returns the errcode of an answer that is a Matrix error object, or "".
-func (a *aside) matrixError() string {
+func (s *subresponse) matrixError() string {
 	var object struct {
 		Errcode string `json:"errcode"`
 	}
-	if a.err != nil || a.large || !a.isJSON() || json.Unmarshal(a.body, &object) != nil {
+	if s.err != nil || s.large || !s.isJSON() || json.Unmarshal(s.body, &object) != nil {
 		return ""
 	}
 	return object.Errcode
 }
 
-func (a *aside) isJSON() bool {
-	mediaType, _, err := mime.ParseMediaType(a.header.Get("Content-Type"))
-	return err == nil && mediaType == "application/json" && a.header.Get("Content-Encoding") == ""
+func (s *subresponse) isJSON() bool {
+	mediaType, _, err := mime.ParseMediaType(s.header.Get("Content-Type"))
+	return err == nil && mediaType == "application/json" && s.header.Get("Content-Encoding") == ""
 }
 
 // failed tells that the homeserver could not answer: it is down, slow or broken.
-func (a *aside) failed() bool { return a.err != nil || a.status >= http.StatusInternalServerError }
-
-// asideRequest is a request of ours on behalf of a client's. It is made while
-// the client's is being served, and sent by [asideRequest.send], perhaps later
-// and from another goroutine.
-type asideRequest struct {
-	request *http.Request
-	next    caddyhttp.Handler
-	vars    map[string]any
+func (s *subresponse) failed() bool {
+	return s.err != nil || s.status >= http.StatusInternalServerError
 }
 
-// newAside returns a GET of u with the given header fields, which it takes over.
-// It goes to the homeserver as the client's own would: from its address, to the
-// same host, and with the variables that handlers before us have set.
-func newAside(r *http.Request, next caddyhttp.Handler, u *url.URL, header http.Header) asideRequest {
+// subrequest is a request of ours on behalf of a client's. It is made while
+// the client's is being served, and sent by [subrequest.send], perhaps later
+// and from another goroutine.
+type subrequest struct {
+	request      *http.Request
+	next         caddyhttp.Handler
+	vars         map[string]any
+	placeholders *caddy.Replacer // the client's request's
+}
+
+// notCopied are the fields of a client's request that are about its body, its
+// connection, or what it has of the answer already. Accept-Encoding is among them
+// so that answers come plain: the transport asks for gzip itself and unpacks it,
+// and an encode handler before us has looked at the client's already.
+var notCopied = []string{
+	"Accept-Encoding", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Expect",
+	"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range",
+	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// newSubrequest returns a GET of u. It goes to the homeserver as the client's own
+// request would: from its address, to the same host, with its header fields and
+// with the variables and placeholders that handlers before us have set.
+func newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.URL) subrequest {
+	header := r.Header.Clone()
+	for _, name := range notCopied {
+		delete(header, name)
+	}
 	sub := &http.Request{
 		Method:     http.MethodGet,
 		URL:        u,
@@ -80,18 +98,20 @@ func newAside(r *http.Request, next caddyhttp.Handler, u *url.URL, header http.H
 	// The variables are a map without a lock. It belongs to the client's
 	// request, which may end before ours.
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	return asideRequest{
+	placeholders, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	return subrequest{
 		// A client that goes away cancels neither the others who wait for this
 		// answer nor what is to be learned from it.
-		request: sub.WithContext(context.WithoutCancel(r.Context())),
-		next:    next,
-		vars:    maps.Clone(vars),
+		request:      sub.WithContext(context.WithoutCancel(r.Context())),
+		next:         next,
+		vars:         maps.Clone(vars),
+		placeholders: placeholders,
 	}
 }
 
 // send returns the answer of the next handler, which has so long for it.
-func (a asideRequest) send(timeout time.Duration) *aside {
-	ctx, cancel := context.WithTimeout(a.request.Context(), timeout)
+func (s subrequest) send(timeout time.Duration) *subresponse {
+	ctx, cancel := context.WithTimeout(s.request.Context(), timeout)
 	defer cancel()
 	// The client's own body and connection are none of this request's.
 	ctx = caddyhttp.ContextWithIdleTimeouts(ctx, nil, nil)
@@ -99,21 +119,26 @@ func (a asideRequest) send(timeout time.Duration) *aside {
 	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || srv == nil {
 		// reverse_proxy relies on it.
-		return &aside{err: caddyhttp.Error(http.StatusInternalServerError, errors.New("request has no caddyhttp.Server"))}
+		return &subresponse{err: caddyhttp.Error(http.StatusInternalServerError, errors.New("request has no caddyhttp.Server"))}
 	}
 	collected := &collector{header: make(http.Header), stop: cancel}
 
 	// Route groups and variables are kept in the context: with the client's own,
 	// the client's request would find its routes done already.
-	request := caddyhttp.PrepareRequest(a.request.WithContext(ctx), caddy.NewReplacer(), collected, srv)
+	replacer := caddy.NewReplacer()
+	request := caddyhttp.PrepareRequest(s.request.WithContext(ctx), replacer, collected, srv)
 	vars := request.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	for name, value := range a.vars {
+	for name, value := range s.vars {
 		if _, ok := vars[name]; !ok {
 			vars[name] = value
 		}
 	}
+	if s.placeholders != nil {
+		// What isn't known of this request, such as the outputs of "map".
+		replacer.Map(s.placeholders.Get)
+	}
 
-	err := serve(a.next, collected, request)
+	err := serve(s.next, collected, request)
 	switch {
 	case collected.large:
 		// The copying was stopped by us, so its error is none.
@@ -121,14 +146,14 @@ func (a asideRequest) send(timeout time.Duration) *aside {
 		if ctx.Err() != nil {
 			err = caddyhttp.Error(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %w", timeout, err))
 		}
-		return &aside{err: err}
+		return &subresponse{err: err}
 	case collected.status == 0:
-		return &aside{err: caddyhttp.Error(http.StatusBadGateway, errors.New("no handler after matrix_presence answered"))}
+		return &subresponse{err: caddyhttp.Error(http.StatusBadGateway, errors.New("no handler after matrix_presence answered"))}
 	case ctx.Err() != nil:
 		// reverse_proxy reports a cancelled request as a status without an error.
-		return &aside{err: caddyhttp.Error(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %w", timeout, ctx.Err()))}
+		return &subresponse{err: caddyhttp.Error(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %w", timeout, ctx.Err()))}
 	}
-	return &aside{status: collected.status, header: collected.header, body: collected.body.Bytes(), large: collected.large}
+	return &subresponse{status: collected.status, header: collected.header, body: collected.body.Bytes(), large: collected.large}
 }
 
 // serve calls next and turns a panic into an error. In a goroutine of
@@ -136,8 +161,12 @@ func (a asideRequest) send(timeout time.Duration) *aside {
 // when an answer breaks off.
 func serve(next caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (err error) {
 	defer func() {
-		if reason := recover(); reason != nil {
-			err = caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("the homeserver's answer broke off: %v", reason))
+		switch reason := recover(); reason {
+		case nil:
+		case http.ErrAbortHandler:
+			err = caddyhttp.Error(http.StatusBadGateway, errors.New("the homeserver's answer broke off"))
+		default:
+			err = caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("a handler after matrix_presence panicked: %v\n%s", reason, debug.Stack()))
 		}
 	}()
 	return next.ServeHTTP(w, r)
@@ -168,7 +197,7 @@ func (c *collector) WriteHeader(status int) {
 // client, and panic.
 func (c *collector) Write(p []byte) (int, error) {
 	c.WriteHeader(http.StatusOK)
-	if c.body.Len()+len(p) > maxAside {
+	if c.body.Len()+len(p) > maxSubresponse {
 		c.large = true
 		c.stop()
 	} else if !c.large {

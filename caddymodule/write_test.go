@@ -171,6 +171,35 @@ func TestBadBodiesAreRefusedHere(t *testing.T) {
 	p.wantCounts(map[string]int{"PUT": 0})
 }
 
+// An outer request_body limit and a client that breaks off are answered in Matrix
+// terms too.
+func TestBodiesThatCanNotBeRead(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+	r.Body = http.MaxBytesReader(nil, r.Body, 5)
+	p.wantError(p.do(r), 413, "M_TOO_LARGE")
+	r = request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+	r.Body = io.NopCloser(io.MultiReader(strings.NewReader(`{"pres`), errReader{}))
+	p.wantError(p.do(r), 400, "M_UNKNOWN")
+	p.wantCounts(map[string]int{"PUT": 0})
+}
+
+type errReader struct{}
+
+func (errReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestRelaxedLimitAppliesAtOnce(t *testing.T) {
+	p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 3}})
+	for range 3 {
+		p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+	}
+	p.reload(&Handler{WriteLimit: &Limit{Events: 600, Window: caddy.Duration(time.Minute), Burst: 3}, Cache: new(Cache)})
+	resp := p.put("alice-token", alice, `{"presence":"online"}`)
+	if got := resp.Header.Get("Retry-After"); resp.StatusCode == 429 && got != "1" {
+		t.Errorf("has to wait %s s", got)
+	}
+}
+
 func TestBodyReachesTheHomeserverByteForByte(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	const body = " {\"status_msg\" : null,\n\"presence\":\"ONLINE\", \"extra\":[1.0]}\t"

@@ -19,29 +19,34 @@ func (e *BodyError) Error() string { return e.Errcode + ": " + e.Message }
 //
 // What only some homeservers refuse is left to them. So keys and values are
 // compared without case, as Dendrite does (syncapi/types/presence.go, and
-// encoding/json for the keys) and Synapse doesn't; further keys and any
-// status_msg may stand.
+// encoding/json for the keys) and Synapse doesn't. Further keys and any
+// status_msg may stand, and of several spellings of a key one has to do.
 func CheckPresenceBody(body []byte, values []string) error {
 	if !json.Valid(body) {
 		return &BodyError{"M_NOT_JSON", "The request body is not valid JSON."}
 	}
-	var content struct {
-		Presence *json.RawMessage `json:"presence"`
-	}
-	if err := json.Unmarshal(body, &content); err != nil {
+	var content map[string]json.RawMessage
+	if err := json.Unmarshal(body, &content); err != nil || content == nil {
 		return &BodyError{"M_BAD_JSON", "The request body must be a JSON object."}
 	}
-	if content.Presence == nil {
-		return &BodyError{"M_BAD_JSON", "The request body has no presence."}
-	}
-	var presence string
-	if err := json.Unmarshal(*content.Presence, &presence); err != nil {
-		return &BodyError{"M_BAD_JSON", "The presence must be a string."}
-	}
-	for _, value := range values {
-		if strings.EqualFold(presence, value) {
-			return nil
+	given := false
+	for key, value := range content {
+		if !strings.EqualFold(key, "presence") {
+			continue
 		}
+		given = true
+		var presence string
+		if json.Unmarshal(value, &presence) != nil {
+			continue
+		}
+		for _, allowed := range values {
+			if strings.EqualFold(presence, allowed) {
+				return nil
+			}
+		}
+	}
+	if !given {
+		return &BodyError{"M_BAD_JSON", "The request body has no presence."}
 	}
 	return &BodyError{"M_BAD_JSON", fmt.Sprintf("The presence must be one of %s.", strings.Join(values, ", "))}
 }

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -12,7 +13,7 @@ var (
 
 	// ErrUncertain means that homeservers don't agree on whose request it is:
 	// several tokens, a header that isn't exactly "Bearer <token>", a query
-	// that splits differently at ";".
+	// that splits differently at ";", a token too long for some.
 	ErrUncertain = errors.New("homeservers read this request's credential differently")
 )
 
@@ -72,9 +73,17 @@ func ParseCredential(authorization []string, rawQuery string) (Credential, error
 	return c, nil
 }
 
+// maxToken is the size in bytes above which a token is none of a homeserver's.
+// Theirs have tens of bytes, signed ones up to two thousand; Twisted drops a
+// connection with a line above 16 KiB.
+const maxToken = 4 << 10
+
 // isToken reports whether a token means the same in a header and in a query:
 // at least one character, all of them visible ASCII.
 func isToken(s string) bool {
+	if len(s) > maxToken {
+		return false
+	}
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] >= 0x7f {
 			return false
@@ -94,21 +103,18 @@ func (c *Credential) parseQuery(rawQuery string) (token bool, err error) {
 			// Twisted splits at ";" too, net/url drops the whole pair. That
 			// makes no difference to us if nothing of ours is in it.
 			for part := range strings.SplitSeq(pair, ";") {
-				if name, _, _ := strings.Cut(part, "="); isCredentialParameter(unescapeName(name)) {
+				if name, _, _ := strings.Cut(part, "="); isCredentialParameter(unescape(name)) {
 					return false, ErrUncertain
 				}
 			}
 			continue
 		}
 		rawName, rawValue, _ := strings.Cut(pair, "=")
-		name := unescapeName(rawName)
+		name := unescape(rawName)
 		if !isCredentialParameter(name) {
 			continue
 		}
 		value, err := url.QueryUnescape(rawValue)
-		if err != nil || value == "" {
-			return false, ErrUncertain
-		}
 		seen := &device
 		switch name {
 		case "access_token":
@@ -118,14 +124,39 @@ func (c *Credential) parseQuery(rawQuery string) (token bool, err error) {
 		default:
 			c.DeviceID, c.DeviceParameter = value, name
 		}
-		if *seen {
-			// The first one counts for Synapse and Dendrite. Nobody has
-			// promised that.
+		// An empty user or device is none, an empty token is a token to some. Of
+		// several, the first one counts for Synapse and Dendrite, but nobody has
+		// promised that.
+		if err != nil || *seen || seen == &token && value == "" {
 			return false, ErrUncertain
 		}
 		*seen = true
 	}
 	return token, nil
+}
+
+// maxCandidates is how many tokens of an uncertain request are looked at.
+const maxCandidates = 8
+
+// CandidateTokens returns the tokens that a homeserver might read in a request,
+// whatever its way, each once and eight at the most.
+func CandidateTokens(authorization []string, rawQuery string) []string {
+	var tokens []string
+	add := func(token string) {
+		if token != "" && len(tokens) < maxCandidates && !slices.Contains(tokens, token) {
+			tokens = append(tokens, token)
+		}
+	}
+	for _, value := range authorization {
+		_, token, _ := strings.Cut(value, " ")
+		add(strings.TrimSpace(token))
+	}
+	for pair := range strings.FieldsFuncSeq(rawQuery, func(c rune) bool { return c == '&' || c == ';' }) {
+		if name, value, _ := strings.Cut(pair, "="); unescape(name) == "access_token" {
+			add(unescape(value))
+		}
+	}
+	return tokens
 }
 
 func isCredentialParameter(name string) bool {
@@ -136,11 +167,10 @@ func isCredentialParameter(name string) bool {
 	return false
 }
 
-// unescapeName decodes a parameter's name. A name with a bad escape is
-// nobody's, so it stays as it is.
-func unescapeName(name string) string {
-	if decoded, err := url.QueryUnescape(name); err == nil {
+// unescape decodes a part of a query, or leaves it if it has a bad escape.
+func unescape(s string) string {
+	if decoded, err := url.QueryUnescape(s); err == nil {
 		return decoded
 	}
-	return name
+	return s
 }

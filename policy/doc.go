@@ -16,8 +16,9 @@
 //   - Is there budget left? (limit.go) [Limiter] keeps one number per user, the
 //     theoretical arrival time of the generic cell rate algorithm.
 //
-// body.go holds what every homeserver refuses in the body of a write, and
-// pattern.go the user ID patterns of the configuration.
+// body.go holds what every homeserver refuses in the body of a write, revocation.go
+// the requests after which tokens are no longer good, and pattern.go the user
+// ID patterns of the configuration.
 //
 // Time is a parameter everywhere. There is no package-level clock and no
 // background goroutine, and every table is bounded by its constructor.

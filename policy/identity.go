@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/sampled"
 )
 
 // Identities remembers whose token is whose, as the homeserver's
@@ -36,7 +38,7 @@ type Identities struct {
 	secret [32]byte
 	epoch  time.Time
 	shards [identityShards]identityShard
-	ids    atomic.Uint64
+	bases  atomic.Uint32 // the last base that was named
 
 	// revocations is the number of the last revocation.
 	revocations atomic.Uint64
@@ -57,7 +59,7 @@ type tokenKey [16]byte
 
 type identityShard struct {
 	mu         sync.Mutex // guards all below
-	identities *simplelru.LRU[tokenKey, identity]
+	identities *sampled.Map[tokenKey, identity]
 	// rejections has a bound of its own, so that random tokens never push out
 	// an identity.
 	rejections    *simplelru.LRU[tokenKey, rejected]
@@ -65,15 +67,16 @@ type identityShard struct {
 }
 
 // identity is what is known of a token (its base entry), or of a token with
-// parameters.
+// parameters. Base and parameters are in shards of their own, so that an
+// appservice's many users are spread over all of them.
 type identity struct {
 	userID  string // empty in a base entry if only masquerades were looked up
 	expires int64  // nanoseconds since the table's epoch
 	asOf    uint64 // number of the last revocation when the homeserver was asked
 
-	// id names a base entry. An entry with parameters holds the id of its base
-	// and is void without it, so dropping the base drops them all.
-	id uint64
+	// base names a base entry. An entry with parameters holds the name of its
+	// base and is void without it, so dropping the base drops them all.
+	base uint32
 
 	ignoresUserID   bool // the token is an ordinary one: user_id has no effect
 	ignoresDeviceID bool
@@ -108,7 +111,7 @@ func NewIdentities(tokens int, now time.Time) *Identities {
 	t := &Identities{epoch: now}
 	rand.Read(t.secret[:]) // never fails, see crypto/rand
 	for i := range t.shards {
-		t.shards[i].identities = newLRU[tokenKey, identity](tokens/identityShards, nil)
+		t.shards[i].identities = sampled.New[tokenKey](tokens/identityShards, func(a, b identity) bool { return a.expires < b.expires })
 		t.shards[i].rejections = newLRU[tokenKey, rejected](tokens/identityShards/8, nil)
 	}
 	// A revocation that has to make room turns into one that concerns
@@ -124,13 +127,13 @@ func newLRU[K comparable, V any](size int, onEvict simplelru.EvictCallback[K, V]
 	return lru
 }
 
-// Resize changes how many tokens are kept. Of a smaller table the least
-// recently used go.
+// Resize changes how many tokens are kept. Of a smaller table those go first that
+// end first.
 func (t *Identities) Resize(tokens int) {
 	for i := range t.shards {
 		shard := &t.shards[i]
 		shard.mu.Lock()
-		shard.identities.Resize(max(1, tokens/identityShards))
+		shard.identities.Resize(tokens / identityShards)
 		shard.rejections.Resize(max(1, tokens/identityShards/8))
 		shard.mu.Unlock()
 	}
@@ -146,25 +149,38 @@ func (t *Identities) Lookup(c Credential, now time.Time) (userID string, rejecti
 	at := int64(now.Sub(t.epoch))
 	shard := t.shard(key)
 	shard.mu.Lock()
-	defer shard.mu.Unlock()
-
-	if base, ok := shard.identities.Get(key); ok {
-		found, foundKey := base, key
-		if c = base.effective(c); c.UserID != "" || c.DeviceID != "" {
-			foundKey = t.masqueradeKey(key, c)
-			if found, ok = shard.identities.Get(foundKey); !ok || found.id != base.id {
-				return "", nil
-			}
+	base, ok := shard.identities.Get(key)
+	if !ok {
+		known, ok := shard.rejections.Get(key)
+		shard.mu.Unlock()
+		if ok && at < known.expires {
+			return "", known.rejection
 		}
-		if found.userID == "" || at >= found.expires || !t.current(shard, foundKey, found) {
-			return "", nil
-		}
-		return found.userID, nil
+		return "", nil
 	}
-	if known, ok := shard.rejections.Get(key); ok && at < known.expires {
-		return "", known.rejection
+	if c = base.effective(c); c.UserID == "" && c.DeviceID == "" {
+		defer shard.mu.Unlock()
+		return t.valid(shard, key, base, at), nil
+	}
+	shard.mu.Unlock()
+
+	key = t.masqueradeKey(key, c)
+	shard = t.shard(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if found, ok := shard.identities.Get(key); ok && found.base == base.base {
+		return t.valid(shard, key, found, at), nil
 	}
 	return "", nil
+}
+
+// valid returns the user of an entry that has not ended and that no revocation has
+// touched, or "". It needs the shard's lock.
+func (t *Identities) valid(shard *identityShard, key tokenKey, e identity, at int64) string {
+	if at >= e.expires || !t.current(shard, key, e) {
+		return ""
+	}
+	return e.userID
 }
 
 // effective returns c without the parameters that have no effect.
@@ -193,7 +209,7 @@ func (t *Identities) current(shard *identityShard, key tokenKey, e identity) boo
 		return false
 	}
 	e.asOf = now
-	shard.identities.Add(key, e)
+	shard.identities.Put(key, e)
 	return true
 }
 
@@ -212,15 +228,15 @@ func (t *Identities) Learn(c Credential, who WhoAmI, revision Revision, expires 
 	learned := identity{userID: who.UserID, expires: int64(expires.Sub(t.epoch)), asOf: revision.all}
 	shard := t.shard(key)
 	shard.mu.Lock()
-	defer shard.mu.Unlock()
 	if revision.tokens != t.tokenRevocations.Load() {
+		shard.mu.Unlock()
 		return // it may have been this token: the answer holds for one request
 	}
 	shard.rejections.Remove(key)
 
 	base, ok := shard.identities.Get(key)
 	if !ok {
-		base = identity{id: t.ids.Add(1)}
+		base = identity{base: t.bases.Add(1)}
 	}
 	// An appservice's token with user_id is that user or an error on every
 	// homeserver. Somebody else is the owner of an ordinary token.
@@ -230,13 +246,27 @@ func (t *Identities) Learn(c Credential, who WhoAmI, revision Revision, expires 
 	if c.DeviceID != "" && c.DeviceID != who.DeviceID {
 		base.ignoresDeviceID = true
 	}
-	if c = base.effective(c); c.UserID == "" && c.DeviceID == "" {
-		base.userID, base.expires, base.asOf = learned.userID, learned.expires, learned.asOf
-	} else {
-		learned.id = base.id
-		shard.identities.Add(t.masqueradeKey(key, c), learned)
+	c = base.effective(c)
+	plain := c.UserID == "" && c.DeviceID == ""
+	if plain {
+		base.userID, base.asOf = learned.userID, learned.asOf
 	}
-	shard.identities.Add(key, base)
+	if plain || base.userID == "" {
+		// A base that is only there for its masquerades lives as long as they.
+		base.expires = learned.expires
+	}
+	shard.identities.Put(key, base)
+	shard.mu.Unlock()
+	if plain {
+		return
+	}
+
+	learned.base = base.base
+	key = t.masqueradeKey(key, c)
+	shard = t.shard(key)
+	shard.mu.Lock()
+	shard.identities.Put(key, learned)
+	shard.mu.Unlock()
 }
 
 // Reject remembers until expires that the homeserver does not know c's token.
@@ -245,7 +275,7 @@ func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Tim
 	shard := t.shard(key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	shard.identities.Remove(key)
+	shard.identities.Delete(key)
 	// Homeservers send one and the same answer, so that one copy is enough for
 	// all the tokens that somebody makes up.
 	if last := shard.lastRejection; last != nil && last.equal(rejection) {
@@ -261,8 +291,8 @@ func (t *Identities) RevokeToken(c Credential) {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
-	base, _ := shard.identities.Peek(key)
-	shard.identities.Remove(key)
+	base, _ := shard.identities.Get(key)
+	shard.identities.Delete(key)
 	t.tokenRevocations.Add(1)
 	shard.mu.Unlock()
 	if base.userID != "" {

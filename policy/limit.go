@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
 )
 
 // Limit is a budget of events: so many in a window, refilled evenly, with at
@@ -40,7 +41,7 @@ func NewLimit(events int, window time.Duration, burst int) (Limit, error) {
 	}
 	l := Limit{interval: (int64(window)-1)/int64(events) + 1, burst: int64(burst)}
 	if l.interval > maxBurstSpan/l.burst {
-		return Limit{}, fmt.Errorf("a burst of %d at %d events in %v takes longer than a century to refill", burst, events, window)
+		return Limit{}, fmt.Errorf("a burst of %d at %d events in %v would take more than 70 years to refill", burst, events, window)
 	}
 	return l, nil
 }
@@ -57,7 +58,7 @@ func ParseRate(s string, duration func(string) (time.Duration, error)) (events i
 		return 0, 0, fmt.Errorf("%q is no rate: %q is not a whole number of events", s, count)
 	}
 	counted := span
-	if span != "" && (span[0] < '0' || span[0] > '9') {
+	if span != "" && unicode.IsLetter(rune(span[0])) {
 		counted = "1" + span
 	}
 	window, err = duration(counted)
@@ -75,7 +76,7 @@ func ParseRate(s string, duration func(string) (time.Duration, error)) (events i
 // is a budget that is full again, the same as that of a user never seen, so only
 // such users are forgotten. When all places are taken by users whose budget is
 // not full, further users of that shard share one overflow budget of the same
-// limit until a place is free: nobody gains by crowding the table, and the
+// limit until a place is found: nobody gains by crowding the table, and the
 // sum of what passes stays bounded. [Limiter.Overflowed] counts those events.
 type Limiter struct {
 	epoch      time.Time
@@ -136,7 +137,8 @@ func (l *Limiter) Take(userID string, limit Limit, now time.Time) (wait time.Dur
 		shard.overflow, wait, ok = take(shard.overflow, t, limit)
 		return wait, ok
 	}
-	tat, wait, ok = take(tat, t, limit)
+	// A limit that was relaxed since must not make anybody wait for the old one.
+	tat, wait, ok = take(min(tat, t+limit.burst*limit.interval), t, limit)
 	if ok {
 		shard.tats[hash] = tat
 	}
@@ -154,8 +156,8 @@ func take(tat, now int64, limit Limit) (newTAT int64, wait time.Duration, ok boo
 }
 
 // sweep forgets the users whose budgets are full and reports whether there is
-// room now. A shard that has none is not searched again before one event's time
-// has passed, so a crowd can't make each of its requests cost a search.
+// room now. A shard that has none is not searched again within the time of one
+// event, or a second, so a crowd can't make each of its requests cost a search.
 func (s *limiterShard) sweep(now int64, limit Limit) bool {
 	if now < s.nextSweep {
 		return false
@@ -168,7 +170,7 @@ func (s *limiterShard) sweep(now int64, limit Limit) bool {
 	if len(s.tats) < s.capacity {
 		return true
 	}
-	s.nextSweep = now + limit.interval
+	s.nextSweep = now + min(limit.interval, int64(time.Second))
 	return false
 }
 

@@ -32,7 +32,7 @@ func (p UserPattern) Match(userID string) bool {
 		return userID == first
 	}
 	rest, ok := strings.CutPrefix(userID, first)
-	if !ok || len(rest) < len(last) || !strings.HasSuffix(rest, last) {
+	if !ok || !strings.HasSuffix(rest, last) {
 		return false
 	}
 	rest = rest[:len(rest)-len(last)]

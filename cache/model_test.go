@@ -1,0 +1,210 @@
+package cache
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+)
+
+// model says what the documentation says, with maps that forget nothing.
+type model struct {
+	rules   *Rules
+	targets map[string]*modelTarget
+}
+
+type modelTarget struct {
+	generation uint64
+	inFlight   int
+	settled    time.Duration
+	states     map[string]*modelState // by viewer, or one under ""
+	grants     map[string]*modelGrant // by viewer
+}
+
+type modelState struct {
+	departed time.Duration
+	version  int
+	flips    time.Duration // after departure, 0: never
+}
+
+type modelGrant struct {
+	departed   time.Duration
+	denied     bool
+	generation uint64
+}
+
+type modelTicket struct {
+	departed   time.Duration
+	generation uint64
+	settled    bool
+}
+
+func (m *model) target(name string) *modelTarget {
+	t, ok := m.targets[name]
+	if !ok {
+		t = &modelTarget{states: make(map[string]*modelState), grants: make(map[string]*modelGrant)}
+		m.targets[name] = t
+	}
+	return t
+}
+
+func (t *modelTarget) depart(now time.Duration) modelTicket {
+	return modelTicket{now, t.generation, t.inFlight == 0 && now >= t.settled}
+}
+
+func (t *modelTarget) grant(viewer string, g *modelGrant) {
+	if old := t.grants[viewer]; old == nil || old.departed <= g.departed {
+		t.grants[viewer] = g
+	}
+}
+
+func (m *model) allow(t *modelTarget, viewer string, k modelTicket, st *modelState) {
+	t.grant(viewer, &modelGrant{departed: k.departed})
+	if !m.rules.PerViewer {
+		viewer = ""
+	}
+	if old := t.states[viewer]; k.settled && k.generation == t.generation && (old == nil || old.departed <= st.departed) {
+		t.states[viewer] = st
+	}
+}
+
+func (m *model) lookup(t *modelTarget, viewer string, now time.Duration) (outcome Outcome, version int, permitted bool) {
+	g := t.grants[viewer]
+	if g == nil {
+		return Miss, 0, false
+	}
+	if g.denied {
+		if g.generation == t.generation && now < g.departed+m.rules.ForbiddenTTL {
+			return Denied, 0, false
+		}
+		return Miss, 0, false
+	}
+	permitted = now < g.departed+m.rules.TTL
+	if !m.rules.PerViewer {
+		viewer = ""
+	}
+	st := t.states[viewer]
+	if st == nil || st.flips > 0 && now >= st.departed+st.flips {
+		return Miss, 0, permitted
+	}
+	switch {
+	case permitted && now < st.departed+m.rules.TTL:
+		return Hit, st.version, true
+	case now < st.departed+m.rules.StaleIfError && st.departed < g.departed+m.rules.TTL:
+		return Miss, st.version, permitted // stale
+	}
+	return Miss, 0, permitted
+}
+
+func TestPresenceAgreesWithAModel(t *testing.T) {
+	r := newRand(t)
+	type flight struct {
+		viewer, target string
+		ticket         Ticket
+		model          modelTicket
+		version        int
+	}
+	type writing struct {
+		target string
+		write  Write
+	}
+	outcomes := make(map[Outcome]int)
+	var stale int
+	for range 250 {
+		ttl := pick(r, 8, 30*time.Second)
+		rules := &Rules{TTL: ttl, ForbiddenTTL: pick(r, ttl/2, ttl), StaleIfError: pick(r, 0, 3*ttl), PerViewer: r.IntN(3) == 0}
+		p, m := newPresence(), &model{rules: rules, targets: make(map[string]*modelTarget)}
+		a, _, other := fenceMates(p)
+		var now time.Duration
+		var flights []flight
+		var writes []writing
+		var log []string
+		note := func(format string, args ...any) {
+			log = append(log, fmt.Sprintf("%v: ", now)+fmt.Sprintf(format, args...))
+		}
+		for n := range 150 {
+			target, viewer := pick(r, a, other), pick(r, bob, carol)
+			now += pick(r, 0, 0, 0, 1, time.Duration(r.Int64N(int64(ttl)/2)))
+			switch r.IntN(16) {
+			case 0, 1, 2:
+				flights = append(flights, flight{viewer, target, p.Depart(target, at(now)), m.target(target).depart(now), n})
+				note("%d departs: %s reads %s", n, viewer, target)
+			case 3, 4, 5:
+				if len(flights) == 0 {
+					continue
+				}
+				i := r.IntN(len(flights))
+				f := flights[i]
+				flights = append(flights[:i], flights[i+1:]...)
+				mt := m.target(f.target)
+				if r.IntN(4) == 0 {
+					note("%d is denied", f.version)
+					p.Deny(f.viewer, f.ticket, &Denial{Status: 403}, rules)
+					if f.model.settled {
+						mt.grant(f.viewer, &modelGrant{f.model.departed, true, f.model.generation})
+						continue
+					}
+					// It isn't stored. What it does to older answers that are still
+					// on their way is for TestADenialThatIsNotStoredEndsAPermission.
+					if g := mt.grants[f.viewer]; g != nil && g.departed <= f.model.departed {
+						delete(mt.grants, f.viewer)
+					}
+					flights = slices.DeleteFunc(flights, func(o flight) bool {
+						return o.viewer == f.viewer && o.target == f.target && o.model.departed < f.model.departed
+					})
+				}
+				note("%d is allowed", f.version)
+				answer, st := version(f.version), &modelState{departed: f.model.departed, version: f.version}
+				if r.IntN(3) == 0 {
+					ago := r.Int64N(60_000)
+					answer = parse(t, fmt.Sprintf(`{"presence":"online","status_msg":"%d","last_active_ago":%d,"currently_active":true}`, f.version, ago))
+					st.flips = time.Minute - time.Duration(ago)*time.Millisecond
+				}
+				p.Allow(f.viewer, f.ticket, answer, rules)
+				m.allow(mt, f.viewer, f.model, st)
+			case 6:
+				note("a write of %s begins", target)
+				writes = append(writes, writing{target, p.BeginWrite(target)})
+				mt := m.target(target)
+				mt.generation++
+				mt.inFlight++
+				clear(mt.states)
+			case 7:
+				if len(writes) == 0 {
+					continue
+				}
+				i, settle := r.IntN(len(writes)), pick(r, 0, time.Duration(r.Int64N(int64(ttl)/4)))
+				w := writes[i]
+				writes = append(writes[:i], writes[i+1:]...)
+				note("a write of %s ends, to settle for %v", w.target, settle)
+				w.write.End(at(now), settle)
+				mt := m.target(w.target)
+				mt.generation++
+				mt.inFlight--
+				mt.settled = max(mt.settled, now+settle)
+			default:
+				found := p.Lookup(viewer, target, rules, at(now))
+				outcome, version, permitted := m.lookup(m.target(target), viewer, now)
+				got := 0
+				if found.Answer != nil {
+					got = versionOf(found.Answer)
+				}
+				if outcome == Denied {
+					permitted = found.Permitted
+				}
+				if found.Outcome != outcome || got != version || found.Permitted != permitted {
+					t.Fatalf("%+v\n%v\n%v: %s reads %s: %+v, want outcome %v, version %d, permitted %v",
+						*rules, log, now, viewer, target, found, outcome, version, permitted)
+				}
+				outcomes[outcome]++
+				if outcome == Miss && version != 0 {
+					stale++
+				}
+			}
+		}
+	}
+	if outcomes[Hit] < 200 || outcomes[Denied] < 50 || outcomes[Miss] < 200 || stale < 50 {
+		t.Errorf("the sequences are too dull: %v, %d stale", outcomes, stale)
+	}
+	t.Logf("%v, %d stale", outcomes, stale)
+}

@@ -1,0 +1,353 @@
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+const forever = 100 * 365 * 24 * time.Hour
+
+// learn asks a homeserver that says who.
+func learn(t *Identities, c Credential, who WhoAmI, expires time.Duration) {
+	t.Learn(c, who, t.Revision(), at(expires))
+}
+
+func wantUser(t *testing.T, ids *Identities, c Credential, now time.Duration, want string) {
+	t.Helper()
+	userID, rejection := ids.Lookup(c, at(now))
+	if userID != want || rejection != nil {
+		t.Errorf("%+v at %v is %q, rejection %v, want %q", c, now, userID, rejection, want)
+	}
+}
+
+func wantCounts(t *testing.T, ids *Identities, identities, rejections int) {
+	t.Helper()
+	if i, r := ids.Len(); i != identities || r != rejections {
+		t.Errorf("%d identities and %d rejections are kept, want %d and %d", i, r, identities, rejections)
+	}
+}
+
+func TestAnIdentityIsKnownUntilItExpires(t *testing.T) {
+	ids, c := NewIdentities(100, epoch), Credential{Token: "tok"}
+	wantUser(t, ids, c, 0, "")
+	learn(ids, c, WhoAmI{UserID: "@a:b", DeviceID: "D"}, time.Minute)
+	wantUser(t, ids, c, 0, "@a:b")
+	wantUser(t, ids, c, time.Minute-1, "@a:b")
+	wantUser(t, ids, c, time.Minute, "")
+	wantUser(t, ids, Credential{Token: "Tok"}, 0, "")
+	wantUser(t, ids, Credential{}, 0, "")
+
+	learn(ids, c, WhoAmI{UserID: "@a:b"}, 2*time.Minute)
+	wantUser(t, ids, c, 2*time.Minute-1, "@a:b")
+	wantCounts(t, ids, 1, 0)
+}
+
+// Homeservers ignore user_id and device_id on an ordinary token. Nobody may fill the
+// table or the homeserver's log by making them up.
+func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
+	alice := WhoAmI{UserID: "@alice:hs", DeviceID: "REAL"}
+	for name, first := range map[string]Credential{
+		"user":            {Token: "tok", UserID: "@x0:hs"},
+		"user and device": {Token: "tok", UserID: "@x0:hs", DeviceID: "D", DeviceParameter: "device_id"},
+		"user and her own device": {Token: "tok", UserID: "@x0:hs", DeviceID: "REAL",
+			DeviceParameter: "org.matrix.msc3202.device_id"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ids := NewIdentities(100_000, epoch)
+			learn(ids, first, alice, forever)
+			for i := range 1000 {
+				c := first
+				c.UserID = fmt.Sprintf("@x%d:hs", i)
+				wantUser(t, ids, c, 0, "@alice:hs")
+				c.DeviceID, c.DeviceParameter = fmt.Sprint("D", i), "device_id"
+				wantUser(t, ids, c, 0, "@alice:hs")
+			}
+			wantUser(t, ids, Credential{Token: "tok"}, 0, "@alice:hs")
+			wantCounts(t, ids, 1, 0)
+		})
+	}
+	t.Run("device", func(t *testing.T) {
+		ids := NewIdentities(100_000, epoch)
+		learn(ids, Credential{Token: "tok", DeviceID: "D0"}, alice, forever)
+		for i := range 1000 {
+			wantUser(t, ids, Credential{Token: "tok", DeviceID: fmt.Sprint("D", i)}, 0, "@alice:hs")
+		}
+		wantCounts(t, ids, 1, 0)
+		// Of user_id nothing is known yet.
+		wantUser(t, ids, Credential{Token: "tok", UserID: "@alice:hs"}, 0, "")
+	})
+	t.Run("her own user ID tells nothing", func(t *testing.T) {
+		ids := NewIdentities(100_000, epoch)
+		learn(ids, Credential{Token: "tok", UserID: "@alice:hs"}, alice, forever)
+		wantUser(t, ids, Credential{Token: "tok", UserID: "@alice:hs"}, 0, "@alice:hs")
+		wantUser(t, ids, Credential{Token: "tok", UserID: "@bob:hs"}, 0, "")
+		wantUser(t, ids, Credential{Token: "tok"}, 0, "")
+	})
+}
+
+func TestAnAppserviceActsForManyUsers(t *testing.T) {
+	ids := NewIdentities(100_000, epoch)
+	sender := Credential{Token: "as"}
+	as := func(i int, device string) Credential {
+		return Credential{Token: "as", UserID: fmt.Sprintf("@bridge_%d:hs", i), DeviceID: device}
+	}
+	for i := range 500 {
+		wantUser(t, ids, as(i, ""), 0, "")
+		learn(ids, as(i, ""), WhoAmI{UserID: as(i, "").UserID}, time.Minute)
+	}
+	wantUser(t, ids, sender, 0, "") // nobody has asked for that yet
+	learn(ids, sender, WhoAmI{UserID: "@sender:hs"}, time.Hour)
+	for i := range 500 {
+		wantUser(t, ids, as(i, ""), time.Minute-1, as(i, "").UserID)
+		wantUser(t, ids, as(i, ""), time.Minute, "") // each expires by itself
+	}
+	wantUser(t, ids, sender, time.Minute, "@sender:hs")
+	wantUser(t, ids, as(500, ""), 0, "")
+
+	// With a device that the homeserver confirms, it's an entry of its own: another
+	// may be an error.
+	learn(ids, as(1, "D1"), WhoAmI{UserID: as(1, "").UserID, DeviceID: "D1"}, time.Hour)
+	wantUser(t, ids, as(1, "D1"), 0, as(1, "").UserID)
+	wantUser(t, ids, as(1, "D2"), 0, "")
+	wantUser(t, ids, as(2, "D1"), 0, "")
+	// A homeserver that doesn't confirm it ignores the parameter.
+	learn(ids, as(3, "D3"), WhoAmI{UserID: as(3, "").UserID, DeviceID: "AS_Device"}, time.Hour)
+	wantUser(t, ids, as(3, "D4"), time.Minute, as(3, "").UserID)
+	wantUser(t, ids, as(1, "D5"), 0, as(1, "").UserID)
+}
+
+// Two masquerades must not be one because their parameters look alike when put together.
+func TestMasqueradesDoNotRunTogether(t *testing.T) {
+	ids := NewIdentities(1000, epoch)
+	a := Credential{Token: "as", UserID: "@a:hs", DeviceID: "XY"}
+	learn(ids, a, WhoAmI{UserID: "@a:hs", DeviceID: "XY"}, forever)
+	for _, c := range []Credential{
+		{Token: "as", UserID: "@a:hsX", DeviceID: "Y"}, {Token: "as", UserID: "@a:hsXY"}, {Token: "as", DeviceID: "@a:hsXY"},
+		{Token: "as@a:hs", DeviceID: "XY"}, {Token: "as@a:hsXY"},
+	} {
+		wantUser(t, ids, c, 0, "")
+		if ids.Fingerprint(c) == ids.Fingerprint(a) {
+			t.Errorf("%+v and %+v have one fingerprint", c, a)
+		}
+	}
+	if again := a; ids.Fingerprint(again) != ids.Fingerprint(a) {
+		t.Error("a credential's fingerprint changes")
+	}
+	if NewIdentities(1000, epoch).Fingerprint(a) == ids.Fingerprint(a) {
+		t.Error("a fingerprint is the same in another table: the hash has no key")
+	}
+}
+
+func TestRejectionsAreRememberedBriefly(t *testing.T) {
+	ids, c := NewIdentities(1000, epoch), Credential{Token: "bad"}
+	rejection := &Rejection{Body: `{"errcode":"M_UNKNOWN_TOKEN","soft_logout":true}`, Header: map[string][]string{"Vary": {"Origin"}}}
+	ids.Reject(c, rejection, at(time.Minute))
+	for _, c := range []Credential{c, {Token: "bad", UserID: "@a:hs"}, {Token: "bad", DeviceID: "D"}} {
+		userID, got := ids.Lookup(c, at(time.Minute-1))
+		if userID != "" || got == nil || got.Body != rejection.Body || !reflect.DeepEqual(got.Header, rejection.Header) {
+			t.Errorf("%+v is %q, %+v, want the rejection", c, userID, got)
+		}
+		wantUser(t, ids, c, time.Minute, "")
+	}
+	wantUser(t, ids, Credential{Token: "good"}, 0, "")
+
+	// The token may have become valid, or what was valid may be so no longer.
+	learn(ids, c, WhoAmI{UserID: "@a:hs"}, time.Hour)
+	wantUser(t, ids, c, 0, "@a:hs")
+	wantCounts(t, ids, 1, 0)
+	ids.Reject(c, rejection, at(time.Minute))
+	if userID, got := ids.Lookup(c, epoch); userID != "" || got == nil {
+		t.Errorf("a rejected token is %q, %v", userID, got)
+	}
+	wantUser(t, ids, c, time.Minute, "")
+	wantCounts(t, ids, 0, 1)
+}
+
+// A rejection ends the masquerades too: they die with the token's base entry.
+func TestARejectionEndsMasquerades(t *testing.T) {
+	ids := NewIdentities(1000, epoch)
+	c := Credential{Token: "as", UserID: "@a:hs"}
+	learn(ids, c, WhoAmI{UserID: "@a:hs"}, forever)
+	ids.Reject(Credential{Token: "as"}, &Rejection{}, at(time.Second))
+	wantUser(t, ids, c, time.Second, "")
+	learn(ids, Credential{Token: "as"}, WhoAmI{UserID: "@sender:hs"}, forever)
+	wantUser(t, ids, c, time.Second, "")
+}
+
+func TestRandomTokensPushOutNoIdentity(t *testing.T) {
+	const tokens = 1600
+	ids := NewIdentities(tokens, epoch)
+	for i := range 100 {
+		learn(ids, Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
+	}
+	var first *Rejection
+	for i := range 100_000 {
+		c := Credential{Token: fmt.Sprint("bad", i)}
+		ids.Reject(c, &Rejection{Body: "no", Header: map[string][]string{"Server": {"x"}}}, at(forever))
+		if i == 0 {
+			_, first = ids.Lookup(c, epoch)
+		}
+	}
+	if _, rejections := ids.Len(); rejections > tokens/8 {
+		t.Errorf("%d rejections are kept, want at most %d", rejections, tokens/8)
+	}
+	for i := range 100 {
+		wantUser(t, ids, Credential{Token: fmt.Sprint("good", i)}, 0, fmt.Sprint("@", i, ":hs"))
+	}
+	// Equal rejections are one, whatever the number of tokens.
+	distinct := make(map[*Rejection]bool)
+	for i := range ids.shards {
+		for _, known := range ids.shards[i].rejections.Values() {
+			distinct[known.rejection] = true
+		}
+	}
+	if len(distinct) > identityShards {
+		t.Errorf("%d copies of one rejection, want at most one a shard", len(distinct))
+	}
+	if first == nil || len(distinct) == 0 {
+		t.Error("nothing is kept at all")
+	}
+}
+
+func TestManyTokensNeedNoMoreThanTheirPlaces(t *testing.T) {
+	ids := NewIdentities(1600, epoch)
+	for i := range 50_000 {
+		learn(ids, Credential{Token: fmt.Sprint(i)}, WhoAmI{UserID: "@a:hs"}, forever)
+		learn(ids, Credential{Token: "as", UserID: fmt.Sprint("@", i, ":hs")}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
+	}
+	if identities, _ := ids.Len(); identities > 1600 || identities < 1000 {
+		t.Errorf("%d identities are kept, want nearly 1600", identities)
+	}
+}
+
+func TestResizeOfIdentities(t *testing.T) {
+	ids := NewIdentities(16_000, epoch)
+	for i := range 1000 {
+		learn(ids, Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
+		ids.Reject(Credential{Token: fmt.Sprint("bad", i)}, &Rejection{}, at(forever))
+	}
+	wantCounts(t, ids, 1000, 1000)
+	ids.Resize(1)
+	if identities, rejections := ids.Len(); identities > identityShards || rejections > identityShards {
+		t.Errorf("%d identities and %d rejections are kept, want at most one a shard", identities, rejections)
+	}
+	var known int
+	for i := range 1000 {
+		if userID, _ := ids.Lookup(Credential{Token: fmt.Sprint("good", i)}, epoch); userID == fmt.Sprint("@", i, ":hs") {
+			known++
+		} else if userID != "" {
+			t.Fatalf("token %d is %s after Resize", i, userID)
+		}
+	}
+	if known == 0 {
+		t.Error("Resize lost everything")
+	}
+	ids.Resize(16_000)
+	for i := range 500 {
+		learn(ids, Credential{Token: fmt.Sprint("new", i)}, WhoAmI{UserID: "@new:hs"}, forever)
+	}
+	if identities, _ := ids.Len(); identities < 500 {
+		t.Errorf("%d identities are kept, want the 500 new ones", identities)
+	}
+}
+
+func TestNoTokenIsKeptInClear(t *testing.T) {
+	const token = "syt_SECRET_abcdefghijklmnopqrstuvwxyz"
+	ids := NewIdentities(100, epoch)
+	learn(ids, Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
+	learn(ids, Credential{Token: token + "2", UserID: "@masquerade:hs", DeviceID: "D"}, WhoAmI{UserID: "@masquerade:hs", DeviceID: "D"}, forever)
+	ids.Reject(Credential{Token: token + "3"}, &Rejection{Body: "rejection-body"}, at(forever))
+	ids.RevokeToken(Credential{Token: token + "1"})
+	learn(ids, Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
+	for i := range 4 {
+		ids.Lookup(Credential{Token: fmt.Sprint(token, i)}, epoch)
+	}
+
+	reached := strings.Join(reachable(reflect.ValueOf(ids)), "\n")
+	for _, present := range []string{"@marker:hs", "@masquerade:hs", "rejection-body", string(ids.secret[:])} {
+		if !strings.Contains(reached, present) {
+			t.Errorf("the search does not find %q, so it proves nothing", present)
+		}
+	}
+	for i := 0; i+8 <= len(token); i++ {
+		if strings.Contains(reached, token[i:i+8]) {
+			t.Errorf("%q of a token is kept in clear", token[i:i+8])
+		}
+	}
+	if printed := fmt.Sprintf("%#v %+v", ids, ids); strings.Contains(printed, "SECRET") {
+		t.Error("a token is printed in clear")
+	}
+}
+
+// reachable returns all strings and byte sequences that a value leads to, through
+// pointers and unexported fields too.
+func reachable(root reflect.Value) []string {
+	found := make(map[string]bool)
+	seen := make(map[uintptr]bool)
+	var walk func(v reflect.Value)
+	walk = func(v reflect.Value) {
+		switch v.Kind() {
+		case reflect.String:
+			found[v.String()] = true
+		case reflect.Pointer:
+			if !v.IsNil() && !seen[v.Pointer()] {
+				seen[v.Pointer()] = true
+				walk(v.Elem())
+			}
+		case reflect.Interface:
+			walk(v.Elem())
+		case reflect.Struct:
+			for i := range v.NumField() {
+				walk(v.Field(i))
+			}
+		case reflect.Map:
+			for _, key := range v.MapKeys() {
+				walk(key)
+				walk(v.MapIndex(key))
+			}
+		case reflect.Array, reflect.Slice:
+			var bytes []byte
+			for i := range v.Len() {
+				if e := v.Index(i); e.Kind() == reflect.Uint8 {
+					bytes = append(bytes, byte(e.Uint()))
+				} else {
+					walk(e)
+				}
+			}
+			found[string(bytes)] = true
+		}
+	}
+	walk(root)
+	var all []string
+	for s := range maps.Keys(found) {
+		all = append(all, s)
+	}
+	return all
+}
+
+func BenchmarkIdentitiesLookup(b *testing.B) {
+	ids := NewIdentities(100_000, epoch)
+	token := Credential{Token: "syt_YWxpY2U_abcdefghijklmnopqrst_0abcde"}
+	masquerade := Credential{Token: "as", UserID: "@bridge_a:example.com"}
+	unknown := Credential{Token: "unknown"}
+	learn(ids, token, WhoAmI{UserID: "@alice:example.com"}, forever)
+	learn(ids, masquerade, WhoAmI{UserID: masquerade.UserID}, forever)
+	ids.Reject(unknown, &Rejection{}, at(forever))
+	for _, bm := range []struct {
+		name string
+		c    Credential
+	}{{"token", token}, {"masquerade", masquerade}, {"rejected", unknown}} {
+		b.Run(bm.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if userID, rejection := ids.Lookup(bm.c, epoch); userID == "" && rejection == nil {
+					b.Fatal("not known")
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,311 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func mustLimit(t testing.TB, events int, window time.Duration, burst int) Limit {
+	t.Helper()
+	limit, err := NewLimit(events, window, burst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return limit
+}
+
+// event is a user's event and what a limiter is to say to it.
+type event struct {
+	at   time.Duration
+	wait time.Duration // 0: allowed
+}
+
+func TestLimiterAllowsABurstAndThenTheRate(t *testing.T) {
+	const s = time.Second
+	tests := []struct {
+		name   string
+		events int
+		window time.Duration
+		burst  int
+		then   []event
+	}{
+		{"one in ten seconds, as Synapse's rc_presence", 6, time.Minute, 1,
+			[]event{{0, 0}, {s / 2, 9500 * time.Millisecond}, {10*s - 1, 1}, {10 * s, 0}, {10 * s, 10 * s}}},
+		{"a burst of three", 6, time.Minute, 3,
+			[]event{{0, 0}, {0, 0}, {0, 0}, {0, 10 * s}, {10 * s, 0}, {10 * s, 10 * s}, {40 * s, 0}, {40 * s, 0}, {40 * s, 0}, {40 * s, 10 * s}}},
+		{"a burst of 0 is as many as events", 2, 10 * s, 0,
+			[]event{{0, 0}, {0, 0}, {0, 5 * s}, {5 * s, 0}, {5 * s, 5 * s}}},
+		{"refilled evenly, not by windows", 2, 10 * s, 2,
+			[]event{{9 * s, 0}, {9 * s, 0}, {10 * s, 4 * s}, {14 * s, 0}, {14 * s, 5 * s}}},
+		{"a refusal takes nothing", 1, 10 * s, 1,
+			[]event{{0, 0}, {5 * s, 5 * s}, {5 * s, 5 * s}, {9 * s, s}, {10 * s, 0}}},
+		{"a rest fills no more than the burst", 1, s, 2,
+			[]event{{0, 0}, {1000 * s, 0}, {1000 * s, 0}, {1000 * s, s}}},
+		{"a window that does not divide is rounded against the user", 3, 10, 1,
+			[]event{{0, 0}, {3, 1}, {4, 0}}},
+		{"more events than nanoseconds", 1000, 10, 1,
+			[]event{{0, 0}, {0, 1}, {1, 0}}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			limit := mustLimit(t, tt.events, tt.window, tt.burst)
+			l := NewLimiter(100, epoch)
+			for i, e := range tt.then {
+				if wait, ok := l.Take("@a:b", limit, at(e.at)); wait != e.wait || ok != (e.wait == 0) {
+					t.Fatalf("event %d, at %v: wait %v, allowed %v, want a wait of %v", i, e.at, wait, ok, e.wait)
+				}
+			}
+			if n := l.Users(); n != 1 {
+				t.Errorf("%d users tracked, want 1", n)
+			}
+		})
+	}
+}
+
+func TestBudgetsAreOneAUser(t *testing.T) {
+	limit := mustLimit(t, 1, time.Minute, 1)
+	l := NewLimiter(1000, epoch)
+	for _, userID := range []string{"@a:b", "@A:b", "@a:b ", "", "@a\x00:b"} {
+		if _, ok := l.Take(userID, limit, epoch); !ok {
+			t.Errorf("%q has no budget of its own", userID)
+		}
+		if _, ok := l.Take(userID, limit, epoch); ok {
+			t.Errorf("%q has more than its budget", userID)
+		}
+	}
+	if n := l.Users(); n != 5 {
+		t.Errorf("%d users tracked, want 5", n)
+	}
+}
+
+func TestLimitsOutOfRangeAreErrors(t *testing.T) {
+	for _, tt := range []struct {
+		events int
+		window time.Duration
+		burst  int
+		says   string
+	}{
+		{0, time.Second, 1, "event"},
+		{-1, time.Second, 1, "event"},
+		{1, 0, 1, "window"},
+		{1, -time.Second, 1, "window"},
+		{1, time.Second, -1, "burst"},
+		{1, math.MaxInt64, 1, "refill"},
+		{1, math.MaxInt64, math.MaxInt, "refill"},
+		{1, time.Hour, math.MaxInt, "refill"},
+		{math.MaxInt, 1, math.MaxInt, "refill"},
+		{1, 24 * time.Hour, 40_000, "refill"},
+	} {
+		if limit, err := NewLimit(tt.events, tt.window, tt.burst); err == nil || !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("NewLimit(%d, %v, %d) = %+v, %v, want an error about its %s", tt.events, tt.window, tt.burst, limit, err, tt.says)
+		}
+	}
+}
+
+// The widest limits that are taken must not overflow, a decade after the start too.
+func TestTheWidestLimitsDoNotOverflow(t *testing.T) {
+	const decade = 10 * 365 * 24 * time.Hour
+	for _, limit := range []Limit{
+		mustLimit(t, 1, time.Duration(maxBurstSpan), 1),
+		mustLimit(t, math.MaxInt, 1, int(maxBurstSpan)),
+		mustLimit(t, 1, time.Hour, int(maxBurstSpan/int64(time.Hour))),
+	} {
+		for _, now := range []time.Time{epoch, at(decade)} {
+			l, model := NewLimiter(1, epoch), bucket{limit: limit, level: limit.burst * limit.interval}
+			for i := range 5 {
+				wait, ok := l.Take("@a:b", limit, now)
+				if want, wantOK := model.take(0); wait != want || ok != wantOK {
+					t.Errorf("%+v at %v, event %d: wait %v, allowed %v, want %v, %v", limit, now, i, wait, ok, want, wantOK)
+				}
+			}
+		}
+	}
+}
+
+// bucket is the slow model: a bucket of burst intervals' worth of nanoseconds that
+// fills with time, and from which an event takes one interval.
+type bucket struct {
+	level, last int64
+	limit       Limit
+}
+
+func (b *bucket) take(now int64) (wait time.Duration, ok bool) {
+	b.level, b.last = min(b.limit.burst*b.limit.interval, b.level+now-b.last), now
+	if b.level < b.limit.interval {
+		return time.Duration(b.limit.interval - b.level), false
+	}
+	b.level -= b.limit.interval
+	return 0, true
+}
+
+func randomLimit(t *testing.T, r *rand.Rand) Limit {
+	return mustLimit(t, 1+r.IntN(20), time.Duration(1+r.Int64N(int64(pick(r, 50, time.Second, time.Hour)))), r.IntN(6))
+}
+
+func TestLimiterAgreesWithABucket(t *testing.T) {
+	r := newRand(t)
+	for range 500 {
+		limit := randomLimit(t, r)
+		l, model := NewLimiter(10, epoch), bucket{limit: limit, level: limit.burst * limit.interval}
+		var now int64
+		var wait time.Duration
+		for step := range 60 {
+			switch r.IntN(4) {
+			case 0: // at once again
+			case 1:
+				now += int64(wait) // not too early,
+			case 2:
+				now += max(0, int64(wait)-1) // or by one nanosecond
+			default:
+				now += r.Int64N(3*limit.interval + 1)
+			}
+			got, ok := l.Take("@a:b", limit, at(time.Duration(now)))
+			want, wantOK := model.take(now)
+			if got != want || ok != wantOK {
+				t.Fatalf("%+v, step %d at %d: wait %v, allowed %v, want %v, %v", limit, step, now, got, ok, want, wantOK)
+			}
+			wait = got
+		}
+	}
+}
+
+func TestAWaitIsNeitherTooShortNorTooLong(t *testing.T) {
+	r := newRand(t)
+	for range 2000 {
+		limit, now := randomLimit(t, r), epoch
+		l := NewLimiter(10, epoch)
+		var wait time.Duration
+		for ok := true; ok; wait, ok = l.Take("@a:b", limit, now) {
+			now = now.Add(time.Duration(r.Int64N(limit.interval)))
+		}
+		if again, ok := l.Take("@a:b", limit, now.Add(wait-1)); ok || again != 1 {
+			t.Fatalf("%+v: after %v less a nanosecond: wait %v, allowed %v", limit, wait, again, ok)
+		}
+		if _, ok := l.Take("@a:b", limit, now.Add(wait)); !ok {
+			t.Fatalf("%+v: refused after the wait of %v", limit, wait)
+		}
+	}
+}
+
+func TestAClockThatGoesBackGivesNoBudget(t *testing.T) {
+	r := newRand(t)
+	for range 500 {
+		limit := randomLimit(t, r)
+		l := NewLimiter(10, epoch)
+		var latest, allowed int64
+		for range 200 {
+			now := r.Int64N(4*limit.interval + 1)
+			latest = max(latest, now)
+			if _, ok := l.Take("@a:b", limit, at(time.Duration(now))); ok {
+				allowed++
+			}
+		}
+		if most := limit.burst + latest/limit.interval; allowed > most {
+			t.Fatalf("%+v: %d events by %d, want at most %d", limit, allowed, latest, most)
+		}
+	}
+}
+
+func TestParseRate(t *testing.T) {
+	const s = time.Second
+	for _, tt := range []struct {
+		rate   string
+		events int
+		window time.Duration
+	}{
+		{"6/1m", 6, time.Minute}, {"50/s", 50, s}, {"50/1s", 50, s}, {"1/h", 1, time.Hour}, {"1/ms", 1, time.Millisecond},
+		{"1/1m30s", 1, 90 * s}, {"1/1.5s", 1, 1500 * time.Millisecond}, {"10/0.5m", 10, 30 * s}, {"10/.5m", 10, 30 * s},
+	} {
+		events, window, err := ParseRate(tt.rate, time.ParseDuration)
+		if err != nil || events != tt.events || window != tt.window {
+			t.Errorf("ParseRate(%q) = %d, %v, %v, want %d, %v", tt.rate, events, window, err, tt.events, tt.window)
+		}
+	}
+	for _, rate := range []string{
+		"", "6", "/", "6/", "/1m", "six/1m", "6/1", "6/minute", "6/1m/1m", "6.5/1m", "6 /1m", "6/ 1m", "99999999999999999999/1m",
+	} {
+		_, _, err := ParseRate(rate, time.ParseDuration)
+		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", rate)) {
+			t.Errorf("ParseRate(%q) = %v, want an error that quotes it", rate, err)
+		}
+	}
+	// The error names what was written, not what was made of it.
+	if _, _, err := ParseRate("6/fortnight", time.ParseDuration); err == nil || !strings.Contains(err.Error(), `"fortnight"`) {
+		t.Errorf("an unknown unit: %v", err)
+	}
+	own := func(s string) (time.Duration, error) {
+		if s != "1d" {
+			return 0, errors.New("unknown")
+		}
+		return 24 * time.Hour, nil
+	}
+	if _, window, err := ParseRate("3/d", own); err != nil || window != 24*time.Hour {
+		t.Errorf("ParseRate with another duration: %v, %v", window, err)
+	}
+}
+
+// Parallel events of few users at one moment: as many pass as the burst holds.
+func TestLimiterRace(t *testing.T) {
+	limit := mustLimit(t, 1, time.Hour, 50)
+	l := NewLimiter(1000, epoch)
+	var allowed [4]atomic.Int64
+	var all sync.WaitGroup
+	for worker := range 8 {
+		all.Go(func() {
+			for i := range 400 {
+				user := (worker + i) % len(allowed)
+				if _, ok := l.Take(fmt.Sprint("@", user, ":b"), limit, epoch); ok {
+					allowed[user].Add(1)
+				}
+				if i%100 == 0 {
+					l.Resize(500 + i)
+					l.Users()
+				}
+			}
+		})
+	}
+	all.Wait()
+	for user := range allowed {
+		if n := allowed[user].Load(); n != 50 {
+			t.Errorf("user %d: %d events passed, want 50", user, n)
+		}
+	}
+}
+
+func BenchmarkLimiterTake(b *testing.B) {
+	users := make([]string, 10_000)
+	for i := range users {
+		users[i] = fmt.Sprintf("@user%d:example.com", i)
+	}
+	limit := mustLimit(b, 50, time.Second, 200)
+	b.Run("allowed", func(b *testing.B) {
+		l, i := NewLimiter(20_000, epoch), 0
+		b.ReportAllocs()
+		for b.Loop() {
+			l.Take(users[i%len(users)], limit, at(time.Duration(i)*time.Millisecond))
+			i++
+		}
+	})
+	b.Run("refused", func(b *testing.B) {
+		l := NewLimiter(20_000, epoch)
+		b.ReportAllocs()
+		for b.Loop() {
+			l.Take(users[0], limit, epoch)
+		}
+	})
+	b.Run("overflow", func(b *testing.B) {
+		l, i := NewLimiter(limiterShards, epoch), 0
+		b.ReportAllocs()
+		for b.Loop() {
+			l.Take(users[i%len(users)], limit, epoch)
+			i++
+		}
+	})
+}
