@@ -77,7 +77,7 @@ func (p *Presence) BeginWrite(target string) Write {
 	defer shard.mu.Unlock()
 	f.generation++
 	f.writes++
-	shard.states.Remove(stateKey{target: target})
+	p.drop(shard, stateKey{target: target})
 	return Write{p, target}
 }
 

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"hash/maphash"
+	"math"
 	"math/bits"
 	"strings"
 	"sync"
@@ -36,7 +37,10 @@ type Presence struct {
 	fields fieldTable
 	roots  atomic.Uint64 // the last root that was given out
 
-	states      []stateShard // a power of two of them, by target
+	states   []stateShard // a power of two of them, by target
+	kept     atomic.Int64 // states in all shards
+	capacity atomic.Int64
+
 	permissions *permissions
 }
 
@@ -78,24 +82,54 @@ func NewPresence(states, permissions int, now time.Time) *Presence {
 		states:      make([]stateShard, shardsFor(states)),
 		permissions: newPermissions(permissions),
 	}
+	p.capacity.Store(int64(max(1, states)))
 	for i := range p.states {
-		// NewLRU fails on sizes below 1 only.
-		p.states[i].states, _ = simplelru.NewLRU[stateKey, *state](share(states, len(p.states)), nil)
+		// The bound is one for all shards, see put. NewLRU fails on sizes below 1 only.
+		p.states[i].states, _ = simplelru.NewLRU[stateKey, *state](math.MaxInt, nil)
 	}
 	return p
 }
 
 // Resize changes how many states and permissions are kept. Of a smaller table
-// the least recently used states go, and the older permissions. The number of
-// shards stays, and each keeps one entry at least.
+// the least recently used states go, and the older permissions. Of permissions
+// each shard keeps one at least.
 func (p *Presence) Resize(states, permissions int) {
-	for i := range p.states {
-		shard := &p.states[i]
-		shard.mu.Lock()
-		shard.states.Resize(share(states, len(p.states)))
-		shard.mu.Unlock()
+	p.capacity.Store(int64(max(1, states)))
+	for over := true; over; {
+		over = false
+		for i := range p.states {
+			shard := &p.states[i]
+			shard.mu.Lock()
+			if p.kept.Load() > p.capacity.Load() {
+				_, _, removed := shard.states.RemoveOldest()
+				if removed {
+					p.kept.Add(-1)
+					over = true
+				}
+			}
+			shard.mu.Unlock()
+		}
 	}
 	p.permissions.resize(permissions)
+}
+
+// put stores a state. If there are too many, the shard's least recently used one
+// goes, so that a shard with more than its share takes from itself, but the
+// table as a whole is full before anything goes. It needs the shard's lock.
+func (p *Presence) put(shard *stateShard, key stateKey, st *state) {
+	if !shard.states.Contains(key) && p.kept.Add(1) > p.capacity.Load() {
+		if _, _, removed := shard.states.RemoveOldest(); removed {
+			p.kept.Add(-1)
+		}
+	}
+	shard.states.Add(key, st)
+}
+
+// drop removes a state, if there is one. It needs the shard's lock.
+func (p *Presence) drop(shard *stateShard, key stateKey) {
+	if shard.states.Remove(key) {
+		p.kept.Add(-1)
+	}
 }
 
 // shardsFor returns the power of two of shards that suits a table's size.
@@ -263,7 +297,7 @@ func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool
 			return false
 		}
 		st.root = p.roots.Add(1)
-		shard.states.Add(key, st)
+		p.put(shard, key, st)
 		return true
 	}
 
@@ -284,8 +318,8 @@ func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool
 		return false
 	}
 	st.root = renewed.root
-	shard.states.Add(own, st)
-	shard.states.Add(key, renewed)
+	p.put(shard, own, st)
+	p.put(shard, key, renewed)
 	return true
 }
 
@@ -303,12 +337,6 @@ func (p *Presence) Deny(viewer string, ticket Ticket, denial *Denial, rules *Rul
 
 // Len returns how many states, permissions and refusals are kept, fresh or not.
 func (p *Presence) Len() (states, allowed, refused int) {
-	for i := range p.states {
-		shard := &p.states[i]
-		shard.mu.Lock()
-		states += shard.states.Len()
-		shard.mu.Unlock()
-	}
 	allowed, refused = p.permissions.len()
-	return states, allowed, refused
+	return int(p.kept.Load()), allowed, refused
 }

@@ -1,12 +1,17 @@
 package caddymodule
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // discard is a response writer that costs as little as one can.
@@ -32,20 +37,87 @@ func benchmarkHandler(b *testing.B, handler caddyhttp.MiddlewareHandler, next ca
 	})
 }
 
+// These compare what the handler does alone with Caddy's own handlers, and with
+// what would be done without it.
+
+const benchBody = `{"presence":"unavailable","last_active_ago":123456,"status_msg":"away, back at noon"}`
+
+// ok is a next handler that costs nothing.
+var ok = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+
+func newBenchProxy(b *testing.B) *proxy {
+	p := newProxy(b, &Handler{
+		ReadLimit: &Limit{Events: 1 << 30, Window: caddy.Duration(time.Second)},
+		Cache:     &Cache{TTL: caddy.Duration(500 * time.Second)},
+		Identity:  &Identity{TTL: caddy.Duration(time.Hour)},
+	})
+	p.hs.presence[alice] = benchBody
+	return p
+}
+
 func BenchmarkHit(b *testing.B) {
-	p := newProxy(b, &Handler{ReadLimit: &Limit{Events: 1 << 30, Window: caddy.Duration(1e9)}, Cache: &Cache{TTL: caddy.Duration(500e9)}, Identity: &Identity{TTL: caddy.Duration(1e15)}})
-	p.hs.presence[alice] = `{"presence":"unavailable","last_active_ago":123456,"status_msg":"away, back at noon"}`
-	r := request("GET", statusPath(alice), "bob-token", "")
-	for range 2 {
-		p.do(r)
+	p := newBenchProxy(b)
+	p.get("bob-token", alice)
+	p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(alice), "bob-token", ""))
+}
+
+// BenchmarkHitLarge is a hit with 90,000 states in memory, asked for in a scattered
+// order.
+func BenchmarkHitLarge(b *testing.B) {
+	p := newBenchProxy(b)
+	p.hs.hidden = nil
+	const targets = 90_000
+	paths := make([]string, targets)
+	fields := []cache.Field{{Name: "Content-Type", Values: []string{"application/json"}}}
+	answer, err := cache.ParseAnswer([]byte(benchBody), fields)
+	if err != nil {
+		b.Fatal(err)
 	}
-	if got := p.do(r).Header.Get("Cache-Status"); got[:20] != "matrix_presence; hit" {
-		b.Fatal(got)
+	p.get("bob-token", alice)
+	for i := range paths {
+		target := fmt.Sprintf("@user%06d:example.com", i*7919%targets)
+		paths[i] = statusPath(target)
+		found := p.handler.lookup(reader{viewer: bob, target: target}, time.Now())
+		p.handler.memory.presence.Allow(bob, found.Ticket, answer, &p.handler.set.rules)
 	}
-	benchmarkHandler(b, p.handler, p.hs, r)
+	b.ReportAllocs()
+	w := &discard{header: make(http.Header)}
+	r := caddyhttp.PrepareRequest(request("GET", paths[0], "bob-token", ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
+	i := 0
+	for b.Loop() {
+		clear(w.header)
+		r.URL.Path = paths[i%targets]
+		i++
+		if err := p.handler.ServeHTTP(w, r, p.hs); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkLimited(b *testing.B) {
+	p := newBenchProxy(b)
+	limit, err := policy.NewLimit(1, 1000*time.Hour, 1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	p.handler.set.readLimit = &limit
+	p.get("bob-token", alice)
+	p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(alice), "bob-token", ""))
+}
+
+func BenchmarkRefusedWrite(b *testing.B) {
+	p := newBenchProxy(b)
+	p.wantError(p.put("bob-token", alice, `{}`), 403, "M_FORBIDDEN")
+	benchmarkHandler(b, p.handler, p.hs, request("PUT", statusPath(alice), "bob-token", ""))
+}
+
+func BenchmarkPassThrough(b *testing.B) {
+	p := newBenchProxy(b)
+	benchmarkHandler(b, p.handler, ok, request("GET", "/_matrix/client/v3/sync?timeout=30000", "bob-token", ""))
 }
 
 func BenchmarkStaticResponse(b *testing.B) {
-	static := caddyhttp.StaticResponse{Body: `{"presence":"unavailable","last_active_ago":123456,"status_msg":"away, back at noon"}`}
-	benchmarkHandler(b, static, nil, httptest.NewRequest("GET", "/", nil))
+	benchmarkHandler(b, caddyhttp.StaticResponse{Body: benchBody}, nil, httptest.NewRequest("GET", "/", nil))
 }

@@ -158,7 +158,7 @@ func variesByClient(header http.Header) bool {
 	return false
 }
 
-// writeKept writes an answer from memory.
+// writeKept writes an answer from memory, or one of ours.
 //
 // Handlers before us may edit header values in place (header … replace), so none
 // of the kept strings' slices goes into the response: the values of all
@@ -176,8 +176,11 @@ func writeKept(w http.ResponseWriter, r *http.Request, status int, fields []cach
 		header[fields[i].Name] = values[:k:k]
 		values = values[k:]
 	}
-	values[0], values[1] = cacheStatus, decimal(len(body))
-	header["Cache-Status"], header["Content-Length"] = values[:1:1], values[1:2:2]
+	values[0], values[1] = decimal(len(body)), cacheStatus
+	header["Content-Length"] = values[:1:1]
+	if cacheStatus != "" {
+		header["Cache-Status"] = values[1:2:2]
+	}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		// A client that went away is no error of ours.
@@ -215,19 +218,23 @@ type matrixError struct {
 	RetryAfterMS int64  `json:"retry_after_ms,omitempty"`
 }
 
+// ownFields are those of the answers that we make ourselves: the CORS fields that the
+// specification recommends for every answer ("Web Browser Clients"), with
+// Retry-After for scripts to read.
+var ownFields = []cache.Field{
+	{Name: "Content-Type", Values: []string{"application/json"}},
+	{Name: "Cache-Control", Values: []string{"no-store"}},
+	{Name: corsPrefix + "Allow-Origin", Values: []string{"*"}},
+	{Name: corsPrefix + "Allow-Methods", Values: []string{"GET, HEAD, POST, PUT, DELETE, OPTIONS"}},
+	{Name: corsPrefix + "Allow-Headers", Values: []string{"X-Requested-With, Content-Type, Authorization"}},
+	{Name: corsPrefix + "Expose-Headers", Values: []string{"Retry-After"}},
+}
+
 // writeError answers with a Matrix error of ours.
 func writeError(w http.ResponseWriter, r *http.Request, status int, decision any, e matrixError) {
 	setVars(r, cacheNone, decision)
-	header := w.Header()
-	setCORS(header)
-	header.Set("Content-Type", "application/json")
-	header.Set("Cache-Control", "no-store")
 	body, _ := json.Marshal(e) // strings and a number can't fail
-	header.Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(body)
-	}
+	writeKept(w, r, status, ownFields, "", body)
 }
 
 // writeLimited answers that a budget is used up. The header and the body give
@@ -270,13 +277,4 @@ func writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Re
 	if r.Method != http.MethodHead {
 		_, _ = w.Write([]byte(rejection.Body))
 	}
-}
-
-// setCORS sets the fields that the specification recommends for every answer
-// ("Web Browser Clients"), and lets scripts read Retry-After.
-func setCORS(header http.Header) {
-	header.Set(corsPrefix+"Allow-Origin", "*")
-	header.Set(corsPrefix+"Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
-	header.Set(corsPrefix+"Allow-Headers", "X-Requested-With, Content-Type, Authorization")
-	header.Set(corsPrefix+"Expose-Headers", "Retry-After")
 }

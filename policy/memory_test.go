@@ -1,0 +1,39 @@
+package policy
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/heap"
+)
+
+// memoryEntries is how many entries a benchmark of memory fills a table with.
+const memoryEntries = 1_000_000
+
+// BenchmarkMemoryUsers measures a user with a budget.
+func BenchmarkMemoryUsers(b *testing.B) {
+	limit, err := NewLimit(1, time.Hour, 5)
+	if err != nil {
+		b.Fatal(err)
+	}
+	heap.Report(b, memoryEntries, func() any {
+		l := NewLimiter(memoryEntries*11/10, epoch)
+		for i := range memoryEntries {
+			l.Take(fmt.Sprintf("@user%07d:example.com", i), limit, epoch)
+		}
+		return l
+	})
+}
+
+// BenchmarkMemoryTokens measures a token whose user is known.
+func BenchmarkMemoryTokens(b *testing.B) {
+	heap.Report(b, memoryEntries, func() any {
+		t := NewIdentities(memoryEntries*11/10, epoch)
+		for i := range memoryEntries {
+			t.Learn(Credential{Token: fmt.Sprintf("syt_token_%d", i)},
+				WhoAmI{UserID: fmt.Sprintf("@user%07d:example.com", i), DeviceID: "DEVICE"}, t.Revision(), at(time.Hour))
+		}
+		return t
+	})
+}
