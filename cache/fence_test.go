@@ -5,24 +5,26 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func TestAWriteIsSeenInTickets(t *testing.T) {
 	p := newPresence()
 	const target = "@a:hs"
-	idle := p.Depart(target, epoch)
+	idle := p.Depart(target, testkit.Epoch)
 	if !idle.Settled() {
 		t.Error("not settled before any write")
 	}
 	first := p.BeginWrite(target)
-	inFirst := p.Depart(target, epoch)
+	inFirst := p.Depart(target, testkit.Epoch)
 	second := p.BeginWrite(target)
-	inBoth := p.Depart(target, epoch)
-	second.End(at(time.Second), time.Second)
-	afterSecond := p.Depart(target, at(time.Hour)) // the first is still in flight
-	first.End(at(time.Hour), time.Second)
-	settling := p.Depart(target, at(time.Hour+time.Second-1))
-	settled := p.Depart(target, at(time.Hour+time.Second))
+	inBoth := p.Depart(target, testkit.Epoch)
+	second.End(testkit.At(time.Second), time.Second)
+	afterSecond := p.Depart(target, testkit.At(time.Hour)) // the first is still in flight
+	first.End(testkit.At(time.Hour), time.Second)
+	settling := p.Depart(target, testkit.At(time.Hour+time.Second-1))
+	settled := p.Depart(target, testkit.At(time.Hour+time.Second))
 
 	for _, tt := range []struct {
 		name   string
@@ -49,7 +51,7 @@ func TestAWriteIsSeenInTickets(t *testing.T) {
 	if settling.Generation() != settled.Generation() {
 		t.Error("the generation changed without a write")
 	}
-	if found := p.Lookup("@v:hs", target, &Rules{TTL: time.Hour}, at(time.Hour)); found.Ticket != p.Depart(target, at(time.Hour)) {
+	if found := p.Lookup("@v:hs", target, &Rules{TTL: time.Hour}, testkit.At(time.Hour)); found.Ticket != p.Depart(target, testkit.At(time.Hour)) {
 		t.Errorf("a lookup's ticket is %+v", found.Ticket)
 	}
 }
@@ -57,12 +59,12 @@ func TestAWriteIsSeenInTickets(t *testing.T) {
 func TestTheLongestSettleTimeCounts(t *testing.T) {
 	p := newPresence()
 	long, short := p.BeginWrite("@a:hs"), p.BeginWrite("@a:hs")
-	long.End(epoch, time.Minute)
-	short.End(at(time.Second), time.Second)
-	if p.Depart("@a:hs", at(time.Minute-1)).Settled() {
+	long.End(testkit.Epoch, time.Minute)
+	short.End(testkit.At(time.Second), time.Second)
+	if p.Depart("@a:hs", testkit.At(time.Minute-1)).Settled() {
 		t.Error("a shorter settle time ended a longer one")
 	}
-	if !p.Depart("@a:hs", at(time.Minute)).Settled() {
+	if !p.Depart("@a:hs", testkit.At(time.Minute)).Settled() {
 		t.Error("not settled in time")
 	}
 }
@@ -86,24 +88,24 @@ func TestAWriteDropsNoStateOfAnotherTarget(t *testing.T) {
 	p, rules := newPresence(), &Rules{TTL: time.Hour}
 	a, mate, other := fenceMates(p)
 	for i, target := range []string{a, mate, other} {
-		p.Allow("@v:hs", p.Depart(target, epoch), version(i), rules)
+		p.Allow("@v:hs", p.Depart(target, testkit.Epoch), version(i), rules)
 	}
 	write := p.BeginWrite(a)
 	for _, end := range []bool{false, true} {
 		if end {
-			write.End(at(time.Second), time.Minute)
+			write.End(testkit.At(time.Second), time.Minute)
 		}
 		for i, want := range []Outcome{Miss, Hit, Hit} {
 			target := []string{a, mate, other}[i]
-			if found := p.Lookup("@v:hs", target, rules, at(2*time.Second)); found.Outcome != want {
+			if found := p.Lookup("@v:hs", target, rules, testkit.At(2*time.Second)); found.Outcome != want {
 				t.Errorf("%s, write ended: %v: outcome %v, want %v", target, end, found.Outcome, want)
 			}
 		}
 		// It does keep new answers of a neighbour out, which is harmless.
-		if p.Allow("@v:hs", p.Depart(mate, at(2*time.Second)), version(3), rules) {
+		if p.Allow("@v:hs", p.Depart(mate, testkit.At(2*time.Second)), version(3), rules) {
 			t.Error("an answer was stored on an unsettled fence")
 		}
-		if !p.Allow("@v:hs", p.Depart(other, at(2*time.Second)), version(2), rules) {
+		if !p.Allow("@v:hs", p.Depart(other, testkit.At(2*time.Second)), version(2), rules) {
 			t.Error("an answer was not stored on a settled fence")
 		}
 	}
@@ -213,7 +215,7 @@ func (tr *trace) fail(format string, args ...any) {
 // play plays one order, unless the homeserver would have to be slower than settle.
 func (s scene) play(t *testing.T, order []int) (played bool) {
 	tr := &trace{
-		t: t, scene: s, p: NewPresence(10, 10, epoch),
+		t: t, scene: s, p: NewPresence(10, 10, testkit.Epoch),
 		rules:   &Rules{TTL: time.Hour, ForbiddenTTL: time.Hour, PerViewer: s.perViewer},
 		tickets: make([]Ticket, s.reads), values: make([]int, s.reads), clean: make([]bool, s.reads), departed: make([]int, s.reads),
 		writing: make([]Write, s.writes), ended: make([]int, s.writes),
@@ -245,7 +247,7 @@ func (s scene) play(t *testing.T, order []int) (played bool) {
 }
 
 func (tr *trace) read(i, step int) {
-	viewer, now := tr.viewer(i), at(time.Duration(tr.now)*time.Second)
+	viewer, now := tr.viewer(i), testkit.At(time.Duration(tr.now)*time.Second)
 	switch step {
 	case depart:
 		tr.tickets[i] = tr.p.Depart("@a:hs", now)
@@ -281,7 +283,7 @@ func (tr *trace) write(i, step int) {
 		clear(tr.kept)
 		return
 	}
-	tr.writing[i].End(at(time.Duration(tr.now)*time.Second), time.Duration(tr.scene.settle)*time.Second)
+	tr.writing[i].End(testkit.At(time.Duration(tr.now)*time.Second), time.Duration(tr.scene.settle)*time.Second)
 	tr.inFlight--
 	tr.ended[i] = tr.now
 	tr.settled = max(tr.settled, tr.now+tr.scene.settle)
@@ -291,7 +293,7 @@ func (tr *trace) write(i, step int) {
 func (tr *trace) check() {
 	for i := range tr.scene.reads {
 		viewer := tr.viewer(i)
-		found := tr.p.Lookup(viewer, "@a:hs", tr.rules, at(time.Duration(tr.now)*time.Second))
+		found := tr.p.Lookup(viewer, "@a:hs", tr.rules, testkit.At(time.Duration(tr.now)*time.Second))
 		// What matters: nobody is shown what is no longer so.
 		if found.Outcome == Hit && versionOf(found.Answer) != tr.register {
 			tr.fail("%s is shown version %d, the homeserver has %d", viewer, versionOf(found.Answer), tr.register)
@@ -359,15 +361,15 @@ func TestEveryInterleavingOfReadsAndWrites(t *testing.T) {
 func BenchmarkWrite(b *testing.B) {
 	for _, perViewer := range []bool{false, true} {
 		b.Run(fmt.Sprintf("1000 viewers, per viewer %v", perViewer), func(b *testing.B) {
-			p, rules := NewPresence(100_000, 100_000, epoch), &Rules{TTL: time.Hour, PerViewer: perViewer}
+			p, rules := NewPresence(100_000, 100_000, testkit.Epoch), &Rules{TTL: time.Hour, PerViewer: perViewer}
 			for i := range 1000 {
-				p.Allow(fmt.Sprintf("@v%d:hs", i), p.Depart("@a:hs", epoch), version(1), rules)
+				p.Allow(fmt.Sprintf("@v%d:hs", i), p.Depart("@a:hs", testkit.Epoch), version(1), rules)
 			}
 			answer := version(2)
 			b.ReportAllocs()
 			for b.Loop() { // with the next answer, so that there is a state to drop
-				p.BeginWrite("@a:hs").End(epoch, 0)
-				p.Allow("@v0:hs", p.Depart("@a:hs", epoch), answer, rules)
+				p.BeginWrite("@a:hs").End(testkit.Epoch, 0)
+				p.Allow("@v0:hs", p.Depart("@a:hs", testkit.Epoch), answer, rules)
 			}
 		})
 	}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 	"unsafe"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // shares reports whether two sets of fields are one piece of memory.
@@ -47,13 +49,13 @@ func TestKeptFieldsDoNotAliasTheResponse(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, rules := newPresence(), &Rules{TTL: 100, ForbiddenTTL: 100}
-	p.Allow("@v:hs", p.Depart("@a:hs", epoch), answer, rules)
-	p.Deny("@v:hs", p.Depart("@b:hs", epoch), &Denial{Status: 403, Body: "{}", Fields: fields}, rules)
+	p.Allow("@v:hs", p.Depart("@a:hs", testkit.Epoch), answer, rules)
+	p.Deny("@v:hs", p.Depart("@b:hs", testkit.Epoch), &Denial{Status: 403, Body: "{}", Fields: fields}, rules)
 	clear(buffer)
 	fields[0] = Field{"X", []string{"Y"}}
 
 	want := []Field{{"Content-Type", []string{"application/json"}}}
-	allowed, denied := p.Lookup("@v:hs", "@a:hs", rules, epoch), p.Lookup("@v:hs", "@b:hs", rules, epoch)
+	allowed, denied := p.Lookup("@v:hs", "@a:hs", rules, testkit.Epoch), p.Lookup("@v:hs", "@b:hs", rules, testkit.Epoch)
 	if allowed.Outcome != Hit || !reflect.DeepEqual(allowed.Answer.Fields, want) {
 		t.Errorf("an answer's fields became %+v", allowed)
 	}

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/heap"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // memoryEntries is how many entries a benchmark of memory fills a table with.
@@ -13,8 +13,8 @@ const memoryEntries = 1_000_000
 
 // BenchmarkMemoryStates measures a state with a body of 90 bytes.
 func BenchmarkMemoryStates(b *testing.B) {
-	heap.Report(b, memoryEntries, func() any {
-		p, rules := NewPresence(memoryEntries*11/10, 1, epoch), &Rules{TTL: time.Hour}
+	testkit.ReportHeap(b, memoryEntries, func() any {
+		p, rules := NewPresence(memoryEntries*11/10, 1, testkit.Epoch), &Rules{TTL: time.Hour}
 		fields := []Field{{Name: "Content-Type", Values: []string{"application/json"}}}
 		for i := range memoryEntries {
 			body := fmt.Appendf(nil, `{"presence":"unavailable","last_active_ago":123456,"status_msg":"away, back at %9d"}`, i)
@@ -22,7 +22,7 @@ func BenchmarkMemoryStates(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			p.Allow(alice, p.Depart(fmt.Sprintf("@user%07d:example.com", i), epoch), answer, rules)
+			p.Allow(alice, p.Depart(fmt.Sprintf("@user%07d:example.com", i), testkit.Epoch), answer, rules)
 		}
 		return p
 	})
@@ -30,8 +30,8 @@ func BenchmarkMemoryStates(b *testing.B) {
 
 // BenchmarkMemoryPermissions measures a permission.
 func BenchmarkMemoryPermissions(b *testing.B) {
-	heap.Report(b, memoryEntries, func() any {
-		p := NewPresence(1, memoryEntries*11/10, epoch)
+	testkit.ReportHeap(b, memoryEntries, func() any {
+		p := NewPresence(1, memoryEntries*11/10, testkit.Epoch)
 		for i := range memoryEntries {
 			p.permissions.allow(fmt.Sprintf("@viewer%04d:example.com", i%1000), Ticket{target: fmt.Sprintf("@user%07d:example.com", i/1000), departed: 1})
 		}

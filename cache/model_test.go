@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // model says what the documentation says, with maps that forget nothing.
@@ -97,7 +99,7 @@ func (m *model) lookup(t *modelTarget, viewer string, now time.Duration) (outcom
 }
 
 func TestPresenceAgreesWithAModel(t *testing.T) {
-	r := newRand(t)
+	r := testkit.Rand(t)
 	type flight struct {
 		viewer, target string
 		ticket         Ticket
@@ -111,8 +113,8 @@ func TestPresenceAgreesWithAModel(t *testing.T) {
 	outcomes := make(map[Outcome]int)
 	var stale int
 	for range 250 {
-		ttl := pick(r, 8, 30*time.Second)
-		rules := &Rules{TTL: ttl, ForbiddenTTL: pick(r, ttl/2, ttl), StaleIfError: pick(r, 0, 3*ttl), PerViewer: r.IntN(3) == 0}
+		ttl := testkit.Pick(r, 8, 30*time.Second)
+		rules := &Rules{TTL: ttl, ForbiddenTTL: testkit.Pick(r, ttl/2, ttl), StaleIfError: testkit.Pick(r, 0, 3*ttl), PerViewer: r.IntN(3) == 0}
 		p, m := newPresence(), &model{rules: rules, targets: make(map[string]*modelTarget)}
 		a, _, other := fenceMates(p)
 		var now time.Duration
@@ -123,11 +125,11 @@ func TestPresenceAgreesWithAModel(t *testing.T) {
 			log = append(log, fmt.Sprintf("%v: ", now)+fmt.Sprintf(format, args...))
 		}
 		for n := range 150 {
-			target, viewer := pick(r, a, other), pick(r, bob, carol)
-			now += pick(r, 0, 0, 0, 1, time.Duration(r.Int64N(int64(ttl)/2)))
+			target, viewer := testkit.Pick(r, a, other), testkit.Pick(r, bob, carol)
+			now += testkit.Pick(r, 0, 0, 0, 1, time.Duration(r.Int64N(int64(ttl)/2)))
 			switch r.IntN(16) {
 			case 0, 1, 2:
-				flights = append(flights, flight{viewer, target, p.Depart(target, at(now)), m.target(target).depart(now), n})
+				flights = append(flights, flight{viewer, target, p.Depart(target, testkit.At(now)), m.target(target).depart(now), n})
 				note("%d departs: %s reads %s", n, viewer, target)
 			case 3, 4, 5:
 				if len(flights) == 0 {
@@ -173,17 +175,17 @@ func TestPresenceAgreesWithAModel(t *testing.T) {
 				if len(writes) == 0 {
 					continue
 				}
-				i, settle := r.IntN(len(writes)), pick(r, 0, time.Duration(r.Int64N(int64(ttl)/4)))
+				i, settle := r.IntN(len(writes)), testkit.Pick(r, 0, time.Duration(r.Int64N(int64(ttl)/4)))
 				w := writes[i]
 				writes = append(writes[:i], writes[i+1:]...)
 				note("a write of %s ends, to settle for %v", w.target, settle)
-				w.write.End(at(now), settle)
+				w.write.End(testkit.At(now), settle)
 				mt := m.target(w.target)
 				mt.generation++
 				mt.inFlight--
 				mt.settled = max(mt.settled, now+settle)
 			default:
-				found := p.Lookup(viewer, target, rules, at(now))
+				found := p.Lookup(viewer, target, rules, testkit.At(now))
 				outcome, version, permitted := m.lookup(m.target(target), viewer, now)
 				got := 0
 				if found.Answer != nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func TestBodiesPerViewerStayApart(t *testing.T) {
@@ -52,14 +54,14 @@ func TestAWriteDropsTheStatesOfAllViewers(t *testing.T) {
 		}
 	}
 	gone()
-	write.End(at(time.Second), 0)
+	write.End(testkit.At(time.Second), 0)
 	gone()
 	wantOutcome(t, p, viewer(0), bob, rules, time.Second, Hit)
 
 	// A new state of one viewer brings back no old one of another.
 	p.allow(viewer(7), alice, 7, rules, 2*time.Second)
 	for i := range 1000 {
-		if want := map[bool]Outcome{true: Hit}[i == 7]; p.Lookup(viewer(i), alice, rules, at(3*time.Second)).Outcome != want {
+		if want := map[bool]Outcome{true: Hit}[i == 7]; p.Lookup(viewer(i), alice, rules, testkit.At(3*time.Second)).Outcome != want {
 			t.Fatalf("viewer %d: outcome is not %v", i, want)
 		}
 	}
@@ -67,7 +69,7 @@ func TestAWriteDropsTheStatesOfAllViewers(t *testing.T) {
 
 func TestPerViewerAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 	p, rules := newPresence(), &Rules{TTL: time.Minute, PerViewer: true}
-	older, younger := p.Depart(alice, epoch), p.Depart(alice, at(time.Second))
+	older, younger := p.Depart(alice, testkit.Epoch), p.Depart(alice, testkit.At(time.Second))
 	if !p.Allow(bob, younger, version(2), rules) || p.Allow(bob, older, version(1), rules) {
 		t.Error("the older answer was stored, or the younger was not")
 	}
@@ -80,7 +82,7 @@ func TestPerViewerAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 		}
 	}
 	// The state of before a write is no competition.
-	early := p.Depart(alice, at(3*time.Second))
+	early := p.Depart(alice, testkit.At(3*time.Second))
 	p.allow(bob, alice, 4, rules, 4*time.Second)
 	p.write(alice, 5*time.Second)
 	if p.Allow(bob, early, version(5), rules) {
@@ -102,7 +104,7 @@ func TestPerViewerAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 func TestPerViewerAnOlderAnswerNeverReplacesAYoungerMark(t *testing.T) {
 	for _, perViewer := range []bool{false, true} {
 		p, rules := newPresence(), &Rules{TTL: time.Minute, PerViewer: perViewer}
-		older, younger := p.Depart(alice, epoch), p.Depart(alice, at(time.Second))
+		older, younger := p.Depart(alice, testkit.Epoch), p.Depart(alice, testkit.At(time.Second))
 		p.MarkUncached(younger)
 		if p.Allow(bob, older, version(1), rules) {
 			t.Errorf("per viewer %v: an older answer replaced a younger mark", perViewer)
@@ -117,10 +119,10 @@ func TestPerViewerAnOlderAnswerNeverReplacesAYoungerMark(t *testing.T) {
 func TestPerViewerAnOlderMarkNeverReplacesAYoungerAnswer(t *testing.T) {
 	for _, perViewer := range []bool{false, true} {
 		p, rules := newPresence(), &Rules{TTL: time.Minute, PerViewer: perViewer}
-		older := p.Depart(alice, epoch)
+		older := p.Depart(alice, testkit.Epoch)
 		p.allow(bob, alice, 1, rules, time.Second)
 		p.MarkUncached(older)
-		if got := p.Lookup(bob, alice, rules, at(2*time.Second)).Outcome; got != Hit {
+		if got := p.Lookup(bob, alice, rules, testkit.At(2*time.Second)).Outcome; got != Hit {
 			t.Errorf("per viewer %v: an older mark replaced a younger answer: outcome %v", perViewer, got)
 		}
 	}
@@ -130,7 +132,7 @@ func TestPerViewerUncachedMarks(t *testing.T) {
 	p, rules := newPresence(), &Rules{TTL: time.Minute, PerViewer: true}
 	p.allow(bob, alice, 1, rules, 0)
 	p.allow(carol, alice, 2, rules, 0)
-	p.MarkUncached(p.Depart(alice, at(time.Second)))
+	p.MarkUncached(p.Depart(alice, testkit.At(time.Second)))
 	for _, viewer := range []string{bob, carol} {
 		wantOutcome(t, p, viewer, alice, rules, 2*time.Second, Uncached)
 		if found := wantOutcome(t, p, viewer, alice, rules, 61*time.Second, Miss); found.Answer != nil {

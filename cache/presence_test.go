@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 const (
@@ -15,20 +17,20 @@ const (
 
 // allow stores that viewer may see version n of target, departed at d.
 func (p *Presence) allow(viewer, target string, n int, rules *Rules, d time.Duration) bool {
-	return p.Allow(viewer, p.Depart(target, at(d)), version(n), rules)
+	return p.Allow(viewer, p.Depart(target, testkit.At(d)), version(n), rules)
 }
 
 func (p *Presence) deny(viewer, target string, rules *Rules, d time.Duration) bool {
-	return p.Deny(viewer, p.Depart(target, at(d)), &Denial{Status: 403, Body: `{"errcode":"M_FORBIDDEN"}`}, rules)
+	return p.Deny(viewer, p.Depart(target, testkit.At(d)), &Denial{Status: 403, Body: `{"errcode":"M_FORBIDDEN"}`}, rules)
 }
 
 // write is a write that succeeds at once.
-func (p *Presence) write(target string, d time.Duration) { p.BeginWrite(target).End(at(d), 0) }
+func (p *Presence) write(target string, d time.Duration) { p.BeginWrite(target).End(testkit.At(d), 0) }
 
 // wantOutcome looks up and checks what the fields of a Found promise of any outcome.
 func wantOutcome(t *testing.T, p *Presence, viewer, target string, rules *Rules, d time.Duration, want Outcome) Found {
 	t.Helper()
-	found := p.Lookup(viewer, target, rules, at(d))
+	found := p.Lookup(viewer, target, rules, testkit.At(d))
 	if found.Outcome != want {
 		t.Errorf("%s reads %s at %v: outcome %v, want %v", viewer, target, d, found.Outcome, want)
 	}
@@ -86,7 +88,7 @@ func TestAPermissionOutlivesAStateThatEnds(t *testing.T) {
 	if p.allow(bob, "@a:hs", 2, rules, 10*time.Second) {
 		t.Fatal("stored on an unsettled fence")
 	}
-	write.End(at(11*time.Second), 0)
+	write.End(testkit.At(11*time.Second), 0)
 	if found := wantOutcome(t, p, bob, "@a:hs", rules, 20*time.Second, Hit); versionOf(found.Answer) != 1 {
 		t.Errorf("the hit is version %d", versionOf(found.Answer))
 	}
@@ -105,7 +107,7 @@ func TestAWriteDropsTheStateAndKeepsThePermission(t *testing.T) {
 	if found := wantOutcome(t, p, bob, alice, rules, time.Second, Miss); !found.Permitted || found.Answer != nil {
 		t.Errorf("in a write: %+v", found)
 	}
-	write.End(at(2*time.Second), 0)
+	write.End(testkit.At(2*time.Second), 0)
 	if found := wantOutcome(t, p, bob, alice, rules, 2*time.Second, Miss); !found.Permitted || found.Answer != nil {
 		t.Errorf("after a write: %+v", found)
 	}
@@ -142,7 +144,7 @@ func TestDenials(t *testing.T) {
 	if p.deny(bob, alice, rules, 10*time.Second) {
 		t.Error("a denial was stored during a write")
 	}
-	write.End(at(11*time.Second), time.Second)
+	write.End(testkit.At(11*time.Second), time.Second)
 	if p.deny(bob, alice, rules, 11*time.Second) {
 		t.Error("a denial was stored in the settle time")
 	}
@@ -151,7 +153,7 @@ func TestDenials(t *testing.T) {
 	}
 	wantOutcome(t, p, bob, alice, rules, 12*time.Second, Denied)
 
-	overtaken := p.Depart(alice, at(13*time.Second))
+	overtaken := p.Depart(alice, testkit.At(13*time.Second))
 	p.write(alice, 13*time.Second)
 	p.Deny(bob, overtaken, &Denial{Status: 404}, rules)
 	wantOutcome(t, p, bob, alice, rules, 13*time.Second, Miss)
@@ -178,7 +180,7 @@ func TestADenialThatIsNotStoredEndsAPermission(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPresence()
 			p.allow(bob, alice, 1, rules, time.Second)
-			ticket := p.Depart(alice, at(2*time.Second))
+			ticket := p.Depart(alice, testkit.At(2*time.Second))
 			p.allow(carol, alice, 1, rules, 3*time.Second)
 			if deny(p, ticket, *rules) {
 				t.Error("the denial was stored")
@@ -204,7 +206,7 @@ func TestAnOlderAnswerDoesNotUndoADenialThatIsNotStored(t *testing.T) {
 	for name, deny := range denyUnstored {
 		t.Run(name, func(t *testing.T) {
 			p := newPresence()
-			first, second := p.Depart(alice, epoch), p.Depart(alice, at(time.Second))
+			first, second := p.Depart(alice, testkit.Epoch), p.Depart(alice, testkit.At(time.Second))
 			p.allow(carol, alice, 1, rules, 2*time.Second)
 			deny(p, second, *rules)
 			p.Allow(bob, first, version(0), rules)
@@ -217,7 +219,7 @@ func TestAnOlderAnswerDoesNotUndoADenialThatIsNotStored(t *testing.T) {
 
 func TestAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 	p, rules := newPresence(), &Rules{TTL: time.Minute, ForbiddenTTL: time.Minute}
-	older, younger := p.Depart(alice, epoch), p.Depart(alice, at(time.Second))
+	older, younger := p.Depart(alice, testkit.Epoch), p.Depart(alice, testkit.At(time.Second))
 	if !p.Allow(bob, younger, version(2), rules) || p.Allow(carol, older, version(1), rules) {
 		t.Error("the older answer was stored, or the younger was not")
 	}
@@ -233,9 +235,9 @@ func TestAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 	p.MarkUncached(older)
 	wantOutcome(t, p, bob, alice, rules, 2*time.Second, Hit)
 
-	last := p.Depart(alice, at(3*time.Second))
+	last := p.Depart(alice, testkit.At(3*time.Second))
 	p.Deny(bob, last, &Denial{Status: 403}, rules)
-	p.Allow(bob, p.Depart(alice, at(2*time.Second)), version(3), rules)
+	p.Allow(bob, p.Depart(alice, testkit.At(2*time.Second)), version(3), rules)
 	wantOutcome(t, p, bob, alice, rules, 4*time.Second, Denied)
 
 	// Of two that departed together the one that arrives later counts.
@@ -257,7 +259,7 @@ func TestAStateEndsBeforeCurrentlyActiveFlips(t *testing.T) {
 		{`{"presence":"online","last_active_ago":100000}`, 10 * time.Minute},
 	} {
 		p := newPresence()
-		p.Allow(bob, p.Depart(alice, epoch), parse(t, tt.body), rules)
+		p.Allow(bob, p.Depart(alice, testkit.Epoch), parse(t, tt.body), rules)
 		if found := wantOutcome(t, p, bob, alice, rules, tt.until-1, Hit); found.Fresh != 1 {
 			t.Errorf("%s: fresh for %v, want 1ns", tt.body, found.Fresh)
 		}
@@ -267,7 +269,7 @@ func TestAStateEndsBeforeCurrentlyActiveFlips(t *testing.T) {
 	}
 	p := newPresence()
 	flipped := parse(t, `{"presence":"online","last_active_ago":300000,"currently_active":true}`)
-	if p.Allow(bob, p.Depart(alice, epoch), flipped, rules) {
+	if p.Allow(bob, p.Depart(alice, testkit.Epoch), flipped, rules) {
 		t.Error("an answer that no homeserver can mean was stored")
 	}
 	wantOutcome(t, p, bob, alice, rules, 0, Uncached)
@@ -280,18 +282,18 @@ func TestLargeBodiesAreNotKept(t *testing.T) {
 		return frame[:len(frame)-2] + strings.Repeat("m", length-len(frame)) + `"}`
 	}
 	p := newPresence()
-	if !p.Allow(bob, p.Depart(alice, epoch), parse(t, body(MaxBody)), rules) {
+	if !p.Allow(bob, p.Depart(alice, testkit.Epoch), parse(t, body(MaxBody)), rules) {
 		t.Error("a body of MaxBody was not kept")
 	}
 	wantOutcome(t, p, bob, alice, rules, 0, Hit)
-	if p.Allow(bob, p.Depart(alice, at(1)), parse(t, body(MaxBody+1)), rules) {
+	if p.Allow(bob, p.Depart(alice, testkit.At(1)), parse(t, body(MaxBody+1)), rules) {
 		t.Error("a body above MaxBody was kept")
 	}
 	wantOutcome(t, p, bob, alice, rules, 2, Uncached)
-	if !p.Deny(carol, p.Depart(bob, epoch), &Denial{Status: 403, Body: body(MaxBody)}, rules) {
+	if !p.Deny(carol, p.Depart(bob, testkit.Epoch), &Denial{Status: 403, Body: body(MaxBody)}, rules) {
 		t.Error("a denial of MaxBody was not kept")
 	}
-	if p.Deny(carol, p.Depart(bob, epoch), &Denial{Status: 403, Body: body(MaxBody + 1)}, rules) {
+	if p.Deny(carol, p.Depart(bob, testkit.Epoch), &Denial{Status: 403, Body: body(MaxBody + 1)}, rules) {
 		t.Error("a denial above MaxBody was kept")
 	}
 	wantOutcome(t, p, carol, bob, rules, 0, Miss)
@@ -302,15 +304,15 @@ func TestLargeBodiesAreNotKept(t *testing.T) {
 // it as younger than it was when it came: last_active_ago could become negative.
 func TestNoAgeIsNegative(t *testing.T) {
 	p, rules := newPresence(), &Rules{TTL: time.Minute, ForbiddenTTL: time.Minute}
-	p.Allow(bob, p.Depart(alice, at(time.Second)), parse(t, `{"presence":"online","last_active_ago":2}`), rules)
+	p.Allow(bob, p.Depart(alice, testkit.At(time.Second)), parse(t, `{"presence":"online","last_active_ago":2}`), rules)
 	p.deny(carol, alice, rules, time.Second)
-	found := p.Lookup(bob, alice, rules, at(time.Second-5*time.Millisecond))
+	found := p.Lookup(bob, alice, rules, testkit.At(time.Second-5*time.Millisecond))
 	if found.Outcome == Hit {
 		if body := string(found.Answer.AppendBody(nil, found.Age)); found.Age < 0 || found.Fresh > rules.TTL || body != found.Answer.Body {
 			t.Errorf("age %v, fresh for %v: %s", found.Age, found.Fresh, body)
 		}
 	}
-	if found := p.Lookup(carol, alice, rules, at(time.Second-5*time.Millisecond)); found.Age < 0 || found.Fresh > rules.ForbiddenTTL {
+	if found := p.Lookup(carol, alice, rules, testkit.At(time.Second-5*time.Millisecond)); found.Age < 0 || found.Fresh > rules.ForbiddenTTL {
 		t.Errorf("a denial of age %v, fresh for %v", found.Age, found.Fresh)
 	}
 }
@@ -328,7 +330,7 @@ func TestRulesMayChangeAtAnyTime(t *testing.T) {
 func BenchmarkLookup(b *testing.B) {
 	rules := &Rules{TTL: time.Hour, ForbiddenTTL: time.Hour}
 	viewers := &Rules{TTL: time.Hour, PerViewer: true}
-	p, own := NewPresence(100_000, 100_000, epoch), NewPresence(100_000, 100_000, epoch)
+	p, own := NewPresence(100_000, 100_000, testkit.Epoch), NewPresence(100_000, 100_000, testkit.Epoch)
 	p.allow(bob, alice, 1, rules, 0)
 	p.deny(carol, alice, rules, 0)
 	own.allow(bob, alice, 1, viewers, 0)
@@ -344,7 +346,7 @@ func BenchmarkLookup(b *testing.B) {
 		b.Run(bm.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if bm.p.Lookup(bm.viewer, alice, bm.rules, epoch).Outcome != bm.want {
+				if bm.p.Lookup(bm.viewer, alice, bm.rules, testkit.Epoch).Outcome != bm.want {
 					b.Fatal("another outcome")
 				}
 			}
@@ -358,10 +360,10 @@ func BenchmarkAllow(b *testing.B) {
 	for i := range targets {
 		targets[i] = fmt.Sprintf("@user%d:example.com", i)
 	}
-	p, i := NewPresence(100_000, 100_000, epoch), 0
+	p, i := NewPresence(100_000, 100_000, testkit.Epoch), 0
 	b.ReportAllocs()
 	for b.Loop() {
-		p.Allow(bob, p.Depart(targets[i%len(targets)], at(time.Duration(i))), answer, rules)
+		p.Allow(bob, p.Depart(targets[i%len(targets)], testkit.At(time.Duration(i))), answer, rules)
 		i++
 	}
 }

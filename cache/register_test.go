@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // register is a user's presence on the homeserver: the number of the last write.
@@ -72,11 +74,11 @@ func TestReadsAreLinearizable(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			const users = 3
-			p := NewPresence(tt.states, 100, epoch)
+			p := NewPresence(tt.states, 100, testkit.Epoch)
 			var homeserver [users]register
 			var ticks, hits atomic.Int64
-			now := func() time.Time { return at(time.Duration(ticks.Add(1))) }
-			shared := newRand(t)
+			now := func() time.Time { return testkit.At(time.Duration(ticks.Add(1))) }
+			shared := testkit.Rand(t)
 			var workers sync.WaitGroup
 			for worker := range 8 {
 				r := rand.New(rand.NewPCG(shared.Uint64(), uint64(worker)))
@@ -124,11 +126,11 @@ func TestReadsAreLinearizable(t *testing.T) {
 // time. Whatever memory shows is then at least as new as every write that ended that
 // long before the answer departed, so as every write before the hit.
 func TestSettledReadsOfALateHomeserver(t *testing.T) {
-	r := newRand(t)
+	r := testkit.Rand(t)
 	var hits int
 	for range 300 {
 		const settle = 20
-		rules := &Rules{TTL: time.Duration(pick(r, 30, 1000)), ForbiddenTTL: 10, PerViewer: r.IntN(2) == 0}
+		rules := &Rules{TTL: time.Duration(testkit.Pick(r, 30, 1000)), ForbiddenTTL: 10, PerViewer: r.IntN(2) == 0}
 		p := newPresence()
 		var now time.Duration
 		var register, written int
@@ -148,7 +150,7 @@ func TestSettledReadsOfALateHomeserver(t *testing.T) {
 			for len(queue) > 0 && queue[0].at <= now {
 				register, queue = queue[0].version, queue[1:]
 			}
-			viewer := pick(r, bob, carol)
+			viewer := testkit.Pick(r, bob, carol)
 			switch r.IntN(8) {
 			case 0:
 				if r.IntN(4) > 0 {
@@ -156,7 +158,7 @@ func TestSettledReadsOfALateHomeserver(t *testing.T) {
 				}
 				written++
 				write := p.BeginWrite(alice)
-				write.End(at(now), settle)
+				write.End(testkit.At(now), settle)
 				// The queue keeps the order.
 				when := now + time.Duration(r.IntN(settle+1))
 				if n := len(queue); n > 0 {
@@ -164,7 +166,7 @@ func TestSettledReadsOfALateHomeserver(t *testing.T) {
 				}
 				queue = append(queue, applied{written, when})
 			case 1, 2:
-				flights = append(flights, &flight{p.Depart(alice, at(now)), viewer, -1})
+				flights = append(flights, &flight{p.Depart(alice, testkit.At(now)), viewer, -1})
 			case 3, 4, 5:
 				if len(flights) == 0 {
 					continue
@@ -177,7 +179,7 @@ func TestSettledReadsOfALateHomeserver(t *testing.T) {
 					flights = append(flights[:i], flights[i+1:]...)
 				}
 			default:
-				if found := p.Lookup(viewer, alice, rules, at(now)); found.Outcome == Hit {
+				if found := p.Lookup(viewer, alice, rules, testkit.At(now)); found.Outcome == Hit {
 					hits++
 					if got := versionOf(found.Answer); got != written {
 						t.Fatalf("at %v a hit shows version %d after write %d", now, got, written)

@@ -3,6 +3,8 @@ package cache
 import (
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func TestStaleAnswers(t *testing.T) {
@@ -22,7 +24,7 @@ func TestStaleAnswers(t *testing.T) {
 		stale(t, p, bob, 2*time.Minute-1, 1)
 		stale(t, p, bob, 2*time.Minute, 0)
 		stale(t, p, carol, 30*time.Second, 0) // never allowed
-		if found := p.Lookup(bob, alice, &Rules{TTL: rules.TTL}, at(30*time.Second)); found.Answer != nil {
+		if found := p.Lookup(bob, alice, &Rules{TTL: rules.TTL}, testkit.At(30*time.Second)); found.Answer != nil {
 			t.Error("served stale without a rule")
 		}
 	})
@@ -40,7 +42,7 @@ func TestStaleAnswers(t *testing.T) {
 	})
 	t.Run("not past the flip", func(t *testing.T) {
 		p := newPresence()
-		p.Allow(bob, p.Depart(alice, epoch), parse(t, `{"presence":"online","last_active_ago":20000,"currently_active":true}`), rules)
+		p.Allow(bob, p.Depart(alice, testkit.Epoch), parse(t, `{"presence":"online","last_active_ago":20000,"currently_active":true}`), rules)
 		if found := wantOutcome(t, p, bob, alice, rules, 40*time.Second-1, Miss); found.Answer == nil {
 			t.Error("not served stale before the flip")
 		}
@@ -57,7 +59,7 @@ func TestStaleAnswers(t *testing.T) {
 		stale(t, p, carol, 40*time.Second, 1)
 		write := p.BeginWrite(alice)
 		stale(t, p, carol, 40*time.Second, 0)
-		write.End(at(41*time.Second), 0)
+		write.End(testkit.At(41*time.Second), 0)
 		stale(t, p, carol, 42*time.Second, 0)
 	})
 }

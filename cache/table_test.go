@@ -4,19 +4,21 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func TestTablesAreBounded(t *testing.T) {
 	for _, size := range []int{0, 1, 63, 100, 5000} {
 		for _, perViewer := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d, per viewer %v", size, perViewer), func(t *testing.T) {
-				p, rules := NewPresence(size, size, epoch), &Rules{TTL: time.Hour, ForbiddenTTL: time.Hour, PerViewer: perViewer}
+				p, rules := NewPresence(size, size, testkit.Epoch), &Rules{TTL: time.Hour, ForbiddenTTL: time.Hour, PerViewer: perViewer}
 				for i := range 8000 {
 					target, viewer := fmt.Sprintf("@t%d:hs", i), fmt.Sprintf("@v%d:hs", i)
-					p.Allow(viewer, p.Depart(target, epoch), version(i), rules)
+					p.Allow(viewer, p.Depart(target, testkit.Epoch), version(i), rules)
 					p.deny(viewer, carol, rules, 0)
 					if i%3 == 0 {
-						p.MarkUncached(p.Depart(alice, epoch))
+						p.MarkUncached(p.Depart(alice, testkit.Epoch))
 					}
 				}
 				states, allowed, refused := p.Len()
@@ -32,7 +34,7 @@ func TestTablesAreBounded(t *testing.T) {
 }
 
 func TestTheLeastRecentlyUsedGo(t *testing.T) {
-	p, rules := NewPresence(10, 1000, epoch), &Rules{TTL: time.Hour}
+	p, rules := NewPresence(10, 1000, testkit.Epoch), &Rules{TTL: time.Hour}
 	target := func(i int) string { return fmt.Sprintf("@t%d:hs", i) }
 	for i := range 10 {
 		p.allow(bob, target(i), i, rules, 0)
@@ -45,7 +47,7 @@ func TestTheLeastRecentlyUsedGo(t *testing.T) {
 
 // Whoever was pushed out must be allowed again: nothing is taken for granted.
 func TestOldPermissionsGo(t *testing.T) {
-	p, rules := NewPresence(1000, 10, epoch), &Rules{TTL: time.Hour}
+	p, rules := NewPresence(1000, 10, testkit.Epoch), &Rules{TTL: time.Hour}
 	p.allow(bob, alice, 0, rules, 0)
 	for i := range 1000 {
 		p.allow(carol, fmt.Sprintf("@t%d:hs", i), i, rules, time.Second)
@@ -57,7 +59,7 @@ func TestOldPermissionsGo(t *testing.T) {
 }
 
 func TestResizeOfTheTables(t *testing.T) {
-	p, rules := NewPresence(100, 100, epoch), &Rules{TTL: time.Hour}
+	p, rules := NewPresence(100, 100, testkit.Epoch), &Rules{TTL: time.Hour}
 	fill := func() {
 		for i := range 1000 {
 			p.allow(bob, fmt.Sprintf("@t%d:hs", i), i, rules, 0)
@@ -79,11 +81,11 @@ func TestResizeOfTheTables(t *testing.T) {
 		t.Errorf("%d states and %d permissions are kept, want 500 and 400", states, permissions)
 	}
 	// Fences are not part of the tables.
-	if p.Depart(alice, epoch).Settled() {
+	if p.Depart(alice, testkit.Epoch).Settled() {
 		t.Error("Resize forgot a write that is in flight")
 	}
-	write.End(epoch, 0)
-	if !p.Depart(alice, epoch).Settled() {
+	write.End(testkit.Epoch, 0)
+	if !p.Depart(alice, testkit.Epoch).Settled() {
 		t.Error("not settled after the write")
 	}
 }
@@ -91,9 +93,9 @@ func TestResizeOfTheTables(t *testing.T) {
 // The answer of a target that is pushed out while its read is on its way must not
 // slip past the fence: fences are never forgotten.
 func TestEvictionForgetsNoFence(t *testing.T) {
-	p, rules := NewPresence(1, 1, epoch), &Rules{TTL: time.Hour}
+	p, rules := NewPresence(1, 1, testkit.Epoch), &Rules{TTL: time.Hour}
 	p.allow(bob, alice, 1, rules, 0)
-	ticket := p.Depart(alice, epoch)
+	ticket := p.Depart(alice, testkit.Epoch)
 	p.write(alice, 0)
 	for i := range 1000 {
 		p.allow(bob, fmt.Sprintf("@t%d:hs", i), i, rules, 0)

@@ -7,18 +7,20 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 const forever = 100 * 365 * 24 * time.Hour
 
 // learn asks a homeserver that says who.
 func learn(t *Identities, c Credential, who WhoAmI, expires time.Duration) {
-	t.Learn(c, who, t.Revision(), at(expires))
+	t.Learn(c, who, t.Revision(), testkit.At(expires))
 }
 
 func wantUser(t *testing.T, ids *Identities, c Credential, now time.Duration, want string) {
 	t.Helper()
-	userID, rejection := ids.Lookup(c, at(now))
+	userID, rejection := ids.Lookup(c, testkit.At(now))
 	if userID != want || rejection != nil {
 		t.Errorf("%+v at %v is %q, rejection %v, want %q", c, now, userID, rejection, want)
 	}
@@ -32,7 +34,7 @@ func wantCounts(t *testing.T, ids *Identities, identities, rejections int) {
 }
 
 func TestAnIdentityIsKnownUntilItExpires(t *testing.T) {
-	ids, c := NewIdentities(100, epoch), Credential{Token: "tok"}
+	ids, c := NewIdentities(100, testkit.Epoch), Credential{Token: "tok"}
 	wantUser(t, ids, c, 0, "")
 	learn(ids, c, WhoAmI{UserID: "@a:b", DeviceID: "D"}, time.Minute)
 	wantUser(t, ids, c, 0, "@a:b")
@@ -57,7 +59,7 @@ func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
 			DeviceParameter: "org.matrix.msc3202.device_id"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ids := NewIdentities(100_000, epoch)
+			ids := NewIdentities(100_000, testkit.Epoch)
 			learn(ids, first, alice, forever)
 			for i := range 1000 {
 				c := first
@@ -71,7 +73,7 @@ func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
 		})
 	}
 	t.Run("device", func(t *testing.T) {
-		ids := NewIdentities(100_000, epoch)
+		ids := NewIdentities(100_000, testkit.Epoch)
 		learn(ids, Credential{Token: "tok", DeviceID: "D0"}, alice, forever)
 		for i := range 1000 {
 			wantUser(t, ids, Credential{Token: "tok", DeviceID: fmt.Sprint("D", i)}, 0, "@alice:hs")
@@ -81,7 +83,7 @@ func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
 		wantUser(t, ids, Credential{Token: "tok", UserID: "@alice:hs"}, 0, "")
 	})
 	t.Run("her own user ID tells nothing", func(t *testing.T) {
-		ids := NewIdentities(100_000, epoch)
+		ids := NewIdentities(100_000, testkit.Epoch)
 		learn(ids, Credential{Token: "tok", UserID: "@alice:hs"}, alice, forever)
 		wantUser(t, ids, Credential{Token: "tok", UserID: "@alice:hs"}, 0, "@alice:hs")
 		wantUser(t, ids, Credential{Token: "tok", UserID: "@bob:hs"}, 0, "")
@@ -90,7 +92,7 @@ func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
 }
 
 func TestAnAppserviceActsForManyUsers(t *testing.T) {
-	ids := NewIdentities(100_000, epoch)
+	ids := NewIdentities(100_000, testkit.Epoch)
 	sender := Credential{Token: "as"}
 	as := func(i int, device string) Credential {
 		return Credential{Token: "as", UserID: fmt.Sprintf("@bridge_%d:hs", i), DeviceID: device}
@@ -122,7 +124,7 @@ func TestAnAppserviceActsForManyUsers(t *testing.T) {
 
 // Two masquerades must not be one because their parameters look alike when put together.
 func TestMasqueradesDoNotRunTogether(t *testing.T) {
-	ids := NewIdentities(1000, epoch)
+	ids := NewIdentities(1000, testkit.Epoch)
 	a := Credential{Token: "as", UserID: "@a:hs", DeviceID: "XY"}
 	learn(ids, a, WhoAmI{UserID: "@a:hs", DeviceID: "XY"}, forever)
 	for _, c := range []Credential{
@@ -137,17 +139,17 @@ func TestMasqueradesDoNotRunTogether(t *testing.T) {
 	if again := a; ids.Fingerprint(again) != ids.Fingerprint(a) {
 		t.Error("a credential's fingerprint changes")
 	}
-	if NewIdentities(1000, epoch).Fingerprint(a) == ids.Fingerprint(a) {
+	if NewIdentities(1000, testkit.Epoch).Fingerprint(a) == ids.Fingerprint(a) {
 		t.Error("a fingerprint is the same in another table: the hash has no key")
 	}
 }
 
 func TestRejectionsAreRememberedBriefly(t *testing.T) {
-	ids, c := NewIdentities(1000, epoch), Credential{Token: "bad"}
+	ids, c := NewIdentities(1000, testkit.Epoch), Credential{Token: "bad"}
 	rejection := &Rejection{Body: `{"errcode":"M_UNKNOWN_TOKEN","soft_logout":true}`, Header: map[string][]string{"Vary": {"Origin"}}}
-	ids.Reject(c, rejection, at(time.Minute))
+	ids.Reject(c, rejection, testkit.At(time.Minute))
 	for _, c := range []Credential{c, {Token: "bad", UserID: "@a:hs"}, {Token: "bad", DeviceID: "D"}} {
-		userID, got := ids.Lookup(c, at(time.Minute-1))
+		userID, got := ids.Lookup(c, testkit.At(time.Minute-1))
 		if userID != "" || got == nil || got.Body != rejection.Body || !reflect.DeepEqual(got.Header, rejection.Header) {
 			t.Errorf("%+v is %q, %+v, want the rejection", c, userID, got)
 		}
@@ -159,8 +161,8 @@ func TestRejectionsAreRememberedBriefly(t *testing.T) {
 	learn(ids, c, WhoAmI{UserID: "@a:hs"}, time.Hour)
 	wantUser(t, ids, c, 0, "@a:hs")
 	wantCounts(t, ids, 1, 0)
-	ids.Reject(c, rejection, at(time.Minute))
-	if userID, got := ids.Lookup(c, epoch); userID != "" || got == nil {
+	ids.Reject(c, rejection, testkit.At(time.Minute))
+	if userID, got := ids.Lookup(c, testkit.Epoch); userID != "" || got == nil {
 		t.Errorf("a rejected token is %q, %v", userID, got)
 	}
 	wantUser(t, ids, c, time.Minute, "")
@@ -169,10 +171,10 @@ func TestRejectionsAreRememberedBriefly(t *testing.T) {
 
 // A rejection ends the masquerades too: they die with the token's base entry.
 func TestARejectionEndsMasquerades(t *testing.T) {
-	ids := NewIdentities(1000, epoch)
+	ids := NewIdentities(1000, testkit.Epoch)
 	c := Credential{Token: "as", UserID: "@a:hs"}
 	learn(ids, c, WhoAmI{UserID: "@a:hs"}, forever)
-	ids.Reject(Credential{Token: "as"}, &Rejection{}, at(time.Second))
+	ids.Reject(Credential{Token: "as"}, &Rejection{}, testkit.At(time.Second))
 	wantUser(t, ids, c, time.Second, "")
 	learn(ids, Credential{Token: "as"}, WhoAmI{UserID: "@sender:hs"}, forever)
 	wantUser(t, ids, c, time.Second, "")
@@ -180,16 +182,16 @@ func TestARejectionEndsMasquerades(t *testing.T) {
 
 func TestRandomTokensPushOutNoIdentity(t *testing.T) {
 	const tokens = 1600
-	ids := NewIdentities(tokens, epoch)
+	ids := NewIdentities(tokens, testkit.Epoch)
 	for i := range 100 {
 		learn(ids, Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
 	}
 	var first *Rejection
 	for i := range 100_000 {
 		c := Credential{Token: fmt.Sprint("bad", i)}
-		ids.Reject(c, &Rejection{Body: "no", Header: map[string][]string{"Server": {"x"}}}, at(forever))
+		ids.Reject(c, &Rejection{Body: "no", Header: map[string][]string{"Server": {"x"}}}, testkit.At(forever))
 		if i == 0 {
-			_, first = ids.Lookup(c, epoch)
+			_, first = ids.Lookup(c, testkit.Epoch)
 		}
 	}
 	if _, rejections := ids.Len(); rejections > tokens/8 {
@@ -214,7 +216,7 @@ func TestRandomTokensPushOutNoIdentity(t *testing.T) {
 }
 
 func TestManyTokensNeedNoMoreThanTheirPlaces(t *testing.T) {
-	ids := NewIdentities(1600, epoch)
+	ids := NewIdentities(1600, testkit.Epoch)
 	for i := range 50_000 {
 		learn(ids, Credential{Token: fmt.Sprint(i)}, WhoAmI{UserID: "@a:hs"}, forever)
 		learn(ids, Credential{Token: "as", UserID: fmt.Sprint("@", i, ":hs")}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
@@ -225,10 +227,10 @@ func TestManyTokensNeedNoMoreThanTheirPlaces(t *testing.T) {
 }
 
 func TestResizeOfIdentities(t *testing.T) {
-	ids := NewIdentities(16_000, epoch)
+	ids := NewIdentities(16_000, testkit.Epoch)
 	for i := range 1000 {
 		learn(ids, Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
-		ids.Reject(Credential{Token: fmt.Sprint("bad", i)}, &Rejection{}, at(forever))
+		ids.Reject(Credential{Token: fmt.Sprint("bad", i)}, &Rejection{}, testkit.At(forever))
 	}
 	wantCounts(t, ids, 1000, 1000)
 	ids.Resize(1)
@@ -237,7 +239,7 @@ func TestResizeOfIdentities(t *testing.T) {
 	}
 	var known int
 	for i := range 1000 {
-		if userID, _ := ids.Lookup(Credential{Token: fmt.Sprint("good", i)}, epoch); userID == fmt.Sprint("@", i, ":hs") {
+		if userID, _ := ids.Lookup(Credential{Token: fmt.Sprint("good", i)}, testkit.Epoch); userID == fmt.Sprint("@", i, ":hs") {
 			known++
 		} else if userID != "" {
 			t.Fatalf("token %d is %s after Resize", i, userID)
@@ -257,14 +259,14 @@ func TestResizeOfIdentities(t *testing.T) {
 
 func TestNoTokenIsKeptInClear(t *testing.T) {
 	const token = "syt_SECRET_abcdefghijklmnopqrstuvwxyz"
-	ids := NewIdentities(100, epoch)
+	ids := NewIdentities(100, testkit.Epoch)
 	learn(ids, Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
 	learn(ids, Credential{Token: token + "2", UserID: "@masquerade:hs", DeviceID: "D"}, WhoAmI{UserID: "@masquerade:hs", DeviceID: "D"}, forever)
-	ids.Reject(Credential{Token: token + "3"}, &Rejection{Body: "rejection-body"}, at(forever))
+	ids.Reject(Credential{Token: token + "3"}, &Rejection{Body: "rejection-body"}, testkit.At(forever))
 	ids.RevokeToken(Credential{Token: token + "1"})
 	learn(ids, Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
 	for i := range 4 {
-		ids.Lookup(Credential{Token: fmt.Sprint(token, i)}, epoch)
+		ids.Lookup(Credential{Token: fmt.Sprint(token, i)}, testkit.Epoch)
 	}
 
 	reached := strings.Join(reachable(reflect.ValueOf(ids)), "\n")
@@ -330,13 +332,13 @@ func reachable(root reflect.Value) []string {
 }
 
 func BenchmarkIdentitiesLookup(b *testing.B) {
-	ids := NewIdentities(100_000, epoch)
+	ids := NewIdentities(100_000, testkit.Epoch)
 	token := Credential{Token: "syt_YWxpY2U_abcdefghijklmnopqrst_0abcde"}
 	masquerade := Credential{Token: "as", UserID: "@bridge_a:example.com"}
 	unknown := Credential{Token: "unknown"}
 	learn(ids, token, WhoAmI{UserID: "@alice:example.com"}, forever)
 	learn(ids, masquerade, WhoAmI{UserID: masquerade.UserID}, forever)
-	ids.Reject(unknown, &Rejection{}, at(forever))
+	ids.Reject(unknown, &Rejection{}, testkit.At(forever))
 	for _, bm := range []struct {
 		name string
 		c    Credential
@@ -344,7 +346,7 @@ func BenchmarkIdentitiesLookup(b *testing.B) {
 		b.Run(bm.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if userID, rejection := ids.Lookup(bm.c, epoch); userID == "" && rejection == nil {
+				if userID, rejection := ids.Lookup(bm.c, testkit.Epoch); userID == "" && rejection == nil {
 					b.Fatal("not known")
 				}
 			}

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func mustLimit(t testing.TB, events int, window time.Duration, burst int) Limit {
@@ -56,9 +58,9 @@ func TestLimiterAllowsABurstAndThenTheRate(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			limit := mustLimit(t, tt.events, tt.window, tt.burst)
-			l := NewLimiter(100, epoch)
+			l := NewLimiter(100, testkit.Epoch)
 			for i, e := range tt.then {
-				if wait, ok := l.Take("@a:b", limit, at(e.at)); wait != e.wait || ok != (e.wait == 0) {
+				if wait, ok := l.Take("@a:b", limit, testkit.At(e.at)); wait != e.wait || ok != (e.wait == 0) {
 					t.Fatalf("event %d, at %v: wait %v, allowed %v, want a wait of %v", i, e.at, wait, ok, e.wait)
 				}
 			}
@@ -71,12 +73,12 @@ func TestLimiterAllowsABurstAndThenTheRate(t *testing.T) {
 
 func TestBudgetsAreOneAUser(t *testing.T) {
 	limit := mustLimit(t, 1, time.Minute, 1)
-	l := NewLimiter(1000, epoch)
+	l := NewLimiter(1000, testkit.Epoch)
 	for _, userID := range []string{"@a:b", "@A:b", "@a:b ", "", "@a\x00:b"} {
-		if _, ok := l.Take(userID, limit, epoch); !ok {
+		if _, ok := l.Take(userID, limit, testkit.Epoch); !ok {
 			t.Errorf("%q has no budget of its own", userID)
 		}
-		if _, ok := l.Take(userID, limit, epoch); ok {
+		if _, ok := l.Take(userID, limit, testkit.Epoch); ok {
 			t.Errorf("%q has more than its budget", userID)
 		}
 	}
@@ -117,8 +119,8 @@ func TestTheWidestLimitsDoNotOverflow(t *testing.T) {
 		mustLimit(t, math.MaxInt, 1, int(maxBurstSpan)),
 		mustLimit(t, 1, time.Hour, int(maxBurstSpan/int64(time.Hour))),
 	} {
-		for _, now := range []time.Time{epoch, at(decade)} {
-			l, model := NewLimiter(1, epoch), bucket{limit: limit, level: limit.burst * limit.interval}
+		for _, now := range []time.Time{testkit.Epoch, testkit.At(decade)} {
+			l, model := NewLimiter(1, testkit.Epoch), bucket{limit: limit, level: limit.burst * limit.interval}
 			for i := range 5 {
 				wait, ok := l.Take("@a:b", limit, now)
 				if want, wantOK := model.take(0); wait != want || ok != wantOK {
@@ -146,14 +148,14 @@ func (b *bucket) take(now int64) (wait time.Duration, ok bool) {
 }
 
 func randomLimit(t *testing.T, r *rand.Rand) Limit {
-	return mustLimit(t, 1+r.IntN(20), time.Duration(1+r.Int64N(int64(pick(r, 50, time.Second, time.Hour)))), r.IntN(6))
+	return mustLimit(t, 1+r.IntN(20), time.Duration(1+r.Int64N(int64(testkit.Pick(r, 50, time.Second, time.Hour)))), r.IntN(6))
 }
 
 func TestLimiterAgreesWithABucket(t *testing.T) {
-	r := newRand(t)
+	r := testkit.Rand(t)
 	for range 500 {
 		limit := randomLimit(t, r)
-		l, model := NewLimiter(10, epoch), bucket{limit: limit, level: limit.burst * limit.interval}
+		l, model := NewLimiter(10, testkit.Epoch), bucket{limit: limit, level: limit.burst * limit.interval}
 		var now int64
 		var wait time.Duration
 		for step := range 60 {
@@ -166,7 +168,7 @@ func TestLimiterAgreesWithABucket(t *testing.T) {
 			default:
 				now += r.Int64N(3*limit.interval + 1)
 			}
-			got, ok := l.Take("@a:b", limit, at(time.Duration(now)))
+			got, ok := l.Take("@a:b", limit, testkit.At(time.Duration(now)))
 			want, wantOK := model.take(now)
 			if got != want || ok != wantOK {
 				t.Fatalf("%+v, step %d at %d: wait %v, allowed %v, want %v, %v", limit, step, now, got, ok, want, wantOK)
@@ -177,10 +179,10 @@ func TestLimiterAgreesWithABucket(t *testing.T) {
 }
 
 func TestAWaitIsNeitherTooShortNorTooLong(t *testing.T) {
-	r := newRand(t)
+	r := testkit.Rand(t)
 	for range 2000 {
-		limit, now := randomLimit(t, r), epoch
-		l := NewLimiter(10, epoch)
+		limit, now := randomLimit(t, r), testkit.Epoch
+		l := NewLimiter(10, testkit.Epoch)
 		var wait time.Duration
 		for ok := true; ok; wait, ok = l.Take("@a:b", limit, now) {
 			now = now.Add(time.Duration(r.Int64N(limit.interval)))
@@ -195,15 +197,15 @@ func TestAWaitIsNeitherTooShortNorTooLong(t *testing.T) {
 }
 
 func TestAClockThatGoesBackGivesNoBudget(t *testing.T) {
-	r := newRand(t)
+	r := testkit.Rand(t)
 	for range 500 {
 		limit := randomLimit(t, r)
-		l := NewLimiter(10, epoch)
+		l := NewLimiter(10, testkit.Epoch)
 		var latest, allowed int64
 		for range 200 {
 			now := r.Int64N(4*limit.interval + 1)
 			latest = max(latest, now)
-			if _, ok := l.Take("@a:b", limit, at(time.Duration(now))); ok {
+			if _, ok := l.Take("@a:b", limit, testkit.At(time.Duration(now))); ok {
 				allowed++
 			}
 		}
@@ -254,14 +256,14 @@ func TestParseRate(t *testing.T) {
 // Parallel events of few users at one moment: as many pass as the burst holds.
 func TestLimiterRace(t *testing.T) {
 	limit := mustLimit(t, 1, time.Hour, 50)
-	l := NewLimiter(1000, epoch)
+	l := NewLimiter(1000, testkit.Epoch)
 	var allowed [4]atomic.Int64
 	var all sync.WaitGroup
 	for worker := range 8 {
 		all.Go(func() {
 			for i := range 400 {
 				user := (worker + i) % len(allowed)
-				if _, ok := l.Take(fmt.Sprint("@", user, ":b"), limit, epoch); ok {
+				if _, ok := l.Take(fmt.Sprint("@", user, ":b"), limit, testkit.Epoch); ok {
 					allowed[user].Add(1)
 				}
 				if i%100 == 0 {
@@ -286,25 +288,25 @@ func BenchmarkLimiterTake(b *testing.B) {
 	}
 	limit := mustLimit(b, 50, time.Second, 200)
 	b.Run("allowed", func(b *testing.B) {
-		l, i := NewLimiter(20_000, epoch), 0
+		l, i := NewLimiter(20_000, testkit.Epoch), 0
 		b.ReportAllocs()
 		for b.Loop() {
-			l.Take(users[i%len(users)], limit, at(time.Duration(i)*time.Millisecond))
+			l.Take(users[i%len(users)], limit, testkit.At(time.Duration(i)*time.Millisecond))
 			i++
 		}
 	})
 	b.Run("refused", func(b *testing.B) {
-		l := NewLimiter(20_000, epoch)
+		l := NewLimiter(20_000, testkit.Epoch)
 		b.ReportAllocs()
 		for b.Loop() {
-			l.Take(users[0], limit, epoch)
+			l.Take(users[0], limit, testkit.Epoch)
 		}
 	})
 	b.Run("overflow", func(b *testing.B) {
-		l, i := NewLimiter(limiterShards, epoch), 0
+		l, i := NewLimiter(limiterShards, testkit.Epoch), 0
 		b.ReportAllocs()
 		for b.Loop() {
-			l.Take(users[i%len(users)], limit, epoch)
+			l.Take(users[i%len(users)], limit, testkit.Epoch)
 			i++
 		}
 	})

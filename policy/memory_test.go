@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/heap"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // memoryEntries is how many entries a benchmark of memory fills a table with.
@@ -17,10 +17,10 @@ func BenchmarkMemoryUsers(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	heap.Report(b, memoryEntries, func() any {
-		l := NewLimiter(memoryEntries*11/10, epoch)
+	testkit.ReportHeap(b, memoryEntries, func() any {
+		l := NewLimiter(memoryEntries*11/10, testkit.Epoch)
 		for i := range memoryEntries {
-			l.Take(fmt.Sprintf("@user%07d:example.com", i), limit, epoch)
+			l.Take(fmt.Sprintf("@user%07d:example.com", i), limit, testkit.Epoch)
 		}
 		return l
 	})
@@ -28,11 +28,11 @@ func BenchmarkMemoryUsers(b *testing.B) {
 
 // BenchmarkMemoryTokens measures a token whose user is known.
 func BenchmarkMemoryTokens(b *testing.B) {
-	heap.Report(b, memoryEntries, func() any {
-		t := NewIdentities(memoryEntries*11/10, epoch)
+	testkit.ReportHeap(b, memoryEntries, func() any {
+		t := NewIdentities(memoryEntries*11/10, testkit.Epoch)
 		for i := range memoryEntries {
 			t.Learn(Credential{Token: fmt.Sprintf("syt_token_%d", i)},
-				WhoAmI{UserID: fmt.Sprintf("@user%07d:example.com", i), DeviceID: "DEVICE"}, t.Revision(), at(time.Hour))
+				WhoAmI{UserID: fmt.Sprintf("@user%07d:example.com", i), DeviceID: "DEVICE"}, t.Revision(), testkit.At(time.Hour))
 		}
 		return t
 	})

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func TestUserPatternsMatchTheWholeID(t *testing.T) {
@@ -60,7 +62,7 @@ func TestPatternsThatMatchNoUserIDAreErrors(t *testing.T) {
 }
 
 func TestUserPatternsAgreeWithRegularExpressions(t *testing.T) {
-	r := newRand(t)
+	r := testkit.Rand(t)
 	// Few letters, so that much matches and parts overlap.
 	word := func(letters string, most int) string {
 		var b strings.Builder

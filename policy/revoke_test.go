@@ -6,10 +6,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func TestRevokingAToken(t *testing.T) {
-	ids := NewIdentities(1000, epoch)
+	ids := NewIdentities(1000, testkit.Epoch)
 	phone, desk, bob := Credential{Token: "phone"}, Credential{Token: "desk"}, Credential{Token: "bob"}
 	learn(ids, phone, WhoAmI{UserID: "@alice:hs"}, forever)
 	learn(ids, desk, WhoAmI{UserID: "@alice:hs"}, forever)
@@ -29,7 +31,7 @@ func TestRevokingAToken(t *testing.T) {
 }
 
 func TestRevokingATokenEndsItsMasquerades(t *testing.T) {
-	ids := NewIdentities(1000, epoch)
+	ids := NewIdentities(1000, testkit.Epoch)
 	sender := Credential{Token: "as"}
 	a, b := Credential{Token: "as", UserID: "@a:hs"}, Credential{Token: "as", UserID: "@b:hs", DeviceID: "D"}
 	for _, revoked := range []Credential{sender, a} {
@@ -49,7 +51,7 @@ func TestRevokingATokenEndsItsMasquerades(t *testing.T) {
 }
 
 func TestRevokingAUser(t *testing.T) {
-	ids := NewIdentities(1000, epoch)
+	ids := NewIdentities(1000, testkit.Epoch)
 	desk, bob := Credential{Token: "desk"}, Credential{Token: "bob"}
 	alice := Credential{Token: "as", UserID: "@alice:hs"}
 	other := Credential{Token: "as", UserID: "@other:hs"}
@@ -74,7 +76,7 @@ func TestRevokingAUser(t *testing.T) {
 }
 
 func TestRevokingAll(t *testing.T) {
-	ids := NewIdentities(1000, epoch)
+	ids := NewIdentities(1000, testkit.Epoch)
 	bob, as := Credential{Token: "bob"}, Credential{Token: "as", UserID: "@a:hs"}
 	for range 2 {
 		learn(ids, bob, WhoAmI{UserID: "@bob:hs"}, forever)
@@ -104,7 +106,7 @@ func TestARevocationDuringALookup(t *testing.T) {
 		} {
 			for _, before := range []bool{false, true} { // known before, too?
 				t.Run(fmt.Sprintf("%s, %+v, %v", name, c, before), func(t *testing.T) {
-					ids := NewIdentities(1000, epoch)
+					ids := NewIdentities(1000, testkit.Epoch)
 					if before {
 						learn(ids, c, WhoAmI{UserID: "@alice:hs"}, forever)
 					}
@@ -113,7 +115,7 @@ func TestARevocationDuringALookup(t *testing.T) {
 					if ids.Revision() == revision {
 						t.Error("the revision is the same after a revocation, so lookups before and after are collapsed")
 					}
-					ids.Learn(c, WhoAmI{UserID: "@alice:hs"}, revision, at(forever))
+					ids.Learn(c, WhoAmI{UserID: "@alice:hs"}, revision, testkit.At(forever))
 					wantUser(t, ids, c, 0, "")
 					wantUser(t, ids, c, 0, "")
 					// The next lookup finds out what is true.
@@ -124,10 +126,10 @@ func TestARevocationDuringALookup(t *testing.T) {
 		}
 	}
 	t.Run("of somebody else", func(t *testing.T) {
-		ids := NewIdentities(1000, epoch)
+		ids := NewIdentities(1000, testkit.Epoch)
 		revision := ids.Revision()
 		ids.RevokeUser("@bob:hs")
-		ids.Learn(alice, WhoAmI{UserID: "@alice:hs"}, revision, at(forever))
+		ids.Learn(alice, WhoAmI{UserID: "@alice:hs"}, revision, testkit.At(forever))
 		wantUser(t, ids, alice, 0, "@alice:hs")
 	})
 }
@@ -135,7 +137,7 @@ func TestARevocationDuringALookup(t *testing.T) {
 // There are an eighth as many places for revocations as for tokens. One that has to
 // make room becomes one of everybody's earlier lookups.
 func TestAForgottenRevocationConcernsEverybody(t *testing.T) {
-	ids := NewIdentities(16, epoch) // 2 places
+	ids := NewIdentities(16, testkit.Epoch) // 2 places
 	victim, late := Credential{Token: "victim"}, Credential{Token: "late"}
 	learn(ids, victim, WhoAmI{UserID: "@victim:hs"}, forever)
 	revision := ids.Revision()
@@ -147,11 +149,11 @@ func TestAForgottenRevocationConcernsEverybody(t *testing.T) {
 		t.Fatal("the revocation is still kept, so this test shows nothing")
 	}
 	wantUser(t, ids, victim, 0, "")
-	ids.Learn(victim, WhoAmI{UserID: "@victim:hs"}, revision, at(forever))
+	ids.Learn(victim, WhoAmI{UserID: "@victim:hs"}, revision, testkit.At(forever))
 	wantUser(t, ids, victim, 0, "")
 
 	// What was asked after the victim's revocation isn't touched by it.
-	ids.Learn(late, WhoAmI{UserID: "@late:hs"}, between, at(forever))
+	ids.Learn(late, WhoAmI{UserID: "@late:hs"}, between, testkit.At(forever))
 	wantUser(t, ids, late, 0, "@late:hs")
 
 	// Resize makes room in the same way.
@@ -168,7 +170,7 @@ func TestAForgottenRevocationConcernsEverybody(t *testing.T) {
 // An entry that was looked up after a revocation of somebody else has been found not
 // to be touched by it, and stays so when the revocation is forgotten.
 func TestALookupNotesWhatDoesNotConcernIt(t *testing.T) {
-	ids, bob := NewIdentities(16, epoch), Credential{Token: "bob"} // 2 places
+	ids, bob := NewIdentities(16, testkit.Epoch), Credential{Token: "bob"} // 2 places
 	learn(ids, bob, WhoAmI{UserID: "@bob:hs"}, forever)
 	for i := range 100 {
 		ids.RevokeUser(fmt.Sprint("@", i, ":hs"))
@@ -177,7 +179,7 @@ func TestALookupNotesWhatDoesNotConcernIt(t *testing.T) {
 }
 
 func TestManyRevocationsNeedNoMoreThanTheirPlaces(t *testing.T) {
-	ids := NewIdentities(160, epoch)
+	ids := NewIdentities(160, testkit.Epoch)
 	for i := range 100_000 {
 		ids.RevokeUser(fmt.Sprint("@", i, ":hs"))
 	}
@@ -189,7 +191,7 @@ func TestManyRevocationsNeedNoMoreThanTheirPlaces(t *testing.T) {
 // A model that remembers everything: after random revocations, a table may know less
 // than it, but never something else.
 func TestIdentitiesAgreeWithAModel(t *testing.T) {
-	r := newRand(t)
+	r := testkit.Rand(t)
 	type session struct{ token, user int }
 	type flight struct {
 		c        Credential
@@ -198,7 +200,7 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 		number   int // of revocations when it left
 	}
 	for range 200 {
-		ids := NewIdentities(pick(r, 1, 16, 1000), epoch)
+		ids := NewIdentities(testkit.Pick(r, 1, 16, 1000), testkit.Epoch)
 		var number int
 		revoked := make(map[string]int)   // user or token → number of the last revocation
 		known := make(map[Credential]int) // → number as of which the answer holds
@@ -219,7 +221,7 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 					i := r.IntN(len(flights))
 					f := flights[i]
 					flights = append(flights[:i], flights[i+1:]...)
-					ids.Learn(f.c, WhoAmI{UserID: f.who}, f.revision, at(forever))
+					ids.Learn(f.c, WhoAmI{UserID: f.who}, f.revision, testkit.At(forever))
 					known[f.c] = max(known[f.c], f.number)
 				}
 			case 5:
@@ -235,7 +237,7 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 					revoked[c.Token] = number
 				}
 			default:
-				got, _ := ids.Lookup(c, epoch)
+				got, _ := ids.Lookup(c, testkit.Epoch)
 				asOf, learned := known[c]
 				if got != "" && (got != user || !learned || asOf < revoked[user] || asOf < revoked[c.Token]) {
 					t.Fatalf("%+v is %q, learned %v as of %d, revoked at %d and %d", c, got, learned, asOf, revoked[user], revoked[c.Token])
@@ -250,14 +252,14 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 // acknowledged never finds an ended session.
 func TestRevocationRace(t *testing.T) {
 	const users, sessions = 4, 40
-	ids := NewIdentities(64, epoch) // small, so that everything is pushed out at times
+	ids := NewIdentities(64, testkit.Epoch) // small, so that everything is pushed out at times
 	var ended, acknowledged [users]atomic.Int64
 	var workers sync.WaitGroup
 	raise := func(n *atomic.Int64, to int64) {
 		for old := n.Load(); old < to && !n.CompareAndSwap(old, to); old = n.Load() {
 		}
 	}
-	shared := newRand(t)
+	shared := testkit.Rand(t)
 	for worker := range 8 {
 		r := rand.New(rand.NewPCG(shared.Uint64(), uint64(worker)))
 		workers.Go(func() {
@@ -280,7 +282,7 @@ func TestRevocationRace(t *testing.T) {
 					continue
 				}
 				floor := acknowledged[user].Load()
-				if found, rejection := ids.Lookup(c, epoch); found != "" {
+				if found, rejection := ids.Lookup(c, testkit.Epoch); found != "" {
 					if found != userID || n < floor {
 						t.Errorf("session %d of %s is %s, ended up to %d", n, userID, found, floor)
 					}
@@ -290,9 +292,9 @@ func TestRevocationRace(t *testing.T) {
 				}
 				revision := ids.Revision()
 				if n >= ended[user].Load() { // whoami
-					ids.Learn(c, WhoAmI{UserID: userID}, revision, at(forever))
+					ids.Learn(c, WhoAmI{UserID: userID}, revision, testkit.At(forever))
 				} else {
-					ids.Reject(c, &Rejection{Body: "unknown"}, at(forever))
+					ids.Reject(c, &Rejection{Body: "unknown"}, testkit.At(forever))
 				}
 			}
 		})
@@ -301,11 +303,11 @@ func TestRevocationRace(t *testing.T) {
 }
 
 func BenchmarkIdentitiesLookupAfterRevocations(b *testing.B) {
-	ids, c := NewIdentities(100_000, epoch), Credential{Token: "tok"}
+	ids, c := NewIdentities(100_000, testkit.Epoch), Credential{Token: "tok"}
 	learn(ids, c, WhoAmI{UserID: "@alice:hs"}, forever)
 	b.ReportAllocs()
 	for b.Loop() {
 		ids.RevokeUser("@bob:hs")
-		ids.Lookup(c, epoch)
+		ids.Lookup(c, testkit.Epoch)
 	}
 }

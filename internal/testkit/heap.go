@@ -1,15 +1,14 @@
-// Package heap measures what tables take, for benchmarks.
-package heap
+package testkit
 
 import (
 	"runtime"
 	"testing"
 )
 
-// Report reports by how many bytes for each of its entries fill makes the heap
+// ReportHeap reports by how many bytes for each of its entries fill makes the heap
 // grow, as the metric "B/entry". What fill returns is kept until that has been
 // measured. A benchmark is best run with -benchtime 1x.
-func Report(b *testing.B, entries int, fill func() any) {
+func ReportHeap(b *testing.B, entries int, fill func() any) {
 	b.Helper()
 	for b.Loop() {
 		before := inUse()
