@@ -1,0 +1,188 @@
+// Command microbench runs the micro-benchmarks of the plugin's packages and reports
+// what each takes as a ratio to Caddy's StaticResponse, which is measured in the same
+// run. Machines differ and are noisy; a ratio can be kept and compared:
+//
+//	go run ./microbench                 # compare with the committed baseline
+//	go run ./microbench -update         # write the baseline anew
+//	go run ./microbench -raw new.txt    # keep the output for benchstat
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"text/tabwriter"
+
+	"golang.org/x/perf/benchfmt"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/checkout"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/progress"
+)
+
+// reference is the benchmark that all are compared with.
+const reference = "StaticResponse"
+
+// row is what one benchmark takes. Times are ratios to the reference's in the same
+// run, with as many processors.
+type row struct {
+	Name    string  `json:"name"` // with the number of processors, as "Hit-2"
+	Ratio   float64 `json:"ratio,omitempty"`
+	Allocs  float64 `json:"allocs_per_op"`
+	BEntry  float64 `json:"bytes_per_entry,omitempty"`
+	seconds []float64
+}
+
+func main() {
+	update := flag.Bool("update", false, "write the baseline anew")
+	raw := flag.String("raw", "", "also write what the benchmarks print to this `file`, for benchstat")
+	count := flag.Int("count", 5, "how often each is run; the median counts")
+	benchtime := flag.String("benchtime", "0.3s", "how long each is run")
+	flag.Parse()
+	if err := run(*update, *raw, *count, *benchtime); err != nil {
+		fmt.Fprintln(os.Stderr, "microbench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(update bool, raw string, count int, benchtime string) error {
+	root, err := checkout.Root()
+	if err != nil {
+		return err
+	}
+	var output bytes.Buffer
+	for _, args := range [][]string{
+		{"-bench=.", "-skip=Memory", "-benchmem", "-cpu=1,2", "-count=" + strconv.Itoa(count), "-benchtime=" + benchtime},
+		{"-bench=Memory", "-benchtime=1x"},
+	} {
+		cmd := exec.Command("go", append([]string{"test", "-run=^$", "-p=1", "./cache", "./policy", "./caddymodule"}, args...)...)
+		cmd.Dir, cmd.Env = root, checkout.GoEnv()
+		err := progress.While(os.Stderr, "running the benchmarks "+args[0]+"; about five minutes in all", func() error {
+			out, err := checkout.Output(cmd)
+			output.WriteString(out + "\n")
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("running the benchmarks: %w", err)
+		}
+	}
+	if raw != "" {
+		if err := os.WriteFile(raw, output.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	rows, err := read(&output)
+	if err != nil {
+		return err
+	}
+
+	file := filepath.Join(root, "docs", "microbenchmarks.json")
+	if update {
+		data, err := json.MarshalIndent(rows, "", "\t")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, append(data, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("reading the baseline (-update writes it): %w", err)
+	}
+	var baseline []row
+	if err := json.Unmarshal(data, &baseline); err != nil {
+		return fmt.Errorf("reading the baseline %s: %w", file, err)
+	}
+	return show(os.Stdout, rows, baseline)
+}
+
+// read takes the benchmarks out of what go test prints.
+func read(output io.Reader) ([]row, error) {
+	byName := make(map[string]*row)
+	var names []string
+	reader := benchfmt.NewReader(output, "go test")
+	for reader.Scan() {
+		result, ok := reader.Result().(*benchfmt.Result)
+		if !ok {
+			continue // a line of something else
+		}
+		name := result.Name.String()
+		r := byName[name]
+		if r == nil {
+			r = &row{Name: name}
+			byName[name] = r
+			names = append(names, name)
+		}
+		if seconds, ok := result.Value("sec/op"); ok {
+			r.seconds = append(r.seconds, seconds)
+		}
+		if allocs, ok := result.Value("allocs/op"); ok {
+			r.Allocs = allocs
+		}
+		if entry, ok := result.Value("B/entry"); ok {
+			r.BEntry = entry
+		}
+	}
+	if err := reader.Err(); err != nil {
+		return nil, fmt.Errorf("reading the benchmarks: %w", err)
+	}
+	slices.Sort(names)
+	rows := make([]row, 0, len(names))
+	for _, name := range names {
+		r := byName[name]
+		if r.BEntry == 0 {
+			base := byName[reference+processors(name)]
+			if base == nil {
+				return nil, fmt.Errorf("%s has no %s to be compared with", name, reference)
+			}
+			r.Ratio = median(r.seconds) / median(base.seconds)
+		}
+		rows = append(rows, *r)
+	}
+	return rows, nil
+}
+
+// processors returns the end of a benchmark's name that tells their number: "-2", or
+// nothing for one.
+func processors(name string) string {
+	if len(name) > 2 && name[len(name)-2] == '-' {
+		return name[len(name)-2:]
+	}
+	return ""
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+// show prints the rows beside the baseline's.
+func show(w io.Writer, rows, baseline []row) error {
+	known := make(map[string]row)
+	for _, r := range baseline {
+		known[r.Name] = r
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(table, "benchmark\ttime / %s\tbaseline\tallocs\tbaseline\tB/entry\tbaseline\t\n", reference)
+	for _, r := range rows {
+		b, ok := known[r.Name]
+		cell := func(format string, value float64, there bool) string {
+			if !there {
+				return ""
+			}
+			return fmt.Sprintf(format, value)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%.0f\t%s\t%s\t%s\t\n", r.Name,
+			cell("%.3f", r.Ratio, r.BEntry == 0), cell("%.3f", b.Ratio, ok && r.BEntry == 0),
+			r.Allocs, cell("%.0f", b.Allocs, ok),
+			cell("%.0f", r.BEntry, r.BEntry != 0), cell("%.0f", b.BEntry, ok && r.BEntry != 0))
+	}
+	return table.Flush()
+}
