@@ -1,6 +1,6 @@
 # The house is several modules, so that the plugin's go.mod stays lean: whoever
 # builds Caddy with us inherits every line of it.
-CODE  := . cmd/xcaddy-build integration
+CODE  := . cmd/xcaddy-build integration integration/bench
 TOOLS := tools integration/dendrite
 
 # The race detector needs cgo, and so a C compiler.
@@ -16,7 +16,8 @@ SCRATCH := $(CURDIR)/.cache/test
 SCRATCH_ENV := env XDG_CONFIG_HOME=$(SCRATCH) XDG_DATA_HOME=$(SCRATCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-xcaddy demo test test-unit test-xcaddy test-integration \
+.PHONY: help build build-xcaddy demo bench bench-full \
+	test test-unit test-xcaddy test-bench test-integration \
 	lint lint-format lint-code lint-modules lint-caddyfile race-note
 
 help: ## show this
@@ -34,7 +35,13 @@ build-xcaddy: ## build it from xcaddy.json with xcaddy instead
 demo: ## play a scene through the sidecar on a real homeserver (or on HOMESERVER=http://…)
 	cd integration && go run ./demo
 
-test: test-unit test-xcaddy test-integration ## run every test
+bench: ## compare with bare Caddy, nginx, Varnish and others, in about three minutes
+	cd integration/bench && go run .
+
+bench-full: ## the same for about an hour, and write its figures into docs/
+	cd integration/bench && go run . -size full -docs ../../docs
+
+test: test-unit test-xcaddy test-bench test-integration ## run every test
 
 test-unit: race-note ## run the tests of the plugin itself
 	mkdir -p $(SCRATCH)
@@ -42,6 +49,10 @@ test-unit: race-note ## run the tests of the plugin itself
 
 test-xcaddy: ## run the tests of the xcaddy loader; one builds the whole of Caddy
 	go -C cmd/xcaddy-build test -count=1 -v $(TESTFLAGS) ./...
+
+# Not the peers: they are all of Caddy once more, with nothing of ours to test.
+test-bench: ## run the tests of the benchmark's own parts
+	go -C integration/bench test $(TESTFLAGS) . ./internal/...
 
 # One package at a time, so that servers don't take each other's processors, and
 # so that the output, with what was skipped and why, appears while it runs.

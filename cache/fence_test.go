@@ -260,7 +260,7 @@ func (tr *trace) read(i, step int) {
 		tr.values[i] = tr.register
 	case store:
 		if tr.scene.missing && tr.values[i] == 0 {
-			tr.p.Deny(viewer, tr.tickets[i], &Denial{Status: 404}, tr.rules)
+			tr.p.Deny(viewer, tr.tickets[i], &Denial{UntilWrite: true, Status: 404}, tr.rules)
 			return
 		}
 		other, occupied := tr.kept[tr.slot(viewer)]

@@ -141,7 +141,7 @@ func TestPresenceAgreesWithAModel(t *testing.T) {
 				mt := m.target(f.target)
 				if r.IntN(4) == 0 {
 					note("%d is denied", f.version)
-					p.Deny(f.viewer, f.ticket, &Denial{Status: 403}, rules)
+					p.Deny(f.viewer, f.ticket, &Denial{UntilWrite: true, Status: 403}, rules)
 					if f.model.settled {
 						mt.grant(f.viewer, &modelGrant{f.model.departed, true, f.model.generation})
 						continue

@@ -18,6 +18,10 @@ type Denial struct {
 	Status int
 	Body   string
 	Fields []Field
+
+	// UntilWrite tells that a write of the target's may end it: "no presence
+	// yet", other than "you may not".
+	UntilWrite bool
 }
 
 // permissions remembers who may see whom. What is kept says when it was given, not
@@ -49,7 +53,12 @@ type refusal struct {
 	// that an older answer doesn't allow what has been denied since.
 	denial     *Denial
 	departed   int64
-	generation uint64 // void under another: it may have been "no presence yet"
+	generation uint64 // that of a denial that lasts until a write
+}
+
+// overtaken tells that a write may have ended the refusal.
+func (r *refusal) overtaken(generation uint64) bool {
+	return r.denial.UntilWrite && r.generation != generation
 }
 
 // never is the time of a permission that was not given.

@@ -207,7 +207,7 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 	switch {
 	case refused != nil:
 		age := since(at, refused.departed)
-		if refused.denial != nil && refused.generation == found.Ticket.generation && age < rules.ForbiddenTTL {
+		if refused.denial != nil && !refused.overtaken(found.Ticket.generation) && age < rules.ForbiddenTTL {
 			found.Outcome, found.Denial = Denied, refused.denial
 			found.Age, found.Fresh = age, rules.ForbiddenTTL-age
 		}
@@ -326,7 +326,7 @@ func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool
 // Deny remembers that viewer may not see the target of ticket. It reports whether
 // the refusal was stored; if not, it still ends what the viewer was allowed before.
 func (p *Presence) Deny(viewer string, ticket Ticket, denial *Denial, rules *Rules) (stored bool) {
-	if rules.ForbiddenTTL <= 0 || !ticket.settled || len(denial.Body) > MaxBody {
+	if rules.ForbiddenTTL <= 0 || denial.UntilWrite && !ticket.settled || len(denial.Body) > MaxBody {
 		p.permissions.deny(viewer, ticket, nil)
 		return false
 	}

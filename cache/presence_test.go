@@ -21,7 +21,7 @@ func (p *Presence) allow(viewer, target string, n int, rules *Rules, d time.Dura
 }
 
 func (p *Presence) deny(viewer, target string, rules *Rules, d time.Duration) bool {
-	return p.Deny(viewer, p.Depart(target, testkit.At(d)), &Denial{Status: 403, Body: `{"errcode":"M_FORBIDDEN"}`}, rules)
+	return p.Deny(viewer, p.Depart(target, testkit.At(d)), &Denial{UntilWrite: true, Status: 403, Body: `{"errcode":"M_FORBIDDEN"}`}, rules)
 }
 
 // write is a write that succeeds at once.
@@ -155,7 +155,7 @@ func TestDenials(t *testing.T) {
 
 	overtaken := p.Depart(alice, testkit.At(13*time.Second))
 	p.write(alice, 13*time.Second)
-	p.Deny(bob, overtaken, &Denial{Status: 404}, rules)
+	p.Deny(bob, overtaken, &Denial{UntilWrite: true, Status: 404}, rules)
 	wantOutcome(t, p, bob, alice, rules, 13*time.Second, Miss)
 }
 
@@ -163,15 +163,28 @@ func TestDenials(t *testing.T) {
 var denyUnstored = map[string]func(p *Presence, ticket Ticket, rules Rules) bool{
 	"no ForbiddenTTL": func(p *Presence, ticket Ticket, rules Rules) bool {
 		rules.ForbiddenTTL = 0
-		return p.Deny(bob, ticket, &Denial{Status: 403}, &rules)
+		return p.Deny(bob, ticket, &Denial{UntilWrite: true, Status: 403}, &rules)
 	},
 	"large": func(p *Presence, ticket Ticket, rules Rules) bool {
-		return p.Deny(bob, ticket, &Denial{Status: 403, Body: strings.Repeat("x", MaxBody+1)}, &rules)
+		return p.Deny(bob, ticket, &Denial{UntilWrite: true, Status: 403, Body: strings.Repeat("x", MaxBody+1)}, &rules)
 	},
 	"not settled": func(p *Presence, ticket Ticket, rules Rules) bool {
 		ticket.settled = false
-		return p.Deny(bob, ticket, &Denial{Status: 403}, &rules)
+		return p.Deny(bob, ticket, &Denial{UntilWrite: true, Status: 403}, &rules)
 	},
+}
+
+// That somebody may not see a user has nothing to do with what the user writes.
+func TestADenialOfAViewerOutlivesWrites(t *testing.T) {
+	p, rules := newPresence(), &Rules{TTL: time.Minute, ForbiddenTTL: 10 * time.Second}
+	write := p.BeginWrite(alice)
+	if !p.Deny(bob, p.Depart(alice, testkit.Epoch), &Denial{Status: 403}, rules) {
+		t.Error("not stored during a write")
+	}
+	wantOutcome(t, p, bob, alice, rules, time.Second, Denied)
+	write.End(testkit.At(time.Second), time.Second)
+	wantOutcome(t, p, bob, alice, rules, time.Second, Denied)
+	wantOutcome(t, p, bob, alice, rules, 10*time.Second, Miss)
 }
 
 func TestADenialThatIsNotStoredEndsAPermission(t *testing.T) {
@@ -228,7 +241,7 @@ func TestAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 			t.Errorf("%s is shown version %d", viewer, versionOf(found.Answer))
 		}
 	}
-	if p.Deny(bob, older, &Denial{Status: 403}, rules) {
+	if p.Deny(bob, older, &Denial{UntilWrite: true, Status: 403}, rules) {
 		t.Error("an older denial replaced a younger permission")
 	}
 	wantOutcome(t, p, bob, alice, rules, 2*time.Second, Hit)
@@ -236,7 +249,7 @@ func TestAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 	wantOutcome(t, p, bob, alice, rules, 2*time.Second, Hit)
 
 	last := p.Depart(alice, testkit.At(3*time.Second))
-	p.Deny(bob, last, &Denial{Status: 403}, rules)
+	p.Deny(bob, last, &Denial{UntilWrite: true, Status: 403}, rules)
 	p.Allow(bob, p.Depart(alice, testkit.At(2*time.Second)), version(3), rules)
 	wantOutcome(t, p, bob, alice, rules, 4*time.Second, Denied)
 
@@ -290,10 +303,10 @@ func TestLargeBodiesAreNotKept(t *testing.T) {
 		t.Error("a body above MaxBody was kept")
 	}
 	wantOutcome(t, p, bob, alice, rules, 2, Uncached)
-	if !p.Deny(carol, p.Depart(bob, testkit.Epoch), &Denial{Status: 403, Body: body(MaxBody)}, rules) {
+	if !p.Deny(carol, p.Depart(bob, testkit.Epoch), &Denial{UntilWrite: true, Status: 403, Body: body(MaxBody)}, rules) {
 		t.Error("a denial of MaxBody was not kept")
 	}
-	if p.Deny(carol, p.Depart(bob, testkit.Epoch), &Denial{Status: 403, Body: body(MaxBody + 1)}, rules) {
+	if p.Deny(carol, p.Depart(bob, testkit.Epoch), &Denial{UntilWrite: true, Status: 403, Body: body(MaxBody + 1)}, rules) {
 		t.Error("a denial above MaxBody was kept")
 	}
 	wantOutcome(t, p, carol, bob, rules, 0, Miss)

@@ -42,7 +42,7 @@ func readThrough(r *rand.Rand, p *Presence, now func() time.Time, viewer, target
 	pause(r)
 	switch {
 	case value == 0: // no presence yet
-		p.Deny(viewer, ticket, &Denial{Status: 404}, rules)
+		p.Deny(viewer, ticket, &Denial{UntilWrite: true, Status: 404}, rules)
 	case r.IntN(50) == 0:
 		p.MarkUncached(ticket)
 	default:

@@ -39,30 +39,31 @@ type flight[V any] struct {
 // the caller's own. A caller that may not share the current flight gets on the
 // next. There is none, nil, if too many are in the air.
 //
-// fly runs in a goroutine of its own and must not panic.
-func (g *flights[K, V]) board(key K, shareCurrent bool, fly func() V) (f *flight[V], own bool) {
+// If depart is not nil the flight is the caller's to begin, at once: by calling
+// depart, or in a goroutine if the caller won't stay for its end. fly must not
+// panic.
+func (g *flights[K, V]) board(key K, shareCurrent bool, fly func() V) (f *flight[V], own bool, depart func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l := g.lanes[key]
 	switch {
 	case l == nil:
 		if len(g.lanes) >= maxFlights {
-			return nil, false
+			return nil, false, nil
 		}
 		if g.lanes == nil {
 			g.lanes = make(map[K]*lane[V])
 		}
 		l = &lane[V]{current: newFlight(fly)}
 		g.lanes[key] = l
-		go g.depart(key, l)
-		return l.current, true
+		return l.current, true, func() { g.depart(key, l) }
 	case shareCurrent:
-		return l.current, false
+		return l.current, false, nil
 	case l.next == nil:
 		l.next = newFlight(fly)
-		return l.next, true
+		return l.next, true, nil
 	default:
-		return l.next, false
+		return l.next, false, nil
 	}
 }
 
@@ -70,16 +71,17 @@ func newFlight[V any](fly func() V) *flight[V] {
 	return &flight[V]{fly: fly, landed: make(chan struct{})}
 }
 
-// depart flies the flights of a lane until nobody waits for another.
+// depart flies the current flight of a lane. If somebody waits for the next one, a
+// goroutine flies that, so that whoever began this one can go.
 func (g *flights[K, V]) depart(key K, l *lane[V]) {
-	for f := l.current; f != nil; {
-		f.result = f.fly()
-		g.mu.Lock()
-		close(f.landed)
-		l.current, l.next = l.next, nil
-		if f = l.current; f == nil {
-			delete(g.lanes, key)
-		}
-		g.mu.Unlock()
+	f := l.current
+	f.result = f.fly()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(f.landed)
+	if l.current, l.next = l.next, nil; l.current == nil {
+		delete(g.lanes, key)
+	} else {
+		go g.depart(key, l)
 	}
 }

@@ -16,19 +16,20 @@ func TestNextFlightDepartsAfterItsPassengersCame(t *testing.T) {
 			<-gates[n-1]
 			return n
 		}
-		first, own := g.board("a", false, fly)
-		if !own {
-			t.Error("the first passenger has no flight of its own")
+		first, own, depart := g.board("a", false, fly)
+		if !own || depart == nil {
+			t.Fatal("the first passenger has no flight to begin")
 		}
-		shared, own := g.board("a", true, fly)
-		if shared != first || own {
+		go depart()
+		shared, own, depart := g.board("a", true, fly)
+		if shared != first || own || depart != nil {
 			t.Error("who may share the current flight doesn't")
 		}
-		second, own := g.board("a", false, fly)
-		if second == first || !own {
-			t.Error("who may not share the current flight does")
+		second, own, depart := g.board("a", false, fly)
+		if second == first || !own || depart != nil {
+			t.Error("who may not share the current flight does, or begins one beside it")
 		}
-		if third, own := g.board("a", false, fly); third != second || own {
+		if third, own, _ := g.board("a", false, fly); third != second || own {
 			t.Error("the next flight isn't shared")
 		}
 		synctest.Wait()
@@ -38,7 +39,7 @@ func TestNextFlightDepartsAfterItsPassengersCame(t *testing.T) {
 		close(gates[0])
 		synctest.Wait()
 		// The second has departed: who comes now must not get on it.
-		late, _ := g.board("a", false, fly)
+		late, _, _ := g.board("a", false, fly)
 		if late == second {
 			t.Error("a passenger got on a flight that had departed")
 		}
@@ -63,14 +64,16 @@ func TestFlightsAreBounded(t *testing.T) {
 		gate := make(chan struct{})
 		fly := func() int { <-gate; return 0 }
 		for i := range maxFlights {
-			if f, _ := g.board(i, true, fly); f == nil {
+			f, _, depart := g.board(i, true, fly)
+			if f == nil {
 				t.Fatalf("no flight after %d", i)
 			}
+			go depart()
 		}
-		if f, _ := g.board(maxFlights, true, fly); f != nil {
+		if f, _, _ := g.board(maxFlights, true, fly); f != nil {
 			t.Error("there is no bound")
 		}
-		if f, _ := g.board(0, true, fly); f == nil {
+		if f, _, _ := g.board(0, true, fly); f == nil {
 			t.Error("a flight that is in the air can't be shared")
 		}
 		close(gate)

@@ -55,9 +55,13 @@ func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Cre
 	}
 	question := newWhoAmI(r, next, c)
 	key := whoAmIKey{m.identities.Fingerprint(c), m.identities.Revision()}
-	f, _ := m.whoAmIs.board(key, true, func() owner { return h.ask(question, c) })
+	f, _, depart := m.whoAmIs.board(key, true, func() owner { return h.ask(question, c) })
 	if f == nil {
 		return owner{err: errCrowded}
+	}
+	if depart != nil {
+		depart()
+		return f.result
 	}
 	select {
 	case <-f.landed:

@@ -240,11 +240,19 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 		if !shared {
 			key.credential = h.memory.identities.Fingerprint(who.credential)
 		}
-		f, own := h.memory.fetches.board(key, key.settled, func() *fetched {
+		f, own, depart := h.memory.fetches.board(key, key.settled, func() *fetched {
 			return h.fly(request, who)
 		})
-		if f == nil {
+		switch {
+		case f == nil:
 			return nil, false, nil
+		case depart != nil && slow == nil:
+			// This reader has nothing else to wait for. To hand the request to
+			// another goroutine takes longer than all that we do with it.
+			depart()
+			return f.result, true, nil
+		case depart != nil:
+			go depart()
 		}
 		select {
 		case <-f.landed:
@@ -280,27 +288,31 @@ func (h *Handler) fly(request subrequest, who reader) *fetched {
 		return result
 	}
 
-	fields := keptList(result.header)
-	errcode := result.matrixError()
-	keepable := result.isJSON() && !variesByClient(result.header)
 	switch {
 	case result.large:
 		presence.MarkUncached(ticket)
-	case result.status == http.StatusOK:
-		answer, err := cache.ParseAnswer(result.body, fields)
-		switch {
-		case err == nil && keepable:
-			result.answer = answer
-			result.stored = presence.Allow(who.viewer, ticket, answer, rules)
-		case result.isJSON():
-			presence.MarkUncached(ticket)
-		}
 	case result.status == http.StatusUnauthorized:
 		h.memory.identities.RevokeToken(who.credential)
-	case (result.status == http.StatusForbidden || result.status == http.StatusNotFound) &&
-		errcode != "" && errcode != "M_UNRECOGNIZED" && keepable:
-		result.stored = presence.Deny(who.viewer, ticket,
-			&cache.Denial{Status: result.status, Body: string(result.body), Fields: fields}, rules)
+	case !result.isJSON():
+		// Not from a homeserver, or in an encoding that we didn't ask for.
+	case result.status == http.StatusOK:
+		answer, err := cache.ParseAnswer(result.body, keptList(result.header))
+		if err != nil || variesByClient(result.header) {
+			presence.MarkUncached(ticket)
+			break
+		}
+		result.answer = answer
+		result.stored = presence.Allow(who.viewer, ticket, answer, rules)
+	case result.status == http.StatusForbidden || result.status == http.StatusNotFound:
+		errcode := result.matrixError()
+		if errcode == "" || errcode == "M_UNRECOGNIZED" || variesByClient(result.header) {
+			break
+		}
+		result.stored = presence.Deny(who.viewer, ticket, &cache.Denial{
+			Status: result.status, Body: string(result.body), Fields: keptList(result.header),
+			// A 404 may say that there is no presence yet; a 403 is about the viewer.
+			UntilWrite: result.status == http.StatusNotFound,
+		}, rules)
 	}
 	return result
 }

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"encoding/json"
 	"errors"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -126,12 +125,13 @@ func keptHeader(header http.Header) http.Header {
 
 // keptList returns what is kept of header as a list, in the order of names.
 func keptList(header http.Header) []cache.Field {
-	var fields []cache.Field
-	for _, name := range slices.Sorted(maps.Keys(header)) {
-		if isKept(name) && len(header[name]) > 0 {
-			fields = append(fields, cache.Field{Name: name, Values: header[name]})
+	fields := make([]cache.Field, 0, len(header))
+	for name, values := range header {
+		if isKept(name) && len(values) > 0 {
+			fields = append(fields, cache.Field{Name: name, Values: values})
 		}
 	}
+	slices.SortFunc(fields, func(a, b cache.Field) int { return strings.Compare(a.Name, b.Name) })
 	return fields
 }
 

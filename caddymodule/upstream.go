@@ -45,8 +45,15 @@ func (s *subresponse) matrixError() string {
 }
 
 func (s *subresponse) isJSON() bool {
-	mediaType, _, err := mime.ParseMediaType(s.header.Get("Content-Type"))
-	return err == nil && mediaType == "application/json" && s.header.Get("Content-Encoding") == ""
+	if s.header.Get("Content-Encoding") != "" {
+		return false
+	}
+	contentType := s.header.Get("Content-Type")
+	if contentType == "application/json" {
+		return true
+	}
+	mediaType, _, err := mime.ParseMediaType(contentType)
+	return err == nil && mediaType == "application/json"
 }
 
 // failed tells that the homeserver could not answer: it is down, slow or broken.

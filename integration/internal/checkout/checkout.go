@@ -19,15 +19,11 @@ const module = "github.com/caddy-matrix/caddy-matrix-presence/integration"
 // Root returns the repository's root folder. It asks the go command rather than
 // runtime.Caller, because a binary built with -trimpath forgets its sources.
 var Root = sync.OnceValues(func() (string, error) {
-	cmd := exec.Command("go", "list", "-m", "-f", "{{.Path}}\n{{.Dir}}")
+	cmd := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module)
 	cmd.Env = GoEnv()
-	out, err := cmd.Output()
+	dir, err := Output(cmd)
 	if err != nil {
-		return "", fmt.Errorf("finding the checkout: %w", withStderr(err))
-	}
-	path, dir, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	if path != module {
-		return "", fmt.Errorf("finding the checkout: run this inside integration/ (the module here is %s)", path)
+		return "", fmt.Errorf("finding the checkout (run this inside integration/): %w", err)
 	}
 	return filepath.Dir(dir), nil
 })

@@ -1,0 +1,25 @@
+// Command bench compares the module with everything that an admin could use
+// instead, on this machine, in one run: bare Caddy, nginx, Varnish, and Caddy
+// with the modules of others. Nothing leaves loopback.
+//
+// It makes two tables. The first is about speed: what one request costs each
+// contender, with ratios that a noisy machine leaves alone (package throughput).
+// The second is about what speed is worth: how much of the homeserver's work is
+// saved by contenders that are equally fresh, and how many of their answers are
+// wrong (package freshness).
+//
+// It is a module of its own, so that what draws charts and what the peers are
+// built from reaches neither the plugin nor the tests of integration/.
+//
+//	internal/traffic     who asks what, and the bytes of it
+//	internal/load        wrk, or a generator of our own
+//	internal/scripted    a homeserver that counts and can be slow
+//	internal/contender   the servers that are compared, and their configuration
+//	internal/accounting  what they cost, from /proc
+//	internal/stats       medians and ratios
+//	internal/throughput  the first table
+//	internal/freshness   the second
+//	internal/plan        steps and how long they will take
+//	internal/report      tables, JSON, charts, documentation
+//	peers                Caddy with the modules of others
+package main

@@ -1,0 +1,107 @@
+package load
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/stats"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/traffic"
+)
+
+// Generate loads a server from this process.
+func Generate(ctx context.Context, o Options) (Result, error) {
+	requests, err := readFile(o.File)
+	if err != nil {
+		return Result{}, err
+	}
+	start := time.Now()
+	g := &generator{options: o, requests: requests, start: start}
+	var all sync.WaitGroup
+	clients := make([]client, o.Connections)
+	for i := range clients {
+		all.Go(func() { clients[i].run(ctx, g) })
+	}
+	all.Wait()
+	if err := ctx.Err(); err != nil {
+		return Result{}, fmt.Errorf("loading %s: %w", o.Address, err)
+	}
+	return sum(clients, time.Since(start)), nil
+}
+
+// generator is what the clients of one run share.
+type generator struct {
+	options  Options
+	requests [][]byte
+	start    time.Time
+	next     atomic.Int64
+}
+
+// take returns the next request, once it is due, or nil after the last one.
+func (g *generator) take() []byte {
+	i := int(g.next.Add(1)) - 1
+	if g.options.PerSecond > 0 {
+		time.Sleep(time.Until(g.start.Add(time.Duration(i) * time.Second / time.Duration(g.options.PerSecond))))
+	}
+	switch {
+	case g.options.Duration > 0 && time.Since(g.start) >= g.options.Duration:
+		return nil
+	case g.options.Duration == 0 && i >= len(g.requests):
+		return nil
+	}
+	return g.requests[(g.options.Offset+i)%len(g.requests)]
+}
+
+// client is one connection and what it has seen.
+type client struct {
+	latencies       []int64 // microseconds
+	refused, failed int
+	bytes           int64
+}
+
+func (c *client) run(ctx context.Context, g *generator) {
+	conn, err := traffic.Dial(ctx, g.options.Address)
+	if err != nil {
+		c.failed++
+		return
+	}
+	defer conn.Close()
+	for ctx.Err() == nil {
+		request := g.take()
+		if request == nil {
+			return
+		}
+		begin := time.Now()
+		resp, body, err := conn.Do(ctx, request)
+		if err != nil {
+			c.failed++
+			continue
+		}
+		c.latencies = append(c.latencies, time.Since(begin).Microseconds())
+		c.bytes += int64(len(body))
+		if resp.StatusCode >= http.StatusBadRequest {
+			c.refused++
+		}
+	}
+}
+
+func sum(clients []client, took time.Duration) Result {
+	var latencies []int64
+	r := Result{Seconds: took.Seconds()}
+	for i := range clients {
+		latencies = append(latencies, clients[i].latencies...)
+		r.Refused += clients[i].refused
+		r.Failed += clients[i].failed
+		r.Bytes += clients[i].bytes
+	}
+	slices.Sort(latencies)
+	r.Requests = len(latencies)
+	r.P50 = stats.Quantile(latencies, 0.5)
+	r.P99 = stats.Quantile(latencies, 0.99)
+	r.P999 = stats.Quantile(latencies, 0.999)
+	return r
+}

@@ -1,0 +1,84 @@
+package load
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"time"
+)
+
+// Command is the name of the hidden subcommand that runs our generator.
+const Command = "load"
+
+// Generator is the better of the two generators that this machine has.
+type Generator struct{ wrk string }
+
+// Find looks for wrk.
+func Find() Generator {
+	path, err := exec.LookPath("wrk")
+	if err != nil {
+		return Generator{}
+	}
+	return Generator{wrk: path}
+}
+
+// String names the generator.
+func (g Generator) String() string {
+	if g.wrk == "" {
+		return "built in (wrk is not here; apt-get install wrk)"
+	}
+	return "wrk"
+}
+
+// Run loads a server for a time.
+func (g Generator) Run(ctx context.Context, o Options) (Result, error) {
+	// wrk counts in whole seconds.
+	if g.wrk != "" && o.PerSecond == 0 && o.Duration%time.Second == 0 {
+		return wrk(ctx, g.wrk, o)
+	}
+	return Child(ctx, o)
+}
+
+// Child loads a server by our own generator in a process of its own.
+func Child(ctx context.Context, o Options) (Result, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return Result{}, fmt.Errorf("finding this program: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, self, Command,
+		"-address", o.Address, "-file", o.File, "-offset", strconv.Itoa(o.Offset),
+		"-connections", strconv.Itoa(o.Connections), "-duration", o.Duration.String(),
+		"-per-second", strconv.Itoa(o.PerSecond))
+	var stdout bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return Result{}, fmt.Errorf("running the load generator: %w", err)
+	}
+	return parseResult(stdout.Bytes())
+}
+
+// Main is the hidden subcommand: it loads a server and prints the result.
+func Main(ctx context.Context, args []string, out io.Writer) error {
+	var o Options
+	flags := flag.NewFlagSet(Command, flag.ContinueOnError)
+	flags.StringVar(&o.Address, "address", "", "the server's")
+	flags.StringVar(&o.File, "file", "", "the requests")
+	flags.IntVar(&o.Offset, "offset", 0, "the request to begin with")
+	flags.IntVar(&o.Connections, "connections", 1, "how many are kept busy")
+	flags.DurationVar(&o.Duration, "duration", 0, "how long; 0: each request once")
+	flags.IntVar(&o.PerSecond, "per-second", 0, "requests a second at most; 0: as many as can be")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	result, err := Generate(ctx, o)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(result)
+}

@@ -1,0 +1,147 @@
+package throughput
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/accounting"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/load"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/stats"
+)
+
+// Measurement is one contender under load, once.
+type Measurement struct {
+	Contender string `json:"contender"`
+	// Round and Position tell when.
+	Round    int         `json:"round"`
+	Position int         `json:"position"`
+	Load     load.Result `json:"load"`
+	// User and System are the server's CPU time for a request, in microseconds.
+	User   float64 `json:"user_us"`
+	System float64 `json:"system_us"`
+	// Resident and Peak are memory in bytes: at the end of the run, and the most
+	// since the server started.
+	Resident int64 `json:"resident_bytes"`
+	Peak     int64 `json:"peak_bytes"`
+	// Upstream is how many requests reached the homeserver for 1,000 of the client.
+	Upstream float64 `json:"upstream_per_1000"`
+}
+
+// CPU is the server's time for a request, in microseconds.
+func (m Measurement) CPU() float64 { return m.User + m.System }
+
+// P99 is that latency in microseconds.
+func (m Measurement) P99() float64 { return m.Load.P99 }
+
+func measurement(c Contender, l load.Result, used accounting.Usage, asked scripted.Counts) Measurement {
+	n := float64(max(1, l.Requests))
+	upstream := asked.All()
+	if c.Writes > 0 { // they are not the client's
+		upstream = asked.Reads
+	}
+	return Measurement{
+		Contender: c.Name, Load: l,
+		User:     float64(used.User.Microseconds()) / n,
+		System:   float64(used.System.Microseconds()) / n,
+		Resident: used.Resident, Peak: used.PeakResident,
+		Upstream: float64(upstream) / n * 1000,
+	}
+}
+
+// slack is what may differ from what a contender is expected to do: connections that
+// are cut off at the end, tokens whose user is asked for once.
+const slack = 0.005
+
+// problem tells why a measurement is not what it says, or nothing.
+func (m Measurement) problem(c Contender) string {
+	n := float64(m.Load.Requests)
+	refused := float64(m.Load.Refused)
+	switch {
+	case n == 0:
+		return "no request was answered"
+	case float64(m.Load.Failed) > slack*n:
+		return fmt.Sprintf("%d of %.0f requests failed", m.Load.Failed, n)
+	case c.Refused && refused < (1-slack)*n:
+		return fmt.Sprintf("%.0f of %.0f requests were not refused", n-refused, n)
+	case !c.Refused && refused > slack*n:
+		return fmt.Sprintf("%.0f of %.0f requests were refused", refused, n)
+	// Some share a fetch.
+	case c.Upstream > 0 && m.Upstream < 0.95*float64(c.Upstream):
+		return fmt.Sprintf("only %.0f of 1,000 requests reached the homeserver", m.Upstream)
+	case c.Upstream == 0 && m.Upstream > slack*1000:
+		return fmt.Sprintf("%.1f of 1,000 requests reached the homeserver", m.Upstream)
+	}
+	return ""
+}
+
+// Comparison is a ratio that is worth a line of its own.
+type Comparison struct {
+	Over, Under string
+	// P99 compares that latency instead of the CPU time for a request.
+	P99 bool
+	// Target is what it has to reach, in words, or empty.
+	Target string
+}
+
+// Comparisons are those of the documentation.
+var Comparisons = []Comparison{
+	{Over: "hit", Under: "respond", Target: "at most 1.10"},
+	{Over: "hit-uniform", Under: "respond"},
+	{Over: "limited", Under: "respond", Target: "at most 1.1"},
+	{Over: "refused", Under: "respond", Target: "at most 1.1"},
+	{Over: "pass-through", Under: "reverse-proxy-other", Target: "at most 1.01"},
+	{Over: "miss", Under: "reverse-proxy", Target: "at most 1.10"},
+	{Over: "hit", Under: "reverse-proxy"},
+	{Over: "mixed", Under: "reverse-proxy"},
+	{Over: "hit-log", Under: "hit"},
+	{Over: "hit-metrics", Under: "hit"},
+	{Over: "hit-writes", Under: "hit", P99: true, Target: "at most 1.5"},
+	{Over: "souin", Under: "hit", Target: "at least 10"},
+	{Over: "hit", Under: "nginx-cache"},
+	{Over: "hit", Under: "varnish"},
+	{Over: "ratelimit", Under: "limited"},
+	{Over: "limited", Under: "nginx-limit"},
+}
+
+// Results are all measurements of a run.
+type Results struct {
+	Measurements []Measurement `json:"measurements"`
+	// Allocations are those of one request, by contender, where they can be known.
+	Allocations map[string]Allocations `json:"allocations"`
+	// Problems say which figures not to trust, and why.
+	Problems []string `json:"problems,omitempty"`
+	// Skipped says who did not take part, and why.
+	Skipped []string `json:"skipped,omitempty"`
+}
+
+// Of sums up one figure of a contender.
+func (r *Results) Of(contender string, figure func(Measurement) float64) stats.Spread {
+	var figures []float64
+	for _, s := range r.samples(contender, figure) {
+		figures = append(figures, s.Value)
+	}
+	return stats.SpreadOf(figures)
+}
+
+// Ratio sums up the ratios of a figure of two contenders.
+func (r *Results) Ratio(over, under string, figure func(Measurement) float64) stats.Spread {
+	return stats.Ratios(r.samples(over, figure), r.samples(under, figure))
+}
+
+func (r *Results) samples(contender string, figure func(Measurement) float64) []stats.Sample {
+	var samples []stats.Sample
+	for _, m := range r.Measurements {
+		if m.Contender == contender {
+			samples = append(samples, stats.Sample{Round: m.Round, Position: m.Position, Value: figure(m)})
+		}
+	}
+	return samples
+}
+
+// Measured tells which contenders took part, in the order of the list.
+func (r *Results) Measured() []Contender {
+	return slices.DeleteFunc(slices.Clone(Contenders), func(c Contender) bool {
+		return !slices.ContainsFunc(r.Measurements, func(m Measurement) bool { return m.Contender == c.Name })
+	})
+}
