@@ -1,11 +1,9 @@
 package cache
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
 	"time"
@@ -43,70 +41,34 @@ var errNotPresence = errors.New("not a presence")
 // can't be told for sure, such as with a last_active_ago given twice: such an
 // answer can be passed on but not kept.
 func ParseAnswer(body []byte, fields []Field) (*Answer, error) {
+	if !json.Valid(body) {
+		return nil, fmt.Errorf("%w: no JSON", errNotPresence)
+	}
 	answer := &Answer{Body: string(body), Fields: fields}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	if token, err := dec.Token(); err != nil || token != json.Delim('{') {
-		return nil, errNotPresence
-	}
-	seen := make(map[string]bool, 4)
-	for dec.More() {
-		token, err := dec.Token()
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errNotPresence, err)
+	var seen struct{ presence, ago, active bool }
+	twice := func(seen *bool) (before bool) { before, *seen = *seen, true; return before }
+	for key, value := range members(answer.Body) {
+		text := answer.Body[value.start:value.end]
+		bad := false
+		switch key {
+		case "presence":
+			bad = twice(&seen.presence) || text[0] != '"'
+		case "currently_active":
+			bad = twice(&seen.active) || text != "true" && text != "false" && text != "null"
+			answer.currentlyActive = text == "true"
+		case "last_active_ago":
+			ago, err := strconv.ParseUint(text, 10, 62)
+			bad = twice(&seen.ago) || err != nil
+			answer.ago, answer.agoStart, answer.agoEnd = int64(ago), value.start, value.end
 		}
-		key, _ := token.(string)
-		if seen[key] {
-			return nil, fmt.Errorf("%w: %q given twice", errNotPresence, key)
-		}
-		seen[key] = true
-		if err := answer.parseMember(dec, key); err != nil {
-			return nil, fmt.Errorf("%w: %q: %w", errNotPresence, key, err)
+		if bad {
+			return nil, fmt.Errorf("%w: %s is given twice or as %.20s", errNotPresence, key, text)
 		}
 	}
-	if _, err := dec.Token(); err != nil { // the closing brace
-		return nil, fmt.Errorf("%w: %w", errNotPresence, err)
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("%w: something follows the object", errNotPresence)
-	}
-	if !seen["presence"] {
+	if !seen.presence {
 		return nil, errNotPresence
 	}
 	return answer, nil
-}
-
-// parseMember reads the value of the member whose key was the decoder's last token.
-func (a *Answer) parseMember(dec *json.Decoder, key string) error {
-	switch key {
-	case "last_active_ago":
-		var number json.Number
-		if err := dec.Decode(&number); err != nil {
-			return err
-		}
-		ago, err := strconv.ParseUint(number.String(), 10, 62)
-		if err != nil {
-			return fmt.Errorf("%s is not a count of milliseconds", number)
-		}
-		a.ago = int64(ago)
-		a.agoEnd = int(dec.InputOffset())
-		a.agoStart = a.agoEnd - len(number)
-		if a.Body[a.agoStart:a.agoEnd] != number.String() {
-			return errors.New("not written as a plain number")
-		}
-		return nil
-	case "currently_active":
-		return dec.Decode(&a.currentlyActive)
-	case "presence":
-		var presence *string
-		if err := dec.Decode(&presence); err != nil || presence == nil {
-			return errors.New("not a string")
-		}
-		return nil
-	default:
-		var value json.RawMessage
-		return dec.Decode(&value)
-	}
 }
 
 // The age of a user's last activity at which a homeserver ceases to call them

@@ -58,7 +58,6 @@ func TestBodiesThatCannotBeAgedForSureAreErrors(t *testing.T) {
 		`{"presence":"x"`, `{"presence":"x",}`, `{"presence":"x"}}`, `{"presence":"x"} x`, `{"presence":"x"}{"presence":"x"}`,
 		`{"presence":"x" "y":1}`, `{"presence"}`, `{presence:"x"}`, `{"presence":"x"]`, `<html></html>`, "\ufeff" + `{"presence":"x"}`,
 		`{"presence":1}`, `{"presence":{}}`, `{"presence":["x"]}`, `{"presence":true}`,
-		`{"presence":"x","presence":"y"}`, `{"presence":"x","x":1,"x":2}`,
 		`{"presence":"x","last_active_ago":1,"last_active_ago":1}`, `{"presence":"x","last_active_ago":1,"last_active\u005fago":1}`,
 		`{"presence":"x","currently_active":true,"currently_active":false}`,
 		`{"presence":"x","last_active_ago":-1}`, `{"presence":"x","last_active_ago":1.5}`, `{"presence":"x","last_active_ago":1.0}`,

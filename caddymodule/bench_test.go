@@ -121,3 +121,15 @@ func BenchmarkPassThrough(b *testing.B) {
 func BenchmarkStaticResponse(b *testing.B) {
 	benchmarkHandler(b, caddyhttp.StaticResponse{Body: benchBody}, nil, httptest.NewRequest("GET", "/", nil))
 }
+
+// BenchmarkMiss is all that a miss costs beside the next handler's work.
+func BenchmarkMiss(b *testing.B) {
+	p := newBenchProxy(b)
+	p.handler.set.rules.TTL = 1 // nothing is fresh for longer than a nanosecond
+	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		answer(w, 200, benchBody)
+		return nil
+	})
+	p.get("bob-token", alice)
+	benchmarkHandler(b, p.handler, next, request("GET", statusPath(alice), "bob-token", ""))
+}
