@@ -66,6 +66,7 @@ func (s *subresponse) failed() bool {
 // and from another goroutine.
 type subrequest struct {
 	request      *http.Request
+	client       context.Context // the client's, without its end
 	next         caddyhttp.Handler
 	vars         map[string]any
 	placeholders *caddy.Replacer // the client's request's
@@ -107,9 +108,10 @@ func newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.URL) subreque
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	placeholders, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	return subrequest{
+		request: sub,
 		// A client that goes away cancels neither the others who wait for this
 		// answer nor what is to be learned from it.
-		request:      sub.WithContext(context.WithoutCancel(r.Context())),
+		client:       context.WithoutCancel(r.Context()),
 		next:         next,
 		vars:         maps.Clone(vars),
 		placeholders: placeholders,
@@ -118,7 +120,7 @@ func newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.URL) subreque
 
 // send returns the answer of the next handler, which has so long for it.
 func (s subrequest) send(timeout time.Duration) *subresponse {
-	ctx, cancel := context.WithTimeout(s.request.Context(), timeout)
+	ctx, cancel := context.WithTimeout(s.client, timeout)
 	defer cancel()
 	// The client's own body and connection are none of this request's.
 	ctx = caddyhttp.ContextWithIdleTimeouts(ctx, nil, nil)
@@ -182,22 +184,26 @@ func serve(next caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (err 
 // collector is a response writer that keeps what is written. It has a header map
 // of its own, so nothing reaches the client that waits.
 type collector struct {
-	header http.Header
+	header http.Header // as it was when the answer began, from then on
+	after  http.Header // what is set later, such as trailers, is not part of it
 	status int
 	body   bytes.Buffer
 	large  bool
 	stop   func() // cancels the request
 }
 
-func (c *collector) Header() http.Header { return c.header }
+func (c *collector) Header() http.Header {
+	if c.status != 0 {
+		return c.after
+	}
+	return c.header
+}
 
 func (c *collector) WriteHeader(status int) {
 	if c.status != 0 || status < http.StatusOK {
 		return // interim answers are for the client's own connection
 	}
-	c.status = status
-	// What is written to the map afterwards, trailers, is not part of the answer.
-	c.header = c.header.Clone()
+	c.status, c.after = status, make(http.Header)
 }
 
 // Write never fails: a handler before it may take an error for a broken
