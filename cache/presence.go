@@ -261,7 +261,9 @@ func (s *stateShard) lookup(viewer, target string, perViewer bool) *state {
 // homeserver answered. It reports whether the answer was stored, and not only the
 // permission.
 func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Rules) (stored bool) {
-	p.permissions.allow(viewer, ticket)
+	// The permission comes last: whoever finds it finds the state too, and has no
+	// reason to ask for that.
+	defer p.permissions.allow(viewer, ticket)
 	if len(answer.Body) > MaxBody || answer.truthful() == 0 {
 		p.MarkUncached(ticket)
 		return false
