@@ -16,7 +16,7 @@ SCRATCH := $(CURDIR)/.cache/test
 SCRATCH_ENV := env XDG_CONFIG_HOME=$(SCRATCH) XDG_DATA_HOME=$(SCRATCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-xcaddy demo bench bench-full \
+.PHONY: help build build-xcaddy demo bench bench-micro bench-full \
 	test test-unit test-xcaddy test-bench test-integration \
 	lint lint-format lint-code lint-modules lint-caddyfile race-note
 
@@ -38,8 +38,11 @@ demo: ## play a scene through the sidecar on a real homeserver (or on HOMESERVER
 bench: ## compare with bare Caddy, nginx, Varnish and others, in about three minutes
 	cd integration/bench && go run .
 
-bench-full: ## the same for about an hour, and write its figures into docs/
+bench-full: ## the same in about half an hour, and write its figures into docs/
 	cd integration/bench && go run . -size full -docs ../../docs
+
+bench-micro: ## compare the plugin's micro-benchmarks with their baseline, in about five minutes
+	cd integration && go run ./microbench
 
 test: test-unit test-xcaddy test-bench test-integration ## run every test
 

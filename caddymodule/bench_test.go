@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,7 +64,7 @@ func BenchmarkHit(b *testing.B) {
 }
 
 // BenchmarkHitLarge is a hit with 90,000 states in memory, asked for in a scattered
-// order.
+// order. On two processors it shows whether hits wait for each other.
 func BenchmarkHitLarge(b *testing.B) {
 	p := newBenchProxy(b)
 	p.hs.hidden = nil
@@ -82,17 +83,18 @@ func BenchmarkHitLarge(b *testing.B) {
 		p.handler.memory.presence.Allow(bob, found.Ticket, answer, &p.handler.set.rules)
 	}
 	b.ReportAllocs()
-	w := &discard{header: make(http.Header)}
-	r := caddyhttp.PrepareRequest(request("GET", paths[0], "bob-token", ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
-	i := 0
-	for b.Loop() {
-		clear(w.header)
-		r.URL.Path = paths[i%targets]
-		i++
-		if err := p.handler.ServeHTTP(w, r, p.hs); err != nil {
-			b.Fatal(err)
+	var goroutines atomic.Int64
+	b.RunParallel(func(pb *testing.PB) {
+		w := &discard{header: make(http.Header)}
+		r := caddyhttp.PrepareRequest(request("GET", paths[0], "bob-token", ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
+		for i := int(goroutines.Add(1)) * targets / 2; pb.Next(); i++ {
+			clear(w.header)
+			r.URL.Path = paths[i%targets]
+			if err := p.handler.ServeHTTP(w, r, p.hs); err != nil {
+				b.Fatal(err)
+			}
 		}
-	}
+	})
 }
 
 func BenchmarkLimited(b *testing.B) {

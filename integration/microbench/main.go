@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"golang.org/x/perf/benchfmt"
@@ -34,6 +35,7 @@ const reference = "StaticResponse"
 type row struct {
 	Name    string  `json:"name"` // with the number of processors, as "Hit-2"
 	Ratio   float64 `json:"ratio,omitempty"`
+	Speedup float64 `json:"speedup,omitempty"` // throughput on two processors to that on one
 	Allocs  float64 `json:"allocs_per_op"`
 	BEntry  float64 `json:"bytes_per_entry,omitempty"`
 	seconds []float64
@@ -144,6 +146,9 @@ func read(output io.Reader) ([]row, error) {
 			}
 			r.Ratio = median(r.seconds) / median(base.seconds)
 		}
+		if one := byName[strings.TrimSuffix(name, "-2")]; one != nil && one != r && r.BEntry == 0 {
+			r.Speedup = median(one.seconds) / median(r.seconds)
+		}
 		rows = append(rows, *r)
 	}
 	return rows, nil
@@ -170,7 +175,7 @@ func show(w io.Writer, rows, baseline []row) error {
 		known[r.Name] = r
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(table, "benchmark\ttime / %s\tbaseline\tallocs\tbaseline\tB/entry\tbaseline\t\n", reference)
+	fmt.Fprintf(table, "benchmark\ttime / %s\tbaseline\t2 cores / 1\tbaseline\tallocs\tbaseline\tB/entry\tbaseline\t\n", reference)
 	for _, r := range rows {
 		b, ok := known[r.Name]
 		cell := func(format string, value float64, there bool) string {
@@ -179,8 +184,9 @@ func show(w io.Writer, rows, baseline []row) error {
 			}
 			return fmt.Sprintf(format, value)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%.0f\t%s\t%s\t%s\t\n", r.Name,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%.0f\t%s\t%s\t%s\t\n", r.Name,
 			cell("%.3f", r.Ratio, r.BEntry == 0), cell("%.3f", b.Ratio, ok && r.BEntry == 0),
+			cell("%.2f", r.Speedup, r.Speedup != 0), cell("%.2f", b.Speedup, ok && b.Speedup != 0),
 			r.Allocs, cell("%.0f", b.Allocs, ok),
 			cell("%.0f", r.BEntry, r.BEntry != 0), cell("%.0f", b.BEntry, ok && r.BEntry != 0))
 	}
