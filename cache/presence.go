@@ -304,13 +304,14 @@ func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool
 	}
 
 	// The root departed with the latest of its states, so that an older mark
-	// doesn't take its place.
+	// doesn't take its place. An answer in it, from before a reload that turned
+	// PerViewer on, is dropped: it didn't depart then.
 	renewed := &state{departed: st.departed}
 	switch {
 	case rooted && root.uncached && root.departed > st.departed:
 		return false
 	case rooted && !root.uncached:
-		renewed.root, renewed.answer = root.root, root.answer
+		renewed.root = root.root
 		renewed.departed = max(root.departed, st.departed)
 	default:
 		renewed.root = p.roots.Add(1)

@@ -85,13 +85,18 @@ func statusHit(fresh time.Duration) string {
 	return cacheName + "; hit; ttl=" + strconv.Itoa(ttl)
 }
 
-// setVars sets the variables of a request. The words are given as any because a
-// constant becomes one without an allocation, and a string variable doesn't.
+// setVars sets the variables of a request, as caddyhttp.SetVar does. The words are
+// given as any because a constant becomes one without an allocation, and a string
+// variable doesn't.
 func setVars(r *http.Request, cacheWord, decision any) {
-	if cacheWord != cacheNone {
-		caddyhttp.SetVar(r.Context(), varCache, cacheWord)
+	vars, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	if !ok {
+		return
 	}
-	caddyhttp.SetVar(r.Context(), varDecision, decision)
+	if cacheWord != cacheNone {
+		vars[varCache] = cacheWord
+	}
+	vars[varDecision] = decision
 }
 
 // keptFields are the header fields that are kept with an answer and sent with it
