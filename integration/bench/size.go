@@ -49,9 +49,9 @@ func sizeOf(name string) (size, error) {
 	case "full":
 		return size{
 			name: name, full: true,
-			throughput: throughput.Options{Rounds: 9, Slice: 3 * time.Second, Restart: 3, FreshFloors: true, Connections: connections},
+			throughput: throughput.Options{Rounds: 5, Slice: 1500 * time.Millisecond, Restart: 2, FreshFloors: true, Connections: connections},
 			freshness: freshness.Options{
-				Full: true, Limit: time.Minute,
+				Full: true, Limit: 15 * time.Second,
 				Shapes: []freshness.Shape{
 					freshness.Popular(1000, 50, 40), freshness.RoomOpen(members), freshness.LongTail(1000, 100_000, 100_000),
 				},

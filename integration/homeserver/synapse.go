@@ -92,6 +92,7 @@ rc_message: &lifted {per_second: 10000, burst_count: 10000}
 rc_registration: *lifted
 rc_login: {address: *lifted, account: *lifted, failed_attempts: *lifted}
 rc_joins: {local: *lifted, remote: *lifted}
+rc_joins_per_room: *lifted
 rc_invites: {per_room: *lifted, per_user: *lifted, per_issuer: *lifted}
 rc_room_creation: *lifted
 rc_media_create: *lifted
