@@ -22,9 +22,9 @@ Souin, on loopback, one at a time. The first run also builds what is compared.
 Let nothing else run meanwhile: ratios bear it, the other figures don't.
 
 Flags:
-  -size NAME  quick (default, about three minutes), full (about an hour: more and
-              longer rounds, Caddy's options, a real Synapse), or smoke (all of full
-              once, to see that it works: its figures mean nothing)
+  -size NAME  quick (default, about three minutes), medium (about eight: Caddy's
+              options too), full (about half an hour: more and longer rounds, a
+              real Synapse), or smoke (all of full once, to see that it runs)
   -only LIST  contenders or groups, separated by commas, or "freshness" for the second
               table alone; floors are added
   -docs DIR   write performance.json, the charts and the figures in performance.md
@@ -87,9 +87,9 @@ func bench(ctx context.Context, args []string, out io.Writer, progress *os.File)
 func printContenders(out io.Writer) {
 	t := report.Table{Title: "Contenders", Columns: []string{"<name", "<group", "<sizes", "<what is measured"}}
 	for _, c := range throughput.Contenders {
-		sizes := "quick, full"
+		sizes := "all"
 		if c.Full {
-			sizes = "full"
+			sizes = "medium, full"
 		}
 		t.Rows = append(t.Rows, []string{c.Name, c.Group, sizes, c.What})
 	}

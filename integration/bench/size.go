@@ -46,6 +46,17 @@ func sizeOf(name string) (size, error) {
 				SynapseShapes: []freshness.Shape{freshness.Popular(4, 6, 5), freshness.RoomOpen(10)},
 			},
 		}, nil
+	case "medium":
+		return size{
+			name: name, full: true,
+			throughput: throughput.Options{Rounds: 3, Slice: time.Second, Connections: connections},
+			freshness: freshness.Options{
+				Full: true, Limit: 8 * time.Second,
+				Shapes: []freshness.Shape{
+					freshness.Popular(100, 50, 60), freshness.RoomOpen(members), freshness.LongTail(1000, 100_000, 10_000),
+				},
+			},
+		}, nil
 	case "full":
 		return size{
 			name: name, full: true,
@@ -59,5 +70,5 @@ func sizeOf(name string) (size, error) {
 			},
 		}, nil
 	}
-	return size{}, fmt.Errorf("there is no size %q: quick, full or smoke", name)
+	return size{}, fmt.Errorf("there is no size %q: quick, medium, full or smoke", name)
 }
