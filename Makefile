@@ -41,7 +41,7 @@ bench: ## compare with bare Caddy, nginx, Varnish and others, in about three min
 bench-full: ## the same in about half an hour, and write its figures into docs/
 	cd integration/bench && go run . -size full -docs ../../docs
 
-bench-micro: ## compare the plugin's micro-benchmarks with their baseline, in about five minutes
+bench-micro: ## compare the plugin's micro-benchmarks with their baseline, in some minutes
 	cd integration && go run ./microbench
 
 test: test-unit test-xcaddy test-bench test-integration ## run every test

@@ -26,6 +26,7 @@ func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
 func benchmarkHandler(b *testing.B, handler caddyhttp.MiddlewareHandler, next caddyhttp.Handler, r *http.Request) {
 	b.Helper()
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		w := &discard{header: make(http.Header)}
 		r := caddyhttp.PrepareRequest(r.Clone(r.Context()), caddy.NewReplacer(), w, new(caddyhttp.Server))
@@ -84,6 +85,7 @@ func BenchmarkHitLarge(b *testing.B) {
 	}
 	b.ReportAllocs()
 	var goroutines atomic.Int64
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		w := &discard{header: make(http.Header)}
 		r := caddyhttp.PrepareRequest(request("GET", paths[0], "bob-token", ""), caddy.NewReplacer(), w, new(caddyhttp.Server))

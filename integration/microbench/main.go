@@ -65,7 +65,7 @@ func run(update bool, raw string, count int, benchtime string) error {
 	} {
 		cmd := exec.Command("go", append([]string{"test", "-run=^$", "-p=1", "./cache", "./policy", "./caddymodule"}, args...)...)
 		cmd.Dir, cmd.Env = root, checkout.GoEnv()
-		err := progress.While(os.Stderr, "running the benchmarks "+args[0]+"; about five minutes in all", func() error {
+		err := progress.While(os.Stderr, "running the benchmarks "+args[0], func() error {
 			out, err := checkout.Output(cmd)
 			output.WriteString(out + "\n")
 			return err
