@@ -274,12 +274,5 @@ func writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
 // know, with its soft_logout: a client decides by that whether to keep its keys.
 func writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
 	setVars(r, cacheNone, decisionRejected)
-	header := w.Header()
-	for name, values := range rejection.Header {
-		header[name] = slices.Clone(values)
-	}
-	w.WriteHeader(http.StatusUnauthorized)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write([]byte(rejection.Body))
-	}
+	writeKept(w, r, http.StatusUnauthorized, keptList(rejection.Header), "", []byte(rejection.Body))
 }

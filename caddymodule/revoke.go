@@ -46,7 +46,6 @@ func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation
 		return revoking{func() { identities.RevokeUser(revocation.UserID) }, true}
 	}
 	authorization := r.Header["Authorization"]
-	credential, err := policy.ParseCredential(authorization, r.URL.RawQuery)
 	if revocation.Scope == policy.RevokesToken {
 		return revoking{func() {
 			for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
@@ -54,7 +53,7 @@ func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation
 			}
 		}, true}
 	}
-	if err == nil {
+	if credential, err := policy.ParseCredential(authorization, r.URL.RawQuery); err == nil {
 		who := h.identify(r, next, credential)
 		switch {
 		case who.userID != "":
