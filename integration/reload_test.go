@@ -22,6 +22,7 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 	admin {$ADMIN}
 }
 http://{$LISTEN} {
+	bind 127.0.0.1
 	matrix_presence {
 		write_limit 1/1h burst 1
 		%s

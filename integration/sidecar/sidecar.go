@@ -53,6 +53,7 @@ func proxyArgs(listen, upstream string, args []string) []string {
 //		admin {$ADMIN}
 //	}
 //	http://{$LISTEN} {
+//		bind 127.0.0.1
 //		matrix_presence
 //		reverse_proxy 127.0.0.1:8008
 //	}

@@ -1,0 +1,81 @@
+// Package inprocess runs Caddy with the module inside the test's own process: the
+// race detector and goleak see it all, which the built binary keeps to itself. For
+// whatever a user would do, take [sidecar] instead.
+//
+// [sidecar]: https://pkg.go.dev/github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar
+package inprocess
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"      // the Caddyfile adapter
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy" // reverse_proxy
+	_ "github.com/caddyserver/caddy/v2/modules/filestorage"            // the default storage
+	_ "github.com/caddyserver/caddy/v2/modules/logging"                // the formats of logs
+
+	_ "github.com/caddy-matrix/caddy-matrix-presence/caddymodule" // what is tested
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
+)
+
+// Server is a running Caddy. A process can have one at a time. Stop it.
+type Server struct {
+	// URL is where it serves, "http://127.0.0.1:port".
+	URL string
+}
+
+// Start runs a site with the given directives, such as
+//
+//	matrix_presence
+//	reverse_proxy 127.0.0.1:8008
+func Start(directives string) (*Server, error) {
+	return process.Retry(func() (*Server, error) {
+		addrs, err := process.FreeAddresses(1)
+		if err != nil {
+			return nil, err
+		}
+		s := &Server{URL: "http://" + addrs[0]}
+		if err := s.Reload(directives); err != nil {
+			return nil, err
+		}
+		return s, nil
+	})
+}
+
+// options keep Caddy to this process: nothing is written to the user's folders, and
+// nothing listens but the site, on loopback.
+const options = `{
+	admin off
+	persist_config off
+	storage_check off
+	storage_clean_interval off
+	default_bind 127.0.0.1
+	grace_period 10s
+	log {
+		output discard
+	}
+}
+`
+
+// Reload gives the site other directives, or the same once more, as
+// `caddy reload --force` does.
+func (s *Server) Reload(directives string) error {
+	caddyfile := options + s.URL + " {\n" + directives + "\n}\n"
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), nil)
+	if err != nil {
+		return fmt.Errorf("adapting the Caddyfile: %w", err)
+	}
+	if err := caddy.Load(config, true); err != nil {
+		if strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) { // Caddy wraps some errors with %v
+			return fmt.Errorf("%w: %w", process.ErrAddressInUse, err)
+		}
+		return fmt.Errorf("loading the Caddyfile: %w", err)
+	}
+	return nil
+}
+
+// Stop ends the server, when the requests under way are done or 10 seconds are over.
+func (s *Server) Stop() error { return caddy.Stop() }
