@@ -49,17 +49,18 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	        per_viewer
 //	    }
 //	    identity {
-//	        tokens       <n>
-//	        ttl          <duration>
-//	        rejected_ttl <duration>
-//	        timeout      <duration>
+//	        tokens         <n>
+//	        ttl            <duration>
+//	        rejected_ttl   <duration>
+//	        rejected_limit <events>/<window> [burst <n>] | off
+//	        timeout        <duration>
 //	    }
 //	    max_body <size>
 //	    presence_values <value...>
 //	}
 //
-// All of it is optional, and so is the block. A limit applies to each Matrix user;
-// without a burst as many events may come at once as the window holds. In a user
+// All of it is optional, and so is the block. A write_limit and a read_limit apply to
+// each Matrix user, a rejected_limit to each client address; without a burst as many events may come at once as the window holds. In a user
 // ID pattern "*" stands for any run of characters.
 //
 // A matcher that leaves out some spellings of a presence route is a way around
@@ -121,10 +122,11 @@ func (h *Handler) parseIdentity(d *caddyfile.Dispenser) error {
 		return err
 	}
 	return parseBlock(d, d.Nesting(), map[string]func() error{
-		"tokens":       func() error { return parseNumber(d, &i.Tokens) },
-		"ttl":          func() error { return parseDuration(d, &i.TTL, "a time above 0") },
-		"rejected_ttl": func() error { return parseOptionalDuration(d, &i.RejectedTTL) },
-		"timeout":      func() error { return parseDuration(d, &i.Timeout, "a time above 0") },
+		"tokens":         func() error { return parseNumber(d, &i.Tokens) },
+		"ttl":            func() error { return parseDuration(d, &i.TTL, "a time above 0") },
+		"rejected_ttl":   func() error { return parseOptionalDuration(d, &i.RejectedTTL) },
+		"rejected_limit": func() error { return parseLimit(d, &i.RejectedLimit) },
+		"timeout":        func() error { return parseDuration(d, &i.Timeout, "a time above 0") },
 	})
 }
 

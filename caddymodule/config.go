@@ -41,6 +41,9 @@ const (
 	// Long enough to stop a client that repeats itself; a token is never
 	// issued after it was refused.
 	defaultRejectedTTL = 10 * time.Second
+	// What a client forgets to log out of, and what a large NAT collects of that,
+	// without a homeserver noticing who makes tokens up.
+	defaultRejectedEvents, defaultRejectedWindow, defaultRejectedBurst = 10, time.Minute, 50
 	// As long as Dendrite waits for its own components.
 	defaultIdentityTimeout = 10 * time.Second
 
@@ -52,8 +55,7 @@ const (
 // in Synapse and in Ruma (MSC3026).
 var defaultPresenceValues = []string{"online", "unavailable", "offline", "busy", "org.matrix.msc3026.busy"}
 
-// Limit is a budget of events for each Matrix user, whatever their devices,
-// tokens and spellings of a path. It refills evenly.
+// Limit is a budget of events. It refills evenly.
 type Limit struct {
 	// Off lifts the limit. Nothing else may be given with it.
 	Off bool `json:"off,omitempty"`
@@ -154,6 +156,16 @@ type Identity struct {
 	// refused without asking again. With 0 it is asked each time. Default: 10s.
 	RejectedTTL *caddy.Duration `json:"rejected_ttl,omitempty"`
 
+	// RejectedLimit is each client's budget of different tokens that the homeserver
+	// turns out not to know. Over it, the answer to any token that isn't in memory
+	// is 429, and the homeserver isn't asked. Tokens that it knows cost nothing.
+	//
+	// A client is an IPv4 address or an IPv6 /64, as Caddy's trusted_proxies tells
+	// it; a whole /48 has eight times as much. Private and loopback addresses have
+	// no budget: they are proxies' more often than clients'. Default: 10 in 1m,
+	// burst 50.
+	RejectedLimit *Limit `json:"rejected_limit,omitempty"`
+
 	// Timeout is how long the homeserver may take to tell whose token it is.
 	// Default: 10s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
@@ -162,7 +174,8 @@ type Identity struct {
 // settings is the configuration as requests use it: checked, and with the
 // defaults filled in. It is immutable.
 type settings struct {
-	writeLimit, readLimit *policy.Limit // nil: none
+	writeLimit, readLimit *policy.Limit // of a user; nil: none
+	rejectedLimit         *policy.Limit // of a client; nil: none
 	exempt                []policy.UserPattern
 
 	cached bool
@@ -248,6 +261,14 @@ func (s *settings) setCache(c *Cache) error {
 func (s *settings) setIdentity(i *Identity) error {
 	if i == nil {
 		i = new(Identity)
+	}
+	rejectedLimit := i.RejectedLimit
+	if rejectedLimit == nil {
+		rejectedLimit = &Limit{Events: defaultRejectedEvents, Window: caddy.Duration(defaultRejectedWindow), Burst: defaultRejectedBurst}
+	}
+	var err error
+	if s.rejectedLimit, err = rejectedLimit.limit(); err != nil {
+		return fmt.Errorf("rejected_limit: %w", err)
 	}
 	return errors.Join(
 		setNumber("tokens", &s.sizes.tokens, i.Tokens, defaultTokens),

@@ -39,7 +39,7 @@ func TestExampleShowsEveryOptionWithItsDefault(t *testing.T) {
 
 	options := []string{
 		"write_limit", "read_limit", "exempt", "name", "states", "permissions", "ttl", "forbidden_ttl",
-		"stale_if_error", "settle", "per_viewer", "tokens", "rejected_ttl", "timeout", "max_body", "presence_values",
+		"stale_if_error", "settle", "per_viewer", "tokens", "rejected_ttl", "rejected_limit", "timeout", "max_body", "presence_values",
 	}
 	shown := make(map[string]bool)
 	directive := "matrix_presence {\n"

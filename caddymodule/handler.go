@@ -43,8 +43,9 @@ func init() {
 // `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads only
 // `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `answered`: its answer from memory; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked
 type Handler struct {
-	// WriteLimit is each user's budget of presence writes. Over it, the answer is
-	// 429. Default: 6 in 1m, burst 5.
+	// WriteLimit is the budget of presence writes of each Matrix user, whatever
+	// their devices, tokens and spellings of a path. Over it, the answer is 429.
+	// Default: 6 in 1m, burst 5.
 	WriteLimit *Limit `json:"write_limit,omitempty"`
 
 	// ReadLimit is each user's budget of presence reads, whether or not they are

@@ -1,8 +1,8 @@
 package caddymodule
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -27,6 +27,11 @@ type owner struct {
 	// homeserver's answer to this one request, never remembered.
 	refusal *subresponse
 
+	// wait is set if the homeserver was not asked, because too many tokens are
+	// being looked up, or too many of this client's turned out to be unknown: how
+	// long to wait before trying again.
+	wait time.Duration
+
 	// err says why there is no answer, with a status: 502, 503 or 504.
 	err error
 }
@@ -47,17 +52,23 @@ type whoAmIKey struct {
 	revision    policy.Revision
 }
 
-// identify tells on whose behalf c acts, from memory or from the homeserver.
-func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Credential) owner {
+// identify tells on whose behalf c acts, from memory or from the homeserver. It asks
+// for as many unknown tokens of a client as limit says, or for all if that is nil.
+func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Credential, limit *policy.Limit) owner {
 	m := h.memory
-	if known := m.recall(c, time.Now()); known.known() {
+	now := time.Now()
+	if known := m.recall(c, now); known.known() {
 		return known
+	}
+	from := newClient(r, limit)
+	if wait := m.rejectedWait(from, now); wait > 0 {
+		return owner{wait: wait}
 	}
 	question := newWhoAmI(r, next, c)
 	key := whoAmIKey{m.identities.Fingerprint(c), m.identities.Revision()}
-	f, _, depart := m.whoAmIs.board(key, true, func() owner { return h.ask(question, c) })
+	f, _, depart := m.whoAmIs.board(key, true, func() owner { return h.ask(question, c, from) })
 	if f == nil {
-		return owner{err: errCrowded}
+		return owner{wait: crowdedWait}
 	}
 	if depart != nil {
 		depart()
@@ -74,7 +85,8 @@ func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Cre
 // statusClientClosed is what Caddy reports for a client that went away (nginx's 499).
 const statusClientClosed = 499
 
-var errCrowded = caddyhttp.Error(http.StatusServiceUnavailable, errors.New("too many unknown access tokens at a time"))
+// crowdedWait is what a client is told if too many tokens are being looked up.
+const crowdedWait = time.Second
 
 // newWhoAmI makes the request GET /account/whoami, which all homeservers have under
 // v3. It goes as the client, with its address and User-Agent, because Synapse
@@ -94,21 +106,23 @@ func newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Credential) sub
 }
 
 // ask asks the homeserver and remembers its answer if it is a definite one.
-func (h *Handler) ask(question subrequest, c policy.Credential) owner {
+func (h *Handler) ask(question subrequest, c policy.Credential, from client) owner {
 	m := h.memory
 	deadline := time.Now().Add(h.set.identityTimeout)
-	wait := time.NewTimer(h.set.identityTimeout)
-	defer wait.Stop()
-	select {
-	case m.whoAmISlots <- struct{}{}:
-		defer func() { <-m.whoAmISlots }()
-	case <-wait.C:
-		return owner{err: errCrowded}
+	patience, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	if m.asking.enter(patience, from.name) != nil {
+		return owner{wait: crowdedWait}
 	}
-	// Another flight may have landed before this one departed, as in fly.
+	defer m.asking.leave(from.name)
+	// Another flight may have landed before this one departed, as in fly, and
+	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), time.Now()
 	if known := m.recall(c, asked); known.known() {
 		return known
+	}
+	if wait := m.rejectedWait(from, asked); wait > 0 {
+		return owner{wait: wait}
 	}
 
 	answer := question.send(deadline.Sub(asked))
@@ -130,8 +144,9 @@ func (h *Handler) ask(question subrequest, c policy.Credential) owner {
 		}
 	case answer.status == http.StatusUnauthorized && errcode == "M_UNKNOWN_TOKEN":
 		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
-		if h.set.rejectedTTL > 0 && len(rejection.Body) <= cache.MaxBody {
-			m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL))
+		// A client that repeats itself is known already.
+		if len(rejection.Body) > cache.MaxBody || m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL)) {
+			m.chargeRejected(from, asked)
 		}
 		return owner{rejection: rejection}
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":

@@ -120,7 +120,7 @@ func TestConcurrentLookupsOfATokenAreOneAndTheirNumberIsBounded(t *testing.T) {
 		}
 		var wg sync.WaitGroup
 		for i := range 1000 {
-			wg.Go(func() { p.get(fmt.Sprintf("token-%d", i/2), alice) })
+			wg.Go(func() { p.do(from(fmt.Sprintf("192.0.2.%d", i/2%20), fmt.Sprintf("token-%d", i/2))) })
 		}
 		synctest.Wait()
 		p.wantCounts(map[string]int{"whoami": maxWhoAmIs})

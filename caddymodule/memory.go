@@ -25,12 +25,15 @@ type memory struct {
 	presence      *cache.Presence
 	identities    *policy.Identities
 	reads, writes *policy.Limiter
+	// rejected is about clients, by their address: who has shown how many tokens
+	// that the homeserver doesn't know.
+	rejected *policy.Limiter
 
 	fetches flights[fetchKey, *fetched]
 	whoAmIs flights[whoAmIKey, owner]
-	// whoAmISlots bounds how many of them the homeserver is asked at a time.
-	whoAmISlots chan struct{}
-	faults      faultLog
+	// asking bounds how many of them the homeserver is asked at a time.
+	asking *turnstile
+	faults faultLog
 
 	mu    sync.Mutex // guards sizes
 	sizes sizes
@@ -40,15 +43,20 @@ type memory struct {
 // it about a millisecond, so that is tens of thousands a second.
 const maxWhoAmIs = 64
 
+// maxWhoAmIsEach is how many of them come from one client, as far as its address
+// tells it from others.
+const maxWhoAmIsEach = 8
+
 func newMemory(s sizes) *memory {
 	now := time.Now()
 	return &memory{
-		presence:    cache.NewPresence(s.states, s.permissions, now),
-		identities:  policy.NewIdentities(s.tokens, now),
-		reads:       policy.NewLimiter(s.tokens, now),
-		writes:      policy.NewLimiter(s.tokens, now),
-		whoAmISlots: make(chan struct{}, maxWhoAmIs),
-		sizes:       s,
+		presence:   cache.NewPresence(s.states, s.permissions, now),
+		identities: policy.NewIdentities(s.tokens, now),
+		reads:      policy.NewLimiter(s.tokens, now),
+		writes:     policy.NewLimiter(s.tokens, now),
+		rejected:   policy.NewLimiter(s.tokens, now),
+		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach),
+		sizes:      s,
 	}
 }
 
@@ -69,6 +77,7 @@ func (m *memory) resize(s sizes) {
 	m.identities.Resize(s.tokens)
 	m.reads.Resize(s.tokens)
 	m.writes.Resize(s.tokens)
+	m.rejected.Resize(s.tokens)
 }
 
 // claims tells which handlers of a configuration go without a cache name, to

@@ -57,12 +57,14 @@ func (memoryCollector) Collect(metrics chan<- prometheus.Metric) {
 		entries("rejections", rejections)
 		entries("readers", m.reads.Users())
 		entries("writers", m.writes.Users())
+		entries("rejected_clients", m.rejected.Users())
 
 		overflow := func(limit string, n uint64) {
 			metrics <- prometheus.MustNewConstMetric(overflowDesc, prometheus.CounterValue, float64(n), name, limit)
 		}
 		overflow("read", m.reads.Overflowed())
 		overflow("write", m.writes.Overflowed())
+		overflow("rejected", m.rejected.Overflowed())
 		return true
 	})
 }

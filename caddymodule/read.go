@@ -40,7 +40,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	now := time.Now()
 	who := h.memory.recall(credential, now)
 	if !who.known() {
-		who = h.identify(r, next, credential)
+		who = h.identify(r, next, credential, h.set.rejectedLimit)
 		now = time.Now()
 	}
 	if who.err != nil && h.set.rules.StaleIfError > 0 {
@@ -51,10 +51,13 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	case who.rejection != nil && route.Canonical:
 		writeRejection(w, r, who.rejection)
 		return nil
+	case who.wait > 0:
+		writeLimited(w, r, who.wait)
+		return nil
 	case who.userID == "":
 		// Whatever it is, the homeserver's answer to the read itself is the
 		// right one: we don't make it less available than it is.
-		return bypass(w, r, next, "unknown-identity")
+		return h.serveUnidentified(w, r, next)
 	}
 
 	// Every spelling counts: the homeserver would serve it.
@@ -91,6 +94,16 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 		}
 	}
 	return bypass(w, r, next, "uncertain-credential")
+}
+
+// serveUnidentified passes on a read of which the homeserver doesn't tell whose it
+// is. If its token proves to be unknown, that is charged as in [Handler.ask].
+func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return bypass(onStatus(w, func(status int) {
+		if status == http.StatusUnauthorized {
+			h.memory.chargeRejected(newClient(r, h.set.rejectedLimit), time.Now())
+		}
+	}), r, next, "unknown-identity")
 }
 
 // bypass sends a read to the homeserver as it came. Its answer is not stored.

@@ -54,7 +54,9 @@ func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation
 		}, true}
 	}
 	if credential, err := policy.ParseCredential(authorization, r.URL.RawQuery); err == nil {
-		who := h.identify(r, next, credential)
+		// The request itself goes to the homeserver anyway, so there is little
+		// to save: no limit.
+		who := h.identify(r, next, credential, nil)
 		switch {
 		case who.userID != "":
 			return revoking{func() {

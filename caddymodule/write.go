@@ -25,8 +25,11 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 		return nil
 	}
 
-	who := h.identify(r, next, credential)
+	who := h.identify(r, next, credential, h.set.rejectedLimit)
 	switch {
+	case who.wait > 0:
+		writeLimited(w, r, who.wait)
+		return nil
 	case who.rejection != nil:
 		writeRejection(w, r, who.rejection)
 		return nil

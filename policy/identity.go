@@ -269,8 +269,10 @@ func (t *Identities) Learn(c Credential, who WhoAmI, revision Revision, expires 
 	shard.mu.Unlock()
 }
 
-// Reject remembers until expires that the homeserver does not know c's token.
-func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Time) {
+// Reject remembers until expires that the homeserver does not know c's token. It
+// reports whether that is news: an expired rejection is known until another
+// takes its place.
+func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Time) (news bool) {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -282,7 +284,9 @@ func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Tim
 		rejection = last
 	}
 	shard.lastRejection = rejection
+	news = !shard.rejections.Contains(key)
 	shard.rejections.Add(key, rejected{rejection, int64(expires.Sub(t.epoch))})
+	return news
 }
 
 // RevokeToken forgets a token with all its masquerades. If its user is known,

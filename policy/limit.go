@@ -46,6 +46,11 @@ func NewLimit(events int, window time.Duration, burst int) (Limit, error) {
 	return l, nil
 }
 
+// Times returns the budget that n users of this one have together.
+func (l Limit) Times(n int) Limit {
+	return Limit{interval: max(1, l.interval/int64(n)), burst: l.burst * int64(n)}
+}
+
 // ParseRate reads "<events>/<window>", such as "6/1m" or "50/s". Windows are
 // read by duration; a unit alone means one of it.
 func ParseRate(s string, duration func(string) (time.Duration, error)) (events int, window time.Duration, err error) {
@@ -143,6 +148,23 @@ func (l *Limiter) Take(userID string, limit Limit, now time.Time) (wait time.Dur
 		shard.tats[hash] = tat
 	}
 	return wait, ok
+}
+
+// Wait returns how long from now the user must wait for an event, or 0 if there is
+// one. It takes nothing.
+func (l *Limiter) Wait(userID string, limit Limit, now time.Time) time.Duration {
+	hash := maphash.String(l.seed, userID)
+	shard := &l.shards[hash%limiterShards]
+	t := int64(now.Sub(l.epoch))
+
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	tat, known := shard.tats[hash]
+	if !known && len(shard.tats) >= shard.capacity && !shard.sweep(t, limit) {
+		tat = shard.overflow
+	}
+	_, wait, _ := take(min(tat, t+limit.burst*limit.interval), t, limit)
+	return wait
 }
 
 // take is the algorithm: an event conforms if it comes no earlier than burst

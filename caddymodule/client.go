@@ -1,0 +1,63 @@
+package caddymodule
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// client is where a request comes from, and the budgets of unknown tokens that are
+// its own and its network's.
+type client struct {
+	name    string // equal for requests of one client
+	budgets []budget
+}
+
+// budget is what is left of limit for a name in the limiter of rejected tokens.
+type budget struct {
+	name  string
+	limit policy.Limit
+}
+
+// networkShare is how many clients' budgets a network has.
+const networkShare = 8
+
+// newClient returns the client of a request, which has no budgets if limit is nil or
+// its address tells it from no other.
+func newClient(r *http.Request, limit *policy.Limit) client {
+	address, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	block, ok := policy.ParseClientBlock(address)
+	if !ok {
+		// A proxy, before whom we can't tell who is who: nobody has to wait for
+		// another more than all do.
+		return client{name: r.RemoteAddr}
+	}
+	from := client{name: block.Block.String()}
+	if limit == nil {
+		return from
+	}
+	from.budgets = append(from.budgets, budget{from.name, *limit})
+	if block.Network.IsValid() {
+		from.budgets = append(from.budgets, budget{block.Network.String(), limit.Times(networkShare)})
+	}
+	return from
+}
+
+// rejectedWait returns how long a client has to wait until one of its tokens may be
+// asked about, or 0.
+func (m *memory) rejectedWait(from client, now time.Time) (wait time.Duration) {
+	for _, b := range from.budgets {
+		wait = max(wait, m.rejected.Wait(b.name, b.limit, now))
+	}
+	return wait
+}
+
+// chargeRejected charges a client for a token that the homeserver doesn't know.
+func (m *memory) chargeRejected(from client, now time.Time) {
+	for _, b := range from.budgets {
+		m.rejected.Take(b.name, b.limit, now)
+	}
+}

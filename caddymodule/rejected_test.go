@@ -1,0 +1,140 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// from returns a read of alice's presence from a client's address.
+func from(address, token string) *http.Request {
+	r := request("GET", statusPath(alice), token, "")
+	r.RemoteAddr = net.JoinHostPort(address, "1")
+	return r
+}
+
+func TestClientThatMakesUpTokensIsNotAskedAboutForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Identity: &Identity{
+			RejectedLimit: &Limit{Events: 10, Window: caddy.Duration(time.Minute), Burst: 20},
+		}})
+		p.want(p.do(from("192.0.2.7", "alice-phone")), 200, "", "")
+		for i := range 20 {
+			p.wantError(p.do(from("192.0.2.7", fmt.Sprint("made-up-", i))), 401, "M_UNKNOWN_TOKEN")
+		}
+		p.wantCounts(map[string]int{"whoami": 21})
+		for i := range 100 {
+			resp := p.do(from("192.0.2.7", fmt.Sprint("another-", i)))
+			p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
+			if got := resp.Header.Get("Retry-After"); got != "6" {
+				t.Fatalf("Retry-After: %s, want 6", got)
+			}
+		}
+		p.wantCounts(map[string]int{"whoami": 21, "GET": 1})
+
+		// What is in memory is as good as ever, the good and the bad.
+		p.want(p.do(from("192.0.2.7", "alice-phone")), 200, "", "matrix_presence; hit")
+		p.wantError(p.do(from("192.0.2.7", "made-up-0")), 401, "M_UNKNOWN_TOKEN")
+		// Others have budgets of their own.
+		p.want(p.do(from("192.0.2.8", "bob-token")), 200, "", "")
+		// Six seconds make one more.
+		time.Sleep(6 * time.Second)
+		p.want(p.do(from("192.0.2.7", "alice-token")), 200, "", "")
+		p.wantError(p.do(from("192.0.2.7", "last")), 401, "M_UNKNOWN_TOKEN")
+		p.wantError(p.do(from("192.0.2.7", "one-too-many")), 429, "M_LIMIT_EXCEEDED")
+	})
+}
+
+func TestClientThatRepeatsAnUnknownTokenIsChargedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Identity: &Identity{
+			RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 2},
+		}})
+		for range 50 {
+			p.wantError(p.do(from("192.0.2.7", "logged-out")), 401, "M_UNKNOWN_TOKEN")
+			time.Sleep(defaultRejectedTTL)
+		}
+		p.wantCounts(map[string]int{"whoami": 50})
+		p.wantError(p.do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
+		p.wantError(p.do(from("192.0.2.7", "a-third")), 429, "M_LIMIT_EXCEEDED")
+	})
+}
+
+func TestIPv6ClientIsItsBlockAndPartOfItsNetwork(t *testing.T) {
+	p := newProxy(t, &Handler{Identity: &Identity{
+		RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)},
+	}})
+	p.wantError(p.do(from("2001:db8:1:1::1", "a")), 401, "M_UNKNOWN_TOKEN")
+	p.wantError(p.do(from("2001:db8:1:1::2", "b")), 429, "M_LIMIT_EXCEEDED")
+	for i := 2; i <= networkShare; i++ {
+		p.wantError(p.do(from(fmt.Sprintf("2001:db8:1:%d::1", i), fmt.Sprint("c", i))), 401, "M_UNKNOWN_TOKEN")
+	}
+	p.wantError(p.do(from("2001:db8:1:99::1", "d")), 429, "M_LIMIT_EXCEEDED")
+	p.wantError(p.do(from("2001:db8:2::1", "e")), 401, "M_UNKNOWN_TOKEN")
+}
+
+func TestManyUsersBehindOneAddressAreAllLookedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(Handler))
+		for i := range 1000 {
+			p.hs.tokens[fmt.Sprint("user-", i)] = fmt.Sprintf("@user%d:example.com", i)
+		}
+		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+			time.Sleep(time.Millisecond)
+			return false, nil
+		}
+		var wg sync.WaitGroup
+		for i := range 1000 {
+			wg.Go(func() { p.want(p.do(from("192.0.2.7", fmt.Sprint("user-", i))), 200, "", "") })
+		}
+		wg.Wait()
+		p.wantCounts(map[string]int{"whoami": 1000})
+	})
+}
+
+func TestTokensThatWaitInLineAreNotAskedAboutWhenTheBudgetIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Identity: &Identity{
+			RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 10},
+		}})
+		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+			time.Sleep(time.Millisecond)
+			return false, nil
+		}
+		var wg sync.WaitGroup
+		for i := range 1000 {
+			wg.Go(func() { p.do(from("192.0.2.7", fmt.Sprint("made-up-", i))) })
+		}
+		wg.Wait()
+		if got := p.hs.count("whoami"); got < 10 || got > 10+maxWhoAmIsEach {
+			t.Errorf("%d lookups, want 10 and those that were under way, at most %d", got, maxWhoAmIsEach)
+		}
+	})
+}
+
+// While the homeserver doesn't tell whose token it is, reads go to it: they must be no
+// way around the limit.
+func TestUnknownTokensOfReadsThatPassAreCharged(t *testing.T) {
+	p := newProxy(t, &Handler{Identity: &Identity{
+		RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 3},
+	}})
+	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.URL.Path != "/_matrix/client/v3/account/whoami" {
+			return false, nil
+		}
+		w.WriteHeader(500)
+		return true, nil
+	}
+	for i := range 3 {
+		p.wantError(p.do(from("192.0.2.7", fmt.Sprint("made-up-", i))), 401, "M_UNKNOWN_TOKEN")
+	}
+	p.wantError(p.do(from("192.0.2.7", "made-up-3")), 429, "M_LIMIT_EXCEEDED")
+	p.wantCounts(map[string]int{"GET": 3})
+	p.want(p.do(from("192.0.2.8", "bob-token")), 200, "", "")
+}
