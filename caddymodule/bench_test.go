@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -57,15 +58,45 @@ func newBenchProxy(b *testing.B) *proxy {
 	return p
 }
 
-func BenchmarkHit(b *testing.B) {
+func BenchmarkHit(b *testing.B) { benchmarkHit(b, newBenchProxy(b)) }
+
+// BenchmarkStaticResponse writes what a hit writes, from memory and nothing else.
+func BenchmarkStaticResponse(b *testing.B) {
 	p := newBenchProxy(b)
 	p.get("bob-token", alice)
-	p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+	fields := p.get("bob-token", alice).Header
+	fields.Del("Content-Length") // it makes that itself
+	benchmarkHandler(b, caddyhttp.StaticResponse{Headers: fields, Body: benchBody}, nil, httptest.NewRequest("GET", "/", nil))
+}
+
+// BenchmarkHitBare is a hit of an answer that has no field but Content-Type, which
+// is what a StaticResponse without fields adds.
+func BenchmarkHitBare(b *testing.B) {
+	p := newBenchProxy(b)
+	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.URL.Path != statusPath(alice) {
+			return false, nil
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, err := io.WriteString(w, benchBody)
+		return true, err
+	}
+	benchmarkHit(b, p)
+}
+
+func BenchmarkStaticResponseBare(b *testing.B) {
+	benchmarkHandler(b, caddyhttp.StaticResponse{Body: benchBody}, nil, httptest.NewRequest("GET", "/", nil))
+}
+
+func benchmarkHit(b *testing.B, p *proxy) {
+	p.get("bob-token", alice)
+	p.want(p.get("bob-token", alice), 200, benchBody, "matrix_presence; hit")
 	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(alice), "bob-token", ""))
 }
 
 // BenchmarkHitLarge is a hit with 90,000 states in memory, asked for in a scattered
-// order. On two processors it shows whether hits wait for each other.
+// order, by one viewer on each processor. On two it shows whether hits wait for
+// each other.
 func BenchmarkHitLarge(b *testing.B) {
 	p := newBenchProxy(b)
 	p.hs.hidden = nil
@@ -76,20 +107,25 @@ func BenchmarkHitLarge(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	p.get("bob-token", alice)
-	for i := range paths {
-		target := fmt.Sprintf("@user%06d:example.com", i*7919%targets)
-		paths[i] = statusPath(target)
-		found := p.handler.lookup(reader{viewer: bob, target: target}, time.Now())
-		p.handler.memory.presence.Allow(bob, found.Ticket, answer, &p.handler.set.rules)
+	viewers := []struct{ userID, token string }{{bob, "bob-token"}, {carol, "carol-token"}}
+	for _, viewer := range viewers {
+		p.get(viewer.token, alice)
+		for i := range paths {
+			target := fmt.Sprintf("@user%06d:example.com", i*7919%targets)
+			paths[i] = statusPath(target)
+			found := p.handler.lookup(reader{viewer: viewer.userID, target: target}, time.Now())
+			p.handler.memory.presence.Allow(viewer.userID, found.Ticket, answer, &p.handler.set.rules)
+		}
 	}
 	b.ReportAllocs()
 	var goroutines atomic.Int64
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		w := &discard{header: make(http.Header)}
-		r := caddyhttp.PrepareRequest(request("GET", paths[0], "bob-token", ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
-		for i := int(goroutines.Add(1)) * targets / 2; pb.Next(); i++ {
+		n := int(goroutines.Add(1))
+		token := viewers[n%len(viewers)].token
+		r := caddyhttp.PrepareRequest(request("GET", paths[0], token, ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
+		for i := n * targets / 2; pb.Next(); i++ {
 			clear(w.header)
 			r.URL.Path = paths[i%targets]
 			if err := p.handler.ServeHTTP(w, r, p.hs); err != nil {
@@ -120,10 +156,6 @@ func BenchmarkRefusedWrite(b *testing.B) {
 func BenchmarkPassThrough(b *testing.B) {
 	p := newBenchProxy(b)
 	benchmarkHandler(b, p.handler, ok, request("GET", "/_matrix/client/v3/sync?timeout=30000", "bob-token", ""))
-}
-
-func BenchmarkStaticResponse(b *testing.B) {
-	benchmarkHandler(b, caddyhttp.StaticResponse{Body: benchBody}, nil, httptest.NewRequest("GET", "/", nil))
 }
 
 // BenchmarkMiss is all that a miss costs beside the next handler's work.

@@ -27,6 +27,9 @@ type Contender struct {
 	Upstream int
 	// Refused says that all answers have to be refusals: otherwise none may be.
 	Refused bool
+	// PerSecond is how many requests are sent in a second, or 0 for as many as the
+	// server answers. At full load a latency is mostly waiting for the processor.
+	PerSecond int
 	// Writes is how many writes a second go on beside the requests.
 	Writes int
 	// Full contenders take part at the full size only, unless named by -only.
@@ -68,6 +71,8 @@ var Contenders = []Contender{
 	{Name: "hit-log", Group: GroupOurs, What: "hit, with an access log", Server: "presence-log", Floor: "respond", Work: zipf, Warm: &pairs, Full: true},
 	{Name: "hit-metrics", Group: GroupOurs, What: "hit, with metrics of requests", Server: "presence-metrics", Floor: "respond", Work: zipf, Warm: &pairs, Full: true},
 	{Name: "hit-writes", Group: GroupOurs, What: "hit, 1,000 writes/s beside it (their CPU time included)", Server: "presence", Floor: "hit", Work: zipf, Warm: &pairs, Writes: 1000},
+	{Name: "hit-paced", Group: GroupOurs, What: "hit, 2,000/s: for the latency", Server: "presence", Floor: "hit", Work: zipf, Warm: &pairs, PerSecond: 2000},
+	{Name: "hit-paced-writes", Group: GroupOurs, What: "the same, 1,000 writes/s beside it", Server: "presence", Floor: "hit-paced", Work: zipf, Warm: &pairs, PerSecond: 2000, Writes: 1000},
 
 	{Name: "reverse-proxy", Group: GroupFloors, What: "Caddy's reverse_proxy, presence", Server: "reverse-proxy", Work: unique, Upstream: 1000},
 	{Name: "miss", Group: GroupOurs, What: "miss: fetched, stored, forgotten", Server: "presence-expiring", Floor: "reverse-proxy", Work: unique, Upstream: 1000},

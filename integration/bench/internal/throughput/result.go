@@ -97,6 +97,7 @@ var Comparisons = []Comparison{
 	{Over: "hit-log", Under: "hit"},
 	{Over: "hit-metrics", Under: "hit"},
 	{Over: "hit-writes", Under: "hit", P99: true, Target: "at most 1.5"},
+	{Over: "hit-paced-writes", Under: "hit-paced", P99: true, Target: "at most 1.5"},
 	{Over: "souin", Under: "hit", Target: "at least 10"},
 	{Over: "hit", Under: "nginx-cache"},
 	{Over: "hit", Under: "varnish"},

@@ -155,7 +155,7 @@ func (e *Experiment) measure(ctx context.Context, c Contender, round, position i
 	}
 	o := load.Options{
 		Address: server.Address, File: file, Offset: rand.IntN(drawn),
-		Connections: e.options.Connections, Duration: e.options.Slice,
+		Connections: e.options.Connections, Duration: e.options.Slice, PerSecond: c.PerSecond,
 	}
 	stopWrites, err := e.writeBeside(ctx, c, o)
 	if err != nil {
