@@ -45,6 +45,8 @@ type permissionShard struct {
 	// users whom they may not see pushes out nobody's permission. A pair is in
 	// one of the two at most.
 	refused *simplelru.LRU[pairKey, *refusal]
+	// evictedRefusals is how many made room for others.
+	evictedRefusals uint64
 }
 
 // refusal is immutable.
@@ -86,7 +88,7 @@ func (p *permissions) resize(size int) {
 		capacity := share(size, len(p.shards))
 		shard.mu.Lock()
 		shard.allowed.Resize(capacity)
-		shard.refused.Resize(share(capacity, refusedShare))
+		shard.evictedRefusals += uint64(shard.refused.Resize(share(capacity, refusedShare)))
 		shard.mu.Unlock()
 	}
 }
@@ -144,8 +146,21 @@ func (p *permissions) deny(viewer string, ticket Ticket, denial *Denial) bool {
 		return false
 	}
 	shard.allowed.Delete(key)
-	shard.refused.Add(key, &refusal{denial: denial, departed: ticket.departed, generation: ticket.generation})
+	if shard.refused.Add(key, &refusal{denial: denial, departed: ticket.departed, generation: ticket.generation}) {
+		shard.evictedRefusals++
+	}
 	return denial != nil
+}
+
+func (p *permissions) evicted() (allowed, refused uint64) {
+	for i := range p.shards {
+		shard := &p.shards[i]
+		shard.mu.Lock()
+		allowed += shard.allowed.Evicted()
+		refused += shard.evictedRefusals
+		shard.mu.Unlock()
+	}
+	return allowed, refused
 }
 
 func (p *permissions) len() (allowed, refused int) {

@@ -39,6 +39,7 @@ type Presence struct {
 
 	states   []stateShard // a power of two of them, by target
 	kept     atomic.Int64 // states in all shards
+	evicted  atomic.Uint64
 	capacity atomic.Int64
 
 	permissions *permissions
@@ -100,12 +101,8 @@ func (p *Presence) Resize(states, permissions int) {
 		for i := range p.states {
 			shard := &p.states[i]
 			shard.mu.Lock()
-			if p.kept.Load() > p.capacity.Load() {
-				_, _, removed := shard.states.RemoveOldest()
-				if removed {
-					p.kept.Add(-1)
-					over = true
-				}
+			if p.kept.Load() > p.capacity.Load() && p.evict(shard) {
+				over = true
 			}
 			shard.mu.Unlock()
 		}
@@ -118,11 +115,19 @@ func (p *Presence) Resize(states, permissions int) {
 // table as a whole is full before anything goes. It needs the shard's lock.
 func (p *Presence) put(shard *stateShard, key stateKey, st *state) {
 	if !shard.states.Contains(key) && p.kept.Add(1) > p.capacity.Load() {
-		if _, _, removed := shard.states.RemoveOldest(); removed {
-			p.kept.Add(-1)
-		}
+		p.evict(shard)
 	}
 	shard.states.Add(key, st)
+}
+
+// evict drops a shard's least recently used state, if it has any. It needs the
+// shard's lock.
+func (p *Presence) evict(shard *stateShard) (evicted bool) {
+	if _, _, evicted = shard.states.RemoveOldest(); evicted {
+		p.kept.Add(-1)
+		p.evicted.Add(1)
+	}
+	return evicted
 }
 
 // drop removes a state, if there is one. It needs the shard's lock.
@@ -336,6 +341,13 @@ func (p *Presence) Deny(viewer string, ticket Ticket, denial *Denial, rules *Rul
 	kept := *denial
 	kept.Fields = p.fields.intern(denial.Fields)
 	return p.permissions.deny(viewer, ticket, &kept)
+}
+
+// Evicted returns how many states, permissions and refusals were dropped because
+// there were too many.
+func (p *Presence) Evicted() (states, allowed, refused uint64) {
+	allowed, refused = p.permissions.evicted()
+	return p.evicted.Load(), allowed, refused
 }
 
 // Len returns how many states, permissions and refusals are kept, fresh or not.

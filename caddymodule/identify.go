@@ -107,28 +107,34 @@ func newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Credential) sub
 
 // ask asks the homeserver and remembers its answer if it is a definite one.
 func (h *Handler) ask(question subrequest, c policy.Credential, from client) owner {
+	who, result := h.lookUp(question, c, from)
+	h.memory.counters.lookups[result].Add(1)
+	return who
+}
+
+func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) (owner, lookup) {
 	m := h.memory
 	deadline := time.Now().Add(h.set.identityTimeout)
 	patience, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	if m.asking.enter(patience, from.name) != nil {
-		return owner{wait: crowdedWait}
+		return owner{wait: crowdedWait}, lookupCrowded
 	}
 	defer m.asking.leave(from.name)
 	// Another flight may have landed before this one departed, as in fly, and
 	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), time.Now()
 	if known := m.recall(c, asked); known.known() {
-		return known
+		return known, lookupSpared
 	}
 	if wait := m.rejectedWait(from, asked); wait > 0 {
-		return owner{wait: wait}
+		return owner{wait: wait}, lookupLimited
 	}
 
-	answer := question.send(deadline.Sub(asked))
+	answer := question.send(deadline.Sub(asked), m.counters.departs(reasonWhoAmI))
 	if answer.err != nil {
 		h.reportFault(faultUnreachable, answer.err)
-		return owner{err: answer.err}
+		return owner{err: answer.err}, lookupFailed
 	}
 	errcode := answer.matrixError()
 	switch {
@@ -140,7 +146,7 @@ func (h *Handler) ask(question subrequest, c policy.Credential, from client) own
 		if answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
 			h.reportFault(faultNone, nil)
 			m.identities.Learn(c, policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked.Add(h.set.identityTTL))
-			return owner{userID: who.UserID}
+			return owner{userID: who.UserID}, lookupKnown
 		}
 	case answer.status == http.StatusUnauthorized && errcode == "M_UNKNOWN_TOKEN":
 		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
@@ -148,19 +154,19 @@ func (h *Handler) ask(question subrequest, c policy.Credential, from client) own
 		if len(rejection.Body) > cache.MaxBody || m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL)) {
 			m.chargeRejected(from, asked)
 		}
-		return owner{rejection: rejection}
+		return owner{rejection: rejection}, lookupRejected
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
 		// Also a 5xx, if the homeserver says so itself.
-		return owner{refusal: answer}
+		return owner{refusal: answer}, lookupRefused
 	case answer.status >= http.StatusInternalServerError:
 		err := fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status)
 		h.reportFault(faultUnreachable, err)
-		return owner{err: caddyhttp.Error(http.StatusBadGateway, err)}
+		return owner{err: caddyhttp.Error(http.StatusBadGateway, err)}, lookupFailed
 	}
 	err := fmt.Errorf("GET %s was answered with status %d and Content-Type %q",
 		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"))
 	h.reportFault(faultMisfit, err)
-	return owner{err: caddyhttp.Error(http.StatusBadGateway, err)}
+	return owner{err: caddyhttp.Error(http.StatusBadGateway, err)}, lookupFailed
 }
 
 // fault says why the homeserver can't be asked whose an access token is.

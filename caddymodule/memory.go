@@ -35,6 +35,8 @@ type memory struct {
 	asking *turnstile
 	faults faultLog
 
+	counters *counters
+
 	mu    sync.Mutex // guards sizes
 	sizes sizes
 }
@@ -47,7 +49,7 @@ const maxWhoAmIs = 64
 // tells it from others.
 const maxWhoAmIsEach = 8
 
-func newMemory(s sizes) *memory {
+func newMemory(name string, s sizes) *memory {
 	now := time.Now()
 	return &memory{
 		presence:   cache.NewPresence(s.states, s.permissions, now),
@@ -56,6 +58,7 @@ func newMemory(s sizes) *memory {
 		writes:     policy.NewLimiter(s.tokens, now),
 		rejected:   policy.NewLimiter(s.tokens, now),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach),
+		counters:   newCounters(name),
 		sizes:      s,
 	}
 }
@@ -116,7 +119,7 @@ func (h *Handler) takeMemory(ctx caddy.Context) error {
 		}
 	}
 	value, _, err := memories.LoadOrNew(name, func() (caddy.Destructor, error) {
-		return newMemory(h.set.sizes), nil
+		return newMemory(name, h.set.sizes), nil
 	})
 	if err != nil {
 		return fmt.Errorf("taking the memory %q: %w", name, err)

@@ -11,60 +11,140 @@ import (
 
 const metricsPrefix = "caddy_matrix_presence_"
 
+// Each Help says what the metric has to do with the others, when no request is under
+// way. All counters are since the process began.
 var (
-	entriesDesc = prometheus.NewDesc(metricsPrefix+"entries",
-		"Entries in a table of a memory, fresh or not.",
-		[]string{"cache", "table"}, nil)
-	overflowDesc = prometheus.NewDesc(metricsPrefix+"limiter_overflow_total",
+	requestsDesc = newDesc("requests_total",
+		"Presence requests, by route (read, write). The sum of outcomes_total of the route.",
+		"route")
+	outcomesDesc = newDesc("outcomes_total",
+		"Presence requests by how they were answered: hit, stale, collapsed, limited, refused, rejected and invalid without asking the homeserver for them; "+
+			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write; "+
+			"failed (the homeserver could not be asked) and canceled (the client left) with or without one.",
+		"route", "outcome")
+	upstreamDesc = newDesc("upstream_requests_total",
+		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
+			"bypass is outcome bypass; write is outcome forwarded; whoami is the sum of lookups_total of known, rejected, refused and failed.",
+		"reason")
+	savedDesc = newDesc("saved_total",
+		"Presence requests that the homeserver was spared: the sum of outcomes_total of hit, collapsed, limited, refused, rejected and invalid. What that cost it is upstream_requests_total of whoami.")
+	lookupsDesc = newDesc("lookups_total",
+		"Access tokens that were not in memory, by what became of the question whose they are: known, rejected, refused and failed asked the homeserver, one upstream request of reason whoami each; "+
+			"crowded, limited and spared (another question had brought the answer) did not.",
+		"result")
+	entriesDesc = newDesc("entries",
+		"Entries in a table of a memory, fresh or not. At most the size that is configured for it.",
+		"table")
+	evictionsDesc = newDesc("evictions_total",
+		"Entries that a table dropped because there were too many.",
+		"table")
+	overflowDesc = newDesc("limiter_overflow_total",
 		"Events charged to the overflow budget of a limit because its table was full of users whose budgets are not full.",
-		[]string{"cache", "limit"}, nil)
+		"limit")
 )
 
+func newDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(metricsPrefix+name, help, append([]string{"cache"}, labels...), nil)
+}
+
 // memoryCollector reads the memories when it is asked, so it has nothing that a
-// reload could lose and no more series than there are cache names.
+// reload could lose, and its series are those of the words above for each cache
+// name: nothing in them comes from a request.
 type memoryCollector struct{}
 
 func registerMetrics(ctx caddy.Context) error {
-	err := ctx.GetMetricsRegistry().Register(memoryCollector{})
-	if registered := (prometheus.AlreadyRegisteredError{}); errors.As(err, &registered) {
-		return nil // by another handler of this configuration
-	}
-	if err != nil {
-		return fmt.Errorf("registering metrics: %w", err)
+	for _, collector := range []prometheus.Collector{memoryCollector{}, upstreamSeconds} {
+		err := ctx.GetMetricsRegistry().Register(collector)
+		if registered := (prometheus.AlreadyRegisteredError{}); errors.As(err, &registered) {
+			continue // by another handler of this configuration
+		}
+		if err != nil {
+			return fmt.Errorf("registering metrics: %w", err)
+		}
 	}
 	return nil
 }
 
 // Describe implements prometheus.Collector.
 func (memoryCollector) Describe(descs chan<- *prometheus.Desc) {
-	descs <- entriesDesc
-	descs <- overflowDesc
+	for _, desc := range []*prometheus.Desc{
+		requestsDesc, outcomesDesc, upstreamDesc, savedDesc, lookupsDesc, entriesDesc, evictionsDesc, overflowDesc,
+	} {
+		descs <- desc
+	}
 }
 
 // Collect implements prometheus.Collector.
 func (memoryCollector) Collect(metrics chan<- prometheus.Metric) {
 	memories.Range(func(key, value any) bool {
 		name, m := key.(string), value.(*memory)
-		entries := func(table string, n int) {
-			metrics <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(n), name, table)
-		}
-		states, permissions, refusals := m.presence.Len()
-		entries("states", states)
-		entries("permissions", permissions)
-		entries("refusals", refusals)
-		identities, rejections := m.identities.Len()
-		entries("identities", identities)
-		entries("rejections", rejections)
-		entries("readers", m.reads.Users())
-		entries("writers", m.writes.Users())
-		entries("rejected_clients", m.rejected.Users())
-
-		overflow := func(limit string, n uint64) {
-			metrics <- prometheus.MustNewConstMetric(overflowDesc, prometheus.CounterValue, float64(n), name, limit)
-		}
-		overflow("read", m.reads.Overflowed())
-		overflow("write", m.writes.Overflowed())
-		overflow("rejected", m.rejected.Overflowed())
+		m.collectCounters(name, metrics)
+		m.collectTables(name, metrics)
 		return true
 	})
+}
+
+// savingOutcomes are those without an upstream request of any kind.
+var savingOutcomes = []outcome{
+	outcomeHit, outcomeCollapsed, outcomeLimited, outcomeRefused, outcomeRejected, outcomeInvalid,
+}
+
+func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) {
+	counter := func(desc *prometheus.Desc, n uint64, labels ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), append([]string{name}, labels...)...)
+	}
+	c := m.counters
+	var saved uint64
+	for route, routeName := range routeNames {
+		// The outcomes come first, so that a request that comes meanwhile makes
+		// them no more than the requests.
+		for o, words := range outcomes {
+			counter(outcomesDesc, c.outcomes[route][o].Load(), routeName, words.name)
+		}
+		for _, o := range savingOutcomes {
+			saved += c.outcomes[route][o].Load()
+		}
+		counter(requestsDesc, c.requests[route].Load(), routeName)
+	}
+	counter(savedDesc, saved)
+	for result, resultName := range lookupNames {
+		counter(lookupsDesc, c.lookups[result].Load(), resultName)
+	}
+	for reason, reasonName := range reasonNames {
+		counter(upstreamDesc, c.upstream[reason].Load(), reasonName)
+	}
+}
+
+func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
+	entries := func(table string, n int) {
+		metrics <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(n), name, table)
+	}
+	evictions := func(table string, n uint64) {
+		metrics <- prometheus.MustNewConstMetric(evictionsDesc, prometheus.CounterValue, float64(n), name, table)
+	}
+	states, permissions, refusals := m.presence.Len()
+	entries("states", states)
+	entries("permissions", permissions)
+	entries("refusals", refusals)
+	identities, rejections := m.identities.Len()
+	entries("identities", identities)
+	entries("rejections", rejections)
+	entries("readers", m.reads.Users())
+	entries("writers", m.writes.Users())
+	entries("rejected_clients", m.rejected.Users())
+
+	evictedStates, evictedPermissions, evictedRefusals := m.presence.Evicted()
+	evictions("states", evictedStates)
+	evictions("permissions", evictedPermissions)
+	evictions("refusals", evictedRefusals)
+	evictedIdentities, evictedRejections := m.identities.Evicted()
+	evictions("identities", evictedIdentities)
+	evictions("rejections", evictedRejections)
+
+	overflow := func(limit string, n uint64) {
+		metrics <- prometheus.MustNewConstMetric(overflowDesc, prometheus.CounterValue, float64(n), name, limit)
+	}
+	overflow("read", m.reads.Overflowed())
+	overflow("write", m.writes.Overflowed())
+	overflow("rejected", m.rejected.Overflowed())
 }

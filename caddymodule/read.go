@@ -24,14 +24,15 @@ const (
 
 // serveRead is the life of a GET or HEAD of a presence.
 func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
+	h.memory.counters.requests[routeRead].Add(1)
 	if !h.set.cached && h.set.readLimit == nil {
-		return bypass(w, r, next, "off")
+		return h.bypass(w, r, next, "off", nil)
 	}
 	authorization := r.Header["Authorization"]
 	credential, err := policy.ParseCredential(authorization, r.URL.RawQuery)
 	switch {
 	case errors.Is(err, policy.ErrMissingToken) && route.Canonical:
-		writeMissingToken(w, r, "Missing access token")
+		h.writeMissingToken(w, r, "Missing access token")
 		return nil
 	case err != nil:
 		return h.serveUncertain(w, r, next, policy.CandidateTokens(authorization, r.URL.RawQuery))
@@ -48,11 +49,14 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 		who = h.memory.recall(credential, now.Add(-h.set.rules.StaleIfError))
 	}
 	switch {
+	case who.userID == "" && r.Context().Err() != nil:
+		h.note(r, outcomeCanceled)
+		return caddyhttp.Error(statusClientClosed, r.Context().Err())
 	case who.rejection != nil && route.Canonical:
-		writeRejection(w, r, who.rejection)
+		h.writeRejection(w, r, who.rejection)
 		return nil
 	case who.wait > 0:
-		writeLimited(w, r, who.wait)
+		h.writeLimited(w, r, who.wait)
 		return nil
 	case who.userID == "":
 		// Whatever it is, the homeserver's answer to the read itself is the
@@ -62,16 +66,16 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 
 	// Every spelling counts: the homeserver would serve it.
 	if wait, ok := h.take(h.memory.reads, h.set.readLimit, who.userID, now); !ok {
-		writeLimited(w, r, wait)
+		h.writeLimited(w, r, wait)
 		return nil
 	}
 	switch {
 	case !h.set.cached:
-		return bypass(w, r, next, "off")
+		return h.bypass(w, r, next, "off", nil)
 	case !route.Canonical:
-		return bypass(w, r, next, "spelling")
+		return h.bypass(w, r, next, "spelling", nil)
 	case r.ContentLength != 0 || r.Header["Upgrade"] != nil:
-		return bypass(w, r, next, "request")
+		return h.bypass(w, r, next, "request", nil)
 	}
 	return h.serveCached(w, r, next, reader{who.userID, route.UserID, credential}, now)
 }
@@ -89,30 +93,34 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 			name = string(fingerprint[:]) // no user ID: those begin with "@"
 		}
 		if wait, ok := h.take(h.memory.reads, h.set.readLimit, name, now); !ok {
-			writeLimited(w, r, wait)
+			h.writeLimited(w, r, wait)
 			return nil
 		}
 	}
-	return bypass(w, r, next, "uncertain-credential")
+	return h.bypass(w, r, next, "uncertain-credential", nil)
 }
 
 // serveUnidentified passes on a read of which the homeserver doesn't tell whose it
 // is. If its token proves to be unknown, that is charged as in [Handler.ask].
 func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	return bypass(onStatus(w, func(status int) {
+	return h.bypass(w, r, next, "unknown-identity", func(status int) {
 		if status == http.StatusUnauthorized {
 			h.memory.chargeRejected(newClient(r, h.set.rejectedLimit), time.Now())
 		}
-	}), r, next, "unknown-identity")
+	})
 }
 
 // bypass sends a read to the homeserver as it came. Its answer is not stored.
-// Why is a word for the detail of Cache-Status.
-func bypass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string) error {
-	setVars(r, cacheBypass, decisionForwarded)
-	return next.ServeHTTP(onStatus(w, func(int) {
+// Why is a word for the detail of Cache-Status. It calls then, unless that is nil,
+// with the status of the answer.
+func (h *Handler) bypass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string, then func(status int)) error {
+	h.note(r, outcomeBypass)
+	return h.forward(w, r, next, reasonBypass, func(status int) {
 		w.Header().Add("Cache-Status", cacheName+"; fwd=bypass; detail="+why)
-	}), r)
+		if then != nil {
+			then(status)
+		}
+	})
 }
 
 // reader is who reads whose presence.
@@ -124,24 +132,25 @@ type reader struct {
 // serveCached answers a read from memory, or else from a fetch that it may share.
 func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, who reader, now time.Time) error {
 	found := h.lookup(who, now)
-	if writeFound(w, r, &found) {
+	if h.writeFound(w, r, &found) {
 		return nil
 	}
 	if found.Outcome == cache.Uncached {
-		return bypass(w, r, next, "uncacheable")
+		return h.bypass(w, r, next, "uncacheable", nil)
 	}
 
 	result, own, err := h.fetch(r, next, who, found)
 	if err != nil {
+		h.note(r, outcomeCanceled)
 		return err
 	}
-	if result != nil && result.found != nil && writeFound(w, r, result.found) {
+	if result != nil && result.found != nil && h.writeFound(w, r, result.found) {
 		return nil
 	}
 	if (result == nil || result.failed()) && found.Answer != nil {
 		// Meanwhile it may have been overtaken by a write, or got too old.
 		if found = h.lookup(who, time.Now()); found.Answer != nil {
-			setVars(r, cacheStale, decisionAnswered)
+			h.note(r, outcomeStale)
 			writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh)+"; detail=stale-if-error",
 				found.Answer.AppendBody(nil, found.Age))
 			return nil
@@ -149,15 +158,19 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 	}
 	switch {
 	case result == nil:
-		return bypass(w, r, next, "busy")
+		return h.bypass(w, r, next, "busy", nil)
 	case result.err != nil:
-		setVars(r, cacheMiss, decisionFailed)
+		h.note(r, outcomeFailed)
 		return result.err
 	case result.large:
-		return bypass(w, r, next, "large")
+		return h.bypass(w, r, next, "large", nil)
 	}
 
-	setVars(r, cacheMiss, decisionForwarded)
+	if own {
+		h.note(r, outcomeMiss)
+	} else {
+		h.note(r, outcomeCollapsed)
+	}
 	status := cacheName + "; fwd=miss"
 	switch {
 	case !own && result.answer != nil:
@@ -178,16 +191,16 @@ func (h *Handler) lookup(who reader, now time.Time) cache.Found {
 }
 
 // writeFound answers a read with what was found in memory, if that can be done.
-func writeFound(w http.ResponseWriter, r *http.Request, found *cache.Found) bool {
+func (h *Handler) writeFound(w http.ResponseWriter, r *http.Request, found *cache.Found) bool {
 	switch found.Outcome {
 	case cache.Hit:
 		buffer := bodies.Get().(*[]byte)
 		*buffer = found.Answer.AppendBody((*buffer)[:0], found.Age)
-		setVars(r, cacheHit, decisionAnswered)
+		h.note(r, outcomeHit)
 		writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh), *buffer)
 		bodies.Put(buffer)
 	case cache.Denied:
-		setVars(r, cacheHit, decisionAnswered)
+		h.note(r, outcomeHit)
 		writeKept(w, r, found.Denial.Status, found.Denial.Fields, statusHit(found.Fresh), []byte(found.Denial.Body))
 	default:
 		return false
@@ -296,7 +309,7 @@ func (h *Handler) fly(request subrequest, who reader) *fetched {
 		return &fetched{found: &found}
 	}
 	ticket := found.Ticket
-	result := &fetched{subresponse: request.send(fetchTimeout)}
+	result := &fetched{subresponse: request.send(fetchTimeout, h.memory.counters.departs(reasonFetch))}
 	if result.err != nil {
 		return result
 	}

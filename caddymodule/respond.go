@@ -15,35 +15,6 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// How a presence request was answered, in the variables
-// matrix_presence.cache and matrix_presence.decision of the request, for access
-// logs: {http.vars.matrix_presence.cache}.
-const (
-	varCache    = "matrix_presence.cache"
-	varDecision = "matrix_presence.decision"
-)
-
-// The words of matrix_presence.cache. They say the same as the Cache-Status
-// field (RFC 9211) of the answer.
-const (
-	cacheNone   = ""       // no read
-	cacheHit    = "hit"    // from memory
-	cacheMiss   = "miss"   // asked the homeserver, or waited for somebody's request
-	cacheStale  = "stale"  // from memory, because the homeserver could not be reached
-	cacheBypass = "bypass" // passed on, not to be remembered
-)
-
-// The words of matrix_presence.decision.
-const (
-	decisionForwarded = "forwarded" // the homeserver answered
-	decisionAnswered  = "answered"  // its answer, from memory
-	decisionRejected  = "rejected"  // 401: no token, or one that it doesn't know
-	decisionRefused   = "refused"   // 403: somebody else's presence
-	decisionLimited   = "limited"   // 429
-	decisionInvalid   = "invalid"   // 400 or 413: a body that no homeserver takes
-	decisionFailed    = "failed"    // the homeserver could not be asked
-)
-
 // cacheName is our name in Cache-Status.
 const cacheName = "matrix_presence"
 
@@ -83,20 +54,6 @@ func statusHit(fresh time.Duration) string {
 		return hitStatuses[ttl]
 	}
 	return cacheName + "; hit; ttl=" + strconv.Itoa(ttl)
-}
-
-// setVars sets the variables of a request, as caddyhttp.SetVar does. The words are
-// given as any because a constant becomes one without an allocation, and a string
-// variable doesn't.
-func setVars(r *http.Request, cacheWord, decision any) {
-	vars, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	if !ok {
-		return
-	}
-	if cacheWord != cacheNone {
-		vars[varCache] = cacheWord
-	}
-	vars[varDecision] = decision
 }
 
 // keptFields are the header fields that are kept with an answer and sent with it
@@ -236,8 +193,8 @@ var ownFields = []cache.Field{
 }
 
 // writeError answers with a Matrix error of ours.
-func writeError(w http.ResponseWriter, r *http.Request, status int, decision any, e matrixError) {
-	setVars(r, cacheNone, decision)
+func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, status int, o outcome, e matrixError) {
+	h.note(r, o)
 	body, _ := json.Marshal(e) // strings and a number can't fail
 	writeKept(w, r, status, ownFields, "", body)
 }
@@ -245,34 +202,34 @@ func writeError(w http.ResponseWriter, r *http.Request, status int, decision any
 // writeLimited answers that a budget is used up. The header and the body give
 // the time rounded up, so that a client that obeys either never comes too early
 // (specification, "Rate limiting": the header since v1.10, the member before).
-func writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
+func (h *Handler) writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
 	seconds := (wait + time.Second - 1) / time.Second
 	milliseconds := (wait + time.Millisecond - 1) / time.Millisecond
 	w.Header().Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
-	writeError(w, r, http.StatusTooManyRequests, decisionLimited, matrixError{
+	h.writeError(w, r, http.StatusTooManyRequests, outcomeLimited, matrixError{
 		Errcode: "M_LIMIT_EXCEEDED", Error: "Too many presence requests", RetryAfterMS: int64(milliseconds),
 	})
 }
 
 // writeUnverified answers a write whose owner could not be found out.
-func writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
+func (h *Handler) writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusBadGateway
 	var handlerErr caddyhttp.HandlerError
 	if errors.As(err, &handlerErr) && handlerErr.StatusCode >= http.StatusInternalServerError {
 		status = handlerErr.StatusCode
 	}
-	writeError(w, r, status, decisionFailed, matrixError{
+	h.writeError(w, r, status, outcomeFailed, matrixError{
 		Errcode: "M_UNKNOWN", Error: "The homeserver could not be asked whose access token this is",
 	})
 }
 
-func writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
-	writeError(w, r, http.StatusUnauthorized, decisionRejected, matrixError{Errcode: "M_MISSING_TOKEN", Error: message})
+func (h *Handler) writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
+	h.writeError(w, r, http.StatusUnauthorized, outcomeRejected, matrixError{Errcode: "M_MISSING_TOKEN", Error: message})
 }
 
 // writeRejection passes on the homeserver's answer to a token that it doesn't
 // know, with its soft_logout: a client decides by that whether to keep its keys.
-func writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
-	setVars(r, cacheNone, decisionRejected)
+func (h *Handler) writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
+	h.note(r, outcomeRejected)
 	writeKept(w, r, http.StatusUnauthorized, keptList(rejection.Header), "", []byte(rejection.Body))
 }

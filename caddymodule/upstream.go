@@ -118,8 +118,10 @@ func newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.URL) subreque
 	}
 }
 
-// send returns the answer of the next handler, which has so long for it.
-func (s subrequest) send(timeout time.Duration) *subresponse {
+// send returns the answer of the next handler, which has so long for it. It calls
+// arrives when that has come, or won't.
+func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
+	defer arrives()
 	ctx, cancel := context.WithTimeout(s.client, timeout)
 	defer cancel()
 	// The client's own body and connection are none of this request's.

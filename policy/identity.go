@@ -64,6 +64,8 @@ type identityShard struct {
 	// an identity.
 	rejections    *simplelru.LRU[tokenKey, rejected]
 	lastRejection *Rejection
+	// evictedRejections is how many made room for others.
+	evictedRejections uint64
 }
 
 // identity is what is known of a token (its base entry), or of a token with
@@ -134,7 +136,7 @@ func (t *Identities) Resize(tokens int) {
 		shard := &t.shards[i]
 		shard.mu.Lock()
 		shard.identities.Resize(tokens / identityShards)
-		shard.rejections.Resize(max(1, tokens/identityShards/8))
+		shard.evictedRejections += uint64(shard.rejections.Resize(max(1, tokens/identityShards/8)))
 		shard.mu.Unlock()
 	}
 	t.mu.Lock()
@@ -285,7 +287,9 @@ func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Tim
 	}
 	shard.lastRejection = rejection
 	news = !shard.rejections.Contains(key)
-	shard.rejections.Add(key, rejected{rejection, int64(expires.Sub(t.epoch))})
+	if shard.rejections.Add(key, rejected{rejection, int64(expires.Sub(t.epoch))}) {
+		shard.evictedRejections++
+	}
 	return news
 }
 
@@ -326,6 +330,19 @@ func (t *Identities) Len() (identities, rejections int) {
 		shard.mu.Lock()
 		identities += shard.identities.Len()
 		rejections += shard.rejections.Len()
+		shard.mu.Unlock()
+	}
+	return identities, rejections
+}
+
+// Evicted returns how many identities and rejections were dropped because there
+// were too many.
+func (t *Identities) Evicted() (identities, rejections uint64) {
+	for i := range t.shards {
+		shard := &t.shards[i]
+		shard.mu.Lock()
+		identities += shard.identities.Evicted()
+		rejections += shard.evictedRejections
 		shard.mu.Unlock()
 	}
 	return identities, rejections

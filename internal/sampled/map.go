@@ -16,6 +16,7 @@ type Map[K comparable, V any] struct {
 	entries  map[K]V
 	capacity int
 	older    func(a, b V) bool
+	evicted  uint64
 }
 
 // New returns an empty map of at most capacity entries, at least 1. By older it
@@ -53,6 +54,9 @@ func (m *Map[K, V]) Resize(capacity int) {
 	}
 }
 
+// Evicted returns how many entries were dropped because there were too many.
+func (m *Map[K, V]) Evicted() uint64 { return m.evicted }
+
 // dropOne drops the oldest of a few entries. Iteration begins at a random place.
 func (m *Map[K, V]) dropOne() {
 	var oldest K
@@ -67,4 +71,5 @@ func (m *Map[K, V]) dropOne() {
 		}
 	}
 	delete(m.entries, oldest)
+	m.evicted++
 }

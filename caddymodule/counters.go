@@ -1,0 +1,116 @@
+package caddymodule
+
+import (
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// counters are what a memory has counted since the process began. They outlive a
+// reload as the memory does.
+type counters struct {
+	requests [routeCount]atomic.Uint64
+	outcomes [routeCount][outcomeCount]atomic.Uint64
+	upstream [reasonCount]atomic.Uint64
+	lookups  [lookupCount]atomic.Uint64
+
+	latency [reasonCount]prometheus.Observer // children of upstreamSeconds
+}
+
+// route is what a presence request asks for.
+type route int
+
+const (
+	routeRead route = iota
+	routeWrite
+	routeCount
+)
+
+var routeNames = [routeCount]string{"read", "write"}
+
+func routeOf(r *http.Request) route {
+	if r.Method == http.MethodPut {
+		return routeWrite
+	}
+	return routeRead
+}
+
+// reason is why the homeserver was asked.
+type reason int
+
+const (
+	reasonFetch  reason = iota // a read of ours, whose answer may be kept and shared
+	reasonBypass               // a client's read, as it came
+	reasonWrite                // a client's write
+	reasonWhoAmI               // whose token it is
+	reasonCount
+)
+
+var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "whoami"}
+
+// lookup is what became of a question whose token it is.
+type lookup int
+
+const (
+	lookupKnown    lookup = iota // the homeserver named a user
+	lookupRejected               // it doesn't know the token
+	lookupRefused                // it knows the token but not for this
+	lookupFailed                 // it didn't tell
+	lookupCrowded                // it wasn't asked: too many questions before this one
+	lookupLimited                // it wasn't asked: too many unknown tokens from this client
+	lookupSpared                 // it wasn't asked: another question had brought the answer
+	lookupCount
+)
+
+var lookupNames = [lookupCount]string{"known", "rejected", "refused", "failed", "crowded", "limited", "spared"}
+
+// latencyBuckets are seconds: from a homeserver that answers from its own memory to
+// one that is about to be given up.
+var latencyBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// upstreamSeconds is one for all memories. Caddy makes a registry for each
+// configuration; it is registered with all of them.
+var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	Name: metricsPrefix + "upstream_seconds",
+	Help: "Time until the homeserver began to answer, or a request to it ended without an answer, by reason. " +
+		"Its count is upstream_requests_total.",
+	Buckets: latencyBuckets,
+}, []string{"cache", "reason"})
+
+// newCounters returns the counters of the memory of a name.
+func newCounters(name string) *counters {
+	c := new(counters)
+	for reason, word := range reasonNames {
+		c.latency[reason] = upstreamSeconds.WithLabelValues(name, word)
+	}
+	return c
+}
+
+// departs counts a request to the homeserver. The function that it returns is to be
+// called when the answer begins, or there won't be any.
+func (c *counters) departs(why reason) (arrives func()) {
+	c.upstream[why].Add(1)
+	start := time.Now()
+	return func() { c.latency[why].Observe(time.Since(start).Seconds()) }
+}
+
+// forward passes a client's request on. It calls then with the status of the answer
+// before that goes out.
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why reason, then func(status int)) error {
+	arrives := h.memory.counters.departs(why)
+	arrived := false
+	defer func() {
+		if !arrived {
+			arrives()
+		}
+	}()
+	return next.ServeHTTP(onStatus(w, func(status int) {
+		arrived = true
+		arrives()
+		then(status)
+	}), r)
+}

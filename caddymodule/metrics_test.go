@@ -1,0 +1,187 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// sample is what has been gathered for the memory of a test: values by metric and
+// label values in the order of the labels' names, "outcomes_total hit read".
+type sample map[string]float64
+
+func gather(t *testing.T, cacheName string) sample {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(memoryCollector{}, upstreamSeconds)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := make(sample)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			name, mine := family.GetName()[len(metricsPrefix):], false
+			for _, label := range metric.GetLabel() {
+				if label.GetName() == "cache" {
+					mine = label.GetValue() == cacheName
+				} else {
+					name += " " + label.GetValue()
+				}
+			}
+			switch {
+			case !mine:
+			case metric.GetHistogram() != nil:
+				values[name] = float64(metric.GetHistogram().GetSampleCount())
+			default:
+				values[name] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
+			}
+		}
+	}
+	return values
+}
+
+// The equations that the Help of each metric states, after all kinds of traffic:
+// users and strangers, failures, slow answers, and clients who leave.
+func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{
+			WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second)},
+			ReadLimit:  &Limit{Events: 20, Window: caddy.Duration(time.Second)},
+			Cache: &Cache{
+				States: 10, Permissions: 130, TTL: caddy.Duration(time.Second / 2), StaleIfError: caddy.Duration(time.Minute),
+			},
+			Identity: &Identity{
+				Tokens: 16, TTL: caddy.Duration(3 * time.Second), Timeout: caddy.Duration(time.Second),
+				RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second), Burst: 10},
+			},
+		})
+		var mu sync.Mutex
+		random := rand.New(rand.NewPCG(1, 2))
+		draw := func(n int) int {
+			mu.Lock()
+			defer mu.Unlock()
+			return random.IntN(n)
+		}
+		users := []string{alice, bob, carol}
+		for i := range 9 {
+			userID := fmt.Sprintf("@user%d:example.com", i)
+			users = append(users, userID)
+			p.hs.tokens["token-of-"+userID] = userID
+		}
+		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			time.Sleep(time.Duration(draw(20)) * time.Millisecond)
+			switch draw(40) {
+			case 0:
+				time.Sleep(6 * time.Second)
+			case 1:
+				answer(w, 500, `{"errcode":"M_UNKNOWN","error":"broken"}`)
+				return true, nil
+			case 2:
+				return true, caddyhttp.Error(502, errors.New("no connection"))
+			case 3:
+				answer(w, 200, fmt.Sprintf(`{"presence":"online","status_msg":"%070000d"}`, 0))
+				return true, nil
+			}
+			return false, nil
+		}
+		tokens := []string{"alice-token", "alice-phone", "bob-token", "carol-token", "made-up", ""}
+		for _, userID := range users[3:] {
+			tokens = append(tokens, "token-of-"+userID)
+		}
+		var clients sync.WaitGroup
+		for n := range 30 {
+			clients.Go(func() {
+				for i := range 300 {
+					time.Sleep(time.Duration(draw(50)) * time.Millisecond)
+					token := tokens[draw(len(tokens))]
+					if token == "made-up" {
+						token = fmt.Sprintf("made-up-%d-%d", n, i)
+					}
+					target := users[draw(len(users))]
+					r := request("GET", statusPath(target), token, "")
+					if draw(4) == 0 {
+						if draw(2) == 0 {
+							target = users[0] // whom two of the tokens may write
+						}
+						r = request("PUT", statusPath(target), token, []string{`{"presence":"online"}`, `{"presence":1}`}[draw(2)])
+					}
+					r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", n%5)
+					ctx, cancel := context.WithCancel(r.Context())
+					if draw(5) == 0 {
+						time.AfterFunc(time.Duration(draw(30))*time.Millisecond, cancel)
+					}
+					p.do(r.WithContext(ctx))
+					cancel()
+				}
+			})
+		}
+		clients.Wait()
+		time.Sleep(time.Minute) // fetches may outlive their readers
+
+		got := gather(t, p.handler.Cache.Name)
+		sum := func(metric string, words ...string) (total float64) {
+			for _, word := range words {
+				value, ok := got[metric+" "+word]
+				if !ok {
+					t.Errorf("no metric %s %s", metric, word)
+				}
+				total += value
+			}
+			return total
+		}
+		all := func(metric, suffix string) (total float64) {
+			for _, words := range outcomes {
+				total += sum(metric, words.name+suffix)
+			}
+			return total
+		}
+		equal := func(what string, left, right float64) {
+			if left != right {
+				t.Errorf("%s: %v is not %v", what, left, right)
+			}
+		}
+		equal("requests and the test's", sum("requests_total", "read", "write"), 30*300)
+		equal("reads and their outcomes", sum("requests_total", "read"), all("outcomes_total", " read"))
+		equal("writes and their outcomes", sum("requests_total", "write"), all("outcomes_total", " write"))
+		equal("bypassed reads and requests", sum("upstream_requests_total", "bypass"), sum("outcomes_total", "bypass read"))
+		equal("forwarded writes and requests", sum("upstream_requests_total", "write"), sum("outcomes_total", "forwarded write"))
+		equal("questions whose token it is", sum("upstream_requests_total", "whoami"), sum("lookups_total", "known", "rejected", "refused", "failed"))
+		equal("what was saved", got["saved_total"], sum("outcomes_total",
+			"hit read", "collapsed read", "limited read", "rejected read", "limited write", "refused write", "rejected write", "invalid write"))
+		if fetches, misses := sum("upstream_requests_total", "fetch"), sum("outcomes_total", "miss read"); fetches < misses {
+			t.Errorf("%v fetches for %v misses", fetches, misses)
+		}
+		for _, reason := range reasonNames {
+			equal("answers to "+reason, got["upstream_seconds "+reason], got["upstream_requests_total "+reason])
+		}
+		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write"), float64(p.hs.count("GET")+p.hs.count("PUT")))
+		equal("the homeserver's count of whoami", sum("upstream_requests_total", "whoami"), float64(p.hs.count("whoami")))
+
+		// It was all kinds of traffic.
+		for _, metric := range []string{
+			"outcomes_total hit read", "outcomes_total stale read", "outcomes_total miss read", "outcomes_total collapsed read",
+			"outcomes_total bypass read", "outcomes_total rejected read", "outcomes_total limited read", "outcomes_total canceled read",
+			"outcomes_total failed read",
+			"outcomes_total forwarded write", "outcomes_total refused write", "outcomes_total limited write", "outcomes_total invalid write",
+			"outcomes_total rejected write", "outcomes_total failed write", "outcomes_total canceled write",
+			"lookups_total known", "lookups_total rejected", "lookups_total failed",
+			"evictions_total states", "evictions_total permissions", "evictions_total identities",
+		} {
+			if got[metric] == 0 {
+				t.Errorf("%s is 0", metric)
+			}
+		}
+	})
+}
