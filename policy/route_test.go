@@ -2,7 +2,6 @@ package policy
 
 import (
 	"net/url"
-	"regexp"
 	"strings"
 	"testing"
 	"testing/quick"
@@ -112,55 +111,6 @@ func TestEscapedUserIDsComeBack(t *testing.T) {
 	if err := quick.Check(law, nil); err != nil {
 		t.Error(err)
 	}
-}
-
-// synapseRoute is the pattern of synapse/rest/client/presence.py up to 1.157, as
-// client_patterns spells it out.
-var synapseRoute = regexp.MustCompile(`^/_matrix/client/(api/v1|r0|v3|unstable)/presence/([^/]*)/status`)
-
-func FuzzParsePresenceRoute(f *testing.F) {
-	for _, path := range []string{
-		"/_matrix/client/v3/presence/@a:b/status", "/_matrix/client/api/v1/presence/%40a%2Fx%3Ab/status",
-		"/_matrix/client/r0/presence/@a%252F:b/status/", "/_matrix/client/unstable/presence//statusfoo",
-		"/_matrix/client/v3/presence/@a%:b/status", "/_matrix/client/v3//presence/@a:b/status",
-		"/_matrix/client/v3/presence/@\xff\n:b/status;x", "/_matrix/client/v3/presence/list/@a:b",
-	} {
-		f.Add(path)
-	}
-	f.Fuzz(func(t *testing.T, path string) {
-		route, ok := ParsePresenceRoute(path)
-		match := synapseRoute.FindStringSubmatch(path)
-		if ok != (match != nil) {
-			t.Fatalf("%q: recognised: %v, by Synapse's pattern: %v", path, ok, match != nil)
-		}
-		if !ok {
-			if route != (PresenceRoute{}) {
-				t.Fatalf("%q: not recognised but %+v", path, route)
-			}
-			return
-		}
-		userID, err := url.PathUnescape(match[2])
-		if err != nil {
-			userID = match[2]
-		}
-		if route.UserID != userID {
-			t.Fatalf("%q: user ID %q, want %q", path, route.UserID, userID)
-		}
-		if !route.Canonical {
-			return
-		}
-		switch {
-		case err != nil:
-			t.Fatalf("%q: canonical with a bad escape", path)
-		case match[0] != path:
-			t.Fatalf("%q: canonical with something behind it", path)
-		case match[1] != "r0" && match[1] != "v3":
-			t.Fatalf("%q: canonical, but not every homeserver has %s", path, match[1])
-		case !strings.HasPrefix(userID, "@") || !strings.Contains(userID, ":") || len(userID) > 255 ||
-			!utf8.ValidString(userID) || strings.ContainsRune(userID, 0):
-			t.Fatalf("%q: canonical, but %q is no user ID", path, userID)
-		}
-	})
 }
 
 func BenchmarkParsePresenceRoute(b *testing.B) {

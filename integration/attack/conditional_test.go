@@ -1,0 +1,115 @@
+package attack_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// conditions are what a request may say about which answer, or which part of it, it
+// wants.
+var conditions = [][]string{
+	{`If-None-Match: *`},
+	{`If-None-Match: "x", W/"y"`},
+	{`If-None-Match: ` + strings.Repeat(`"x", `, 2_000) + `"x"`},
+	{`If-Match: *`},
+	{`If-Match: "x"`},
+	{`If-Modified-Since: Fri, 01 Jan 2100 00:00:00 GMT`},
+	{`If-Unmodified-Since: Thu, 01 Jan 1970 00:00:00 GMT`},
+	{`Range: bytes=0-0`},
+	{`Range: bytes=-1`},
+	{`Range: bytes=5-`},
+	{`Range: bytes=1000000-`},
+	{`Range: bytes=0-0,2-3,5-`},
+	{`Range: bytes=` + strings.Repeat("0-0,", 2_000) + "1-1"},
+	{`Range: bytes=9-1`},
+	{`Range: bytes=18446744073709551616-`},
+	{`Range: items=0-5`},
+	{`Range: nonsense`},
+	{`Range: bytes=0-4`, `Range: bytes=5-9`},
+	{`Range: bytes=0-4`, `If-Range: "x"`},
+	{`Range: bytes=0-4`, `If-Range: Fri, 01 Jan 2100 00:00:00 GMT`},
+	{`Range: bytes=0-4`, `If-None-Match: *`},
+	{`Accept-Encoding: gzip`, `Range: bytes=0-4`},
+	{`Accept-Encoding: identity;q=0`},
+	{`Accept: text/plain`},
+	{`Cache-Control: no-cache, no-store, max-age=0`},
+	{`Cache-Control: only-if-cached`},
+	{`Pragma: no-cache`},
+	{`TE: trailers, gzip`},
+	{`A-IM: feed`},
+	{`Want-Digest: sha-256`},
+}
+
+// TestConditionsAndRangesGetTheWholeAnswer: an answer from memory has no validator and
+// no parts. Whatever a reader asks for gets all of it, or the refusal that is theirs.
+func TestConditionsAndRangesGetTheWholeAnswer(t *testing.T) {
+	hs := newHomeserver(t, true)
+	s := newSite(t, hs, options{module: []string{"read_limit off"}})
+	w := mustDial(t, s.address)
+	get := func(t *testing.T, method, target string, fields ...string) reply {
+		t.Helper()
+		r, err := w.ask(request(method, presencePath(target), append(fields, viewer)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	// What an answer is to be, by its target.
+	targets := map[string]reply{
+		bob:    {status: http.StatusOK, body: []byte(presenceOf(statusOf(bob)))},
+		hidden: {status: http.StatusForbidden, body: []byte(`{"errcode":"M_FORBIDDEN","error":"You are not allowed to see their presence."}`)},
+	}
+	expect := func(t *testing.T, got, want reply, length int) {
+		t.Helper()
+		if got.status != want.status || string(got.body) != string(want.body) {
+			t.Errorf("%s (%s), want %s", got, got.header.Get("Cache-Status"), want)
+		}
+		if got.header.Get("Content-Length") != fmt.Sprint(length) || got.header.Get("Content-Type") != "application/json" {
+			t.Errorf("Content-Length %q and Content-Type %q", got.header.Get("Content-Length"), got.header.Get("Content-Type"))
+		}
+		for _, name := range []string{"Etag", "Last-Modified", "Content-Range", "Accept-Ranges", "Content-Encoding", "Multipart"} {
+			if value := got.header.Get(name); value != "" {
+				t.Errorf("it has %s: %s", name, value)
+			}
+		}
+	}
+	for i, fields := range conditions {
+		name := fmt.Sprint(fields)
+		t.Run(name[:min(len(name), 60)], func(t *testing.T) {
+			// A miss: somebody whom nobody has asked for. The condition stays here,
+			// or a part would be kept as the whole.
+			hs.takeSeen()
+			fresh := fmt.Sprintf("@fresh%d:hs", i)
+			want := reply{status: http.StatusOK, body: []byte(presenceOf(statusOf(fresh)))}
+			expect(t, get(t, "GET", fresh, fields...), want, len(want.body))
+			for _, seen := range hs.takeSeen() {
+				for _, field := range fields {
+					field, _, _ = strings.Cut(field, ":")
+					if strings.HasPrefix(field, "If-") || field == "Range" || field == "TE" {
+						if value := seen.header.Values(field); len(value) > 0 {
+							t.Errorf("the homeserver was asked with %s: %q", field, value)
+						}
+					}
+				}
+			}
+			if r := get(t, "GET", fresh); !r.hit() || string(r.body) != string(want.body) {
+				t.Errorf("what was kept of it: %s (%s)", r, r.header.Get("Cache-Status"))
+			}
+
+			for target, want := range targets {
+				get(t, "GET", target)
+				hit := get(t, "GET", target, fields...)
+				expect(t, hit, want, len(want.body))
+				if !hit.hit() {
+					t.Errorf("%s: %s, want a hit", target, hit.header.Get("Cache-Status"))
+				}
+				length := len(want.body)
+				want.body = nil
+				expect(t, get(t, "HEAD", target, fields...), want, length)
+			}
+		})
+	}
+	expectPlain(t, hs)
+}
