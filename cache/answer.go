@@ -7,6 +7,8 @@ import (
 	"math"
 	"strconv"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
 )
 
 // MaxBody is the size in bytes above which the body of an answer is not kept.
@@ -47,8 +49,8 @@ func ParseAnswer(body []byte, fields []Field) (*Answer, error) {
 	answer := &Answer{Body: string(body), Fields: fields}
 	var seen struct{ presence, ago, active bool }
 	twice := func(seen *bool) (before bool) { before, *seen = *seen, true; return before }
-	for key, value := range members(answer.Body) {
-		text := answer.Body[value.start:value.end]
+	for key, value := range members.Of(answer.Body) {
+		text := answer.Body[value.Start:value.End]
 		bad := false
 		switch key {
 		case "presence":
@@ -59,7 +61,7 @@ func ParseAnswer(body []byte, fields []Field) (*Answer, error) {
 		case "last_active_ago":
 			ago, err := strconv.ParseUint(text, 10, 62)
 			bad = twice(&seen.ago) || err != nil
-			answer.ago, answer.agoStart, answer.agoEnd = int64(ago), value.start, value.end
+			answer.ago, answer.agoStart, answer.agoEnd = int64(ago), value.Start, value.End
 		}
 		if bad {
 			return nil, fmt.Errorf("%w: %s is given twice or as %.20s", errNotPresence, key, text)

@@ -58,6 +58,6 @@ func (m *memory) rejectedWait(from client, now time.Time) (wait time.Duration) {
 // chargeRejected charges a client for a token that the homeserver doesn't know.
 func (m *memory) chargeRejected(from client, now time.Time) {
 	for _, b := range from.budgets {
-		m.rejected.Take(b.name, b.limit, now)
+		m.rejected.Charge(b.name, b.limit, now)
 	}
 }

@@ -161,6 +161,9 @@ func proxyCaddyfile(flags caddycmd.Flags) ([]byte, error) {
 	if len(trusted) > 0 {
 		line("servers {")
 		line(append([]string{"trusted_proxies", "static"}, quoteAll(trusted)...)...)
+		// Proxies append to X-Forwarded-For: all before the last that is not
+		// trusted is the client's word.
+		line("trusted_proxies_strict")
 		line("}")
 	}
 	line("}")

@@ -38,7 +38,7 @@ func TestProxyFlagsMakeACaddyfile(t *testing.T) {
 		"off":    {[]string{"--to", "x:1", "--no-cache"}, []string{"cache off"}},
 		"upstream": {[]string{"--to", "https://a:1", "--to", "https://b:2", "--insecure", "--change-host-header"},
 			[]string{"reverse_proxy https://a:1 https://b:2 {", "tls_insecure_skip_verify", "header_up Host {upstream_hostport}"}},
-		"proxies": {[]string{"--to", "x:1", "--trusted-proxies", "10.0.0.0/8,127.0.0.1,private_ranges"}, []string{"trusted_proxies static 10.0.0.0/8 127.0.0.1 private_ranges"}},
+		"proxies": {[]string{"--to", "x:1", "--trusted-proxies", "10.0.0.0/8,127.0.0.1,private_ranges"}, []string{"trusted_proxies static 10.0.0.0/8 127.0.0.1 private_ranges", "trusted_proxies_strict"}},
 		"logs":    {[]string{"--to", "x:1", "--access-log", "--debug"}, []string{"\tdebug", "replace access_token REDACTED"}},
 		"a file":  {[]string{"--to", "x:1", "--print-caddyfile"}, []string{"matrix_presence"}},
 	} {

@@ -111,6 +111,15 @@ func (h *Handler) Cleanup() error { return h.dropMemory() }
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	h.served.Do(func() { h.memory.resize(h.set.sizes) })
 
+	if r.URL.Opaque != "" {
+		// "PUT x:http://h/_matrix/…": net/http keeps what is after the colon apart
+		// from the path, and reverse_proxy sends it as the target, by which
+		// Dendrite takes the write. No client sends such.
+		writeMatrixError(w, r, http.StatusBadRequest, matrixError{
+			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL",
+		})
+		return nil
+	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPut:
 		route, ok := presenceRoute(r)

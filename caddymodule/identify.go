@@ -150,8 +150,13 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 		}
 	case answer.status == http.StatusUnauthorized && errcode == "M_UNKNOWN_TOKEN":
 		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
-		// A client that repeats itself is known already.
-		if len(rejection.Body) > cache.MaxBody || m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL)) {
+		news := true
+		// Dendrite says of an appservice's token that it doesn't know it if it is
+		// the user_id that it doesn't know.
+		if c.UserID == "" && c.DeviceID == "" && len(rejection.Body) <= cache.MaxBody {
+			news = m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL)) || h.set.rejectedTTL == 0
+		}
+		if news { // a client that repeats itself has paid already
 			m.chargeRejected(from, asked)
 		}
 		return owner{rejection: rejection}, lookupRejected

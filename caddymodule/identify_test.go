@@ -101,6 +101,24 @@ func TestAppserviceActsAsItsUsers(t *testing.T) {
 	p.want(p.do(request("PUT", statusPath(ghost)+"?user_id=@ghost_1:example.com&org.matrix.msc3202.device_id=D", "as-token", `{"presence":"online"}`)), 200, `{}`, "")
 }
 
+// Dendrite answers 401 M_UNKNOWN_TOKEN if it doesn't know the user_id. That is not
+// about the token.
+func TestUnknownUserDoesNotCostAnAppserviceItsToken(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	p.hs.tokens["as-token"] = "@bridge:example.com"
+	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.URL.Query().Get("user_id") != "@someone:elsewhere.example" {
+			return false, nil
+		}
+		answer(w, 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Unknown token"}`)
+		return true, nil
+	}
+	p.want(p.get("as-token", alice), 200, "", "")
+	p.wantError(p.do(request("GET", statusPath(alice)+"?user_id=@someone:elsewhere.example", "as-token", "")), 401, "M_UNKNOWN_TOKEN")
+	p.want(p.get("as-token", alice), 200, "", "matrix_presence; hit")
+	p.wantCounts(map[string]int{"whoami": 2})
+}
+
 func TestMadeUpUserIDsOfAnOrdinaryTokenCostOneLookup(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	for i := range 100 {

@@ -49,6 +49,10 @@ const maxWhoAmIs = 64
 // tells it from others.
 const maxWhoAmIsEach = 8
 
+// maxWhoAmIsWaiting is how many wait for that. It leaves room for those flights that
+// haven't come to wait yet.
+const maxWhoAmIsWaiting = maxFlights / 2
+
 func newMemory(name string, s sizes) *memory {
 	now := time.Now()
 	return &memory{
@@ -57,7 +61,7 @@ func newMemory(name string, s sizes) *memory {
 		reads:      policy.NewLimiter(s.tokens, now),
 		writes:     policy.NewLimiter(s.tokens, now),
 		rejected:   policy.NewLimiter(s.tokens, now),
-		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach),
+		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),
 		sizes:      s,
 	}

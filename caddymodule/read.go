@@ -34,8 +34,10 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	case errors.Is(err, policy.ErrMissingToken) && route.Canonical:
 		h.writeMissingToken(w, r, "Missing access token")
 		return nil
+	case errors.Is(err, policy.ErrMissingToken):
+		return h.bypass(w, r, next, "spelling", nil)
 	case err != nil:
-		return h.serveUncertain(w, r, next, policy.CandidateTokens(authorization, r.URL.RawQuery))
+		return h.serveUncertain(w, r, next)
 	}
 
 	now := time.Now()
@@ -61,7 +63,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	case who.userID == "":
 		// Whatever it is, the homeserver's answer to the read itself is the
 		// right one: we don't make it less available than it is.
-		return h.serveUnidentified(w, r, next)
+		return h.serveUnidentified(w, r, next, "unknown-identity")
 	}
 
 	// Every spelling counts: the homeserver would serve it.
@@ -80,32 +82,37 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	return h.serveCached(w, r, next, reader{who.userID, route.UserID, credential}, now)
 }
 
-// serveUncertain passes on a read whose credential homeservers read differently, or
-// one without any on a path that only some of them serve. It is charged to every
-// token that it might be, so that such spellings are no way around a limit.
-func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, tokens []string) error {
-	now := time.Now()
-	for _, token := range tokens {
-		credential := policy.Credential{Token: token}
-		name, _ := h.memory.identities.Lookup(credential, now)
-		if name == "" {
-			fingerprint := h.memory.identities.Fingerprint(credential)
-			name = string(fingerprint[:]) // no user ID: those begin with "@"
-		}
-		if wait, ok := h.take(h.memory.reads, h.set.readLimit, name, now); !ok {
-			h.writeLimited(w, r, wait)
-			return nil
+// serveUncertain passes on a read whose credential homeservers read differently. It
+// is charged to the user of every token that it might be, so that such spellings
+// are no way around a limit.
+func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if h.set.readLimit != nil {
+		for _, token := range policy.CandidateTokens(r.Header["Authorization"], r.URL.RawQuery) {
+			who := h.identify(r, next, policy.Credential{Token: token}, h.set.rejectedLimit)
+			wait, ok := who.wait, who.wait == 0
+			if ok && who.userID != "" {
+				wait, ok = h.take(h.memory.reads, h.set.readLimit, who.userID, time.Now())
+			}
+			if !ok {
+				h.writeLimited(w, r, wait)
+				return nil
+			}
 		}
 	}
-	return h.bypass(w, r, next, "uncertain-credential", nil)
+	return h.serveUnidentified(w, r, next, "uncertain-credential")
 }
 
-// serveUnidentified passes on a read of which the homeserver doesn't tell whose it
-// is. If its token proves to be unknown, that is charged as in [Handler.ask].
-func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	return h.bypass(w, r, next, "unknown-identity", func(status int) {
+// serveUnidentified passes on a read of which it isn't known whose it is. If the
+// homeserver refuses its token, that is charged to the client as in [Handler.ask].
+func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string) error {
+	from, now := newClient(r, h.set.rejectedLimit), time.Now()
+	if wait := h.memory.rejectedWait(from, now); wait > 0 {
+		h.writeLimited(w, r, wait)
+		return nil
+	}
+	return h.bypass(w, r, next, why, func(status int) {
 		if status == http.StatusUnauthorized {
-			h.memory.chargeRejected(newClient(r, h.set.rejectedLimit), time.Now())
+			h.memory.chargeRejected(from, now)
 		}
 	})
 }

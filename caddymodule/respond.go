@@ -192,9 +192,13 @@ var ownFields = []cache.Field{
 	{Name: corsPrefix + "Expose-Headers", Values: []string{"Retry-After"}},
 }
 
-// writeError answers with a Matrix error of ours.
+// writeError answers a presence request with a Matrix error of ours.
 func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, status int, o outcome, e matrixError) {
 	h.note(r, o)
+	writeMatrixError(w, r, status, e)
+}
+
+func writeMatrixError(w http.ResponseWriter, r *http.Request, status int, e matrixError) {
 	body, _ := json.Marshal(e) // strings and a number can't fail
 	writeKept(w, r, status, ownFields, "", body)
 }

@@ -3,33 +3,41 @@ package caddymodule
 import (
 	"container/list"
 	"context"
+	"errors"
 	"sync"
 )
 
 // turnstile lets only so many in at a time, and of one client fewer. Clients that
 // wait get in by turns, one of each, so a client with many in line delays the
-// others by no more than one.
+// others by no more than one. If too many wait, the last of the longest queue is
+// sent away.
 type turnstile struct {
 	all, each int // how many at a time, of all clients and of one
+	room      int // how many may wait
 
-	mu     sync.Mutex // guards all below, and what the queues hold
-	inside int
-	queues map[string]*queue
-	turns  list.List // the queues that somebody may be let in from, next in turn first
+	mu      sync.Mutex // guards all below, and what the queues hold
+	inside  int
+	waiting int
+	queues  map[string]*queue
+	turns   list.List // the queues that somebody may be let in from, next in turn first
 }
 
 // queue is what there is of one client: who is inside and who waits.
 type queue struct {
 	inside  int
-	waiting list.List     // of chan struct{}, closed to let in
+	waiting list.List     // of chan bool: true lets in, false sends away
 	turn    *list.Element // in turns, or nil
 }
 
-func newTurnstile(all, each int) *turnstile {
-	return &turnstile{all: all, each: each, queues: make(map[string]*queue)}
+// errCrowded says that too many wait.
+var errCrowded = errors.New("too many wait")
+
+func newTurnstile(all, each, room int) *turnstile {
+	return &turnstile{all: all, each: each, room: room, queues: make(map[string]*queue)}
 }
 
-// enter waits to be let in, until ctx ends. Whoever is let in must leave.
+// enter waits to be let in, until ctx ends or errCrowded. Whoever is let in must
+// leave.
 func (t *turnstile) enter(ctx context.Context, client string) error {
 	t.mu.Lock()
 	q := t.queues[client]
@@ -37,26 +45,54 @@ func (t *turnstile) enter(ctx context.Context, client string) error {
 		q = new(queue)
 		t.queues[client] = q
 	}
-	entered := make(chan struct{})
-	place := q.waiting.PushBack(entered)
+	called := make(chan bool, 1)
+	place := q.waiting.PushBack(called)
+	t.waiting++
 	t.admit(client, q)
+	if t.waiting > t.room {
+		longest, queue := t.longest()
+		t.take(queue, queue.waiting.Back()) <- false
+		t.admit(longest, queue)
+	}
 	t.mu.Unlock()
 
 	select {
-	case <-entered:
+	case in := <-called:
+		if !in {
+			return errCrowded
+		}
 		return nil
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	select {
-	case <-entered: // at the last moment
+	case in := <-called: // at the last moment
+		if !in {
+			return errCrowded
+		}
 		return nil
 	default:
 	}
-	q.waiting.Remove(place)
+	t.take(q, place)
 	t.admit(client, q)
 	return ctx.Err()
+}
+
+// longest returns the queue in which most wait. It needs the lock.
+func (t *turnstile) longest() (client string, longest *queue) {
+	for name, q := range t.queues {
+		if longest == nil || q.waiting.Len() > longest.waiting.Len() {
+			client, longest = name, q
+		}
+	}
+	return client, longest
+}
+
+// take takes one who waits out of the queue. It needs the lock.
+func (t *turnstile) take(q *queue, place *list.Element) chan<- bool {
+	t.waiting--
+	return q.waiting.Remove(place).(chan bool)
 }
 
 // leave makes room for the next.
@@ -75,7 +111,7 @@ func (t *turnstile) admit(client string, q *queue) {
 	for t.inside < t.all && t.turns.Len() > 0 {
 		next := t.turns.Remove(t.turns.Front()).(*queue)
 		next.turn = nil
-		close(next.waiting.Remove(next.waiting.Front()).(chan struct{}))
+		t.take(next, next.waiting.Front()) <- true
 		next.inside++
 		t.inside++
 		t.line(next)

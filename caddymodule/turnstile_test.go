@@ -10,7 +10,7 @@ import (
 
 func TestClientsEnterByTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gate := newTurnstile(2, 2)
+		gate := newTurnstile(2, 2, 100)
 		var mu sync.Mutex
 		var inside []string
 		line := func(client string) {
@@ -50,7 +50,7 @@ func TestClientsEnterByTurns(t *testing.T) {
 
 func TestClientThatMayNotEnterKeepsNobodyElseOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gate := newTurnstile(3, 2)
+		gate := newTurnstile(3, 2, 100)
 		ctx, cancel := context.WithCancel(t.Context())
 		results := make(chan error, 10)
 		for range 5 {
@@ -79,6 +79,53 @@ func TestClientThatMayNotEnterKeepsNobodyElseOut(t *testing.T) {
 		gate.leave("many")
 		if gate.inside != 0 || len(gate.queues) != 0 || gate.turns.Len() != 0 {
 			t.Errorf("left behind: %d inside, %d queues, %d turns", gate.inside, len(gate.queues), gate.turns.Len())
+		}
+	})
+}
+
+func TestLongestQueueMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := newTurnstile(2, 1, 10)
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		in, away := make(map[string]int), make(map[string]int)
+		line := func(client string) {
+			wg.Go(func() {
+				err := gate.enter(t.Context(), client)
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					in[client]++
+				} else {
+					away[client]++
+				}
+			})
+			synctest.Wait()
+		}
+		for range 50 {
+			line("many")
+		}
+		for range 3 {
+			line("few")
+		}
+		for range 14 { // whoever leaves makes room for the next
+			mu.Lock()
+			for client := range in {
+				if in[client] > 0 {
+					in[client]--
+					gate.leave(client)
+					break
+				}
+			}
+			mu.Unlock()
+			synctest.Wait()
+		}
+		wg.Wait()
+		if away["few"] != 0 || away["many"] == 0 {
+			t.Errorf("sent away: %v", away)
+		}
+		if gate.inside != 0 || gate.waiting != 0 || len(gate.queues) != 0 || gate.turns.Len() != 0 {
+			t.Errorf("left behind: %d inside, %d waiting, %d queues, %d turns", gate.inside, gate.waiting, len(gate.queues), gate.turns.Len())
 		}
 	})
 }

@@ -104,7 +104,9 @@ func (h *Handler) checkBody(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	// The length is known now, also of a body that came in chunks.
-	r.ContentLength, r.TransferEncoding = int64(len(body)), nil
+	// The length is known now, also of a body that came in chunks. What came after
+	// it was not judged.
+	r.ContentLength, r.TransferEncoding, r.Trailer = int64(len(body)), nil, nil
+	r.Header.Del("Trailer")
 	return true
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -327,5 +328,33 @@ func TestWriteThatFailsOrIsCancelledInvalidates(t *testing.T) {
 			}()
 			p.want(p.get("bob-token", alice), 200, `{"presence":"offline"}`, "matrix_presence; fwd=miss; stored")
 		})
+	}
+}
+
+// net/http keeps what is after the colon apart from the path, and reverse_proxy sends
+// it as the target: Dendrite took such a write, which we hadn't seen.
+func TestTargetThatIsNoPathIsRefused(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	for _, target := range []string{"x:http://h" + statusPath(alice), "x:" + statusPath(alice)[1:]} {
+		r := request("PUT", "http://example.com/", "bob-token", `{"presence":"online"}`)
+		r.RequestURI = target
+		var err error
+		if r.URL, err = url.ParseRequestURI(target); err != nil {
+			t.Fatal(err)
+		}
+		p.wantError(p.do(r), 400, "M_UNRECOGNIZED")
+	}
+	p.wantCounts(map[string]int{"PUT": 0, "other": 0, "whoami": 0})
+}
+
+func TestTrailersOfAWriteAreNotForwarded(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+	r.ContentLength, r.TransferEncoding = -1, []string{"chunked"}
+	r.Header.Set("Trailer", "Authorization")
+	r.Trailer = http.Header{"Authorization": {"Bearer bob-token"}}
+	p.want(p.do(r), 200, `{}`, "matrix_presence; fwd=method")
+	if sent := p.hs.last(); sent.Trailer != nil || sent.Header.Get("Trailer") != "" || sent.ContentLength < 0 {
+		t.Errorf("forwarded with trailers %v, announced %q, length %d", sent.Trailer, sent.Header.Get("Trailer"), sent.ContentLength)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
 )
 
 // BodyError is a body of a presence write that no homeserver would take.
@@ -25,18 +27,19 @@ func CheckPresenceBody(body []byte, values []string) error {
 	if !json.Valid(body) {
 		return &BodyError{"M_NOT_JSON", "The request body is not valid JSON."}
 	}
-	var content map[string]json.RawMessage
-	if err := json.Unmarshal(body, &content); err != nil || content == nil {
+	text := strings.TrimLeft(string(body), " \t\r\n")
+	if text[0] != '{' {
 		return &BodyError{"M_BAD_JSON", "The request body must be a JSON object."}
 	}
-	given := false
-	for key, value := range content {
-		if !strings.EqualFold(key, "presence") {
-			continue
+	given := make(map[string]members.Span) // by spelling; of one given twice the last counts
+	for key, value := range members.Of(text) {
+		if strings.EqualFold(key, "presence") {
+			given[key] = value
 		}
-		given = true
+	}
+	for _, value := range given {
 		var presence string
-		if json.Unmarshal(value, &presence) != nil {
+		if json.Unmarshal([]byte(text[value.Start:value.End]), &presence) != nil {
 			continue
 		}
 		for _, allowed := range values {
@@ -45,7 +48,7 @@ func CheckPresenceBody(body []byte, values []string) error {
 			}
 		}
 	}
-	if !given {
+	if len(given) == 0 {
 		return &BodyError{"M_BAD_JSON", "The request body has no presence."}
 	}
 	return &BodyError{"M_BAD_JSON", fmt.Sprintf("The presence must be one of %s.", strings.Join(values, ", "))}

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 var (
@@ -13,7 +14,8 @@ var (
 
 	// ErrUncertain means that homeservers don't agree on whose request it is:
 	// several tokens, a header that isn't exactly "Bearer <token>", a query
-	// that splits differently at ";", a token too long for some.
+	// that splits differently at ";", that isn't ASCII or has an empty parameter
+	// of ours, a token too long for some.
 	ErrUncertain = errors.New("homeservers read this request's credential differently")
 )
 
@@ -96,6 +98,9 @@ func isToken(s string) bool {
 // whether access_token was among them.
 func (c *Credential) parseQuery(rawQuery string) (token bool, err error) {
 	var user, device bool
+	if !isASCII(rawQuery) {
+		return false, ErrUncertain // Synapse refuses the whole request
+	}
 	for rawQuery != "" {
 		var pair string
 		pair, rawQuery, _ = strings.Cut(rawQuery, "&")
@@ -124,10 +129,9 @@ func (c *Credential) parseQuery(rawQuery string) (token bool, err error) {
 		default:
 			c.DeviceID, c.DeviceParameter = value, name
 		}
-		// An empty user or device is none, an empty token is a token to some. Of
-		// several, the first one counts for Synapse and Dendrite, but nobody has
-		// promised that.
-		if err != nil || *seen || seen == &token && value == "" {
+		// An empty value is none to Dendrite and one that is wrong to Synapse. Of
+		// several, the first one counts for both, but nobody has promised that.
+		if err != nil || *seen || value == "" {
 			return false, ErrUncertain
 		}
 		*seen = true
@@ -135,15 +139,25 @@ func (c *Credential) parseQuery(rawQuery string) (token bool, err error) {
 	return token, nil
 }
 
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
 // maxCandidates is how many tokens of an uncertain request are looked at.
 const maxCandidates = 8
 
-// CandidateTokens returns the tokens that a homeserver might read in a request,
-// whatever its way, each once and eight at the most.
+// CandidateTokens returns what a homeserver might read as a token in a request,
+// whatever its way, each once and eight at the most. What can't be a token is not
+// among them.
 func CandidateTokens(authorization []string, rawQuery string) []string {
 	var tokens []string
 	add := func(token string) {
-		if token != "" && len(tokens) < maxCandidates && !slices.Contains(tokens, token) {
+		if isToken(token) && len(tokens) < maxCandidates && !slices.Contains(tokens, token) {
 			tokens = append(tokens, token)
 		}
 	}

@@ -89,8 +89,9 @@ func TestParseCredential(t *testing.T) {
 		{"two users", []string{bearer}, "user_id=@a:b&user_id=@c:d", Credential{}, ErrUncertain},
 		{"two devices", []string{bearer}, "device_id=D&device_id=E", Credential{}, ErrUncertain},
 		{"both device names", []string{bearer}, "device_id=D&org.matrix.msc3202.device_id=D", Credential{}, ErrUncertain},
-		{"empty user", []string{bearer}, "user_id=", Credential{Token: "tok"}, nil},
-		{"empty device", []string{bearer}, "device_id=", Credential{Token: "tok", DeviceParameter: "device_id"}, nil},
+		{"empty user", []string{bearer}, "user_id=", Credential{}, ErrUncertain},
+		{"empty device", []string{bearer}, "device_id=", Credential{}, ErrUncertain},
+		{"query that is not ASCII", []string{bearer}, "x=\xc3\xa9", Credential{}, ErrUncertain},
 		{"empty user, then another", []string{bearer}, "user_id=&user_id=@a:b", Credential{}, ErrUncertain},
 		{"user with a bad escape", []string{bearer}, "user_id=%", Credential{}, ErrUncertain},
 	}

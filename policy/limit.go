@@ -150,9 +150,12 @@ func (l *Limiter) Take(userID string, limit Limit, now time.Time) (wait time.Dur
 	return wait, ok
 }
 
-// Wait returns how long from now the user must wait for an event, or 0 if there is
-// one. It takes nothing.
-func (l *Limiter) Wait(userID string, limit Limit, now time.Time) time.Duration {
+// maxDebt is how many events a user may be charged for beyond their budget.
+const maxDebt = 64
+
+// Charge takes an event that has happened already, and so may lead to a debt: the
+// user waits for longer. For a user who finds no room it does nothing.
+func (l *Limiter) Charge(userID string, limit Limit, now time.Time) {
 	hash := maphash.String(l.seed, userID)
 	shard := &l.shards[hash%limiterShards]
 	t := int64(now.Sub(l.epoch))
@@ -161,9 +164,23 @@ func (l *Limiter) Wait(userID string, limit Limit, now time.Time) time.Duration 
 	defer shard.mu.Unlock()
 	tat, known := shard.tats[hash]
 	if !known && len(shard.tats) >= shard.capacity && !shard.sweep(t, limit) {
-		tat = shard.overflow
+		l.overflowed.Add(1)
+		return
 	}
-	_, wait, _ := take(min(tat, t+limit.burst*limit.interval), t, limit)
+	shard.tats[hash] = min(max(tat, t)+limit.interval, t+(limit.burst+maxDebt)*limit.interval)
+}
+
+// Wait returns how long from now a user who is charged must wait for an event, or 0
+// if there is one. It takes nothing. Who found no room has no budget to wait for:
+// a crowd must not shut everybody else out.
+func (l *Limiter) Wait(userID string, limit Limit, now time.Time) time.Duration {
+	hash := maphash.String(l.seed, userID)
+	shard := &l.shards[hash%limiterShards]
+	t := int64(now.Sub(l.epoch))
+
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	_, wait, _ := take(min(shard.tats[hash], t+(limit.burst+maxDebt)*limit.interval), t, limit)
 	return wait
 }
 

@@ -311,3 +311,42 @@ func BenchmarkLimiterTake(b *testing.B) {
 		}
 	})
 }
+
+// A charge is for what has happened already, so it may lead to a debt that has to be
+// waited for; a limit of which many are used up at once holds over time.
+func TestChargesBeyondTheBudgetArePaid(t *testing.T) {
+	limit := mustLimit(t, 1, time.Second, 3)
+	l := NewLimiter(1000, testkit.Epoch)
+	for i := range 10 {
+		if wait := l.Wait("a", limit, testkit.Epoch); (wait > 0) != (i >= 3) {
+			t.Errorf("after %d charges the wait is %v", i, wait)
+		}
+		l.Charge("a", limit, testkit.Epoch)
+	}
+	if wait := l.Wait("a", limit, testkit.Epoch); wait != 8*time.Second {
+		t.Errorf("after 10 charges of 3 the wait is %v, want 8s", wait)
+	}
+	for range 1000 {
+		l.Charge("a", limit, testkit.Epoch)
+	}
+	if wait := l.Wait("a", limit, testkit.Epoch); wait != (maxDebt+1)*time.Second {
+		t.Errorf("the longest wait is %v, want %v", wait, (maxDebt+1)*time.Second)
+	}
+	if wait := l.Wait("b", limit, testkit.Epoch); wait != 0 {
+		t.Errorf("another waits %v", wait)
+	}
+}
+
+func TestWhoFindsNoRoomHasNothingToWaitFor(t *testing.T) {
+	limit := mustLimit(t, 1, time.Hour, 1)
+	l := NewLimiter(1, testkit.Epoch)
+	for i := range 10 * limiterShards {
+		l.Charge(fmt.Sprint(i), limit, testkit.Epoch)
+	}
+	if users := l.Users(); users > limiterShards {
+		t.Errorf("%d users in %d places", users, limiterShards)
+	}
+	if wait := l.Wait("another", limit, testkit.Epoch); wait != 0 {
+		t.Errorf("a newcomer waits %v", wait)
+	}
+}

@@ -1,4 +1,6 @@
-package cache
+// Package members finds the members of a JSON object in its text, without making
+// anything of them.
+package members
 
 import (
 	"encoding/json"
@@ -6,17 +8,18 @@ import (
 	"strings"
 )
 
-// span is where a value stands in a text.
-type span struct{ start, end int }
+// Span is where a value stands in a text: from Start up to End.
+type Span struct{ Start, End int }
 
-// members returns the members of a JSON object by their decoded keys, and where
+// Of returns the members of a JSON object by their decoded keys, and where
 // their values stand. The text must be valid JSON; if it is no object there
 // are none.
 //
-// encoding/json can do this too, by a Decoder's tokens and offsets. That took 45
-// allocations for a presence, a third of what a miss added to reverse_proxy.
-func members(text string) iter.Seq2[string, span] {
-	return func(yield func(string, span) bool) {
+// encoding/json can do this too, by a Decoder's tokens and offsets: with 45
+// allocations for a presence, a third of what a miss added to reverse_proxy. Or into
+// a map, which takes sixteen times as much memory as an object of many members.
+func Of(text string) iter.Seq2[string, Span] {
+	return func(yield func(string, Span) bool) {
 		i := skipSpace(text, 0)
 		if text[i] != '{' {
 			return
@@ -32,7 +35,7 @@ func members(text string) iter.Seq2[string, span] {
 			}
 			start := skipSpace(text, skipSpace(text, keyEnd)+1) // past the colon
 			i = skipValue(text, start)
-			if !yield(key, span{start, i}) {
+			if !yield(key, Span{start, i}) {
 				return
 			}
 		}
