@@ -111,10 +111,7 @@ func (h *Handler) Cleanup() error { return h.dropMemory() }
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	h.served.Do(func() { h.memory.resize(h.set.sizes) })
 
-	if r.URL.Opaque != "" {
-		// "PUT x:http://h/_matrix/…": net/http keeps what is after the colon apart
-		// from the path, and reverse_proxy sends it as the target, by which
-		// Dendrite takes the write. No client sends such.
+	if isNoPath(r) {
 		writeMatrixError(w, r, http.StatusBadRequest, matrixError{
 			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL",
 		})
@@ -135,6 +132,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.serveRevocation(w, r, next, revocation)
 	}
 	return next.ServeHTTP(w, r)
+}
+
+// isNoPath tells of a request that its URL's path doesn't tell where it goes. No client
+// sends such to a homeserver:
+//
+//   - PUT x:http://h/_matrix/…: net/http keeps what is after the colon apart
+//     from the path, and reverse_proxy sends it as the target. Dendrite takes the
+//     write.
+//   - CONNECT h: for a homeserver that goes along, all that follows is a tunnel.
+//     In HTTP/2 a WebSocket is a CONNECT with a path (RFC 8441).
+func isNoPath(r *http.Request) bool {
+	return r.URL.Opaque != "" || r.Method == http.MethodConnect && (r.ProtoMajor == 1 || r.URL.Path == "")
 }
 
 // presenceRoute recognises a presence request by the path that goes upstream. All

@@ -344,6 +344,9 @@ func TestTargetThatIsNoPathIsRefused(t *testing.T) {
 		}
 		p.wantError(p.do(r), 400, "M_UNRECOGNIZED")
 	}
+	r := request("CONNECT", "http://example.com", "bob-token", "")
+	r.URL.Path = ""
+	p.wantError(p.do(r), 400, "M_UNRECOGNIZED")
 	p.wantCounts(map[string]int{"PUT": 0, "other": 0, "whoami": 0})
 }
 

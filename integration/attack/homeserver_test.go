@@ -197,12 +197,15 @@ func presenceOf(status string) string {
 	return fmt.Sprintf(`{"presence":"offline","status_msg":%q}`, status)
 }
 
+// targetOf returns whose presence a path is about, by the patterns that homeservers
+// have: they look at no path that doesn't begin so.
 func targetOf(path string) (userID string, ok bool) {
-	_, rest, ok := strings.Cut(path, "/presence/")
-	if !ok {
-		return "", false
+	for _, version := range []string{"v3", "r0", "unstable", "api/v1"} {
+		if rest, ok := strings.CutPrefix(path, "/_matrix/client/"+version+"/presence/"); ok {
+			return strings.CutSuffix(rest, "/status")
+		}
 	}
-	return strings.CutSuffix(rest, "/status")
+	return "", false
 }
 
 // answer writes with the header fields of Synapse.
