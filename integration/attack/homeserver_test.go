@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -115,7 +116,7 @@ func (hs *homeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		token = r.URL.Query().Get("access_token")
 	}
 	user, known := ownerOf(token)
-	target, isPresence := targetOf(r.URL.Path)
+	target, isPresence := targetOf(r.URL.EscapedPath())
 	what := other
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/account/whoami"):
@@ -197,12 +198,14 @@ func presenceOf(status string) string {
 	return fmt.Sprintf(`{"presence":"offline","status_msg":%q}`, status)
 }
 
-// targetOf returns whose presence a path is about, by the patterns that homeservers
-// have: they look at no path that doesn't begin so.
-func targetOf(path string) (userID string, ok bool) {
+// targetOf returns whose presence an escaped path is about, by the patterns that
+// homeservers have: they look at no path that doesn't begin so.
+func targetOf(escapedPath string) (userID string, ok bool) {
 	for _, version := range []string{"v3", "r0", "unstable", "api/v1"} {
-		if rest, ok := strings.CutPrefix(path, "/_matrix/client/"+version+"/presence/"); ok {
-			return strings.CutSuffix(rest, "/status")
+		if rest, ok := strings.CutPrefix(escapedPath, "/_matrix/client/"+version+"/presence/"); ok {
+			segment, ok := strings.CutSuffix(rest, "/status")
+			userID, err := url.PathUnescape(segment)
+			return userID, ok && err == nil
 		}
 	}
 	return "", false
