@@ -3,6 +3,7 @@ package differential_test
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"reflect"
 	"testing"
 
@@ -138,6 +139,8 @@ func (w *reads) compare(r request) {
 		w.count("no token: HEAD, which Dendrite doesn't serve")
 	case len(sent) == 0 && (r.method == http.MethodPut || alike()):
 		w.differ(r, "a write: refused with %s", through.short())
+	case len(sent) == 0 && through.status == http.StatusBadRequest && isOpaque(r.target):
+		w.count("a target that is no path: refused")
 	case len(sent) == 0:
 		w.violate("refused without the homeserver: %s\ngot %s\nthe homeserver says %s", r, through, direct)
 	case alike():
@@ -146,4 +149,11 @@ func (w *reads) compare(r request) {
 		// Go writes a target anew, and takes a field that Connection names away.
 		w.differ(r, "forwarded: answered with %s, by the homeserver itself with %s", through.short(), direct.short())
 	}
+}
+
+// isOpaque tells of a target that net/http reads as a scheme and something that is no
+// path, "x:http://h/_matrix/…". The sidecar passes none on.
+func isOpaque(target string) bool {
+	u, err := url.ParseRequestURI(target)
+	return err == nil && u.Opaque != ""
 }
