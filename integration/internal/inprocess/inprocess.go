@@ -7,6 +7,7 @@ package inprocess
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -25,19 +26,35 @@ import (
 type Server struct {
 	// URL is where it serves, "http://127.0.0.1:port".
 	URL string
+
+	log string // where Caddy's log goes, as the Caddyfile says it
+}
+
+// Option is a choice that Start leaves to a test.
+type Option func(*Server)
+
+// LogTo has Caddy's log written to a file, a JSON object a line, from level INFO up.
+// By default it is discarded.
+func LogTo(path string) Option {
+	return func(s *Server) {
+		s.log = "output file " + strconv.Quote(path) + " {\n roll_disabled\n }\n format json"
+	}
 }
 
 // Start runs a site with the given directives, such as
 //
 //	matrix_presence
 //	reverse_proxy 127.0.0.1:8008
-func Start(directives string) (*Server, error) {
+func Start(directives string, choices ...Option) (*Server, error) {
 	return process.Retry(func() (*Server, error) {
 		addrs, err := process.FreeAddresses(1)
 		if err != nil {
 			return nil, err
 		}
-		s := &Server{URL: "http://" + addrs[0]}
+		s := &Server{URL: "http://" + addrs[0], log: "output discard"}
+		for _, choose := range choices {
+			choose(s)
+		}
 		if err := s.Reload(directives); err != nil {
 			return nil, err
 		}
@@ -55,7 +72,7 @@ const options = `{
 	default_bind 127.0.0.1
 	grace_period 10s
 	log {
-		output discard
+		%s
 	}
 }
 `
@@ -63,7 +80,7 @@ const options = `{
 // Reload gives the site other directives, or the same once more, as
 // `caddy reload --force` does.
 func (s *Server) Reload(directives string) error {
-	caddyfile := options + s.URL + " {\n" + directives + "\n}\n"
+	caddyfile := fmt.Sprintf(options, s.log) + s.URL + " {\n" + directives + "\n}\n"
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), nil)
 	if err != nil {
 		return fmt.Errorf("adapting the Caddyfile: %w", err)

@@ -1,0 +1,19 @@
+package faults
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if *size != "ci" && *size != "full" {
+		fmt.Fprintf(os.Stderr, "-size is ci or full, not %s\n", *size)
+		os.Exit(2)
+	}
+	goleak.VerifyTestMain(m)
+}
