@@ -4,9 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"strings"
 	"testing"
 	"testing/quick"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func TestAnswersAge(t *testing.T) {
@@ -155,5 +158,27 @@ func BenchmarkAppendBody(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		answer.AppendBody(buffer[:0], 1234*time.Millisecond)
+	}
+}
+
+// A homeserver, or a proxy that echoes what clients send, decides what is in the
+// fields. Without a bound on them there would be none on a table.
+func TestAnswerWithLargeFieldsIsNotKept(t *testing.T) {
+	p := NewPresence(100, 100, testkit.Epoch)
+	rules := &Rules{TTL: time.Minute, ForbiddenTTL: time.Minute}
+	fields := []Field{{Name: "Access-Control-Allow-Origin", Values: []string{strings.Repeat("x", MaxFields)}}}
+	answer, err := ParseAnswer([]byte(`{"presence":"online"}`), fields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ticket := p.Lookup("@bob:a", "@alice:a", rules, testkit.Epoch).Ticket
+	if p.Allow("@bob:a", ticket, answer, rules) {
+		t.Error("an answer was stored")
+	}
+	if p.Deny("@carol:a", ticket, &Denial{Status: 403, Body: "{}", Fields: fields}, rules) {
+		t.Error("a refusal was stored")
+	}
+	if found := p.Lookup("@bob:a", "@alice:a", rules, testkit.Epoch); found.Outcome != Uncached {
+		t.Errorf("the next lookup finds %v, want a mark that there is no use in collecting it", found.Outcome)
 	}
 }

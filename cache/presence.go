@@ -269,7 +269,7 @@ func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Ru
 	// The permission comes last: whoever finds it finds the state too, and has no
 	// reason to ask for that.
 	defer p.permissions.allow(viewer, ticket)
-	if len(answer.Body) > MaxBody || answer.truthful() == 0 {
+	if !Fits(answer.Body, answer.Fields) || answer.truthful() == 0 {
 		p.MarkUncached(ticket)
 		return false
 	}
@@ -334,7 +334,7 @@ func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool
 // Deny remembers that viewer may not see the target of ticket. It reports whether
 // the refusal was stored; if not, it still ends what the viewer was allowed before.
 func (p *Presence) Deny(viewer string, ticket Ticket, denial *Denial, rules *Rules) (stored bool) {
-	if rules.ForbiddenTTL <= 0 || denial.UntilWrite && !ticket.settled || len(denial.Body) > MaxBody {
+	if rules.ForbiddenTTL <= 0 || denial.UntilWrite && !ticket.settled || !Fits(denial.Body, denial.Fields) {
 		p.permissions.deny(viewer, ticket, nil)
 		return false
 	}

@@ -103,8 +103,9 @@ type Cache struct {
 	Name string `json:"name,omitempty"`
 
 	// States is for how many users a presence is kept; the least recently read
-	// go first. A state takes about 450 bytes, and never more than 5 KiB:
-	// a body above 4 KiB is not kept. Default: 100000.
+	// go first. A state takes about 450 bytes, and never more than 7 KiB:
+	// a body above 4 KiB, or header fields above 2 KiB, are not kept. Default:
+	// 100000.
 	States int `json:"states,omitempty"`
 
 	// Permissions is for how many pairs of viewer and target it is kept that the

@@ -143,7 +143,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 			UserID   string `json:"user_id"`
 			DeviceID string `json:"device_id"`
 		}
-		if answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
+		if !answer.large && answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
 			h.reportFault(faultNone, nil)
 			m.identities.Learn(c, policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked.Add(h.set.identityTTL))
 			return owner{userID: who.UserID}, lookupKnown
@@ -153,7 +153,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 		news := true
 		// Dendrite says of an appservice's token that it doesn't know it if it is
 		// the user_id that it doesn't know.
-		if c.UserID == "" && c.DeviceID == "" && len(rejection.Body) <= cache.MaxBody {
+		if c.UserID == "" && c.DeviceID == "" && cache.Fits(rejection.Body, keptList(answer.header)) {
 			news = m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL)) || h.set.rejectedTTL == 0
 		}
 		if news { // a client that repeats itself has paid already

@@ -155,7 +155,8 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 		// The copying was stopped by us, so its error is none.
 	case err != nil:
 		if ctx.Err() != nil {
-			err = caddyhttp.Error(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %w", timeout, err))
+			// Not wrapped: Error would keep the status of an error of its own.
+			err = caddyhttp.Error(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %v", timeout, err))
 		}
 		return &subresponse{err: err}
 	case collected.status == 0:
@@ -202,6 +203,9 @@ func (c *collector) Header() http.Header {
 }
 
 func (c *collector) WriteHeader(status int) {
+	if status < http.StatusContinue {
+		status = http.StatusBadGateway // there is no such status; net/http would panic
+	}
 	if c.status != 0 || status < http.StatusOK {
 		return // interim answers are for the client's own connection
 	}
