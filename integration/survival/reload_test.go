@@ -1,0 +1,303 @@
+package survival_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
+)
+
+// remembering is a configuration in which nothing is forgotten during a test.
+const remembering = `write_limit off
+		read_limit off
+		cache {
+			ttl 1h
+			settle 0
+		}
+		identity {
+			ttl 1h
+		}`
+
+// otherwise is another one, with other sizes, limits and lifetimes.
+const otherwise = `write_limit 1000000/1s
+		read_limit 1000000/1s
+		max_body 32KiB
+		cache {
+			ttl 2h
+			settle 0
+			states 50000
+			permissions 200000
+			stale_if_error 1m
+		}
+		identity {
+			tokens 5000
+			ttl 2h
+		}`
+
+func TestReloadAnswersEveryRequestUnderWay(t *testing.T) {
+	hs := newHomeserver(t, scripted.Options{})
+	users := newUsers(hs, 6)
+	s := newServer(t, hs, remembering)
+	gate, answers := everyRequestUnderWay(t, s, users)
+	s.reload(otherwise)
+	gate.Open()
+	for what, answer := range answers {
+		expect(t, what, <-answer, http.StatusOK)
+	}
+	if a := s.read(users[1].token, users[4].id).get(t); !a.hit() {
+		t.Errorf("what was fetched under the old configuration is not remembered: %s", a)
+	}
+}
+
+// A reader of the new configuration waits for the answer that one of the old has asked for.
+func TestReadersShareAnAnswerAcrossAReload(t *testing.T) {
+	hs := newHomeserver(t, scripted.Options{})
+	users := newUsers(hs, 2)
+	alice, bob := users[0], users[1]
+	s := newServer(t, hs, remembering)
+	expect(t, "the first read", s.read(alice.token, alice.id).get(t), http.StatusOK)
+
+	asked := hs.Count(scripted.Read).Asked
+	gate := hs.Hold(func(r *http.Request) bool { return r.Method == http.MethodGet })
+	first := s.read(alice.token, bob.id).later(t.Context())
+	eventually(t, "the read is at the homeserver", func() bool { return gate.Waiting() == 1 })
+	s.reload(otherwise)
+	second := make(chan answer)
+	go func() { second <- s.read(alice.token, bob.id).insist(t.Context(), fresh) }()
+	// The first is none of the new configuration's.
+	eventually(t, "the second read is accepted", func() bool { return s.vitals().InFlight == 1 })
+	gate.Open()
+	expect(t, "the first", <-first, http.StatusOK)
+	expect(t, "the second", <-second, http.StatusOK)
+	if got := hs.Count(scripted.Read).Asked - asked; got != 1 {
+		t.Errorf("the homeserver was asked %d times, want once", got)
+	}
+}
+
+// The fence of a write that began under the old configuration holds under the new one.
+func TestWriteUnderWayAcrossAReload(t *testing.T) {
+	hs := newHomeserver(t, scripted.Options{})
+	users := newUsers(hs, 2)
+	alice, bob := users[0], users[1]
+	s := newServer(t, hs, remembering)
+	expect(t, "a first write", s.write(alice.token, alice.id, 1).get(t), http.StatusOK)
+	for range 2 {
+		expect(t, "a first read", s.read(bob.token, alice.id).get(t), http.StatusOK)
+	}
+
+	gate := hs.Hold(func(r *http.Request) bool { return r.Method == http.MethodPut })
+	write := s.write(alice.token, alice.id, 2).later(t.Context())
+	eventually(t, "the write is at the homeserver", func() bool { return gate.Waiting() == 1 })
+	s.reload(otherwise)
+	for range 3 {
+		if a := s.read(bob.token, alice.id).get(t); a.version() != 1 || a.hit() {
+			t.Errorf("during the write a read got %s, want version 1 from the homeserver", a)
+		}
+	}
+	gate.Open()
+	expect(t, "the write", <-write, http.StatusOK)
+	for i := range 3 {
+		if a := s.read(bob.token, alice.id).get(t); a.version() != 2 || a.hit() != (i > 0) {
+			t.Errorf("read %d after the write got %s, want version 2", i, a)
+		}
+	}
+}
+
+func TestReloadsUnderLoadLoseNothing(t *testing.T) {
+	hs := newHomeserver(t, scripted.Options{})
+	users := newUsers(hs, 32)
+	s := newServer(t, hs, remembering)
+	c := gather(t, s, users)
+	c.busy(300)
+	for i := range scale.busy {
+		s.reload([]string{otherwise, remembering}[i%2])
+		c.busy(150)
+	}
+	c.disperse()
+	requests, unaccepted := c.account()
+	// Whose tokens these are is remembered through all of them.
+	if got := hs.Count(scripted.WhoAmI).Asked; got != len(users) {
+		t.Errorf("the homeserver was asked whose token it is %d times, want once for each of %d", got, len(users))
+	}
+	figure(t, "%d reloads under 32 clients: %d requests, %d writes acknowledged and none lost, every accepted request answered; %d were not accepted, and did nothing",
+		scale.busy, requests, c.writes(), unaccepted)
+}
+
+// bounds of what many reloads may leave behind. A configuration that leaks takes some
+// hundred kilobytes and a dozen goroutines, each time.
+const (
+	spareGoroutines  = 5
+	spareDescriptors = 5
+	spareHeap        = 3 << 20
+)
+
+func TestReloadsLeakNothing(t *testing.T) {
+	hs := newHomeserver(t, scripted.Options{})
+	users := newUsers(hs, 20)
+	s := newServer(t, hs, remembering)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	kept := &http.Client{Transport: new(http.Transport)}
+	defer kept.CloseIdleConnections()
+
+	// Each configuration is used: what leaks may be made by the first request.
+	use := func(i int) {
+		t.Helper()
+		u := users[i%len(users)]
+		a := expect(t, "a read", s.read(u.token, users[0].id).insist(ctx, kept), http.StatusOK)
+		if i >= len(users) && !a.hit() {
+			t.Errorf("after %d reloads a read is no hit any more: %s", i, a)
+		}
+		expect(t, "a request that is not ours", s.pass("body").get(t), http.StatusOK)
+		// Nobody reads this one, so that nothing of what is read is dropped.
+		last := users[len(users)-1]
+		expect(t, "a write", s.write(last.token, last.id, int64(i+1)).insist(ctx, kept), http.StatusOK)
+	}
+	n := 0
+	round := func() {
+		s.reload([]string{otherwise, remembering}[n%2])
+		use(n)
+		n++
+	}
+	// settled polls until the connections of the last configurations are closed.
+	settled := func() (goroutines, descriptors int, heap int64) {
+		t.Helper()
+		kept.CloseIdleConnections()
+		lowest := func() bool {
+			v := s.vitals()
+			better := goroutines == 0 || v.Goroutines < goroutines || v.Descriptors < descriptors
+			if better {
+				goroutines, descriptors = v.Goroutines, v.Descriptors
+			}
+			return !better
+		}
+		for still := 0; still < 20; time.Sleep(20 * time.Millisecond) {
+			if still++; !lowest() {
+				still = 0
+			}
+		}
+		return goroutines, descriptors, s.liveHeap()
+	}
+	for range 2 * len(users) {
+		round()
+	}
+	goroutines, descriptors, heap := settled()
+	begin, reported := time.Now(), time.Now()
+	for i := range scale.reloads {
+		round()
+		if time.Since(reported) > 10*time.Second {
+			reported = time.Now()
+			fmt.Printf("… %d of %d reloads\n", i+1, scale.reloads)
+		}
+	}
+	took := time.Since(begin)
+
+	var nowGoroutines, nowDescriptors int
+	var nowHeap int64
+	eventually(t, "goroutines, file descriptors and heap are back where they were", func() bool {
+		nowGoroutines, nowDescriptors, nowHeap = settled()
+		t.Logf("%d goroutines, were %d; %d file descriptors, were %d; %d KiB of heap, were %d", nowGoroutines, goroutines, nowDescriptors, descriptors, nowHeap>>10, heap>>10)
+		return nowGoroutines <= goroutines+spareGoroutines && nowDescriptors <= descriptors+spareDescriptors && nowHeap <= heap+spareHeap
+	})
+	if got := hs.Count(scripted.WhoAmI).Asked; got != len(users) {
+		t.Errorf("the homeserver was asked whose token it is %d times, want once for each of %d", got, len(users))
+	}
+	figure(t, "%d reloads in %s: goroutines %d, then %d; file descriptors %d, then %d; live heap %.1f MiB, then %.1f MiB; every read in between a hit",
+		scale.reloads, took.Round(time.Second), goroutines, nowGoroutines, descriptors, nowDescriptors, mib(heap), mib(nowHeap))
+}
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }
+
+// config is the server's configuration as Caddy tells it.
+func (s *server) config() string {
+	s.t.Helper()
+	resp, err := s.askAdmin(http.MethodGet, "/config/", "")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// One kind of failure comes late, when the new configuration has been provisioned and
+// has taken the memory: a port that somebody has.
+func TestFailedReloadChangesNothing(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	hs := newHomeserver(t, scripted.Options{})
+	users := newUsers(hs, 10)
+	const options = `write_limit 3/1h burst 3
+		cache {
+			ttl 1h
+			settle 0
+		}
+		identity {
+			ttl 1h
+		}`
+	s := newServer(t, hs, options)
+
+	// One user has no budget left, and everybody's presence is remembered.
+	poor := users[0]
+	for version := range int64(3) {
+		expect(t, "a write", s.write(poor.token, poor.id, version+1).get(t), http.StatusOK)
+	}
+	for _, u := range users {
+		expect(t, "a read", s.read(u.token, u.id).get(t), http.StatusOK)
+	}
+	config, tables, counts := s.config(), s.vitals().Tables, hs.Counts()
+	unchanged := func(t *testing.T) {
+		t.Helper()
+		if got := s.config(); got != config {
+			t.Errorf("the configuration has changed to %s", got)
+		}
+		if got := s.vitals().Tables; !maps.Equal(got, tables) {
+			t.Errorf("the tables hold %v, want %v", got, tables)
+		}
+		for _, u := range users {
+			if a := s.read(u.token, u.id).get(t); !a.hit() {
+				t.Errorf("a read got %s, want a hit", a)
+			}
+		}
+		expect(t, "a write without a budget", s.write(poor.token, poor.id, 9).get(t), http.StatusTooManyRequests)
+		if got := hs.Counts(); !maps.Equal(got, counts) {
+			t.Errorf("the homeserver was asked %v, want %v", got, counts)
+		}
+	}
+	unchanged(t)
+	goroutines := s.vitals().Goroutines
+
+	tiny := "write_limit off\n cache {\n states 1\n permissions 1\n }\n identity {\n tokens 1\n }"
+	second := fmt.Sprintf("http://%s {\nbind 127.0.0.1\nrespond ok\n}\n", taken.Addr())
+	for name, caddyfile := range map[string]string{
+		"no Caddyfile":                      "{",
+		"an option that there is not":       s.caddyfile("nonsense 1"),
+		"a value out of range":              s.caddyfile("write_limit 0/1m"),
+		"a module that there is not":        s.caddyfile(tiny) + "http://127.0.0.1:1 {\nnonsense\n}\n",
+		"a second handler without a name":   s.caddyfile(tiny + "\n}\nmatrix_presence {"),
+		"a port that is taken":              s.caddyfile(options) + second,
+		"a port that is taken, other sizes": s.caddyfile(tiny) + second,
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 3 {
+				if err := s.load(caddyfile); err == nil {
+					t.Fatal("the reload succeeded")
+				}
+				unchanged(t)
+			}
+		})
+	}
+	eventually(t, "goroutines are back where they were", func() bool { return s.vitals().Goroutines <= goroutines+spareGoroutines })
+}
