@@ -8,14 +8,21 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	servers.stop()
-	os.Exit(code)
+func TestMain(m *testing.M) { goleak.VerifyTestMain(stopping{m}) }
+
+// stopping stops the shared homeservers when the tests are over, before anybody
+// looks for goroutines that were left.
+type stopping struct{ tests *testing.M }
+
+func (s stopping) Run() int {
+	defer servers.stop()
+	return s.tests.Run()
 }
 
 // servers are the homeservers that tests share.
