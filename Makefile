@@ -11,6 +11,10 @@ RACE := $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 # Extra flags for every `go test`, such as TESTFLAGS=-v.
 TESTFLAGS ?=
 
+# How long `make fuzz` tries each target: a duration, or a number of inputs such as
+# 20000x, for which a slow machine takes longer but does the same.
+FUZZTIME ?= 1m
+
 # How long `make soak` lasts, and its other flags, such as SOAK='-docs ../../docs'.
 DURATION ?= 10m
 SOAK ?=
@@ -23,7 +27,7 @@ SCRATCH_ENV := env XDG_CONFIG_HOME=$(SCRATCH) XDG_DATA_HOME=$(SCRATCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help build build-xcaddy sbom demo bench bench-micro bench-full soak \
-	test test-unit test-xcaddy test-bench test-leaks test-tools test-integration \
+	test test-unit test-xcaddy test-bench test-leaks test-fuzz test-tools test-soak test-integration fuzz \
 	lint lint-format lint-code lint-security lint-modules lint-caddyfile race-note
 
 help: ## show this
@@ -65,7 +69,7 @@ soak: ## run mixed traffic, reloads and restarts for DURATION (10m), and watch w
 	cd integration/soak && go run . -duration $(DURATION) $(SOAK)
 
 # Not test-unit, test-xcaddy and test-bench: test-leaks runs the same tests.
-test: test-leaks test-tools test-integration ## run every test, and look for leaked goroutines
+test: test-leaks test-fuzz test-tools test-soak test-integration ## run every test, and look for leaked goroutines
 
 test-unit: race-note ## run the tests of the plugin itself
 	mkdir -p $(SCRATCH)
@@ -93,11 +97,12 @@ test-tools: race-note sbom ## run the tests of the checks, and of the bill of ma
 test-integration: race-note ## run the tests on real homeservers
 	go -C integration test $(RACE) -count=1 -p 1 -v -timeout 15m $(TESTFLAGS) ./...
 
-# How long each target is fuzzed: a duration, or a number of inputs such as 20000x, for
-# which a slow machine takes longer but does the same.
-FUZZTIME ?= 1m
+test-soak: race-note ## run the soak in brief
+	go -C integration/soak test $(RACE) -count=1 -v $(TESTFLAGS) ./...
 
-.PHONY: fuzz
+test-fuzz: ## fuzz each target briefly
+	@$(MAKE) --no-print-directory fuzz FUZZTIME=5000x
+
 fuzz: ## fuzz each target in turn (FUZZTIME=10m, or 20000x for so many inputs)
 	@set -e; for package in ./policy ./cache; do \
 		targets=$$(go test -list '^Fuzz' $$package); \
