@@ -240,6 +240,9 @@ func (f *fetched) personal() bool {
 	return !f.failed() && !f.large && f.answer == nil
 }
 
+// isState tells that there is a presence in it, to be seen by who may.
+func (f *fetched) isState() bool { return f.found != nil || f.answer != nil }
+
 // fetchKey tells which readers may share a fetch.
 type fetchKey struct {
 	target     string
@@ -294,10 +297,15 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 		case <-r.Context().Done():
 			return nil, false, caddyhttp.Error(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 		}
-		if own || !shared || !f.result.personal() {
+		if own || !shared {
 			return f.result, own, nil
 		}
-		// The homeserver refused the one who asked. This reader may be luckier.
+		// What the homeserver told another may be from any time until now, and has
+		// to be from within the lifetime of this reader's permission.
+		if !f.result.personal() && (!f.result.isState() || h.lookup(who, time.Now()).Permitted) {
+			return f.result, own, nil
+		}
+		// Or it refused the other. This reader may be luckier.
 		shared = false
 	}
 }

@@ -468,3 +468,27 @@ func TestPerViewerKeepsBodiesApart(t *testing.T) {
 		p.want(p.get(token, alice), 200, "", "matrix_presence; fwd=miss")
 	}
 }
+
+// A reader whose permission was fresh when they came shares a fetch that takes longer
+// than the permission lasts. Meanwhile they have left the room.
+func TestSharedFetchIsNoUseAfterThePermissionHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}})
+		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
+		p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss")
+		p.want(p.put("alice-token", alice, `{"presence":"unavailable","status_msg":"secret"}`), 200, `{}`, "")
+		time.Sleep(9 * time.Second)
+		p.hs.mu.Lock()
+		p.hs.hidden[bob+" "+alice] = true
+		p.hs.mu.Unlock()
+		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			time.Sleep(5 * time.Second)
+			return false, nil
+		}
+		var both sync.WaitGroup
+		both.Go(func() { p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored") })
+		time.Sleep(500 * time.Millisecond)
+		both.Go(func() { p.wantError(p.get("bob-token", alice), 403, "M_FORBIDDEN") })
+		both.Wait()
+	})
+}
