@@ -197,6 +197,11 @@ func (h *Handler) lookup(who reader, now time.Time) cache.Found {
 	return h.memory.presence.Lookup(who.viewer, who.target, &h.set.rules, now)
 }
 
+// permitted tells that the reader's credential and permission are fresh.
+func (h *Handler) permitted(who reader, now time.Time) bool {
+	return h.memory.recall(who.credential, now).userID == who.viewer && h.lookup(who, now).Permitted
+}
+
 // writeFound answers a read with what was found in memory, if that can be done.
 func (h *Handler) writeFound(w http.ResponseWriter, r *http.Request, found *cache.Found) bool {
 	switch found.Outcome {
@@ -300,9 +305,9 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 		if own || !shared {
 			return f.result, own, nil
 		}
-		// What the homeserver told another may be from any time until now, and has
-		// to be from within the lifetime of this reader's permission.
-		if !f.result.personal() && (!f.result.isState() || h.lookup(who, time.Now()).Permitted) {
+		// What the homeserver told another may be from any time until now, at which
+		// this reader must still be known and permitted.
+		if !f.result.personal() && (!f.result.isState() || h.permitted(who, time.Now())) {
 			return f.result, own, nil
 		}
 		// Or it refused the other. This reader may be luckier.

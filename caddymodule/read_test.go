@@ -469,17 +469,27 @@ func TestPerViewerKeepsBodiesApart(t *testing.T) {
 	}
 }
 
-// A reader whose permission was fresh when they came shares a fetch that takes longer
-// than the permission lasts. Meanwhile they have left the room.
+// A reader whose permission, or identity, was fresh when they came shares a fetch that
+// takes longer than that lasts. Meanwhile they have left the room, or are logged out.
 func TestSharedFetchIsNoUseAfterThePermissionHasEnded(t *testing.T) {
+	testSharedFetchThatTakesLonger(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}},
+		func(hs *homeserver) { hs.hidden[bob+" "+alice] = true }, 403, "M_FORBIDDEN")
+}
+
+func TestSharedFetchIsNoUseAfterTheIdentityHasEnded(t *testing.T) {
+	testSharedFetchThatTakesLonger(t, &Handler{Identity: &Identity{TTL: caddy.Duration(10 * time.Second)}},
+		func(hs *homeserver) { delete(hs.tokens, "bob-token") }, 401, "M_UNKNOWN_TOKEN")
+}
+
+func testSharedFetchThatTakesLonger(t *testing.T, handler *Handler, meanwhile func(*homeserver), status int, errcode string) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}})
+		p := newProxy(t, handler)
 		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
 		p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss")
 		p.want(p.put("alice-token", alice, `{"presence":"unavailable","status_msg":"secret"}`), 200, `{}`, "")
 		time.Sleep(9 * time.Second)
 		p.hs.mu.Lock()
-		p.hs.hidden[bob+" "+alice] = true
+		meanwhile(p.hs)
 		p.hs.mu.Unlock()
 		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			time.Sleep(5 * time.Second)
@@ -488,7 +498,7 @@ func TestSharedFetchIsNoUseAfterThePermissionHasEnded(t *testing.T) {
 		var both sync.WaitGroup
 		both.Go(func() { p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored") })
 		time.Sleep(500 * time.Millisecond)
-		both.Go(func() { p.wantError(p.get("bob-token", alice), 403, "M_FORBIDDEN") })
+		both.Go(func() { p.wantError(p.get("bob-token", alice), status, errcode) })
 		both.Wait()
 	})
 }
