@@ -146,7 +146,10 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 		return h.bypass(w, r, next, "uncacheable", nil)
 	}
 
-	result, own, err := h.fetch(r, next, who, found)
+	result, own, err := h.fetch(r, next, who, found, now)
+	if err == errIdentityEnded {
+		return h.serveUnidentified(w, r, next, "unknown-identity")
+	}
 	if err != nil {
 		h.note(r, outcomeCanceled)
 		return err
@@ -197,11 +200,6 @@ func (h *Handler) lookup(who reader, now time.Time) cache.Found {
 	return h.memory.presence.Lookup(who.viewer, who.target, &h.set.rules, now)
 }
 
-// permitted tells that the reader's credential and permission are fresh.
-func (h *Handler) permitted(who reader, now time.Time) bool {
-	return h.memory.recall(who.credential, now).userID == who.viewer && h.lookup(who, now).Permitted
-}
-
 // writeFound answers a read with what was found in memory, if that can be done.
 func (h *Handler) writeFound(w http.ResponseWriter, r *http.Request, found *cache.Found) bool {
 	switch found.Outcome {
@@ -228,8 +226,9 @@ var bodies = sync.Pool{New: func() any { return new([]byte) }}
 // fetched is what a fetch brought. It is immutable.
 type fetched struct {
 	*subresponse
-	answer *cache.Answer // a presence, or nil
-	stored bool
+	departed time.Time
+	answer   *cache.Answer // a presence, or nil
+	stored   bool
 
 	// found is set, and nothing else, if the answer had come into memory before
 	// the fetch departed.
@@ -242,11 +241,11 @@ func (f *fetched) personal() bool {
 	if f.found != nil {
 		return f.found.Outcome == cache.Denied
 	}
-	return !f.failed() && !f.large && f.answer == nil
+	return f.answered() && f.answer == nil
 }
 
-// isState tells that there is a presence in it, to be seen by who may.
-func (f *fetched) isState() bool { return f.found != nil || f.answer != nil }
+// answered tells that it is an answer, and not that there is none to share.
+func (f *fetched) answered() bool { return f.found != nil || !f.failed() && !f.large }
 
 // fetchKey tells which readers may share a fetch.
 type fetchKey struct {
@@ -262,11 +261,15 @@ type fetchKey struct {
 	credential [16]byte
 }
 
+// errIdentityEnded says that it is no longer known, or no longer true, on whose behalf
+// a reader acts who has waited for another's fetch.
+var errIdentityEnded = errors.New("the identity has ended meanwhile")
+
 // fetch returns the homeserver's answer, by a request of this reader's or one that
 // was on its way, and whether it was made for this reader. The result is nil if
 // there is none in time and a stale answer could be served, or if too
 // many fetches are under way.
-func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, found cache.Found) (result *fetched, own bool, err error) {
+func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, found cache.Found, now time.Time) (result *fetched, own bool, err error) {
 	var slow <-chan time.Time
 	if found.Answer != nil {
 		timer := time.NewTimer(slowAfter)
@@ -302,16 +305,23 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 		case <-r.Context().Done():
 			return nil, false, caddyhttp.Error(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 		}
-		if own || !shared {
-			return f.result, own, nil
+		switch result := f.result; {
+		case !result.answered(), own && result.found == nil:
+			return result, own, nil
+		case !own && now.Sub(result.departed) >= h.set.rules.TTL:
+			// It was under way for so long that memory would have forgotten it
+			// when this reader came.
+		case !own && !shared:
+			return result, false, nil
+		case h.memory.recall(who.credential, time.Now()).userID != who.viewer:
+			// What the homeserver told another may be from any time until now, at
+			// which this reader must still be known and permitted.
+			return nil, false, errIdentityEnded
+		case own || !result.personal() && h.lookup(who, time.Now()).Permitted:
+			return result, own, nil
+		default:
+			shared = false // the homeserver may say something else to this reader
 		}
-		// What the homeserver told another may be from any time until now, at which
-		// this reader must still be known and permitted.
-		if !f.result.personal() && (!f.result.isState() || h.permitted(who, time.Now())) {
-			return f.result, own, nil
-		}
-		// Or it refused the other. This reader may be luckier.
-		shared = false
 	}
 }
 
@@ -324,12 +334,13 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 //	                                  2 reader: finds no flight, begins one
 func (h *Handler) fly(request subrequest, who reader) *fetched {
 	presence, rules := h.memory.presence, &h.set.rules
-	found := h.lookup(who, time.Now())
+	now := time.Now()
+	found := h.lookup(who, now)
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
-		return &fetched{found: &found}
+		return &fetched{departed: now, found: &found}
 	}
 	ticket := found.Ticket
-	result := &fetched{subresponse: request.send(fetchTimeout, h.memory.counters.departs(reasonFetch))}
+	result := &fetched{departed: now, subresponse: request.send(fetchTimeout, h.memory.counters.departs(reasonFetch))}
 	if result.err != nil {
 		return result
 	}
