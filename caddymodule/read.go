@@ -146,7 +146,7 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 		return h.bypass(w, r, next, "uncacheable", nil)
 	}
 
-	result, own, err := h.fetch(r, next, who, found, now)
+	result, own, err := h.fetch(r, next, who, found)
 	if err == errIdentityEnded {
 		return h.serveUnidentified(w, r, next, "unknown-identity")
 	}
@@ -269,7 +269,7 @@ var errIdentityEnded = errors.New("the identity has ended meanwhile")
 // was on its way, and whether it was made for this reader. The result is nil if
 // there is none in time and a stale answer could be served, or if too
 // many fetches are under way.
-func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, found cache.Found, now time.Time) (result *fetched, own bool, err error) {
+func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, found cache.Found) (result *fetched, own bool, err error) {
 	var slow <-chan time.Time
 	if found.Answer != nil {
 		timer := time.NewTimer(slowAfter)
@@ -305,22 +305,21 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 		case <-r.Context().Done():
 			return nil, false, caddyhttp.Error(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 		}
-		switch result := f.result; {
+		// What another has been told may be from any time since it was asked for,
+		// until now. It is no better than what is in memory: this reader must still
+		// be known and permitted, and it must be fresh.
+		now, result := time.Now(), f.result
+		switch fresh := now.Sub(result.departed) < h.set.rules.TTL; {
 		case !result.answered(), own && result.found == nil:
 			return result, own, nil
-		case !own && now.Sub(result.departed) >= h.set.rules.TTL:
-			// It was under way for so long that memory would have forgotten it
-			// when this reader came.
-		case !own && !shared:
-			return result, false, nil
-		case h.memory.recall(who.credential, time.Now()).userID != who.viewer:
-			// What the homeserver told another may be from any time until now, at
-			// which this reader must still be known and permitted.
+		case h.memory.recall(who.credential, now).userID != who.viewer:
 			return nil, false, errIdentityEnded
-		case own || !result.personal() && h.lookup(who, time.Now()).Permitted:
+		case own, fresh && !shared, fresh && !result.personal() && h.lookup(who, now).Permitted:
 			return result, own, nil
+		case !shared:
+			return nil, false, nil // the homeserver takes longer than answers are fresh
 		default:
-			shared = false // the homeserver may say something else to this reader
+			shared = false // it may say something else to this reader
 		}
 	}
 }
