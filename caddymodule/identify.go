@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -20,6 +21,7 @@ import (
 // owner is what is known of whose a credential is. One of the fields is set.
 type owner struct {
 	userID    string
+	until     time.Time // of an answer that was asked for, until when it is good
 	rejection *policy.Rejection // the homeserver doesn't know the token
 
 	// refusal is another Matrix error than an unknown token, such as a locked
@@ -76,7 +78,11 @@ func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Cre
 	}
 	select {
 	case <-f.landed:
-		return f.result
+		if who := f.result; who.userID == "" || time.Now().Before(who.until) {
+			return who
+		}
+		// It was true when another asked, but is not good for so long.
+		return owner{err: caddyhttp.Error(http.StatusGatewayTimeout, errors.New("the homeserver took longer to tell whose access token it is than that is good for"))}
 	case <-r.Context().Done():
 		return owner{err: caddyhttp.Error(statusClientClosed, r.Context().Err())}
 	}
@@ -125,6 +131,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), time.Now()
 	if known := m.recall(c, asked); known.known() {
+		known.until = asked.Add(h.set.identityTTL)
 		return known, lookupSpared
 	}
 	if wait := m.rejectedWait(from, asked); wait > 0 {
@@ -145,8 +152,9 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 		}
 		if !answer.large && answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
 			h.reportFault(faultNone, nil)
-			m.identities.Learn(c, policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked.Add(h.set.identityTTL))
-			return owner{userID: who.UserID}, lookupKnown
+			until := asked.Add(h.set.identityTTL)
+			m.identities.Learn(c, policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, until)
+			return owner{userID: who.UserID, until: until}, lookupKnown
 		}
 	case answer.status == http.StatusUnauthorized && errcode == "M_UNKNOWN_TOKEN":
 		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
