@@ -21,7 +21,7 @@ import (
 // owner is what is known of whose a credential is. One of the fields is set.
 type owner struct {
 	userID    string
-	until     time.Time // of an answer that was asked for, until when it is good
+	until     time.Time         // of an answer that was asked for, until when it is good
 	rejection *policy.Rejection // the homeserver doesn't know the token
 
 	// refusal is another Matrix error than an unknown token, such as a locked

@@ -1,0 +1,71 @@
+package history
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+)
+
+// scenario is a kind of homeserver, and how the sidecar is set up for it.
+type scenario struct {
+	name     string
+	settle   time.Duration
+	lateness time.Duration // of the homeserver's writes
+	reloads  bool          // in the middle of a round; there is always one before
+
+	// givenUp is how many writes in a hundred the client or the sidecar gives up, and
+	// other is how many have any fate but a good one.
+	givenUp, other int
+}
+
+// fate returns what is to become of a write.
+func (s *scenario) fate() fate {
+	switch n := rand.IntN(100); {
+	case n < s.givenUp:
+		return []fate{abandoned, abandoned, hung}[rand.IntN(3)]
+	case n < s.givenUp+s.other:
+		return rand.N(fates)
+	}
+	return answered
+}
+
+// The settle times are long enough to be met by readers and short enough for some
+// of them to come after.
+var scenarios = []scenario{
+	// The homeserver applies a write before it acknowledges it, or gives it up. There
+	// is no settle time, so the fences have to do it all.
+	{name: "at-once", other: 35},
+	// Clients go away in the middle of a write, and the sidecar gives up others. The
+	// homeserver may apply them even so, within the settle time.
+	{name: "given-up", settle: 50 * time.Millisecond, reloads: true, givenUp: 60, other: 15},
+	// The homeserver acknowledges first.
+	{name: "late", settle: 50 * time.Millisecond, lateness: 50 * time.Millisecond, reloads: true, other: 30},
+}
+
+// caches are options of the cache, one after the other: tables in which little has a
+// place, a memory in which all has, a state for each viewer, and states that
+// are soon too old. Each is a reload, and the memory outlives it.
+var caches = []string{
+	"states 4\npermissions 8",
+	"states 1000\npermissions 10000",
+	"per_viewer",
+	"ttl 15ms\nforbidden_ttl 5ms",
+}
+
+func (s *scenario) directives(upstream string, n int) string {
+	return fmt.Sprintf(`
+matrix_presence {
+	write_limit off
+	read_limit off
+	cache {
+		settle %v
+		%s
+	}
+}
+reverse_proxy %s {
+	transport http {
+		response_header_timeout %v
+	}
+}`, s.settle, caches[n%len(caches)], strings.TrimPrefix(upstream, "http://"), headerTimeout)
+}

@@ -1,0 +1,177 @@
+package mutation
+
+// mutant is a change of the code.
+type mutant struct {
+	name   string
+	effect string // what goes wrong then
+	edits  []edit
+
+	// scenario is that of the history test which shows what is wrong.
+	scenario string
+
+	// cover says which other guard does the same in that scenario, so that it must
+	// still pass. It is empty for a mutant that must be caught.
+	cover string
+
+	// always is for those that are tried in any size.
+	always bool
+}
+
+// edit puts words in the place of others, which a file must have once.
+type edit struct {
+	file     string // from the repository's root
+	old, new string
+}
+
+const (
+	fence  = "cache/fence.go"
+	tables = "cache/presence.go"
+	denial = "cache/permission.go"
+	read   = "caddymodule/read.go"
+	put    = "caddymodule/write.go"
+)
+
+// The edits that more than one mutant has.
+var (
+	noMark        = edit{fence, "return f.writes == 0 && now >= f.settled", "return now >= f.settled"}
+	noSecondRaise = edit{fence, "f.generation++\n\tf.writes--", "f.writes--"}
+	noSettleTime  = edit{fence, "w.presence.clock(now)+int64(settle))", "w.presence.clock(now))"}
+
+	// A flight is no longer kept apart by whether a write had settled when it
+	// departed. Who may share it is the same.
+	noSettledInKey = []edit{
+		{read, ", settled: found.Ticket.Settled()}", "}"},
+		{read, ".board(key, key.settled, ", ".board(key, found.Ticket.Settled(), "},
+	}
+)
+
+var mutants = []mutant{
+	{
+		name:     "no fence",
+		effect:   "an answer is stored though a write came between",
+		edits:    []edit{{tables, "if f.generation != ticket.generation {", "if f == nil {"}},
+		scenario: "at-once", always: true,
+	},
+	{
+		name:     "no in-flight mark",
+		effect:   "answers are stored and shared under a write",
+		edits:    []edit{noMark},
+		scenario: "at-once", always: true,
+	},
+	{
+		name:     "no generation in the flight's key",
+		effect:   "who comes after a write shares a fetch from before it",
+		edits:    []edit{{read, "generation: found.Ticket.Generation(), ", ""}},
+		scenario: "at-once", always: true,
+	},
+	{
+		name:     "no second raise, no settled in the flight's key",
+		effect:   "who comes after a write shares a fetch from under it",
+		edits:    append([]edit{noSecondRaise}, noSettledInKey...),
+		scenario: "at-once", always: true,
+	},
+	{
+		name:     "no second raise",
+		edits:    []edit{noSecondRaise},
+		scenario: "at-once",
+		cover: "settled, in the ticket and in the flight's key: what departs under a write is never stored, " +
+			"and shares no flight with who comes after",
+	},
+	{
+		name:     "no second raise",
+		edits:    []edit{noSecondRaise},
+		scenario: "late",
+		cover:    "settled, in the ticket and in the flight's key: while a write settles nothing is stored or shared either",
+	},
+	{
+		name:     "no settled in the flight's key",
+		edits:    noSettledInKey,
+		scenario: "at-once",
+		cover:    "the second raise, where nothing has to settle: after a write the key has another generation than under it",
+	},
+	{
+		name:     "no settled in the flight's key",
+		effect:   "who comes after the settle time shares a fetch from within",
+		edits:    noSettledInKey,
+		scenario: "late",
+	},
+	{
+		name:     "no first raise",
+		effect:   "what departed before a write is stored under it",
+		edits:    []edit{{fence, "f.generation++\n\tf.writes++", "f.writes++"}},
+		scenario: "at-once",
+	},
+	{
+		name:     "no settle time",
+		effect:   "what is read between acknowledging and applying is stored",
+		edits:    []edit{noSettleTime},
+		scenario: "late",
+	},
+	{
+		name:     "no settle time",
+		effect:   "what is read between a client's going away and applying is stored",
+		edits:    []edit{noSettleTime},
+		scenario: "given-up",
+	},
+	{
+		name:   "no settle time for who goes away",
+		effect: "as above",
+		edits: []edit{{put, "defer func() { write.End(time.Now(), h.set.settle) }()", `defer func() {
+		settle := h.set.settle
+		if r.Context().Err() != nil {
+			settle = 0
+		}
+		write.End(time.Now(), settle)
+	}()`}},
+		scenario: "given-up",
+	},
+	{
+		name:     "no drop",
+		effect:   "a write leaves the old state in memory",
+		edits:    []edit{{fence, "\tp.drop(shard, stateKey{target: target})\n\treturn Write{", "\treturn Write{"}},
+		scenario: "at-once",
+	},
+	{
+		name:     "no next flight",
+		effect:   "who comes while a write settles shares a fetch from before it was applied",
+		edits:    []edit{{read, ".board(key, key.settled, ", ".board(key, true, "}},
+		scenario: "late",
+	},
+	{
+		name:     "no count of writes",
+		effect:   "the first of two writes to end ends both",
+		edits:    []edit{{fence, "f.writes--", "f.writes = 0"}},
+		scenario: "at-once",
+	},
+	{
+		name:     "no question whether a state may be stored",
+		effect:   "one that was read under a write is",
+		edits:    []edit{{tables, "if !ticket.settled {\n\t\treturn false\n\t}\n\tkept", "kept"}},
+		scenario: "at-once",
+	},
+	{
+		name:   "no ticket from the departure",
+		effect: "one from the arrival knows of no write between",
+		edits: []edit{{read, "\tswitch {\n\tcase result.large:",
+			"\tticket = h.lookup(who, time.Now()).Ticket\n\tswitch {\n\tcase result.large:"}},
+		scenario: "at-once",
+	},
+	{
+		name:     "no end of a 404 by a write",
+		effect:   "there is no presence yet, for as long as a refusal is kept",
+		edits:    []edit{{denial, "return r.denial.UntilWrite && r.generation != generation", "return false"}},
+		scenario: "at-once",
+	},
+	{
+		name:     "no settle time for a 404",
+		effect:   "one from before a write was applied is kept",
+		edits:    []edit{{tables, "denial.UntilWrite && !ticket.settled || ", ""}},
+		scenario: "late",
+	},
+	{
+		name:     "no end of the viewers' states by a write",
+		effect:   "each viewer's own state stays in memory",
+		edits:    []edit{{tables, "if !ok || own.root != st.root {", "if !ok {"}},
+		scenario: "at-once",
+	},
+}
