@@ -14,9 +14,10 @@ import "time"
 //
 // The second raise is for a read that departs between the two, with a ticket of
 // generation 5: it may have read either state. Its ticket is not good for storing
-// anyway, because a write was in flight; nor is that of a read that departs
-// within the settle time, because some homeservers acknowledge a write
-// before they apply it (Dendrite publishes it to a queue).
+// anyway, because a write was in flight; but nobody who comes after the write
+// may share its answer either, even where nothing has to settle. A read that
+// departs within the settle time is not stored, because some homeservers
+// acknowledge a write before they apply it (Dendrite publishes it to a queue).
 //
 // A cancelled or failed write ends like any other: it may have been applied.
 //
