@@ -1,0 +1,305 @@
+package leaks_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// lifetimes are those of the configuration.
+type lifetimes struct {
+	ttl, forbidden, stale, settle time.Duration
+	identity, rejected            time.Duration
+}
+
+// court judges answers by the history of the world.
+//
+// An answer that ended at t may rest on what was true
+//
+//   - while its request was under way: the homeserver itself might have
+//     answered so;
+//   - less than a lifetime before t, if it came from memory.
+type court struct {
+	hs    *homeserver
+	rules lifetimes
+
+	// identity is the longest that has been configured: what is known of a
+	// token keeps the end that it was given.
+	identity time.Duration
+
+	// strict tells that the tables are large enough to forget no refusal.
+	strict bool
+
+	revocations []*exchange
+	refusals    []refused
+	seen        *tally
+}
+
+// refused is a refusal of a viewer that was delivered.
+type refused struct {
+	viewer, target string
+	arrived, ended time.Time // at the homeserver, and at the client
+}
+
+// window returns from when on something may have been true that has a lifetime.
+func window(x *exchange, lifetime time.Duration) time.Time {
+	if lo := x.ended.Add(-lifetime); lo.Before(x.began) {
+		return lo
+	}
+	return x.began
+}
+
+// viewers returns for whom the homeserver would have taken the credential, at some
+// moment at which that may still be believed.
+func (c *court) viewers(x *exchange) (viewers []string) {
+	lifetime := c.identity
+	if c.hs.troubled(span{x.began, x.ended}) {
+		// While the homeserver doesn't tell, who was known may read what is stale.
+		lifetime += c.rules.stale
+	}
+	lo := window(x, lifetime)
+	for _, revocation := range c.revocations {
+		done, ok := c.hs.effectOf(revocation)
+		if !ok || !revocation.ended.Before(x.began) || !c.takesEffect(revocation, done) {
+			continue
+		}
+		_, before := c.hs.viewer(done.before, &x.in)
+		_, after := c.hs.viewer(done.after, &x.in)
+		if before == nil && after != nil && done.at.After(lo) {
+			lo = done.at
+		}
+	}
+	for w := range c.hs.between(lo, x.ended) {
+		if user, no := c.hs.viewer(w, &x.in); no == nil && !slices.Contains(viewers, user) {
+			viewers = append(viewers, user)
+		}
+	}
+	return viewers
+}
+
+// takesEffect reports whether a revocation must be known at once: it was answered, or
+// it wasn't but had happened before the client went away, and whose it was could
+// be known.
+func (c *court) takesEffect(x *exchange, done effect) bool {
+	if x.status >= 200 && x.status < 300 {
+		return true
+	}
+	if done.at.After(x.ended) || x.status != 0 && x.status < 500 {
+		return false
+	}
+	return x.in.path == "logout" || x.in.of == ofAdmin || x.plain && !c.hs.troubled(span{x.began, x.ended})
+}
+
+// permitted returns when a viewer could last see the target within a lifetime.
+func (c *court) permitted(x *exchange, viewer string, lo time.Time) (last time.Time, ok bool) {
+	for w := range c.hs.between(lo, x.ended) {
+		if c.hs.maySee(w, viewer, x.in.target) {
+			if w.until.IsZero() || w.until.After(x.ended) {
+				return x.ended, true
+			}
+			return w.until, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// judge returns what is wrong with an answer, or "".
+func (c *court) judge(x *exchange) string {
+	if x.holdsToken() {
+		return "a token is in the answer"
+	}
+	if x.status == 0 {
+		return ""
+	}
+	if x.method == http.MethodGet || x.method == http.MethodHead {
+		c.seen.reads++
+		if x.status < 400 {
+			return c.judgeState(x)
+		}
+	} else if x.in.of == ofPresence {
+		if wrong := c.judgeWrite(x); wrong != "" {
+			return wrong
+		}
+	}
+	return c.judgeError(x)
+}
+
+// judgeState judges an answer to a read that is no error.
+func (c *court) judgeState(x *exchange) string {
+	switch {
+	case !x.parsed || x.in.of != ofPresence:
+		if x.in.of == ofAccount && x.in.path == "account/whoami" && !strings.Contains(x.answer, stateMark) {
+			return ""
+		}
+		return "an answer where the homeserver has none"
+	case x.method == http.MethodHead && x.answer != "":
+		return "a body in answer to HEAD"
+	}
+	viewers := c.viewers(x)
+	fromMemory := strings.Contains(x.cacheStatus(), "; hit")
+	c.seen.state(x, fromMemory)
+	if len(viewers) == 0 {
+		return "a state for a credential that is nobody's"
+	}
+
+	lifetime := c.rules.ttl
+	if strings.Contains(x.cacheStatus(), "stale-if-error") {
+		// The viewer must have been permitted when the state was true.
+		age := c.rules.stale
+		if x.method == http.MethodGet {
+			age = x.age()
+		}
+		if age > c.rules.stale {
+			return "a state that is too stale"
+		}
+		lifetime += age
+	}
+	var entitled []string
+	var oldest time.Duration
+	for _, viewer := range viewers {
+		lo := window(x, lifetime)
+		if c.strict {
+			for _, r := range c.refusals {
+				if r.viewer == viewer && r.target == x.in.target && r.ended.Before(x.began) && r.arrived.After(lo) {
+					lo = r.arrived
+				}
+			}
+		}
+		if last, ok := c.permitted(x, viewer, lo); ok {
+			entitled = append(entitled, viewer)
+			oldest = max(oldest, x.ended.Sub(last))
+		}
+	}
+	if len(entitled) == 0 {
+		return fmt.Sprintf("a state that none of %q may see", viewers)
+	}
+	if fromMemory {
+		c.seen.age(c, x, oldest)
+	}
+	if x.method == http.MethodHead {
+		return ""
+	}
+	var state struct {
+		Message string `json:"status_msg"`
+	}
+	if err := json.Unmarshal([]byte(x.answer), &state); err != nil {
+		return "a state that is none: " + err.Error()
+	}
+	for _, viewer := range entitled {
+		if !c.hs.perViewer {
+			viewer = ""
+		}
+		if state.Message == stateMark+x.in.target+" for "+viewer {
+			return ""
+		}
+	}
+	return fmt.Sprintf("a state of somebody else's, or for somebody else; entitled are %q to %s", entitled, x.in.target)
+}
+
+// age returns how long a state has been in memory, which last_active_ago has grown by.
+func (x *exchange) age() time.Duration {
+	var state struct {
+		Ago int64 `json:"last_active_ago"`
+	}
+	if json.Unmarshal([]byte(x.answer), &state) != nil {
+		return 0
+	}
+	return time.Duration(state.Ago+1)*time.Millisecond - activeAgo // rounded up
+}
+
+// judgeWrite judges the answer to a write. Whether it arrived is for the homeserver to
+// see.
+func (c *court) judgeWrite(x *exchange) string {
+	viewers := c.viewers(x)
+	switch {
+	case x.status >= 300:
+		c.seen.writesRefused++
+	case !slices.Contains(viewers, x.in.target):
+		return fmt.Sprintf("a write of another's presence succeeded; it is by one of %q", viewers)
+	default:
+		c.seen.writes++
+	}
+	return ""
+}
+
+// judgeError judges whom an error is for.
+func (c *court) judgeError(x *exchange) string {
+	if strings.Contains(x.answer, stateMark) {
+		return "a state in an error"
+	}
+	var body struct {
+		Errcode string
+		Stamp   *stamp
+	}
+	if json.Unmarshal([]byte(x.answer), &body) != nil || body.Stamp == nil {
+		return ""
+	}
+	s := body.Stamp
+	own := s.Token == fingerprint(x.in.shown.token)
+	if s.Viewer != "" { // the credential was good
+		if viewers := c.viewers(x); !own && !slices.Contains(viewers, s.Viewer) {
+			return fmt.Sprintf("a refusal of %s for %q", s.Viewer, viewers)
+		}
+		if s.Target != x.in.target {
+			return "a refusal for another target"
+		}
+		c.seen.refusals++
+		if strings.Contains(x.cacheStatus(), "; hit") {
+			c.seen.refusalsFromMemory++
+		}
+		if x.method == http.MethodGet && strings.Contains(x.cacheStatus(), "fwd=miss") {
+			c.refusals = append(c.refusals, refused{s.Viewer, s.Target, c.hs.arrival(s.N), x.ended})
+		}
+		return ""
+	}
+	if !own {
+		return "an error for another's token"
+	}
+	if body.Errcode != unknownToken.errcode && (s.User != x.in.shown.user || s.Device != x.in.shown.device) {
+		return "an error for other parameters of this token"
+	}
+	c.seen.credentialsRefused++
+	return ""
+}
+
+// judgeRefusal judges the refusal of a read of which all is known: it was alone, its
+// spelling is plain and the homeserver is well.
+func (c *court) judgeRefusal(x *exchange) string {
+	if !x.alone || !x.plain || x.in.of != ofPresence || x.method != http.MethodGet || x.status < 400 || x.status == 429 ||
+		c.hs.troubled(span{x.began, x.ended}) {
+		return ""
+	}
+	w := c.hs.now()
+	user, no := c.hs.viewer(w, &x.in)
+	switch {
+	case no != nil:
+		// It is revoked, at once or once its lifetime is over. What is kept of the
+		// viewer may be told until then.
+		if x.status != no.status && len(c.viewers(x)) == 0 {
+			return fmt.Sprintf("status %d, where the homeserver says %d", x.status, no.status)
+		}
+		if x.status == no.status {
+			c.seen.revokedRefused++
+		}
+	case x.status == 401:
+		for w := range c.hs.between(window(x, c.rules.rejected), x.ended) {
+			if _, no := c.hs.viewer(w, &x.in); no != nil {
+				return ""
+			}
+		}
+		return "a good token is rejected"
+	case x.status == c.hs.hidden.status:
+		for w := range c.hs.between(window(x, c.rules.forbidden), x.ended) {
+			if !c.hs.maySee(w, user, x.in.target) {
+				return ""
+			}
+		}
+		return "a refusal outlives its lifetime"
+	default:
+		return fmt.Sprintf("status %d to %s, who may", x.status, user)
+	}
+	return ""
+}
