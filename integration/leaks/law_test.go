@@ -44,13 +44,12 @@ type refused struct {
 	arrived, ended time.Time // at the homeserver, and at the client
 }
 
-// window returns the moment after which something may have been true that has a
-// lifetime. What ended in the very moment of the request may have come after it.
+// window returns from when on something may have been true that has a lifetime.
 func window(x *exchange, lifetime time.Duration) time.Time {
 	if lo := x.ended.Add(-lifetime); lo.Before(x.began) {
 		return lo
 	}
-	return x.began.Add(-1)
+	return x.began
 }
 
 // viewers returns for whom the homeserver would have taken the credential, at some

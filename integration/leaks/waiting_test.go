@@ -55,12 +55,6 @@ func TestWhatEndsDuringAFetchIsNotGoodForItsState(t *testing.T) {
 			known: aliceOther,
 			first: aliceToken, later: func(w *world) { delete(w.sessions, aliceToken) }, slow: "/whoami", answer: 5 * time.Second,
 		},
-		{
-			// Slow is not down: what is stale doesn't get better by it.
-			name: "identity, a question of one's own, stale_if_error", directives: "cache {\nstale_if_error 20s\n}\nidentity {\nttl 3s\n}",
-			known: aliceOther,
-			first: aliceToken, later: func(w *world) { delete(w.sessions, aliceToken) }, slow: "/whoami", answer: 5 * time.Second,
-		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
