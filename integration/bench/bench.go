@@ -74,13 +74,13 @@ func bench(ctx context.Context, args []string, out io.Writer, progress *os.File)
 	if err != nil {
 		return err
 	}
-	if err := r.print(out); err != nil {
-		return err
+	r.print(out)
+	if *docs != "" {
+		if err := r.document(*docs); err != nil {
+			return err
+		}
 	}
-	if *docs == "" {
-		return nil
-	}
-	return r.document(*docs)
+	return r.trusted()
 }
 
 // printContenders lists what -only takes.

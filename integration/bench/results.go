@@ -80,9 +80,8 @@ func (r *results) tables() []report.Table {
 	}
 }
 
-// print shows the results on a terminal. An error says that some are not to be
-// trusted.
-func (r *results) print(out io.Writer) error {
+// print shows the results on a terminal.
+func (r *results) print(out io.Writer) {
 	for _, t := range r.tables() {
 		if len(t.Rows) > 0 {
 			t.Text(out)
@@ -95,6 +94,10 @@ func (r *results) print(out io.Writer) error {
 	for _, p := range r.problems {
 		fmt.Fprintf(out, "problem: %s\n", p)
 	}
+}
+
+// trusted returns an error if some figures are not to be trusted.
+func (r *results) trusted() error {
 	if n := len(r.problems); n > 0 {
 		return fmt.Errorf("%d measurements are not what they should be", n)
 	}
@@ -119,6 +122,9 @@ func (r *results) document(dir string) error {
 	texts := map[string]string{"environment": r.environment.Text(), "skipped": "All contenders took part."}
 	if len(r.skipped) > 0 {
 		texts["skipped"] = "Left out:\n\n- " + strings.Join(r.skipped, "\n- ")
+	}
+	if len(r.problems) > 0 {
+		texts["skipped"] += "\n\nNot what they should be, and so not to be trusted:\n\n- " + strings.Join(r.problems, "\n- ")
 	}
 	for _, t := range r.tables() {
 		texts[t.Name] = "Not measured at this size."

@@ -251,14 +251,21 @@ func (e *Experiment) server(ctx context.Context, c Contender) (*running, error) 
 	return r, nil
 }
 
-// warm asks for everything once.
+// warm asks for everything until it got it.
 func (e *Experiment) warm(ctx context.Context, addr string, w traffic.Workload) error {
 	file, err := e.fileAs(fmt.Sprintf("each-%d-%d", w.Targets, w.Viewers), w.Each(1))
 	if err != nil {
 		return err
 	}
-	_, err = load.Generate(ctx, load.Options{Address: addr, File: file, Connections: 32})
-	return err
+	// Some may be refused the first time: all of the tokens are unknown then.
+	var result load.Result
+	for range 3 {
+		result, err = load.Generate(ctx, load.Options{Address: addr, File: file, Connections: 32})
+		if err != nil || result.Refused+result.Failed == 0 {
+			return err
+		}
+	}
+	return fmt.Errorf("%d of %d requests were refused and %d failed", result.Refused, result.Requests, result.Failed)
 }
 
 // file returns the file with the requests of a workload.
