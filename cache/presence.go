@@ -343,6 +343,14 @@ func (p *Presence) Deny(viewer string, ticket Ticket, denial *Denial, rules *Rul
 	return p.permissions.deny(viewer, ticket, &kept)
 }
 
+// DeniedSince reports whether an answer to a request that departed after the given
+// time refused the viewer, and none since has allowed them again. What another
+// request brings that departed before is not for this viewer any more.
+func (p *Presence) DeniedSince(viewer, target string, departed time.Time) bool {
+	_, refused := p.permissions.lookup(viewer, target)
+	return refused != nil && refused.departed > p.clock(departed)
+}
+
 // Evicted returns how many states, permissions and refusals were dropped because
 // there were too many.
 func (p *Presence) Evicted() (states, allowed, refused uint64) {

@@ -82,11 +82,15 @@ func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Cre
 			return who
 		}
 		// It was true when another asked, but is not good for so long.
-		return owner{err: caddyhttp.Error(http.StatusGatewayTimeout, errors.New("the homeserver took longer to tell whose access token it is than that is good for"))}
+		return owner{err: caddyhttp.Error(http.StatusGatewayTimeout, errOutlived)}
 	case <-r.Context().Done():
 		return owner{err: caddyhttp.Error(statusClientClosed, r.Context().Err())}
 	}
 }
+
+// errOutlived says that an answer was no longer good when it came. The homeserver is
+// slow then, not down, so nothing stale may stand in for it.
+var errOutlived = errors.New("the homeserver took longer to tell whose access token it is than that is good for")
 
 // statusClientClosed is what Caddy reports for a client that went away (nginx's 499).
 const statusClientClosed = 499

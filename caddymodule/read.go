@@ -46,7 +46,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 		who = h.identify(r, next, credential, h.set.rejectedLimit)
 		now = time.Now()
 	}
-	if who.err != nil && h.set.rules.StaleIfError > 0 {
+	if who.err != nil && !errors.Is(who.err, errOutlived) && h.set.rules.StaleIfError > 0 {
 		// As long as a stale answer is good enough, so is who was asking for it.
 		who = h.memory.recall(credential, now.Add(-h.set.rules.StaleIfError))
 	}
@@ -314,7 +314,8 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 			return result, own, nil
 		case h.memory.recall(who.credential, now).userID != who.viewer:
 			return nil, false, errIdentityEnded
-		case own, fresh && !shared, fresh && !result.personal() && h.lookup(who, now).Permitted:
+		case own, fresh && !shared && !h.memory.presence.DeniedSince(who.viewer, who.target, result.departed),
+			fresh && !result.personal() && h.lookup(who, now).Permitted:
 			return result, own, nil
 		case !shared:
 			return nil, false, nil // the homeserver takes longer than answers are fresh

@@ -218,6 +218,7 @@ type stamp struct {
 	User   string `json:"user"`   // user_id, as it was read
 	Device string `json:"device"` // device_id likewise
 	Viewer string `json:"viewer"` // if the credential was good
+	Would  string `json:"would"`  // whom it would be for, if it is known at all
 	Target string `json:"target"` // of a presence that was refused
 }
 
@@ -231,9 +232,16 @@ func fingerprint(token string) uint64 {
 func (hs *homeserver) refuse(in *reading, viewer string, no refusal, arrived time.Time) *answer {
 	n := len(hs.judged)
 	hs.judged = append(hs.judged, judgement{arrived, n})
+	would := ""
+	if s, ok := hs.now().sessions[in.shown.token]; ok {
+		would = s.owner
+		if s.appservice && in.shown.user != "" {
+			would = in.shown.user
+		}
+	}
 	body, _ := json.Marshal(map[string]any{
 		"errcode": no.errcode, "error": "No",
-		"stamp": stamp{n, fingerprint(in.shown.token), in.shown.user, in.shown.device, viewer, in.target},
+		"stamp": stamp{n, fingerprint(in.shown.token), in.shown.user, in.shown.device, viewer, would, in.target},
 	})
 	return &answer{no.status, "application/json", string(body)}
 }

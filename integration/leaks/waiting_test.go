@@ -55,6 +55,12 @@ func TestWhatEndsDuringAFetchIsNotGoodForItsState(t *testing.T) {
 			known: aliceOther,
 			first: aliceToken, later: func(w *world) { delete(w.sessions, aliceToken) }, slow: "/whoami", answer: 5 * time.Second,
 		},
+		{
+			// Slow is not down: what is stale doesn't get better by it.
+			name: "identity, a question of one's own, stale_if_error", directives: "cache {\nstale_if_error 20s\n}\nidentity {\nttl 3s\n}",
+			known: aliceOther,
+			first: aliceToken, later: func(w *world) { delete(w.sessions, aliceToken) }, slow: "/whoami", answer: 5 * time.Second,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -122,4 +128,52 @@ func TestWhatEndsDuringAFetchIsNotGoodForItsState(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A viewer who was refused gets no state of before, not even by a fetch that departed
+// before the refusal and is still under way. That took two devices: each has a
+// fetch of its own.
+func TestRefusalIsNotOvertakenByAnOlderFetch(t *testing.T) {
+	const alice, carol = "@alice:example.com", "@carol:example.com"
+	const phone, desktop = tokenMark + "-phone", tokenMark + "-desktop"
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHomeserver(dialects[0])
+		hs.change(func(w *world) {
+			w.sessions[phone] = session{owner: alice, device: "PHONE"}
+			w.sessions[desktop] = session{owner: alice, device: "DESKTOP"}
+			w.join(0, alice)
+			w.join(0, carol)
+		})
+		open(t, hs, "")
+		hs.becomes = func(r *http.Request) (c conduct) {
+			if strings.HasSuffix(r.URL.Path, "/status") && strings.HasSuffix(r.Header.Get("Authorization"), phone) {
+				c.after = 10 * time.Second
+			}
+			return c
+		}
+		read := func(token string) *exchange {
+			x := &exchange{
+				method: http.MethodGet, target: "/_matrix/client/v3/presence/" + carol + "/status",
+				fields: []string{"Authorization: Bearer " + token},
+			}
+			c := client{from: net.IPv4(192, 0, 2, 1)}
+			c.send(x, 0)
+			c.close()
+			return x
+		}
+		var again *exchange
+		var under sync.WaitGroup
+		under.Go(func() { read(phone) })
+		time.Sleep(time.Second)
+		hs.change(func(w *world) { w.leave(alice) })
+		if x := read(desktop); x.status != http.StatusForbidden {
+			t.Errorf("after leaving: %v", x)
+		}
+		time.Sleep(6 * time.Second) // the refusal is no longer told from memory
+		under.Go(func() { again = read(phone) })
+		under.Wait()
+		if again.status != http.StatusForbidden {
+			t.Errorf("after the refusal: %v", again)
+		}
+	})
 }
