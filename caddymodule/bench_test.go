@@ -141,7 +141,7 @@ func BenchmarkLimited(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	p.handler.set.readLimit = &limit
+	p.handler.set.everybody.readLimit = &limit
 	p.get("bob-token", alice)
 	p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
 	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(alice), "bob-token", ""))

@@ -37,6 +37,26 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    write_limit <events>/<window> [burst <n>] | off
 //	    read_limit  <events>/<window> [burst <n>] | off
 //	    exempt      <user ID pattern...>
+//	    class <name> {
+//	        match         <user ID pattern...>
+//	        write_limit   <events>/<window> [burst <n>] | off
+//	        read_limit    <events>/<window> [burst <n>] | off
+//	        sync_limit    <events>/<window> [burst <n>] | off
+//	        repeat_writes pass | absorb
+//	        over_limit    reject | coalesce
+//	    }
+//	    mode          enforce | observe
+//	    repeat_writes pass | absorb
+//	    refresh       <duration>
+//	    over_limit    reject | coalesce
+//	    coalesce {
+//	        pending <n>
+//	        max_age <duration>
+//	    }
+//	    sync       pass | limit | off
+//	    sync_limit <events>/<window> [burst <n>] | off
+//	    homeserver auto | synapse | dendrite | tuwunel
+//	    preflight  pass | local
 //	    cache off
 //	    cache {
 //	        name           <name>
@@ -70,25 +90,85 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if err := parseNoArg(d, "a block"); err != nil {
 		return err
 	}
-	return parseBlock(d, 0, map[string]func() error{
+	where := make(map[string]caddyfile.Token) // of the options
+	err := parseBlock(d, 0, where, map[string]func() error{
 		"write_limit":     func() error { return parseLimit(d, &h.WriteLimit) },
 		"read_limit":      func() error { return parseLimit(d, &h.ReadLimit) },
-		"exempt":          func() error { return h.parseExempt(d) },
+		"exempt":          func() error { return parsePatternList(d, &h.Exempt) },
+		"class":           func() error { return h.parseClass(d, where) },
+		"mode":            func() error { return parseString(d, &h.Mode) },
+		"repeat_writes":   func() error { return parseString(d, &h.RepeatWrites) },
+		"refresh":         func() error { return parseDuration(d, &h.Refresh, "a time above 0") },
+		"over_limit":      func() error { return parseString(d, &h.OverLimit) },
+		"coalesce":        func() error { return h.parseCoalesce(d) },
+		"sync":            func() error { return parseString(d, &h.Sync) },
+		"sync_limit":      func() error { return parseLimit(d, &h.SyncLimit) },
+		"homeserver":      func() error { return parseString(d, &h.Homeserver) },
+		"preflight":       func() error { return parseString(d, &h.Preflight) },
 		"cache":           func() error { return h.parseCache(d) },
 		"identity":        func() error { return h.parseIdentity(d) },
 		"max_body":        func() error { return parseSize(d, &h.MaxBody) },
 		"presence_values": func() error { return parseList(d, &h.PresenceValues) },
 	})
-}
-
-func (h *Handler) parseExempt(d *caddyfile.Dispenser) error {
-	if err := parseList(d, &h.Exempt); err != nil {
+	if err != nil {
 		return err
 	}
-	for _, pattern := range h.Exempt {
-		if _, err := policy.ParseUserPattern(pattern); err != nil {
-			return d.Errf("parsing exempt: %v", err)
+	// What options mean together is known only now, and where they stand no longer
+	// when the handler is provisioned.
+	_, err = h.settings()
+	var about *optionError
+	if errors.As(err, &about) {
+		if at, ok := where[about.option]; ok {
+			return fmt.Errorf("%w, at %s:%d", err, at.File, at.Line)
 		}
+	}
+	return err
+}
+
+// parseClass parses a class, and notes where it stands.
+func (h *Handler) parseClass(d *caddyfile.Dispenser, where map[string]caddyfile.Token) error {
+	var c Class
+	at := d.Token()
+	if err := parseString(d, &c.Name); err != nil {
+		return err
+	}
+	option := "class " + c.Name
+	if _, ok := where[option]; ok {
+		return d.Errf("'%s' is given twice", option)
+	}
+	where[option] = at
+	err := parseBlock(d, d.Nesting(), nil, map[string]func() error{
+		"match":         func() error { return parsePatternList(d, &c.Match) },
+		"write_limit":   func() error { return parseLimit(d, &c.WriteLimit) },
+		"read_limit":    func() error { return parseLimit(d, &c.ReadLimit) },
+		"sync_limit":    func() error { return parseLimit(d, &c.SyncLimit) },
+		"repeat_writes": func() error { return parseString(d, &c.RepeatWrites) },
+		"over_limit":    func() error { return parseString(d, &c.OverLimit) },
+	})
+	h.Classes = append(h.Classes, c)
+	return err
+}
+
+func (h *Handler) parseCoalesce(d *caddyfile.Dispenser) error {
+	c := new(Coalesce)
+	h.Coalesce = c
+	if err := parseNoArg(d, "a block"); err != nil {
+		return err
+	}
+	return parseBlock(d, d.Nesting(), nil, map[string]func() error{
+		"pending": func() error { return parseNumber(d, &c.Pending) },
+		"max_age": func() error { return parseDuration(d, &c.MaxAge, "a time above 0") },
+	})
+}
+
+// parsePatternList reads user ID patterns.
+func parsePatternList(d *caddyfile.Dispenser, dst *[]string) error {
+	name := d.Val()
+	if err := parseList(d, dst); err != nil {
+		return err
+	}
+	if _, err := parsePatterns(*dst); err != nil {
+		return d.Errf("parsing %s: %v", name, err)
 	}
 	return nil
 }
@@ -103,7 +183,7 @@ func (h *Handler) parseCache(d *caddyfile.Dispenser) error {
 		c.Off = true
 		return parseNoArg(d, "nothing more")
 	}
-	return parseBlock(d, d.Nesting(), map[string]func() error{
+	return parseBlock(d, d.Nesting(), nil, map[string]func() error{
 		"name":           func() error { return parseString(d, &c.Name) },
 		"states":         func() error { return parseNumber(d, &c.States) },
 		"permissions":    func() error { return parseNumber(d, &c.Permissions) },
@@ -121,7 +201,7 @@ func (h *Handler) parseIdentity(d *caddyfile.Dispenser) error {
 	if err := parseNoArg(d, "a block"); err != nil {
 		return err
 	}
-	return parseBlock(d, d.Nesting(), map[string]func() error{
+	return parseBlock(d, d.Nesting(), nil, map[string]func() error{
 		"tokens":         func() error { return parseNumber(d, &i.Tokens) },
 		"ttl":            func() error { return parseDuration(d, &i.TTL, "a time above 0") },
 		"rejected_ttl":   func() error { return parseOptionalDuration(d, &i.RejectedTTL) },
@@ -130,9 +210,9 @@ func (h *Handler) parseIdentity(d *caddyfile.Dispenser) error {
 	})
 }
 
-// parseBlock parses a block of options, each at most once, by the function that
-// reads an option's arguments.
-func parseBlock(d *caddyfile.Dispenser, nesting int, options map[string]func() error) error {
+// parseBlock parses a block of options, each at most once but a class, by the function
+// that reads an option's arguments. It notes where they stand, unless where is nil.
+func parseBlock(d *caddyfile.Dispenser, nesting int, where map[string]caddyfile.Token, options map[string]func() error) error {
 	seen := make(map[string]bool)
 	previous := ""
 	for d.NextBlock(nesting) {
@@ -144,10 +224,13 @@ func parseBlock(d *caddyfile.Dispenser, nesting int, options map[string]func() e
 		case !ok:
 			return d.Errf("unrecognized subdirective '%s', expected one of: %s", name,
 				strings.Join(slices.Sorted(maps.Keys(options)), ", "))
-		case seen[name]:
+		case seen[name] && name != "class":
 			return d.Errf("'%s' is given twice", name)
 		}
 		seen[name], previous = true, name
+		if where != nil {
+			where[name] = d.Token()
+		}
 		if err := parse(); err != nil {
 			return err
 		}

@@ -3,6 +3,9 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -49,6 +52,20 @@ const (
 
 	// Many times the longest status that a client lets a person type.
 	defaultMaxBody = 64 << 10
+
+	// Synapse takes a device that is not syncing for offline 30 seconds after it was
+	// last heard of; its own workers let repeats through each 25 (handlers/presence.py).
+	defaultRefresh, maxRefresh = 20 * time.Second, 25 * time.Second
+
+	// A user whose client comes and goes makes a few changes in a minute; two devices
+	// that fight make hundreds.
+	defaultSyncEvents, defaultSyncWindow, defaultSyncBurst = 6, time.Minute, 5
+
+	// Some 2 KiB each, with the header fields that they are to be sent with.
+	defaultPending = 10_000
+	// A client that was told 200 has no reason to try again, so this is for how
+	// long the homeserver may be restarted without a change of presence lost.
+	defaultMaxAge = time.Minute
 )
 
 // defaultPresenceValues are the specification's, and the names that "busy" has
@@ -172,12 +189,36 @@ type Identity struct {
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 }
 
+// Coalesce bounds the writes that wait for their user's budget.
+type Coalesce struct {
+	// Pending is how many may wait, of all users together. One more is answered
+	// with 429. Default: 10000.
+	Pending int `json:"pending,omitempty"`
+
+	// MaxAge is how long one may wait, and how long a delivery that fails is tried
+	// again. A write that would have to wait for longer is answered with 429.
+	// Default: 1m.
+	MaxAge caddy.Duration `json:"max_age,omitempty"`
+}
+
 // settings is the configuration as requests use it: checked, and with the
 // defaults filled in. It is immutable.
 type settings struct {
-	writeLimit, readLimit *policy.Limit // of a user; nil: none
-	rejectedLimit         *policy.Limit // of a client; nil: none
-	exempt                []policy.UserPattern
+	observe       bool
+	rejectedLimit *policy.Limit // of a client; nil: none
+
+	everybody, exempted *class
+	exempt              []policy.UserPattern
+	classes             []*class // the first that matches is a user's
+
+	// absorbs and limitsReads tell that some class does.
+	absorbs, limitsReads bool
+
+	refresh   time.Duration
+	coalesce  coalesceRules
+	sync      syncMode
+	dialect   dialect
+	preflight bool // answered here
 
 	cached bool
 	rules  cache.Rules
@@ -190,44 +231,57 @@ type settings struct {
 	presenceValues []string
 }
 
+// coalesceRules are bounds of the writes that wait.
+type coalesceRules struct {
+	pending int
+	maxAge  time.Duration
+}
+
 // sizes are those of the tables in a memory.
 type sizes struct{ states, permissions, tokens int }
+
+// optionError is about an option of the handler, so that a Caddyfile's line can be
+// named.
+type optionError struct {
+	option string // as it stands in a Caddyfile, "class" with the name
+	err    error
+}
+
+func (e *optionError) Error() string { return e.err.Error() }
+func (e *optionError) Unwrap() error { return e.err }
+
+// blame makes an error one about an option.
+func blame(option, format string, args ...any) error {
+	return &optionError{option, fmt.Errorf(format, args...)}
+}
 
 // settings checks the configuration.
 func (h *Handler) settings() (*settings, error) {
 	s := &settings{maxBody: h.MaxBody, presenceValues: h.PresenceValues}
-
-	writeLimit, readLimit := h.WriteLimit, h.ReadLimit
-	if writeLimit == nil {
-		writeLimit = &Limit{Events: defaultWriteEvents, Window: caddy.Duration(defaultWriteWindow), Burst: defaultWriteBurst}
+	err := errors.Join(
+		setWord("mode", &s.observe, h.Mode, map[string]bool{"": false, "enforce": false, "observe": true}),
+		setWord("sync", &s.sync, h.Sync, syncModes),
+		setWord("homeserver", &s.dialect, h.Homeserver, dialects),
+		setWord("preflight", &s.preflight, h.Preflight, map[string]bool{"": false, "pass": false, "local": true}),
+	)
+	if err != nil {
+		return nil, err
 	}
-	if readLimit == nil {
-		readLimit = &Limit{Events: defaultReadEvents, Window: caddy.Duration(defaultReadWindow), Burst: defaultReadBurst}
-	}
-	var err error
-	if s.writeLimit, err = writeLimit.limit(); err != nil {
-		return nil, fmt.Errorf("checking write_limit: %w", err)
-	}
-	if s.readLimit, err = readLimit.limit(); err != nil {
-		return nil, fmt.Errorf("checking read_limit: %w", err)
-	}
-	for _, pattern := range h.Exempt {
-		parsed, err := policy.ParseUserPattern(pattern)
-		if err != nil {
-			return nil, fmt.Errorf("checking exempt: %w", err)
-		}
-		s.exempt = append(s.exempt, parsed)
-	}
-
 	if err := s.setCache(h.Cache); err != nil {
 		return nil, fmt.Errorf("checking cache: %w", err)
 	}
 	if err := s.setIdentity(h.Identity); err != nil {
 		return nil, fmt.Errorf("checking identity: %w", err)
 	}
+	if err := s.setRelief(h); err != nil {
+		return nil, err
+	}
+	if err := s.setClasses(h); err != nil {
+		return nil, err
+	}
 
 	if s.maxBody < 0 {
-		return nil, errors.New("checking max_body: must be above 0")
+		return nil, blame("max_body", "checking max_body: must be above 0")
 	}
 	if s.maxBody == 0 {
 		s.maxBody = defaultMaxBody
@@ -236,6 +290,30 @@ func (h *Handler) settings() (*settings, error) {
 		s.presenceValues = defaultPresenceValues
 	}
 	return s, nil
+}
+
+// setRelief sets what all classes have in common of repeats, late writes and syncs.
+func (s *settings) setRelief(h *Handler) error {
+	coalesce := h.Coalesce
+	if coalesce == nil {
+		coalesce = new(Coalesce)
+	}
+	err := errors.Join(
+		setDuration("refresh", &s.refresh, unlessZero(h.Refresh), defaultRefresh),
+		setNumber("pending", &s.coalesce.pending, coalesce.Pending, defaultPending),
+		setDuration("max_age", &s.coalesce.maxAge, unlessZero(coalesce.MaxAge), defaultMaxAge),
+	)
+	switch {
+	case err != nil:
+		return err
+	case s.refresh > maxRefresh:
+		return blame("refresh", "checking refresh: %v is too long: homeservers take a user for offline after 30s without news, so at most %v", s.refresh, maxRefresh)
+	case h.SyncLimit != nil && s.sync != syncLimit:
+		return blame("sync_limit", "checking sync_limit: it needs sync limit")
+	case s.sync == syncOff && s.dialect == tuwunel:
+		return blame("sync", "checking sync: tuwunel has no way to leave a sync's set_presence out; use sync limit")
+	}
+	return nil
 }
 
 func (s *settings) setCache(c *Cache) error {
@@ -277,6 +355,22 @@ func (s *settings) setIdentity(i *Identity) error {
 		setDuration("rejected_ttl", &s.rejectedTTL, i.RejectedTTL, defaultRejectedTTL),
 		setDuration("timeout", &s.identityTimeout, unlessZero(i.Timeout), defaultIdentityTimeout),
 	)
+}
+
+// setWord sets what an option's word means.
+func setWord[T any](option string, dst *T, word string, words map[string]T) error {
+	meaning, ok := words[word]
+	if !ok {
+		return blame(option, "checking %s: expected %s, not '%s'", option, wordList(words), word)
+	}
+	*dst = meaning
+	return nil
+}
+
+// wordList lists the words of an option for people.
+func wordList[T any](words map[string]T) string {
+	list := slices.DeleteFunc(slices.Sorted(maps.Keys(words)), func(word string) bool { return word == "" })
+	return strings.Join(list, " or ")
 }
 
 // setNumber sets a table size, which a given 0 leaves at its default.

@@ -52,10 +52,60 @@ type Handler struct {
 	// answered from memory. Default: 100 in 1s, burst 5000.
 	ReadLimit *Limit `json:"read_limit,omitempty"`
 
+	// SyncLimit is each user's budget of changes of presence by GET /sync, see Sync.
+	// Default: 6 in 1m, burst 5.
+	SyncLimit *Limit `json:"sync_limit,omitempty"`
+
 	// Exempt lists users whom no limit applies to, such as bots and bridges, as
 	// user ID patterns: "@bridge_*:example.com", where "*" stands for any run
-	// of characters.
+	// of characters. It comes before the classes.
 	Exempt []string `json:"exempt,omitempty"`
+
+	// Classes give some users budgets and modes of their own. The first whose
+	// patterns match a user applies.
+	Classes []Class `json:"classes,omitempty"`
+
+	// Mode is "enforce", or "observe": then every request goes to the homeserver as
+	// it came, and every answer is the homeserver's. What this configuration would
+	// have done is counted in the metric caddy_matrix_presence_observed_total, and
+	// who would have been limited is listed among the top talkers. Default: enforce.
+	Mode string `json:"mode,omitempty"`
+
+	// RepeatWrites is what becomes of a write that repeats what the same device of
+	// the user last wrote successfully, with nothing since that might have changed
+	// the presence: "pass", or "absorb": it is answered 200 here, unless the last one
+	// that went to the homeserver is as old as Refresh. It costs no budget. Default:
+	// pass.
+	RepeatWrites string `json:"repeat_writes,omitempty"`
+
+	// Refresh is how often what a user repeats goes to the homeserver all the same, so
+	// that its timers are fed: at most 25s. Default: 20s.
+	Refresh caddy.Duration `json:"refresh,omitempty"`
+
+	// OverLimit is what becomes of a write over WriteLimit: "reject" answers 429, and
+	// "coalesce" answers 200 and delivers it when the budget is refilled, unless the
+	// same device has written something else by then. Such a 200 says that the write
+	// is in order and will be tried, not that it has happened. Default: reject.
+	OverLimit string `json:"over_limit,omitempty"`
+
+	// Coalesce bounds the writes that wait under OverLimit coalesce.
+	Coalesce *Coalesce `json:"coalesce,omitempty"`
+
+	// Sync is what becomes of the presence that a GET /sync sets, which is online if
+	// it names none: "pass" leaves it alone; "limit" lets changes through within
+	// SyncLimit and takes out what changes nothing; "off" keeps syncs from touching
+	// any presence. Nothing else of a sync is changed. Default: pass.
+	Sync string `json:"sync,omitempty"`
+
+	// Homeserver says what Sync has to write to leave a presence alone: "synapse",
+	// "dendrite", "tuwunel", or "auto": as the homeserver itself says at
+	// /_matrix/federation/v1/version. Default: auto.
+	Homeserver string `json:"homeserver,omitempty"`
+
+	// Preflight is what becomes of OPTIONS requests of presence: "pass", or "local":
+	// they are answered here with the CORS fields that the homeserver itself answered
+	// one with, and Access-Control-Max-Age. Default: pass.
+	Preflight string `json:"preflight,omitempty"`
 
 	// Cache configures what is remembered of answers to reads.
 	Cache *Cache `json:"cache,omitempty"`
@@ -158,20 +208,11 @@ func presenceRoute(r *http.Request) (policy.PresenceRoute, bool) {
 
 // take takes one event from a user's budget, and returns how long to wait if there
 // is none.
-func (h *Handler) take(limiter *policy.Limiter, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
-	if limit == nil || h.exempt(userID) {
+func take(limiter *policy.Limiter, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
+	if limit == nil {
 		return 0, true
 	}
 	return limiter.Take(userID, *limit, now)
-}
-
-func (h *Handler) exempt(userID string) bool {
-	for _, pattern := range h.set.exempt {
-		if pattern.Match(userID) {
-			return true
-		}
-	}
-	return false
 }
 
 // Interface guards

@@ -25,7 +25,7 @@ const (
 // serveRead is the life of a GET or HEAD of a presence.
 func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
 	h.memory.counters.requests[routeRead].Add(1)
-	if !h.set.cached && h.set.readLimit == nil {
+	if !h.set.cached && !h.set.limitsReads {
 		return h.bypass(w, r, next, "off", nil)
 	}
 	authorization := r.Header["Authorization"]
@@ -67,7 +67,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 
 	// Every spelling counts: the homeserver would serve it.
-	if wait, ok := h.take(h.memory.reads, h.set.readLimit, who.userID, now); !ok {
+	if wait, ok := take(h.memory.reads, h.set.classOf(who.userID).readLimit, who.userID, now); !ok {
 		h.writeLimited(w, r, wait)
 		return nil
 	}
@@ -86,12 +86,12 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 // is charged to the user of every token that it might be, so that such spellings
 // are no way around a limit.
 func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if h.set.readLimit != nil {
+	if h.set.limitsReads {
 		for _, token := range policy.CandidateTokens(r.Header["Authorization"], r.URL.RawQuery) {
 			who := h.identify(r, next, policy.Credential{Token: token}, h.set.rejectedLimit)
 			wait, ok := who.wait, who.wait == 0
 			if ok && who.userID != "" {
-				wait, ok = h.take(h.memory.reads, h.set.readLimit, who.userID, time.Now())
+				wait, ok = take(h.memory.reads, h.set.classOf(who.userID).readLimit, who.userID, time.Now())
 			}
 			if !ok {
 				h.writeLimited(w, r, wait)

@@ -54,7 +54,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 		})
 		return nil
 	}
-	if wait, ok := h.take(h.memory.writes, h.set.writeLimit, who.userID, time.Now()); !ok {
+	if wait, ok := take(h.memory.writes, h.set.classOf(who.userID).writeLimit, who.userID, time.Now()); !ok {
 		h.writeLimited(w, r, wait)
 		return nil
 	}

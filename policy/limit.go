@@ -46,6 +46,9 @@ func NewLimit(events int, window time.Duration, burst int) (Limit, error) {
 	return l, nil
 }
 
+// Interval is the time in which one event is refilled.
+func (l Limit) Interval() time.Duration { return time.Duration(l.interval) }
+
 // Times returns the budget that n users of this one have together.
 func (l Limit) Times(n int) Limit {
 	return Limit{interval: max(1, l.interval/int64(n)), burst: l.burst * int64(n)}

@@ -1,0 +1,209 @@
+package caddymodule
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// Class gives the users that match budgets and modes of their own. What is not
+// given is as for everybody.
+type Class struct {
+	// Name is for people; each class has another one.
+	Name string `json:"name"`
+
+	// Match lists the users as user ID patterns: "@bridge_*:example.com", where "*"
+	// stands for any run of characters.
+	Match []string `json:"match"`
+
+	// WriteLimit is as the handler's.
+	WriteLimit *Limit `json:"write_limit,omitempty"`
+
+	// ReadLimit is as the handler's.
+	ReadLimit *Limit `json:"read_limit,omitempty"`
+
+	// SyncLimit is as the handler's.
+	SyncLimit *Limit `json:"sync_limit,omitempty"`
+
+	// RepeatWrites is as the handler's.
+	RepeatWrites string `json:"repeat_writes,omitempty"`
+
+	// OverLimit is as the handler's.
+	OverLimit string `json:"over_limit,omitempty"`
+}
+
+// class is what applies to a user.
+type class struct {
+	match []policy.UserPattern
+
+	writeLimit, readLimit, syncLimit *policy.Limit // nil: none
+
+	absorb   bool // repeated writes
+	coalesce bool // writes over the limit
+}
+
+// classOf returns what applies to a user.
+func (s *settings) classOf(userID string) *class {
+	matches := func(pattern policy.UserPattern) bool { return pattern.Match(userID) }
+	if slices.ContainsFunc(s.exempt, matches) {
+		return s.exempted
+	}
+	for _, c := range s.classes {
+		if slices.ContainsFunc(c.match, matches) {
+			return c
+		}
+	}
+	return s.everybody
+}
+
+var (
+	repeatWords    = map[string]bool{"pass": false, "absorb": true}
+	overLimitWords = map[string]bool{"reject": false, "coalesce": true}
+)
+
+// setClasses sets what applies to whom.
+func (s *settings) setClasses(h *Handler) error {
+	everybody := &class{
+		writeLimit: mustLimit(defaultWriteEvents, defaultWriteWindow, defaultWriteBurst),
+		readLimit:  mustLimit(defaultReadEvents, defaultReadWindow, defaultReadBurst),
+		syncLimit:  mustLimit(defaultSyncEvents, defaultSyncWindow, defaultSyncBurst),
+	}
+	err := s.setClass(everybody, &Class{
+		WriteLimit: h.WriteLimit, ReadLimit: h.ReadLimit, SyncLimit: h.SyncLimit,
+		RepeatWrites: h.RepeatWrites, OverLimit: h.OverLimit,
+	}, "")
+	if err != nil {
+		return err
+	}
+	s.everybody = everybody
+
+	exempted := *everybody
+	exempted.writeLimit, exempted.readLimit, exempted.syncLimit = nil, nil, nil
+	s.exempted = &exempted
+	if s.exempt, err = parsePatterns(h.Exempt); err != nil {
+		return blame("exempt", "checking exempt: %w", err)
+	}
+
+	names := make(map[string]bool)
+	for _, given := range h.Classes {
+		option := "class " + given.Name
+		c := *everybody
+		switch c.match, err = parsePatterns(given.Match); {
+		case err != nil:
+			return blame(option, "checking class %s: %w", given.Name, err)
+		case given.Name == "":
+			return blame(option, "checking class: each needs a name")
+		case names[given.Name]:
+			return blame(option, "checking class %s: there are two of that name", given.Name)
+		case len(c.match) == 0:
+			return blame(option, "checking class %s: it needs a match, such as match @bridge_*:example.com", given.Name)
+		}
+		names[given.Name] = true
+		if err := s.setClass(&c, &given, option); err != nil {
+			return err
+		}
+		s.classes = append(s.classes, &c)
+	}
+	return s.checkUse(h)
+}
+
+func parsePatterns(patterns []string) (parsed []policy.UserPattern, err error) {
+	for _, pattern := range patterns {
+		p, err := policy.ParseUserPattern(pattern)
+		if err != nil {
+			return nil, err
+		}
+		parsed = append(parsed, p)
+	}
+	return parsed, nil
+}
+
+// setClass sets what is given of a class, and checks whether it goes together. The
+// option is the one to blame, or empty if that is the given one itself.
+func (s *settings) setClass(c *class, given *Class, option string) error {
+	inClass := func(name string) string {
+		if option == "" {
+			return name
+		}
+		return option
+	}
+	for _, l := range []struct {
+		name  string
+		given *Limit
+		dst   **policy.Limit
+	}{
+		{"write_limit", given.WriteLimit, &c.writeLimit},
+		{"read_limit", given.ReadLimit, &c.readLimit},
+		{"sync_limit", given.SyncLimit, &c.syncLimit},
+	} {
+		if l.given == nil {
+			continue
+		}
+		limit, err := l.given.limit()
+		if err != nil {
+			return blame(inClass(l.name), "checking %s: %w", l.name, err)
+		}
+		*l.dst = limit
+	}
+	for _, w := range []struct {
+		name, given string
+		words       map[string]bool
+		dst         *bool
+	}{
+		{"repeat_writes", given.RepeatWrites, repeatWords, &c.absorb},
+		{"over_limit", given.OverLimit, overLimitWords, &c.coalesce},
+	} {
+		if w.given == "" {
+			continue
+		}
+		if err := setWord(w.name, w.dst, w.given, w.words); err != nil {
+			return blame(inClass(w.name), "%w", err)
+		}
+	}
+
+	s.absorbs = s.absorbs || c.absorb
+	s.limitsReads = s.limitsReads || c.readLimit != nil
+	switch {
+	case given.OverLimit == "coalesce" && c.writeLimit == nil:
+		return blame(inClass("over_limit"), "checking over_limit: there is nothing to coalesce with write_limit off")
+	case given.SyncLimit != nil && s.sync != syncLimit:
+		return blame(inClass("sync_limit"), "checking sync_limit: it needs sync limit")
+	case c.writeLimit == nil:
+		return nil
+	}
+	interval := c.writeLimit.Interval()
+	switch {
+	case c.absorb && interval > s.refresh:
+		return blame(inClass("write_limit"), "checking write_limit: it refills one write in %v, but with repeat_writes absorb a repeat goes to the homeserver each refresh of %v, so that it doesn't take the user for offline: allow at least one write in %[2]v, or set a longer refresh (up to %[3]v)",
+			interval, s.refresh, maxRefresh)
+	case c.coalesce && interval > s.coalesce.maxAge:
+		return blame(inClass("write_limit"), "checking write_limit: it refills one write in %v, but with over_limit coalesce no write may wait for longer than max_age (%v): allow more, or set a longer max_age in a coalesce block",
+			interval, s.coalesce.maxAge)
+	}
+	return nil
+}
+
+// checkUse refuses options that nothing makes use of: they are meant to do something.
+func (s *settings) checkUse(h *Handler) error {
+	coalesces := s.everybody.coalesce || slices.ContainsFunc(s.classes, func(c *class) bool { return c.coalesce })
+	switch {
+	case h.Refresh != 0 && !s.absorbs && s.sync != syncLimit:
+		return blame("refresh", "checking refresh: it needs repeat_writes absorb or sync limit")
+	case h.Coalesce != nil && !coalesces:
+		return blame("coalesce", "checking coalesce: it needs over_limit coalesce")
+	}
+	return nil
+}
+
+// mustLimit returns a default.
+func mustLimit(events int, window time.Duration, burst int) *policy.Limit {
+	limit, err := (&Limit{Events: events, Window: caddy.Duration(window), Burst: burst}).limit()
+	if err != nil {
+		panic(fmt.Sprintf("a default limit is wrong: %v", err))
+	}
+	return limit
+}
