@@ -18,6 +18,8 @@ type counters struct {
 	upstream [reasonCount]atomic.Uint64
 	lookups  [lookupCount]atomic.Uint64
 
+	deliveries [deliveryCount]atomic.Uint64
+
 	latency [reasonCount]prometheus.Observer // children of upstreamSeconds
 }
 
@@ -43,14 +45,15 @@ func routeOf(r *http.Request) route {
 type reason int
 
 const (
-	reasonFetch  reason = iota // a read of ours, whose answer may be kept and shared
-	reasonBypass               // a client's read, as it came
-	reasonWrite                // a client's write
-	reasonWhoAmI               // whose token it is
+	reasonFetch    reason = iota // a read of ours, whose answer may be kept and shared
+	reasonBypass                 // a client's read, as it came
+	reasonWrite                  // a client's write
+	reasonWhoAmI                 // whose token it is
+	reasonDelivery               // a write that has waited
 	reasonCount
 )
 
-var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "whoami"}
+var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "whoami", "delivery"}
 
 // lookup is what became of a question whose token it is.
 type lookup int
@@ -67,6 +70,19 @@ const (
 )
 
 var lookupNames = [lookupCount]string{"known", "rejected", "refused", "failed", "crowded", "limited", "spared"}
+
+// delivery is what became of a write that was answered with 200 and had to wait.
+type delivery int
+
+const (
+	deliveryDone       delivery = iota // the homeserver took it
+	deliverySuperseded                 // the same device has written something else
+	deliveryDropped                    // its token was revoked
+	deliveryLost                       // the homeserver didn't take it
+	deliveryCount
+)
+
+var deliveryNames = [deliveryCount]string{"delivered", "superseded", "dropped", "lost"}
 
 // latencyBuckets are seconds: from a homeserver that answers from its own memory to
 // one that is about to be given up.

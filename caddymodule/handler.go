@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -41,7 +42,7 @@ func init() {
 // Placeholder | Description
 // ------------|-------------
 // `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads only
-// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `answered`: its answer from memory; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
+// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `answered`: its answer from memory; `absorbed`: a repeated write, answered here; `coalesced`: a write over the limit, which waits; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
 type Handler struct {
 	// WriteLimit is the budget of presence writes of each Matrix user, whatever
 	// their devices, tokens and spellings of a path. Over it, the answer is 429.
@@ -126,7 +127,8 @@ type Handler struct {
 	memory     *memory
 	memoryName string
 	claim      claim
-	served     *sync.Once // the first request makes the memory fit
+	served     *sync.Once   // the first request makes the memory fit
+	ended      *atomic.Bool // the configuration is cleaned up
 	logger     *zap.Logger
 }
 
@@ -147,15 +149,19 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.set, h.served = set, new(sync.Once)
+	h.set, h.served, h.ended = set, new(sync.Once), new(atomic.Bool)
 	if err := h.takeMemory(ctx); err != nil {
 		return err
 	}
 	return registerMetrics(ctx)
 }
 
-// Cleanup gives the memory back. Requests may still be under way.
-func (h *Handler) Cleanup() error { return h.dropMemory() }
+// Cleanup delivers the writes that wait, and gives the memory back. Requests may still be
+// under way.
+func (h *Handler) Cleanup() error {
+	h.flush()
+	return h.dropMemory()
+}
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -177,6 +183,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		default:
 			return h.serveRead(w, r, next, route)
 		}
+	}
+	if h.set.absorbs && policy.IsActivity(r.Method, r.URL.EscapedPath()) {
+		return h.serveActivity(w, r, next)
 	}
 	if revocation, ok := policy.ParseRevocation(r.Method, r.URL.Path); ok {
 		return h.serveRevocation(w, r, next, revocation)

@@ -28,12 +28,17 @@ type memory struct {
 	// rejected is about clients, by their address: who has shown how many tokens
 	// that the homeserver doesn't know.
 	rejected *policy.Limiter
+	// repeats is about what users last wrote, pendings about what is still to be
+	// written.
+	repeats  *policy.Repeats
+	pendings pendings
 
 	fetches flights[fetchKey, *fetched]
 	whoAmIs flights[whoAmIKey, owner]
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *turnstile
 	faults faultLog
+	losses lossLog
 
 	counters *counters
 
@@ -61,6 +66,7 @@ func newMemory(name string, s sizes) *memory {
 		reads:      policy.NewLimiter(s.tokens, now),
 		writes:     policy.NewLimiter(s.tokens, now),
 		rejected:   policy.NewLimiter(s.tokens, now),
+		repeats:    policy.NewRepeats(s.tokens, now),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),
 		sizes:      s,
@@ -85,6 +91,7 @@ func (m *memory) resize(s sizes) {
 	m.reads.Resize(s.tokens)
 	m.writes.Resize(s.tokens)
 	m.rejected.Resize(s.tokens)
+	m.repeats.Resize(s.tokens)
 }
 
 // claims tells which handlers of a configuration go without a cache name, to

@@ -18,20 +18,26 @@ var (
 		"Presence requests, by route (read, write). The sum of outcomes_total of the route.",
 		"route")
 	outcomesDesc = newDesc("outcomes_total",
-		"Presence requests by how they were answered: hit, stale, collapsed, limited, refused, rejected and invalid without asking the homeserver for them; "+
+		"Presence requests by how they were answered: hit, stale, collapsed, absorbed, limited, refused, rejected and invalid without asking the homeserver for them; coalesced, perhaps later; "+
 			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write; "+
 			"failed (the homeserver could not be asked) and canceled (the client left) with or without one.",
 		"route", "outcome")
 	upstreamDesc = newDesc("upstream_requests_total",
 		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
-			"bypass is outcome bypass; write is outcome forwarded; whoami is the sum of lookups_total of known, rejected, refused and failed.",
+			"bypass is outcome bypass; write is outcome forwarded; delivery is at least deliveries_total of delivered, and more by what was tried again, dropped or lost; whoami is the sum of lookups_total of known, rejected, refused and failed.",
 		"reason")
 	savedDesc = newDesc("saved_total",
-		"Presence requests that the homeserver was spared: the sum of outcomes_total of hit, collapsed, limited, refused, rejected and invalid. What that cost it is upstream_requests_total of whoami.")
+		"Presence requests that the homeserver was spared: the sum of outcomes_total of hit, collapsed, absorbed, limited, refused, rejected and invalid, and of deliveries_total of superseded. What that cost it is upstream_requests_total of whoami.")
 	lookupsDesc = newDesc("lookups_total",
 		"Access tokens that were not in memory, by what became of the question whose they are: known, rejected, refused and failed asked the homeserver, one upstream request of reason whoami each; "+
 			"crowded, limited and spared (another question had brought the answer) did not.",
 		"result")
+	deliveriesDesc = newDesc("deliveries_total",
+		"Writes that were answered 200 and had to wait, by what became of them: delivered, superseded by another of the same device, dropped because the token was revoked, lost. "+
+			"The sum is outcomes_total of coalesced, without those that still wait: pending.",
+		"result")
+	pendingDesc = newDesc("pending",
+		"Writes that were answered 200 and wait for their user's budget.")
 	entriesDesc = newDesc("entries",
 		"Entries in a table of a memory, fresh or not. At most the size that is configured for it.",
 		"table")
@@ -68,7 +74,7 @@ func registerMetrics(ctx caddy.Context) error {
 // Describe implements prometheus.Collector.
 func (memoryCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		requestsDesc, outcomesDesc, upstreamDesc, savedDesc, lookupsDesc, entriesDesc, evictionsDesc, overflowDesc,
+		requestsDesc, outcomesDesc, upstreamDesc, savedDesc, lookupsDesc, deliveriesDesc, pendingDesc, entriesDesc, evictionsDesc, overflowDesc,
 	} {
 		descs <- desc
 	}
@@ -86,7 +92,7 @@ func (memoryCollector) Collect(metrics chan<- prometheus.Metric) {
 
 // savingOutcomes are those without an upstream request of any kind.
 var savingOutcomes = []outcome{
-	outcomeHit, outcomeCollapsed, outcomeLimited, outcomeRefused, outcomeRejected, outcomeInvalid,
+	outcomeHit, outcomeCollapsed, outcomeAbsorbed, outcomeLimited, outcomeRefused, outcomeRejected, outcomeInvalid,
 }
 
 func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) {
@@ -106,6 +112,10 @@ func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) 
 		}
 		counter(requestsDesc, c.requests[route].Load(), routeName)
 	}
+	for result, resultName := range deliveryNames {
+		counter(deliveriesDesc, c.deliveries[result].Load(), resultName)
+	}
+	saved += c.deliveries[deliverySuperseded].Load()
 	counter(savedDesc, saved)
 	for result, resultName := range lookupNames {
 		counter(lookupsDesc, c.lookups[result].Load(), resultName)
@@ -132,6 +142,8 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	entries("readers", m.reads.Users())
 	entries("writers", m.writes.Users())
 	entries("rejected_clients", m.rejected.Users())
+	entries("last_writes", m.repeats.Len())
+	metrics <- prometheus.MustNewConstMetric(pendingDesc, prometheus.GaugeValue, float64(m.pendings.len()), name)
 
 	evictedStates, evictedPermissions, evictedRefusals := m.presence.Evicted()
 	evictions("states", evictedStates)
@@ -140,6 +152,8 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	evictedIdentities, evictedRejections := m.identities.Evicted()
 	evictions("identities", evictedIdentities)
 	evictions("rejections", evictedRejections)
+
+	evictions("last_writes", m.repeats.Evicted())
 
 	overflow := func(limit string, n uint64) {
 		metrics <- prometheus.MustNewConstMetric(overflowDesc, prometheus.CounterValue, float64(n), name, limit)

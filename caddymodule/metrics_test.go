@@ -66,6 +66,11 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 				Tokens: 16, TTL: caddy.Duration(3 * time.Second), Timeout: caddy.Duration(time.Second),
 				RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second), Burst: 10},
 			},
+			Classes: []Class{{
+				Name: "busy", Match: []string{alice}, RepeatWrites: "absorb", OverLimit: "coalesce",
+				WriteLimit: &Limit{Events: 2, Window: caddy.Duration(time.Second), Burst: 3},
+			}},
+			Coalesce: &Coalesce{MaxAge: caddy.Duration(3 * time.Second)},
 		})
 		var mu sync.Mutex
 		random := rand.New(rand.NewPCG(1, 2))
@@ -93,6 +98,11 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			case 3:
 				answer(w, 200, fmt.Sprintf(`{"presence":"online","status_msg":"%070000d"}`, 0))
 				return true, nil
+			case 4:
+				if r.Method == "PUT" {
+					answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"no"}`)
+					return true, nil
+				}
 			}
 			return false, nil
 		}
@@ -112,10 +122,10 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 					target := users[draw(len(users))]
 					r := request("GET", statusPath(target), token, "")
 					if draw(4) == 0 {
-						if draw(2) == 0 {
+						if draw(4) > 0 {
 							target = users[0] // whom two of the tokens may write
 						}
-						r = request("PUT", statusPath(target), token, []string{`{"presence":"online"}`, `{"presence":1}`}[draw(2)])
+						r = request("PUT", statusPath(target), token, []string{online, online, unavailable, `{"presence":1}`}[draw(4)])
 					}
 					r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", n%5)
 					ctx, cancel := context.WithCancel(r.Context())
@@ -159,14 +169,20 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		equal("forwarded writes and requests", sum("upstream_requests_total", "write"), sum("outcomes_total", "forwarded write"))
 		equal("questions whose token it is", sum("upstream_requests_total", "whoami"), sum("lookups_total", "known", "rejected", "refused", "failed"))
 		equal("what was saved", got["saved_total"], sum("outcomes_total",
-			"hit read", "collapsed read", "limited read", "rejected read", "limited write", "refused write", "rejected write", "invalid write"))
+			"hit read", "collapsed read", "limited read", "rejected read", "absorbed write", "limited write", "refused write", "rejected write", "invalid write")+
+			sum("deliveries_total", "superseded"))
+		equal("writes that had to wait", sum("outcomes_total", "coalesced write"), sum("deliveries_total", "delivered", "superseded", "dropped", "lost"))
+		equal("writes that wait", got["pending"], 0)
+		if tried, delivered := sum("upstream_requests_total", "delivery"), sum("deliveries_total", "delivered"); tried < delivered {
+			t.Errorf("%v requests for %v deliveries", tried, delivered)
+		}
 		if fetches, misses := sum("upstream_requests_total", "fetch"), sum("outcomes_total", "miss read"); fetches < misses {
 			t.Errorf("%v fetches for %v misses", fetches, misses)
 		}
 		for _, reason := range reasonNames {
 			equal("answers to "+reason, got["upstream_seconds "+reason], got["upstream_requests_total "+reason])
 		}
-		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write"), float64(p.hs.count("GET")+p.hs.count("PUT")))
+		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write", "delivery"), float64(p.hs.count("GET")+p.hs.count("PUT")))
 		equal("the homeserver's count of whoami", sum("upstream_requests_total", "whoami"), float64(p.hs.count("whoami")))
 
 		// It was all kinds of traffic.
@@ -175,6 +191,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			"outcomes_total bypass read", "outcomes_total rejected read", "outcomes_total limited read", "outcomes_total canceled read",
 			"outcomes_total failed read",
 			"outcomes_total forwarded write", "outcomes_total refused write", "outcomes_total limited write", "outcomes_total invalid write",
+			"outcomes_total absorbed write", "outcomes_total coalesced write", "deliveries_total delivered", "deliveries_total superseded", "deliveries_total lost",
 			"outcomes_total rejected write", "outcomes_total failed write", "outcomes_total canceled write",
 			"lookups_total known", "lookups_total rejected", "lookups_total failed",
 			"evictions_total states", "evictions_total permissions", "evictions_total identities",

@@ -24,6 +24,8 @@ const (
 	outcomeCollapsed                // by a request that was made for another
 	outcomeBypass                   // passed on, not to be remembered
 	outcomeForwarded                // a write that was passed on
+	outcomeAbsorbed                 // 200: a write that changes nothing
+	outcomeCoalesced                // 200: a write that waits for its user's budget
 	outcomeRejected                 // 401: no token, or one that the homeserver doesn't know
 	outcomeRefused                  // 403: somebody else's presence
 	outcomeLimited                  // 429
@@ -49,6 +51,8 @@ var outcomes = [outcomeCount]struct {
 	outcomeCollapsed: {"collapsed", "miss", "forwarded"},
 	outcomeBypass:    {"bypass", "bypass", "forwarded"},
 	outcomeForwarded: {"forwarded", nil, "forwarded"},
+	outcomeAbsorbed:  {"absorbed", nil, "absorbed"},
+	outcomeCoalesced: {"coalesced", nil, "coalesced"},
 	outcomeRejected:  {"rejected", nil, "rejected"},
 	outcomeRefused:   {"refused", nil, "refused"},
 	outcomeLimited:   {"limited", nil, "limited"},

@@ -349,7 +349,7 @@ func (h *Handler) fly(request subrequest, who reader) *fetched {
 	case result.large:
 		presence.MarkUncached(ticket)
 	case result.status == http.StatusUnauthorized:
-		h.memory.identities.RevokeToken(who.credential)
+		h.memory.revokeToken(who.credential)
 	case !result.isJSON():
 		// Not from a homeserver, or in an encoding that we didn't ask for.
 	case result.status == http.StatusOK:

@@ -203,6 +203,12 @@ func writeMatrixError(w http.ResponseWriter, r *http.Request, status int, e matr
 	writeKept(w, r, status, ownFields, "", body)
 }
 
+// writeDone answers a write as homeservers do, without one.
+func (h *Handler) writeDone(w http.ResponseWriter, r *http.Request, o outcome) {
+	h.note(r, o)
+	writeKept(w, r, http.StatusOK, ownFields, cacheName+"; detail="+outcomes[o].name, []byte("{}"))
+}
+
 // writeLimited answers that a budget is used up. The header and the body give
 // the time rounded up, so that a client that obeys either never comes too early
 // (specification, "Rate limiting": the header since v1.10, the member before).
