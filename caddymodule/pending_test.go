@@ -27,8 +27,7 @@ func coalescing() *Handler {
 func (hs *homeserver) bodies() func() []string {
 	var mu sync.Mutex
 	var list []string
-	before := hs.intercept
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == http.MethodPut {
 			body, _ := io.ReadAll(r.Body)
 			r.Body = io.NopCloser(strings.NewReader(string(body)))
@@ -36,11 +35,8 @@ func (hs *homeserver) bodies() func() []string {
 			list = append(list, string(body))
 			mu.Unlock()
 		}
-		if before != nil {
-			return before(w, r)
-		}
 		return false, nil
-	}
+	})
 	return func() []string {
 		mu.Lock()
 		defer mu.Unlock()
@@ -114,11 +110,11 @@ func TestNothingOlderIsStoredOrServedWhileAWriteWaits(t *testing.T) {
 		for range 2 {
 			p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss") // what the homeserver says
 		}
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			return true, caddyhttp.Error(502, errors.New("no connection"))
-		}
+		})
 		p.want(p.get("bob-token", alice), 502, "", "")
-		p.hs.intercept = nil
+		p.hs.answerBy(nil)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		p.want(p.get("bob-token", alice), 200, message(1), "matrix_presence; fwd=miss; stored")
@@ -152,13 +148,13 @@ func TestNoWriteOvertakesOneThatWaits(t *testing.T) {
 		p.put("alice-token", alice, message(1))
 		sent := p.hs.bodies()
 		slow := p.hs.intercept
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			handled, err := slow(w, r)
 			if r.Method == http.MethodPut && len(sent()) == 1 {
 				time.Sleep(25 * time.Second) // so long that there is budget again
 			}
 			return handled, err
-		}
+		})
 		time.Sleep(31 * time.Second)
 		p.want(p.put("alice-token", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(10 * time.Second)
@@ -191,12 +187,12 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 				p.put("alice-token", alice, message(0))
 				p.put("alice-token", alice, message(1))
 				up := time.Now().Add(10*time.Second + tc.down)
-				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method == http.MethodPut && time.Now().Before(up) {
 						return true, tc.fail(w)
 					}
 					return false, nil
-				}
+				})
 				time.Sleep(3 * time.Minute)
 				p.wantDeliveries(tc.want)
 				p.wantCounts(map[string]int{"PUT": 1 + tc.tries})
@@ -303,13 +299,13 @@ func TestReloadDoesNotWaitForAHomeserverThatHangs(t *testing.T) {
 			p.put(user+"-token", userID, message(0))
 			p.put(user+"-token", userID, message(1))
 		}
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method == http.MethodPut {
 				<-r.Context().Done()
 				return true, caddyhttp.Error(502, r.Context().Err())
 			}
 			return false, nil
-		}
+		})
 		start := time.Now()
 		p.reload(coalescing())
 		if took := time.Since(start); took != flushTimeout {
