@@ -116,13 +116,11 @@ var mutants = []mutant{
 	{
 		name:   "no settle time for who goes away",
 		effect: "as above",
-		edits: []edit{{put, "defer func() { write.End(time.Now(), h.set.settle) }()", `defer func() {
-		settle := h.set.settle
+		edits: []edit{{put, "fence.End(time.Now(), h.set.settle)", `settle := h.set.settle
 		if r.Context().Err() != nil {
 			settle = 0
 		}
-		write.End(time.Now(), settle)
-	}()`}},
+		fence.End(time.Now(), settle)`}},
 		scenario: "given-up",
 	},
 	{
