@@ -15,6 +15,7 @@ import (
 type counters struct {
 	requests [routeCount]atomic.Uint64
 	outcomes [routeCount][outcomeCount]atomic.Uint64
+	observed [routeCount][outcomeCount]atomic.Uint64
 	upstream [reasonCount]atomic.Uint64
 	lookups  [lookupCount]atomic.Uint64
 

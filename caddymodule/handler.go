@@ -43,6 +43,7 @@ func init() {
 // ------------|-------------
 // `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads only
 // `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `answered`: its answer from memory; `absorbed`: a repeated write, answered here; `coalesced`: a write over the limit, which waits; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
+// `{http.vars.matrix_presence.observed}` | in mode observe, what would have become of the request: an outcome of the metric caddy_matrix_presence_observed_total
 type Handler struct {
 	// WriteLimit is the budget of presence writes of each Matrix user, whatever
 	// their devices, tokens and spellings of a path. Over it, the answer is 429.
@@ -167,7 +168,7 @@ func (h *Handler) Cleanup() error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	h.served.Do(func() { h.memory.resize(h.set.sizes) })
 
-	if isNoPath(r) {
+	if isNoPath(r) && !h.set.observe {
 		writeMatrixError(w, r, http.StatusBadRequest, matrixError{
 			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL",
 		})
@@ -178,6 +179,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		route, ok := presenceRoute(r)
 		switch {
 		case !ok:
+		case h.set.observe:
+			return h.observe(w, r, next, route)
 		case r.Method == http.MethodPut:
 			return h.serveWrite(w, r, next, route)
 		default:

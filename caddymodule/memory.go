@@ -41,6 +41,8 @@ type memory struct {
 	losses lossLog
 
 	counters *counters
+	// observing has a place for each request that is yet to be judged in mode observe.
+	observing chan struct{}
 
 	mu    sync.Mutex // guards sizes
 	sizes sizes
@@ -69,6 +71,7 @@ func newMemory(name string, s sizes) *memory {
 		repeats:    policy.NewRepeats(s.tokens, now),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),
+		observing:  make(chan struct{}, maxObserving),
 		sizes:      s,
 	}
 }

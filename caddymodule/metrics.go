@@ -22,6 +22,10 @@ var (
 			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write; "+
 			"failed (the homeserver could not be asked) and canceled (the client left) with or without one.",
 		"route", "outcome")
+	observedDesc = newDesc("observed_total",
+		"In mode observe: presence requests by what would have become of them in mode enforce, by the words of outcomes_total. "+
+			"Of all requests since the mode was set, as requests_total; a collapsed one counts as miss.",
+		"route", "outcome")
 	upstreamDesc = newDesc("upstream_requests_total",
 		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
 			"bypass is outcome bypass; write is outcome forwarded; delivery is at least deliveries_total of delivered, and more by what was tried again, dropped or lost; whoami is the sum of lookups_total of known, rejected, refused and failed.",
@@ -74,7 +78,7 @@ func registerMetrics(ctx caddy.Context) error {
 // Describe implements prometheus.Collector.
 func (memoryCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		requestsDesc, outcomesDesc, upstreamDesc, savedDesc, lookupsDesc, deliveriesDesc, pendingDesc, entriesDesc, evictionsDesc, overflowDesc,
+		requestsDesc, outcomesDesc, observedDesc, upstreamDesc, savedDesc, lookupsDesc, deliveriesDesc, pendingDesc, entriesDesc, evictionsDesc, overflowDesc,
 	} {
 		descs <- desc
 	}
@@ -106,6 +110,7 @@ func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) 
 		// them no more than the requests.
 		for o, words := range outcomes {
 			counter(outcomesDesc, c.outcomes[route][o].Load(), routeName, words.name)
+			counter(observedDesc, c.observed[route][o].Load(), routeName, words.name)
 		}
 		for _, o := range savingOutcomes {
 			saved += c.outcomes[route][o].Load()

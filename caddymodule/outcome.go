@@ -12,6 +12,7 @@ import (
 const (
 	varCache    = "matrix_presence.cache"
 	varDecision = "matrix_presence.decision"
+	varObserved = "matrix_presence.observed" // in mode observe: what would have been
 )
 
 // outcome is how a presence request was answered. Each gets exactly one.
