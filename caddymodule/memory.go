@@ -28,6 +28,8 @@ type memory struct {
 	// rejected is about clients, by their address: who has shown how many tokens
 	// that the homeserver doesn't know.
 	rejected *policy.Limiter
+	// talkers are the users who were over a limit most often.
+	talkers [limitCount]*policy.Talkers
 
 	fetches flights[fetchKey, *fetched]
 	whoAmIs flights[whoAmIKey, owner]
@@ -55,7 +57,7 @@ const maxWhoAmIsWaiting = maxFlights / 2
 
 func newMemory(name string, s sizes) *memory {
 	now := time.Now()
-	return &memory{
+	m := &memory{
 		presence:   cache.NewPresence(s.states, s.permissions, now),
 		identities: policy.NewIdentities(s.tokens, now),
 		reads:      policy.NewLimiter(s.tokens, now),
@@ -65,6 +67,10 @@ func newMemory(name string, s sizes) *memory {
 		counters:   newCounters(name),
 		sizes:      s,
 	}
+	for limit := range m.talkers {
+		m.talkers[limit] = policy.NewTalkers(maxTalkers, now)
+	}
+	return m
 }
 
 // Destruct implements caddy.Destructor. It leaves the memory usable: requests

@@ -55,6 +55,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 		return nil
 	}
 	if wait, ok := take(h.memory.writes, h.set.classOf(who.userID).writeLimit, who.userID, time.Now()); !ok {
+		h.memory.talkers[limitWrite].Add(who.userID)
 		h.writeLimited(w, r, wait)
 		return nil
 	}
