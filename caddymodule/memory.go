@@ -31,6 +31,8 @@ type memory struct {
 	// talkers are the users who were over a limit most often.
 	talkers [limitCount]*policy.Talkers
 
+	preflights *preflights
+
 	fetches flights[fetchKey, *fetched]
 	whoAmIs flights[whoAmIKey, owner]
 	// asking bounds how many of them the homeserver is asked at a time.
@@ -63,6 +65,7 @@ func newMemory(name string, s sizes) *memory {
 		reads:      policy.NewLimiter(s.tokens, now),
 		writes:     policy.NewLimiter(s.tokens, now),
 		rejected:   policy.NewLimiter(s.tokens, now),
+		preflights: newPreflights(),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),
 		sizes:      s,

@@ -15,16 +15,16 @@ const metricsPrefix = "caddy_matrix_presence_"
 // way. All counters are since the process began.
 var (
 	requestsDesc = newDesc("requests_total",
-		"Presence requests, by route (read, write). The sum of outcomes_total of the route.",
+		"Presence requests, by route (read, write, and preflight with preflight local). The sum of outcomes_total of the route.",
 		"route")
 	outcomesDesc = newDesc("outcomes_total",
 		"Presence requests by how they were answered: hit, stale, collapsed, limited, refused, rejected and invalid without asking the homeserver for them; "+
-			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write; "+
+			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write or preflight, as the route says; "+
 			"failed (the homeserver could not be asked) and canceled (the client left) with or without one.",
 		"route", "outcome")
 	upstreamDesc = newDesc("upstream_requests_total",
 		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
-			"bypass is outcome bypass; write is outcome forwarded; whoami is the sum of lookups_total of known, rejected, refused and failed.",
+			"bypass is outcome bypass; write and preflight are outcome forwarded of these routes; whoami is the sum of lookups_total of known, rejected, refused and failed.",
 		"reason")
 	savedDesc = newDesc("saved_total",
 		"Presence requests that the homeserver was spared: the sum of outcomes_total of hit, collapsed, limited, refused, rejected and invalid. What that cost it is upstream_requests_total of whoami.")
@@ -33,7 +33,7 @@ var (
 			"crowded, limited and spared (another question had brought the answer) did not.",
 		"result")
 	entriesDesc = newDesc("entries",
-		"Entries in a table of a memory, fresh or not. At most the size that is configured for it.",
+		"Entries in a table of a memory, fresh or not. At most the size that is configured for it, and 64 preflights.",
 		"table")
 	evictionsDesc = newDesc("evictions_total",
 		"Entries that a table dropped because there were too many.",
@@ -132,6 +132,8 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	entries("readers", m.reads.Users())
 	entries("writers", m.writes.Users())
 	entries("rejected_clients", m.rejected.Users())
+	preflights, evictedPreflights := m.preflights.usage()
+	entries("preflights", preflights)
 
 	evictedStates, evictedPermissions, evictedRefusals := m.presence.Evicted()
 	evictions("states", evictedStates)
@@ -140,6 +142,7 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	evictedIdentities, evictedRejections := m.identities.Evicted()
 	evictions("identities", evictedIdentities)
 	evictions("rejections", evictedRejections)
+	evictions("preflights", evictedPreflights)
 
 	overflow := func(limit string, n uint64) {
 		metrics <- prometheus.MustNewConstMetric(overflowDesc, prometheus.CounterValue, float64(n), name, limit)
