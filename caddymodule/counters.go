@@ -30,14 +30,18 @@ type route int
 const (
 	routeRead route = iota
 	routeWrite
+	routePreflight // if they are answered here
 	routeCount
 )
 
-var routeNames = [routeCount]string{"read", "write"}
+var routeNames = [routeCount]string{"read", "write", "preflight"}
 
 func routeOf(r *http.Request) route {
-	if r.Method == http.MethodPut {
+	switch r.Method {
+	case http.MethodPut:
 		return routeWrite
+	case http.MethodOptions:
+		return routePreflight
 	}
 	return routeRead
 }
@@ -46,15 +50,16 @@ func routeOf(r *http.Request) route {
 type reason int
 
 const (
-	reasonFetch    reason = iota // a read of ours, whose answer may be kept and shared
-	reasonBypass                 // a client's read, as it came
-	reasonWrite                  // a client's write
-	reasonWhoAmI                 // whose token it is
-	reasonDelivery               // a write that has waited
+	reasonFetch     reason = iota // a read of ours, whose answer may be kept and shared
+	reasonBypass                  // a client's read, as it came
+	reasonWrite                   // a client's write
+	reasonDelivery                // a write that has waited
+	reasonPreflight               // a client's preflight, whose answer may be kept and shared
+	reasonWhoAmI                  // whose token it is
 	reasonCount
 )
 
-var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "whoami", "delivery"}
+var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "delivery", "preflight", "whoami"}
 
 // lookup is what became of a question whose token it is.
 type lookup int

@@ -41,7 +41,7 @@ func init() {
 //
 // Placeholder | Description
 // ------------|-------------
-// `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads only
+// `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads, and preflights answered from memory
 // `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `answered`: its answer from memory; `absorbed`: a repeated write, answered here; `coalesced`: a write over the limit, which waits; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
 // `{http.vars.matrix_presence.observed}` | in mode observe, what would have become of the request: an outcome of the metric caddy_matrix_presence_observed_total
 type Handler struct {
@@ -104,9 +104,12 @@ type Handler struct {
 	// /_matrix/federation/v1/version. Default: auto.
 	Homeserver string `json:"homeserver,omitempty"`
 
-	// Preflight is what becomes of OPTIONS requests of presence: "pass", or "local":
-	// they are answered here with the CORS fields that the homeserver itself answered
-	// one with, and Access-Control-Max-Age. Default: pass.
+	// Preflight is what becomes of the OPTIONS requests that browsers send before
+	// presence requests: "pass", or "local": they are answered here as the homeserver
+	// itself has answered one of the same method, header fields and, unless that
+	// allows all, origin. It is asked again after five minutes. Where it names no
+	// Access-Control-Max-Age, that is two hours, as long as Chromium believes.
+	// Default: pass.
 	Preflight string `json:"preflight,omitempty"`
 
 	// Cache configures what is remembered of answers to reads.
@@ -175,6 +178,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	}
 	switch r.Method {
+	case http.MethodOptions:
+		if h.set.preflight {
+			if kind, ok := newPreflightKind(r); ok {
+				return h.servePreflight(w, r, next, kind)
+			}
+		}
 	case http.MethodGet, http.MethodHead, http.MethodPut:
 		route, ok := presenceRoute(r)
 		switch {

@@ -32,6 +32,10 @@ type memory struct {
 	// written.
 	repeats  *policy.Repeats
 	pendings pendings
+	// talkers are the users who were over a limit most often.
+	talkers [limitCount]*policy.Talkers
+
+	preflights *preflights
 
 	fetches flights[fetchKey, *fetched]
 	whoAmIs flights[whoAmIKey, owner]
@@ -62,18 +66,23 @@ const maxWhoAmIsWaiting = maxFlights / 2
 
 func newMemory(name string, s sizes) *memory {
 	now := time.Now()
-	return &memory{
+	m := &memory{
 		presence:   cache.NewPresence(s.states, s.permissions, now),
 		identities: policy.NewIdentities(s.tokens, now),
 		reads:      policy.NewLimiter(s.tokens, now),
 		writes:     policy.NewLimiter(s.tokens, now),
 		rejected:   policy.NewLimiter(s.tokens, now),
 		repeats:    policy.NewRepeats(s.tokens, now),
+		preflights: newPreflights(),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),
 		observing:  make(chan struct{}, maxObserving),
 		sizes:      s,
 	}
+	for limit := range m.talkers {
+		m.talkers[limit] = policy.NewTalkers(maxTalkers, now)
+	}
+	return m
 }
 
 // Destruct implements caddy.Destructor. It leaves the memory usable: requests

@@ -15,11 +15,11 @@ const metricsPrefix = "caddy_matrix_presence_"
 // way. All counters are since the process began.
 var (
 	requestsDesc = newDesc("requests_total",
-		"Presence requests, by route (read, write). The sum of outcomes_total of the route.",
+		"Presence requests, by route (read, write, and preflight with preflight local). The sum of outcomes_total of the route.",
 		"route")
 	outcomesDesc = newDesc("outcomes_total",
 		"Presence requests by how they were answered: hit, stale, collapsed, absorbed, limited, refused, rejected and invalid without asking the homeserver for them; coalesced, perhaps later; "+
-			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write; "+
+			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write or preflight, as the route says; "+
 			"failed (the homeserver could not be asked) and canceled (the client left) with or without one.",
 		"route", "outcome")
 	observedDesc = newDesc("observed_total",
@@ -28,7 +28,8 @@ var (
 		"route", "outcome")
 	upstreamDesc = newDesc("upstream_requests_total",
 		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
-			"bypass is outcome bypass; write is outcome forwarded; delivery is at least deliveries_total of delivered, and more by what was tried again, dropped or lost; whoami is the sum of lookups_total of known, rejected, refused and failed.",
+			"bypass is outcome bypass; write and preflight are outcome forwarded of these routes; delivery is at least deliveries_total of delivered, and more by what was tried again, dropped or lost; "+
+			"whoami is the sum of lookups_total of known, rejected, refused and failed.",
 		"reason")
 	savedDesc = newDesc("saved_total",
 		"Presence requests that the homeserver was spared: the sum of outcomes_total of hit, collapsed, absorbed, limited, refused, rejected and invalid, and of deliveries_total of superseded. What that cost it is upstream_requests_total of whoami.")
@@ -43,7 +44,7 @@ var (
 	pendingDesc = newDesc("pending",
 		"Writes that were answered 200 and wait for their user's budget.")
 	entriesDesc = newDesc("entries",
-		"Entries in a table of a memory, fresh or not. At most the size that is configured for it.",
+		"Entries in a table of a memory, fresh or not. At most the size that is configured for it, and 64 preflights.",
 		"table")
 	evictionsDesc = newDesc("evictions_total",
 		"Entries that a table dropped because there were too many.",
@@ -149,6 +150,8 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	entries("rejected_clients", m.rejected.Users())
 	entries("last_writes", m.repeats.Len())
 	metrics <- prometheus.MustNewConstMetric(pendingDesc, prometheus.GaugeValue, float64(m.pendings.len()), name)
+	preflights, evictedPreflights := m.preflights.usage()
+	entries("preflights", preflights)
 
 	evictedStates, evictedPermissions, evictedRefusals := m.presence.Evicted()
 	evictions("states", evictedStates)
@@ -157,6 +160,7 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	evictedIdentities, evictedRejections := m.identities.Evicted()
 	evictions("identities", evictedIdentities)
 	evictions("rejections", evictedRejections)
+	evictions("preflights", evictedPreflights)
 
 	evictions("last_writes", m.repeats.Evicted())
 

@@ -59,6 +59,7 @@ func gather(t *testing.T, cacheName string) sample {
 func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{
+			Preflight:  "local",
 			WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second)},
 			ReadLimit:  &Limit{Events: 20, Window: caddy.Duration(time.Second)},
 			Cache: &Cache{
@@ -101,6 +102,11 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 				answer(w, 200, fmt.Sprintf(`{"presence":"online","status_msg":"%070000d"}`, 0))
 				return true, nil
 			}
+			if r.Method == "OPTIONS" {
+				w.Header().Set("Access-Control-Allow-Origin", "*")
+				w.WriteHeader(204)
+				return true, nil
+			}
 			return false, nil
 		}
 		tokens := []string{"alice-token", "alice-phone", "bob-token", "carol-token", "made-up", ""}
@@ -123,6 +129,10 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 							target = users[0] // whom two of the tokens may write
 						}
 						r = request("PUT", statusPath(target), token, []string{online, online, unavailable, `{"presence":1}`}[draw(4)])
+					}
+					if draw(8) == 0 {
+						// Some kinds are asked for often, others once.
+						r = preflight("https://app.example.com", "GET", fmt.Sprintf("authorization,x-%d", draw(20)*draw(20)))
 					}
 					r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", n%5)
 					ctx, cancel := context.WithCancel(r.Context())
@@ -172,14 +182,16 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 				t.Errorf("%s: %v is not %v", what, left, right)
 			}
 		}
-		equal("requests and the test's", sum("requests_total", "read", "write"), 30*300+last)
+		equal("requests and the test's", sum("requests_total", "read", "write", "preflight"), 30*300+last)
 		equal("reads and their outcomes", sum("requests_total", "read"), all("outcomes_total", " read"))
 		equal("writes and their outcomes", sum("requests_total", "write"), all("outcomes_total", " write"))
+		equal("preflights and their outcomes", sum("requests_total", "preflight"), all("outcomes_total", " preflight"))
+		equal("forwarded preflights and requests", sum("upstream_requests_total", "preflight"), sum("outcomes_total", "forwarded preflight"))
 		equal("bypassed reads and requests", sum("upstream_requests_total", "bypass"), sum("outcomes_total", "bypass read"))
 		equal("forwarded writes and requests", sum("upstream_requests_total", "write"), sum("outcomes_total", "forwarded write"))
 		equal("questions whose token it is", sum("upstream_requests_total", "whoami"), sum("lookups_total", "known", "rejected", "refused", "failed"))
 		equal("what was saved", got["saved_total"], sum("outcomes_total",
-			"hit read", "collapsed read", "limited read", "rejected read", "absorbed write", "limited write", "refused write", "rejected write", "invalid write")+
+			"hit read", "collapsed read", "limited read", "rejected read", "absorbed write", "limited write", "refused write", "rejected write", "invalid write", "hit preflight")+
 			sum("deliveries_total", "superseded"))
 		equal("writes that had to wait", sum("outcomes_total", "coalesced write"), sum("deliveries_total", "delivered", "superseded", "dropped", "lost"))
 		equal("writes that wait", got["pending"], 0)
@@ -203,6 +215,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			"outcomes_total forwarded write", "outcomes_total refused write", "outcomes_total limited write", "outcomes_total invalid write",
 			"outcomes_total absorbed write", "outcomes_total coalesced write", "deliveries_total delivered", "deliveries_total superseded", "deliveries_total lost",
 			"outcomes_total rejected write", "outcomes_total failed write", "outcomes_total canceled write",
+			"outcomes_total hit preflight", "outcomes_total forwarded preflight", "evictions_total preflights", "entries preflights",
 			"lookups_total known", "lookups_total rejected", "lookups_total failed",
 			"evictions_total states", "evictions_total permissions", "evictions_total identities",
 		} {

@@ -77,8 +77,12 @@ func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
 			}
 		}
 	}
-	o := seen.outcome(who)
-	h.memory.counters.observed[seen.kind][o].Add(1)
+	h.noteObserved(r, seen.outcome(who))
+}
+
+// noteObserved counts what would have become of a request and sets its variable.
+func (h *Handler) noteObserved(r *http.Request, o outcome) {
+	h.memory.counters.observed[routeOf(r)][o].Add(1)
 	caddyhttp.SetVar(r.Context(), varObserved, outcomes[o].name)
 }
 
@@ -132,6 +136,7 @@ func (s *observation) readOutcome(who owner) outcome {
 		return outcomeBypass
 	}
 	if _, ok := take(h.memory.reads, h.set.classOf(who.userID).readLimit, who.userID, s.departed); !ok {
+		h.memory.talkers[limitRead].Add(who.userID)
 		return outcomeLimited
 	}
 	if !h.set.cached || !s.route.Canonical || s.opaque {
@@ -182,6 +187,7 @@ func (s *observation) writeOutcome(who owner) outcome {
 		}
 	}
 	if _, ok := take(h.memory.writes, class.writeLimit, who.userID, s.departed); !ok {
+		h.memory.talkers[limitWrite].Add(who.userID)
 		if class.coalesce {
 			return outcomeCoalesced
 		}

@@ -157,6 +157,20 @@ func TestObservedReadsAreTheEnforcedOnes(t *testing.T) {
 	})
 }
 
+func TestObservedPreflightsAreTheHomeservers(t *testing.T) {
+	p := newProxy(t, &Handler{Mode: "observe", Preflight: "local"})
+	p.hs.answerPreflights(204, synapsePreflight...)
+	for range 3 {
+		resp := p.do(preflight("https://app.example.com", "GET", "authorization"))
+		if resp.Header.Get("Access-Control-Max-Age") != "" || resp.Header.Get("Cache-Status") != "" {
+			t.Errorf("got %v", resp.Header)
+		}
+	}
+	if got, want := p.observed(), (map[string]float64{"forwarded preflight": 1, "hit preflight": 2}); !maps.Equal(got, want) {
+		t.Errorf("observed %v, want %v", got, want)
+	}
+}
+
 func TestObservingUnpacksWhatTheClientAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Mode: "observe"})

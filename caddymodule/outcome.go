@@ -24,7 +24,7 @@ const (
 	outcomeMiss                     // by a request that was made for it
 	outcomeCollapsed                // by a request that was made for another
 	outcomeBypass                   // passed on, not to be remembered
-	outcomeForwarded                // a write that was passed on
+	outcomeForwarded                // a write or a preflight that was passed on
 	outcomeAbsorbed                 // 200: a write that changes nothing
 	outcomeCoalesced                // 200: a write that waits for its user's budget
 	outcomeRejected                 // 401: no token, or one that the homeserver doesn't know
@@ -38,7 +38,7 @@ const (
 
 // outcomes says what an outcome is called in metrics, and in the variables of the
 // request. The word for the cache says the same as the Cache-Status field (RFC 9211)
-// of the answer, and only reads that concern the cache have one.
+// of the answer, and only reads and preflights that concern the cache have one.
 var outcomes = [outcomeCount]struct {
 	name string
 

@@ -181,7 +181,7 @@ func (m *memory) deliver(user *pendingUser, timeout time.Duration) {
 			p.n++
 			again = retry
 		case result == deliveryLost:
-			w.handler.reportLoss(w.UserID)
+			w.handler.reportLoss()
 		}
 		if again > 0 {
 			break
@@ -334,7 +334,7 @@ func (h *Handler) flush() {
 	all.Wait()
 	h.memory.dropPending(deliveryLost, func(w *pendingWrite) bool {
 		if w.handler == h {
-			h.reportLoss(w.UserID)
+			h.reportLoss()
 		}
 		return w.handler == h
 	})
@@ -342,7 +342,7 @@ func (h *Handler) flush() {
 
 // reportLoss logs that a write was answered with 200 and then not delivered: once in a
 // while, with how many there were.
-func (h *Handler) reportLoss(userID string) {
+func (h *Handler) reportLoss() {
 	losses := &h.memory.losses
 	losses.unlogged.Add(1)
 	at, last := time.Now().UnixNano(), losses.logged.Load()
@@ -351,7 +351,7 @@ func (h *Handler) reportLoss(userID string) {
 	}
 	h.logger.Warn("a presence write that was answered with 200 could not be delivered to the homeserver; "+
 		"over_limit reject makes no such promise",
-		zap.String("user_id", userID), zap.Int64("lost_since_last_message", losses.unlogged.Swap(0)))
+		zap.Int64("lost_since_last_message", losses.unlogged.Swap(0)))
 }
 
 // lossLog makes one line in the log of many losses.

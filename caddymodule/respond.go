@@ -106,7 +106,7 @@ func variesByClient(header http.Header) bool {
 			case "", "accept-encoding", "authorization",
 				"access-control-request-method", "access-control-request-headers":
 				// No matter: encodings are not kept, viewers are told apart,
-				// and preflights are not cached.
+				// and preflights are cached apart.
 			case "origin":
 				// tuwunel names it always; it matters if the origin is echoed.
 				if origins := header[corsPrefix+"Allow-Origin"]; len(origins) > 0 && origins[0] != "*" {
@@ -139,7 +139,9 @@ func writeKept(w http.ResponseWriter, r *http.Request, status int, fields []cach
 		values = values[k:]
 	}
 	values[0], values[1] = decimal(len(body)), cacheStatus
-	header["Content-Length"] = values[:1:1]
+	if status != http.StatusNoContent { // which must have none (RFC 9110, 8.6)
+		header["Content-Length"] = values[:1:1]
+	}
 	if cacheStatus != "" {
 		header["Cache-Status"] = values[1:2:2]
 	}

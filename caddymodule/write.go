@@ -95,6 +95,7 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 		return true
 	}
 	if wait, ok := take(m.writes, class.writeLimit, write.UserID, time.Now()); !ok {
+		m.talkers[limitWrite].Add(write.UserID)
 		if !class.coalesce || !later(wait) {
 			h.writeLimited(w, r, wait)
 		}

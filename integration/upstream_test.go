@@ -14,8 +14,8 @@ import (
 // homeserver is asked.
 type upstream struct {
 	URL string
-	// reads and writes are those of presence.
-	reads, writes, whoami, other atomic.Int64
+	// reads, writes and preflights are those of presence.
+	reads, writes, preflights, whoami, other atomic.Int64
 	// beforeRead, unless nil, is called before a read is passed on.
 	beforeRead func()
 }
@@ -50,6 +50,8 @@ func (u *upstream) count(r *http.Request) {
 		u.other.Add(1)
 	case r.Method == http.MethodPut:
 		u.writes.Add(1)
+	case r.Method == http.MethodOptions:
+		u.preflights.Add(1)
 	default:
 		u.reads.Add(1)
 		if u.beforeRead != nil {
