@@ -62,7 +62,7 @@ const (
 	// that fight make hundreds.
 	defaultSyncEvents, defaultSyncWindow, defaultSyncBurst = 6, time.Minute, 5
 
-	// Some 2 KiB each, with the header fields that they are to be sent with.
+	// Some 10 KB each, with the header fields that they are to be sent with.
 	defaultPending = 10_000
 	// A client that was told 200 has no reason to try again, so this is for how
 	// long the homeserver may be restarted without a change of presence lost.
@@ -193,7 +193,8 @@ type Identity struct {
 // Coalesce bounds the writes that wait for their user's budget.
 type Coalesce struct {
 	// Pending is how many may wait, of all users together. One more is answered
-	// with 429. Default: 10000.
+	// with 429, and so is a request of more than 16 KiB. One takes about 10 KB. Default:
+	// 10000.
 	Pending int `json:"pending,omitempty"`
 
 	// MaxAge is how long one may wait, and how long a delivery that fails is tried

@@ -73,6 +73,7 @@ func newMemory(name string, s sizes) *memory {
 		writes:     policy.NewLimiter(s.tokens, now),
 		rejected:   policy.NewLimiter(s.tokens, now),
 		repeats:    policy.NewRepeats(s.tokens, now),
+		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),

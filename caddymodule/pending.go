@@ -14,11 +14,21 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 const (
+	// maxPendingBytes is the size of the largest request that may wait, as far as the client
+	// chose it: many times what clients send.
+	maxPendingBytes = 16 << 10
+
+	// maxDeliveries is how many are sent at a time, so that a homeserver that is slow
+	// isn't sent everything at once.
+	maxDeliveries = 64
+
 	// maxPendingDevices is how many devices of a user may have a write waiting.
 	maxPendingDevices = 8
 
@@ -50,6 +60,9 @@ type pendings struct {
 	mu    sync.Mutex // guards all below, and what the queues hold
 	users map[string]*pendingUser
 	n     int // writes in all queues
+
+	// sending has a place for each delivery that is under way, but for those of a flush.
+	sending chan struct{}
 }
 
 // pendingUser is a user who has writes waiting.
@@ -58,9 +71,9 @@ type pendingUser struct {
 	write  cache.Write // of the presence, in flight as long as anything waits
 	queue  []*pendingWrite
 	timer  *time.Timer
-	// delivering tells that somebody is at the queue. Nobody else may take from it.
-	delivering bool
-	empty      chan struct{} // closed when nothing waits any more
+	// delivering is there while somebody is at the queue, and closed when that is over.
+	// Nobody else may take from it.
+	delivering chan struct{}
 }
 
 // pendingWrite is one write, in the queue of its user in the order in which they came. It
@@ -94,12 +107,23 @@ func (p *pendings) len() int {
 	return p.n
 }
 
+// newPending returns a client's write, to be sent later as the client sent it.
+func (h *Handler) newPending(r *http.Request, next caddyhttp.Handler, write *presenceWrite) *pendingWrite {
+	u := *r.URL
+	request := newSubrequest(r, next, &u)
+	request.request.Method, request.request.ContentLength = http.MethodPut, int64(len(write.Body))
+	if contentType, ok := r.Header["Content-Type"]; ok {
+		request.request.Header["Content-Type"] = slices.Clone(contentType)
+	}
+	return &pendingWrite{presenceWrite: *write, handler: h, request: request, accepted: time.Now()}
+}
+
 // accept lets a write wait until the user's budget is refilled, in the place of an older
 // one of the same device. It reports false if there is no room, or it would take too
 // long; then it has done nothing.
 func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	p, bounds := &h.memory.pendings, h.set.coalesce
-	if wait > bounds.maxAge || h.ended.Load() {
+	if wait > bounds.maxAge || h.ended.Load() || w.size() > maxPendingBytes {
 		return false
 	}
 	p.mu.Lock()
@@ -117,7 +141,7 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 		return false
 	}
 	if user == nil {
-		user = &pendingUser{userID: w.UserID, write: h.memory.presence.BeginWrite(w.UserID), empty: make(chan struct{})}
+		user = &pendingUser{userID: w.UserID, write: h.memory.presence.BeginWrite(w.UserID)}
 		if p.users == nil {
 			p.users = make(map[string]*pendingUser)
 		}
@@ -125,10 +149,21 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	}
 	user.queue = append(user.queue, w)
 	p.n++
-	if !user.delivering && user.timer == nil {
+	if user.delivering == nil && user.timer == nil {
 		h.memory.schedule(user, wait)
 	}
 	return true
+}
+
+// size is how many bytes of a write its client has chosen.
+func (w *pendingWrite) size() int {
+	n := len(w.Body) + len(w.request.request.RequestURI)
+	for name, values := range w.request.request.Header {
+		for _, value := range values {
+			n += len(name) + len(value)
+		}
+	}
+	return n
 }
 
 // removeAt takes a write out of a queue. It needs the lock.
@@ -139,7 +174,11 @@ func (p *pendings) removeAt(user *pendingUser, i int) {
 
 // schedule has a user's queue delivered later. It needs the lock.
 func (m *memory) schedule(user *pendingUser, wait time.Duration) {
-	user.timer = time.AfterFunc(wait, func() { m.deliver(user, deliveryTimeout) })
+	user.timer = time.AfterFunc(wait, func() {
+		m.pendings.sending <- struct{}{}
+		defer func() { <-m.pendings.sending }()
+		m.deliver(user, deliveryTimeout)
+	})
 }
 
 // deliver sends what waits in a user's queue, oldest first, once the budget has an event
@@ -150,10 +189,10 @@ func (m *memory) deliver(user *pendingUser, timeout time.Duration) {
 	p := &m.pendings
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if user.delivering || p.users[user.userID] != user {
+	if user.delivering != nil || p.users[user.userID] != user {
 		return
 	}
-	user.delivering = true
+	user.delivering = make(chan struct{})
 	if user.timer != nil {
 		user.timer.Stop()
 		user.timer = nil
@@ -188,7 +227,8 @@ func (m *memory) deliver(user *pendingUser, timeout time.Duration) {
 		}
 		m.counters.deliveries[result].Add(1)
 	}
-	user.delivering = false
+	close(user.delivering)
+	user.delivering = nil
 	if len(user.queue) > 0 {
 		m.schedule(user, again)
 		return
@@ -283,7 +323,7 @@ func (m *memory) dropPending(result delivery, match func(*pendingWrite) bool) {
 				m.counters.deliveries[result].Add(1)
 			}
 		}
-		if len(user.queue) == 0 && !user.delivering {
+		if len(user.queue) == 0 && user.delivering == nil {
 			user.timer.Stop()
 			m.finish(user, 0)
 		}
@@ -294,7 +334,6 @@ func (m *memory) dropPending(result delivery, match func(*pendingWrite) bool) {
 func (m *memory) finish(user *pendingUser, settle time.Duration) {
 	delete(m.pendings.users, user.userID)
 	user.write.End(time.Now(), settle)
-	close(user.empty)
 }
 
 // flush delivers what waits of a handler whose configuration ends, and returns when that
@@ -307,7 +346,7 @@ func (h *Handler) flush() {
 	p.mu.Lock()
 	var users []*pendingUser
 	for _, user := range p.users {
-		if slices.ContainsFunc(user.queue, func(w *pendingWrite) bool { return w.handler == h }) {
+		if user.delivering != nil || user.waitsFor(h) {
 			users = append(users, user)
 		}
 	}
@@ -315,20 +354,13 @@ func (h *Handler) flush() {
 
 	patience, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
-	deadline, _ := patience.Deadline()
 	places := make(chan struct{}, maxFlushing)
 	var all sync.WaitGroup
 	for _, user := range users {
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			if left := time.Until(deadline); left > 0 {
-				h.memory.deliver(user, left)
-			}
-			select {
-			case <-user.empty: // somebody else may be at it
-			case <-patience.Done():
-			}
+			h.flushUser(patience, user)
 		})
 	}
 	all.Wait()
@@ -338,6 +370,33 @@ func (h *Handler) flush() {
 		}
 		return w.handler == h
 	})
+}
+
+// flushUser delivers what waits of a user, until nothing of this handler's does.
+func (h *Handler) flushUser(patience context.Context, user *pendingUser) {
+	p := &h.memory.pendings
+	deadline, _ := patience.Deadline()
+	for patience.Err() == nil {
+		p.mu.Lock()
+		others, waits := user.delivering, user.waitsFor(h)
+		p.mu.Unlock()
+		switch {
+		case others != nil:
+			select {
+			case <-others:
+			case <-patience.Done():
+			}
+		case waits:
+			h.memory.deliver(user, time.Until(deadline))
+		default:
+			return
+		}
+	}
+}
+
+// waitsFor reports whether a write of a handler's waits. It needs the lock.
+func (u *pendingUser) waitsFor(h *Handler) bool {
+	return slices.ContainsFunc(u.queue, func(w *pendingWrite) bool { return w.handler == h })
 }
 
 // reportLoss logs that a write was answered with 200 and then not delivered: once in a

@@ -13,6 +13,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // coalescing lets one write through in ten seconds.
@@ -312,5 +314,79 @@ func TestReloadDoesNotWaitForAHomeserverThatHangs(t *testing.T) {
 			t.Errorf("it took %v, want %v", took, flushTimeout)
 		}
 		p.wantDeliveries(map[string]float64{"lost": 3})
+	})
+}
+
+// What a client chose may not take more memory than its wait is worth.
+func TestLargeRequestDoesNotWait(t *testing.T) {
+	p := newProxy(t, coalescing())
+	p.put("alice-token", alice, message(0))
+	large := request("PUT", statusPath(alice), "alice-token", message(1))
+	large.Header.Set("X-Large", strings.Repeat("x", maxPendingBytes))
+	p.wantError(p.do(large), 429, "M_LIMIT_EXCEEDED")
+	p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+}
+
+// A homeserver that hangs gets no more writes at a time than it would answer.
+func TestDeliveriesAtATimeAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := coalescing()
+		h.Coalesce.Pending, h.Coalesce.MaxAge = 1000, caddy.Duration(time.Hour)
+		p := newProxy(t, h)
+		for n := range 300 {
+			userID, token := fmt.Sprintf("@user%d:example.com", n), fmt.Sprintf("token-%d", n)
+			p.hs.tokens[token] = userID
+			p.put(token, userID, message(0))
+			p.put(token, userID, message(1))
+		}
+		var mu sync.Mutex
+		now, most := 0, 0
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			mu.Lock()
+			now++
+			most = max(most, now)
+			mu.Unlock()
+			time.Sleep(20 * time.Second)
+			mu.Lock()
+			now--
+			mu.Unlock()
+			return false, nil
+		})
+		time.Sleep(time.Hour)
+		mu.Lock()
+		defer mu.Unlock()
+		if most != maxDeliveries {
+			t.Errorf("%d at a time, want %d", most, maxDeliveries)
+		}
+		p.wantDeliveries(map[string]float64{"delivered": 300})
+	})
+}
+
+// BenchmarkMemoryPending measures a write that waits.
+func BenchmarkMemoryPending(b *testing.B) {
+	const writes = 10_000
+	testkit.ReportHeap(b, writes, func() any {
+		h := coalescing()
+		h.Coalesce.Pending, h.Coalesce.MaxAge, h.WriteLimit.Window = writes, caddy.Duration(2*time.Hour), caddy.Duration(time.Hour)
+		p := newProxy(b, h)
+		for n := range writes {
+			userID, token := fmt.Sprintf("@user%07d:example.com", n), fmt.Sprintf("syt_dGVzdA_abcdefghijklmnopqrst_%07d", n)
+			p.hs.tokens[token] = userID
+			p.put(token, userID, message(0))
+			p.hs.seen = nil
+		}
+		before := len(p.hs.tokens)
+		for n := range before - 4 {
+			r := request("PUT", statusPath(fmt.Sprintf("@user%07d:example.com", n)), fmt.Sprintf("syt_dGVzdA_abcdefghijklmnopqrst_%07d", n), message(1))
+			for name, value := range map[string]string{
+				"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0", "Accept": "application/json",
+				"Accept-Language": "en-US,en;q=0.5", "Origin": "https://app.element.io", "Referer": "https://app.element.io/",
+				"Content-Type": "application/json", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "cross-site", "X-Forwarded-For": "192.0.2.1",
+			} {
+				r.Header.Set(name, value)
+			}
+			p.do(r)
+		}
+		return p
 	})
 }

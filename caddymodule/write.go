@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -69,11 +68,11 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 // relieved answers a write that the homeserver doesn't have to be asked for, or not yet.
 func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, write *presenceWrite) bool {
 	m, class := h.memory, write.class
-	ok := true
 	// A repeat costs no budget, and has to be read to be told. Else the budget comes
 	// before the body.
 	first := class.absorb || class.coalesce
 	if first {
+		var ok bool
 		if write.Body, ok = h.readBody(w, r); !ok {
 			return true
 		}
@@ -82,23 +81,21 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 		h.writeDone(w, r, outcomeAbsorbed)
 		return true
 	}
-	later := func(wait time.Duration) bool {
-		accepted := h.accept(&pendingWrite{
-			presenceWrite: *write, handler: h, request: newDelivery(r, next, write.Body), accepted: time.Now(),
-		}, wait)
-		if accepted {
-			h.writeDone(w, r, outcomeCoalesced)
-		}
-		return accepted
+	// Behind a write that waits, so do all others.
+	wait, ok := time.Duration(0), !class.coalesce || !m.pendings.waits(write.UserID)
+	if ok {
+		wait, ok = take(m.writes, class.writeLimit, write.UserID, time.Now())
 	}
-	if class.coalesce && m.pendings.waits(write.UserID) && later(0) {
-		return true
-	}
-	if wait, ok := take(m.writes, class.writeLimit, write.UserID, time.Now()); !ok {
+	if !ok {
 		m.talkers[limitWrite].Add(write.UserID)
-		if !class.coalesce || !later(wait) {
-			h.writeLimited(w, r, wait)
+		if class.coalesce && h.accept(h.newPending(r, next, write), wait) {
+			h.writeDone(w, r, outcomeCoalesced)
+			return true
 		}
+		if wait == 0 {
+			wait = crowdedWait
+		}
+		h.writeLimited(w, r, wait)
 		return true
 	}
 	if !first {
@@ -133,17 +130,6 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 			h.memory.revokeToken(write.credential)
 		}
 	})
-}
-
-// newDelivery returns the request of a client's write, to be sent later.
-func newDelivery(r *http.Request, next caddyhttp.Handler, body []byte) subrequest {
-	u := *r.URL
-	s := newSubrequest(r, next, &u)
-	s.request.Method, s.request.ContentLength = http.MethodPut, int64(len(body))
-	if contentType, ok := r.Header["Content-Type"]; ok {
-		s.request.Header["Content-Type"] = slices.Clone(contentType)
-	}
-	return s
 }
 
 // serveActivity passes on a request by which a homeserver may take its user for active,
