@@ -18,6 +18,8 @@ type counters struct {
 	upstream [reasonCount]atomic.Uint64
 	lookups  [lookupCount]atomic.Uint64
 
+	syncWrites [syncWriteCount]atomic.Uint64
+
 	latency [reasonCount]prometheus.Observer // children of upstreamSeconds
 }
 
@@ -27,10 +29,11 @@ type route int
 const (
 	routeRead route = iota
 	routeWrite
+	routeSync // only if it is looked at
 	routeCount
 )
 
-var routeNames = [routeCount]string{"read", "write"}
+var routeNames = [routeCount]string{"read", "write", "sync"}
 
 func routeOf(r *http.Request) route {
 	if r.Method == http.MethodPut {
@@ -43,14 +46,16 @@ func routeOf(r *http.Request) route {
 type reason int
 
 const (
-	reasonFetch  reason = iota // a read of ours, whose answer may be kept and shared
-	reasonBypass               // a client's read, as it came
-	reasonWrite                // a client's write
-	reasonWhoAmI               // whose token it is
+	reasonFetch   reason = iota // a read of ours, whose answer may be kept and shared
+	reasonBypass                // a client's read, as it came
+	reasonWrite                 // a client's write
+	reasonWhoAmI                // whose token it is
+	reasonSync                  // a client's sync that was looked at
+	reasonVersion               // which homeserver it is
 	reasonCount
 )
 
-var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "whoami"}
+var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "whoami", "sync", "version"}
 
 // lookup is what became of a question whose token it is.
 type lookup int
@@ -77,7 +82,7 @@ var latencyBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1
 var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 	Name: metricsPrefix + "upstream_seconds",
 	Help: "Time until the homeserver began to answer, or a request to it ended without an answer, by reason. " +
-		"Its count is upstream_requests_total.",
+		"Its count is upstream_requests_total, but for reason sync, which is not measured: it waits for news.",
 	Buckets: latencyBuckets,
 }, []string{"cache", "reason"})
 
@@ -85,6 +90,9 @@ var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 func newCounters(name string) *counters {
 	c := new(counters)
 	for reason, word := range reasonNames {
+		if reason == int(reasonSync) {
+			continue
+		}
 		c.latency[reason] = upstreamSeconds.WithLabelValues(name, word)
 	}
 	return c

@@ -41,7 +41,7 @@ func init() {
 // Placeholder | Description
 // ------------|-------------
 // `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads only
-// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `answered`: its answer from memory; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
+// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `quieted`: it answered a sync whose presence was taken out, because it changes nothing or for sync off; `held`: likewise, over the limit or because another device comes first; `answered`: its answer from memory; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
 type Handler struct {
 	// WriteLimit is the budget of presence writes of each Matrix user, whatever
 	// their devices, tokens and spellings of a path. Over it, the answer is 429.
@@ -127,6 +127,7 @@ type Handler struct {
 	memoryName string
 	claim      claim
 	served     *sync.Once // the first request makes the memory fit
+	misfit     *sync.Once // the first sync that sync off can't help tells it
 	logger     *zap.Logger
 }
 
@@ -147,7 +148,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.set, h.served = set, new(sync.Once)
+	h.set, h.served, h.misfit = set, new(sync.Once), new(sync.Once)
 	if err := h.takeMemory(ctx); err != nil {
 		return err
 	}
@@ -176,6 +177,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.serveWrite(w, r, next, route)
 		default:
 			return h.serveRead(w, r, next, route)
+		}
+	}
+	if h.set.watchesSyncs() {
+		if route, ok := syncRoute(r); ok {
+			return h.serveSync(w, r, next, route)
 		}
 	}
 	if revocation, ok := policy.ParseRevocation(r.Method, r.URL.Path); ok {

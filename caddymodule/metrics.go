@@ -15,19 +15,25 @@ const metricsPrefix = "caddy_matrix_presence_"
 // way. All counters are since the process began.
 var (
 	requestsDesc = newDesc("requests_total",
-		"Presence requests, by route (read, write). The sum of outcomes_total of the route.",
+		"Presence requests, by route: read, write, and sync for those that the options sync and repeat_writes look at. The sum of outcomes_total of the route.",
 		"route")
 	outcomesDesc = newDesc("outcomes_total",
 		"Presence requests by how they were answered: hit, stale, collapsed, limited, refused, rejected and invalid without asking the homeserver for them; "+
-			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write; "+
+			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded of route write by one of reason write; forwarded, quieted (without its presence, which changes nothing) and held (without its presence, which is too much) of route sync by one of reason sync; "+
 			"failed (the homeserver could not be asked) and canceled (the client left) with or without one.",
 		"route", "outcome")
 	upstreamDesc = newDesc("upstream_requests_total",
 		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
-			"bypass is outcome bypass; write is outcome forwarded; whoami is the sum of lookups_total of known, rejected, refused and failed.",
+			"bypass is outcome bypass; write is outcome forwarded of route write; sync is requests_total of route sync; version asks which homeserver it is; whoami is the sum of lookups_total of known, rejected, refused and failed.",
 		"reason")
 	savedDesc = newDesc("saved_total",
-		"Presence requests that the homeserver was spared: the sum of outcomes_total of hit, collapsed, limited, refused, rejected and invalid. What that cost it is upstream_requests_total of whoami.")
+		"Presence requests that the homeserver was spared, none of them a sync: the sum of outcomes_total of hit, collapsed, limited, refused, rejected and invalid. What that cost it is upstream_requests_total of whoami.")
+	syncWritesDesc = newDesc("sync_writes_total",
+		"Syncs that were looked at, by what became of the presence that they set. The sum is requests_total of route sync: "+
+			"changed, repeated, unknown (it is not known whose it is or what it means) and none (the homeserver makes nothing of it) are outcome forwarded; "+
+			"spared (a repeat) and off are quieted; limited and damped (another device of the user comes first) are held. "+
+			"The homeserver was spared a write of presence by each that is spared, off, limited or damped, but for those limited that feed its timers with the old state.",
+		"result")
 	lookupsDesc = newDesc("lookups_total",
 		"Access tokens that were not in memory, by what became of the question whose they are: known, rejected, refused and failed asked the homeserver, one upstream request of reason whoami each; "+
 			"crowded, limited and spared (another question had brought the answer) did not.",
@@ -68,7 +74,7 @@ func registerMetrics(ctx caddy.Context) error {
 // Describe implements prometheus.Collector.
 func (memoryCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		requestsDesc, outcomesDesc, upstreamDesc, savedDesc, lookupsDesc, entriesDesc, evictionsDesc, overflowDesc,
+		requestsDesc, outcomesDesc, upstreamDesc, savedDesc, syncWritesDesc, lookupsDesc, entriesDesc, evictionsDesc, overflowDesc,
 	} {
 		descs <- desc
 	}
@@ -107,6 +113,9 @@ func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) 
 		counter(requestsDesc, c.requests[route].Load(), routeName)
 	}
 	counter(savedDesc, saved)
+	for result, resultName := range syncWriteNames {
+		counter(syncWritesDesc, c.syncWrites[result].Load(), resultName)
+	}
 	for result, resultName := range lookupNames {
 		counter(lookupsDesc, c.lookups[result].Load(), resultName)
 	}
@@ -131,6 +140,8 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	entries("rejections", rejections)
 	entries("readers", m.reads.Users())
 	entries("writers", m.writes.Users())
+	entries("syncers", m.syncs.Users())
+	entries("devices", m.devices.Len())
 	entries("rejected_clients", m.rejected.Users())
 
 	evictedStates, evictedPermissions, evictedRefusals := m.presence.Evicted()
@@ -141,10 +152,13 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	evictions("identities", evictedIdentities)
 	evictions("rejections", evictedRejections)
 
+	evictions("devices", m.devices.Evicted())
+
 	overflow := func(limit string, n uint64) {
 		metrics <- prometheus.MustNewConstMetric(overflowDesc, prometheus.CounterValue, float64(n), name, limit)
 	}
 	overflow("read", m.reads.Overflowed())
 	overflow("write", m.writes.Overflowed())
+	overflow("sync", m.syncs.Overflowed())
 	overflow("rejected", m.rejected.Overflowed())
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// How a presence request was answered, in the variables
+// How a presence request, or a sync that was looked at, was answered, in the variables
 // matrix_presence.cache and matrix_presence.decision of the request, for access
 // logs: {http.vars.matrix_presence.cache}.
 const (
@@ -23,7 +23,9 @@ const (
 	outcomeMiss                     // by a request that was made for it
 	outcomeCollapsed                // by a request that was made for another
 	outcomeBypass                   // passed on, not to be remembered
-	outcomeForwarded                // a write that was passed on
+	outcomeForwarded                // a write or a sync that was passed on
+	outcomeQuieted                  // a sync that was passed on without its presence, which changes nothing
+	outcomeHeld                     // a sync that was passed on without its presence, which is too much
 	outcomeRejected                 // 401: no token, or one that the homeserver doesn't know
 	outcomeRefused                  // 403: somebody else's presence
 	outcomeLimited                  // 429
@@ -49,6 +51,8 @@ var outcomes = [outcomeCount]struct {
 	outcomeCollapsed: {"collapsed", "miss", "forwarded"},
 	outcomeBypass:    {"bypass", "bypass", "forwarded"},
 	outcomeForwarded: {"forwarded", nil, "forwarded"},
+	outcomeQuieted:   {"quieted", nil, "quieted"},
+	outcomeHeld:      {"held", nil, "held"},
 	outcomeRejected:  {"rejected", nil, "rejected"},
 	outcomeRefused:   {"refused", nil, "refused"},
 	outcomeLimited:   {"limited", nil, "limited"},
@@ -59,8 +63,10 @@ var outcomes = [outcomeCount]struct {
 
 // note counts the outcome of a request and sets its variables, as
 // caddyhttp.SetVar does.
-func (h *Handler) note(r *http.Request, o outcome) {
-	h.memory.counters.outcomes[routeOf(r)][o].Add(1)
+func (h *Handler) note(r *http.Request, o outcome) { h.noteAs(r, routeOf(r), o) }
+
+func (h *Handler) noteAs(r *http.Request, route route, o outcome) {
+	h.memory.counters.outcomes[route][o].Add(1)
 	vars, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	if !ok {
 		return

@@ -67,6 +67,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 	// Also when the client went away, or the answer broke off and reverse_proxy
 	// panics: the homeserver may have applied it.
 	defer func() { write.End(time.Now(), h.set.settle) }()
+	w = h.watchWrite(w, r, who.userID, credential)
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
 		if status == http.StatusUnauthorized {
