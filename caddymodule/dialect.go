@@ -100,6 +100,7 @@ func (h *Handler) dialect(r *http.Request, next caddyhttp.Handler) dialect {
 // where that is closed where clients ask (MSC4383). Synapse names itself in every
 // answer.
 func (h *Handler) askSoftware(r *http.Request, next caddyhttp.Handler) (found dialect, name string, err error) {
+	var problems []string
 	for _, path := range []string{"/_matrix/federation/v1/version", policy.ClientPrefix + "versions"} {
 		question := newSubrequest(r, next, &url.URL{Path: path})
 		for _, private := range []string{"Authorization", "Cookie"} {
@@ -107,7 +108,7 @@ func (h *Handler) askSoftware(r *http.Request, next caddyhttp.Handler) (found di
 		}
 		answer := question.send(softwareTimeout, h.memory.counters.departs(reasonVersion))
 		if answer.err != nil {
-			err = errors.Join(err, answer.err)
+			problems = append(problems, answer.err.Error())
 			continue
 		}
 		var about struct {
@@ -124,8 +125,8 @@ func (h *Handler) askSoftware(r *http.Request, next caddyhttp.Handler) (found di
 				return found, name, nil
 			}
 		}
-		err = errors.Join(err, fmt.Errorf("GET %s was answered with status %d and the names %q and %q",
+		problems = append(problems, fmt.Sprintf("GET %s was answered with status %d and the names %q and %q",
 			path, answer.status, about.Server.Name, product))
 	}
-	return auto, "", err
+	return auto, "", errors.New(strings.Join(problems, "; "))
 }

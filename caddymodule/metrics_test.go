@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -59,6 +60,8 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		p := newProxy(t, &Handler{
 			WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second)},
 			ReadLimit:  &Limit{Events: 20, Window: caddy.Duration(time.Second)},
+			Sync:       "limit",
+			SyncLimit:  &Limit{Events: 1, Window: caddy.Duration(time.Second)},
 			Cache: &Cache{
 				States: 10, Permissions: 130, TTL: caddy.Duration(time.Second / 2), StaleIfError: caddy.Duration(time.Minute),
 			},
@@ -82,6 +85,10 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		}
 		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			time.Sleep(time.Duration(draw(20)) * time.Millisecond)
+			if strings.HasSuffix(r.URL.Path, "/version") {
+				says("", `{"server":{"name":"Dendrite"}}`)(w)
+				return true, nil
+			}
 			switch draw(40) {
 			case 0:
 				time.Sleep(6 * time.Second)
@@ -116,6 +123,9 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 							target = users[0] // whom two of the tokens may write
 						}
 						r = request("PUT", statusPath(target), token, []string{`{"presence":"online"}`, `{"presence":1}`}[draw(2)])
+					}
+					if draw(4) == 0 {
+						r = request("GET", syncPath+[]string{"", "?set_presence=unavailable", "?since=s&timeout=0", "?set_presence=unchanged", "?x;set_presence=online"}[draw(5)], token, "")
 					}
 					r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", n%5)
 					ctx, cancel := context.WithCancel(r.Context())
@@ -152,9 +162,15 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 				t.Errorf("%s: %v is not %v", what, left, right)
 			}
 		}
-		equal("requests and the test's", sum("requests_total", "read", "write"), 30*300)
+		equal("requests and the test's", sum("requests_total", "read", "write", "sync"), 30*300)
 		equal("reads and their outcomes", sum("requests_total", "read"), all("outcomes_total", " read"))
 		equal("writes and their outcomes", sum("requests_total", "write"), all("outcomes_total", " write"))
+		equal("syncs and their outcomes", sum("requests_total", "sync"), all("outcomes_total", " sync"))
+		equal("syncs and requests", sum("upstream_requests_total", "sync"), sum("requests_total", "sync"))
+		equal("syncs and what became of their presence", sum("requests_total", "sync"), sum("sync_writes_total", syncWriteNames[:]...))
+		equal("forwarded syncs", sum("outcomes_total", "forwarded sync"), sum("sync_writes_total", "changed", "repeated", "unknown", "none"))
+		equal("quieted syncs", sum("outcomes_total", "quieted sync"), sum("sync_writes_total", "spared", "off"))
+		equal("held syncs", sum("outcomes_total", "held sync"), sum("sync_writes_total", "limited", "damped"))
 		equal("bypassed reads and requests", sum("upstream_requests_total", "bypass"), sum("outcomes_total", "bypass read"))
 		equal("forwarded writes and requests", sum("upstream_requests_total", "write"), sum("outcomes_total", "forwarded write"))
 		equal("questions whose token it is", sum("upstream_requests_total", "whoami"), sum("lookups_total", "known", "rejected", "refused", "failed"))
@@ -164,6 +180,10 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			t.Errorf("%v fetches for %v misses", fetches, misses)
 		}
 		for _, reason := range reasonNames {
+			if reason == "sync" {
+				equal("answers to syncs", got["upstream_seconds sync"], 0)
+				continue
+			}
 			equal("answers to "+reason, got["upstream_seconds "+reason], got["upstream_requests_total "+reason])
 		}
 		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write"), float64(p.hs.count("GET")+p.hs.count("PUT")))
@@ -176,6 +196,9 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			"outcomes_total failed read",
 			"outcomes_total forwarded write", "outcomes_total refused write", "outcomes_total limited write", "outcomes_total invalid write",
 			"outcomes_total rejected write", "outcomes_total failed write", "outcomes_total canceled write",
+			"outcomes_total forwarded sync", "outcomes_total quieted sync", "outcomes_total held sync", "upstream_requests_total version",
+			"sync_writes_total changed", "sync_writes_total repeated", "sync_writes_total unknown", "sync_writes_total none",
+			"sync_writes_total spared", "sync_writes_total limited", "entries syncers", "evictions_total devices",
 			"lookups_total known", "lookups_total rejected", "lookups_total failed",
 			"evictions_total states", "evictions_total permissions", "evictions_total identities",
 		} {

@@ -218,7 +218,7 @@ func (s *spoken) judge(ask SyncAsk, rules SyncRules, at int64, gap time.Duration
 	}
 
 	// Where nothing can be said instead, it goes through.
-	if !rules.Watch && (holds || keep != "") && !rules.Allow() {
+	if allowed := rules.Watch || rules.Allow(); !allowed && (holds || keep != "") {
 		if !holds || spare {
 			return SyncDecision{Verdict: SyncLimited, Value: keep}
 		}
