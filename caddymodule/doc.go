@@ -9,6 +9,8 @@
 //   - handler.go: the handler, its configuration's life, and the way in;
 //   - config.go, caddyfile.go: the options, in JSON and in the Caddyfile;
 //   - read.go and write.go: the life of a GET and of a PUT;
+//   - sync.go: the life of a sync whose presence is looked at, and dialect.go: which
+//     homeserver it is, as that decides what to write into one;
 //   - identify.go: asking the homeserver whose token it is;
 //   - revoke.go: requests after which a token is no longer good;
 //   - upstream.go: requests of our own through the next handler, and flight.go,
@@ -18,6 +20,6 @@
 //   - command.go: presence-proxy.
 //
 // Every other request goes to the next handler as it came. Only where a status
-// has to be seen, on presence writes, passed-on reads and revocations, is there a
+// has to be seen, on presence writes, passed-on reads, some syncs and revocations, is there a
 // writer around the client's, and that one doesn't buffer.
 package caddymodule

@@ -52,8 +52,9 @@ type Handler struct {
 	// answered from memory. Default: 100 in 1s, burst 5000.
 	ReadLimit *Limit `json:"read_limit,omitempty"`
 
-	// SyncLimit is each user's budget of changes of presence by GET /sync, see Sync.
-	// Default: 6 in 1m, burst 5.
+	// SyncLimit is each user's budget of changes of presence by syncs, see Sync. Over
+	// it a device keeps the state that it had, until it asks again when there is
+	// budget. Default: 6 in 1m, burst 5.
 	SyncLimit *Limit `json:"sync_limit,omitempty"`
 
 	// Exempt lists users whom no limit applies to, such as bots and bridges, as
@@ -79,7 +80,9 @@ type Handler struct {
 	RepeatWrites string `json:"repeat_writes,omitempty"`
 
 	// Refresh is how often what a user repeats goes to the homeserver all the same, so
-	// that its timers are fed: at most 25s. Default: 20s.
+	// that its timers are fed: at most 25s. With Sync limit it is also for how long after
+	// a device's last word another one's lower state is held down, where the homeserver
+	// doesn't merge devices itself (Dendrite). Default: 20s.
 	Refresh caddy.Duration `json:"refresh,omitempty"`
 
 	// OverLimit is what becomes of a write over WriteLimit: "reject" answers 429, and
@@ -91,15 +94,24 @@ type Handler struct {
 	// Coalesce bounds the writes that wait under OverLimit coalesce.
 	Coalesce *Coalesce `json:"coalesce,omitempty"`
 
-	// Sync is what becomes of the presence that a GET /sync sets, which is online if
-	// it names none: "pass" leaves it alone; "limit" lets changes through within
-	// SyncLimit and takes out what changes nothing; "off" keeps syncs from touching
-	// any presence. Nothing else of a sync is changed. Default: pass.
+	// Sync is what becomes of the presence that a sync sets, which is online if it
+	// names none: "pass" leaves it alone; "limit" lets changes through within
+	// SyncLimit, drops what is remembered of the user's presence then, and takes out
+	// what changes nothing, as far as the homeserver hears of the device again before
+	// it takes it for offline; "off" keeps syncs from touching any presence, which
+	// tuwunel has no way for. Nothing else of a sync is changed.
+	//
+	// Syncs are GET /sync and, on tuwunel, simplified sliding sync up to MaxBody. What
+	// can't be told of one for certain, such as whose it is, leaves it as it came.
+	// Synapse's own rc_presence ignores syncs without a word; with limit it is best
+	// raised. Default: pass.
 	Sync string `json:"sync,omitempty"`
 
 	// Homeserver says what Sync has to write to leave a presence alone: "synapse",
 	// "dendrite", "tuwunel", or "auto": as the homeserver itself says at
-	// /_matrix/federation/v1/version. Default: auto.
+	// /_matrix/federation/v1/version, at /_matrix/client/versions (MSC4383) or in a
+	// Server field. As long as it doesn't, syncs are left alone; Dendrite doesn't where
+	// its federation is off. Default: auto.
 	Homeserver string `json:"homeserver,omitempty"`
 
 	// Preflight is what becomes of OPTIONS requests of presence: "pass", or "local":

@@ -205,10 +205,39 @@ func TestEverySpellingOfASyncCounts(t *testing.T) {
 		}
 	}
 	p = newProxy(t, &Handler{Sync: "off", Homeserver: "dendrite", Cache: &Cache{Name: t.Name() + "2"}})
-	p.do(request("GET", "/_matrix/client/unstable/sync", "alice-token", ""))
-	if got := p.hs.last().URL.RawQuery; got != "" {
-		t.Errorf("what Dendrite doesn't serve reached it with %q", got)
+	for _, r := range []*http.Request{
+		request("GET", "/_matrix/client/unstable/sync", "alice-token", ""), request("HEAD", syncPath, "alice-token", ""),
+	} {
+		p.do(r)
+		if got := p.hs.last().URL.RawQuery; got != "" {
+			t.Errorf("%s %s, which Dendrite doesn't serve, reached it with %q", r.Method, r.URL.Path, got)
+		}
 	}
+	p.wantMetrics(map[string]float64{"requests_total sync": 0})
+}
+
+// With repeat_writes alone syncs are looked at, and nothing of them is changed.
+func TestSyncPassChangesNoSync(t *testing.T) {
+	p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "dendrite"})
+	for range 10 {
+		for _, query := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"} {
+			for _, token := range []string{"alice-token", "alice-phone"} {
+				p.wantSync(token, query, query)
+			}
+		}
+	}
+	p.wantMetrics(map[string]float64{"outcomes_total forwarded sync": 40, "entries devices": 2, "entries syncers": 0})
+}
+
+func TestSyncWithARevokedTokenEndsItsIdentity(t *testing.T) {
+	p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+	p.sync("alice-token", "")
+	p.hs.mu.Lock()
+	delete(p.hs.tokens, "alice-token")
+	p.hs.mu.Unlock()
+	p.sync("alice-token", "")
+	p.wantError(p.get("alice-token", alice), 401, "M_UNKNOWN_TOKEN")
+	p.wantCounts(map[string]int{"whoami": 2})
 }
 
 func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
@@ -263,6 +292,14 @@ func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
 		p.put("alice-token", alice, `{"presence":"unavailable","status_msg":"x"}`)
 		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline")
 		p.put("bob-token", alice, `{"presence":"online"}`) // refused
+		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if r.Method == "PUT" {
+				answer(w, 500, `{}`)
+			}
+			return r.Method == "PUT", nil
+		}
+		p.put("alice-token", alice, `{"presence":"online"}`) // failed
+		p.hs.intercept = nil
 		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline")
 		p.put("alice-token", alice, `{"presence":"online"}`)
 		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=unavailable")

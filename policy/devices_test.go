@@ -79,6 +79,10 @@ func TestSyncsOfSynapse(t *testing.T) {
 			{at: 39, device: 'p', asks: Online, takes: 0, verdict: SyncRepeated},
 			{at: 70, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
 		},
+		"who is still waiting is not gone": {
+			{at: 0, device: 'p', asks: Online, timeout: 60, takes: 60, verdict: SyncChanged, changes: true},
+			{at: 40, device: 'p', asks: Online, timeout: 60, takes: 60, verdict: SyncRepeated},
+		},
 		"changes go at once, over the budget the old state stays": {
 			{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
 			{at: 1, device: 'p', asks: Unavailable, verdict: SyncChanged, changes: true},
