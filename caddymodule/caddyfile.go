@@ -100,7 +100,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"repeat_writes":   func() error { return parseString(d, &h.RepeatWrites) },
 		"refresh":         func() error { return parseDuration(d, &h.Refresh, "a time above 0") },
 		"over_limit":      func() error { return parseString(d, &h.OverLimit) },
-		"coalesce":        func() error { return h.parseCoalesce(d) },
+		"coalesce":        func() error { return h.parseCoalesce(d, where) },
 		"sync":            func() error { return parseString(d, &h.Sync) },
 		"sync_limit":      func() error { return parseLimit(d, &h.SyncLimit) },
 		"homeserver":      func() error { return parseString(d, &h.Homeserver) },
@@ -118,8 +118,10 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	_, err = h.settings()
 	var about *optionError
 	if errors.As(err, &about) {
-		if at, ok := where[about.option]; ok {
-			return fmt.Errorf("%w, at %s:%d", err, at.File, at.Line)
+		for _, option := range about.options {
+			if at, ok := where[option]; ok {
+				return fmt.Errorf("%w, at %s:%d", err, at.File, at.Line)
+			}
 		}
 	}
 	return err
@@ -132,12 +134,13 @@ func (h *Handler) parseClass(d *caddyfile.Dispenser, where map[string]caddyfile.
 	if err := parseString(d, &c.Name); err != nil {
 		return err
 	}
-	option := "class " + c.Name
-	if _, ok := where[option]; ok {
-		return d.Errf("'%s' is given twice", option)
+	block := "class " + c.Name
+	if _, ok := where[block]; ok {
+		return d.Errf("'%s' is given twice", block)
 	}
-	where[option] = at
-	err := parseBlock(d, d.Nesting(), nil, map[string]func() error{
+	where[block] = at
+	inside := make(map[string]caddyfile.Token)
+	err := parseBlock(d, d.Nesting(), inside, map[string]func() error{
 		"match":         func() error { return parsePatternList(d, &c.Match) },
 		"write_limit":   func() error { return parseLimit(d, &c.WriteLimit) },
 		"read_limit":    func() error { return parseLimit(d, &c.ReadLimit) },
@@ -145,20 +148,31 @@ func (h *Handler) parseClass(d *caddyfile.Dispenser, where map[string]caddyfile.
 		"repeat_writes": func() error { return parseString(d, &c.RepeatWrites) },
 		"over_limit":    func() error { return parseString(d, &c.OverLimit) },
 	})
+	noteInside(where, block, inside)
 	h.Classes = append(h.Classes, c)
 	return err
 }
 
-func (h *Handler) parseCoalesce(d *caddyfile.Dispenser) error {
+// noteInside notes where the options in a block stand.
+func noteInside(where map[string]caddyfile.Token, block string, inside map[string]caddyfile.Token) {
+	for name, at := range inside {
+		where[optionOf(block, name)] = at
+	}
+}
+
+func (h *Handler) parseCoalesce(d *caddyfile.Dispenser, where map[string]caddyfile.Token) error {
 	c := new(Coalesce)
 	h.Coalesce = c
 	if err := parseNoArg(d, "a block"); err != nil {
 		return err
 	}
-	return parseBlock(d, d.Nesting(), nil, map[string]func() error{
+	inside := make(map[string]caddyfile.Token)
+	err := parseBlock(d, d.Nesting(), inside, map[string]func() error{
 		"pending": func() error { return parseNumber(d, &c.Pending) },
 		"max_age": func() error { return parseDuration(d, &c.MaxAge, "a time above 0") },
 	})
+	noteInside(where, "coalesce", inside)
+	return err
 }
 
 // parsePatternList reads user ID patterns.
@@ -181,7 +195,13 @@ func (h *Handler) parseCache(d *caddyfile.Dispenser) error {
 			return d.Errf("parsing cache: expected 'off' or a block, not '%s'", d.Val())
 		}
 		c.Off = true
-		return parseNoArg(d, "nothing more")
+		if err := parseNoArg(d, "nothing more"); err != nil {
+			return err
+		}
+		if d.NextBlock(d.Nesting()) {
+			return d.Errf("parsing cache: one that is off has no options: leave out 'off', or '%s' and the block", d.Val())
+		}
+		return nil
 	}
 	return parseBlock(d, d.Nesting(), nil, map[string]func() error{
 		"name":           func() error { return parseString(d, &c.Name) },
@@ -271,8 +291,11 @@ func parseNoArg(d *caddyfile.Dispenser, expected string) error {
 func parseArg(d *caddyfile.Dispenser, expected string) (name, arg string, err error) {
 	name = d.Val()
 	args := d.RemainingArgs()
-	if len(args) != 1 || args[0] == "" {
+	switch {
+	case len(args) != 1:
 		return name, "", d.Errf("parsing %s: expected %s, not %d arguments", name, expected, len(args))
+	case args[0] == "":
+		return name, "", d.Errf("parsing %s: expected %s, not ''", name, expected)
 	}
 	return name, args[0], nil
 }

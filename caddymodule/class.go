@@ -123,14 +123,9 @@ func parsePatterns(patterns []string) (parsed []policy.UserPattern, err error) {
 }
 
 // setClass sets what is given of a class, and checks whether it goes together. The
-// option is the one to blame, or empty if that is the given one itself.
-func (s *settings) setClass(c *class, given *Class, option string) error {
-	inClass := func(name string) string {
-		if option == "" {
-			return name
-		}
-		return option
-	}
+// block is the class as it stands in a Caddyfile, or empty for everybody.
+func (s *settings) setClass(c *class, given *Class, block string) error {
+	of := func(name string) string { return optionOf(block, name) }
 	for _, l := range []struct {
 		name  string
 		given *Limit
@@ -145,7 +140,7 @@ func (s *settings) setClass(c *class, given *Class, option string) error {
 		}
 		limit, err := l.given.limit()
 		if err != nil {
-			return blame(inClass(l.name), "checking %s: %w", l.name, err)
+			return blame(of(l.name), "checking %s: %w", of(l.name), err)
 		}
 		*l.dst = limit
 	}
@@ -160,8 +155,8 @@ func (s *settings) setClass(c *class, given *Class, option string) error {
 		if w.given == "" {
 			continue
 		}
-		if err := setWord(w.name, w.dst, w.given, w.words); err != nil {
-			return blame(inClass(w.name), "%w", err)
+		if err := setWord(of(w.name), w.dst, w.given, w.words); err != nil {
+			return err
 		}
 	}
 
@@ -169,20 +164,27 @@ func (s *settings) setClass(c *class, given *Class, option string) error {
 	s.limitsReads = s.limitsReads || c.readLimit != nil
 	switch {
 	case given.OverLimit == "coalesce" && c.writeLimit == nil:
-		return blame(inClass("over_limit"), "checking over_limit: there is nothing to coalesce with write_limit off")
+		return blame(of("over_limit"), "checking %s: there is nothing to coalesce with write_limit off", of("over_limit"))
 	case given.SyncLimit != nil && s.sync != syncLimit:
-		return blame(inClass("sync_limit"), "checking sync_limit: it needs sync limit")
+		return blame(of("sync_limit"), "checking %s: it needs sync limit", of("sync_limit"))
 	case c.writeLimit == nil:
 		return nil
 	}
+	// The budget or what it is too small for may be the default, or everybody's.
 	interval := c.writeLimit.Interval()
 	switch {
 	case c.absorb && interval > s.refresh:
-		return blame(inClass("write_limit"), "checking write_limit: it refills one write in %v, but with repeat_writes absorb a repeat goes to the homeserver each refresh of %v, so that it doesn't take the user for offline: allow at least one write in %[2]v, or set a longer refresh (up to %[3]v)",
-			interval, s.refresh, maxRefresh)
+		hint := ""
+		if interval <= maxRefresh {
+			hint = fmt.Sprintf(", or set refresh to %v", interval)
+		}
+		return blameFirst([]string{of("write_limit"), of("refresh"), of("repeat_writes")},
+			"checking %s: it refills one write in %v, but with repeat_writes absorb a repeat goes to the homeserver each refresh of %v, so that it doesn't take the user for offline: allow at least one write in %[3]v%s",
+			of("write_limit"), interval, s.refresh, hint)
 	case c.coalesce && interval > s.coalesce.maxAge:
-		return blame(inClass("write_limit"), "checking write_limit: it refills one write in %v, but with over_limit coalesce no write may wait for longer than max_age (%v): allow more, or set a longer max_age in a coalesce block",
-			interval, s.coalesce.maxAge)
+		return blameFirst([]string{of("write_limit"), optionOf("coalesce", "max_age"), of("over_limit")},
+			"checking %s: it refills one write in %v, but with over_limit coalesce no write may wait for longer than max_age, %v: allow at least one write in %[3]v, or set max_age to %[2]v in a coalesce block",
+			of("write_limit"), interval, s.coalesce.maxAge)
 	}
 	return nil
 }

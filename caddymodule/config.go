@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -243,8 +244,19 @@ type sizes struct{ states, permissions, tokens int }
 // optionError is about an option of the handler, so that a Caddyfile's line can be
 // named.
 type optionError struct {
-	option string // as it stands in a Caddyfile, "class" with the name
-	err    error
+	// options are those to blame, as [optionOf] names them. The first that is given
+	// is the one.
+	options []string
+	err     error
+}
+
+// optionOf names an option as it stands in a Caddyfile: "over_limit", "max_age of
+// coalesce", "over_limit of class bots", "class bots".
+func optionOf(block, name string) string {
+	if block == "" {
+		return name
+	}
+	return name + " of " + block
 }
 
 func (e *optionError) Error() string { return e.err.Error() }
@@ -252,13 +264,18 @@ func (e *optionError) Unwrap() error { return e.err }
 
 // blame makes an error one about an option.
 func blame(option, format string, args ...any) error {
-	return &optionError{option, fmt.Errorf(format, args...)}
+	return blameFirst([]string{option}, format, args...)
+}
+
+// blameFirst makes an error one about the first of some options that is given.
+func blameFirst(options []string, format string, args ...any) error {
+	return &optionError{options, fmt.Errorf(format, args...)}
 }
 
 // settings checks the configuration.
 func (h *Handler) settings() (*settings, error) {
 	s := &settings{maxBody: h.MaxBody, presenceValues: h.PresenceValues}
-	err := errors.Join(
+	err := cmp.Or( // the first only: one line can be named
 		setWord("mode", &s.observe, h.Mode, map[string]bool{"": false, "enforce": false, "observe": true}),
 		setWord("sync", &s.sync, h.Sync, syncModes),
 		setWord("homeserver", &s.dialect, h.Homeserver, dialects),

@@ -15,10 +15,12 @@ import (
 type counters struct {
 	requests [routeCount]atomic.Uint64
 	outcomes [routeCount][outcomeCount]atomic.Uint64
+	observed [routeCount][outcomeCount]atomic.Uint64
 	upstream [reasonCount]atomic.Uint64
 	lookups  [lookupCount]atomic.Uint64
 
 	syncWrites [syncWriteCount]atomic.Uint64
+	deliveries [deliveryCount]atomic.Uint64
 
 	latency [reasonCount]prometheus.Observer // children of upstreamSeconds
 }
@@ -29,15 +31,19 @@ type route int
 const (
 	routeRead route = iota
 	routeWrite
-	routeSync // only if it is looked at
+	routePreflight // if they are answered here
+	routeSync      // if it is looked at
 	routeCount
 )
 
-var routeNames = [routeCount]string{"read", "write", "sync"}
+var routeNames = [routeCount]string{"read", "write", "preflight", "sync"}
 
 func routeOf(r *http.Request) route {
-	if r.Method == http.MethodPut {
+	switch r.Method {
+	case http.MethodPut:
 		return routeWrite
+	case http.MethodOptions:
+		return routePreflight
 	}
 	return routeRead
 }
@@ -46,16 +52,18 @@ func routeOf(r *http.Request) route {
 type reason int
 
 const (
-	reasonFetch   reason = iota // a read of ours, whose answer may be kept and shared
-	reasonBypass                // a client's read, as it came
-	reasonWrite                 // a client's write
-	reasonWhoAmI                // whose token it is
-	reasonSync                  // a client's sync that was looked at
-	reasonVersion               // which homeserver it is
+	reasonFetch     reason = iota // a read of ours, whose answer may be kept and shared
+	reasonBypass                  // a client's read, as it came
+	reasonWrite                   // a client's write
+	reasonDelivery                // a write that has waited
+	reasonPreflight               // a client's preflight, whose answer may be kept and shared
+	reasonSync                    // a client's sync that was looked at
+	reasonWhoAmI                  // whose token it is
+	reasonVersion                 // which homeserver it is
 	reasonCount
 )
 
-var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "whoami", "sync", "version"}
+var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version"}
 
 // lookup is what became of a question whose token it is.
 type lookup int
@@ -72,6 +80,19 @@ const (
 )
 
 var lookupNames = [lookupCount]string{"known", "rejected", "refused", "failed", "crowded", "limited", "spared"}
+
+// delivery is what became of a write that was answered with 200 and had to wait.
+type delivery int
+
+const (
+	deliveryDone       delivery = iota // the homeserver took it
+	deliverySuperseded                 // the same device has written something else
+	deliveryDropped                    // its token was revoked
+	deliveryLost                       // the homeserver didn't take it
+	deliveryCount
+)
+
+var deliveryNames = [deliveryCount]string{"delivered", "superseded", "dropped", "lost"}
 
 // latencyBuckets are seconds: from a homeserver that answers from its own memory to
 // one that is about to be given up.

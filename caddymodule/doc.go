@@ -8,7 +8,8 @@
 //
 //   - handler.go: the handler, its configuration's life, and the way in;
 //   - config.go, caddyfile.go: the options, in JSON and in the Caddyfile;
-//   - read.go and write.go: the life of a GET and of a PUT;
+//   - read.go and write.go: the life of a GET and of a PUT, preflight.go that of an
+//     OPTIONS;
 //   - sync.go: the life of a sync whose presence is looked at, and dialect.go: which
 //     homeserver it is, as that decides what to write into one;
 //   - identify.go: asking the homeserver whose token it is;
@@ -17,9 +18,10 @@
 //     by which concurrent ones become one;
 //   - respond.go: the answers that we write ourselves;
 //   - memory.go: what survives a reload, and metrics.go, which shows how full it is;
+//   - admin.go: who is limited most, at Caddy's admin endpoint;
 //   - command.go: presence-proxy.
 //
 // Every other request goes to the next handler as it came. Only where a status
-// has to be seen, on presence writes, passed-on reads, some syncs and revocations, is there a
-// writer around the client's, and that one doesn't buffer.
+// has to be seen, on presence writes, passed-on reads and preflights, some syncs, and
+// revocations, is there a writer around the client's, and that one doesn't buffer.
 package caddymodule

@@ -23,6 +23,26 @@ func TestExampleAdaptsWithoutWarnings(t *testing.T) {
 	}
 }
 
+// The profile for a busy server is one line away, and turns on what is off by default.
+func TestExamplesBusyProfile(t *testing.T) {
+	example, err := os.ReadFile("../Caddyfile.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := strings.Replace(string(example), "# import busy", "import busy", 1)
+	adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(busy), map[string]any{"filename": "Caddyfile.example"})
+	if err != nil || len(warnings) > 0 {
+		t.Fatalf("error %v, warnings %v", err, warnings)
+	}
+	for _, member := range []string{
+		`"repeat_writes":"absorb"`, `"over_limit":"coalesce"`, `"sync":"limit"`, `"preflight":"local"`, `"name":"bridges"`,
+	} {
+		if !strings.Contains(string(adapted), member) {
+			t.Errorf("no %s in\n%s", member, adapted)
+		}
+	}
+}
+
 // Each option stands in the example with its default in a comment, but for those
 // whose default is to be absent.
 func TestExampleShowsEveryOptionWithItsDefault(t *testing.T) {

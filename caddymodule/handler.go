@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -40,8 +41,9 @@ func init() {
 //
 // Placeholder | Description
 // ------------|-------------
-// `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads only
-// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `quieted`: it answered a sync whose presence was taken out, because it changes nothing or for sync off; `held`: likewise, over the limit or because another device comes first; `answered`: its answer from memory; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
+// `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads, and preflights answered from memory
+// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `quieted`: it answered a sync whose presence was taken out, because it changes nothing or for sync off; `held`: likewise, over the limit or because another device comes first; `answered`: its answer from memory; `absorbed`: a repeated write, answered here; `coalesced`: a write over the limit, which waits; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
+// `{http.vars.matrix_presence.observed}` | in mode observe, what would have become of the request: an outcome of the metric caddy_matrix_presence_observed_total
 type Handler struct {
 	// WriteLimit is the budget of presence writes of each Matrix user, whatever
 	// their devices, tokens and spellings of a path. Over it, the answer is 429.
@@ -114,9 +116,12 @@ type Handler struct {
 	// its federation is off. Default: auto.
 	Homeserver string `json:"homeserver,omitempty"`
 
-	// Preflight is what becomes of OPTIONS requests of presence: "pass", or "local":
-	// they are answered here with the CORS fields that the homeserver itself answered
-	// one with, and Access-Control-Max-Age. Default: pass.
+	// Preflight is what becomes of the OPTIONS requests that browsers send before
+	// presence requests: "pass", or "local": they are answered here as the homeserver
+	// itself has answered one of the same method, header fields and, unless that
+	// allows all, origin. It is asked again after five minutes. Where it names no
+	// Access-Control-Max-Age, that is two hours, as long as Chromium believes.
+	// Default: pass.
 	Preflight string `json:"preflight,omitempty"`
 
 	// Cache configures what is remembered of answers to reads.
@@ -138,8 +143,9 @@ type Handler struct {
 	memory     *memory
 	memoryName string
 	claim      claim
-	served     *sync.Once // the first request makes the memory fit
-	misfit     *sync.Once // the first sync that sync off can't help tells it
+	served     *sync.Once   // the first request makes the memory fit
+	misfit     *sync.Once   // the first sync that sync off can't help tells it
+	ended      *atomic.Bool // the configuration is cleaned up
 	logger     *zap.Logger
 }
 
@@ -160,31 +166,43 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.set, h.served, h.misfit = set, new(sync.Once), new(sync.Once)
+	h.set, h.served, h.misfit, h.ended = set, new(sync.Once), new(sync.Once), new(atomic.Bool)
 	if err := h.takeMemory(ctx); err != nil {
 		return err
 	}
 	return registerMetrics(ctx)
 }
 
-// Cleanup gives the memory back. Requests may still be under way.
-func (h *Handler) Cleanup() error { return h.dropMemory() }
+// Cleanup delivers the writes that wait, and gives the memory back. Requests may still be
+// under way.
+func (h *Handler) Cleanup() error {
+	h.flush()
+	return h.dropMemory()
+}
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	h.served.Do(func() { h.memory.resize(h.set.sizes) })
 
-	if isNoPath(r) {
+	if isNoPath(r) && !h.set.observe {
 		writeMatrixError(w, r, http.StatusBadRequest, matrixError{
 			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL",
 		})
 		return nil
 	}
 	switch r.Method {
+	case http.MethodOptions:
+		if h.set.preflight {
+			if kind, ok := newPreflightKind(r); ok {
+				return h.servePreflight(w, r, next, kind)
+			}
+		}
 	case http.MethodGet, http.MethodHead, http.MethodPut:
 		route, ok := presenceRoute(r)
 		switch {
 		case !ok:
+		case h.set.observe:
+			return h.observe(w, r, next, route)
 		case r.Method == http.MethodPut:
 			return h.serveWrite(w, r, next, route)
 		default:
@@ -195,6 +213,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		if route, ok := syncRoute(r); ok {
 			return h.serveSync(w, r, next, route)
 		}
+	}
+	if h.set.absorbs && policy.IsActivity(r.Method, r.URL.EscapedPath()) {
+		return h.serveActivity(w, r, next)
 	}
 	if revocation, ok := policy.ParseRevocation(r.Method, r.URL.Path); ok {
 		return h.serveRevocation(w, r, next, revocation)

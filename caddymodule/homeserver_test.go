@@ -51,6 +51,13 @@ const (
 	carol = "@carol:example.com" // shares no room with alice
 )
 
+// answerBy sets intercept while requests may be under way.
+func (hs *homeserver) answerBy(intercept func(w http.ResponseWriter, r *http.Request) (handled bool, err error)) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.intercept = intercept
+}
+
 func (hs *homeserver) count(what string) int {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()

@@ -62,13 +62,30 @@ func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Cre
 	if known := m.recall(c, now); known.known() {
 		return known
 	}
-	from := newClient(r, limit)
-	if wait := m.rejectedWait(from, now); wait > 0 {
+	return h.inquire(r, next, c, limit).answer(r.Context().Done())
+}
+
+// inquiry is a question whose a credential is, that may be asked later than its request
+// is served.
+type inquiry struct {
+	handler    *Handler
+	credential policy.Credential
+	question   subrequest
+	from       client
+}
+
+func (h *Handler) inquire(r *http.Request, next caddyhttp.Handler, c policy.Credential, limit *policy.Limit) inquiry {
+	return inquiry{h, c, newWhoAmI(r, next, c), newClient(r, limit)}
+}
+
+// answer asks, or waits for another's answer to the same question until gone.
+func (i inquiry) answer(gone <-chan struct{}) owner {
+	h, m := i.handler, i.handler.memory
+	if wait := m.rejectedWait(i.from, time.Now()); wait > 0 {
 		return owner{wait: wait}
 	}
-	question := newWhoAmI(r, next, c)
-	key := whoAmIKey{m.identities.Fingerprint(c), m.identities.Revision()}
-	f, _, depart := m.whoAmIs.board(key, true, func() owner { return h.ask(question, c, from) })
+	key := whoAmIKey{m.identities.Fingerprint(i.credential), m.identities.Revision()}
+	f, _, depart := m.whoAmIs.board(key, true, func() owner { return h.ask(i.question, i.credential, i.from) })
 	if f == nil {
 		return owner{wait: crowdedWait}
 	}
@@ -83,8 +100,8 @@ func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Cre
 		}
 		// It was true when another asked, but is not good for so long.
 		return owner{err: caddyhttp.Error(http.StatusGatewayTimeout, errOutlived)}
-	case <-r.Context().Done():
-		return owner{err: caddyhttp.Error(statusClientClosed, r.Context().Err())}
+	case <-gone:
+		return owner{err: caddyhttp.Error(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
 	}
 }
 

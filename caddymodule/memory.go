@@ -31,14 +31,25 @@ type memory struct {
 	// rejected is about clients, by their address: who has shown how many tokens
 	// that the homeserver doesn't know.
 	rejected *policy.Limiter
+	// repeats is about what users last wrote, pendings about what is still to be
+	// written.
+	repeats  *policy.Repeats
+	pendings pendings
+	// talkers are the users who were over a limit most often.
+	talkers [limitCount]*policy.Talkers
+
+	preflights *preflights
 
 	fetches flights[fetchKey, *fetched]
 	whoAmIs flights[whoAmIKey, owner]
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *turnstile
 	faults faultLog
+	losses lossLog
 
 	counters *counters
+	// observing has a place for each request that is yet to be judged in mode observe.
+	observing chan struct{}
 
 	mu    sync.Mutex // guards sizes
 	sizes sizes
@@ -58,7 +69,7 @@ const maxWhoAmIsWaiting = maxFlights / 2
 
 func newMemory(name string, s sizes) *memory {
 	now := time.Now()
-	return &memory{
+	m := &memory{
 		presence:   cache.NewPresence(s.states, s.permissions, now),
 		identities: policy.NewIdentities(s.tokens, now),
 		reads:      policy.NewLimiter(s.tokens, now),
@@ -66,10 +77,17 @@ func newMemory(name string, s sizes) *memory {
 		syncs:      policy.NewLimiter(s.tokens, now),
 		devices:    policy.NewDevices(s.tokens, now),
 		rejected:   policy.NewLimiter(s.tokens, now),
+		repeats:    policy.NewRepeats(s.tokens, now),
+		preflights: newPreflights(),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),
+		observing:  make(chan struct{}, maxObserving),
 		sizes:      s,
 	}
+	for limit := range m.talkers {
+		m.talkers[limit] = policy.NewTalkers(maxTalkers, now)
+	}
+	return m
 }
 
 // Destruct implements caddy.Destructor. It leaves the memory usable: requests
@@ -92,6 +110,7 @@ func (m *memory) resize(s sizes) {
 	m.syncs.Resize(s.tokens)
 	m.devices.Resize(s.tokens)
 	m.rejected.Resize(s.tokens)
+	m.repeats.Resize(s.tokens)
 }
 
 // claims tells which handlers of a configuration go without a cache name, to

@@ -15,19 +15,25 @@ const metricsPrefix = "caddy_matrix_presence_"
 // way. All counters are since the process began.
 var (
 	requestsDesc = newDesc("requests_total",
-		"Presence requests, by route: read, write, and sync for those that the options sync and repeat_writes look at. The sum of outcomes_total of the route.",
+		"Presence requests, by route: read, write, preflight with preflight local, and sync for those that the options sync and repeat_writes look at. The sum of outcomes_total of the route.",
 		"route")
 	outcomesDesc = newDesc("outcomes_total",
-		"Presence requests by how they were answered: hit, stale, collapsed, limited, refused, rejected and invalid without asking the homeserver for them; "+
-			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded of route write by one of reason write; forwarded, quieted (without its presence, which changes nothing) and held (without its presence, which is too much) of route sync by one of reason sync; "+
+		"Presence requests by how they were answered: hit, stale, collapsed, absorbed, limited, refused, rejected and invalid without asking the homeserver for them; coalesced, perhaps later; "+
+			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write, preflight or sync, as the route says; "+
+			"quieted (without its presence, which changes nothing) and held (without its presence, which is too much) are syncs, by one of reason sync; "+
 			"failed (the homeserver could not be asked) and canceled (the client left) with or without one.",
+		"route", "outcome")
+	observedDesc = newDesc("observed_total",
+		"In mode observe: presence requests by what would have become of them in mode enforce, by the words of outcomes_total. "+
+			"Of all requests since the mode was set, as requests_total; a collapsed one counts as miss.",
 		"route", "outcome")
 	upstreamDesc = newDesc("upstream_requests_total",
 		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
-			"bypass is outcome bypass; write is outcome forwarded of route write; sync is requests_total of route sync; version asks which homeserver it is; whoami is the sum of lookups_total of known, rejected, refused and failed.",
+			"bypass is outcome bypass; write and preflight are outcome forwarded of these routes; sync is requests_total of route sync; version asks which homeserver it is; delivery is at least deliveries_total of delivered, and more by what was tried again, dropped or lost; "+
+			"whoami is the sum of lookups_total of known, rejected, refused and failed.",
 		"reason")
 	savedDesc = newDesc("saved_total",
-		"Presence requests that the homeserver was spared, none of them a sync: the sum of outcomes_total of hit, collapsed, limited, refused, rejected and invalid. What that cost it is upstream_requests_total of whoami.")
+		"Presence requests that the homeserver was spared, none of them a sync: the sum of outcomes_total of hit, collapsed, absorbed, limited, refused, rejected and invalid, and of deliveries_total of superseded. What that cost it is upstream_requests_total of whoami.")
 	syncWritesDesc = newDesc("sync_writes_total",
 		"Syncs that were looked at, by what became of the presence that they set. The sum is requests_total of route sync: "+
 			"changed, repeated, unknown (it is not known whose it is or what it means) and none (the homeserver makes nothing of it) are outcome forwarded; "+
@@ -38,8 +44,14 @@ var (
 		"Access tokens that were not in memory, by what became of the question whose they are: known, rejected, refused and failed asked the homeserver, one upstream request of reason whoami each; "+
 			"crowded, limited and spared (another question had brought the answer) did not.",
 		"result")
+	deliveriesDesc = newDesc("deliveries_total",
+		"Writes that were answered 200 and had to wait, by what became of them: delivered, superseded by another of the same device, dropped because the token was revoked, lost. "+
+			"The sum is outcomes_total of coalesced, without those that still wait: pending.",
+		"result")
+	pendingDesc = newDesc("pending",
+		"Writes that were answered 200 and wait for their user's budget.")
 	entriesDesc = newDesc("entries",
-		"Entries in a table of a memory, fresh or not. At most the size that is configured for it.",
+		"Entries in a table of a memory, fresh or not. At most the size that is configured for it, and 64 preflights.",
 		"table")
 	evictionsDesc = newDesc("evictions_total",
 		"Entries that a table dropped because there were too many.",
@@ -74,7 +86,7 @@ func registerMetrics(ctx caddy.Context) error {
 // Describe implements prometheus.Collector.
 func (memoryCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		requestsDesc, outcomesDesc, upstreamDesc, savedDesc, syncWritesDesc, lookupsDesc, entriesDesc, evictionsDesc, overflowDesc,
+		requestsDesc, outcomesDesc, observedDesc, upstreamDesc, savedDesc, syncWritesDesc, lookupsDesc, deliveriesDesc, pendingDesc, entriesDesc, evictionsDesc, overflowDesc,
 	} {
 		descs <- desc
 	}
@@ -92,7 +104,7 @@ func (memoryCollector) Collect(metrics chan<- prometheus.Metric) {
 
 // savingOutcomes are those without an upstream request of any kind.
 var savingOutcomes = []outcome{
-	outcomeHit, outcomeCollapsed, outcomeLimited, outcomeRefused, outcomeRejected, outcomeInvalid,
+	outcomeHit, outcomeCollapsed, outcomeAbsorbed, outcomeLimited, outcomeRefused, outcomeRejected, outcomeInvalid,
 }
 
 func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) {
@@ -106,12 +118,17 @@ func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) 
 		// them no more than the requests.
 		for o, words := range outcomes {
 			counter(outcomesDesc, c.outcomes[route][o].Load(), routeName, words.name)
+			counter(observedDesc, c.observed[route][o].Load(), routeName, words.name)
 		}
 		for _, o := range savingOutcomes {
 			saved += c.outcomes[route][o].Load()
 		}
 		counter(requestsDesc, c.requests[route].Load(), routeName)
 	}
+	for result, resultName := range deliveryNames {
+		counter(deliveriesDesc, c.deliveries[result].Load(), resultName)
+	}
+	saved += c.deliveries[deliverySuperseded].Load()
 	counter(savedDesc, saved)
 	for result, resultName := range syncWriteNames {
 		counter(syncWritesDesc, c.syncWrites[result].Load(), resultName)
@@ -143,6 +160,10 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	entries("syncers", m.syncs.Users())
 	entries("devices", m.devices.Len())
 	entries("rejected_clients", m.rejected.Users())
+	entries("last_writes", m.repeats.Len())
+	metrics <- prometheus.MustNewConstMetric(pendingDesc, prometheus.GaugeValue, float64(m.pendings.len()), name)
+	preflights, evictedPreflights := m.preflights.usage()
+	entries("preflights", preflights)
 
 	evictedStates, evictedPermissions, evictedRefusals := m.presence.Evicted()
 	evictions("states", evictedStates)
@@ -151,6 +172,9 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	evictedIdentities, evictedRejections := m.identities.Evicted()
 	evictions("identities", evictedIdentities)
 	evictions("rejections", evictedRejections)
+	evictions("preflights", evictedPreflights)
+
+	evictions("last_writes", m.repeats.Evicted())
 
 	evictions("devices", m.devices.Evicted())
 

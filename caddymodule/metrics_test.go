@@ -16,6 +16,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // sample is what has been gathered for the memory of a test: values by metric and
@@ -58,17 +60,23 @@ func gather(t *testing.T, cacheName string) sample {
 func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{
+			Preflight:  "local",
 			WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second)},
 			ReadLimit:  &Limit{Events: 20, Window: caddy.Duration(time.Second)},
 			Sync:       "limit",
 			SyncLimit:  &Limit{Events: 1, Window: caddy.Duration(time.Second)},
 			Cache: &Cache{
-				States: 10, Permissions: 130, TTL: caddy.Duration(time.Second / 2), StaleIfError: caddy.Duration(time.Minute),
+				States: 6, Permissions: 130, TTL: caddy.Duration(time.Second / 2), StaleIfError: caddy.Duration(time.Minute),
 			},
 			Identity: &Identity{
 				Tokens: 16, TTL: caddy.Duration(3 * time.Second), Timeout: caddy.Duration(time.Second),
 				RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second), Burst: 10},
 			},
+			Classes: []Class{{
+				Name: "busy", Match: []string{alice}, RepeatWrites: "absorb", OverLimit: "coalesce",
+				WriteLimit: &Limit{Events: 2, Window: caddy.Duration(time.Second), Burst: 3},
+			}},
+			Coalesce: &Coalesce{MaxAge: caddy.Duration(3 * time.Second)},
 		})
 		var mu sync.Mutex
 		random := rand.New(rand.NewPCG(1, 2))
@@ -101,6 +109,11 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 				answer(w, 200, fmt.Sprintf(`{"presence":"online","status_msg":"%070000d"}`, 0))
 				return true, nil
 			}
+			if r.Method == "OPTIONS" {
+				w.Header().Set("Access-Control-Allow-Origin", "*")
+				w.WriteHeader(204)
+				return true, nil
+			}
 			return false, nil
 		}
 		tokens := []string{"alice-token", "alice-phone", "bob-token", "carol-token", "made-up", ""}
@@ -119,10 +132,14 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 					target := users[draw(len(users))]
 					r := request("GET", statusPath(target), token, "")
 					if draw(4) == 0 {
-						if draw(2) == 0 {
+						if draw(4) > 0 {
 							target = users[0] // whom two of the tokens may write
 						}
-						r = request("PUT", statusPath(target), token, []string{`{"presence":"online"}`, `{"presence":1}`}[draw(2)])
+						r = request("PUT", statusPath(target), token, []string{online, online, unavailable, `{"presence":1}`}[draw(4)])
+					}
+					if draw(8) == 0 {
+						// Some kinds are asked for often, others once.
+						r = preflight("https://app.example.com", "GET", fmt.Sprintf("authorization,x-%d", draw(20)*draw(20)))
 					}
 					if draw(4) == 0 {
 						r = request("GET", syncPath+[]string{"", "?set_presence=unavailable", "?since=s&timeout=0", "?set_presence=unchanged", "?x;set_presence=online"}[draw(5)], token, "")
@@ -139,6 +156,19 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		}
 		clients.Wait()
 		time.Sleep(time.Minute) // fetches may outlive their readers
+
+		// One that waits and that the homeserver doesn't want, with nothing newer.
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"no"}`)
+			return true, nil
+		})
+		const last = 5
+		p.handler.memory.identities.Learn(policy.Credential{Token: "alice-token"}, policy.WhoAmI{UserID: alice},
+			p.handler.memory.identities.Revision(), time.Now().Add(time.Hour))
+		for n := range last {
+			p.put("alice-token", alice, message(n))
+		}
+		time.Sleep(time.Minute)
 
 		got := gather(t, p.handler.Cache.Name)
 		sum := func(metric string, words ...string) (total float64) {
@@ -162,9 +192,11 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 				t.Errorf("%s: %v is not %v", what, left, right)
 			}
 		}
-		equal("requests and the test's", sum("requests_total", "read", "write", "sync"), 30*300)
+		equal("requests and the test's", sum("requests_total", "read", "write", "preflight", "sync"), 30*300+last)
 		equal("reads and their outcomes", sum("requests_total", "read"), all("outcomes_total", " read"))
 		equal("writes and their outcomes", sum("requests_total", "write"), all("outcomes_total", " write"))
+		equal("preflights and their outcomes", sum("requests_total", "preflight"), all("outcomes_total", " preflight"))
+		equal("forwarded preflights and requests", sum("upstream_requests_total", "preflight"), sum("outcomes_total", "forwarded preflight"))
 		equal("syncs and their outcomes", sum("requests_total", "sync"), all("outcomes_total", " sync"))
 		equal("syncs and requests", sum("upstream_requests_total", "sync"), sum("requests_total", "sync"))
 		equal("syncs and what became of their presence", sum("requests_total", "sync"), sum("sync_writes_total", syncWriteNames[:]...))
@@ -175,7 +207,13 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		equal("forwarded writes and requests", sum("upstream_requests_total", "write"), sum("outcomes_total", "forwarded write"))
 		equal("questions whose token it is", sum("upstream_requests_total", "whoami"), sum("lookups_total", "known", "rejected", "refused", "failed"))
 		equal("what was saved", got["saved_total"], sum("outcomes_total",
-			"hit read", "collapsed read", "limited read", "rejected read", "limited write", "refused write", "rejected write", "invalid write"))
+			"hit read", "collapsed read", "limited read", "rejected read", "absorbed write", "limited write", "refused write", "rejected write", "invalid write", "hit preflight")+
+			sum("deliveries_total", "superseded"))
+		equal("writes that had to wait", sum("outcomes_total", "coalesced write"), sum("deliveries_total", "delivered", "superseded", "dropped", "lost"))
+		equal("writes that wait", got["pending"], 0)
+		if tried, delivered := sum("upstream_requests_total", "delivery"), sum("deliveries_total", "delivered"); tried < delivered {
+			t.Errorf("%v requests for %v deliveries", tried, delivered)
+		}
 		if fetches, misses := sum("upstream_requests_total", "fetch"), sum("outcomes_total", "miss read"); fetches < misses {
 			t.Errorf("%v fetches for %v misses", fetches, misses)
 		}
@@ -186,7 +224,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			}
 			equal("answers to "+reason, got["upstream_seconds "+reason], got["upstream_requests_total "+reason])
 		}
-		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write"), float64(p.hs.count("GET")+p.hs.count("PUT")))
+		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write", "delivery"), float64(p.hs.count("GET")+p.hs.count("PUT")))
 		equal("the homeserver's count of whoami", sum("upstream_requests_total", "whoami"), float64(p.hs.count("whoami")))
 
 		// It was all kinds of traffic.
@@ -195,10 +233,12 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			"outcomes_total bypass read", "outcomes_total rejected read", "outcomes_total limited read", "outcomes_total canceled read",
 			"outcomes_total failed read",
 			"outcomes_total forwarded write", "outcomes_total refused write", "outcomes_total limited write", "outcomes_total invalid write",
+			"outcomes_total absorbed write", "outcomes_total coalesced write", "deliveries_total delivered", "deliveries_total superseded", "deliveries_total lost",
 			"outcomes_total rejected write", "outcomes_total failed write", "outcomes_total canceled write",
 			"outcomes_total forwarded sync", "outcomes_total quieted sync", "outcomes_total held sync", "upstream_requests_total version",
 			"sync_writes_total changed", "sync_writes_total repeated", "sync_writes_total unknown", "sync_writes_total none",
 			"sync_writes_total spared", "sync_writes_total limited", "entries syncers", "evictions_total devices",
+			"outcomes_total hit preflight", "outcomes_total forwarded preflight", "evictions_total preflights", "entries preflights",
 			"lookups_total known", "lookups_total rejected", "lookups_total failed",
 			"evictions_total states", "evictions_total permissions", "evictions_total identities",
 		} {

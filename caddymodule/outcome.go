@@ -12,6 +12,7 @@ import (
 const (
 	varCache    = "matrix_presence.cache"
 	varDecision = "matrix_presence.decision"
+	varObserved = "matrix_presence.observed" // in mode observe: what would have been
 )
 
 // outcome is how a presence request was answered. Each gets exactly one.
@@ -23,9 +24,11 @@ const (
 	outcomeMiss                     // by a request that was made for it
 	outcomeCollapsed                // by a request that was made for another
 	outcomeBypass                   // passed on, not to be remembered
-	outcomeForwarded                // a write or a sync that was passed on
+	outcomeForwarded                // a write, a preflight or a sync that was passed on
 	outcomeQuieted                  // a sync that was passed on without its presence, which changes nothing
 	outcomeHeld                     // a sync that was passed on without its presence, which is too much
+	outcomeAbsorbed                 // 200: a write that changes nothing
+	outcomeCoalesced                // 200: a write that waits for its user's budget
 	outcomeRejected                 // 401: no token, or one that the homeserver doesn't know
 	outcomeRefused                  // 403: somebody else's presence
 	outcomeLimited                  // 429
@@ -37,7 +40,7 @@ const (
 
 // outcomes says what an outcome is called in metrics, and in the variables of the
 // request. The word for the cache says the same as the Cache-Status field (RFC 9211)
-// of the answer, and only reads that concern the cache have one.
+// of the answer, and only reads and preflights that concern the cache have one.
 var outcomes = [outcomeCount]struct {
 	name string
 
@@ -53,6 +56,8 @@ var outcomes = [outcomeCount]struct {
 	outcomeForwarded: {"forwarded", nil, "forwarded"},
 	outcomeQuieted:   {"quieted", nil, "quieted"},
 	outcomeHeld:      {"held", nil, "held"},
+	outcomeAbsorbed:  {"absorbed", nil, "absorbed"},
+	outcomeCoalesced: {"coalesced", nil, "coalesced"},
 	outcomeRejected:  {"rejected", nil, "rejected"},
 	outcomeRefused:   {"refused", nil, "refused"},
 	outcomeLimited:   {"limited", nil, "limited"},

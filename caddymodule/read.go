@@ -68,6 +68,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 
 	// Every spelling counts: the homeserver would serve it.
 	if wait, ok := take(h.memory.reads, h.set.classOf(who.userID).readLimit, who.userID, now); !ok {
+		h.memory.talkers[limitRead].Add(who.userID)
 		h.writeLimited(w, r, wait)
 		return nil
 	}
@@ -91,7 +92,9 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 			who := h.identify(r, next, policy.Credential{Token: token}, h.set.rejectedLimit)
 			wait, ok := who.wait, who.wait == 0
 			if ok && who.userID != "" {
-				wait, ok = take(h.memory.reads, h.set.classOf(who.userID).readLimit, who.userID, time.Now())
+				if wait, ok = take(h.memory.reads, h.set.classOf(who.userID).readLimit, who.userID, time.Now()); !ok {
+					h.memory.talkers[limitRead].Add(who.userID)
+				}
 			}
 			if !ok {
 				h.writeLimited(w, r, wait)
@@ -333,23 +336,29 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 //	1 reader: fetches, stores, lands
 //	                                  2 reader: finds no flight, begins one
 func (h *Handler) fly(request subrequest, who reader) *fetched {
-	presence, rules := h.memory.presence, &h.set.rules
 	now := time.Now()
 	found := h.lookup(who, now)
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{departed: now, found: &found}
 	}
-	ticket := found.Ticket
 	result := &fetched{departed: now, subresponse: request.send(fetchTimeout, h.memory.counters.departs(reasonFetch))}
 	if result.err != nil {
 		return result
 	}
 
+	result.answer, result.stored = h.remember(found.Ticket, who, result.subresponse)
+	return result
+}
+
+// remember keeps what an answer says, and reports whether it was stored. The answer is
+// nil if it isn't a presence.
+func (h *Handler) remember(ticket cache.Ticket, who reader, result *subresponse) (answer *cache.Answer, stored bool) {
+	presence, rules := h.memory.presence, &h.set.rules
 	switch {
 	case result.large:
 		presence.MarkUncached(ticket)
 	case result.status == http.StatusUnauthorized:
-		h.memory.identities.RevokeToken(who.credential)
+		h.memory.revokeToken(who.credential)
 	case !result.isJSON():
 		// Not from a homeserver, or in an encoding that we didn't ask for.
 	case result.status == http.StatusOK:
@@ -358,18 +367,17 @@ func (h *Handler) fly(request subrequest, who reader) *fetched {
 			presence.MarkUncached(ticket)
 			break
 		}
-		result.answer = answer
-		result.stored = presence.Allow(who.viewer, ticket, answer, rules)
+		return answer, presence.Allow(who.viewer, ticket, answer, rules)
 	case result.status == http.StatusForbidden || result.status == http.StatusNotFound:
 		errcode := result.matrixError()
 		if errcode == "" || errcode == "M_UNRECOGNIZED" || variesByClient(result.header) {
 			break
 		}
-		result.stored = presence.Deny(who.viewer, ticket, &cache.Denial{
+		return nil, presence.Deny(who.viewer, ticket, &cache.Denial{
 			Status: result.status, Body: string(result.body), Fields: keptList(result.header),
 			// A 404 may say that there is no presence yet; a 403 is about the viewer.
 			UntilWrite: result.status == http.StatusNotFound,
 		}, rules)
 	}
-	return result
+	return nil, false
 }

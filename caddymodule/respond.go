@@ -106,7 +106,7 @@ func variesByClient(header http.Header) bool {
 			case "", "accept-encoding", "authorization",
 				"access-control-request-method", "access-control-request-headers":
 				// No matter: encodings are not kept, viewers are told apart,
-				// and preflights are not cached.
+				// and preflights are cached apart.
 			case "origin":
 				// tuwunel names it always; it matters if the origin is echoed.
 				if origins := header[corsPrefix+"Allow-Origin"]; len(origins) > 0 && origins[0] != "*" {
@@ -139,7 +139,9 @@ func writeKept(w http.ResponseWriter, r *http.Request, status int, fields []cach
 		values = values[k:]
 	}
 	values[0], values[1] = decimal(len(body)), cacheStatus
-	header["Content-Length"] = values[:1:1]
+	if status != http.StatusNoContent { // which must have none (RFC 9110, 8.6)
+		header["Content-Length"] = values[:1:1]
+	}
 	if cacheStatus != "" {
 		header["Cache-Status"] = values[1:2:2]
 	}
@@ -201,6 +203,12 @@ func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, status int,
 func writeMatrixError(w http.ResponseWriter, r *http.Request, status int, e matrixError) {
 	body, _ := json.Marshal(e) // strings and a number can't fail
 	writeKept(w, r, status, ownFields, "", body)
+}
+
+// writeDone answers a write as homeservers do, without one.
+func (h *Handler) writeDone(w http.ResponseWriter, r *http.Request, o outcome) {
+	h.note(r, o)
+	writeKept(w, r, http.StatusOK, ownFields, cacheName+"; detail="+outcomes[o].name, []byte("{}"))
 }
 
 // writeLimited answers that a budget is used up. The header and the body give

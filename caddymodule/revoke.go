@@ -41,15 +41,14 @@ type revoking struct {
 // revocation prepares what is to be done. Whose tokens it concerns has to be found
 // out before the request is sent: afterwards its own may be one of them.
 func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) revoking {
-	identities := h.memory.identities
 	if revocation.UserID != "" {
-		return revoking{func() { identities.RevokeUser(revocation.UserID) }, true}
+		return revoking{func() { h.memory.revokeUser(revocation.UserID) }, true}
 	}
 	authorization := r.Header["Authorization"]
 	if revocation.Scope == policy.RevokesToken {
 		return revoking{func() {
 			for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
-				identities.RevokeToken(policy.Credential{Token: token})
+				h.memory.revokeToken(policy.Credential{Token: token})
 			}
 		}, true}
 	}
@@ -60,15 +59,15 @@ func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation
 		switch {
 		case who.userID != "":
 			return revoking{func() {
-				identities.RevokeToken(credential)
-				identities.RevokeUser(who.userID)
+				h.memory.revokeToken(credential)
+				h.memory.revokeUser(who.userID)
 			}, true}
 		case who.rejection != nil:
 			return revoking{func() {}, true} // it won't succeed
 		}
 	}
 	// A password reset by mail carries no token and names no user.
-	return revoking{identities.RevokeAll, false}
+	return revoking{h.memory.identities.RevokeAll, false}
 }
 
 // statusWriter calls a function with the status of an answer before it is sent.

@@ -59,6 +59,12 @@ var syncOutcomes = [syncWriteCount]outcome{
 	outcomeQuieted, outcomeQuieted, outcomeHeld, outcomeHeld,
 }
 
+// syncObserved is what becomes of it in mode observe, in which nothing is taken out.
+var syncObserved = [syncWriteCount]syncWrite{
+	syncChanged: syncChanged, syncRepeated: syncRepeated, syncUnknown: syncUnknown, syncNone: syncNone,
+	syncSpared: syncRepeated, syncTakenOut: syncUnknown, syncLimited: syncChanged, syncDamped: syncChanged,
+}
+
 var syncVerdicts = [...]syncWrite{
 	policy.SyncChanged:  syncChanged,
 	policy.SyncRepeated: syncRepeated,
@@ -103,10 +109,17 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 		Dialect: dialect, Watch: h.set.sync == syncPass, Refresh: h.set.refresh,
 		Allow: func() bool {
 			_, ok := take(h.memory.syncs, h.set.classOf(who.userID).syncLimit, who.userID, now)
+			if !ok {
+				h.memory.talkers[limitSync].Add(who.userID)
+			}
 			return ok
 		},
 	}, now)
-	if decision.Value != "" {
+	switch {
+	case decision.Value == "":
+	case h.set.observe: // it goes as it came, and may change what it would not have
+		decision.Changes = true
+	default:
 		asked.set(decision.Value)
 	}
 	return h.sendSync(w, r, next, credential, who.userID, decision)
@@ -121,6 +134,7 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 	changes := func() {
 		if decision.Changes {
 			h.memory.presence.BeginWrite(userID).End(time.Now(), h.set.settle)
+			h.memory.repeats.Disturb(userID)
 		}
 	}
 	changes()
@@ -129,7 +143,7 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 		w = onStatus(w, func(code int) {
 			status = code
 			if status == http.StatusUnauthorized {
-				h.memory.identities.RevokeToken(credential)
+				h.memory.revokeToken(credential)
 			}
 			changes() // the homeserver may have been slow
 		})
@@ -159,7 +173,9 @@ func (h *Handler) silenceSync(w http.ResponseWriter, r *http.Request, next caddy
 	if certain && dialect.SyncPresence(query.Presence) == policy.NoPresence {
 		return h.passSync(w, r, next, syncNone)
 	}
-	setSyncQuery(r, keep)
+	if !h.set.observe {
+		setSyncQuery(r, keep)
+	}
 	return h.passSync(w, r, next, syncTakenOut)
 }
 
@@ -167,6 +183,12 @@ func (h *Handler) silenceSync(w http.ResponseWriter, r *http.Request, next caddy
 // the homeserver: it waits for news.
 func (h *Handler) passSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, what syncWrite) error {
 	c := h.memory.counters
+	if h.set.observe {
+		would := syncOutcomes[what]
+		c.observed[routeSync][would].Add(1)
+		caddyhttp.SetVar(r.Context(), varObserved, outcomes[would].name)
+		what = syncObserved[what]
+	}
 	c.requests[routeSync].Add(1)
 	c.syncWrites[what].Add(1)
 	c.upstream[reasonSync].Add(1)
@@ -236,25 +258,9 @@ type brokenReader struct{ err error }
 
 func (b brokenReader) Read([]byte) (int, error) { return 0, b.err }
 
-// watchWrite returns the writer to answer a presence write with, whose body is in
-// memory: what the write sets is what its device last asked for, as if by a sync.
-func (h *Handler) watchWrite(w http.ResponseWriter, r *http.Request, userID string, credential policy.Credential) http.ResponseWriter {
-	if !h.set.watchesSyncs() {
-		return w
-	}
-	body, ok := h.peekBody(r)
-	if !ok {
-		return w
-	}
-	return onStatus(w, func(status int) {
-		if status < http.StatusMultipleChoices {
-			h.wrote(userID, credential, policy.BodyPresence(body))
-		}
-	})
-}
-
-// wrote notes a presence write that the homeserver has taken.
-func (h *Handler) wrote(userID string, credential policy.Credential, presence policy.Presence) {
+// wrote notes a presence write that the homeserver has taken: it is what its device last
+// asked for, as if by a sync.
+func (h *Handler) wrote(write *policy.PresenceWrite) {
 	if !h.set.watchesSyncs() {
 		return
 	}
@@ -262,5 +268,5 @@ func (h *Handler) wrote(userID string, credential policy.Credential, presence po
 	if dialect == auto {
 		dialect = h.memory.software.known()
 	}
-	h.memory.devices.Wrote(userID, h.memory.identities.Fingerprint(credential), presence, dialect, time.Now())
+	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body), dialect, time.Now())
 }

@@ -52,12 +52,12 @@ func TestSyncsAreNotLookedAtUnlessAskedFor(t *testing.T) {
 			for _, query := range []string{"", "set_presence=offline", "since=s&timeout=0"} {
 				p.wantSync("alice-token", query, query)
 			}
+			p.wantCounts(map[string]int{"other": 3, "whoami": 0})
 			p.put("alice-token", alice, `{"presence":"online"}`)
-			p.wantCounts(map[string]int{"other": 3})
 			if n := p.handler.memory.devices.Len(); n != 0 {
 				t.Errorf("%d devices are remembered", n)
 			}
-			p.wantMetrics(map[string]float64{"requests_total sync": 0, "upstream_requests_total sync": 0, "lookups_total known": 1})
+			p.wantMetrics(map[string]float64{"requests_total sync": 0, "upstream_requests_total sync": 0})
 		})
 	}
 }
@@ -541,4 +541,52 @@ func TestSyncThatBreaksOffEnds(t *testing.T) {
 		// It holds nobody down any more.
 		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
 	})
+}
+
+// A write that is repeated after a sync has changed the presence is none that changes
+// nothing.
+func TestWriteAfterASyncIsNoRepeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "synapse"})
+		away := `{"presence":"unavailable"}`
+		p.put("alice-token", alice, away)
+		p.put("alice-token", alice, away)
+		p.wantCounts(map[string]int{"PUT": 1})
+		p.sync("alice-token", "set_presence=unavailable") // no change
+		p.put("alice-token", alice, away)
+		p.wantCounts(map[string]int{"PUT": 1})
+		p.sync("alice-phone", "")
+		p.put("alice-token", alice, away)
+		p.wantCounts(map[string]int{"PUT": 2})
+	})
+}
+
+func TestObservedSyncsGoAsTheyCame(t *testing.T) {
+	for mode, want := range map[string]map[string]float64{
+		"limit": {
+			"outcomes_total forwarded sync": 6, "outcomes_total quieted sync": 0, "outcomes_total held sync": 0,
+			"observed_total forwarded sync": 1, "observed_total quieted sync": 2, "observed_total held sync": 3,
+			"sync_writes_total changed": 4, "sync_writes_total repeated": 2,
+		},
+		"off": {"outcomes_total forwarded sync": 6, "observed_total quieted sync": 6, "sync_writes_total unknown": 6},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				handler := &Handler{Mode: "observe", Sync: mode, Homeserver: "synapse"}
+				if mode == "limit" {
+					handler.SyncLimit = &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
+				}
+				p := newProxy(t, handler)
+				for range 3 {
+					for _, query := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"} {
+						p.wantSync("alice-token", query, query)
+					}
+				}
+				p.wantMetrics(want)
+				p.get("bob-token", alice)
+				time.Sleep(defaultSettle)
+				p.want(p.get("bob-token", alice), 200, "", "")
+			})
+		})
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -54,33 +55,119 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 		})
 		return nil
 	}
-	if wait, ok := take(h.memory.writes, h.set.classOf(who.userID).writeLimit, who.userID, time.Now()); !ok {
-		h.writeLimited(w, r, wait)
+	write := presenceWrite{
+		PresenceWrite: policy.PresenceWrite{UserID: who.userID, Fingerprint: h.memory.identities.Fingerprint(credential)},
+		credential:    credential,
+		class:         h.set.classOf(who.userID),
+	}
+	if h.relieved(w, r, next, &write) {
 		return nil
 	}
-	if !h.checkBody(w, r) {
-		return nil
-	}
+	return h.forwardWrite(w, r, next, &write)
+}
 
+// relieved answers a write that the homeserver doesn't have to be asked for, or not yet.
+func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, write *presenceWrite) bool {
+	m, class := h.memory, write.class
+	ok := true
+	// A repeat costs no budget, and has to be read to be told. Else the budget comes
+	// before the body.
+	first := class.absorb || class.coalesce
+	if first {
+		if write.Body, ok = h.readBody(w, r); !ok {
+			return true
+		}
+	}
+	if class.absorb && m.repeats.Is(&write.PresenceWrite, h.set.refresh, time.Now()) {
+		h.writeDone(w, r, outcomeAbsorbed)
+		return true
+	}
+	later := func(wait time.Duration) bool {
+		accepted := h.accept(&pendingWrite{
+			presenceWrite: *write, handler: h, request: newDelivery(r, next, write.Body), accepted: time.Now(),
+		}, wait)
+		if accepted {
+			h.writeDone(w, r, outcomeCoalesced)
+		}
+		return accepted
+	}
+	if class.coalesce && m.pendings.waits(write.UserID) && later(0) {
+		return true
+	}
+	if wait, ok := take(m.writes, class.writeLimit, write.UserID, time.Now()); !ok {
+		m.talkers[limitWrite].Add(write.UserID)
+		if !class.coalesce || !later(wait) {
+			h.writeLimited(w, r, wait)
+		}
+		return true
+	}
+	if !first {
+		write.Body, ok = h.readBody(w, r)
+	}
+	return !ok
+}
+
+// forwardWrite sends a write to the homeserver.
+func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, write *presenceWrite) error {
 	h.note(r, outcomeForwarded)
-	write := h.memory.presence.BeginWrite(route.UserID)
+	fence := h.memory.presence.BeginWrite(write.UserID)
+	var attempt policy.Attempt
+	var done *policy.PresenceWrite // when the homeserver has said so
+	if write.class.absorb {
+		attempt = h.memory.repeats.Begin(write.UserID, time.Now())
+	}
 	// Also when the client went away, or the answer broke off and reverse_proxy
 	// panics: the homeserver may have applied it.
-	defer func() { write.End(time.Now(), h.set.settle) }()
-	w = h.watchWrite(w, r, who.userID, credential)
+	defer func() {
+		fence.End(time.Now(), h.set.settle)
+		if write.class.absorb {
+			attempt.End(done)
+		}
+	}()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
-		if status == http.StatusUnauthorized {
-			h.memory.identities.RevokeToken(credential)
+		switch {
+		case status < http.StatusMultipleChoices:
+			done = &write.PresenceWrite
+			h.wrote(done)
+		case status == http.StatusUnauthorized:
+			h.memory.revokeToken(write.credential)
 		}
 	})
 }
 
-// checkBody reads the body and puts it back. It reports whether a homeserver may
+// newDelivery returns the request of a client's write, to be sent later.
+func newDelivery(r *http.Request, next caddyhttp.Handler, body []byte) subrequest {
+	u := *r.URL
+	s := newSubrequest(r, next, &u)
+	s.request.Method, s.request.ContentLength = http.MethodPut, int64(len(body))
+	if contentType, ok := r.Header["Content-Type"]; ok {
+		s.request.Header["Content-Type"] = slices.Clone(contentType)
+	}
+	return s
+}
+
+// serveActivity passes on a request by which a homeserver may take its user for active,
+// so that what the user last wrote is no longer what their presence is.
+func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	if err != nil {
+		return next.ServeHTTP(w, r)
+	}
+	// Who is not in memory has written nothing lately.
+	who := h.memory.recall(credential, time.Now())
+	if who.userID == "" {
+		return next.ServeHTTP(w, r)
+	}
+	h.memory.repeats.Disturb(who.userID)
+	defer h.memory.repeats.Disturb(who.userID) // for a write that began meanwhile
+	return next.ServeHTTP(w, r)
+}
+
+// readBody reads the body and puts it back. It reports whether a homeserver may
 // take it, and has answered the request if not.
-func (h *Handler) checkBody(w http.ResponseWriter, r *http.Request) bool {
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) (body []byte, ok bool) {
 	tooLarge := r.ContentLength > h.set.maxBody
-	var body []byte
 	if !tooLarge {
 		var err error
 		body, err = io.ReadAll(io.LimitReader(r.Body, h.set.maxBody+1))
@@ -89,25 +176,25 @@ func (h *Handler) checkBody(w http.ResponseWriter, r *http.Request) bool {
 			h.writeError(w, r, http.StatusBadRequest, outcomeInvalid, matrixError{
 				Errcode: "M_UNKNOWN", Error: "The request body broke off",
 			})
-			return false
+			return nil, false
 		}
 	}
 	if tooLarge {
 		h.writeError(w, r, http.StatusRequestEntityTooLarge, outcomeInvalid, matrixError{
 			Errcode: "M_TOO_LARGE", Error: fmt.Sprintf("The request body must not be larger than %d bytes", h.set.maxBody),
 		})
-		return false
+		return nil, false
 	}
 	if err := policy.CheckPresenceBody(body, h.set.presenceValues); err != nil {
 		var bad *policy.BodyError
 		errors.As(err, &bad)
 		h.writeError(w, r, http.StatusBadRequest, outcomeInvalid, matrixError{Errcode: bad.Errcode, Error: bad.Message})
-		return false
+		return nil, false
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	// The length is known now, also of a body that came in chunks. What came after
 	// it was not judged.
 	r.ContentLength, r.TransferEncoding, r.Trailer = int64(len(body)), nil, nil
 	r.Header.Del("Trailer")
-	return true
+	return body, true
 }

@@ -3,6 +3,7 @@ package integration_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"testing"
@@ -101,6 +102,39 @@ var unlimited = []string{"--write-limit", "off", "--read-limit", "off"}
 func proxy(t *testing.T, upstream string, args ...string) *sidecar.Sidecar {
 	t.Helper()
 	s, err := sidecar.StartProxy(t.Context(), upstream, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the sidecar's log:\n%s", s.Log())
+		}
+		s.Stop()
+	})
+	return s
+}
+
+// siteWith is the Caddyfile of a site in front of upstream, with options of
+// matrix_presence.
+func siteWith(options, upstream string) string {
+	return fmt.Sprintf(`
+{
+	admin {$ADMIN}
+}
+http://{$LISTEN} {
+	bind 127.0.0.1
+	matrix_presence {
+		%s
+	}
+	reverse_proxy %s
+}
+`, options, upstream)
+}
+
+// site starts such a site for one test. Its log is shown if the test fails.
+func site(t *testing.T, options, upstream string) *sidecar.Sidecar {
+	t.Helper()
+	s, err := sidecar.StartCaddyfile(t.Context(), siteWith(options, upstream))
 	if err != nil {
 		t.Fatal(err)
 	}

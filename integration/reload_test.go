@@ -1,7 +1,6 @@
 package integration_test
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
@@ -17,19 +16,7 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 	c.settle(t, "fishing")
 	up := newUpstream(t, hs.URL, nil)
 	config := func(option string) string {
-		return fmt.Sprintf(`
-{
-	admin {$ADMIN}
-}
-http://{$LISTEN} {
-	bind 127.0.0.1
-	matrix_presence {
-		write_limit 1/1h burst 1
-		%s
-	}
-	reverse_proxy %s
-}
-`, option, up.URL)
+		return siteWith("write_limit 1/1h burst 1\n\t\t"+option, up.URL)
 	}
 	s, err := sidecar.StartCaddyfile(t.Context(), config("read_limit off"))
 	if err != nil {

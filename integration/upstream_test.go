@@ -15,10 +15,11 @@ import (
 // homeserver is asked.
 type upstream struct {
 	URL string
-	// reads and writes are those of presence.
-	reads, writes, whoami, other atomic.Int64
-	mu                           sync.Mutex
-	syncs                        []string // their queries; guarded by mu
+	// reads, writes and preflights are those of presence.
+	reads, writes, preflights, whoami, other atomic.Int64
+
+	mu    sync.Mutex
+	syncs []string // their queries; guarded by mu
 
 	// beforeRead, unless nil, is called before a read is passed on.
 	beforeRead func()
@@ -59,6 +60,8 @@ func (u *upstream) count(r *http.Request) {
 		u.other.Add(1)
 	case r.Method == http.MethodPut:
 		u.writes.Add(1)
+	case r.Method == http.MethodOptions:
+		u.preflights.Add(1)
 	default:
 		u.reads.Add(1)
 		if u.beforeRead != nil {

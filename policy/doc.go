@@ -21,7 +21,7 @@
 //
 // body.go holds what every homeserver refuses in the body of a write, revocation.go
 // the requests after which tokens are no longer good, and pattern.go the user
-// ID patterns of the configuration.
+// ID patterns of the configuration. talkers.go tells who was over a budget most.
 //
 // Time is a parameter everywhere. There is no package-level clock and no
 // background goroutine, and every table is bounded by its constructor.

@@ -79,7 +79,7 @@ func TestHeaderBombs(t *testing.T) {
 // TestManyHeaderBombs: the same without a pause.
 func TestManyHeaderBombs(t *testing.T) {
 	const connections = 64
-	s := newSite(t, newHomeserver(t, false), options{})
+	s := newSite(t, newHomeserver(t, false), options{module: []string{"read_limit off"}})
 	large := "X-A: " + strings.Repeat("x", 15_000)
 	bombs := [][]byte{
 		request("GET", presencePath(bob), viewer, large, from("192.0.2.1")),
@@ -99,8 +99,9 @@ func TestManyHeaderBombs(t *testing.T) {
 		},
 		work: func(seconds float64) limits {
 			// The last has a doubtful credential of somebody with an account, and is
-			// passed on, when both of its tokens have been looked up.
-			return limits{count: [kinds]int{whoami: again(2, seconds), read: scale.bodies*4/len(bombs) + connections*(1+int(seconds/30))}}
+			// passed on, when both of its tokens have been looked up: the one that isn't known
+			// again after each rejected_ttl.
+			return limits{count: [kinds]int{whoami: again(1, seconds) + 1 + int(seconds/10), read: scale.bodies*4/len(bombs) + connections*(1+int(seconds/30))}}
 		},
 		inFlight: connections * (connectionTakes + 6*16<<10),
 	}.run(t)

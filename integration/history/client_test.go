@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -57,6 +58,12 @@ func (c *client) run(n int) {
 			c.write()
 		default:
 			c.writeTwice()
+		}
+		if c.own != "" && c.hs.absorbs {
+			for range rand.IntN(6) {
+				c.repeat()
+				time.Sleep(rand.N(10 * time.Millisecond))
+			}
 		}
 		if c.done.Add(1) == c.total/2 {
 			close(c.half)
@@ -131,7 +138,7 @@ func (c *client) write() {
 	}
 	c.hs.expect(w)
 	c.hs.register(c.own).beginWrite()
-	status, _, body, err := c.do(ctx, http.MethodPut, c.path(c.own), fmt.Sprintf(`{"presence":"online","status_msg":"%d"}`, w.value))
+	status, _, body, err := c.do(ctx, http.MethodPut, c.path(c.own), bodyOf(w.value))
 	op.end = clock()
 	c.hs.register(c.own).endWrite()
 	op.acknowledged = err == nil && status == http.StatusOK
@@ -140,6 +147,44 @@ func (c *client) write() {
 	}
 	c.note(op)
 }
+
+// repeat says again what the client has last been told to be written. If that is absorbed,
+// it is as good as having read the value: it changes nothing, and is right only where
+// that is what there is. If it isn't, the homeserver refuses it, as it is the
+// same value.
+func (c *client) repeat() {
+	value, ok := c.lastWritten()
+	if !ok {
+		return
+	}
+	op := operation{client: c.number, target: c.own, value: value, call: clock()}
+	status, header, body, err := c.do(context.Background(), http.MethodPut, c.path(c.own), bodyOf(value))
+	op.end, op.how = clock(), header.Get("Cache-Status")
+	switch {
+	case err != nil || status >= http.StatusInternalServerError:
+		return
+	case status != http.StatusOK || op.how != "matrix_presence; detail=absorbed":
+		c.problem("a repeated write was answered with %d %s (Cache-Status: %s)", status, body, op.how)
+		return
+	}
+	c.tally.read(nil, op.how)
+	c.note(op)
+}
+
+// lastWritten returns the value of the client's last acknowledged write.
+func (c *client) lastWritten() (value int64, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, op := range slices.Backward(c.ops) {
+		if op.isWrite && op.acknowledged {
+			return op.value, true
+		}
+	}
+	return 0, false
+}
+
+// bodyOf is the body of a write.
+func bodyOf(value int64) string { return fmt.Sprintf(`{"presence":"online","status_msg":"%d"}`, value) }
 
 // writeTwice makes two writes at a time, as a client does whose user is in a hurry.
 func (c *client) writeTwice() {

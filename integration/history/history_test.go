@@ -112,7 +112,7 @@ func (s scenario) test(t *testing.T, size size) {
 	}
 	t.Logf("%s: %d clients, %d rounds, %d reloads, %v; the checker took %v at most for one user\n%v",
 		s.name, size.clients, size.rounds, reloads, time.Since(start).Round(100*time.Millisecond), slowest.Round(time.Millisecond), counts)
-	counts.wantEnough(t)
+	counts.wantEnough(t, &s)
 }
 
 func reload(t *testing.T, server *inprocess.Server, directives string) {

@@ -234,7 +234,13 @@ func (hs *homeserver) serveWrite(w http.ResponseWriter, r *http.Request, g *regi
 	hs.mu.Lock()
 	plan := hs.writes[value]
 	hs.mu.Unlock()
-	if plan == nil || plan.seen.Swap(true) {
+	repeated := plan != nil && plan.seen.Swap(true)
+	if repeated && hs.absorbs {
+		hs.pauseLong()
+		respond(w, http.StatusInternalServerError, `{"errcode":"M_UNKNOWN","error":"No value is written twice"}`)
+		return
+	}
+	if plan == nil || repeated {
 		hs.problem("the homeserver got a write of %d that nobody sent, or twice", value)
 		return
 	}

@@ -13,6 +13,7 @@ type scenario struct {
 	settle   time.Duration
 	lateness time.Duration // of the homeserver's writes
 	reloads  bool          // in the middle of a round; there is always one before
+	absorbs  bool          // repeated writes
 
 	// givenUp is how many writes in a hundred the client or the sidecar gives up, and
 	// other is how many have any fate but a good one.
@@ -41,6 +42,9 @@ var scenarios = []scenario{
 	{name: "given-up", settle: 50 * time.Millisecond, reloads: true, givenUp: 60, other: 15},
 	// The homeserver acknowledges first.
 	{name: "late", settle: 50 * time.Millisecond, lateness: 50 * time.Millisecond, reloads: true, other: 30},
+	// Devices say again what they have said, and the sidecar answers for the homeserver if
+	// nothing can have changed since.
+	{name: "absorbed", reloads: true, absorbs: true, other: 25},
 }
 
 // caches are options of the cache, one after the other: tables in which little has a
@@ -54,8 +58,13 @@ var caches = []string{
 }
 
 func (s *scenario) directives(upstream string, n int) string {
+	repeats := "pass"
+	if s.absorbs {
+		repeats = "absorb"
+	}
 	return fmt.Sprintf(`
 matrix_presence {
+	repeat_writes %s
 	write_limit off
 	read_limit off
 	cache {
@@ -67,5 +76,5 @@ reverse_proxy %s {
 	transport http {
 		response_header_timeout %v
 	}
-}`, s.settle, caches[n%len(caches)], strings.TrimPrefix(upstream, "http://"), headerTimeout)
+}`, repeats, s.settle, caches[n%len(caches)], strings.TrimPrefix(upstream, "http://"), headerTimeout)
 }

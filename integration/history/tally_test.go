@@ -78,7 +78,7 @@ func (c *tally) String() string {
 }
 
 // wantEnough fails the test if too little happened for it to show anything.
-func (c *tally) wantEnough(t *testing.T) {
+func (c *tally) wantEnough(t *testing.T, s *scenario) {
 	t.Helper()
 	acknowledged, applied, lost := 0, 0, 0
 	for _, n := range c.fates {
@@ -99,5 +99,8 @@ func (c *tally) wantEnough(t *testing.T) {
 		if count.got < count.least {
 			t.Errorf("only %d %s, so this test shows little", count.got, count.what)
 		}
+	}
+	if n := c.reads["detail=absorbed"]; s.absorbs && n < 20 {
+		t.Errorf("only %d absorbed writes, so this test shows little", n)
 	}
 }

@@ -29,6 +29,7 @@ const (
 	denial = "cache/permission.go"
 	read   = "caddymodule/read.go"
 	put    = "caddymodule/write.go"
+	repeat = "policy/repeat.go"
 )
 
 // The edits that more than one mutant has.
@@ -116,13 +117,11 @@ var mutants = []mutant{
 	{
 		name:   "no settle time for who goes away",
 		effect: "as above",
-		edits: []edit{{put, "defer func() { write.End(time.Now(), h.set.settle) }()", `defer func() {
-		settle := h.set.settle
+		edits: []edit{{put, "fence.End(time.Now(), h.set.settle)", `settle := h.set.settle
 		if r.Context().Err() != nil {
 			settle = 0
 		}
-		write.End(time.Now(), settle)
-	}()`}},
+		fence.End(time.Now(), settle)`}},
 		scenario: "given-up",
 	},
 	{
@@ -173,5 +172,17 @@ var mutants = []mutant{
 		effect:   "each viewer's own state stays in memory",
 		edits:    []edit{{tables, "if !ok || own.root != st.root {", "if !ok {"}},
 		scenario: "at-once",
+	},
+	{
+		name:     "last write kept under another",
+		effect:   "a repeat is absorbed though another write was applied, and failed",
+		edits:    []edit{{repeat, "shard.last.Delete(user)\n\tw := shard.writing[user]\n\tif w == nil {", "w := shard.writing[user]\n\tif w == nil {"}},
+		scenario: "absorbed",
+	},
+	{
+		name:     "one of two writes at a time counts as the last",
+		effect:   "a repeat is absorbed of the write that came first",
+		edits:    []edit{{repeat, "w.disturbed = w.disturbed || w.n > 1", "w.disturbed = w.disturbed || w.n > 1000"}},
+		scenario: "absorbed",
 	},
 }

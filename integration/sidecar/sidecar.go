@@ -120,6 +120,9 @@ func (s *Sidecar) Reload(ctx context.Context, caddyfile string) error {
 		text, _ := io.ReadAll(resp.Body)
 		return fmt.Errorf("reloading the sidecar: %s: %s", resp.Status, bytes.TrimSpace(text))
 	}
+	// The old server closes its idle connections about now, and a write that was sent
+	// on one is not sent again.
+	http.DefaultClient.CloseIdleConnections()
 	return nil
 }
 

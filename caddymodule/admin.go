@@ -1,0 +1,141 @@
+package caddymodule
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func init() {
+	caddy.RegisterModule(adminTalkers{})
+}
+
+// limitKind is a limit of users that is kept a list of talkers for.
+type limitKind int
+
+const (
+	limitRead limitKind = iota
+	limitWrite
+	limitSync
+	limitCount
+)
+
+var limitNames = [limitCount]string{"read", "write", "sync"}
+
+// maxTalkers is how many users are listed for each limit, some 400 bytes each: whoever
+// has more than a hundredth of what was over it is among them.
+const maxTalkers = 100
+
+// adminTalkers is Caddy's admin endpoint /matrix_presence/talkers: which users were over
+// their limits most often. User IDs are nowhere else, neither in logs nor in metrics.
+//
+// GET lists them by cache name and limit, as [talkerList] shows. DELETE forgets them, to
+// count anew; budgets stay as they are.
+type adminTalkers struct{}
+
+// talkerList is who was over a limit since some time:
+//
+//	[{
+//		"cache": "matrix.example.com",
+//		"limit": "write",
+//		"since": "2026-07-01T12:00:00Z",
+//		"limited": 1312,
+//		"users": [
+//			{"user_id": "@bridge_1:example.com", "limited_at_least": 1203, "limited_at_most": 1207}
+//		]
+//	}]
+//
+// It counts requests over a limit whose user was known: those answered 429, writes that had
+// to wait, and in mode observe those that would have been. Those who may have had
+// the most come first, at most 100 of them; whoever has had more than a hundredth of
+// them all is there. A reload keeps the list, as long as a handler has that cache
+// name.
+type talkerList struct {
+	Cache   string    `json:"cache"`
+	Limit   string    `json:"limit"` // as in the metrics' labels
+	Since   time.Time `json:"since"`
+	Limited uint64    `json:"limited"` // of all users
+	Users   []talker  `json:"users"`
+}
+
+// talker is a user with the two numbers that the true one lies between.
+type talker struct {
+	UserID  string `json:"user_id"`
+	AtLeast uint64 `json:"limited_at_least"`
+	AtMost  uint64 `json:"limited_at_most"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (adminTalkers) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.matrix_presence",
+		New: func() caddy.Module { return new(adminTalkers) },
+	}
+}
+
+// Routes implements caddy.AdminRouter.
+func (a adminTalkers) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{
+		Pattern: "/matrix_presence/talkers",
+		Handler: caddy.AdminHandlerFunc(a.serve),
+	}}
+}
+
+// serve looks into the memories when it is asked: Caddy sets up the endpoint before
+// the handlers of a configuration.
+func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
+	switch r.Method {
+	case http.MethodGet:
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(talkerLists()); err != nil {
+			return caddy.APIError{HTTPStatus: http.StatusInternalServerError, Err: err}
+		}
+		return nil
+	case http.MethodDelete:
+		now := time.Now()
+		eachMemory(func(_ string, m *memory) {
+			for _, talkers := range m.talkers {
+				talkers.Reset(now)
+			}
+		})
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	default:
+		w.Header().Set("Allow", "GET, DELETE")
+		return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Err: errors.New("method not allowed: expected GET or DELETE")}
+	}
+}
+
+// talkerLists returns a list for each limit of each cache name, also an empty one.
+func talkerLists() []talkerList {
+	lists := []talkerList{}
+	eachMemory(func(name string, m *memory) {
+		for limit, talkers := range m.talkers {
+			top, total, since := talkers.Top()
+			list := talkerList{name, limitNames[limit], since.UTC(), total, make([]talker, len(top))}
+			for i, one := range top {
+				list.Users[i] = talker(one)
+			}
+			lists = append(lists, list)
+		}
+	})
+	// The pool has no order; the limits of a name are in theirs.
+	slices.SortStableFunc(lists, func(a, b talkerList) int { return cmp.Compare(a.Cache, b.Cache) })
+	return lists
+}
+
+// eachMemory calls f with each memory of the running configuration and its name.
+func eachMemory(f func(name string, m *memory)) {
+	memories.Range(func(key, value any) bool {
+		f(key.(string), value.(*memory))
+		return true
+	})
+}
+
+// Interface guard
+var _ caddy.AdminRouter = (*adminTalkers)(nil)

@@ -1,0 +1,97 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// askAdmin returns what the admin endpoint answers, with the lists of p only.
+func (p *proxy) askAdmin(method string) (status int, lists []talkerList) {
+	p.t.Helper()
+	recorder := httptest.NewRecorder()
+	route := adminTalkers{}.Routes()[0]
+	err := route.Handler.ServeHTTP(recorder, httptest.NewRequest(method, route.Pattern, nil))
+	if failure := (caddy.APIError{}); errors.As(err, &failure) {
+		return failure.HTTPStatus, nil
+	}
+	if recorder.Code == http.StatusOK {
+		var all []talkerList
+		if err := json.Unmarshal(recorder.Body.Bytes(), &all); err != nil {
+			p.t.Fatalf("%v: %s", err, recorder.Body)
+		}
+		for _, list := range all {
+			if list.Cache == p.handler.Cache.Name {
+				lists = append(lists, list)
+			}
+		}
+	}
+	return recorder.Code, lists
+}
+
+func TestAdminListsWhoIsLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		once := &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
+		p := newProxy(t, &Handler{
+			WriteLimit: once, ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)},
+			Sync: "limit", Homeserver: "synapse", SyncLimit: once,
+		})
+		start := time.Now().UTC()
+		want := func(lists []talkerList) {
+			t.Helper()
+			if status, got := p.askAdmin("GET"); status != 200 || !reflect.DeepEqual(got, lists) {
+				t.Errorf("got %d %v, want %v", status, got, lists)
+			}
+		}
+		name := p.handler.Cache.Name
+		want([]talkerList{{name, "read", start, 0, []talker{}}, {name, "write", start, 0, []talker{}}, {name, "sync", start, 0, []talker{}}})
+
+		for range 4 {
+			p.put("alice-token", alice, `{"presence":"online"}`)
+			p.put("alice-phone", alice, `{"presence":"offline"}`)
+			p.put("bob-token", alice, `{"presence":"offline"}`) // refused, not limited
+			p.get("bob-token", alice)
+		}
+		p.put("bob-token", bob, `{"presence":"online"}`)
+		p.put("bob-token", bob, `{"presence":"online"}`)
+		p.sync("carol-token", "")
+		p.sync("carol-token", "set_presence=unavailable")
+		// A credential of which it isn't certain what it is, but whose it may be.
+		p.do(request("GET", statusPath(alice)+"?access_token=bob-token", "made-up", ""))
+		reads := talkerList{name, "read", start, 3, []talker{{bob, 3, 3}}}
+		writes := talkerList{name, "write", start, 8, []talker{{alice, 7, 7}, {bob, 1, 1}}}
+		syncs := talkerList{name, "sync", start, 1, []talker{{carol, 1, 1}}}
+		want([]talkerList{reads, writes, syncs})
+
+		time.Sleep(time.Minute)
+		p.reload(&Handler{WriteLimit: once, Cache: new(Cache)})
+		want([]talkerList{reads, writes, syncs})
+
+		if status, _ := p.askAdmin("POST"); status != http.StatusMethodNotAllowed {
+			t.Errorf("POST: %d", status)
+		}
+		if status, _ := p.askAdmin("DELETE"); status != http.StatusNoContent {
+			t.Errorf("DELETE: %d", status)
+		}
+		now := time.Now().UTC()
+		p.put("alice-token", alice, `{"presence":"online"}`) // the budget is as it was
+		want([]talkerList{{name, "read", now, 0, []talker{}}, {name, "write", now, 1, []talker{{alice, 1, 1}}}, {name, "sync", now, 0, []talker{}}})
+	})
+}
+
+func TestAdminDoesNotListTheExempt(t *testing.T) {
+	p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}, Exempt: []string{alice}})
+	for range 3 {
+		p.put("alice-token", alice, `{"presence":"online"}`)
+	}
+	if _, lists := p.askAdmin("GET"); len(lists) != int(limitCount) || len(lists[1].Users) != 0 {
+		t.Errorf("got %v", lists)
+	}
+}

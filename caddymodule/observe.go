@@ -1,0 +1,292 @@
+package caddymodule
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// In mode observe every request goes to the homeserver as it came, and its answer to the
+// client as that came. What this configuration would have done is found out afterwards,
+// from the request, the answer and what is remembered, which is kept up as if the mode
+// were enforce. Only a budget is what it is: who goes on after a 429 that
+// nobody told them is limited more often than they would be.
+
+// maxObserving is how many requests at a time wait for the homeserver to tell whose they
+// are. One more is not judged.
+const maxObserving = 256
+
+// observe passes a presence request on and counts what would have become of it.
+func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
+	kind := routeOf(r)
+	h.memory.counters.requests[kind].Add(1)
+	seen := &observation{
+		handler: h, kind: kind, route: route, method: r.Method, departed: time.Now(),
+		opaque: r.Header["Upgrade"] != nil || kind == routeRead && r.ContentLength != 0,
+	}
+	seen.ticket = h.memory.presence.Lookup("", route.UserID, &h.set.rules, seen.departed).Ticket
+	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	seen.credential, seen.credentialErr = credential, err
+	var ask inquiry
+	if err == nil {
+		ask = h.inquire(r, next, credential, h.set.rejectedLimit)
+	}
+
+	recorder := &recorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	reason := reasonBypass
+	if kind == routeWrite {
+		reason = reasonWrite
+		seen.body = newCopied(r, h.set.maxBody)
+		fence := h.memory.presence.BeginWrite(route.UserID)
+		defer func() { fence.End(time.Now(), h.set.settle) }()
+		h.note(r, outcomeForwarded)
+	} else {
+		h.note(r, outcomeBypass)
+	}
+	// Also if that panics, because the homeserver's answer breaks off.
+	defer func() {
+		seen.answer = recorder.answer()
+		h.judge(r, seen, ask)
+	}()
+	return h.forward(recorder, r, next, reason, func(int) {})
+}
+
+// judge finds out what would have become of a request. If it isn't known whose that is,
+// the homeserver is asked meanwhile: the client is not to wait for that.
+func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
+	who := owner{}
+	if seen.credentialErr == nil {
+		if who = h.memory.recall(seen.credential, seen.departed); !who.known() {
+			select {
+			case h.memory.observing <- struct{}{}:
+				go func() {
+					defer func() { <-h.memory.observing }()
+					h.memory.counters.observed[seen.kind][seen.outcome(ask.answer(nil))].Add(1)
+				}()
+				return
+			default:
+				who = owner{err: errors.New("too many requests are being observed")}
+			}
+		}
+	}
+	h.noteObserved(r, seen.outcome(who))
+}
+
+// noteObserved counts what would have become of a request and sets its variable.
+func (h *Handler) noteObserved(r *http.Request, o outcome) {
+	h.memory.counters.observed[routeOf(r)][o].Add(1)
+	caddyhttp.SetVar(r.Context(), varObserved, outcomes[o].name)
+}
+
+// observation is what is known of a request when it is over.
+type observation struct {
+	handler  *Handler
+	kind     route
+	route    policy.PresenceRoute
+	method   string
+	departed time.Time
+	opaque   bool // with a body or a protocol that the cache has no part in
+	ticket   cache.Ticket
+
+	credential    policy.Credential
+	credentialErr error
+
+	body   *copied      // of a write
+	answer *subresponse // the homeserver's
+}
+
+// outcome returns what would have become of the request, and remembers what there is to
+// remember.
+func (s *observation) outcome(who owner) outcome {
+	missing := errors.Is(s.credentialErr, policy.ErrMissingToken)
+	if s.kind == routeWrite {
+		if s.credentialErr != nil {
+			return outcomeRejected
+		}
+		return s.writeOutcome(who)
+	}
+	switch {
+	case missing && s.route.Canonical:
+		return outcomeRejected
+	case s.credentialErr != nil:
+		return outcomeBypass
+	}
+	return s.readOutcome(who)
+}
+
+// readOutcome follows [Handler.serveRead].
+func (s *observation) readOutcome(who owner) outcome {
+	h := s.handler
+	switch {
+	case !h.set.cached && !h.set.limitsReads:
+		return outcomeBypass
+	case who.rejection != nil && s.route.Canonical:
+		return outcomeRejected
+	case who.wait > 0:
+		return outcomeLimited
+	case who.userID == "":
+		return outcomeBypass
+	}
+	if _, ok := take(h.memory.reads, h.set.classOf(who.userID).readLimit, who.userID, s.departed); !ok {
+		h.memory.talkers[limitRead].Add(who.userID)
+		return outcomeLimited
+	}
+	if !h.set.cached || !s.route.Canonical || s.opaque {
+		return outcomeBypass
+	}
+	reader := reader{who.userID, s.route.UserID, s.credential}
+	switch found := h.lookup(reader, s.departed); {
+	case found.Outcome == cache.Hit, found.Outcome == cache.Denied:
+		return outcomeHit
+	case found.Outcome == cache.Uncached:
+		return outcomeBypass
+	case s.answer.failed() && found.Answer != nil:
+		return outcomeStale
+	case s.answer.err != nil:
+		return outcomeFailed
+	}
+	if s.method == http.MethodGet {
+		h.remember(s.ticket, reader, s.answer)
+	}
+	return outcomeMiss
+}
+
+// writeOutcome follows [Handler.serveWrite].
+func (s *observation) writeOutcome(who owner) outcome {
+	h := s.handler
+	switch {
+	case who.wait > 0:
+		return outcomeLimited
+	case who.rejection != nil:
+		return outcomeRejected
+	case who.userID == "":
+		return outcomeFailed
+	case who.userID != s.route.UserID:
+		return outcomeRefused
+	}
+	class := h.set.classOf(who.userID)
+	write := policy.PresenceWrite{
+		UserID: who.userID, Fingerprint: h.memory.identities.Fingerprint(s.credential), Body: s.body.kept.Bytes(),
+	}
+	valid := !s.body.large && policy.CheckPresenceBody(write.Body, h.set.presenceValues) == nil
+	repeats := class.absorb && valid && h.memory.repeats.Is(&write, h.set.refresh, s.departed)
+	if repeats {
+		return outcomeAbsorbed
+	}
+	if class.absorb || class.coalesce {
+		if !valid {
+			return outcomeInvalid
+		}
+	}
+	if _, ok := take(h.memory.writes, class.writeLimit, who.userID, s.departed); !ok {
+		h.memory.talkers[limitWrite].Add(who.userID)
+		if class.coalesce {
+			return outcomeCoalesced
+		}
+		return outcomeLimited
+	}
+	if !valid {
+		return outcomeInvalid
+	}
+	attempt := h.memory.repeats.Begin(who.userID, s.departed)
+	if s.answer.err != nil || s.answer.status >= http.StatusMultipleChoices {
+		attempt.End(nil)
+	} else {
+		attempt.End(&write)
+		h.wrote(&write)
+	}
+	return outcomeForwarded
+}
+
+// copied is a request's body of which a copy is kept while the homeserver's side reads it.
+type copied struct {
+	io.ReadCloser
+	kept  bytes.Buffer
+	limit int64
+	large bool // it has more bytes than the limit, so the copy isn't whole
+}
+
+// newCopied puts itself in the place of a request's body.
+func newCopied(r *http.Request, limit int64) *copied {
+	c := &copied{ReadCloser: r.Body, limit: limit}
+	r.Body = c
+	return c
+}
+
+func (c *copied) Read(p []byte) (n int, err error) {
+	n, err = c.ReadCloser.Read(p)
+	if c.large = c.large || int64(c.kept.Len()+n) > c.limit; !c.large {
+		c.kept.Write(p[:n])
+	}
+	return n, err
+}
+
+// recorder is a response writer that keeps a copy of what goes through it.
+type recorder struct {
+	*caddyhttp.ResponseWriterWrapper
+	status int
+	header http.Header
+	body   bytes.Buffer
+	large  bool
+}
+
+func (c *recorder) WriteHeader(status int) {
+	if c.status == 0 && status >= http.StatusOK {
+		c.status, c.header = status, c.Header().Clone()
+	}
+	c.ResponseWriterWrapper.WriteHeader(status)
+}
+
+func (c *recorder) Write(p []byte) (int, error) {
+	if c.status == 0 {
+		c.status, c.header = http.StatusOK, c.Header().Clone()
+	}
+	if c.large = c.large || c.body.Len()+len(p) > maxSubresponse; !c.large {
+		c.body.Write(p)
+	}
+	return c.ResponseWriterWrapper.Write(p)
+}
+
+// ReadFrom is there because the embedded one would go around Write.
+func (c *recorder) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{c}, r)
+}
+
+// answer returns what went through, without a coding that the client asked for.
+func (c *recorder) answer() *subresponse {
+	a := &subresponse{status: c.status, header: c.header, body: c.body.Bytes(), large: c.large}
+	switch {
+	case c.status == 0:
+		a.err = errors.New("no answer")
+	case c.large || c.header.Get("Content-Encoding") != "gzip":
+	default:
+		if plain, err := gunzip(a.body); err == nil {
+			a.body, a.large = plain, len(plain) > maxSubresponse
+			a.header.Del("Content-Encoding")
+		}
+	}
+	return a
+}
+
+// gunzip unpacks as much as is taken of an answer, and a byte more.
+func gunzip(packed []byte) ([]byte, error) {
+	unpacker, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(unpacker, maxSubresponse+1))
+}
+
+// Interface guards
+var (
+	_ http.ResponseWriter = (*recorder)(nil)
+	_ io.ReaderFrom       = (*recorder)(nil)
+)

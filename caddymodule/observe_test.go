@@ -1,0 +1,230 @@
+package caddymodule
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// observed returns how often each outcome would have been, "hit read".
+func (p *proxy) observed() map[string]float64 {
+	p.t.Helper()
+	return p.outcomesOf("observed_total ")
+}
+
+func (p *proxy) outcomesOf(metric string) map[string]float64 {
+	p.t.Helper()
+	counts := make(map[string]float64)
+	for name, value := range gather(p.t.(*testing.T), p.handler.Cache.Name) {
+		if words, ok := strings.CutPrefix(name, metric); ok && value > 0 {
+			counts[words] = value
+		}
+	}
+	return counts
+}
+
+func (p *proxy) wantObserved(want map[string]float64) {
+	p.t.Helper()
+	synctest.Wait() // some are judged when the client has its answer
+	if got := p.observed(); !maps.Equal(got, want) {
+		p.t.Errorf("observed %v, want %v", got, want)
+	}
+}
+
+func TestObservedRequestsGoThroughAsTheyCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{
+			Mode: "observe", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}, ReadLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)},
+		})
+		direct := newHomeserver()
+		requests := []func() *http.Request{
+			func() *http.Request { return request("GET", statusPath(alice), "bob-token", "") },
+			func() *http.Request { return request("GET", statusPath(alice), "bob-token", "") },
+			func() *http.Request { return request("GET", statusPath(alice), "carol-token", "") },
+			func() *http.Request { return request("GET", statusPath(alice), "", "") },
+			func() *http.Request { return request("GET", statusPath(alice), "unknown", "") },
+			func() *http.Request { return request("HEAD", statusPath(alice), "bob-token", "") },
+			func() *http.Request { return request("PUT", statusPath(alice), "alice-token", online) },
+			func() *http.Request { return request("PUT", statusPath(alice), "alice-token", unavailable) },
+			func() *http.Request { return request("PUT", statusPath(bob), "alice-token", online) },
+			func() *http.Request { return request("PUT", statusPath(alice), "alice-token", "{") },
+			func() *http.Request {
+				return request("PUT", statusPath(alice), "alice-token", strings.Repeat(" ", 100_000))
+			},
+			func() *http.Request { return request("PUT", statusPath(alice), "", online) },
+		}
+		for i, next := range requests {
+			got := p.do(next())
+			recorder := httptest.NewRecorder()
+			if err := direct.ServeHTTP(recorder, next()); err != nil {
+				t.Fatal(err)
+			}
+			recorded := recorder.Result()
+			if got.StatusCode != recorded.StatusCode || bodyOf(got) != bodyOf(recorded) || fmt.Sprint(got.Header) != fmt.Sprint(recorded.Header) {
+				t.Errorf("request %d: got %d %v %s, want %d %v %s", i, got.StatusCode, got.Header, bodyOf(got), recorded.StatusCode, recorded.Header, bodyOf(recorded))
+			}
+		}
+		p.wantCounts(map[string]int{"GET": 5, "PUT": 6})
+		synctest.Wait()
+		if got, want := p.outcomesOf("outcomes_total "), (map[string]float64{"bypass read": 6, "forwarded write": 6}); !maps.Equal(got, want) {
+			t.Errorf("the outcomes were %v, want %v", got, want)
+		}
+	})
+}
+
+func TestObservedOutcomes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{
+			Mode: "observe", WriteLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)},
+			ReadLimit: &Limit{Events: 3, Window: caddy.Duration(time.Hour)}, Identity: &Identity{RejectedLimit: &Limit{Off: true}},
+			Classes: []Class{{
+				Name: "bots", Match: []string{bob}, RepeatWrites: "absorb", OverLimit: "coalesce",
+				WriteLimit: &Limit{Events: 1, Window: caddy.Duration(20 * time.Second)},
+			}},
+		})
+		for range 5 {
+			p.get("bob-token", alice)
+			synctest.Wait()
+		}
+		p.wantObserved(map[string]float64{"miss read": 1, "hit read": 2, "limited read": 2})
+		for _, body := range []string{online, online, unavailable, "{"} {
+			p.put("bob-token", bob, body)
+			p.put("alice-token", alice, body)
+			synctest.Wait()
+		}
+		p.put("alice-token", bob, online)
+		p.put("unknown", bob, online)
+		p.put("", bob, online)
+		p.get("", bob)
+		p.get("carol-token", alice)
+		synctest.Wait()
+		p.get("carol-token", alice)
+		p.wantObserved(map[string]float64{
+			"miss read": 2, "hit read": 3, "limited read": 2, "rejected read": 1,
+			"forwarded write": 3, "absorbed write": 1, "coalesced write": 1, "invalid write": 1, "limited write": 2,
+			"refused write": 1, "rejected write": 2,
+		})
+	})
+}
+
+// What is observed is what is then enforced.
+func TestObservedReadsAreTheEnforcedOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		options := func(mode string) *Handler {
+			return &Handler{
+				Mode: mode, ReadLimit: &Limit{Events: 1, Window: caddy.Duration(3 * time.Second), Burst: 5}, WriteLimit: &Limit{Off: true},
+				Cache:    &Cache{Name: t.Name() + mode, TTL: caddy.Duration(5 * time.Second)},
+				Identity: &Identity{TTL: caddy.Duration(20 * time.Second)},
+			}
+		}
+		observing, enforcing := newProxy(t, options("observe")), newProxy(t, options("enforce"))
+		random := rand.New(rand.NewPCG(3, 4))
+		users := map[string]string{"alice-token": alice, "bob-token": bob, "carol-token": carol}
+		tokens := []string{"alice-token", "bob-token", "carol-token", "unknown", ""}
+		for range 2000 {
+			token, target := tokens[random.IntN(len(tokens))], []string{alice, bob, carol}[random.IntN(3)]
+			method, body := "GET", ""
+			if own, ok := users[token]; ok && random.IntN(20) == 0 {
+				method, target, body = "PUT", own, message(random.IntN(10))
+			}
+			for _, p := range []*proxy{observing, enforcing} {
+				p.do(request(method, statusPath(target), token, body))
+				synctest.Wait()
+			}
+			time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
+		}
+		got, want := observing.observed(), enforcing.outcomesOf("outcomes_total ")
+		if !maps.Equal(got, want) {
+			t.Errorf("observed %v, enforced %v", got, want)
+		}
+		for _, outcome := range []string{"hit read", "miss read", "limited read", "rejected read", "forwarded write"} {
+			if want[outcome] == 0 {
+				t.Errorf("there was no %s", outcome)
+			}
+		}
+	})
+}
+
+func TestObservedPreflightsAreTheHomeservers(t *testing.T) {
+	p := newProxy(t, &Handler{Mode: "observe", Preflight: "local"})
+	p.hs.answerPreflights(204, synapsePreflight...)
+	for range 3 {
+		resp := p.do(preflight("https://app.example.com", "GET", "authorization"))
+		if resp.Header.Get("Access-Control-Max-Age") != "" || resp.Header.Get("Cache-Status") != "" {
+			t.Errorf("got %v", resp.Header)
+		}
+	}
+	if got, want := p.observed(), (map[string]float64{"forwarded preflight": 1, "hit preflight": 2}); !maps.Equal(got, want) {
+		t.Errorf("observed %v, want %v", got, want)
+	}
+}
+
+func TestObservingUnpacksWhatTheClientAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Mode: "observe"})
+		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if r.Header.Get("Accept-Encoding") != "gzip" {
+				return false, nil
+			}
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Content-Encoding", "gzip")
+			packer := gzip.NewWriter(w)
+			_, _ = io.WriteString(packer, `{"presence":"offline"}`)
+			return true, packer.Close()
+		}
+		for range 2 {
+			r := request("GET", statusPath(alice), "bob-token", "")
+			r.Header.Set("Accept-Encoding", "gzip")
+			resp := p.do(r)
+			if unpacker, err := gzip.NewReader(resp.Body); err != nil || resp.Header.Get("Content-Encoding") != "gzip" {
+				t.Errorf("the client got %v, %v", resp.Header, err)
+			} else if body, err := io.ReadAll(unpacker); err != nil || !bytes.Equal(body, []byte(`{"presence":"offline"}`)) {
+				t.Errorf("the client got %s, %v", body, err)
+			}
+			synctest.Wait()
+		}
+		p.wantObserved(map[string]float64{"miss read": 1, "hit read": 1})
+	})
+}
+
+// A homeserver that doesn't tell whose token it is must not hold up a client that only
+// is observed.
+func TestObservedClientDoesNotWaitForWhoAmI(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Mode: "observe"})
+		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.HasSuffix(r.URL.Path, "/whoami") {
+				<-r.Context().Done()
+				return true, r.Context().Err()
+			}
+			return false, nil
+		}
+		start := time.Now()
+		var clients sync.WaitGroup
+		for n := range 2 * maxObserving {
+			clients.Go(func() { p.want(p.get(fmt.Sprintf("token-%d", n), alice), 401, "", "") })
+		}
+		p.want(p.get("bob-token", alice), 200, "", "")
+		clients.Wait()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(time.Minute)
+		// Who would have found too many in the line would have been told to come later.
+		if got := p.observed(); got["bypass read"]+got["limited read"] != 2*maxObserving+1 {
+			t.Errorf("observed %v", got)
+		}
+	})
+}

@@ -1,0 +1,362 @@
+package caddymodule
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+const (
+	// maxPendingDevices is how many devices of a user may have a write waiting.
+	maxPendingDevices = 8
+
+	// deliveryTimeout is how long the homeserver may take for one.
+	deliveryTimeout = 30 * time.Second
+
+	// A delivery that fails is tried again after the first of these, then after twice
+	// as long each time, up to the second.
+	firstRetry, lastRetry = time.Second, 10 * time.Second
+
+	// flushTimeout is how long all that wait have when a configuration ends: less than
+	// what process managers give a process to stop (systemd 90 s, Docker 10 s).
+	flushTimeout = 8 * time.Second
+
+	// maxFlushing is how many users' writes are flushed at a time.
+	maxFlushing = 32
+)
+
+// pendings are writes that were answered with 200 and wait for their user's budget, under
+// over_limit coalesce: of each device the newest. While a user has one, their presence
+// counts as being written to: nothing about it is stored or served from memory.
+//
+// All writes of a user who has one wait behind it, so that none overtakes another:
+//
+//	1 write: over the limit, waits
+//	2 delivery: of 1, the homeserver is slow
+//	3 write: by then within the limit; sent at once it might come before 1
+type pendings struct {
+	mu    sync.Mutex // guards all below, and what the queues hold
+	users map[string]*pendingUser
+	n     int // writes in all queues
+}
+
+// pendingUser is a user who has writes waiting.
+type pendingUser struct {
+	userID string
+	write  cache.Write // of the presence, in flight as long as anything waits
+	queue  []*pendingWrite
+	timer  *time.Timer
+	// delivering tells that somebody is at the queue. Nobody else may take from it.
+	delivering bool
+	empty      chan struct{} // closed when nothing waits any more
+}
+
+// pendingWrite is one write, in the queue of its user in the order in which they came. It
+// has the access token, as every request under way has, for no longer than max_age.
+type pendingWrite struct {
+	presenceWrite
+	handler  *Handler
+	request  subrequest
+	accepted time.Time
+	attempts int
+}
+
+// presenceWrite is a write that is in order.
+type presenceWrite struct {
+	policy.PresenceWrite
+	credential policy.Credential
+	class      *class
+}
+
+// waits reports whether the user has writes waiting.
+func (p *pendings) waits(userID string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.users[userID] != nil
+}
+
+// len returns how many writes wait.
+func (p *pendings) len() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.n
+}
+
+// accept lets a write wait until the user's budget is refilled, in the place of an older
+// one of the same device. It reports false if there is no room, or it would take too
+// long; then it has done nothing.
+func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
+	p, bounds := &h.memory.pendings, h.set.coalesce
+	if wait > bounds.maxAge || h.ended.Load() {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	user := p.users[w.UserID]
+	older := -1
+	if user != nil {
+		older = slices.IndexFunc(user.queue, func(other *pendingWrite) bool { return other.Fingerprint == w.Fingerprint })
+	}
+	switch {
+	case older >= 0:
+		p.removeAt(user, older)
+		h.memory.counters.deliveries[deliverySuperseded].Add(1)
+	case p.n >= bounds.pending, user != nil && len(user.queue) >= maxPendingDevices:
+		return false
+	}
+	if user == nil {
+		user = &pendingUser{userID: w.UserID, write: h.memory.presence.BeginWrite(w.UserID), empty: make(chan struct{})}
+		if p.users == nil {
+			p.users = make(map[string]*pendingUser)
+		}
+		p.users[w.UserID] = user
+	}
+	user.queue = append(user.queue, w)
+	p.n++
+	if !user.delivering && user.timer == nil {
+		h.memory.schedule(user, wait)
+	}
+	return true
+}
+
+// removeAt takes a write out of a queue. It needs the lock.
+func (p *pendings) removeAt(user *pendingUser, i int) {
+	user.queue = slices.Delete(user.queue, i, i+1)
+	p.n--
+}
+
+// schedule has a user's queue delivered later. It needs the lock.
+func (m *memory) schedule(user *pendingUser, wait time.Duration) {
+	user.timer = time.AfterFunc(wait, func() { m.deliver(user, deliveryTimeout) })
+}
+
+// deliver sends what waits in a user's queue, oldest first, once the budget has an event
+// for the first: the others that wait go along and are charged for, so that the
+// homeserver has the newest as soon as it may have any. A write whose configuration has
+// ended has no budget, and no second attempt.
+func (m *memory) deliver(user *pendingUser, timeout time.Duration) {
+	p := &m.pendings
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if user.delivering || p.users[user.userID] != user {
+		return
+	}
+	user.delivering = true
+	if user.timer != nil {
+		user.timer.Stop()
+		user.timer = nil
+	}
+	var settle, again time.Duration
+	for together := 0; len(user.queue) > 0; {
+		w := user.queue[0]
+		if again = m.chargeDelivery(w, together > 0); again > 0 {
+			break
+		}
+		together = max(together, len(user.queue)) - 1
+		p.removeAt(user, 0)
+		settle = w.handler.set.settle
+
+		p.mu.Unlock()
+		result, retry := w.deliver(timeout)
+		p.mu.Lock()
+
+		ended := w.handler.ended.Load()
+		switch {
+		case result == deliveryLost && user.has(w.Fingerprint):
+			result = deliverySuperseded
+		case retry > 0 && !ended && time.Since(w.accepted)+retry < w.handler.set.coalesce.maxAge:
+			user.queue = slices.Insert(user.queue, 0, w)
+			p.n++
+			again = retry
+		case result == deliveryLost:
+			w.handler.reportLoss()
+		}
+		if again > 0 {
+			break
+		}
+		m.counters.deliveries[result].Add(1)
+	}
+	user.delivering = false
+	if len(user.queue) > 0 {
+		m.schedule(user, again)
+		return
+	}
+	m.finish(user, settle)
+}
+
+// has reports whether a write of a device waits. It needs the lock.
+func (u *pendingUser) has(fingerprint [16]byte) bool {
+	return slices.ContainsFunc(u.queue, func(w *pendingWrite) bool { return w.Fingerprint == fingerprint })
+}
+
+// chargeDelivery takes an event for a write from its user's budget, or returns how long
+// there will be none. For one that goes along with another it makes a debt.
+func (m *memory) chargeDelivery(w *pendingWrite, along bool) (wait time.Duration) {
+	limit := w.class.writeLimit
+	switch {
+	case w.attempts > 0 || w.handler.ended.Load(): // it was charged for, or can't wait
+		return 0
+	case along:
+		m.writes.Charge(w.UserID, *limit, time.Now())
+		return 0
+	}
+	wait, _ = m.writes.Take(w.UserID, *limit, time.Now())
+	return wait
+}
+
+// deliver sends a write. If that fails in a way that may pass it returns after which time
+// to try again.
+func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry time.Duration) {
+	m := w.handler.memory
+	request := w.request
+	request.request = w.request.request.Clone(context.Background())
+	request.request.Body = io.NopCloser(bytes.NewReader(w.Body))
+
+	attempt := m.repeats.Begin(w.UserID, time.Now())
+	answer := request.send(timeout, m.counters.departs(reasonDelivery))
+	w.attempts++
+	switch {
+	case answer.err == nil && answer.status < http.StatusMultipleChoices:
+		attempt.End(&w.PresenceWrite)
+		w.handler.wrote(&w.PresenceWrite)
+		return deliveryDone, 0
+	case answer.err == nil && answer.status == http.StatusUnauthorized:
+		attempt.End(nil)
+		m.revokeToken(w.credential)
+		return deliveryDropped, 0
+	}
+	attempt.End(nil)
+	retry = min(lastRetry, firstRetry<<min(w.attempts-1, 10))
+	if answer.err == nil && answer.status == http.StatusTooManyRequests {
+		return deliveryLost, max(retry, retryAfter(answer))
+	}
+	if answer.failed() {
+		return deliveryLost, retry
+	}
+	return deliveryLost, 0 // the homeserver doesn't want it
+}
+
+// retryAfter returns for how long a 429 says to wait, or 0 if it doesn't.
+func retryAfter(answer *subresponse) time.Duration {
+	if seconds, err := strconv.Atoi(answer.header.Get("Retry-After")); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	var limited matrixError
+	if json.Unmarshal(answer.body, &limited) != nil {
+		return 0
+	}
+	return time.Duration(limited.RetryAfterMS) * time.Millisecond
+}
+
+// revokeToken forgets whose a token is, and drops what waits of it.
+func (m *memory) revokeToken(c policy.Credential) {
+	m.identities.RevokeToken(c)
+	m.dropPending(deliveryDropped, func(w *pendingWrite) bool { return w.credential.Token == c.Token })
+}
+
+// revokeUser forgets whose a user's tokens are, and drops what waits of them.
+func (m *memory) revokeUser(userID string) {
+	m.identities.RevokeUser(userID)
+	m.dropPending(deliveryDropped, func(w *pendingWrite) bool { return w.UserID == userID })
+}
+
+// dropPending drops the writes that match. What is on its way can't be.
+func (m *memory) dropPending(result delivery, match func(*pendingWrite) bool) {
+	p := &m.pendings
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, user := range p.users {
+		for i := len(user.queue) - 1; i >= 0; i-- {
+			if match(user.queue[i]) {
+				p.removeAt(user, i)
+				m.counters.deliveries[result].Add(1)
+			}
+		}
+		if len(user.queue) == 0 && !user.delivering {
+			user.timer.Stop()
+			m.finish(user, 0)
+		}
+	}
+}
+
+// finish is called when nothing of a user's waits any more. It needs the lock.
+func (m *memory) finish(user *pendingUser, settle time.Duration) {
+	delete(m.pendings.users, user.userID)
+	user.write.End(time.Now(), settle)
+	close(user.empty)
+}
+
+// flush delivers what waits of a handler whose configuration ends, and returns when that
+// is done, or given up.
+func (h *Handler) flush() {
+	if h.memory == nil || h.ended.Swap(true) {
+		return
+	}
+	p := &h.memory.pendings
+	p.mu.Lock()
+	var users []*pendingUser
+	for _, user := range p.users {
+		if slices.ContainsFunc(user.queue, func(w *pendingWrite) bool { return w.handler == h }) {
+			users = append(users, user)
+		}
+	}
+	p.mu.Unlock()
+
+	patience, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	deadline, _ := patience.Deadline()
+	places := make(chan struct{}, maxFlushing)
+	var all sync.WaitGroup
+	for _, user := range users {
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			if left := time.Until(deadline); left > 0 {
+				h.memory.deliver(user, left)
+			}
+			select {
+			case <-user.empty: // somebody else may be at it
+			case <-patience.Done():
+			}
+		})
+	}
+	all.Wait()
+	h.memory.dropPending(deliveryLost, func(w *pendingWrite) bool {
+		if w.handler == h {
+			h.reportLoss()
+		}
+		return w.handler == h
+	})
+}
+
+// reportLoss logs that a write was answered with 200 and then not delivered: once in a
+// while, with how many there were.
+func (h *Handler) reportLoss() {
+	losses := &h.memory.losses
+	losses.unlogged.Add(1)
+	at, last := time.Now().UnixNano(), losses.logged.Load()
+	if at-last < int64(faultLogInterval) || !losses.logged.CompareAndSwap(last, at) {
+		return
+	}
+	h.logger.Warn("a presence write that was answered with 200 could not be delivered to the homeserver; "+
+		"over_limit reject makes no such promise",
+		zap.Int64("lost_since_last_message", losses.unlogged.Swap(0)))
+}
+
+// lossLog makes one line in the log of many losses.
+type lossLog struct {
+	unlogged atomic.Int64
+	logged   atomic.Int64 // when the last line was, in Unix nanoseconds
+}

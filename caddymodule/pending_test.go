@@ -1,0 +1,316 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// coalescing lets one write through in ten seconds.
+func coalescing() *Handler {
+	return &Handler{
+		OverLimit: "coalesce", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(10 * time.Second)},
+		Coalesce: &Coalesce{Pending: 10, MaxAge: caddy.Duration(time.Minute)}, Cache: new(Cache),
+	}
+}
+
+// bodies returns the bodies of the writes that the homeserver gets from now on.
+func (hs *homeserver) bodies() func() []string {
+	var mu sync.Mutex
+	var list []string
+	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Method == http.MethodPut {
+			body, _ := io.ReadAll(r.Body)
+			r.Body = io.NopCloser(strings.NewReader(string(body)))
+			mu.Lock()
+			list = append(list, string(body))
+			mu.Unlock()
+		}
+		return false, nil
+	})
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return list
+	}
+}
+
+func message(n int) string { return fmt.Sprintf(`{"presence":"online","status_msg":"%d"}`, n) }
+
+func (p *proxy) wantDeliveries(want map[string]float64) {
+	p.t.Helper()
+	got := gather(p.t.(*testing.T), p.handler.Cache.Name)
+	for _, result := range deliveryNames {
+		if got["deliveries_total "+result] != want[result] {
+			p.t.Errorf("%v %s, want %v", got["deliveries_total "+result], result, want[result])
+		}
+	}
+	if got["pending"] != want["pending"] {
+		p.t.Errorf("%v pending, want %v", got["pending"], want["pending"])
+	}
+}
+
+func TestOfWritesOverTheLimitTheNewestIsDelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		sent := p.hs.bodies()
+		p.want(p.put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
+		for n := range 8 {
+			time.Sleep(time.Second)
+			p.want(p.put("alice-token", alice, message(n+1)), 200, "{}", "matrix_presence; detail=coalesced")
+		}
+		p.wantDeliveries(map[string]float64{"superseded": 7, "pending": 1})
+		time.Sleep(3 * time.Second)
+		if got := sent(); len(got) != 2 || got[1] != message(8) {
+			t.Errorf("the homeserver got %q", got)
+		}
+		p.wantDeliveries(map[string]float64{"superseded": 7, "delivered": 1})
+		p.want(p.get("bob-token", alice), 200, message(8), "")
+	})
+}
+
+// It goes as the client sent it.
+func TestDeliveryIsTheClientsOwnRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		p.put("alice-token", alice, online)
+		r := request("PUT", "/_matrix/client/r0/presence/%40alice:example.com/status?x=1", "alice-token", unavailable)
+		r.Header.Set("User-Agent", "a client")
+		r.Header.Set("Content-Type", "application/json; charset=utf-8")
+		p.want(p.do(r), 200, "{}", "matrix_presence; detail=coalesced")
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		got := p.hs.last()
+		if got.Method != "PUT" || got.URL.String() != r.URL.String() || got.ContentLength != int64(len(unavailable)) || got.RemoteAddr != r.RemoteAddr ||
+			got.Header.Get("Authorization") != "Bearer alice-token" || got.Header.Get("User-Agent") != "a client" ||
+			got.Header.Get("Content-Type") != "application/json; charset=utf-8" {
+			t.Errorf("the homeserver got %s %s with %v", got.Method, got.URL, got.Header)
+		}
+	})
+}
+
+func TestNothingOlderIsStoredOrServedWhileAWriteWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := coalescing()
+		h.Cache = &Cache{TTL: caddy.Duration(time.Hour), StaleIfError: caddy.Duration(time.Hour), Settle: ptr(0)}
+		p := newProxy(t, h)
+		p.put("alice-token", alice, message(0))
+		p.get("bob-token", alice)
+		p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; hit")
+		p.put("alice-token", alice, message(1))
+		for range 2 {
+			p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss") // what the homeserver says
+		}
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			return true, caddyhttp.Error(502, errors.New("no connection"))
+		})
+		p.want(p.get("bob-token", alice), 502, "", "")
+		p.hs.answerBy(nil)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		p.want(p.get("bob-token", alice), 200, message(1), "matrix_presence; fwd=miss; stored")
+		p.want(p.get("bob-token", alice), 200, message(1), "matrix_presence; hit")
+	})
+}
+
+func TestDevicesAreDeliveredInTheOrderOfTheirLastWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		p.put("alice-token", alice, message(0))
+		sent := p.hs.bodies()
+		p.put("alice-token", alice, message(1))
+		p.put("alice-phone", alice, message(2))
+		p.put("alice-token", alice, message(3))
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if got := fmt.Sprint(sent()); got != fmt.Sprint([]string{message(2), message(3)}) {
+			t.Errorf("the homeserver got %v", got)
+		}
+		// Two went for the price of two.
+		time.Sleep(11 * time.Second)
+		p.want(p.put("alice-token", alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
+	})
+}
+
+func TestNoWriteOvertakesOneThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		p.put("alice-token", alice, message(0))
+		p.put("alice-token", alice, message(1))
+		sent := p.hs.bodies()
+		slow := p.hs.intercept
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			handled, err := slow(w, r)
+			if r.Method == http.MethodPut && len(sent()) == 1 {
+				time.Sleep(25 * time.Second) // so long that there is budget again
+			}
+			return handled, err
+		})
+		time.Sleep(31 * time.Second)
+		p.want(p.put("alice-token", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if got := fmt.Sprint(sent()); got != fmt.Sprint([]string{message(1), message(2)}) {
+			t.Errorf("the homeserver got %v", got)
+		}
+		p.want(p.get("bob-token", alice), 200, message(2), "")
+	})
+}
+
+func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
+	for name, tc := range map[string]struct {
+		down  time.Duration
+		fail  func(w http.ResponseWriter) error
+		want  map[string]float64
+		tries int
+	}{
+		"an outage":             {30 * time.Second, unreachable, map[string]float64{"delivered": 1}, 7},
+		"a long outage":         {2 * time.Minute, unreachable, map[string]float64{"lost": 1}, 8},
+		"an error":              {5 * time.Second, status(500, `{}`), map[string]float64{"delivered": 1}, 4},
+		"the homeserver's 429":  {5 * time.Second, status(429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":7000}`), map[string]float64{"delivered": 1}, 2},
+		"not allowed":           {time.Hour, status(403, `{"errcode":"M_FORBIDDEN"}`), map[string]float64{"lost": 1}, 1},
+		"a token that is over":  {time.Hour, status(401, `{"errcode":"M_UNKNOWN_TOKEN"}`), map[string]float64{"dropped": 1}, 1},
+		"an answer that is bad": {time.Hour, status(302, ``), map[string]float64{"lost": 1}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, coalescing())
+				p.put("alice-token", alice, message(0))
+				p.put("alice-token", alice, message(1))
+				up := time.Now().Add(10*time.Second + tc.down)
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method == http.MethodPut && time.Now().Before(up) {
+						return true, tc.fail(w)
+					}
+					return false, nil
+				})
+				time.Sleep(3 * time.Minute)
+				p.wantDeliveries(tc.want)
+				p.wantCounts(map[string]int{"PUT": 1 + tc.tries})
+				if waits := p.handler.memory.pendings.waits(alice); waits {
+					t.Error("something still waits")
+				}
+			})
+		})
+	}
+}
+
+func unreachable(http.ResponseWriter) error {
+	return caddyhttp.Error(502, errors.New("no connection"))
+}
+
+func status(code int, body string) func(w http.ResponseWriter) error {
+	return func(w http.ResponseWriter) error {
+		answer(w, code, body)
+		return nil
+	}
+}
+
+func TestLogoutDropsWhatWaits(t *testing.T) {
+	for name, logout := range map[string]string{"one": "logout", "all": "logout/all"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, coalescing())
+				p.put("alice-token", alice, message(0))
+				p.put("alice-token", alice, message(1))
+				p.put("bob-token", bob, message(0))
+				p.put("bob-token", bob, message(1))
+				p.do(request("POST", "/_matrix/client/v3/"+logout, "alice-token", ""))
+				p.wantDeliveries(map[string]float64{"dropped": 1, "pending": 1})
+				time.Sleep(time.Minute)
+				p.wantDeliveries(map[string]float64{"dropped": 1, "delivered": 1})
+				p.wantCounts(map[string]int{"PUT": 3})
+			})
+		})
+	}
+}
+
+func TestWaitingIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := coalescing()
+		h.Coalesce.MaxAge = caddy.Duration(15 * time.Second)
+		p := newProxy(t, h)
+		accepted := 0
+		for n := range 20 {
+			userID, token := fmt.Sprintf("@user%d:example.com", n), fmt.Sprintf("token-%d", n)
+			p.hs.tokens[token] = userID
+			p.put(token, userID, message(0))
+			if resp := p.put(token, userID, message(1)); resp.StatusCode == 200 {
+				accepted++
+			} else {
+				p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
+			}
+		}
+		if accepted != 10 {
+			t.Errorf("%d writes wait, want 10", accepted)
+		}
+		time.Sleep(time.Minute)
+		p.wantDeliveries(map[string]float64{"delivered": 10})
+	})
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		accepted := 0
+		for n := range 20 {
+			token := fmt.Sprintf("device-%d", n)
+			p.hs.tokens[token] = alice
+			if resp := p.put(token, alice, message(n)); resp.Header.Get("Cache-Status") == "matrix_presence; detail=coalesced" {
+				accepted++
+			}
+		}
+		if accepted != maxPendingDevices {
+			t.Errorf("%d devices wait, want %d", accepted, maxPendingDevices)
+		}
+	})
+}
+
+func TestReloadDeliversWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		p.put("alice-token", alice, message(0))
+		p.put("alice-token", alice, message(1))
+		p.put("alice-phone", alice, message(2))
+		sent := p.hs.bodies()
+		start := time.Now()
+		p.reload(coalescing())
+		if took := time.Since(start); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+		if got := fmt.Sprint(sent()); got != fmt.Sprint([]string{message(1), message(2)}) {
+			t.Errorf("the homeserver got %v", got)
+		}
+		p.wantDeliveries(map[string]float64{"delivered": 2})
+	})
+}
+
+func TestReloadDoesNotWaitForAHomeserverThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		for _, user := range []string{"alice", "bob", "carol"} {
+			userID := "@" + user + ":example.com"
+			p.put(user+"-token", userID, message(0))
+			p.put(user+"-token", userID, message(1))
+		}
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if r.Method == http.MethodPut {
+				<-r.Context().Done()
+				return true, caddyhttp.Error(502, r.Context().Err())
+			}
+			return false, nil
+		})
+		start := time.Now()
+		p.reload(coalescing())
+		if took := time.Since(start); took != flushTimeout {
+			t.Errorf("it took %v, want %v", took, flushTimeout)
+		}
+		p.wantDeliveries(map[string]float64{"lost": 3})
+	})
+}

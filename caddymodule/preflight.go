@@ -1,0 +1,214 @@
+package caddymodule
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+)
+
+const (
+	// preflightMaxAge is for how many seconds a browser need not ask again, if the
+	// homeserver doesn't say: two hours, as long as Chromium believes any. Firefox
+	// would believe a day, WebKit ten minutes, and without the field all of them five
+	// seconds.
+	preflightMaxAge = "7200"
+
+	// preflightTTL is how long an answer is given from memory. A homeserver's CORS
+	// fields change with its version or its configuration, while somebody is looking
+	// at it, and one question in five minutes is no load.
+	preflightTTL = 5 * time.Minute
+
+	// maxPreflights is how many kinds are remembered. Clients have a few, times the
+	// origins that they are served from where the homeserver names these one by one.
+	maxPreflights = 64
+
+	// maxPreflightField is the size in bytes of the longest field of a request that is
+	// remembered. Browsers send far less unless a script makes fields up.
+	maxPreflightField = 512
+)
+
+// preflightKind is all of a preflight that a homeserver's answer depends on. The path is
+// no part of it: homeservers answer alike for everybody's presence.
+type preflightKind struct {
+	method  string // that is asked for
+	headers string // that are asked for, in lower case, each once, sorted
+	origin  string // empty for answers that are for all origins
+}
+
+const (
+	requestPrefix = corsPrefix + "Request-"
+	maxAgeField   = corsPrefix + "Max-Age"
+)
+
+// newPreflightKind returns the kind of an OPTIONS request, unless it isn't what browsers
+// send before a presence request (Fetch, "CORS-preflight fetch"): that has neither body
+// nor credentials, and asks for a method and perhaps header fields, and for nothing
+// else.
+func newPreflightKind(r *http.Request) (kind preflightKind, ok bool) {
+	if route, ok := presenceRoute(r); !ok || !route.Canonical {
+		return preflightKind{}, false
+	}
+	origins, methods := r.Header["Origin"], r.Header[requestPrefix+"Method"]
+	if len(origins) != 1 || origins[0] == "" || len(origins[0]) > maxPreflightField || len(methods) != 1 ||
+		r.ContentLength != 0 || r.Header["Authorization"] != nil || r.Header["Cookie"] != nil || r.Header["Upgrade"] != nil {
+		return preflightKind{}, false
+	}
+	switch methods[0] {
+	case http.MethodGet, http.MethodHead, http.MethodPut:
+	default:
+		return preflightKind{}, false // no homeserver has another for a presence
+	}
+	for name := range r.Header {
+		if strings.HasPrefix(name, requestPrefix) && name != requestPrefix+"Method" && name != requestPrefix+"Headers" {
+			return preflightKind{}, false // such as Access-Control-Request-Private-Network
+		}
+	}
+	headers := strings.Join(r.Header[requestPrefix+"Headers"], ",")
+	if len(headers) > maxPreflightField {
+		return preflightKind{}, false
+	}
+	return preflightKind{methods[0], sortedNames(headers), origins[0]}, true
+}
+
+// sortedNames returns the list of field names in the one spelling that all lists of the
+// same names have.
+func sortedNames(list string) string {
+	names := strings.Split(strings.ToLower(list), ",")
+	for i, name := range names {
+		names[i] = strings.Trim(name, " \t")
+	}
+	slices.Sort(names)
+	return strings.TrimPrefix(strings.Join(slices.Compact(names), ","), ",")
+}
+
+// servePreflight answers as the homeserver has answered one of the same kind, or passes
+// the request on and learns. Several that come before the first answer all go to the
+// homeserver: that is a handful, every five minutes, and nobody has to wait for
+// another's.
+func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, kind preflightKind) error {
+	h.memory.counters.requests[routePreflight].Add(1)
+	now := time.Now()
+	known, fresh := h.memory.preflights.recall(kind, now)
+	switch {
+	case h.set.observe && known != nil:
+		h.noteObserved(r, outcomeHit)
+	case h.set.observe:
+		h.noteObserved(r, outcomeForwarded)
+	case known != nil:
+		h.note(r, outcomeHit)
+		writeKept(w, r, known.status, known.fields, statusHit(fresh), nil)
+		return nil
+	}
+	h.note(r, outcomeForwarded)
+	return h.forward(w, r, next, reasonPreflight, func(status int) {
+		header, cacheStatus := w.Header(), cacheName+"; fwd=miss"
+		may := learnable(status, header)
+		if may && h.memory.preflights.learn(kind, status, header, now) {
+			cacheStatus += "; stored"
+		}
+		if h.set.observe {
+			return
+		}
+		if may {
+			addMaxAge(header)
+		}
+		header.Add("Cache-Status", cacheStatus)
+	})
+}
+
+// addMaxAge lets a browser remember an answer, unless the homeserver says for how long.
+func addMaxAge(header http.Header) {
+	if header[maxAgeField] == nil {
+		header[maxAgeField] = []string{preflightMaxAge}
+	}
+}
+
+// learnable tells that an answer allows something, that all preflights of a kind get the
+// same, and that it is known to have no body.
+func learnable(status int, header http.Header) bool {
+	if status != http.StatusNoContent && (status >= http.StatusMultipleChoices || header.Get("Content-Length") != "0") {
+		return false
+	}
+	if origins := header[corsPrefix+"Allow-Origin"]; len(origins) != 1 || origins[0] == "" {
+		return false
+	}
+	for _, value := range header["Vary"] {
+		for name := range strings.SplitSeq(value, ",") {
+			switch name = strings.ToLower(strings.TrimSpace(name)); {
+			case name == "", name == "origin", name == "accept-encoding", strings.HasPrefix(name, "access-control-request-"):
+			default:
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// preflights remembers how the homeserver answers preflights. It is safe for use by
+// several goroutines.
+type preflights struct {
+	mu      sync.Mutex // guards all below
+	known   *simplelru.LRU[preflightKind, *preflightAnswer]
+	evicted uint64
+}
+
+// preflightAnswer is what is sent again. It is immutable.
+type preflightAnswer struct {
+	status  int
+	fields  []cache.Field
+	learned time.Time
+}
+
+func newPreflights() *preflights {
+	known, _ := simplelru.NewLRU[preflightKind, *preflightAnswer](maxPreflights, nil) // fails below 1 only
+	return &preflights{known: known}
+}
+
+// recall returns the answer to a kind of preflight and for how long it holds, or nil.
+func (p *preflights) recall(kind preflightKind, now time.Time) (*preflightAnswer, time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, origin := range [...]string{"", kind.origin} {
+		kind.origin = origin
+		if answer, ok := p.known.Get(kind); ok && now.Sub(answer.learned) < preflightTTL {
+			return answer, preflightTTL - now.Sub(answer.learned)
+		}
+	}
+	return nil, 0
+}
+
+// learn remembers an answer, as of when it was asked for, unless its fields are too
+// large.
+func (p *preflights) learn(kind preflightKind, status int, header http.Header, asked time.Time) bool {
+	if header.Get(corsPrefix+"Allow-Origin") == "*" {
+		kind.origin = ""
+	}
+	// A copy: handlers before us may yet edit the header's values in place.
+	kept := keptHeader(header)
+	addMaxAge(kept)
+	answer := &preflightAnswer{status, keptList(kept), asked}
+	if !cache.Fits("", answer.fields) {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.known.Add(kind, answer) {
+		p.evicted++
+	}
+	return true
+}
+
+// usage returns how many kinds are remembered, and how many made room for others.
+func (p *preflights) usage() (entries int, evicted uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known.Len(), p.evicted
+}

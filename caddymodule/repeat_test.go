@@ -1,0 +1,125 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+const (
+	online      = `{"presence":"online"}`
+	unavailable = `{"presence":"unavailable"}`
+)
+
+func absorbing() *Handler { return &Handler{RepeatWrites: "absorb"} }
+
+func TestRepeatedWriteIsAbsorbedUntilRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, absorbing())
+		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+		for range 19 {
+			time.Sleep(time.Second)
+			p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
+		}
+		time.Sleep(time.Second)
+		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+		p.wantCounts(map[string]int{"PUT": 2})
+	})
+}
+
+// Absorbing is opt-in: a write that repeats is a write.
+func TestRepeatedWritePassesByDefault(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	for range 3 {
+		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+	}
+	p.wantCounts(map[string]int{"PUT": 3})
+}
+
+func TestChangeIsNeverAbsorbed(t *testing.T) {
+	for name, between := range map[string]func(p *proxy){
+		"another state":  func(p *proxy) { p.put("alice-token", alice, unavailable) },
+		"another device": func(p *proxy) { p.put("alice-phone", alice, online) },
+		"a message": func(p *proxy) {
+			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
+		},
+		"a write that failed": func(p *proxy) { p.put("alice-token", alice, `{"presence":"busy"}`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, absorbing())
+				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method == "PUT" && r.ContentLength == int64(len(`{"presence":"busy"}`)) {
+						answer(w, 502, `{}`)
+						return true, nil
+					}
+					return false, nil
+				}
+				p.put("alice-token", alice, online)
+				between(p)
+				p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+			})
+		})
+	}
+}
+
+// What the homeserver did not take was not written.
+func TestRefusedWriteIsNotAbsorbed(t *testing.T) {
+	p := newProxy(t, absorbing())
+	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Method == "PUT" {
+			answer(w, 400, `{"errcode":"M_UNKNOWN","error":"Invalid presence state"}`)
+		}
+		return r.Method == "PUT", nil
+	}
+	for range 2 {
+		p.wantError(p.put("alice-token", alice, online), 400, "M_UNKNOWN")
+	}
+	p.wantCounts(map[string]int{"PUT": 2})
+}
+
+func TestRepeatCostsNoBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(10 * time.Second)}})
+		p.put("alice-token", alice, online)
+		for range 5 {
+			p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
+		}
+		p.wantError(p.put("alice-token", alice, unavailable), 429, "M_LIMIT_EXCEEDED")
+		// A body that nobody would take is no repeat.
+		p.wantError(p.put("alice-token", alice, `{"presence":"away"}`), 400, "M_BAD_JSON")
+	})
+}
+
+func TestAbsorbedWriteLeavesWhatIsCached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, absorbing())
+		p.put("alice-token", alice, online)
+		time.Sleep(defaultSettle)
+		p.get("bob-token", alice)
+		p.put("alice-token", alice, online)
+		p.want(p.get("bob-token", alice), 200, `{"presence":"online","status_msg":""}`, "matrix_presence; hit")
+	})
+}
+
+// Ghosts of a bridge have one token and a user_id each.
+func TestEachGhostOfABridgeHasItsOwnRepeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Classes: []Class{{Name: "bridges", Match: []string{"@bridge_*"}, RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}}}})
+		p.hs.tokens["as-token"] = "@bridge_bot:example.com"
+		for range 10 {
+			for n := range 20 {
+				ghost := fmt.Sprintf("@bridge_%d:example.com", n)
+				p.want(p.do(request("PUT", statusPath(ghost)+"?user_id="+ghost, "as-token", online)), 200, "{}", "")
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+		p.put("alice-token", alice, online)
+		p.put("alice-token", alice, online) // nobody of the class
+		p.wantCounts(map[string]int{"PUT": 22})
+	})
+}

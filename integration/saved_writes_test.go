@@ -1,0 +1,135 @@
+package integration_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+)
+
+// TestRepeatedWritesAreAbsorbed: of what a bridge says again and again the homeserver
+// hears once, and it is what the homeserver has.
+func TestRepeatedWritesAreAbsorbed(t *testing.T) {
+	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+		c := newCast(t, hs)
+		up := newUpstream(t, hs.URL, nil)
+		s := site(t, "repeat_writes absorb\n\t\trefresh 25s\n\t\twrite_limit off", up.URL)
+		write := c.request(put(ofAlice, "alice", stateWith("on the train")))
+		for range 20 {
+			if a := write.to(t, s.URL); !a.is(200, `{}`) {
+				t.Errorf("a write: %s", a)
+			}
+		}
+		if n := up.writes.Load(); n != 1 {
+			t.Errorf("%d writes reached the homeserver, want 1", n)
+		}
+		read := c.request(get(ofAlice, "bob"))
+		for _, base := range []string{hs.URL, s.URL} {
+			eventually(t, "the state shows", func() bool { return read.to(t, base).field("status_msg") == "on the train" })
+		}
+
+		// The other device says something else; then the same is news again.
+		again, err := hs.Login(t.Context(), c.alice.ID, c.alice.Password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.request(put(ofAlice, again.AccessToken, stateWith("at home"))).to(t, s.URL)
+		eventually(t, "the other state shows", func() bool { return read.to(t, hs.URL).field("status_msg") == "at home" })
+		write.to(t, s.URL)
+		eventually(t, "the first state shows again", func() bool { return read.to(t, hs.URL).field("status_msg") == "on the train" })
+		if n := up.writes.Load(); n != 3 {
+			t.Errorf("%d writes reached the homeserver, want 3", n)
+		}
+	})
+}
+
+// TestRepeatWithoutAStatus: without status_msg a write clears the status on Synapse and
+// keeps it on Dendrite. To say so twice is the same as once on both.
+func TestRepeatWithoutAStatus(t *testing.T) {
+	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+		c := newCast(t, hs)
+		s := site(t, "repeat_writes absorb\n\t\twrite_limit off", hs.URL)
+		read := c.request(get(ofAlice, "alice"))
+		c.request(put(ofAlice, "alice", stateWith("here"))).to(t, s.URL)
+		eventually(t, "the status shows", func() bool { return read.to(t, hs.URL).field("status_msg") == "here" })
+		write := c.request(put(ofAlice, "alice", `{"presence":"unavailable"}`))
+		write.to(t, s.URL)
+		eventually(t, "the write shows", func() bool { return read.to(t, hs.URL).field("presence") == "unavailable" })
+		after := read.to(t, hs.URL).field("status_msg")
+		if a := write.to(t, s.URL); !strings.Contains(a.cacheStatus(), "absorbed") {
+			t.Errorf("the second write: %s (%s)", a, a.cacheStatus())
+		}
+		// What the homeserver does with a repeat that it gets, it has done before.
+		write.to(t, hs.URL)
+		if got := read.to(t, hs.URL).field("status_msg"); got != after {
+			t.Errorf("the status was %q, and is %q after a repeat that reached the homeserver", after, got)
+		}
+	})
+}
+
+// TestActivityMakesARepeatNews: a message makes an idle user active again on Synapse, so
+// that to be idle once more is a change.
+func TestActivityMakesARepeatNews(t *testing.T) {
+	hs := server(t, "synapse", homeserver.Options{})
+	c := newCast(t, hs)
+	s := site(t, "repeat_writes absorb\n\t\twrite_limit off", hs.URL)
+	read := c.request(get(ofAlice, "bob"))
+	idle := c.request(put(ofAlice, "alice", `{"presence":"unavailable"}`))
+	idle.to(t, s.URL)
+	message := request{
+		method: http.MethodPut, path: "/_matrix/client/v3/rooms/" + c.room + "/send/m.room.message/1",
+		token: c.alice.AccessToken, body: `{"msgtype":"m.text","body":"hello"}`,
+	}
+	if a := message.to(t, s.URL); a.status != 200 {
+		t.Fatal(a)
+	}
+	eventually(t, "alice is active", func() bool { return read.to(t, hs.URL).field("presence") == "online" })
+	if a := idle.to(t, s.URL); strings.Contains(a.cacheStatus(), "absorbed") {
+		t.Errorf("idle once more: %s (%s)", a, a.cacheStatus())
+	}
+	eventually(t, "alice is idle again", func() bool { return read.to(t, hs.URL).field("presence") == "unavailable" })
+}
+
+// TestWritesOverTheLimitAreCoalesced: the homeserver gets few of many, and the last.
+func TestWritesOverTheLimitAreCoalesced(t *testing.T) {
+	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+		c := newCast(t, hs)
+		up := newUpstream(t, hs.URL, nil)
+		s := site(t, "write_limit 2/1s burst 1\n\t\tover_limit coalesce", up.URL)
+		const writes = 100
+		for n := range writes {
+			if a := c.request(put(ofAlice, "alice", stateWith(fmt.Sprint(n)))).to(t, s.URL); !a.is(200, `{}`) {
+				t.Errorf("write %d: %s", n, a)
+			}
+		}
+		read := c.request(get(ofAlice, "bob"))
+		for _, base := range []string{s.URL, hs.URL} {
+			eventually(t, "the last write shows", func() bool { return read.to(t, base).field("status_msg") == fmt.Sprint(writes-1) })
+		}
+		if n := up.writes.Load(); n > writes/4 {
+			t.Errorf("%d of %d writes reached the homeserver", n, writes)
+		}
+	})
+}
+
+// TestObserveChangesNothing: what would be limited or refused by us goes through, and is
+// counted.
+func TestObserveChangesNothing(t *testing.T) {
+	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+		c := newCast(t, hs)
+		c.settle(t, "here")
+		s := site(t, "mode observe\n\t\twrite_limit 1/1h burst 1\n\t\tread_limit 1/1h burst 2", hs.URL)
+		for _, r := range []request{
+			get(ofAlice, "bob"), get(ofAlice, "bob"), get(ofAlice, "bob"), get(ofAlice, "stranger"), get(ofAlice, "nonsense"),
+			get(ofAlice, ""), put(ofAlice, "bob", online), put(ofAlice, "alice", "{"), put(ofAlice, "nonsense", online),
+		} {
+			direct, through := c.request(r).to(t, hs.URL), c.request(r).to(t, s.URL)
+			expectSame(t, direct, through)
+			if status := through.cacheStatus(); status != "" {
+				t.Errorf("Cache-Status is %q", status)
+			}
+		}
+	})
+}

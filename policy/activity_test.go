@@ -1,0 +1,31 @@
+package policy
+
+import "testing"
+
+func TestActivityIsWhatHomeserversTakeForIt(t *testing.T) {
+	for _, tc := range []struct {
+		method, path string
+		want         bool
+	}{
+		{"PUT", "/_matrix/client/v3/rooms/!r:example.com/send/m.room.message/1", true},
+		{"POST", "/_matrix/client/r0/rooms/!r:example.com/send/m.room.message/", true},
+		{"PUT", "/_matrix/client/api/v1/rooms/!r:example.com/typing/@a:example.com", true},
+		{"POST", "/_matrix/client/unstable/rooms/%21r%3Aexample.com/receipt/m.read/$e", true},
+		{"POST", "/_matrix/client/v3/rooms/!r:example.com/read_markers", true},
+		{"PUT", "/_matrix/client/v3/profile/@a:example.com/displayname", true},
+		{"DELETE", "/_matrix/client/v3/profile/@a:example.com/tz", true},
+
+		{"PUT", "/_matrix/client/v3/rooms/!r:example.com/send/m.room.encrypted/1", false},
+		{"PUT", "/_matrix/client/v3/rooms/!r:example.com/state/m.room.message/", false},
+		{"GET", "/_matrix/client/v3/rooms/!r:example.com/typing/x", false},
+		{"GET", "/_matrix/client/v3/profile/@a:example.com", false},
+		{"PUT", "/_matrix/client/v3/presence/@a:example.com/status", false},
+		{"PUT", "/_matrix/media/v3/rooms/x/typing/y", false},
+		{"PUT", "/_matrix/client/v3", false},
+		{"PUT", "/", false},
+	} {
+		if got := IsActivity(tc.method, tc.path); got != tc.want {
+			t.Errorf("%s %s: got %v", tc.method, tc.path, got)
+		}
+	}
+}

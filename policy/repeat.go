@@ -1,0 +1,186 @@
+package policy
+
+import (
+	"bytes"
+	"encoding/json"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/sampled"
+)
+
+// Repeats remembers what each user last wrote, to tell writes that change nothing. It
+// is safe for use by several goroutines.
+//
+// A write repeats another if the same credential, and so the same device, sent the same
+// JSON, and nothing that may have changed the user's presence has begun since. What
+// a missing status_msg means differs (Synapse clears the status, Dendrite keeps
+// it), but to say the same twice is to say it once for all homeservers.
+//
+// Whoever writes while another write of the user is in flight leaves nothing to repeat:
+// nobody knows which of the two came last.
+//
+//	1 write: begins; what was remembered is dropped
+//	2 write: begins
+//	1 write: succeeds, 2 write: succeeds; neither is remembered
+type Repeats struct {
+	epoch  time.Time
+	seed   maphash.Seed
+	shards [repeatShards]repeatShard
+}
+
+const repeatShards = 64
+
+type repeatShard struct {
+	mu sync.Mutex // guards all below
+	// writing holds the users with writes in flight, last the others. Both are
+	// keyed by a keyed hash of the user ID: two users with the same hash would need
+	// the same digest too to be mixed up.
+	writing map[uint64]*writing
+	last    *sampled.Map[uint64, wrote]
+}
+
+// writing is what there is of a user while writes are in flight.
+type writing struct {
+	n         int
+	disturbed bool // more than one, or something else has changed the presence
+}
+
+// wrote is the last write of a user.
+type wrote struct {
+	digest   uint64 // of credential and body
+	departed int64  // for the homeserver
+}
+
+// NewRepeats returns a memory of at most users users, rounded up to one in each of
+// its shards. Of now only differences matter.
+func NewRepeats(users int, now time.Time) *Repeats {
+	r := &Repeats{epoch: now, seed: maphash.MakeSeed()}
+	for i := range r.shards {
+		r.shards[i].writing = make(map[uint64]*writing)
+		r.shards[i].last = sampled.New[uint64](users/repeatShards, func(a, b wrote) bool { return a.departed < b.departed })
+	}
+	return r
+}
+
+// Resize changes how many users are remembered.
+func (r *Repeats) Resize(users int) {
+	for i := range r.shards {
+		shard := &r.shards[i]
+		shard.mu.Lock()
+		shard.last.Resize(users / repeatShards)
+		shard.mu.Unlock()
+	}
+}
+
+// PresenceWrite is what a device writes.
+type PresenceWrite struct {
+	UserID string
+	// Fingerprint is that of the credential, see [Identities.Fingerprint].
+	Fingerprint [16]byte
+	// Body is valid JSON.
+	Body []byte
+}
+
+func (r *Repeats) digest(w *PresenceWrite) uint64 {
+	var hash maphash.Hash
+	hash.SetSeed(r.seed)
+	_, _ = hash.Write(w.Fingerprint[:]) // never fails
+	var compact bytes.Buffer
+	if json.Compact(&compact, w.Body) != nil {
+		compact.Reset()
+		compact.Write(w.Body)
+	}
+	_, _ = hash.Write(compact.Bytes())
+	return hash.Sum64()
+}
+
+func (r *Repeats) shard(userID string) (uint64, *repeatShard) {
+	hash := maphash.String(r.seed, userID)
+	return hash, &r.shards[hash%repeatShards]
+}
+
+// Is reports whether w repeats what the user last wrote successfully, and that went
+// to the homeserver less than refresh ago.
+func (r *Repeats) Is(w *PresenceWrite, refresh time.Duration, now time.Time) bool {
+	digest := r.digest(w)
+	user, shard := r.shard(w.UserID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	last, ok := shard.last.Get(user)
+	return ok && last.digest == digest && time.Duration(int64(now.Sub(r.epoch))-last.departed) < refresh
+}
+
+// Attempt is a write that is in flight.
+type Attempt struct {
+	repeats  *Repeats
+	userID   string
+	departed int64
+}
+
+// Begin must be called before a write of the user's is sent, and [Attempt.End] when it is
+// over.
+func (r *Repeats) Begin(userID string, now time.Time) Attempt {
+	user, shard := r.shard(userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	shard.last.Delete(user)
+	w := shard.writing[user]
+	if w == nil {
+		w = new(writing)
+		shard.writing[user] = w
+	}
+	w.n++
+	w.disturbed = w.disturbed || w.n > 1
+	return Attempt{r, userID, int64(now.Sub(r.epoch))}
+}
+
+// End remembers the write, or nothing if that is nil: it has failed, or nobody knows.
+func (a Attempt) End(succeeded *PresenceWrite) {
+	user, shard := a.repeats.shard(a.userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	w := shard.writing[user]
+	if w.n--; w.n > 0 {
+		return
+	}
+	delete(shard.writing, user)
+	if succeeded != nil && !w.disturbed {
+		shard.last.Put(user, wrote{a.repeats.digest(succeeded), a.departed})
+	}
+}
+
+// Disturb forgets what the user last wrote, because their presence may have changed by
+// something else.
+func (r *Repeats) Disturb(userID string) {
+	user, shard := r.shard(userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	shard.last.Delete(user)
+	if w := shard.writing[user]; w != nil {
+		w.disturbed = true
+	}
+}
+
+// Len returns how many users are remembered.
+func (r *Repeats) Len() int {
+	n := 0
+	for i := range r.shards {
+		r.shards[i].mu.Lock()
+		n += r.shards[i].last.Len()
+		r.shards[i].mu.Unlock()
+	}
+	return n
+}
+
+// Evicted returns how many users were forgotten because there were too many.
+func (r *Repeats) Evicted() uint64 {
+	var n uint64
+	for i := range r.shards {
+		r.shards[i].mu.Lock()
+		n += r.shards[i].last.Evicted()
+		r.shards[i].mu.Unlock()
+	}
+	return n
+}
