@@ -21,10 +21,11 @@ type limitKind int
 const (
 	limitRead limitKind = iota
 	limitWrite
+	limitSync
 	limitCount
 )
 
-var limitNames = [limitCount]string{"read", "write"}
+var limitNames = [limitCount]string{"read", "write", "sync"}
 
 // maxTalkers is how many users are listed for each limit, some 400 bytes each: whoever
 // has more than a hundredth of what was over it is among them.

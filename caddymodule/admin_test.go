@@ -39,7 +39,10 @@ func (p *proxy) askAdmin(method string) (status int, lists []talkerList) {
 func TestAdminListsWhoIsLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		once := &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
-		p := newProxy(t, &Handler{WriteLimit: once, ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)}})
+		p := newProxy(t, &Handler{
+			WriteLimit: once, ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)},
+			Sync: "limit", Homeserver: "synapse", SyncLimit: once,
+		})
 		start := time.Now().UTC()
 		want := func(lists []talkerList) {
 			t.Helper()
@@ -48,7 +51,7 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 			}
 		}
 		name := p.handler.Cache.Name
-		want([]talkerList{{name, "read", start, 0, []talker{}}, {name, "write", start, 0, []talker{}}})
+		want([]talkerList{{name, "read", start, 0, []talker{}}, {name, "write", start, 0, []talker{}}, {name, "sync", start, 0, []talker{}}})
 
 		for range 4 {
 			p.put("alice-token", alice, `{"presence":"online"}`)
@@ -58,15 +61,18 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 		}
 		p.put("bob-token", bob, `{"presence":"online"}`)
 		p.put("bob-token", bob, `{"presence":"online"}`)
+		p.sync("carol-token", "")
+		p.sync("carol-token", "set_presence=unavailable")
 		// A credential of which it isn't certain what it is, but whose it may be.
 		p.do(request("GET", statusPath(alice)+"?access_token=bob-token", "made-up", ""))
 		reads := talkerList{name, "read", start, 3, []talker{{bob, 3, 3}}}
 		writes := talkerList{name, "write", start, 8, []talker{{alice, 7, 7}, {bob, 1, 1}}}
-		want([]talkerList{reads, writes})
+		syncs := talkerList{name, "sync", start, 1, []talker{{carol, 1, 1}}}
+		want([]talkerList{reads, writes, syncs})
 
 		time.Sleep(time.Minute)
 		p.reload(&Handler{WriteLimit: once, Cache: new(Cache)})
-		want([]talkerList{reads, writes})
+		want([]talkerList{reads, writes, syncs})
 
 		if status, _ := p.askAdmin("POST"); status != http.StatusMethodNotAllowed {
 			t.Errorf("POST: %d", status)
@@ -76,7 +82,7 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 		}
 		now := time.Now().UTC()
 		p.put("alice-token", alice, `{"presence":"online"}`) // the budget is as it was
-		want([]talkerList{{name, "read", now, 0, []talker{}}, {name, "write", now, 1, []talker{{alice, 1, 1}}}})
+		want([]talkerList{{name, "read", now, 0, []talker{}}, {name, "write", now, 1, []talker{{alice, 1, 1}}}, {name, "sync", now, 0, []talker{}}})
 	})
 }
 
@@ -85,7 +91,7 @@ func TestAdminDoesNotListTheExempt(t *testing.T) {
 	for range 3 {
 		p.put("alice-token", alice, `{"presence":"online"}`)
 	}
-	if _, lists := p.askAdmin("GET"); len(lists) != 2 || len(lists[1].Users) != 0 {
+	if _, lists := p.askAdmin("GET"); len(lists) != int(limitCount) || len(lists[1].Users) != 0 {
 		t.Errorf("got %v", lists)
 	}
 }

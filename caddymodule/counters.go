@@ -19,6 +19,7 @@ type counters struct {
 	upstream [reasonCount]atomic.Uint64
 	lookups  [lookupCount]atomic.Uint64
 
+	syncWrites [syncWriteCount]atomic.Uint64
 	deliveries [deliveryCount]atomic.Uint64
 
 	latency [reasonCount]prometheus.Observer // children of upstreamSeconds
@@ -31,10 +32,11 @@ const (
 	routeRead route = iota
 	routeWrite
 	routePreflight // if they are answered here
+	routeSync      // if it is looked at
 	routeCount
 )
 
-var routeNames = [routeCount]string{"read", "write", "preflight"}
+var routeNames = [routeCount]string{"read", "write", "preflight", "sync"}
 
 func routeOf(r *http.Request) route {
 	switch r.Method {
@@ -55,11 +57,13 @@ const (
 	reasonWrite                   // a client's write
 	reasonDelivery                // a write that has waited
 	reasonPreflight               // a client's preflight, whose answer may be kept and shared
+	reasonSync                    // a client's sync that was looked at
 	reasonWhoAmI                  // whose token it is
+	reasonVersion                 // which homeserver it is
 	reasonCount
 )
 
-var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "delivery", "preflight", "whoami"}
+var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version"}
 
 // lookup is what became of a question whose token it is.
 type lookup int
@@ -99,7 +103,7 @@ var latencyBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1
 var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 	Name: metricsPrefix + "upstream_seconds",
 	Help: "Time until the homeserver began to answer, or a request to it ended without an answer, by reason. " +
-		"Its count is upstream_requests_total.",
+		"Its count is upstream_requests_total, but for reason sync, which is not measured: it waits for news.",
 	Buckets: latencyBuckets,
 }, []string{"cache", "reason"})
 
@@ -107,6 +111,9 @@ var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 func newCounters(name string) *counters {
 	c := new(counters)
 	for reason, word := range reasonNames {
+		if reason == int(reasonSync) {
+			continue
+		}
 		c.latency[reason] = upstreamSeconds.WithLabelValues(name, word)
 	}
 	return c

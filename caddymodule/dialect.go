@@ -1,13 +1,132 @@
 package caddymodule
 
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
 // dialect is what a homeserver makes of a sync's set_presence.
-type dialect int
+type dialect = policy.Dialect
 
 const (
-	auto dialect = iota // to be learned, see the option
-	synapse
-	dendrite
-	tuwunel
+	auto     = policy.UnknownDialect // to be learned, see the option
+	synapse  = policy.Synapse
+	dendrite = policy.Dendrite
+	tuwunel  = policy.Tuwunel
 )
 
 var dialects = map[string]dialect{"": auto, "auto": auto, "synapse": synapse, "dendrite": dendrite, "tuwunel": tuwunel}
+
+// softwareNames are homeservers by what they call themselves, in lower case. The
+// forks that tuwunel comes from are not among them: they don't merge devices.
+var softwareNames = map[string]dialect{"synapse": synapse, "dendrite": dendrite, "tuwunel": tuwunel}
+
+const (
+	// softwareLasts is for how long what the homeserver says of itself is believed.
+	softwareLasts = 10 * time.Minute
+	// softwareRetry is after which time it is asked again if it didn't tell.
+	softwareRetry = time.Minute
+	// softwareTimeout is how long it may take to tell: a sync waits for it.
+	softwareTimeout = 5 * time.Second
+)
+
+// software is what the homeserver has told of itself. It outlives a reload.
+type software struct {
+	mu      sync.Mutex // guards all below
+	dialect dialect    // auto if unknown
+	asking  bool
+	next    time.Time // when to ask again
+	warned  bool
+}
+
+// known returns what is known without asking.
+func (s *software) known() dialect {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dialect
+}
+
+// dialect returns what is known of the homeserver. The first request that needs to
+// know, and one now and then after that, waits until the homeserver was asked; others
+// go by what is known meanwhile.
+func (h *Handler) dialect(r *http.Request, next caddyhttp.Handler) dialect {
+	if h.set.dialect != auto {
+		return h.set.dialect
+	}
+	s := &h.memory.software
+	s.mu.Lock()
+	known := s.dialect
+	if s.asking || time.Now().Before(s.next) {
+		s.mu.Unlock()
+		return known
+	}
+	s.asking = true
+	s.mu.Unlock()
+
+	found, name, err := h.askSoftware(r, next)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asking = false
+	if found == auto {
+		s.next = time.Now().Add(softwareRetry)
+		if !s.warned && known == auto {
+			s.warned = true
+			h.logger.Warn("the homeserver doesn't tell which one it is, so syncs are left alone: "+
+				"set homeserver to synapse, dendrite or tuwunel", zap.Error(err))
+		}
+		return known
+	}
+	s.next = time.Now().Add(softwareLasts)
+	if found != known {
+		s.dialect, s.warned = found, false
+		h.logger.Info("the homeserver has told which one it is", zap.String("homeserver", name))
+	}
+	return found
+}
+
+// askSoftware asks the homeserver for its name: where federation asks for it, and
+// where that is closed where clients ask (MSC4383). Synapse names itself in every
+// answer.
+func (h *Handler) askSoftware(r *http.Request, next caddyhttp.Handler) (found dialect, name string, err error) {
+	var problems []string
+	for _, path := range []string{"/_matrix/federation/v1/version", policy.ClientPrefix + "versions"} {
+		question := newSubrequest(r, next, &url.URL{Path: path})
+		for _, private := range []string{"Authorization", "Cookie"} {
+			delete(question.request.Header, private)
+		}
+		answer := question.send(softwareTimeout, h.memory.counters.departs(reasonVersion))
+		if answer.err != nil {
+			problems = append(problems, answer.err.Error())
+			continue
+		}
+		var about struct {
+			Server struct {
+				Name string `json:"name"`
+			} `json:"server"`
+		}
+		if answer.status == http.StatusOK && !answer.large && answer.isJSON() {
+			_ = json.Unmarshal(answer.body, &about) // what isn't there is no name
+		}
+		product, _, _ := strings.Cut(answer.header.Get("Server"), "/")
+		for _, name := range []string{about.Server.Name, product} {
+			if found := softwareNames[strings.ToLower(name)]; found != auto {
+				return found, name, nil
+			}
+		}
+		problems = append(problems, fmt.Sprintf("GET %s was answered with status %d and the names %q and %q",
+			path, answer.status, about.Server.Name, product))
+	}
+	return auto, "", errors.New(strings.Join(problems, "; "))
+}

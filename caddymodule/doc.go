@@ -10,6 +10,8 @@
 //   - config.go, caddyfile.go: the options, in JSON and in the Caddyfile;
 //   - read.go and write.go: the life of a GET and of a PUT, preflight.go that of an
 //     OPTIONS;
+//   - sync.go: the life of a sync whose presence is looked at, and dialect.go: which
+//     homeserver it is, as that decides what to write into one;
 //   - identify.go: asking the homeserver whose token it is;
 //   - revoke.go: requests after which a token is no longer good;
 //   - upstream.go: requests of our own through the next handler, and flight.go,
@@ -20,6 +22,6 @@
 //   - command.go: presence-proxy.
 //
 // Every other request goes to the next handler as it came. Only where a status
-// has to be seen, on presence writes, passed-on reads and preflights, and
+// has to be seen, on presence writes, passed-on reads and preflights, some syncs, and
 // revocations, is there a writer around the client's, and that one doesn't buffer.
 package caddymodule

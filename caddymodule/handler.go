@@ -42,7 +42,7 @@ func init() {
 // Placeholder | Description
 // ------------|-------------
 // `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads, and preflights answered from memory
-// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `answered`: its answer from memory; `absorbed`: a repeated write, answered here; `coalesced`: a write over the limit, which waits; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
+// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `quieted`: it answered a sync whose presence was taken out, because it changes nothing or for sync off; `held`: likewise, over the limit or because another device comes first; `answered`: its answer from memory; `absorbed`: a repeated write, answered here; `coalesced`: a write over the limit, which waits; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
 // `{http.vars.matrix_presence.observed}` | in mode observe, what would have become of the request: an outcome of the metric caddy_matrix_presence_observed_total
 type Handler struct {
 	// WriteLimit is the budget of presence writes of each Matrix user, whatever
@@ -54,8 +54,9 @@ type Handler struct {
 	// answered from memory. Default: 100 in 1s, burst 5000.
 	ReadLimit *Limit `json:"read_limit,omitempty"`
 
-	// SyncLimit is each user's budget of changes of presence by GET /sync, see Sync.
-	// Default: 6 in 1m, burst 5.
+	// SyncLimit is each user's budget of changes of presence by syncs, see Sync. Over
+	// it a device keeps the state that it had, until it asks again when there is
+	// budget. Default: 6 in 1m, burst 5.
 	SyncLimit *Limit `json:"sync_limit,omitempty"`
 
 	// Exempt lists users whom no limit applies to, such as bots and bridges, as
@@ -81,7 +82,9 @@ type Handler struct {
 	RepeatWrites string `json:"repeat_writes,omitempty"`
 
 	// Refresh is how often what a user repeats goes to the homeserver all the same, so
-	// that its timers are fed: at most 25s. Default: 20s.
+	// that its timers are fed: at most 25s. With Sync limit it is also for how long after
+	// a device's last word another one's lower state is held down, where the homeserver
+	// doesn't merge devices itself (Dendrite). Default: 20s.
 	Refresh caddy.Duration `json:"refresh,omitempty"`
 
 	// OverLimit is what becomes of a write over WriteLimit: "reject" answers 429, and
@@ -93,15 +96,24 @@ type Handler struct {
 	// Coalesce bounds the writes that wait under OverLimit coalesce.
 	Coalesce *Coalesce `json:"coalesce,omitempty"`
 
-	// Sync is what becomes of the presence that a GET /sync sets, which is online if
-	// it names none: "pass" leaves it alone; "limit" lets changes through within
-	// SyncLimit and takes out what changes nothing; "off" keeps syncs from touching
-	// any presence. Nothing else of a sync is changed. Default: pass.
+	// Sync is what becomes of the presence that a sync sets, which is online if it
+	// names none: "pass" leaves it alone; "limit" lets changes through within
+	// SyncLimit, drops what is remembered of the user's presence then, and takes out
+	// what changes nothing, as far as the homeserver hears of the device again before
+	// it takes it for offline; "off" keeps syncs from touching any presence, which
+	// tuwunel has no way for. Nothing else of a sync is changed.
+	//
+	// Syncs are GET /sync and, on tuwunel, simplified sliding sync up to MaxBody. What
+	// can't be told of one for certain, such as whose it is, leaves it as it came.
+	// Synapse's own rc_presence ignores syncs without a word; with limit it is best
+	// raised. Default: pass.
 	Sync string `json:"sync,omitempty"`
 
 	// Homeserver says what Sync has to write to leave a presence alone: "synapse",
 	// "dendrite", "tuwunel", or "auto": as the homeserver itself says at
-	// /_matrix/federation/v1/version. Default: auto.
+	// /_matrix/federation/v1/version, at /_matrix/client/versions (MSC4383) or in a
+	// Server field. As long as it doesn't, syncs are left alone; Dendrite doesn't where
+	// its federation is off. Default: auto.
 	Homeserver string `json:"homeserver,omitempty"`
 
 	// Preflight is what becomes of the OPTIONS requests that browsers send before
@@ -132,6 +144,7 @@ type Handler struct {
 	memoryName string
 	claim      claim
 	served     *sync.Once   // the first request makes the memory fit
+	misfit     *sync.Once   // the first sync that sync off can't help tells it
 	ended      *atomic.Bool // the configuration is cleaned up
 	logger     *zap.Logger
 }
@@ -153,7 +166,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.set, h.served, h.ended = set, new(sync.Once), new(atomic.Bool)
+	h.set, h.served, h.misfit, h.ended = set, new(sync.Once), new(sync.Once), new(atomic.Bool)
 	if err := h.takeMemory(ctx); err != nil {
 		return err
 	}
@@ -194,6 +207,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.serveWrite(w, r, next, route)
 		default:
 			return h.serveRead(w, r, next, route)
+		}
+	}
+	if h.set.watchesSyncs() {
+		if route, ok := syncRoute(r); ok {
+			return h.serveSync(w, r, next, route)
 		}
 	}
 	if h.set.absorbs && policy.IsActivity(r.Method, r.URL.EscapedPath()) {

@@ -25,6 +25,9 @@ type memory struct {
 	presence      *cache.Presence
 	identities    *policy.Identities
 	reads, writes *policy.Limiter
+	syncs         *policy.Limiter // changes of presence by syncs
+	devices       *policy.Devices
+	software      software
 	// rejected is about clients, by their address: who has shown how many tokens
 	// that the homeserver doesn't know.
 	rejected *policy.Limiter
@@ -71,6 +74,8 @@ func newMemory(name string, s sizes) *memory {
 		identities: policy.NewIdentities(s.tokens, now),
 		reads:      policy.NewLimiter(s.tokens, now),
 		writes:     policy.NewLimiter(s.tokens, now),
+		syncs:      policy.NewLimiter(s.tokens, now),
+		devices:    policy.NewDevices(s.tokens, now),
 		rejected:   policy.NewLimiter(s.tokens, now),
 		repeats:    policy.NewRepeats(s.tokens, now),
 		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
@@ -103,6 +108,8 @@ func (m *memory) resize(s sizes) {
 	m.identities.Resize(s.tokens)
 	m.reads.Resize(s.tokens)
 	m.writes.Resize(s.tokens)
+	m.syncs.Resize(s.tokens)
+	m.devices.Resize(s.tokens)
 	m.rejected.Resize(s.tokens)
 	m.repeats.Resize(s.tokens)
 }

@@ -15,11 +15,12 @@ const metricsPrefix = "caddy_matrix_presence_"
 // way. All counters are since the process began.
 var (
 	requestsDesc = newDesc("requests_total",
-		"Presence requests, by route (read, write, and preflight with preflight local). The sum of outcomes_total of the route.",
+		"Presence requests, by route: read, write, preflight with preflight local, and sync for those that the options sync and repeat_writes look at. The sum of outcomes_total of the route.",
 		"route")
 	outcomesDesc = newDesc("outcomes_total",
 		"Presence requests by how they were answered: hit, stale, collapsed, absorbed, limited, refused, rejected and invalid without asking the homeserver for them; coalesced, perhaps later; "+
-			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write or preflight, as the route says; "+
+			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write, preflight or sync, as the route says; "+
+			"quieted (without its presence, which changes nothing) and held (without its presence, which is too much) are syncs, by one of reason sync; "+
 			"failed (the homeserver could not be asked) and canceled (the client left) with or without one.",
 		"route", "outcome")
 	observedDesc = newDesc("observed_total",
@@ -28,11 +29,17 @@ var (
 		"route", "outcome")
 	upstreamDesc = newDesc("upstream_requests_total",
 		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
-			"bypass is outcome bypass; write and preflight are outcome forwarded of these routes; delivery is at least deliveries_total of delivered, and more by what was tried again, dropped or lost; "+
+			"bypass is outcome bypass; write and preflight are outcome forwarded of these routes; sync is requests_total of route sync; version asks which homeserver it is; delivery is at least deliveries_total of delivered, and more by what was tried again, dropped or lost; "+
 			"whoami is the sum of lookups_total of known, rejected, refused and failed.",
 		"reason")
 	savedDesc = newDesc("saved_total",
-		"Presence requests that the homeserver was spared: the sum of outcomes_total of hit, collapsed, absorbed, limited, refused, rejected and invalid, and of deliveries_total of superseded. What that cost it is upstream_requests_total of whoami.")
+		"Presence requests that the homeserver was spared, none of them a sync: the sum of outcomes_total of hit, collapsed, absorbed, limited, refused, rejected and invalid, and of deliveries_total of superseded. What that cost it is upstream_requests_total of whoami.")
+	syncWritesDesc = newDesc("sync_writes_total",
+		"Syncs that were looked at, by what became of the presence that they set. The sum is requests_total of route sync: "+
+			"changed, repeated, unknown (it is not known whose it is or what it means) and none (the homeserver makes nothing of it) are outcome forwarded; "+
+			"spared (a repeat) and off are quieted; limited and damped (another device of the user comes first) are held. "+
+			"The homeserver was spared a write of presence by each that is spared, off, limited or damped, but for those limited that feed its timers with the old state.",
+		"result")
 	lookupsDesc = newDesc("lookups_total",
 		"Access tokens that were not in memory, by what became of the question whose they are: known, rejected, refused and failed asked the homeserver, one upstream request of reason whoami each; "+
 			"crowded, limited and spared (another question had brought the answer) did not.",
@@ -79,7 +86,7 @@ func registerMetrics(ctx caddy.Context) error {
 // Describe implements prometheus.Collector.
 func (memoryCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		requestsDesc, outcomesDesc, observedDesc, upstreamDesc, savedDesc, lookupsDesc, deliveriesDesc, pendingDesc, entriesDesc, evictionsDesc, overflowDesc,
+		requestsDesc, outcomesDesc, observedDesc, upstreamDesc, savedDesc, syncWritesDesc, lookupsDesc, deliveriesDesc, pendingDesc, entriesDesc, evictionsDesc, overflowDesc,
 	} {
 		descs <- desc
 	}
@@ -123,6 +130,9 @@ func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) 
 	}
 	saved += c.deliveries[deliverySuperseded].Load()
 	counter(savedDesc, saved)
+	for result, resultName := range syncWriteNames {
+		counter(syncWritesDesc, c.syncWrites[result].Load(), resultName)
+	}
 	for result, resultName := range lookupNames {
 		counter(lookupsDesc, c.lookups[result].Load(), resultName)
 	}
@@ -147,6 +157,8 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	entries("rejections", rejections)
 	entries("readers", m.reads.Users())
 	entries("writers", m.writes.Users())
+	entries("syncers", m.syncs.Users())
+	entries("devices", m.devices.Len())
 	entries("rejected_clients", m.rejected.Users())
 	entries("last_writes", m.repeats.Len())
 	metrics <- prometheus.MustNewConstMetric(pendingDesc, prometheus.GaugeValue, float64(m.pendings.len()), name)
@@ -164,10 +176,13 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 
 	evictions("last_writes", m.repeats.Evicted())
 
+	evictions("devices", m.devices.Evicted())
+
 	overflow := func(limit string, n uint64) {
 		metrics <- prometheus.MustNewConstMetric(overflowDesc, prometheus.CounterValue, float64(n), name, limit)
 	}
 	overflow("read", m.reads.Overflowed())
 	overflow("write", m.writes.Overflowed())
+	overflow("sync", m.syncs.Overflowed())
 	overflow("rejected", m.rejected.Overflowed())
 }

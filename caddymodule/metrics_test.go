@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -62,8 +63,10 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			Preflight:  "local",
 			WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second)},
 			ReadLimit:  &Limit{Events: 20, Window: caddy.Duration(time.Second)},
+			Sync:       "limit",
+			SyncLimit:  &Limit{Events: 1, Window: caddy.Duration(time.Second)},
 			Cache: &Cache{
-				States: 10, Permissions: 130, TTL: caddy.Duration(time.Second / 2), StaleIfError: caddy.Duration(time.Minute),
+				States: 6, Permissions: 130, TTL: caddy.Duration(time.Second / 2), StaleIfError: caddy.Duration(time.Minute),
 			},
 			Identity: &Identity{
 				Tokens: 16, TTL: caddy.Duration(3 * time.Second), Timeout: caddy.Duration(time.Second),
@@ -90,6 +93,10 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		}
 		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			time.Sleep(time.Duration(draw(20)) * time.Millisecond)
+			if strings.HasSuffix(r.URL.Path, "/version") {
+				says("", `{"server":{"name":"Dendrite"}}`)(w)
+				return true, nil
+			}
 			switch draw(40) {
 			case 0:
 				time.Sleep(6 * time.Second)
@@ -133,6 +140,9 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 					if draw(8) == 0 {
 						// Some kinds are asked for often, others once.
 						r = preflight("https://app.example.com", "GET", fmt.Sprintf("authorization,x-%d", draw(20)*draw(20)))
+					}
+					if draw(4) == 0 {
+						r = request("GET", syncPath+[]string{"", "?set_presence=unavailable", "?since=s&timeout=0", "?set_presence=unchanged", "?x;set_presence=online"}[draw(5)], token, "")
 					}
 					r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", n%5)
 					ctx, cancel := context.WithCancel(r.Context())
@@ -182,11 +192,17 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 				t.Errorf("%s: %v is not %v", what, left, right)
 			}
 		}
-		equal("requests and the test's", sum("requests_total", "read", "write", "preflight"), 30*300+last)
+		equal("requests and the test's", sum("requests_total", "read", "write", "preflight", "sync"), 30*300+last)
 		equal("reads and their outcomes", sum("requests_total", "read"), all("outcomes_total", " read"))
 		equal("writes and their outcomes", sum("requests_total", "write"), all("outcomes_total", " write"))
 		equal("preflights and their outcomes", sum("requests_total", "preflight"), all("outcomes_total", " preflight"))
 		equal("forwarded preflights and requests", sum("upstream_requests_total", "preflight"), sum("outcomes_total", "forwarded preflight"))
+		equal("syncs and their outcomes", sum("requests_total", "sync"), all("outcomes_total", " sync"))
+		equal("syncs and requests", sum("upstream_requests_total", "sync"), sum("requests_total", "sync"))
+		equal("syncs and what became of their presence", sum("requests_total", "sync"), sum("sync_writes_total", syncWriteNames[:]...))
+		equal("forwarded syncs", sum("outcomes_total", "forwarded sync"), sum("sync_writes_total", "changed", "repeated", "unknown", "none"))
+		equal("quieted syncs", sum("outcomes_total", "quieted sync"), sum("sync_writes_total", "spared", "off"))
+		equal("held syncs", sum("outcomes_total", "held sync"), sum("sync_writes_total", "limited", "damped"))
 		equal("bypassed reads and requests", sum("upstream_requests_total", "bypass"), sum("outcomes_total", "bypass read"))
 		equal("forwarded writes and requests", sum("upstream_requests_total", "write"), sum("outcomes_total", "forwarded write"))
 		equal("questions whose token it is", sum("upstream_requests_total", "whoami"), sum("lookups_total", "known", "rejected", "refused", "failed"))
@@ -202,6 +218,10 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			t.Errorf("%v fetches for %v misses", fetches, misses)
 		}
 		for _, reason := range reasonNames {
+			if reason == "sync" {
+				equal("answers to syncs", got["upstream_seconds sync"], 0)
+				continue
+			}
 			equal("answers to "+reason, got["upstream_seconds "+reason], got["upstream_requests_total "+reason])
 		}
 		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write", "delivery"), float64(p.hs.count("GET")+p.hs.count("PUT")))
@@ -215,6 +235,9 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			"outcomes_total forwarded write", "outcomes_total refused write", "outcomes_total limited write", "outcomes_total invalid write",
 			"outcomes_total absorbed write", "outcomes_total coalesced write", "deliveries_total delivered", "deliveries_total superseded", "deliveries_total lost",
 			"outcomes_total rejected write", "outcomes_total failed write", "outcomes_total canceled write",
+			"outcomes_total forwarded sync", "outcomes_total quieted sync", "outcomes_total held sync", "upstream_requests_total version",
+			"sync_writes_total changed", "sync_writes_total repeated", "sync_writes_total unknown", "sync_writes_total none",
+			"sync_writes_total spared", "sync_writes_total limited", "entries syncers", "evictions_total devices",
 			"outcomes_total hit preflight", "outcomes_total forwarded preflight", "evictions_total preflights", "entries preflights",
 			"lookups_total known", "lookups_total rejected", "lookups_total failed",
 			"evictions_total states", "evictions_total permissions", "evictions_total identities",

@@ -201,6 +201,7 @@ func (s *observation) writeOutcome(who owner) outcome {
 		attempt.End(nil)
 	} else {
 		attempt.End(&write)
+		h.wrote(&write)
 	}
 	return outcomeForwarded
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// How a presence request was answered, in the variables
+// How a presence request, or a sync that was looked at, was answered, in the variables
 // matrix_presence.cache and matrix_presence.decision of the request, for access
 // logs: {http.vars.matrix_presence.cache}.
 const (
@@ -24,7 +24,9 @@ const (
 	outcomeMiss                     // by a request that was made for it
 	outcomeCollapsed                // by a request that was made for another
 	outcomeBypass                   // passed on, not to be remembered
-	outcomeForwarded                // a write or a preflight that was passed on
+	outcomeForwarded                // a write, a preflight or a sync that was passed on
+	outcomeQuieted                  // a sync that was passed on without its presence, which changes nothing
+	outcomeHeld                     // a sync that was passed on without its presence, which is too much
 	outcomeAbsorbed                 // 200: a write that changes nothing
 	outcomeCoalesced                // 200: a write that waits for its user's budget
 	outcomeRejected                 // 401: no token, or one that the homeserver doesn't know
@@ -52,6 +54,8 @@ var outcomes = [outcomeCount]struct {
 	outcomeCollapsed: {"collapsed", "miss", "forwarded"},
 	outcomeBypass:    {"bypass", "bypass", "forwarded"},
 	outcomeForwarded: {"forwarded", nil, "forwarded"},
+	outcomeQuieted:   {"quieted", nil, "quieted"},
+	outcomeHeld:      {"held", nil, "held"},
 	outcomeAbsorbed:  {"absorbed", nil, "absorbed"},
 	outcomeCoalesced: {"coalesced", nil, "coalesced"},
 	outcomeRejected:  {"rejected", nil, "rejected"},
@@ -64,8 +68,10 @@ var outcomes = [outcomeCount]struct {
 
 // note counts the outcome of a request and sets its variables, as
 // caddyhttp.SetVar does.
-func (h *Handler) note(r *http.Request, o outcome) {
-	h.memory.counters.outcomes[routeOf(r)][o].Add(1)
+func (h *Handler) note(r *http.Request, o outcome) { h.noteAs(r, routeOf(r), o) }
+
+func (h *Handler) noteAs(r *http.Request, route route, o outcome) {
+	h.memory.counters.outcomes[route][o].Add(1)
 	vars, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	if !ok {
 		return

@@ -270,6 +270,7 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 	switch {
 	case answer.err == nil && answer.status < http.StatusMultipleChoices:
 		attempt.End(&w.PresenceWrite)
+		w.handler.wrote(&w.PresenceWrite)
 		return deliveryDone, 0
 	case answer.err == nil && answer.status == http.StatusUnauthorized:
 		attempt.End(nil)

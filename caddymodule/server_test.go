@@ -282,3 +282,44 @@ func TestManyClientsAtOnce(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// What a homeserver sends of a sync before it is over reaches the client then.
+func TestSyncIsStreamed(t *testing.T) {
+	hs := newHomeserver()
+	release := make(chan struct{})
+	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if !strings.HasSuffix(r.URL.Path, "/sync") {
+			return false, nil
+		}
+		_, _ = io.WriteString(w, "first")
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			return true, err
+		}
+		<-release
+		_, _ = io.WriteString(w, ", second")
+		return true, nil
+	}
+	site := httptest.NewServer(newSite(t, hs, "matrix_presence {\n sync limit\n homeserver dendrite\n }\nreverse_proxy UPSTREAM {\n flush_interval -1\n }"))
+	defer site.Close()
+	defer func() {
+		if t.Failed() {
+			close(release)
+		}
+	}()
+	for range 2 { // a change, and a repeat, which is taken out
+		r := request("GET", site.URL+syncPath+"?since=s", "alice-token", "")
+		r.RequestURI, r.Host = "", "example.com:9"
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := make([]byte, len("first"))
+		if _, err := io.ReadFull(resp.Body, first); err != nil || string(first) != "first" {
+			t.Fatalf("first %q, %v", first, err)
+		}
+		release <- struct{}{}
+		if rest := bodyOf(resp); rest != ", second" {
+			t.Errorf("then %q", rest)
+		}
+	}
+}

@@ -1,5 +1,18 @@
 package caddymodule
 
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
 // syncMode is what becomes of the presence that syncs set.
 type syncMode int
 
@@ -10,3 +23,250 @@ const (
 )
 
 var syncModes = map[string]syncMode{"": syncPass, "pass": syncPass, "limit": syncLimit, "off": syncOff}
+
+// watchesSyncs tells whether syncs are looked at: to change them, or because a repeat of
+// a write is none if a sync came between.
+func (s *settings) watchesSyncs() bool { return s.sync != syncPass || s.absorbs }
+
+// syncRoute recognises a sync that sets a presence.
+func syncRoute(r *http.Request) (policy.SyncRoute, bool) {
+	if !strings.HasSuffix(r.URL.Path, "/sync") {
+		return 0, false
+	}
+	return policy.ParseSyncRoute(r.Method, r.URL.EscapedPath())
+}
+
+// syncWrite is what became of the presence that a sync sets.
+type syncWrite int
+
+const (
+	syncChanged  syncWrite = iota // a change, passed on
+	syncRepeated                  // a repeat that the homeserver may need, passed on
+	syncUnknown                   // passed on: it isn't known whose it is or what it means
+	syncNone                      // passed on: the homeserver makes nothing of it
+	syncSpared                    // taken out: a repeat
+	syncTakenOut                  // taken out: sync off
+	syncLimited                   // taken out or replaced: over the limit
+	syncDamped                    // taken out: another device of the user comes first
+	syncWriteCount
+)
+
+var syncWriteNames = [syncWriteCount]string{"changed", "repeated", "unknown", "none", "spared", "off", "limited", "damped"}
+
+// syncOutcomes is how the sync itself was answered.
+var syncOutcomes = [syncWriteCount]outcome{
+	outcomeForwarded, outcomeForwarded, outcomeForwarded, outcomeForwarded,
+	outcomeQuieted, outcomeQuieted, outcomeHeld, outcomeHeld,
+}
+
+// syncObserved is what becomes of it in mode observe, in which nothing is taken out.
+var syncObserved = [syncWriteCount]syncWrite{
+	syncChanged: syncChanged, syncRepeated: syncRepeated, syncUnknown: syncUnknown, syncNone: syncNone,
+	syncSpared: syncRepeated, syncTakenOut: syncUnknown, syncLimited: syncChanged, syncDamped: syncChanged,
+}
+
+var syncVerdicts = [...]syncWrite{
+	policy.SyncChanged:  syncChanged,
+	policy.SyncRepeated: syncRepeated,
+	policy.SyncSpared:   syncSpared,
+	policy.SyncLimited:  syncLimited,
+	policy.SyncDamped:   syncDamped,
+}
+
+// serveSync is the life of a sync. It always goes to the homeserver, with another
+// set_presence or as it came; whatever is uncertain goes as it came.
+func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.SyncRoute) error {
+	dialect := h.dialect(r, next)
+	switch {
+	case !route.Sets(dialect), dialect == dendrite && r.Method == http.MethodHead:
+		return next.ServeHTTP(w, r)
+	case dialect == auto && h.set.sync != syncPass:
+		return h.passSync(w, r, next, syncUnknown)
+	case h.set.sync == syncOff:
+		return h.silenceSync(w, r, next, dialect)
+	}
+	asked, ok := h.readSync(r, route)
+	if !ok {
+		return h.passSync(w, r, next, syncUnknown)
+	}
+	presence := dialect.SyncPresence(asked.presence)
+	if presence == policy.NoPresence {
+		return h.passSync(w, r, next, syncNone)
+	}
+	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	if err != nil {
+		return h.passSync(w, r, next, syncUnknown)
+	}
+	who := h.identify(r, next, credential, h.set.rejectedLimit)
+	if who.userID == "" {
+		return h.passSync(w, r, next, syncUnknown)
+	}
+
+	now := time.Now()
+	decision := h.memory.devices.Sync(policy.SyncAsk{
+		UserID: who.userID, Device: h.memory.identities.Fingerprint(credential), Presence: presence, Timeout: asked.timeout,
+	}, policy.SyncRules{
+		Dialect: dialect, Watch: h.set.sync == syncPass, Refresh: h.set.refresh,
+		Allow: func() bool {
+			_, ok := take(h.memory.syncs, h.set.classOf(who.userID).syncLimit, who.userID, now)
+			if !ok {
+				h.memory.talkers[limitSync].Add(who.userID)
+			}
+			return ok
+		},
+	}, now)
+	switch {
+	case decision.Value == "":
+	case h.set.observe: // it goes as it came, and may change what it would not have
+		decision.Changes = true
+	default:
+		asked.set(decision.Value)
+	}
+	return h.sendSync(w, r, next, credential, who.userID, decision)
+}
+
+// sendSync passes a sync on that was decided about.
+func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+	credential policy.Credential, userID string, decision policy.SyncDecision,
+) (err error) {
+	// A homeserver sets the presence before it waits for news, so this is no write
+	// that is in flight until the answer comes: nothing could be kept for as long.
+	changes := func() {
+		if decision.Changes {
+			h.memory.presence.BeginWrite(userID).End(time.Now(), h.set.settle)
+			h.memory.repeats.Disturb(userID)
+		}
+	}
+	changes()
+	status := 0
+	if decision.Told {
+		w = onStatus(w, func(code int) {
+			status = code
+			if status == http.StatusUnauthorized {
+				h.memory.revokeToken(credential)
+			}
+			changes() // the homeserver may have been slow
+		})
+	}
+	defer func() {
+		taken := status < http.StatusBadRequest
+		if status == 0 {
+			// A client that left has asked all the same.
+			taken = err == nil || r.Context().Err() != nil
+			changes()
+		}
+		decision.End(taken, time.Now())
+	}()
+	return h.passSync(w, r, next, syncVerdicts[decision.Verdict])
+}
+
+// silenceSync keeps a sync from touching the presence.
+func (h *Handler) silenceSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, dialect dialect) error {
+	keep := dialect.Keep()
+	if keep == "" {
+		h.misfit.Do(func() {
+			h.logger.Error("sync off has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync limit")
+		})
+		return h.passSync(w, r, next, syncUnknown)
+	}
+	query, certain := policy.ParseSyncQuery(r.URL.RawQuery)
+	if certain && dialect.SyncPresence(query.Presence) == policy.NoPresence {
+		return h.passSync(w, r, next, syncNone)
+	}
+	if !h.set.observe {
+		setSyncQuery(r, keep)
+	}
+	return h.passSync(w, r, next, syncTakenOut)
+}
+
+// passSync counts a sync and sends it on. The time that it takes says nothing about
+// the homeserver: it waits for news.
+func (h *Handler) passSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, what syncWrite) error {
+	c := h.memory.counters
+	if h.set.observe {
+		would := syncOutcomes[what]
+		c.observed[routeSync][would].Add(1)
+		caddyhttp.SetVar(r.Context(), varObserved, outcomes[would].name)
+		what = syncObserved[what]
+	}
+	c.requests[routeSync].Add(1)
+	c.syncWrites[what].Add(1)
+	c.upstream[reasonSync].Add(1)
+	h.noteAs(r, routeSync, syncOutcomes[what])
+	return next.ServeHTTP(w, r)
+}
+
+// askedSync is what a sync asks for, and how to have it ask for something else.
+type askedSync struct {
+	presence string
+	timeout  time.Duration
+	set      func(value string)
+}
+
+// readSync reads what a sync asks for. It reports false if that is uncertain.
+func (h *Handler) readSync(r *http.Request, route policy.SyncRoute) (asked askedSync, ok bool) {
+	if route != policy.SlidingSync {
+		query, ok := policy.ParseSyncQuery(r.URL.RawQuery)
+		return askedSync{query.Presence, query.Timeout, func(value string) { setSyncQuery(r, value) }}, ok
+	}
+	body, ok := h.peekBody(r)
+	if !ok {
+		return askedSync{}, false
+	}
+	parsed, ok := policy.ParseSyncBody(body)
+	return askedSync{parsed.Presence, policy.Unbounded, func(value string) { setSyncBody(r, parsed.Set(value)) }}, ok
+}
+
+func setSyncQuery(r *http.Request, value string) {
+	r.URL.RawQuery = policy.SetSyncPresence(r.URL.RawQuery, value)
+	r.RequestURI = r.URL.RequestURI()
+}
+
+func setSyncBody(r *http.Request, body []byte) {
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.ContentLength, r.TransferEncoding, r.Trailer = int64(len(body)), nil, nil
+	r.Header.Del("Trailer")
+	if r.Header["Content-Length"] != nil {
+		r.Header.Set("Content-Length", strconv.Itoa(len(body)))
+	}
+}
+
+// peekBody reads a body and puts it back as it was. It reports false if that is larger
+// than max_body or broke off.
+func (h *Handler) peekBody(r *http.Request) (body []byte, ok bool) {
+	if r.Body == nil || r.ContentLength > h.set.maxBody {
+		return nil, false
+	}
+	rest := r.Body
+	body, err := io.ReadAll(io.LimitReader(rest, h.set.maxBody+1))
+	if err != nil {
+		r.Body = replayed{io.MultiReader(bytes.NewReader(body), brokenReader{err}), rest}
+		return nil, false
+	}
+	r.Body = replayed{io.MultiReader(bytes.NewReader(body), rest), rest}
+	return body, int64(len(body)) <= h.set.maxBody
+}
+
+// replayed is a request body with its beginning put back.
+type replayed struct {
+	io.Reader
+	io.Closer
+}
+
+// brokenReader fails as the body before it did.
+type brokenReader struct{ err error }
+
+func (b brokenReader) Read([]byte) (int, error) { return 0, b.err }
+
+// wrote notes a presence write that the homeserver has taken: it is what its device last
+// asked for, as if by a sync.
+func (h *Handler) wrote(write *policy.PresenceWrite) {
+	if !h.set.watchesSyncs() {
+		return
+	}
+	dialect := h.set.dialect
+	if dialect == auto {
+		dialect = h.memory.software.known()
+	}
+	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body), dialect, time.Now())
+}

@@ -126,6 +126,7 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 		switch {
 		case status < http.StatusMultipleChoices:
 			done = &write.PresenceWrite
+			h.wrote(done)
 		case status == http.StatusUnauthorized:
 			h.memory.revokeToken(write.credential)
 		}

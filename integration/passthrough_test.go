@@ -81,7 +81,8 @@ func withoutPosition(t *testing.T, a answer) []byte {
 func TestLongSyncEndsWithTheEvent(t *testing.T) {
 	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
-		s := proxy(t, hs.URL, unlimited...)
+		// Also where the sync itself may be rewritten.
+		s := syncSite(t, hs.URL, "sync limit", "homeserver "+hs.Name)
 		since := get("/_matrix/client/v3/sync?timeout=0", c.alice.AccessToken).to(t, s.URL).field("next_batch")
 
 		type result struct {

@@ -6,6 +6,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
@@ -16,6 +17,10 @@ type upstream struct {
 	URL string
 	// reads, writes and preflights are those of presence.
 	reads, writes, preflights, whoami, other atomic.Int64
+
+	mu    sync.Mutex
+	syncs []string // their queries; guarded by mu
+
 	// beforeRead, unless nil, is called before a read is passed on.
 	beforeRead func()
 }
@@ -44,6 +49,11 @@ func newUpstream(t *testing.T, base string, beforeRead func()) *upstream {
 
 func (u *upstream) count(r *http.Request) {
 	switch {
+	case strings.HasSuffix(r.URL.Path, "/sync"):
+		u.other.Add(1)
+		u.mu.Lock()
+		u.syncs = append(u.syncs, r.URL.RawQuery)
+		u.mu.Unlock()
 	case strings.HasSuffix(r.URL.Path, "/account/whoami"):
 		u.whoami.Add(1)
 	case !strings.Contains(r.URL.Path, "/presence/"):

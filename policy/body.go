@@ -53,3 +53,20 @@ func CheckPresenceBody(body []byte, values []string) error {
 	}
 	return &BodyError{"M_BAD_JSON", fmt.Sprintf("The presence must be one of %s.", strings.Join(values, ", "))}
 }
+
+// BodyPresence returns the state that the body of a write sets, or NoPresence if that
+// isn't certain. The body has been checked.
+func BodyPresence(body []byte) Presence {
+	state, given := NoPresence, false
+	for key, value := range members.Of(string(body)) {
+		if !strings.EqualFold(key, "presence") {
+			continue
+		}
+		var text string
+		if given || json.Unmarshal(body[value.Start:value.End], &text) != nil {
+			return NoPresence
+		}
+		state, given = ParsePresence(text), true
+	}
+	return state
+}

@@ -1,6 +1,6 @@
 // Package policy decides what may happen on a homeserver's presence routes.
 //
-// It answers four questions, each in a file of its own, and knows nothing of
+// It answers five questions, mostly each in a file of its own, and knows nothing of
 // HTTP servers, of Caddy or of what a cache holds:
 //
 //   - Is this path a presence route, and whose? (route.go) The answer is the
@@ -15,6 +15,9 @@
 //     revocation takes effect on the next lookup.
 //   - Is there budget left? (limit.go) [Limiter] keeps one number per user, the
 //     theoretical arrival time of the generic cell rate algorithm.
+//   - What becomes of the presence that a sync sets? (sync.go, devices.go)
+//     [Devices] remembers what each device asked for; what a homeserver makes of it
+//     is its [Dialect] (dialect.go).
 //
 // body.go holds what every homeserver refuses in the body of a write, revocation.go
 // the requests after which tokens are no longer good, and pattern.go the user

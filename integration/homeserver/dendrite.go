@@ -95,7 +95,7 @@ const dendriteConfig = `version: 2
 global:
   server_name: {{.ServerName}}
   private_key: matrix_key.pem
-  disable_federation: true
+  disable_federation: {{not .Federation}}
   jetstream:
     in_memory: true
     storage_path: .

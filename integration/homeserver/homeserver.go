@@ -33,6 +33,9 @@ type Options struct {
 	// KeepPresenceLimit leaves Synapse's own limit on presence writes at its
 	// default of one in ten seconds. Dendrite has none.
 	KeepPresenceLimit bool
+	// Federation serves the federation API on the same port, for what others may ask
+	// a homeserver about itself. Nothing is sent to anybody.
+	Federation bool
 }
 
 // Homeserver is a running homeserver. Stop it.

@@ -77,7 +77,7 @@ listeners:
     tls: false
     x_forwarded: true
     resources:
-      - names: [client]
+      - names: [client{{if .Federation}}, federation{{end}}]
 trusted_key_servers: []
 suppress_key_server_warning: true
 report_stats: false

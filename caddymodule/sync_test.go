@@ -1,0 +1,592 @@
+package caddymodule
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+const syncPath = "/_matrix/client/v3/sync"
+
+// sync sends a sync and returns the query and the body with which it reached the
+// homeserver.
+func (p *proxy) sync(token, query string) string {
+	p.t.Helper()
+	target := syncPath
+	if query != "" {
+		target += "?" + query
+	}
+	p.do(request("GET", target, token, ""))
+	return p.hs.last().URL.RawQuery
+}
+
+func (p *proxy) wantSync(token, query, want string) {
+	p.t.Helper()
+	if got := p.sync(token, query); got != want {
+		p.t.Errorf("the sync %q reached the homeserver as %q, want %q", query, got, want)
+	}
+}
+
+func (p *proxy) wantMetrics(want map[string]float64) {
+	p.t.Helper()
+	got := gather(p.t.(*testing.T), p.handler.Cache.Name)
+	for metric, n := range want {
+		if got[metric] != n {
+			p.t.Errorf("%s is %v, want %v", metric, got[metric], n)
+		}
+	}
+}
+
+func TestSyncsAreNotLookedAtUnlessAskedFor(t *testing.T) {
+	for name, handler := range map[string]*Handler{"default": {}, "observed": {Mode: "observe"}, "coalesced": {OverLimit: "coalesce"}} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, handler)
+			for _, query := range []string{"", "set_presence=offline", "since=s&timeout=0"} {
+				p.wantSync("alice-token", query, query)
+			}
+			p.wantCounts(map[string]int{"other": 3, "whoami": 0})
+			p.put("alice-token", alice, `{"presence":"online"}`)
+			if n := p.handler.memory.devices.Len(); n != 0 {
+				t.Errorf("%d devices are remembered", n)
+			}
+			p.wantMetrics(map[string]float64{"requests_total sync": 0, "upstream_requests_total sync": 0})
+		})
+	}
+}
+
+func TestSyncLimitLetsChangesThroughAndTakesRepeatsOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+		for _, s := range []struct {
+			query, want string
+		}{
+			{"since=s&timeout=0", "since=s&timeout=0"}, // absent is online
+			{"since=s&timeout=0", "since=s&timeout=0&set_presence=offline"},
+			{"since=s&set_presence=online&timeout=0", "since=s&set_presence=offline&timeout=0"},
+			{"since=s&set_presence=unavailable&timeout=0", "since=s&set_presence=unavailable&timeout=0"},
+			{"since=s&set_presence=unavailable&timeout=0", "since=s&set_presence=offline&timeout=0"},
+			{"since=s&set_presence=unavailable&timeout=30000", "since=s&set_presence=unavailable&timeout=30000"},
+			{"since=s&set_presence=offline&timeout=0", "since=s&set_presence=offline&timeout=0"}, // the client's own
+			{"since=s&set_presence=nonsense", "since=s&set_presence=nonsense"},
+		} {
+			p.wantSync("alice-token", s.query, s.want)
+			time.Sleep(time.Second)
+		}
+		p.wantMetrics(map[string]float64{
+			"requests_total sync": 8, "outcomes_total forwarded sync": 5, "outcomes_total quieted sync": 3, "upstream_requests_total sync": 8,
+			"sync_writes_total changed": 2, "sync_writes_total repeated": 1, "sync_writes_total spared": 3, "sync_writes_total none": 2,
+			"saved_total": 0, "upstream_seconds sync": 0, "entries devices": 1,
+		})
+	})
+}
+
+func TestSyncRefreshReachesTheHomeserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", Refresh: caddy.Duration(10 * time.Second)})
+		let := 0
+		for range 60 {
+			if p.sync("alice-token", "since=s&timeout=0") == "since=s&timeout=0" {
+				let++
+			}
+			time.Sleep(time.Second)
+		}
+		if let != 6 { // one each 10 seconds
+			t.Errorf("%d of 60 syncs in a minute reached the homeserver with their presence", let)
+		}
+	})
+}
+
+func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{
+			Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: caddy.Duration(10 * time.Second)},
+			Exempt:  []string{"@bob:*"},
+			Classes: []Class{{Name: "carol", Match: []string{"@carol:*"}, SyncLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)}}},
+		})
+		online, away := "set_presence=online&timeout=30000", "set_presence=unavailable&timeout=30000"
+		p.wantSync("alice-token", online, online)
+		p.wantSync("alice-token", away, online) // what she was
+		p.wantSync("alice-phone", online, "set_presence=offline&timeout=30000")
+		time.Sleep(10 * time.Second)
+		p.wantSync("alice-token", away, away)
+		for range 10 {
+			p.wantSync("bob-token", online, online)
+			p.wantSync("bob-token", away, away)
+		}
+		p.wantSync("carol-token", online, online)
+		p.wantSync("carol-token", away, away)
+		p.wantSync("carol-token", online, away)
+		p.wantMetrics(map[string]float64{"outcomes_total held sync": 3, "sync_writes_total limited": 3, "entries syncers": 2})
+	})
+}
+
+func TestDevicesOfDendriteAreDamped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+		p.wantSync("alice-token", "", "")
+		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
+		p.wantSync("alice-phone", "set_presence=offline", "set_presence=unchanged")
+		time.Sleep(defaultRefresh + time.Second)
+		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
+		p.wantMetrics(map[string]float64{"sync_writes_total damped": 2, "outcomes_total held sync": 2})
+	})
+}
+
+func TestSyncOffTouchesNoPresence(t *testing.T) {
+	for _, tt := range []struct {
+		homeserver, query, want string
+	}{
+		{"synapse", "", "set_presence=offline"},
+		{"synapse", "a=%41&set_presence=online&b", "a=%41&set_presence=offline&b"},
+		{"synapse", "x=1;set_presence=online", "set_presence=offline&x=1;set_presence=online"},
+		{"synapse", "set_presence=nonsense", "set_presence=nonsense"},
+		{"dendrite", "since=s", "since=s&set_presence=unchanged"},
+		{"dendrite", "set_presence=offline", "set_presence=unchanged"},
+		{"dendrite", "set_presence=nonsense", "set_presence=nonsense"},
+	} {
+		p := newProxy(t, &Handler{Sync: "off", Homeserver: tt.homeserver, Cache: &Cache{Name: t.Name() + tt.homeserver}})
+		p.wantSync("alice-token", tt.query, tt.want)
+		p.wantSync("", tt.query, tt.want)
+		p.wantCounts(map[string]int{"whoami": 0})
+		if uri := p.hs.last().RequestURI; uri != p.hs.last().URL.RequestURI() {
+			t.Errorf("the URI is %q, the URL %v", uri, p.hs.last().URL)
+		}
+	}
+}
+
+func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
+	p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+	pass := func(what string, r *http.Request) {
+		t.Helper()
+		before := r.URL.RawQuery
+		p.do(r)
+		if got := p.hs.last().URL.RawQuery; got != before {
+			t.Errorf("%s: %q reached the homeserver as %q", what, before, got)
+		}
+	}
+	for range 3 {
+		pass("no token", request("GET", syncPath+"?timeout=0&since=s", "", ""))
+		pass("an unknown token", request("GET", syncPath+"?timeout=0&since=s", "nonsense", ""))
+		pass("two tokens", request("GET", syncPath+"?timeout=0&since=s&access_token=bob-token", "alice-token", ""))
+		pass("a query read differently", request("GET", syncPath+"?a=b;set_presence=online", "alice-token", ""))
+		pass("another method", request("POST", syncPath+"?timeout=0&since=s", "alice-token", ""))
+		pass("another path", request("GET", syncPath+"/?timeout=0&since=s", "alice-token", ""))
+		pass("sliding sync", request("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0", "alice-token", "{}"))
+	}
+	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if strings.HasSuffix(r.URL.Path, "/whoami") {
+			return true, caddyhttp.Error(502, errors.New("no connection"))
+		}
+		return false, nil
+	}
+	for range 3 {
+		pass("an identity that isn't known", request("GET", syncPath+"?timeout=0&since=s", "alice-token", ""))
+	}
+	p.wantMetrics(map[string]float64{"sync_writes_total unknown": 15, "requests_total sync": 15, "outcomes_total forwarded sync": 15})
+}
+
+// Synapse serves it under a further prefix, and HEAD like GET.
+func TestEverySpellingOfASyncCounts(t *testing.T) {
+	p := newProxy(t, &Handler{Sync: "off", Homeserver: "synapse"})
+	for _, path := range []string{"/_matrix/client/v3/sync", "/_matrix/client/r0/sync", "/_matrix/client/unstable/sync"} {
+		for _, method := range []string{"GET", "HEAD"} {
+			p.do(request(method, path, "alice-token", ""))
+			if got := p.hs.last().URL.RawQuery; got != "set_presence=offline" {
+				t.Errorf("%s %s reached the homeserver with %q", method, path, got)
+			}
+		}
+	}
+	p = newProxy(t, &Handler{Sync: "off", Homeserver: "dendrite", Cache: &Cache{Name: t.Name() + "2"}})
+	for _, r := range []*http.Request{
+		request("GET", "/_matrix/client/unstable/sync", "alice-token", ""), request("HEAD", syncPath, "alice-token", ""),
+	} {
+		p.do(r)
+		if got := p.hs.last().URL.RawQuery; got != "" {
+			t.Errorf("%s %s, which Dendrite doesn't serve, reached it with %q", r.Method, r.URL.Path, got)
+		}
+	}
+	p.wantMetrics(map[string]float64{"requests_total sync": 0})
+}
+
+// With repeat_writes alone syncs are looked at, and nothing of them is changed.
+func TestSyncPassChangesNoSync(t *testing.T) {
+	p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "dendrite"})
+	for range 10 {
+		for _, query := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"} {
+			for _, token := range []string{"alice-token", "alice-phone"} {
+				p.wantSync(token, query, query)
+			}
+		}
+	}
+	p.wantMetrics(map[string]float64{"outcomes_total forwarded sync": 40, "entries devices": 2, "entries syncers": 0})
+}
+
+func TestSyncWithARevokedTokenEndsItsIdentity(t *testing.T) {
+	p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+	p.sync("alice-token", "")
+	p.hs.mu.Lock()
+	delete(p.hs.tokens, "alice-token")
+	p.hs.mu.Unlock()
+	p.sync("alice-token", "")
+	p.wantError(p.get("alice-token", alice), 401, "M_UNKNOWN_TOKEN")
+	p.wantCounts(map[string]int{"whoami": 2})
+}
+
+func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
+	for name, handler := range map[string]func() *Handler{
+		"limit":         func() *Handler { return &Handler{Sync: "limit", Homeserver: "synapse"} },
+		"repeat_writes": func() *Handler { return &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, handler())
+				release := make(chan struct{})
+				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.URL.Query().Get("timeout") != "30000" {
+						return false, nil
+					}
+					p.hs.mu.Lock()
+					p.hs.presence[alice] = `{"presence":"` + r.URL.Query().Get("set_presence") + `"}`
+					p.hs.mu.Unlock()
+					<-release
+					return false, nil
+				}
+				want := func(presence, cacheStatus string) {
+					t.Helper()
+					p.want(p.get("bob-token", alice), 200, presence, cacheStatus)
+				}
+				away := `{"presence":"unavailable"}`
+				want("", "matrix_presence; fwd=miss; stored")
+				var over sync.WaitGroup
+				over.Go(func() { p.sync("alice-token", "set_presence=unavailable&timeout=30000") })
+				synctest.Wait()
+				want(away, "matrix_presence; fwd=miss")
+				time.Sleep(defaultSettle)
+				want(away, "matrix_presence; fwd=miss; stored") // while it waits for news
+				want(away, "matrix_presence; hit")
+				close(release)
+				over.Wait()
+				want(away, "matrix_presence; fwd=miss") // the homeserver may have been slow
+				time.Sleep(defaultSettle)
+				want(away, "matrix_presence; fwd=miss; stored")
+				if got := p.sync("alice-token", "set_presence=unavailable&timeout=30000"); name == "repeat_writes" && got != "set_presence=unavailable&timeout=30000" {
+					t.Errorf("sync pass made %q of it", got)
+				}
+				want(away, "matrix_presence; hit") // a repeat changes nothing
+			})
+		})
+	}
+}
+
+func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+		p.put("alice-token", alice, `{"presence":"unavailable","status_msg":"x"}`)
+		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline")
+		p.put("bob-token", alice, `{"presence":"online"}`) // refused
+		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if r.Method == "PUT" {
+				answer(w, 500, `{}`)
+			}
+			return r.Method == "PUT", nil
+		}
+		p.put("alice-token", alice, `{"presence":"online"}`) // failed
+		p.hs.intercept = nil
+		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline")
+		p.put("alice-token", alice, `{"presence":"online"}`)
+		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=unavailable")
+		if body := bodyOf(p.get("bob-token", alice)); body != `{"presence":"online","status_msg":""}` {
+			t.Errorf("the write reached the homeserver as %s", body)
+		}
+	})
+}
+
+// A sync that the homeserver didn't take has told it nothing.
+func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
+	for name, fail := range map[string]func(w http.ResponseWriter) error{
+		"error":  func(http.ResponseWriter) error { return caddyhttp.Error(502, errors.New("no connection")) },
+		"status": func(w http.ResponseWriter) error { answer(w, 500, `{}`); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+			query := "since=s&timeout=0"
+			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if strings.HasSuffix(r.URL.Path, "/sync") {
+					return true, fail(w)
+				}
+				return false, nil
+			}
+			for range 3 {
+				p.wantSync("alice-token", query, query)
+			}
+			p.hs.intercept = nil
+			p.wantSync("alice-token", query, query)
+			p.wantSync("alice-token", query, query+"&set_presence=offline")
+			p.wantMetrics(map[string]float64{"sync_writes_total changed": 4, "sync_writes_total spared": 1})
+		})
+	}
+}
+
+const slidingPath = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+
+func TestSlidingSyncOfTuwunel(t *testing.T) {
+	p := newProxy(t, &Handler{
+		Sync: "limit", Homeserver: "tuwunel", MaxBody: 100, SyncLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)},
+	})
+	var got string
+	var length int64
+	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Method == "POST" {
+			body, _ := io.ReadAll(r.Body)
+			got, length = string(body), r.ContentLength
+		}
+		return false, nil
+	}
+	large := `{"set_presence":"offline","x":"` + strings.Repeat("x", 100) + `"}`
+	for _, s := range []struct{ body, want string }{
+		{`{"lists":{}}`, `{"lists":{}}`},
+		{`{"set_presence":"offline","a":1}`, `{"set_presence":"online","a":1}`},
+		{`{"a":1,"set_presence":"unavailable"}`, `{"a":1,"set_presence":"online"}`},
+		{`{"set_presence":"online"}`, `{"set_presence":"online"}`},
+		{`{"set_presence":null}`, `{"set_presence":null}`},
+		{`nonsense`, `nonsense`},
+		{large, large},
+	} {
+		p.do(request("POST", slidingPath+"?timeout=0", "alice-token", s.body))
+		if got != s.want || length != int64(len(s.want)) {
+			t.Errorf("%s reached the homeserver as %s, length %d", s.body, got, length)
+		}
+		r := request("POST", slidingPath, "alice-token", s.body)
+		r.ContentLength = -1 // in chunks
+		p.do(r)
+		if got != s.want || s.want == s.body && length != -1 {
+			t.Errorf("%s in chunks reached the homeserver as %s, length %d", s.body, got, length)
+		}
+	}
+	// The homeserver has to notice, too.
+	r := request("POST", slidingPath, "alice-token", "")
+	r.Body, r.ContentLength = io.NopCloser(io.MultiReader(strings.NewReader(`{"a"`), brokenReader{io.ErrUnexpectedEOF})), -1
+	var broken error
+	p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		_, broken = io.ReadAll(r.Body)
+		return false, nil
+	}
+	p.do(r)
+	if !errors.Is(broken, io.ErrUnexpectedEOF) {
+		t.Errorf("a body that broke off ended with %v", broken)
+	}
+	p.wantSync("alice-token", "set_presence=unavailable", "set_presence=online")
+}
+
+// tells has the scripted homeserver say which one it is.
+func (p *proxy) tells(answers map[string]func(w http.ResponseWriter)) {
+	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Header.Get("Authorization") != "" || !strings.HasSuffix(r.URL.Path, "/version") && !strings.HasSuffix(r.URL.Path, "/versions") {
+			return false, nil
+		}
+		if tell := answers[r.URL.Path]; tell != nil {
+			tell(w)
+			return true, nil
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(404)
+		_, _ = io.WriteString(w, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)
+		return true, nil
+	}
+}
+
+func says(server, body string) func(w http.ResponseWriter) {
+	return func(w http.ResponseWriter) {
+		w.Header().Set("Content-Type", "application/json")
+		if server != "" {
+			w.Header().Set("Server", server)
+		}
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+func TestHomeserverIsLearned(t *testing.T) {
+	const federation, client = "/_matrix/federation/v1/version", "/_matrix/client/versions"
+	for name, tt := range map[string]struct {
+		answers map[string]func(w http.ResponseWriter)
+		want    string // of sync off
+		asked   float64
+	}{
+		"Synapse":                     {map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Synapse","version":"1.160.0"}}`)}, "set_presence=offline", 1},
+		"Synapse without federation":  {map[string]func(http.ResponseWriter){federation: func(w http.ResponseWriter) { w.Header().Set("Server", "Synapse/1.160.0"); w.WriteHeader(404) }}, "set_presence=offline", 1},
+		"Dendrite":                    {map[string]func(http.ResponseWriter){federation: says("", `{"server":{"version":"0.13.8","name":"Dendrite"}}`)}, "set_presence=unchanged", 1},
+		"Dendrite behind another":     {map[string]func(http.ResponseWriter){federation: says("nginx/1.24", `{"server":{"name":"Dendrite"}}`)}, "set_presence=unchanged", 1},
+		"by MSC4383":                  {map[string]func(http.ResponseWriter){client: says("", `{"versions":["v1.1"],"server":{"name":"Dendrite"}}`)}, "set_presence=unchanged", 2},
+		"Dendrite without federation": {map[string]func(http.ResponseWriter){client: says("", `{"versions":["v1.2"]}`)}, "", 2},
+		"tuwunel":                     {map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Tuwunel","version":"1.9.0"}}`)}, "", 1},
+		"another":                     {map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"conduwuit"}}`), client: says("", `[]`)}, "", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, &Handler{Sync: "off"})
+			p.tells(tt.answers)
+			for range 3 {
+				p.wantSync("alice-token", "", tt.want)
+			}
+			p.wantMetrics(map[string]float64{"upstream_requests_total version": tt.asked, "upstream_seconds version": tt.asked, "requests_total sync": 3})
+		})
+	}
+}
+
+func TestHomeserverIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "off"})
+		asked := func(want float64) {
+			t.Helper()
+			p.wantMetrics(map[string]float64{"upstream_requests_total version": want})
+		}
+		p.tells(nil)
+		p.wantSync("alice-token", "", "")
+		time.Sleep(softwareRetry - time.Second)
+		p.wantSync("alice-token", "", "")
+		asked(2)
+		const federation = "/_matrix/federation/v1/version"
+		p.tells(map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Dendrite"}}`)})
+		time.Sleep(2 * time.Second)
+		p.wantSync("alice-token", "", "set_presence=unchanged")
+		asked(3)
+		time.Sleep(softwareLasts - time.Second)
+		p.wantSync("alice-token", "", "set_presence=unchanged")
+		asked(3)
+		p.tells(nil) // it has told before
+		time.Sleep(2 * time.Second)
+		p.wantSync("alice-token", "", "set_presence=unchanged")
+		asked(5)
+		p.tells(map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Synapse"}}`)})
+		time.Sleep(softwareRetry + time.Second)
+		p.wantSync("alice-token", "", "set_presence=offline")
+		asked(6)
+	})
+}
+
+func TestOthersPassWhileTheHomeserverIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "off"})
+		release := make(chan struct{})
+		p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": func(w http.ResponseWriter) {
+			<-release
+			says("", `{"server":{"name":"Synapse"}}`)(w)
+		}})
+		var first sync.WaitGroup
+		first.Go(func() { p.do(request("GET", syncPath, "alice-token", "")) })
+		synctest.Wait()
+		p.wantSync("bob-token", "", "")
+		close(release)
+		first.Wait()
+		if got := p.hs.last().URL.RawQuery; got != "set_presence=offline" {
+			t.Errorf("who had it asked got %q", got)
+		}
+		p.wantSync("bob-token", "", "set_presence=offline")
+		p.wantMetrics(map[string]float64{"upstream_requests_total version": 1})
+	})
+}
+
+// What a client shows of itself is not needed for the question.
+func TestHomeserverIsAskedWithoutACredential(t *testing.T) {
+	p := newProxy(t, &Handler{Sync: "off"})
+	r := request("GET", syncPath+"?access_token=alice-token", "", "")
+	r.Header.Set("Cookie", "session=1")
+	p.do(r)
+	question := p.hs.seen[0]
+	if question.URL.String() != "/_matrix/federation/v1/version" || question.Header["Cookie"] != nil || question.Header["Authorization"] != nil {
+		t.Errorf("asked %s with %v", question.URL, question.Header)
+	}
+}
+
+func TestDecisionsOnSyncsAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
+		for _, s := range []struct{ query, decision string }{
+			{"since=s&timeout=0", "forwarded"},
+			{"since=s&timeout=0", "quieted"},
+			{"since=s&timeout=0&set_presence=unavailable", "held"},
+		} {
+			p.sync("alice-token", s.query)
+			vars := p.hs.last().Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+			if vars[varDecision] != s.decision || vars[varCache] != nil {
+				t.Errorf("%s: decision %v, cache %v, want %s", s.query, vars[varDecision], vars[varCache], s.decision)
+			}
+		}
+	})
+}
+
+// reverse_proxy panics if an answer breaks off.
+func TestSyncThatBreaksOffEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.HasSuffix(r.URL.Path, "/sync") {
+				panic(http.ErrAbortHandler)
+			}
+			return false, nil
+		}
+		func() {
+			defer func() { _ = recover() }()
+			p.sync("alice-token", "")
+		}()
+		p.hs.intercept = nil
+		time.Sleep(defaultRefresh + time.Second)
+		// It holds nobody down any more.
+		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
+	})
+}
+
+// A write that is repeated after a sync has changed the presence is none that changes
+// nothing.
+func TestWriteAfterASyncIsNoRepeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "synapse"})
+		away := `{"presence":"unavailable"}`
+		p.put("alice-token", alice, away)
+		p.put("alice-token", alice, away)
+		p.wantCounts(map[string]int{"PUT": 1})
+		p.sync("alice-token", "set_presence=unavailable") // no change
+		p.put("alice-token", alice, away)
+		p.wantCounts(map[string]int{"PUT": 1})
+		p.sync("alice-phone", "")
+		p.put("alice-token", alice, away)
+		p.wantCounts(map[string]int{"PUT": 2})
+	})
+}
+
+func TestObservedSyncsGoAsTheyCame(t *testing.T) {
+	for mode, want := range map[string]map[string]float64{
+		"limit": {
+			"outcomes_total forwarded sync": 6, "outcomes_total quieted sync": 0, "outcomes_total held sync": 0,
+			"observed_total forwarded sync": 1, "observed_total quieted sync": 2, "observed_total held sync": 3,
+			"sync_writes_total changed": 4, "sync_writes_total repeated": 2,
+		},
+		"off": {"outcomes_total forwarded sync": 6, "observed_total quieted sync": 6, "sync_writes_total unknown": 6},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				handler := &Handler{Mode: "observe", Sync: mode, Homeserver: "synapse"}
+				if mode == "limit" {
+					handler.SyncLimit = &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
+				}
+				p := newProxy(t, handler)
+				for range 3 {
+					for _, query := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"} {
+						p.wantSync("alice-token", query, query)
+					}
+				}
+				p.wantMetrics(want)
+				p.get("bob-token", alice)
+				time.Sleep(defaultSettle)
+				p.want(p.get("bob-token", alice), 200, "", "")
+			})
+		})
+	}
+}

@@ -1,0 +1,344 @@
+package policy
+
+import (
+	"hash/maphash"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// Devices remembers which presence each device of a user last asked for by a sync,
+// and decides which of these the homeserver has to hear. It is safe for use by
+// several goroutines.
+//
+// A device is told by the fingerprint of its credential. What a homeserver makes of
+// several devices is the [Dialect]'s: Synapse and tuwunel merge them themselves, so
+// that each is judged by its own past. Dendrite has one state of a user, so that a
+// sync is judged by what any device last set, and a lower state is held down as
+// long as another device wants a higher one.
+//
+// A device that is forgotten because there are too many has its next sync taken for
+// a change, which is true or costs the homeserver little.
+type Devices struct {
+	epoch  time.Time
+	seed   maphash.Seed
+	shards [deviceShards]deviceShard
+}
+
+const (
+	deviceShards = 16
+
+	// maxUserDevices is how many devices of a user are told apart. Of more, the one
+	// that has not asked for longest is forgotten.
+	maxUserDevices = 8
+
+	// spareMargin is how long before a state ends a repeat goes to the homeserver all
+	// the same: timers and networks are never exact.
+	spareMargin = 5 * time.Second
+)
+
+type deviceShard struct {
+	mu       sync.Mutex // guards all below, and the users' entries
+	users    *simplelru.LRU[uint64, *userDevices]
+	devices  int // of all users
+	capacity int
+	evicted  uint64
+}
+
+type userDevices struct {
+	shared  spoken // where the homeserver doesn't tell devices apart
+	devices []*device
+}
+
+// device is what a device wants, and what the homeserver was told of it.
+type device struct {
+	fingerprint [16]byte
+	wants       Presence
+	asked       int64 // when it last said so
+	syncs       int   // under way, whatever became of them
+	spoken      spoken
+}
+
+// spoken is what the homeserver was last told of a device, or of a user.
+type spoken struct {
+	state   Presence
+	changed int64 // since when it is this
+	fed     int64 // when it was last told
+	heard   int64 // the same, or the end of that sync
+	open    int   // syncs under way by which it was told
+}
+
+// NewDevices returns a table of at most so many devices, at least one in each shard.
+// Of now only differences matter.
+func NewDevices(devices int, now time.Time) *Devices {
+	d := &Devices{epoch: now.Add(-time.Hour), seed: maphash.MakeSeed()}
+	for i := range d.shards {
+		// The bound is of devices. NewLRU fails on sizes below 1 only.
+		d.shards[i].users, _ = simplelru.NewLRU[uint64, *userDevices](math.MaxInt, nil)
+		d.shards[i].capacity = max(1, devices/deviceShards)
+	}
+	return d
+}
+
+// Resize changes how many devices are kept. Of a smaller table the users go first who
+// have not been heard of for longest.
+func (d *Devices) Resize(devices int) {
+	for i := range d.shards {
+		shard := &d.shards[i]
+		shard.mu.Lock()
+		shard.capacity = max(1, devices/deviceShards)
+		shard.shrink(nil)
+		shard.mu.Unlock()
+	}
+}
+
+// SyncAsk is a sync that asks for a presence.
+type SyncAsk struct {
+	UserID   string
+	Device   [16]byte
+	Presence Presence // not NoPresence
+	Timeout  time.Duration
+}
+
+// SyncRules say how syncs are judged.
+type SyncRules struct {
+	Dialect Dialect
+
+	// Watch lets all go through as they are.
+	Watch bool
+
+	// Refresh is for how long a repeat may be taken out, and a lower state be held
+	// down by another device.
+	Refresh time.Duration
+
+	// Allow takes a change from the user's budget and reports whether there was one
+	// left.
+	Allow func() bool
+}
+
+// SyncVerdict is what is to become of a sync's presence.
+type SyncVerdict int
+
+const (
+	// SyncChanged is a change that goes through.
+	SyncChanged SyncVerdict = iota
+	// SyncRepeated is a repeat that goes through, because the homeserver may need it.
+	SyncRepeated
+	// SyncSpared is a repeat that is taken out.
+	SyncSpared
+	// SyncLimited is a change over the budget.
+	SyncLimited
+	// SyncDamped is a lower state than that of another device.
+	SyncDamped
+)
+
+// SyncDecision is what becomes of one sync. [SyncDecision.End] must be called.
+type SyncDecision struct {
+	Verdict SyncVerdict
+
+	// Value is what set_presence is to say instead, or "".
+	Value string
+
+	// Changes tells that the user's presence may become another by it.
+	Changes bool
+
+	// Told tells that the homeserver hears a state, so that it matters whether it
+	// takes the sync.
+	Told bool
+
+	devices *Devices
+	shard   *deviceShard
+	device  *device
+	spoken  *spoken
+}
+
+// Sync decides about a sync that is about to be sent.
+func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision {
+	at := int64(now.Sub(d.epoch))
+	shard, hash := d.shardOf(ask.UserID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	user, dev := shard.device(hash, ask.Device)
+
+	gap := Unbounded
+	if dev.asked != 0 {
+		gap = time.Duration(at - dev.asked)
+	}
+	dev.asked, dev.wants = at, ask.Presence
+	dev.syncs++
+
+	told := &user.shared
+	if rules.Dialect.merges() {
+		told = &dev.spoken
+	}
+	decision := told.judge(ask, rules, at, gap, !rules.Watch && !rules.Dialect.merges() && user.holdsDown(dev, at-int64(rules.Refresh)))
+	if decision.Told {
+		told.open++
+	}
+	decision.devices, decision.shard, decision.device, decision.spoken = d, shard, dev, told
+	return decision
+}
+
+// holdsDown tells that another device wants a higher state, and has said so since.
+func (u *userDevices) holdsDown(dev *device, since int64) bool {
+	return slices.ContainsFunc(u.devices, func(other *device) bool {
+		return other != dev && other.wants > dev.wants && (other.syncs > 0 || other.asked > since)
+	})
+}
+
+// judge decides by what the homeserver was told before.
+func (s *spoken) judge(ask SyncAsk, rules SyncRules, at int64, gap time.Duration, heldDown bool) SyncDecision {
+	keep := rules.Dialect.Keep()
+	if heldDown {
+		return SyncDecision{Verdict: SyncDamped, Value: keep}
+	}
+	lasts := int64(rules.Dialect.lasts())
+	holds := s.state != NoPresence && (s.open > 0 || at < s.heard+lasts)
+	// The client comes again after some such time as it took to come now. Until then
+	// the homeserver must not miss it: what is taken out is no more than what leaves
+	// the state in place all that time.
+	spare := holds && keep != "" && at < s.fed+int64(rules.Refresh) &&
+		ask.Timeout+gap < time.Duration(s.fed+lasts-at)-spareMargin
+
+	same := s.state == ask.Presence
+	if rules.Dialect == Synapse && s.state == Busy {
+		same = true // which a sync doesn't end (synapse/handlers/presence.py, set_state)
+	}
+	if same && holds {
+		// A lower state may not have taken effect.
+		lingering := ask.Presence < Online && time.Duration(s.fed-s.changed) < rules.Dialect.lingers()
+		if spare && !lingering && !rules.Watch {
+			return SyncDecision{Verdict: SyncSpared, Value: keep}
+		}
+		s.fed, s.heard = at, at
+		return SyncDecision{Verdict: SyncRepeated, Changes: lingering, Told: true}
+	}
+
+	// Where nothing can be said instead, it goes through.
+	if allowed := rules.Watch || rules.Allow(); !allowed && (holds || keep != "") {
+		if !holds || spare {
+			return SyncDecision{Verdict: SyncLimited, Value: keep}
+		}
+		// What holds must not end meanwhile.
+		s.fed, s.heard = at, at
+		return SyncDecision{Verdict: SyncLimited, Value: s.state.String(), Told: true}
+	}
+	s.state, s.changed, s.fed, s.heard = ask.Presence, at, at, at
+	return SyncDecision{Verdict: SyncChanged, Changes: true, Told: true}
+}
+
+// End must be called when the sync is over, and whether the homeserver took it. If it
+// may have but nobody knows, it did.
+func (s SyncDecision) End(taken bool, now time.Time) {
+	s.shard.mu.Lock()
+	defer s.shard.mu.Unlock()
+	s.device.syncs--
+	switch {
+	case !s.Told:
+		return
+	case !taken:
+		s.spoken.state = NoPresence
+	default:
+		s.spoken.heard = max(s.spoken.heard, int64(now.Sub(s.devices.epoch)))
+	}
+	s.spoken.open--
+}
+
+// Wrote notes a presence write of a device that the homeserver has taken. NoPresence
+// is for a state that isn't known.
+func (d *Devices) Wrote(userID string, fingerprint [16]byte, state Presence, dialect Dialect, now time.Time) {
+	at := int64(now.Sub(d.epoch))
+	shard, hash := d.shardOf(userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	user, dev := shard.device(hash, fingerprint)
+	dev.asked, dev.wants = at, state
+	told := &user.shared
+	if dialect.merges() {
+		told = &dev.spoken
+	}
+	told.state, told.changed, told.fed, told.heard = state, at, at, at
+}
+
+func (d *Devices) shardOf(userID string) (*deviceShard, uint64) {
+	hash := maphash.String(d.seed, userID)
+	return &d.shards[hash%deviceShards], hash
+}
+
+// device returns a user's entry and a device's, which it makes if there is none. It
+// needs the lock.
+func (s *deviceShard) device(hash uint64, fingerprint [16]byte) (*userDevices, *device) {
+	user, ok := s.users.Get(hash)
+	if !ok {
+		user = new(userDevices)
+		s.users.Add(hash, user)
+	}
+	for _, dev := range user.devices {
+		if dev.fingerprint == fingerprint {
+			return user, dev
+		}
+	}
+	dev := &device{fingerprint: fingerprint}
+	if len(user.devices) == maxUserDevices {
+		user.dropOldest()
+		s.devices--
+		s.evicted++
+	}
+	user.devices = append(user.devices, dev)
+	s.devices++
+	s.shrink(user)
+	return user, dev
+}
+
+// shrink drops the users who have not been heard of for longest while there are too
+// many devices. Of the user who is being heard, who is the last, the latest device
+// stays. It needs the lock.
+func (s *deviceShard) shrink(heard *userDevices) {
+	for s.devices > s.capacity {
+		_, oldest, _ := s.users.GetOldest()
+		if oldest == heard {
+			oldest.dropOldest()
+			s.devices--
+			s.evicted++
+			continue
+		}
+		s.users.RemoveOldest()
+		s.devices -= len(oldest.devices)
+		// #nosec G115 -- a length is never below 0
+		s.evicted += uint64(len(oldest.devices))
+	}
+}
+
+func (u *userDevices) dropOldest() {
+	oldest := 0
+	for i, dev := range u.devices {
+		// One that was just made has not asked yet.
+		if dev.asked != 0 && (u.devices[oldest].asked == 0 || dev.asked < u.devices[oldest].asked) {
+			oldest = i
+		}
+	}
+	u.devices = slices.Delete(u.devices, oldest, oldest+1)
+}
+
+// Len returns how many devices are kept.
+func (d *Devices) Len() (devices int) {
+	for i := range d.shards {
+		d.shards[i].mu.Lock()
+		devices += d.shards[i].devices
+		d.shards[i].mu.Unlock()
+	}
+	return devices
+}
+
+// Evicted returns how many devices were dropped because there were too many.
+func (d *Devices) Evicted() (devices uint64) {
+	for i := range d.shards {
+		d.shards[i].mu.Lock()
+		devices += d.shards[i].evicted
+		d.shards[i].mu.Unlock()
+	}
+	return devices
+}

@@ -1,0 +1,287 @@
+package policy
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
+)
+
+// step is a sync that a device begins at some second and that is over as many seconds
+// later, and what is to become of it.
+type step struct {
+	at       float64
+	device   byte
+	asks     Presence
+	timeout  float64
+	takes    float64
+	verdict  SyncVerdict
+	value    string // put instead
+	changes  bool
+	unasked  bool // the homeserver did not take it
+	noBudget bool
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+func runSteps(t *testing.T, dialect Dialect, steps []step) {
+	t.Helper()
+	d := NewDevices(1000, testkit.Epoch)
+	type open struct {
+		decision SyncDecision
+		until    float64
+		taken    bool
+	}
+	var underWay []open
+	for i, s := range steps {
+		for k := 0; k < len(underWay); k++ {
+			if o := underWay[k]; o.until <= s.at {
+				o.decision.End(o.taken, testkit.At(seconds(o.until)))
+				underWay = append(underWay[:k], underWay[k+1:]...)
+				k--
+			}
+		}
+		asked := false
+		got := d.Sync(SyncAsk{"@a:b", [16]byte{s.device}, s.asks, seconds(s.timeout)}, SyncRules{
+			Dialect: dialect, Refresh: 20 * time.Second,
+			Allow: func() bool { asked = true; return !s.noBudget },
+		}, testkit.At(seconds(s.at)))
+		if got.Verdict != s.verdict || got.Value != s.value || got.Changes != s.changes {
+			t.Errorf("step %d, %v by %c at %vs: verdict %d, value %q, changes %v, want %d, %q, %v",
+				i, s.asks, s.device, s.at, got.Verdict, got.Value, got.Changes, s.verdict, s.value, s.changes)
+		}
+		if charged := asked && !s.noBudget; charged != (s.verdict == SyncChanged) && dialect != Tuwunel {
+			t.Errorf("step %d: charged %v for verdict %d", i, charged, s.verdict)
+		}
+		underWay = append(underWay, open{got, s.at + s.takes, !s.unasked})
+	}
+}
+
+func TestSyncsOfSynapse(t *testing.T) {
+	for name, steps := range map[string][]step{
+		"a fast poller is let through each refresh": {
+			{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+			{at: 1, device: 'p', asks: Online, verdict: SyncSpared, value: "offline"},
+			{at: 2, device: 'p', asks: Online, verdict: SyncSpared, value: "offline"},
+			{at: 11, device: 'p', asks: Online, verdict: SyncSpared, value: "offline"},
+			{at: 19, device: 'p', asks: Online, verdict: SyncRepeated}, // it may come again after 8 s only
+			{at: 20, device: 'p', asks: Online, verdict: SyncSpared, value: "offline"},
+		},
+		"a long poll is never spared": {
+			{at: 0, device: 'p', asks: Online, timeout: 30, takes: .1, verdict: SyncChanged, changes: true},
+			{at: .1, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
+			{at: 30.1, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
+			{at: 60.2, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
+		},
+		"who was offline by the homeserver's timer comes back by a change": {
+			{at: 0, device: 'p', asks: Online, timeout: 30, takes: 10, verdict: SyncChanged, changes: true},
+			{at: 39, device: 'p', asks: Online, takes: 0, verdict: SyncRepeated},
+			{at: 70, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+		},
+		"who is still waiting is not gone": {
+			{at: 0, device: 'p', asks: Online, timeout: 60, takes: 60, verdict: SyncChanged, changes: true},
+			{at: 40, device: 'p', asks: Online, timeout: 60, takes: 60, verdict: SyncRepeated},
+		},
+		"changes go at once, over the budget the old state stays": {
+			{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+			{at: 1, device: 'p', asks: Unavailable, verdict: SyncChanged, changes: true},
+			{at: 2, device: 'p', asks: Online, verdict: SyncLimited, value: "offline", noBudget: true},
+			{at: 3, device: 'p', asks: Online, timeout: 30, verdict: SyncLimited, value: "unavailable", noBudget: true},
+			{at: 4, device: 'p', asks: Unavailable, verdict: SyncSpared, value: "offline"},
+			{at: 5, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+		},
+		"over the budget nobody appears": {
+			{at: 0, device: 'p', asks: Online, verdict: SyncLimited, value: "offline", noBudget: true},
+			{at: 1, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+		},
+		"devices are the homeserver's to merge": {
+			{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+			{at: 1, device: 'q', asks: Unavailable, verdict: SyncChanged, changes: true},
+			{at: 2, device: 'p', asks: Online, verdict: SyncSpared, value: "offline"},
+			{at: 2, device: 'q', asks: Unavailable, verdict: SyncSpared, value: "offline"},
+		},
+		"what the homeserver refused was not said": {
+			{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true, unasked: true},
+			{at: 1, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+		},
+	} {
+		t.Run(name, func(t *testing.T) { runSteps(t, Synapse, steps) })
+	}
+}
+
+func TestSyncsOfDendrite(t *testing.T) {
+	for name, steps := range map[string][]step{
+		"long polls too are spared: it keeps a state for minutes": {
+			{at: 0, device: 'p', asks: Online, timeout: 30, takes: 1, verdict: SyncChanged, changes: true},
+			{at: 1, device: 'p', asks: Online, timeout: 30, takes: 1, verdict: SyncSpared, value: "unchanged"},
+			{at: 2, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncSpared, value: "unchanged"},
+			{at: 32, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
+		},
+		"a lower state has to be said again until it counts": {
+			{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+			{at: 2, device: 'p', asks: Unavailable, verdict: SyncChanged, changes: true}, // ignored
+			{at: 4, device: 'p', asks: Unavailable, verdict: SyncRepeated, changes: true},
+			{at: 12, device: 'p', asks: Unavailable, verdict: SyncRepeated, changes: true}, // takes effect
+			{at: 14, device: 'p', asks: Unavailable, verdict: SyncSpared, value: "unchanged"},
+		},
+		"a lower state is held down until the other device is gone": {
+			{at: 0, device: 'p', asks: Online, timeout: 30, takes: 25, verdict: SyncChanged, changes: true},
+			{at: 1, device: 'q', asks: Unavailable, verdict: SyncDamped, value: "unchanged"},
+			{at: 22, device: 'q', asks: Offline, verdict: SyncDamped, value: "unchanged"}, // p's is open
+			{at: 26, device: 'q', asks: Unavailable, verdict: SyncChanged, changes: true},
+		},
+		"two that were held down by each other's past both get through": {
+			{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+			{at: 1, device: 'q', asks: Online, verdict: SyncRepeated},
+			{at: 2, device: 'p', asks: Unavailable, verdict: SyncDamped, value: "unchanged"},
+			{at: 3, device: 'q', asks: Unavailable, verdict: SyncChanged, changes: true},
+		},
+		"a repeat of one's own is a change after another's": {
+			{at: 0, device: 'q', asks: Unavailable, verdict: SyncChanged, changes: true},
+			{at: 1, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+			{at: 2, device: 'q', asks: Unavailable, verdict: SyncDamped, value: "unchanged"},
+			{at: 22, device: 'q', asks: Unavailable, verdict: SyncChanged, changes: true},
+		},
+	} {
+		t.Run(name, func(t *testing.T) { runSteps(t, Dendrite, steps) })
+	}
+}
+
+func TestSyncsOfTuwunel(t *testing.T) {
+	runSteps(t, Tuwunel, []step{ // which has nothing that could be said instead
+		{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true, noBudget: true},
+		{at: 1, device: 'p', asks: Online, verdict: SyncRepeated},
+		{at: 2, device: 'p', asks: Offline, verdict: SyncLimited, value: "online", noBudget: true},
+		{at: 3, device: 'p', asks: Offline, verdict: SyncChanged, changes: true},
+	})
+}
+
+func TestWatchedSyncsGoAsTheyAre(t *testing.T) {
+	for _, dialect := range []Dialect{UnknownDialect, Synapse, Dendrite, Tuwunel} {
+		d := NewDevices(100, testkit.Epoch)
+		for i, asks := range []Presence{Online, Online, Unavailable, Online} {
+			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, asks, 0}, SyncRules{Dialect: dialect, Watch: true, Refresh: time.Minute,
+				Allow: func() bool { t.Error("a budget is charged"); return false }}, testkit.At(time.Duration(i)*time.Second))
+			if got.Value != "" || got.Changes != (i != 1) {
+				t.Errorf("dialect %d, sync %d: value %q, changes %v", dialect, i, got.Value, got.Changes)
+			}
+			got.End(true, testkit.At(time.Duration(i)*time.Second))
+		}
+	}
+}
+
+func TestSyncAfterAWrite(t *testing.T) {
+	free := func() bool { return true }
+	for _, tt := range []struct {
+		dialect Dialect
+		wrote   Presence
+		asks    Presence
+		changes bool
+	}{
+		{Synapse, Online, Online, false},
+		{Synapse, Unavailable, Online, true},
+		{Synapse, Busy, Online, false}, // a sync doesn't end it
+		{Synapse, NoPresence, Online, true},
+		{Dendrite, Unavailable, Online, true},
+		{Dendrite, Online, Online, false},
+		{Tuwunel, Busy, Online, true},
+	} {
+		d := NewDevices(100, testkit.Epoch)
+		d.Wrote("@a:b", [16]byte{1}, tt.wrote, tt.dialect, testkit.At(0))
+		got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, tt.asks, Unbounded}, SyncRules{Dialect: tt.dialect, Refresh: time.Second, Allow: free}, testkit.At(2*time.Second))
+		if got.Changes != tt.changes {
+			t.Errorf("dialect %d: after a write of %q a sync with %q changes %v, want %v", tt.dialect, tt.wrote, tt.asks, got.Changes, tt.changes)
+		}
+		got.End(true, testkit.At(2*time.Second))
+	}
+}
+
+// A client that comes about as regularly as clients do is never offline at Synapse by
+// what we take out: whenever it comes, its state lasts still, or would have ended
+// without us too.
+func TestRegularClientNeverGoesOfflineByUs(t *testing.T) {
+	random := testkit.Rand(t)
+	for range 2000 {
+		d := NewDevices(100, testkit.Epoch)
+		pause, timeout := random.Float64()*28, []float64{0, 0, 1, 5, 10, 30}[random.IntN(6)]
+		refresh := seconds(1 + random.Float64()*24)
+		at, native, ours, spared := 0.0, 0.0, 0.0, 0
+		for n := range 100 {
+			asks := Online
+			if n > 50 {
+				asks = Unavailable
+			}
+			if n > 0 && at > ours && at <= native {
+				t.Fatalf("pause %.1f, timeout %v, refresh %v: offline since %.1f at %.1f, without us not before %.1f", pause, timeout, refresh, ours, at, native)
+			}
+			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, asks, seconds(timeout)},
+				SyncRules{Dialect: Synapse, Refresh: refresh, Allow: func() bool { return n == 0 || at > ours || random.IntN(2) == 0 }}, testkit.At(seconds(at)))
+			end := at + random.Float64()*timeout
+			native = max(at+30, end)
+			if got.Value != "offline" {
+				ours = max(at+30, end)
+			} else {
+				spared++
+			}
+			got.End(true, testkit.At(seconds(end)))
+			at = end + pause + random.Float64()*2
+		}
+		if pause < 3 && timeout == 0 && refresh > 10*time.Second && spared < 50 {
+			t.Fatalf("pause %.1f, refresh %v: only %d of 100 spared", pause, refresh, spared)
+		}
+	}
+}
+
+func TestDevicesAreBounded(t *testing.T) {
+	random := testkit.Rand(t)
+	d := NewDevices(200, testkit.Epoch)
+	var open []SyncDecision
+	for i := range 20_000 {
+		now := testkit.At(time.Duration(i) * time.Millisecond)
+		user := fmt.Sprintf("@u%d:b", random.IntN(300))
+		if i > 15_000 {
+			user = "@crowd:b"
+		}
+		device := [16]byte{byte(random.IntN(40))}
+		if random.IntN(3) == 0 {
+			d.Wrote(user, device, Online, Dendrite, now)
+			continue
+		}
+		open = append(open, d.Sync(SyncAsk{user, device, Online, 0}, SyncRules{Dialect: Dendrite, Refresh: time.Second, Allow: func() bool { return true }}, now))
+		if len(open) > 50 {
+			open[0].End(true, now)
+			open = open[1:]
+		}
+		if n := d.Len(); n > 200 {
+			t.Fatalf("%d devices", n)
+		}
+	}
+	if d.Len() < 100 || d.Evicted() == 0 {
+		t.Errorf("%d devices, %d evicted", d.Len(), d.Evicted())
+	}
+	d.Resize(16)
+	if n := d.Len(); n > 16 {
+		t.Errorf("%d devices after a resize", n)
+	}
+	held := 0
+	for i := range d.shards {
+		for _, user := range d.shards[i].users.Values() {
+			held += len(user.devices)
+		}
+	}
+	if held != d.Len() {
+		t.Errorf("%d devices held, %d counted", held, d.Len())
+	}
+}
+
+// BenchmarkMemoryDevices measures a user with one device.
+func BenchmarkMemoryDevices(b *testing.B) {
+	testkit.ReportHeap(b, memoryEntries, func() any {
+		d := NewDevices(memoryEntries*11/10, testkit.Epoch)
+		for i := range memoryEntries {
+			d.Wrote(fmt.Sprintf("@user%07d:example.com", i), [16]byte{1}, Online, Synapse, testkit.Epoch)
+		}
+		return d
+	})
+}
