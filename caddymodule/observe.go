@@ -77,13 +77,32 @@ func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
 			}
 		}
 	}
-	h.noteObserved(r, seen.outcome(who))
+	h.noteObserved(r, seen.kind, seen.outcome(who))
 }
 
 // noteObserved counts what would have become of a request and sets its variable.
-func (h *Handler) noteObserved(r *http.Request, o outcome) {
-	h.memory.counters.observed[routeOf(r)][o].Add(1)
+func (h *Handler) noteObserved(r *http.Request, route route, o outcome) {
+	h.memory.counters.observed[route][o].Add(1)
 	caddyhttp.SetVar(r.Context(), varObserved, outcomes[o].name)
+}
+
+// learn returns whose a credential is, if that is known. If it isn't, the homeserver is
+// asked meanwhile, for the next time.
+func (h *Handler) learn(r *http.Request, next caddyhttp.Handler, c policy.Credential) owner {
+	known := h.memory.recall(c, time.Now())
+	if known.known() {
+		return known
+	}
+	select {
+	case h.memory.observing <- struct{}{}:
+		ask := h.inquire(r, next, c, h.set.rejectedLimit)
+		go func() {
+			defer func() { <-h.memory.observing }()
+			ask.answer(nil)
+		}()
+	default:
+	}
+	return owner{}
 }
 
 // observation is what is known of a request when it is over.
@@ -177,14 +196,11 @@ func (s *observation) writeOutcome(who owner) outcome {
 		UserID: who.userID, Fingerprint: h.memory.identities.Fingerprint(s.credential), Body: s.body.kept.Bytes(),
 	}
 	valid := !s.body.large && policy.CheckPresenceBody(write.Body, h.set.presenceValues) == nil
-	repeats := class.absorb && valid && h.memory.repeats.Is(&write, h.set.refresh, s.departed)
-	if repeats {
+	switch {
+	case class.absorb && valid && h.memory.repeats.Is(&write, h.set.refresh, s.departed):
 		return outcomeAbsorbed
-	}
-	if class.absorb || class.coalesce {
-		if !valid {
-			return outcomeInvalid
-		}
+	case !valid && (class.absorb || class.coalesce): // the body comes before the budget
+		return outcomeInvalid
 	}
 	if _, ok := take(h.memory.writes, class.writeLimit, who.userID, s.departed); !ok {
 		h.memory.talkers[limitWrite].Add(who.userID)

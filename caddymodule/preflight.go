@@ -99,9 +99,9 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 	known, fresh := h.memory.preflights.recall(kind, now)
 	switch {
 	case h.set.observe && known != nil:
-		h.noteObserved(r, outcomeHit)
+		h.noteObserved(r, routePreflight, outcomeHit)
 	case h.set.observe:
-		h.noteObserved(r, outcomeForwarded)
+		h.noteObserved(r, routePreflight, outcomeForwarded)
 	case known != nil:
 		h.note(r, outcomeHit)
 		writeKept(w, r, known.status, known.fields, statusHit(fresh), nil)

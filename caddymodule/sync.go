@@ -97,7 +97,12 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.passSync(w, r, next, syncUnknown)
 	}
-	who := h.identify(r, next, credential, h.set.rejectedLimit)
+	var who owner
+	if h.set.observe {
+		who = h.learn(r, next, credential)
+	} else {
+		who = h.identify(r, next, credential, h.set.rejectedLimit)
+	}
 	if who.userID == "" {
 		return h.passSync(w, r, next, syncUnknown)
 	}
@@ -184,9 +189,7 @@ func (h *Handler) silenceSync(w http.ResponseWriter, r *http.Request, next caddy
 func (h *Handler) passSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, what syncWrite) error {
 	c := h.memory.counters
 	if h.set.observe {
-		would := syncOutcomes[what]
-		c.observed[routeSync][would].Add(1)
-		caddyhttp.SetVar(r.Context(), varObserved, outcomes[would].name)
+		h.noteObserved(r, routeSync, syncOutcomes[what])
 		what = syncObserved[what]
 	}
 	c.requests[routeSync].Add(1)

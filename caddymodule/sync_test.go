@@ -561,6 +561,27 @@ func TestWriteAfterASyncIsNoRepeat(t *testing.T) {
 	})
 }
 
+// A sync whose token nobody knows yet goes at once, and teaches.
+func TestObservedSyncDoesNotWaitForWhoAmI(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Mode: "observe", Sync: "limit", Homeserver: "synapse"})
+		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.HasSuffix(r.URL.Path, "/whoami") {
+				time.Sleep(5 * time.Second)
+			}
+			return false, nil
+		}
+		start := time.Now()
+		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
+		if took := time.Since(start); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(6 * time.Second)
+		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
+		p.wantMetrics(map[string]float64{"sync_writes_total unknown": 1, "sync_writes_total changed": 1})
+	})
+}
+
 func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 	for mode, want := range map[string]map[string]float64{
 		"limit": {
@@ -577,6 +598,8 @@ func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 					handler.SyncLimit = &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
 				}
 				p := newProxy(t, handler)
+				p.get("alice-token", bob) // so that it is known whose token it is: no sync waits for that
+				synctest.Wait()
 				for range 3 {
 					for _, query := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"} {
 						p.wantSync("alice-token", query, query)
