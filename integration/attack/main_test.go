@@ -43,7 +43,7 @@ var sizes = map[string]size{
 	},
 	"full": {
 		tokens: 1_000_000, clients: 10_000, each: 50, targets: 1_000_000, hidden: 1_000_000, userIDs: 1_000_000, long: 10_000,
-		bodies: 50_000, members: 1_000_000, slow: 2_000, logins: 4_000, pipelined: 20_000,
+		bodies: 50_000, members: 1_000_000, slow: 2_000, logins: 2_000, pipelined: 20_000,
 		lasting: time.Minute,
 		tables:  sizesOfTables{states: 100_000, permissions: 1_000_000, tokens: 100_000},
 	},
