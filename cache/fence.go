@@ -46,6 +46,7 @@ type Ticket struct {
 	departed   int64
 	generation uint64
 	settled    bool
+	settling   bool
 }
 
 // Generation changes whenever a write to the target begins or ends. Readers may
@@ -58,9 +59,14 @@ func (t Ticket) Generation() uint64 { return t.generation }
 // the new state and then the old.
 func (t Ticket) Settled() bool { return t.settled }
 
+// Settling tells whether the settle time of a write was not over. Who comes after it
+// may not share the answer to a request that departed within: unlike a write in
+// flight, that has an end which changes no generation.
+func (t Ticket) Settling() bool { return t.settling }
+
 // ticket returns one for a request that leaves now. It needs the shard's lock.
 func (p *Presence) ticket(f *fence, target string, at int64) Ticket {
-	return Ticket{target: target, departed: at, generation: f.generation, settled: f.isSettled(at)}
+	return Ticket{target: target, departed: at, generation: f.generation, settled: f.isSettled(at), settling: at < f.settled}
 }
 
 // Write is a write to a target's presence that is in flight.

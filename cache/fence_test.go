@@ -48,6 +48,15 @@ func TestAWriteIsSeenInTickets(t *testing.T) {
 			}
 		}
 	}
+	for _, tt := range []struct {
+		name   string
+		ticket Ticket
+		want   bool
+	}{{"idle", idle, false}, {"settling", settling, true}, {"settled", settled, false}} {
+		if tt.ticket.Settling() != tt.want {
+			t.Errorf("%s: settling is %v", tt.name, !tt.want)
+		}
+	}
 	if settling.Generation() != settled.Generation() {
 		t.Error("the generation changed without a write")
 	}

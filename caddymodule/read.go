@@ -255,9 +255,9 @@ type fetchKey struct {
 	target     string
 	generation uint64
 
-	// settled keeps who came after a write has settled off a fetch that departed
+	// settling keeps who came after a write has settled off a fetch that departed
 	// before: by then another may have seen the new state.
-	settled bool
+	settling bool
 
 	// credential is that of the reader, or empty for those whose permission is
 	// fresh: they may share what anybody of them gets.
@@ -281,13 +281,13 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 	}
 	u := *r.URL
 	request := newSubrequest(r, next, &u)
-	key := fetchKey{target: who.target, generation: found.Ticket.Generation(), settled: found.Ticket.Settled()}
+	key := fetchKey{target: who.target, generation: found.Ticket.Generation(), settling: found.Ticket.Settling()}
 	shared := found.Permitted && !h.set.rules.PerViewer
 	for {
 		if !shared {
 			key.credential = h.memory.identities.Fingerprint(who.credential)
 		}
-		f, own, depart := h.memory.fetches.board(key, key.settled, func() *fetched {
+		f, own, depart := h.memory.fetches.board(key, found.Ticket.Settled(), func() *fetched {
 			return h.fly(request, who)
 		})
 		switch {

@@ -7,9 +7,6 @@
 // doesn't compile, whose words are no longer in the source, or that ends in another way, is
 // a mistake of this package and fails it.
 //
-// Some guards cover each other. Taken out alone they change nothing that a client can
-// see; a mutant without either shows what they are for.
-//
 //	go test ./mutation -v
 //	go test ./mutation -size full -timeout 60m -v
 package mutation

@@ -9,10 +9,6 @@ type mutant struct {
 	// scenario is that of the history test which shows what is wrong.
 	scenario string
 
-	// cover says which other guard does the same in that scenario, so that it must
-	// still pass. It is empty for a mutant that must be caught.
-	cover string
-
 	// always is for those that are tried in any size.
 	always bool
 }
@@ -37,13 +33,6 @@ var (
 	noMark        = edit{fence, "return f.writes == 0 && now >= f.settled", "return now >= f.settled"}
 	noSecondRaise = edit{fence, "f.generation++\n\tf.writes--", "f.writes--"}
 	noSettleTime  = edit{fence, "w.presence.clock(now)+int64(settle))", "w.presence.clock(now))"}
-
-	// A flight is no longer kept apart by whether a write had settled when it
-	// departed. Who may share it is the same.
-	noSettledInKey = []edit{
-		{read, ", settled: found.Ticket.Settled()}", "}"},
-		{read, ".board(key, key.settled, ", ".board(key, found.Ticket.Settled(), "},
-	}
 )
 
 var mutants = []mutant{
@@ -66,34 +55,21 @@ var mutants = []mutant{
 		scenario: "at-once", always: true,
 	},
 	{
-		name:     "no second raise, no settled in the flight's key",
+		name:     "no second raise",
 		effect:   "who comes after a write shares a fetch from under it",
-		edits:    append([]edit{noSecondRaise}, noSettledInKey...),
+		edits:    []edit{noSecondRaise},
 		scenario: "at-once", always: true,
 	},
 	{
 		name:     "no second raise",
-		edits:    []edit{noSecondRaise},
-		scenario: "at-once",
-		cover: "settled, in the ticket and in the flight's key: what departs under a write is never stored, " +
-			"and shares no flight with who comes after",
-	},
-	{
-		name:     "no second raise",
+		effect:   "as above, once the write has settled",
 		edits:    []edit{noSecondRaise},
 		scenario: "late",
-		cover:    "settled, in the ticket and in the flight's key: while a write settles nothing is stored or shared either",
 	},
 	{
-		name:     "no settled in the flight's key",
-		edits:    noSettledInKey,
-		scenario: "at-once",
-		cover:    "the second raise, where nothing has to settle: after a write the key has another generation than under it",
-	},
-	{
-		name:     "no settled in the flight's key",
+		name:     "no settling in the flight's key",
 		effect:   "who comes after the settle time shares a fetch from within",
-		edits:    noSettledInKey,
+		edits:    []edit{{read, ", settling: found.Ticket.Settling()}", "}"}},
 		scenario: "late",
 	},
 	{
@@ -133,7 +109,7 @@ var mutants = []mutant{
 	{
 		name:     "no next flight",
 		effect:   "who comes while a write settles shares a fetch from before it was applied",
-		edits:    []edit{{read, ".board(key, key.settled, ", ".board(key, true, "}},
+		edits:    []edit{{read, ".board(key, found.Ticket.Settled(), ", ".board(key, true, "}},
 		scenario: "late",
 	},
 	{
