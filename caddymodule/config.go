@@ -385,10 +385,11 @@ func setWord[T any](option string, dst *T, word string, words map[string]T) erro
 	return nil
 }
 
-// wordList lists the words of an option for people.
+// wordList lists the words of an option for people: "pass, limit or off".
 func wordList[T any](words map[string]T) string {
 	list := slices.DeleteFunc(slices.Sorted(maps.Keys(words)), func(word string) bool { return word == "" })
-	return strings.Join(list, " or ")
+	last := len(list) - 1
+	return strings.Join(list[:last], ", ") + " or " + list[last]
 }
 
 // setNumber sets a table size, which a given 0 leaves at its default.
