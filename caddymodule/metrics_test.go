@@ -157,15 +157,25 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		clients.Wait()
 		time.Sleep(time.Minute) // fetches may outlive their readers
 
+		// More targets than there is room for, and a read of one while the homeserver is down.
+		p.hs.answerBy(nil)
+		for n := range 12 {
+			p.get("bob-token", users[n])
+		}
+		p.get("bob-token", bob)
+		time.Sleep(time.Second)
+		p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) { return true, caddyhttp.Error(502, errors.New("no connection")) })
+		p.get("bob-token", bob)
+
 		// One that waits and that the homeserver doesn't want, with nothing newer.
 		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"no"}`)
 			return true, nil
 		})
-		const last = 5
+		const last = 5 + 14
 		p.handler.memory.identities.Learn(policy.Credential{Token: "alice-token"}, policy.WhoAmI{UserID: alice},
 			p.handler.memory.identities.Revision(), time.Now().Add(time.Hour))
-		for n := range last {
+		for n := range 5 {
 			p.put("alice-token", alice, message(n))
 		}
 		time.Sleep(time.Minute)

@@ -362,7 +362,7 @@ func TestDeliveriesAtATimeAreBounded(t *testing.T) {
 	})
 }
 
-// BenchmarkMemoryPending measures a write that waits.
+// BenchmarkMemoryPending measures a write that waits. It is one for -benchtime 1x.
 func BenchmarkMemoryPending(b *testing.B) {
 	const writes = 10_000
 	testkit.ReportHeap(b, writes, func() any {
