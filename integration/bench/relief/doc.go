@@ -14,6 +14,7 @@
 // itself says.
 //
 //	size.go, shape*.go   what is asked, when
+//	scene.go             one shape by one way, and what it cost
 //	way.go               direct, by default, busy (busy.caddyfile)
 //	world.go, people.go  a homeserver with users in rooms
 //	request.go, play.go  requests, and the playing of schedules

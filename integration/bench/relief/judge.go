@@ -64,30 +64,35 @@ func (l *ledger) judgeRead(user string, body []byte, begin, end time.Time, slack
 	a := l.of(user)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if version < 1 || version > len(a.changes) || a.changes[version-1].sent.After(end) {
+	if version < 1 || version > len(a.changes) {
+		return invented
+	}
+	c := a.changes[version-1]
+	sent := c.sentBefore(end)
+	if sent.IsZero() {
 		return invented
 	}
 	for _, later := range a.changes[version:] {
-		if !later.acked.IsZero() && later.acked.Before(begin.Add(-l.lag)) {
+		if _, ok := later.ackedBefore(begin.Add(-l.lag)); ok {
 			return stale
 		}
 	}
 	if a.synced {
 		return right
 	}
-	c := a.changes[version-1]
-	switch timedOut := l.timers && seen.Presence == "offline" && end.Sub(c.lastSent) > silence; {
+	applied, isApplied := c.ackedBefore(begin.Add(-l.lag))
+	switch timedOut := l.timers && seen.Presence == "offline" && end.Sub(sent) > silence; {
 	case timedOut:
 		return right
 	case seen.Presence != c.presence:
 		return otherState
-	case c.presence != "online" || c.acked.IsZero():
+	case c.presence != "online":
 		return right // only being online is activity for all homeservers
 	case seen.Ago == nil:
 		return agoOff
 	}
 	ago := time.Duration(*seen.Ago) * time.Millisecond
-	if ago < begin.Sub(c.lastSent)-tolerance || ago > end.Sub(c.lastAcked)+slack+tolerance {
+	if ago < begin.Sub(sent)-tolerance || isApplied && ago > end.Sub(applied)+slack+tolerance {
 		return agoOff
 	}
 	return right

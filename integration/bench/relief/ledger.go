@@ -28,13 +28,44 @@ type account struct {
 	synced  bool // a sync of theirs set their presence: it isn't what they last wrote
 }
 
-// change is a write that says something new, and its repeats.
+// change is a write that says something new, and its repeats, in order.
 type change struct {
 	presence string
-	// sent is when the first was sent, acked when the first was answered with 200, or zero.
-	sent, acked time.Time
-	// lastSent is when the last was sent, lastAcked when the last was sent that got a 200.
-	lastSent, lastAcked time.Time
+	writes   []attempt
+}
+
+// attempt is when a write was sent, and when it was answered with 200, or zero.
+type attempt struct{ sent, acked time.Time }
+
+// acked is when the first of its writes was answered with 200, or zero.
+func (c change) acked() time.Time {
+	for _, w := range c.writes {
+		if !w.acked.IsZero() {
+			return w.acked
+		}
+	}
+	return time.Time{}
+}
+
+// ackedBefore tells whether one of its writes was answered with 200 before a time, and when
+// the last of these was sent.
+func (c change) ackedBefore(t time.Time) (sent time.Time, ok bool) {
+	for _, w := range c.writes {
+		if !w.acked.IsZero() && w.acked.Before(t) {
+			sent, ok = w.sent, true
+		}
+	}
+	return sent, ok
+}
+
+// sentBefore is when the last of its writes was sent that was sent before a time, or zero.
+func (c change) sentBefore(t time.Time) (sent time.Time) {
+	for _, w := range c.writes {
+		if w.sent.Before(t) {
+			sent = w.sent
+		}
+	}
+	return sent
 }
 
 func newLedger(k kindOfHomeserver) *ledger {
@@ -68,23 +99,19 @@ func (a *account) sends(presence string, isChange bool, now time.Time) (int, str
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if isChange || len(a.changes) == 0 {
-		a.changes = append(a.changes, change{presence: presence, sent: now})
+		a.changes = append(a.changes, change{presence: presence})
 	}
 	last := &a.changes[len(a.changes)-1]
-	last.lastSent = now
+	last.writes = append(last.writes, attempt{sent: now})
 	return len(a.changes), last.presence
 }
 
-// acks notes that the write of a version that was sent at one time was answered with 200
-// at another.
-func (a *account) acks(version int, token string, sent, answered time.Time) {
+// acks notes that the last write of a version was answered with 200.
+func (a *account) acks(version int, token string, answered time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := &a.changes[version-1]
-	if c.acked.IsZero() {
-		c.acked = answered
-	}
-	c.lastAcked = sent
+	c.writes[len(c.writes)-1].acked = answered
 	a.devices[token] = c.presence
 }
 
@@ -103,6 +130,14 @@ func (a *account) settled() {
 	a.synced = false
 }
 
+// last is the last version that was sent.
+func (l *ledger) last(user string) int {
+	a := l.of(user)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.changes)
+}
+
 // order is by how present a device is (Synapse's handlers/presence.py).
 var order = []string{"offline", "unavailable", "online"}
 
@@ -113,8 +148,8 @@ func (l *ledger) final(user string) (version int, presence string, acked time.Ti
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i, c := range a.changes {
-		if !c.acked.IsZero() {
-			version, presence, acked = i+1, c.presence, c.acked
+		if when := c.acked(); !when.IsZero() {
+			version, presence, acked = i+1, c.presence, when
 		}
 	}
 	if !l.merges {

@@ -68,15 +68,14 @@ func (w *world) write(ctx context.Context, base string, r request) answer {
 	account := w.ledger.of(r.by.id)
 	account.writing.Lock()
 	defer account.writing.Unlock()
-	sent := time.Now()
-	version, presence := account.sends(r.presence, r.change, sent)
+	version, presence := account.sends(r.presence, r.change, time.Now())
 	text, err := json.Marshal(map[string]string{"presence": presence, "status_msg": statusOf(version, r.by.id)})
 	if err != nil {
 		return answer{body: []byte(err.Error())}
 	}
 	a := w.do(ctx, http.MethodPut, base+r.by.speak(statusPath(r.by.id)), r, text)
 	if a.status == http.StatusOK {
-		account.acks(version, r.by.token, sent, a.end)
+		account.acks(version, r.by.token, a.end)
 	}
 	return a
 }

@@ -113,7 +113,7 @@ func (r Result) met() (words []string, ok bool) {
 	if r.Target > 0 && r.Way == busyWay.name && r.Saved != nil {
 		say(*r.Saved >= r.Target, "≥ %.0f %% saved", 100*r.Target)
 	}
-	if r.FinalMillis != nil && r.Way != direct.name {
+	if r.FinalMillis != nil && r.Way == busyWay.name {
 		say(*r.FinalMillis <= 1000, "final state in 1 s")
 	}
 	if r.Way != direct.name && (r.Key == nat.key || r.Key == badTokens.key) {

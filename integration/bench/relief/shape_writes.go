@@ -24,7 +24,7 @@ var warByWrite = shape{
 		length: warLength, target: 0.8,
 		load: func(s *scene) []request { return war(s, write) },
 		ends: func(ctx context.Context, s *scene, r *Result, t *tally) error {
-			return s.ends(ctx, s.world.second.id, true, "", time.Time{}, r, t)
+			return s.ends(ctx, s.written(s.world.second.id), r, t)
 		},
 	}},
 }
@@ -66,7 +66,9 @@ var warBySync = shape{
 			if s.world.merges {
 				want = "unavailable"
 			}
-			return s.ends(ctx, s.world.second.id, false, want, time.Now(), r, t)
+			// By default a change by sync may be seen a ttl late.
+			late := s.way.name == byDefault.name
+			return s.ends(ctx, ending{user: s.world.second.id, want: want, since: time.Now(), late: late}, r, t)
 		},
 	}},
 }
