@@ -30,7 +30,7 @@ which answers are wrong. The first run also installs or builds what it needs. Le
 nothing else run meanwhile: CPU time bears it roughly, latencies don't.
 
 Flags:
-  -size NAME     quick (default, about five minutes), full (about twenty: bigger rooms,
+  -size NAME     quick (default, about six minutes), full (about twenty: bigger rooms,
                  more users, longer), or smoke (all of it tiny, to see that it runs)
   -only LIST     shapes or homeservers, separated by commas
   -docs DIR      write relief.json, the charts and the figures in relief.md there

@@ -54,7 +54,8 @@ type Result struct {
 
 	// Target is the share of PresenceCPU that has to be saved with the busy profile, or 0.
 	Target float64 `json:"target,omitempty"`
-	// Saved is the share that was saved compared with direct.
+	// Saved is the share that was saved compared with direct. It is left out where that is
+	// too little to tell.
 	Saved *float64 `json:"saved,omitempty"`
 }
 
@@ -64,6 +65,14 @@ func (r Result) PresenceCPU() float64 {
 		return r.HomeserverCPU - *r.OtherCPU
 	}
 	return r.HomeserverCPU - r.IdleCPU
+}
+
+// telling returns what presence cost the homeserver, and whether that is enough to compare
+// with: ten ticks of the clock that it is measured by, and a tenth of all that it did.
+func (r Result) telling() (cost float64, ok bool) {
+	const ticks, share = 0.1, 0.1
+	cost = r.PresenceCPU()
+	return cost, cost >= max(ticks, share*r.HomeserverCPU)
 }
 
 // wrong is how many answers were.
@@ -90,8 +99,8 @@ func relate(results []Result) {
 	for i := range results {
 		for _, other := range results {
 			if r := &results[i]; same(*r, other) && other.Way == direct.name && r.Way != direct.name && r.Way != quiet.name {
-				// Less than nothing is the clock's, which ticks each 10 ms.
-				if whole := other.PresenceCPU(); whole > 0 {
+				// Less than nothing is the clock's.
+				if whole, ok := other.telling(); ok {
 					saved := 1 - max(0, r.PresenceCPU())/whole
 					r.Saved = &saved
 				}
@@ -110,8 +119,12 @@ func (r Result) met() (words []string, ok bool) {
 		}
 		words = append(words, word)
 	}
-	if r.Target > 0 && r.Way == busyWay.name && r.Saved != nil {
-		say(*r.Saved >= r.Target, "≥ %.0f %% saved", 100*r.Target)
+	switch target := fmt.Sprintf("≥ %.0f %% saved", 100*r.Target); {
+	case r.Target == 0 || r.Way != busyWay.name:
+	case r.Saved == nil:
+		words = append(words, target+": too little to tell")
+	default:
+		say(*r.Saved >= r.Target, "%s", target)
 	}
 	if r.FinalMillis != nil && r.Way == busyWay.name {
 		say(*r.FinalMillis <= 1000, "final state in 1 s")

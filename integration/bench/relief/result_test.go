@@ -26,6 +26,13 @@ func TestWhatIsSavedIsOfPresenceAlone(t *testing.T) {
 	if syncs[1].PresenceCPU() != 2 || *syncs[2].Saved != 0.5 || *syncs[3].Saved != 1 || syncs[0].Saved != nil {
 		t.Errorf("presence cost %v, saved %v, %v", syncs[1].PresenceCPU(), *syncs[2].Saved, *syncs[3].Saved)
 	}
+	// Of so little nothing can be told.
+	little := []Result{measured(quiet, 9.5, 10), measured(direct, 10, 10), measured(busyWay, 9.5, 10)}
+	relate(little)
+	little[2].Target = 0.8
+	if words, ok := little[2].met(); little[2].Saved != nil || !ok || len(words) != 1 || !strings.Contains(words[0], "too little") {
+		t.Errorf("saved %v of half a second of ten: %q", little[2].Saved, words)
+	}
 	// Another homeserver's or phase's is none to compare with.
 	other := []Result{measured(direct, 2.5, 10), {Homeserver: "Dendrite", Key: "k", Way: busyWay.name}, {Homeserver: "Synapse", Key: "k", Phase: "again", Way: busyWay.name}}
 	relate(other)

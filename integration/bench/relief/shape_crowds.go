@@ -31,6 +31,9 @@ var storm = shape{
 		if err := s.world.leave(ctx, s.returning()); err != nil {
 			return err
 		}
+		if s.way.quiet {
+			return nil
+		}
 		// Somebody who was never away has seen them gone.
 		for _, l := range returned(s) {
 			s.world.send(ctx, s.base, request{kind: read, by: l.by, of: l.of})
@@ -69,6 +72,8 @@ func comeBack(s *scene) (requests []request) {
 				if s.way.quiet {
 					r.presence = s.world.untouched("unavailable")
 				}
+			} else if s.way.quiet {
+				continue // a read is presence
 			}
 			requests = append(requests, r)
 		}

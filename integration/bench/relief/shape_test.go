@@ -82,13 +82,14 @@ func TestDevicesAtWarTakeTurns(t *testing.T) {
 	for _, kind := range []action{write, sync_} {
 		for _, k := range homeservers {
 			s := imagined(t, "full", k)
-			plan := war(s, kind)
+			length := s.size.war
+			plan := war(s, kind, length)
 			for i, r := range plan[:len(plan)-1] {
 				if want := []string{"online", "unavailable"}[i%2]; r.presence != want || (r.by == s.world.second) != (i%2 == 1) || !r.change {
 					t.Fatalf("%s: the %dth is %+v", k.name, i, r)
 				}
 			}
-			if rate := float64(len(plan)-1) / s.size.war.Seconds(); rate != warRate {
+			if rate := float64(len(plan)-1) / length.Seconds(); rate != warRate {
 				t.Errorf("%v a second", rate)
 			}
 			want := "unavailable"
@@ -99,7 +100,7 @@ func TestDevicesAtWarTakeTurns(t *testing.T) {
 				t.Errorf("%s: the last is %+v, want %s", k.name, last, want)
 			}
 			s.way = quiet
-			for _, r := range war(s, kind) {
+			for _, r := range war(s, kind, length) {
 				if r.presence != k.untouched("online") {
 					t.Fatalf("%s: %s in a war without a change", k.name, r.presence)
 				}

@@ -11,8 +11,6 @@ import (
 // warRate is how many requests a second two devices make that disagree.
 const warRate = 30
 
-func warLength(s size) time.Duration { return s.war }
-
 // warByWrite is that two devices of one user write what they are, one after the other, each
 // as if the other had been wrong. In the end both are unavailable.
 var warByWrite = shape{
@@ -21,8 +19,8 @@ var warByWrite = shape{
 		return fmt.Sprintf("1 user, 2 devices, online and unavailable by turns, %d/s for %s", warRate, s.war)
 	},
 	phases: []phase{{
-		length: warLength, target: 0.8,
-		load: func(s *scene) []request { return war(s, write) },
+		length: func(s size) time.Duration { return s.war }, target: 0.8,
+		load: func(s *scene) []request { return war(s, write, s.size.war) },
 		ends: func(ctx context.Context, s *scene, r *Result, t *tally) error {
 			return s.ends(ctx, s.written(s.world.second.id), r, t)
 		},
@@ -35,7 +33,7 @@ var warByWrite = shape{
 var warBySync = shape{
 	key: "device-war-sync", name: "device war by sync",
 	what: func(s size) string {
-		return fmt.Sprintf("1 user, 2 devices, set_presence=online and unavailable by turns, %d/s for %s", warRate, s.war)
+		return fmt.Sprintf("1 user, 2 devices, set_presence=online and unavailable by turns, %d/s for %s", warRate, s.syncWar)
 	},
 	syncs: true,
 	before: func(ctx context.Context, s *scene) error {
@@ -49,10 +47,13 @@ var warBySync = shape{
 		return wait(ctx, time.Now().Add(s.world.lag))
 	},
 	phases: []phase{{
-		length: warLength, target: 0.8,
+		length: func(s size) time.Duration { return s.syncWar }, target: 0.8,
 		load: func(s *scene) []request {
-			requests := war(s, sync_)
-			for i := range int(s.size.war.Seconds()) {
+			requests := war(s, sync_, s.size.syncWar)
+			if s.way.quiet {
+				return requests // a read is presence
+			}
+			for i := range int(s.size.syncWar.Seconds()) {
 				at := time.Duration(i)*time.Second + time.Second/2
 				requests = append(requests, request{at: at, kind: read, by: s.world.people[0], of: s.world.second.id, want: "online"})
 			}
@@ -73,9 +74,9 @@ var warBySync = shape{
 	}},
 }
 
-func war(s *scene, kind action) (requests []request) {
+func war(s *scene, kind action, length time.Duration) (requests []request) {
 	first, second := s.world.people[warrior], s.world.second
-	n := int(warRate * s.size.war.Seconds())
+	n := int(warRate * length.Seconds())
 	for i := range n {
 		r := request{kind: kind, by: first, presence: "online", change: true}
 		if i%2 == 1 {
@@ -83,8 +84,8 @@ func war(s *scene, kind action) (requests []request) {
 		}
 		requests = append(requests, r)
 	}
-	requests = schedule(requests, s.size.war)
-	last := request{at: s.size.war, kind: kind, by: first, presence: "unavailable", change: true}
+	requests = schedule(requests, length)
+	last := request{at: length, kind: kind, by: first, presence: "unavailable", change: true}
 	if kind == sync_ && !s.world.merges {
 		last.presence = "online"
 	}

@@ -167,10 +167,14 @@ func (r *run) chart(homeserver, path string) error {
 			continue
 		}
 		if m.Way == direct.name {
-			whole = m.PresenceCPU()
+			if cost, ok := m.telling(); ok {
+				whole = cost
+			} else {
+				whole = 0
+			}
 		}
-		if whole <= 0 {
-			continue
+		if whole == 0 {
+			continue // too little to tell
 		}
 		if m.title() != heading {
 			heading = m.title()
