@@ -198,6 +198,7 @@ func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver,
 	if err := plan.Run(ctx, steps, progress, isTerminal(progress)); err != nil {
 		return nil, err
 	}
+	sortByPhase(r.Results)
 	relate(r.Results)
 	r.Problems = append(r.Problems, problems(r.Results)...)
 	r.Environment = report.Machine(ctx)

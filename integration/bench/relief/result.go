@@ -83,6 +83,19 @@ func (r Result) wrong() (n int) {
 	return n
 }
 
+// sortByPhase puts the ways of a phase side by side. What was measured first stays so.
+func sortByPhase(results []Result) {
+	type part struct{ homeserver, key, phase string }
+	of := func(r Result) part { return part{r.Homeserver, r.Key, r.Phase} }
+	place := make(map[part]int)
+	for i, r := range results {
+		if _, ok := place[of(r)]; !ok {
+			place[of(r)] = i
+		}
+	}
+	slices.SortStableFunc(results, func(a, b Result) int { return place[of(a)] - place[of(b)] })
+}
+
 // relate fills in what has to be known of other ways of the same phase.
 func relate(results []Result) {
 	same := func(a, b Result) bool {

@@ -41,6 +41,25 @@ func TestWhatIsSavedIsOfPresenceAlone(t *testing.T) {
 	}
 }
 
+func TestTheWaysOfAPhaseStandTogether(t *testing.T) {
+	var results []Result
+	for _, by := range []string{"direct", "busy"} {
+		for _, phase := range []string{"cold", "again"} {
+			results = append(results, Result{Homeserver: "Synapse", Key: "k", Phase: phase, Way: by})
+		}
+	}
+	results = append(results, Result{Homeserver: "Dendrite", Key: "k", Phase: "cold", Way: "direct"})
+	sortByPhase(results)
+	var got []string
+	for _, r := range results {
+		got = append(got, r.Homeserver+" "+r.Phase+" "+r.Way)
+	}
+	want := []string{"Synapse cold direct", "Synapse cold busy", "Synapse again direct", "Synapse again busy", "Dendrite cold direct"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestMissedTargetsAreProblems(t *testing.T) {
 	share := func(f float64) *float64 { return &f }
 	n := 100

@@ -69,7 +69,7 @@ func perform(ctx context.Context, w *world, sh shape, by way, s size, out io.Wri
 		}
 		results = append(results, r)
 	}
-	if sh.syncs {
+	if sh.syncs && !by.quiet {
 		w.lastSync = time.Now()
 	}
 	for _, p := range involved {

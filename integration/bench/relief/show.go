@@ -151,9 +151,9 @@ func chartFile(homeserver string) string { return "relief-" + strings.ToLower(ho
 
 // The kinds of bars. Their colours differ in lightness too.
 var kinds = map[string]report.Kind{
-	direct.name:    {Name: "direct", Colour: color.RGBA{0xb4, 0xbc, 0xc4, 0xff}},
-	byDefault.name: {Name: "matrix_presence alone", Colour: color.RGBA{0xe8, 0x99, 0x3c, 0xff}},
-	busyWay.name:   {Name: "busy profile", Colour: color.RGBA{0x1f, 0x6f, 0xb4, 0xff}},
+	direct.name:    {Name: direct.name, Colour: color.RGBA{0xb4, 0xbc, 0xc4, 0xff}},
+	byDefault.name: {Name: byDefault.name, Colour: color.RGBA{0xe8, 0x99, 0x3c, 0xff}},
+	busyWay.name:   {Name: busyWay.name, Colour: color.RGBA{0x1f, 0x6f, 0xb4, 0xff}},
 }
 
 // chart shows what presence costs a homeserver by each way, by shape, as a share of what it
@@ -183,7 +183,7 @@ func (r *run) chart(homeserver, path string) error {
 		cost := max(0, m.PresenceCPU())
 		bars = append(bars, report.Bar{
 			Label: kind.Name, Kind: kind, Value: 100 * cost / whole,
-			Figure: fmt.Sprintf("%.0f %%   %.2f s, %d requests of %d", 100*cost/whole, cost, m.Upstream.All(), m.Requests),
+			Figure: fmt.Sprintf("%.0f %%: %.2f s, %d requests for %d", 100*cost/whole, cost, m.Upstream.All(), m.Requests),
 		})
 	}
 	if len(bars) == 0 {

@@ -64,7 +64,7 @@ type world struct {
 	// second is another device of people[warrior].
 	second *person
 
-	// lastSync is when the last sync ended that was to set a presence.
+	// lastSync is when the last shape of syncs ended that changed presence.
 	lastSync time.Time
 	// idle is what the homeserver uses in a second when nobody asks.
 	idle time.Duration
