@@ -103,6 +103,22 @@ func (s *scene) ends(ctx context.Context, e ending, r *Result, t *tally) error {
 	return errors.Join(errs[:]...)
 }
 
+// stays looks some time later whether the last state of writes is still what is seen: a
+// write that was kept and delivered late must not replace a newer one.
+func (s *scene) stays(ctx context.Context, e ending, t *tally) error {
+	if err := wait(ctx, time.Now().Add(2*bound)); err != nil {
+		return err
+	}
+	viewer := request{kind: read, by: s.world.people[0], of: e.user}
+	for _, base := range []string{s.base, s.world.server.URL} {
+		a := s.world.send(ctx, base, viewer)
+		if seen, _, _ := readStatus(messageOf(a)); presenceOf(a) != e.want || seen != e.version {
+			t.found(replaced, viewer.String()+": not "+e.want+", "+statusOf(e.version, e.user)+" but "+brief(a))
+		}
+	}
+	return ctx.Err()
+}
+
 func millis(d time.Duration) *float64 {
 	ms := float64(d.Microseconds()) / 1000
 	return &ms

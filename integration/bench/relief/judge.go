@@ -31,6 +31,8 @@ const (
 	failed verdict = "failed"
 	// lateFinal: the last state could be seen only after more than a second, or never.
 	lateFinal verdict = "final state late"
+	// replaced: the last state was seen, and later another one.
+	replaced verdict = "final state replaced"
 	// unlike: the sidecar and the homeserver itself say different things.
 	unlike verdict = "unlike the homeserver"
 )

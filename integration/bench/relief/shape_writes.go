@@ -24,6 +24,9 @@ var warByWrite = shape{
 		ends: func(ctx context.Context, s *scene, r *Result, t *tally) error {
 			return s.ends(ctx, s.written(s.world.second.id), r, t)
 		},
+		after: func(ctx context.Context, s *scene, _ *Result, t *tally) error {
+			return s.stays(ctx, s.written(s.world.second.id), t)
+		},
 	}},
 }
 

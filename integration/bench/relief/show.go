@@ -78,7 +78,13 @@ func (r *run) tables() []report.Table {
 }
 
 // environmentText is where and with what the run was made.
-func (r *run) environmentText() string { return r.Environment.Text() }
+func (r *run) environmentText() string {
+	text := r.Environment.Text()
+	if r.Environment.Size != "full" {
+		text += " These figures are of a small size: they show that it works; for what it saves, run the full one."
+	}
+	return text
+}
 
 func (r *run) print(out io.Writer) {
 	for _, t := range r.tables() {

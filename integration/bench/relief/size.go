@@ -42,9 +42,9 @@ func sizeOf(name string) (size, error) {
 		}, nil
 	case "quick":
 		return size{
-			name: name, people: 100, members: 300, ghosts: 20, roomOpen: 2 * time.Second,
-			viewers: 6, targets: 50, rounds: 20, popular: 8 * time.Second,
-			war: 3 * time.Second, syncWar: 4 * time.Second, bridge: 5 * time.Second, returning: 60, contacts: 4, nat: 4 * time.Second, bad: 3 * time.Second,
+			name: name, people: 100, members: 300, ghosts: 20, roomOpen: 1500 * time.Millisecond,
+			viewers: 6, targets: 50, rounds: 18, popular: 7 * time.Second,
+			war: 3 * time.Second, syncWar: 3 * time.Second, bridge: 4 * time.Second, returning: 60, contacts: 3, nat: 3 * time.Second, bad: 3 * time.Second,
 		}, nil
 	case "full":
 		return size{
