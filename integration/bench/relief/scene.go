@@ -60,7 +60,7 @@ func perform(ctx context.Context, w *world, sh shape, by way, s size, out io.Wri
 	}
 	var results []Result
 	for i, p := range sh.phases {
-		if err := w.calm(ctx); err != nil {
+		if err := w.calm(ctx, 6*time.Second); err != nil {
 			return nil, err
 		}
 		r, err := sc.measure(ctx, sh, p, plans[i])

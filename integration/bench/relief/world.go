@@ -117,7 +117,8 @@ func (w *world) used() (time.Duration, error) {
 // rest waits until the homeserver has done what was left to do, and measures what it uses
 // when it is idle.
 func (w *world) rest(ctx context.Context, measure time.Duration) error {
-	if err := w.calm(ctx); err != nil {
+	// A Dendrite goes on for long with what thousands of new users left it to do.
+	if err := w.calm(ctx, time.Minute); err != nil {
 		return err
 	}
 	before, err := w.used()
@@ -135,10 +136,10 @@ func (w *world) rest(ctx context.Context, measure time.Duration) error {
 	return nil
 }
 
-// calm waits until the homeserver uses little, but no longer than some seconds.
-func (w *world) calm(ctx context.Context) error {
-	const look, little, most = 300 * time.Millisecond, 20 * time.Millisecond, 20
-	for range most {
+// calm waits until the homeserver uses little, but no longer than its patience.
+func (w *world) calm(ctx context.Context, patience time.Duration) error {
+	const look, little = 300 * time.Millisecond, 20 * time.Millisecond
+	for until := time.Now().Add(patience); time.Now().Before(until); {
 		before, err := w.used()
 		if err != nil {
 			return err
