@@ -26,7 +26,7 @@ SCRATCH := $(CURDIR)/.cache/test
 SCRATCH_ENV := env XDG_CONFIG_HOME=$(SCRATCH) XDG_DATA_HOME=$(SCRATCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-xcaddy sbom demo bench bench-micro bench-full soak \
+.PHONY: help build build-xcaddy sbom demo bench bench-micro bench-full relief relief-full soak \
 	test test-unit test-xcaddy test-bench test-leaks test-fuzz test-tools test-soak test-integration fuzz \
 	lint lint-format lint-code lint-security lint-modules lint-caddyfile race-note
 
@@ -62,6 +62,12 @@ bench: ## compare with bare Caddy, nginx, Varnish and others, in about three min
 bench-full: ## the same in about half an hour, and write its figures into docs/
 	cd integration/bench && go run . -size full -docs ../../docs
 
+relief: ## play shapes of load against a Synapse and a Dendrite, without the sidecar and with it, in some minutes
+	cd integration/bench && go run ./relief
+
+relief-full: ## the same in about twenty minutes, and write its figures into docs/
+	cd integration/bench && go run ./relief -size full -docs ../../docs
+
 bench-micro: ## compare the plugin's micro-benchmarks with their baseline, in some minutes
 	cd integration && go run ./microbench
 
@@ -80,7 +86,7 @@ test-xcaddy: race-note ## run the tests of the xcaddy loader; one builds the who
 
 # Not the peers: they are all of Caddy once more, with nothing of ours to test.
 test-bench: race-note ## run the tests of the benchmark's own parts
-	go -C integration/bench test $(RACE) $(TESTFLAGS) . ./internal/...
+	go -C integration/bench test $(RACE) $(TESTFLAGS) . ./internal/... ./relief
 
 test-leaks: race-note ## run the tests of these three, each package with goleak
 	mkdir -p $(SCRATCH)

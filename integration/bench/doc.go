@@ -13,6 +13,7 @@
 //
 //	internal/traffic     who asks what, and the bytes of it
 //	internal/load        wrk, or a generator of our own
+//	internal/counting    counts what reaches a real one
 //	internal/scripted    a homeserver that counts and can be slow
 //	internal/contender   the servers that are compared, and their configuration
 //	internal/accounting  what they cost, from /proc
@@ -22,4 +23,5 @@
 //	internal/plan        steps and how long they will take
 //	internal/report      tables, JSON, charts, documentation
 //	peers                Caddy with the modules of others
+//	relief               a command of its own: shapes of load on real homeservers
 package main

@@ -50,7 +50,7 @@ rate_limited: true
 namespaces:
   users:
     - exclusive: true
-      regex: "@ghost_.*"
+      regex: "@(ghost|bridge)_.*"
   rooms: []
   aliases: []
 `

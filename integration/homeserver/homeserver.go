@@ -15,7 +15,7 @@ const (
 	// SharedSecret makes users without open registration.
 	SharedSecret = "loopback-only"
 	// ASToken is the appservice's token. Its sender is @bridge, and it may speak
-	// for every user whose localpart starts with ghost_.
+	// for every user whose localpart starts with ghost_ or bridge_.
 	ASToken = "bridge-as-token"
 
 	hsToken = "bridge-hs-token"
@@ -58,6 +58,9 @@ func (h *Homeserver) Stop() {
 		os.RemoveAll(h.tempDir)
 	}
 }
+
+// PID is the number of the homeserver's process, to look up what it costs.
+func (h *Homeserver) PID() int { return h.process.PID() }
 
 // Exited is closed when the homeserver is gone, for whatever reason.
 func (h *Homeserver) Exited() <-chan struct{} { return h.process.Exited() }

@@ -110,6 +110,9 @@ func (p *Process) Stop() {
 	})
 }
 
+// PID is the number of the server's process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Exited is closed once the server is gone, for whatever reason.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 

@@ -47,21 +47,6 @@ func Of(pid int) (Usage, error) {
 	return sum, nil
 }
 
-// Children returns the processes that were started by pid and still run.
-func Children(pid int) ([]int, error) {
-	processes, err := list()
-	if err != nil {
-		return nil, err
-	}
-	var children []int
-	for p, s := range processes {
-		if s.parent == pid {
-			children = append(children, p)
-		}
-	}
-	return children, nil
-}
-
 // list reads all processes there are.
 func list() (map[int]stat, error) {
 	names, err := filepath.Glob("/proc/[0-9]*/stat")

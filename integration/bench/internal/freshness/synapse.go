@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
 	"net/url"
-	"os"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/accounting"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/counting"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/traffic"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
@@ -53,36 +50,26 @@ func (r registered) Token(u traffic.User) string { return r[u].AccessToken }
 // synapseWorld is a real Synapse with users who share rooms such that the same of
 // them see each other as on the scripted homeserver.
 func synapseWorld(ctx context.Context, targets, viewers int, o homeserver.Options) (*World, error) {
-	before, err := accounting.Children(os.Getpid())
-	if err != nil {
-		return nil, err
-	}
 	synapse, err := homeserver.StartSynapse(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	// It is the only process that is started meanwhile.
-	after, err := accounting.Children(os.Getpid())
-	started := slices.DeleteFunc(after, func(pid int) bool { return slices.Contains(before, pid) })
-	if err == nil && len(started) != 1 {
-		err = fmt.Errorf("finding Synapse's process: %d processes are new", len(started))
-	}
-	if err != nil {
-		synapse.Stop()
-		return nil, err
-	}
-	counter, err := newCounter(synapse.URL)
+	counter, err := counting.Start(synapse.URL)
 	if err != nil {
 		synapse.Stop()
 		return nil, err
 	}
 	people := make(registered)
 	w := &World{
-		Name: "Synapse", Address: counter.address, People: people,
-		Counts: counter.counts,
-		Usage:  func() (accounting.Usage, error) { return accounting.Of(started[0]) },
+		Name: "Synapse", Address: counter.Address, People: people,
+		Counts: func(context.Context) (scripted.Counts, error) {
+			c := counter.Counts()
+			other := c.All() - c.Reads - c.Writes - c.Whoami
+			return scripted.Counts{Reads: c.Reads, Writes: c.Writes, Whoami: c.Whoami, Other: other}, nil
+		},
+		Usage: func() (accounting.Usage, error) { return accounting.Of(synapse.PID()) },
 		Close: func() {
-			counter.server.Close()
+			counter.Stop()
 			synapse.Stop()
 		},
 		acknowledged: make([]atomic.Int64, targets),
@@ -150,48 +137,4 @@ func populate(ctx context.Context, synapse *homeserver.Homeserver, people regist
 		}
 	}
 	return nil
-}
-
-// counter stands between a contender and the homeserver and counts. What it costs
-// is ours, and the same for all.
-type counter struct {
-	server  *httptest.Server
-	address string
-
-	reads, writes, whoami, other atomic.Int64
-}
-
-func newCounter(base string) (*counter, error) {
-	target, err := url.Parse(base)
-	if err != nil {
-		return nil, err
-	}
-	c := new(counter)
-	proxy := &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.URL.Host = target.Scheme, target.Host
-		},
-		Transport: &http.Transport{MaxIdleConnsPerHost: 2 * readers},
-	}
-	c.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case strings.HasSuffix(r.URL.Path, "/account/whoami"):
-			c.whoami.Add(1)
-		case !strings.Contains(r.URL.Path, "/presence/"):
-			c.other.Add(1)
-		case r.Method == http.MethodPut:
-			c.writes.Add(1)
-		default:
-			c.reads.Add(1)
-		}
-		proxy.ServeHTTP(w, r)
-	}))
-	c.address = c.server.Listener.Addr().String()
-	return c, nil
-}
-
-func (c *counter) counts(context.Context) (scripted.Counts, error) {
-	return scripted.Counts{
-		Reads: c.reads.Load(), Writes: c.writes.Load(), Whoami: c.whoami.Load(), Other: c.other.Load(),
-	}, nil
 }

@@ -30,8 +30,8 @@ type Environment struct {
 	Contenders []string `json:"contenders"`
 }
 
-// Survey finds out about this machine and the contenders on it.
-func Survey(ctx context.Context) Environment {
+// Machine finds out about this machine and the sidecar.
+func Machine(ctx context.Context) Environment {
 	return Environment{
 		Date:       time.Now().UTC().Format(time.DateOnly),
 		Commit:     output(ctx, "git", "describe", "--always", "--dirty"),
@@ -39,8 +39,15 @@ func Survey(ctx context.Context) Environment {
 		Cores:      runtime.NumCPU(),
 		Kernel:     output(ctx, "uname", "-sr"),
 		Go:         runtime.Version(),
-		Contenders: slices.Concat(modules(contender.CaddyPresence), modules(contender.CaddyPeers), version(ctx, contender.Nginx, "-v"), version(ctx, contender.Varnish, "-V")),
+		Contenders: modules(contender.CaddyPresence),
 	}
+}
+
+// Survey finds out about this machine and all contenders on it.
+func Survey(ctx context.Context) Environment {
+	e := Machine(ctx)
+	e.Contenders = slices.Concat(e.Contenders, modules(contender.CaddyPeers), version(ctx, contender.Nginx, "-v"), version(ctx, contender.Varnish, "-V"))
+	return e
 }
 
 // Text is the environment in a paragraph for the documentation.

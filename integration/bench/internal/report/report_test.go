@@ -116,7 +116,7 @@ func TestTablesOfARun(t *testing.T) {
 
 // One contender that is a hundred times as slow must not make all others a line.
 func TestLongBarsAreCut(t *testing.T) {
-	bars := []bar{{figure: "a", value: 10}, {figure: "b", value: 20}, {figure: "c", value: 40}, {figure: "d", value: 4000}}
+	bars := []Bar{{Figure: "a", Value: 10}, {Figure: "b", Value: 20}, {Figure: "c", Value: 40}, {Figure: "d", Value: 4000}}
 	if got := cut(bars); got < 40 || got > 80 {
 		t.Errorf("cut at %v", got)
 	}

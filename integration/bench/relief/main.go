@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/contender"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/plan"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/report"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+)
+
+const usage = `Usage: make relief, or: cd integration/bench && go run ./relief [flags]
+
+Runs shapes of load against a real Synapse and a real Dendrite on loopback: directly,
+through the sidecar as it is by default, and with the profile for busy servers. Prints
+what reaches the homeserver, what CPU time that costs it, how long clients wait, and
+which answers are wrong. The first run also installs or builds what it needs. Let
+nothing else run meanwhile: CPU time bears it roughly, latencies don't.
+
+Flags:
+  -size NAME     quick (default, about six minutes), full (about twenty: bigger rooms,
+                 more users, longer), or smoke (all of it tiny, to see that it runs)
+  -only LIST     shapes or homeservers, separated by commas
+  -docs DIR      write relief.json, the charts and the figures in relief.md there
+  -list          show the shapes and leave
+
+It needs Linux, Go, and for Synapse Python 3.10 or newer with venv
+(apt-get install python3-venv).
+
+The exit status is 1 if a target is missed or an answer was wrong.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := relief(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case ctx.Err() != nil:
+		os.Exit(130)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "relief:", err)
+		os.Exit(1)
+	}
+}
+
+// relief is the command.
+func relief(ctx context.Context, args []string, out io.Writer, progress *os.File) error {
+	flags := flag.NewFlagSet("relief", flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.Usage = func() { fmt.Fprint(out, usage) }
+	sizeName := flags.String("size", "quick", "")
+	onlyList := flags.String("only", "", "")
+	docs := flags.String("docs", "", "")
+	list := flags.Bool("list", false, "")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q; see --help", flags.Arg(0))
+	}
+	s, err := sizeOf(*sizeName)
+	if err != nil {
+		return err
+	}
+	if *list {
+		printShapes(out, s)
+		return nil
+	}
+	only := strings.FieldsFunc(*onlyList, func(r rune) bool { return r == ',' })
+	chosen, on, err := choose(only)
+	if err != nil {
+		return err
+	}
+	if *docs != "" && len(only) > 0 {
+		return errors.New("the documentation shows a whole run: -docs and -only don't go together")
+	}
+	if runtime.GOOS != "linux" {
+		return errors.New("CPU time is read from /proc, which only Linux has")
+	}
+	if *docs != "" {
+		if *docs, err = filepath.Abs(*docs); err != nil {
+			return err
+		}
+	}
+	r, err := measure(ctx, s, chosen, on, progress)
+	if err != nil {
+		return err
+	}
+	r.print(out)
+	if *docs != "" {
+		if err := r.document(*docs); err != nil {
+			return err
+		}
+	}
+	if n := len(slices.DeleteFunc(slices.Clone(r.Problems), func(p string) bool { return strings.HasPrefix(p, " ") })); n > 0 {
+		return fmt.Errorf("%d targets were missed", n)
+	}
+	return nil
+}
+
+// choose returns the shapes and homeservers of a list, all of a kind if it has none.
+func choose(only []string) (chosen []shape, on []kindOfHomeserver, err error) {
+	for _, word := range only {
+		before := len(chosen) + len(on)
+		for _, sh := range shapes {
+			if sh.key == word {
+				chosen = append(chosen, sh)
+			}
+		}
+		for _, k := range homeservers {
+			if strings.EqualFold(k.name, word) {
+				on = append(on, k)
+			}
+		}
+		if len(chosen)+len(on) == before {
+			return nil, nil, fmt.Errorf("there is no shape and no homeserver %q; see -list", word)
+		}
+	}
+	if chosen == nil {
+		chosen = shapes
+	}
+	if on == nil {
+		on = homeservers
+	}
+	return chosen, on, nil
+}
+
+// measure runs shapes on homeservers as one plan.
+func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver, progress *os.File) (*run, error) {
+	begin := time.Now()
+	if _, err := contender.CaddyPresence.Find(progress); err != nil {
+		return nil, err
+	}
+	r := &run{Profile: busy}
+	var steps []plan.Step
+	var opened *world
+	closeWorld := func() {
+		if opened != nil {
+			opened.close()
+			opened = nil
+		}
+	}
+	defer closeWorld()
+	for _, k := range on {
+		steps = append(steps, plan.Step{
+			Name: "starting " + k.name + " and making users", About: k.about(s),
+			Do: func(ctx context.Context) error {
+				closeWorld()
+				w, err := k.open(ctx, progress)
+				if errors.Is(err, homeserver.ErrUnavailable) {
+					r.Skipped = append(r.Skipped, k.name+": "+err.Error()+" (apt-get install python3-venv)")
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				opened = w
+				if err := w.populate(ctx, s); err != nil {
+					return fmt.Errorf("making users: %w", err)
+				}
+				return w.rest(ctx, s.idle())
+			},
+		})
+		for _, sh := range chosen {
+			for _, by := range sh.ways() {
+				steps = append(steps, plan.Step{
+					Name: fmt.Sprintf("%s: %s, %s", k.name, sh.name, by.name), About: sh.about(s),
+					Do: func(ctx context.Context) error {
+						if opened == nil {
+							return nil // skipped, and said so
+						}
+						results, err := perform(ctx, opened, sh, by, s, progress)
+						r.Results = append(r.Results, results...)
+						if err != nil && ctx.Err() == nil {
+							// A long run goes on without one that fails.
+							r.Problems = append(r.Problems, fmt.Sprintf("%s, %s, %s: %v", k.name, sh.name, by.name, err))
+							return nil
+						}
+						return err
+					},
+				})
+			}
+		}
+	}
+	if err := plan.Run(ctx, steps, progress, isTerminal(progress)); err != nil {
+		return nil, err
+	}
+	sortByPhase(r.Results)
+	relate(r.Results)
+	r.Problems = append(r.Problems, problems(r.Results)...)
+	r.Environment = report.Machine(ctx)
+	r.Environment.Size, r.Environment.Took = s.name, time.Since(begin).Round(time.Second).String()
+	r.Environment.Generator = "its own generator, at fixed times"
+	for _, k := range on {
+		r.Environment.Contenders = append(r.Environment.Contenders, k.name+" "+k.version)
+	}
+	return r, nil
+}
+
+// about is how long it takes to start a homeserver and make its users, roughly.
+func (k kindOfHomeserver) about(s size) time.Duration {
+	joins := s.people + s.targets + s.ghosts
+	if k.hides {
+		joins += s.members
+	}
+	return s.idle() + 3*time.Second + time.Duration(joins)*50*time.Millisecond
+}
+
+// idle is how long a homeserver with nothing to do is looked at.
+func (s size) idle() time.Duration { return max(time.Second, s.bad) }
+
+// about is how long a shape takes by one way, roughly.
+func (sh shape) about(s size) time.Duration {
+	about := 2 * time.Second
+	for _, p := range sh.phases {
+		about += p.length(s) + time.Second
+	}
+	return about
+}
+
+// printShapes lists what -only takes.
+func printShapes(out io.Writer, s size) {
+	t := report.Table{Title: "Shapes, size " + s.name, Columns: []string{"<name", "<what"}}
+	for _, sh := range shapes {
+		t.Rows = append(t.Rows, []string{sh.key, sh.what(s)})
+	}
+	t.Text(out)
+	names := make([]string, len(homeservers))
+	for i, k := range homeservers {
+		names[i] = strings.ToLower(k.name)
+	}
+	fmt.Fprintf(out, "\nHomeservers: %s\n", strings.Join(names, ", "))
+}
+
+// isTerminal tells whether a line that is written over can be seen there.
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/counting"
+)
+
+// Result is one phase of a shape on one homeserver, by one way.
+type Result struct {
+	Homeserver string `json:"homeserver"`
+	Shape      string `json:"shape"`
+	Key        string `json:"key"`
+	Phase      string `json:"phase,omitempty"`
+	What       string `json:"what"`
+	Way        string `json:"way"`
+
+	Requests int     `json:"requests"`
+	Seconds  float64 `json:"seconds"`
+	// Upstream is what reached the homeserver.
+	Upstream counting.Counts `json:"upstream"`
+
+	// HomeserverCPU is what its process used, in seconds, and IdleCPU what it would have used
+	// with nothing to do. OtherCPU is what the same requests cost without any change of
+	// presence, idling included, where they do more than presence.
+	HomeserverCPU float64  `json:"homeserver_cpu_s"`
+	IdleCPU       float64  `json:"idle_cpu_s"`
+	OtherCPU      *float64 `json:"without_presence_cpu_s,omitempty"`
+	SidecarCPU    float64  `json:"sidecar_cpu_s"`
+	GeneratorCPU  float64  `json:"generator_cpu_s"`
+
+	P50 float64 `json:"p50_ms"`
+	P99 float64 `json:"p99_ms"`
+
+	// Errors are statuses other than 200 and 204. Limited are the 429s among them of who did
+	// nothing wrong.
+	Errors  map[string]int `json:"errors"`
+	Limited int            `json:"limited"`
+	// Late are presences that are seen late as documented: those that syncs changed, for the
+	// ttl, by default.
+	Late     int             `json:"late,omitempty"`
+	Wrong    map[verdict]int `json:"wrong"`
+	Examples []string        `json:"examples,omitempty"`
+
+	// FinalMillis is how long after its write's answer the last state of a device war was
+	// seen by the way, FinalDirectMillis how long until the homeserver itself had it.
+	FinalMillis       *float64 `json:"final_ms,omitempty"`
+	FinalDirectMillis *float64 `json:"final_homeserver_ms,omitempty"`
+	// WhoamiBound is how many questions whose token it is there may be.
+	WhoamiBound *int `json:"whoami_at_most,omitempty"`
+
+	// Target is the share of PresenceCPU that has to be saved with the busy profile, or 0.
+	Target float64 `json:"target,omitempty"`
+	// Saved is the share that was saved compared with direct. It is left out where that is
+	// too little to tell.
+	Saved *float64 `json:"saved,omitempty"`
+}
+
+// PresenceCPU is what presence cost the homeserver, in seconds.
+func (r Result) PresenceCPU() float64 {
+	if r.OtherCPU != nil {
+		return r.HomeserverCPU - *r.OtherCPU
+	}
+	return r.HomeserverCPU - r.IdleCPU
+}
+
+// telling returns what presence cost the homeserver, and whether that is enough to compare
+// with: ten ticks of the clock that it is measured by, and a tenth of all that it did.
+func (r Result) telling() (cost float64, ok bool) {
+	const ticks, share = 0.1, 0.1
+	cost = r.PresenceCPU()
+	return cost, cost >= max(ticks, share*r.HomeserverCPU)
+}
+
+// wrong is how many answers were.
+func (r Result) wrong() (n int) {
+	for _, of := range r.Wrong {
+		n += of
+	}
+	return n
+}
+
+// sortByPhase puts the ways of a phase side by side. What was measured first stays so.
+func sortByPhase(results []Result) {
+	type part struct{ homeserver, key, phase string }
+	of := func(r Result) part { return part{r.Homeserver, r.Key, r.Phase} }
+	place := make(map[part]int)
+	for i, r := range results {
+		if _, ok := place[of(r)]; !ok {
+			place[of(r)] = i
+		}
+	}
+	slices.SortStableFunc(results, func(a, b Result) int { return place[of(a)] - place[of(b)] })
+}
+
+// relate fills in what has to be known of other ways of the same phase.
+func relate(results []Result) {
+	same := func(a, b Result) bool {
+		return a.Homeserver == b.Homeserver && a.Key == b.Key && a.Phase == b.Phase
+	}
+	for i := range results {
+		for _, other := range results {
+			if same(results[i], other) && other.Way == quiet.name {
+				cost := other.HomeserverCPU / other.Seconds * results[i].Seconds
+				results[i].OtherCPU = &cost
+			}
+		}
+	}
+	for i := range results {
+		for _, other := range results {
+			if r := &results[i]; same(*r, other) && other.Way == direct.name && r.Way != direct.name && r.Way != quiet.name {
+				// Less than nothing is the clock's.
+				if whole, ok := other.telling(); ok {
+					saved := 1 - max(0, r.PresenceCPU())/whole
+					r.Saved = &saved
+				}
+			}
+		}
+	}
+}
+
+// met says whether the targets are met that hold for this way, and which there are.
+func (r Result) met() (words []string, ok bool) {
+	ok = true
+	say := func(is bool, format string, args ...any) {
+		word := fmt.Sprintf(format, args...)
+		if !is {
+			ok, word = false, word+": no"
+		}
+		words = append(words, word)
+	}
+	switch target := fmt.Sprintf("≥ %.0f %% saved", 100*r.Target); {
+	case r.Target == 0 || r.Way != busyWay.name:
+	case r.Saved == nil:
+		words = append(words, target+": too little to tell")
+	default:
+		say(*r.Saved >= r.Target, "%s", target)
+	}
+	if r.FinalMillis != nil && r.Way == busyWay.name {
+		say(*r.FinalMillis <= 1000, "final state in 1 s")
+	}
+	if r.Way != direct.name && (r.Key == nat.key || r.Key == badTokens.key) {
+		say(r.Limited == 0, "no 429 to the honest")
+	}
+	if r.WhoamiBound != nil {
+		say(r.Upstream.Whoami <= int64(*r.WhoamiBound), "whoami ≤ %d", *r.WhoamiBound)
+	}
+	if r.wrong() > 0 {
+		say(false, "0 wrong")
+	}
+	return words, ok
+}
+
+// problems are the targets that are not met, each with what it is about.
+func problems(results []Result) (list []string) {
+	for _, r := range results {
+		if words, ok := r.met(); !ok {
+			missed := slices.DeleteFunc(words, func(w string) bool { return !strings.HasSuffix(w, ": no") })
+			list = append(list, fmt.Sprintf("%s, %s, %s: %s", r.Homeserver, r.title(), r.Way, strings.Join(missed, ", ")))
+			for _, e := range r.Examples {
+				list = append(list, "  for example "+e)
+			}
+		}
+	}
+	return list
+}
+
+// title names what was measured.
+func (r Result) title() string {
+	if r.Phase == "" {
+		return r.Shape
+	}
+	return r.Shape + ", " + r.Phase
+}
+
+// errorList writes counts as "429 × 12, 401 × 3".
+func errorList(counts map[string]int) string {
+	var words []string
+	for _, code := range slices.Sorted(maps.Keys(counts)) {
+		words = append(words, fmt.Sprintf("%s × %d", code, counts[code]))
+	}
+	if len(words) == 0 {
+		return "–"
+	}
+	return strings.Join(words, ", ")
+}

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/contender"
+)
+
+// scene is one shape on one homeserver, by one way.
+type scene struct {
+	world *world
+	way   way
+	size  size
+	// base is where clients send requests, and server the sidecar there, if there is one.
+	base   string
+	server *contender.Server
+	// preflight is the homeserver's own answer to one.
+	preflight answer
+	// slack is how long the homeserver may be left without a repeat.
+	slack time.Duration
+}
+
+// A busy server's repeats go to the homeserver each refresh, 20 seconds by default.
+const refresh = 20 * time.Second
+
+// play a shape by a way, from a cold start of the sidecar.
+func perform(ctx context.Context, w *world, sh shape, by way, s size, out io.Writer) ([]Result, error) {
+	sc := &scene{world: w, way: by, size: s, base: "http://" + w.hop.Address}
+	if by.directive != "" {
+		server, err := by.caddy().Start(ctx, w.hop.Address, out)
+		if err != nil {
+			return nil, err
+		}
+		defer server.Stop()
+		sc.server, sc.base = server, "http://"+server.Address
+	}
+	if by.name == busyWay.name {
+		sc.slack = refresh
+	}
+	sc.preflight = w.send(ctx, w.server.URL, request{kind: preflight, by: w.people[0], of: w.people[0].id})
+
+	var plans [][]request
+	for _, p := range sh.phases {
+		plans = append(plans, p.load(sc))
+	}
+	involved := writers(plans)
+	if err := sc.warm(ctx, sh, plans); err != nil {
+		return nil, err
+	}
+	if sh.before != nil {
+		if err := sh.before(ctx, sc); err != nil {
+			return nil, err
+		}
+	}
+	var results []Result
+	for i, p := range sh.phases {
+		if err := w.calm(ctx, 6*time.Second); err != nil {
+			return nil, err
+		}
+		r, err := sc.measure(ctx, sh, p, plans[i])
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, r)
+	}
+	if sh.syncs && !by.quiet {
+		w.lastSync = time.Now()
+	}
+	for _, p := range involved {
+		if err := w.settle(ctx, []*person{p}); err != nil {
+			return nil, err
+		}
+		w.ledger.of(p.id).settled()
+	}
+	return results, nil
+}
+
+// writers are all who set a presence.
+func writers(plans [][]request) (all []*person) {
+	seen := make(map[*person]bool)
+	for _, plan := range plans {
+		for _, r := range plan {
+			if (r.kind == write || r.kind == sync_) && !seen[r.by] {
+				seen[r.by] = true
+				all = append(all, r.by)
+			}
+		}
+	}
+	return all
+}
+
+// warm shows the homeserver everybody who takes part, the first time: what it then keeps
+// about them would make the way that happens to come first the dearest. Who syncs gets a
+// place to go on from.
+func (s *scene) warm(ctx context.Context, sh shape, plans [][]request) error {
+	key := sh.key
+	for _, plan := range plans {
+		seen := make(map[string]bool)
+		for _, r := range plan {
+			if r.kind == sync_ && r.by.since.Load() == nil {
+				a := s.world.sync(ctx, s.world.server.URL, request{kind: sync_, by: r.by, presence: "offline"})
+				if a.status != 200 {
+					return fmt.Errorf("the first sync of %s: %d %s", r.by.id, a.status, a.body)
+				}
+			}
+			if s.world.warmed[key] || r.token != "" || r.kind == preflight {
+				continue
+			}
+			of := r.of
+			if of == "" {
+				of = r.by.id
+			}
+			if seen[of] && seen[r.by.id] {
+				continue
+			}
+			seen[of], seen[r.by.id] = true, true
+			s.world.send(ctx, s.world.server.URL, request{kind: read, by: r.by, of: of})
+		}
+	}
+	s.world.warmed[key] = true
+	return nil
+}
+
+// measure plays a phase, and what it cost.
+func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) (Result, error) {
+	r := Result{
+		Homeserver: s.world.name, Shape: sh.name, Key: sh.key, Phase: p.name, What: sh.what(s.size), Way: s.way.name,
+		Target: p.target,
+	}
+	t := newTally()
+	var sidecar time.Duration
+	ownBefore := ownCPU()
+	countsBefore := s.world.hop.Counts()
+	sidecarBefore, err := s.sidecarCPU()
+	if err != nil {
+		return r, err
+	}
+	before, err := s.world.used()
+	if err != nil {
+		return r, err
+	}
+	begin := time.Now()
+	if err := s.play(ctx, plan, t); err != nil {
+		return r, err
+	}
+	if p.ends != nil {
+		if err := p.ends(ctx, s, &r, t); err != nil {
+			return r, err
+		}
+	}
+	// All ways take as long, and a bit more for what the homeserver does after answers.
+	const after = 500 * time.Millisecond
+	if err := wait(ctx, begin.Add(p.length(s.size)+after)); err != nil {
+		return r, err
+	}
+	took := time.Since(begin)
+	used, err := s.world.used()
+	if err != nil {
+		return r, err
+	}
+	if sidecar, err = s.sidecarCPU(); err != nil {
+		return r, err
+	}
+	r.Upstream = s.world.hop.Counts().Since(countsBefore)
+	r.Seconds = took.Seconds()
+	r.HomeserverCPU = (used - before).Seconds()
+	r.IdleCPU = s.world.idle.Seconds() * took.Seconds()
+	r.SidecarCPU = (sidecar - sidecarBefore).Seconds()
+	r.GeneratorCPU = (ownCPU() - ownBefore).Seconds()
+
+	if p.after != nil {
+		if err := p.after(ctx, s, &r, t); err != nil {
+			return r, err
+		}
+	}
+	r.Requests, r.Limited, r.Errors, r.Wrong, r.Examples = t.requests, t.limited, t.errors(), t.wrong, t.examples
+	r.P50, r.P99 = t.quantile(0.5), t.quantile(0.99)
+	return r, nil
+}
+
+func (s *scene) sidecarCPU() (time.Duration, error) {
+	if s.server == nil {
+		return 0, nil
+	}
+	usage, err := s.server.Usage()
+	return usage.CPU(), err
+}
+
+// ownCPU is what this process has used: the load generator and the hop.
+func ownCPU() time.Duration {
+	var usage syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &usage) != nil {
+		return 0
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// presenceOf is the presence in an answer, or empty.
+func presenceOf(a answer) string {
+	var seen status
+	_ = json.Unmarshal(a.body, &seen)
+	return seen.Presence
+}
+
+// look is who looks at whom.
+type look struct {
+	by *person
+	of string
+}
+
+// looks are the pairs in a plan that read, each once, and no more than n of them spread
+// over all.
+func looks(plan []request, n int) (pairs []look) {
+	seen := make(map[look]bool)
+	for _, r := range plan {
+		if l := (look{r.by, r.of}); r.kind == read && r.token == "" && !seen[l] {
+			seen[l] = true
+			pairs = append(pairs, l)
+		}
+	}
+	if step := len(pairs) / n; step > 1 {
+		for i := range n {
+			pairs[i] = pairs[i*step]
+		}
+		pairs = pairs[:n]
+	}
+	return slices.Clip(pairs)
+}
+
+// messageOf is the status_msg in an answer, or empty.
+func messageOf(a answer) string {
+	var seen status
+	_ = json.Unmarshal(a.body, &seen)
+	return seen.Message
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"time"
+)
+
+// shape is a pattern of load that somebody reported.
+type shape struct {
+	key, name string
+	what      func(size) string
+	// syncs says that its requests do more than presence, so that it is also run without
+	// any change of presence.
+	syncs  bool
+	phases []phase
+	// before is done before the first phase, by the same way, and not measured.
+	before func(context.Context, *scene) error
+}
+
+// phase is a part of a shape that is measured.
+type phase struct {
+	name   string
+	length func(size) time.Duration
+	load   func(*scene) []request
+	// target is the share of the homeserver's CPU time for presence that has to be saved with
+	// the busy profile, or 0 for none.
+	target float64
+	// ends is done at once after the last answer, and its cost is counted; after is done at
+	// the end.
+	ends, after func(context.Context, *scene, *Result, *tally) error
+}
+
+// ways are those of a shape.
+func (sh shape) ways() []way {
+	if sh.syncs {
+		return []way{quiet, direct, byDefault, busyWay}
+	}
+	return []way{direct, byDefault, busyWay}
+}
+
+// shapes are all that there are.
+var shapes = []shape{roomOpen, popular, warByWrite, warBySync, bridge, storm, nat, badTokens}
+
+// schedule spreads requests evenly over a time.
+func schedule(requests []request, over time.Duration) []request {
+	for i := range requests {
+		requests[i].at = over * time.Duration(i) / time.Duration(len(requests))
+	}
+	return requests
+}
+
+// compareLooks compares what is seen after a phase.
+func compareLooks(load func(*scene) []request) func(context.Context, *scene, *Result, *tally) error {
+	return func(ctx context.Context, s *scene, _ *Result, t *tally) error {
+		return s.compare(ctx, looks(load(s), 40), t)
+	}
+}
