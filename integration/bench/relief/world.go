@@ -85,7 +85,7 @@ const warrior = 1
 
 // open starts a homeserver. Close it.
 func (k kindOfHomeserver) open(ctx context.Context, out io.Writer) (*world, error) {
-	server, err := k.start(ctx, homeserver.Options{Progress: out})
+	server, err := k.start(ctx, homeserver.Options{Progress: out, Federation: true})
 	if err != nil {
 		return nil, err
 	}
