@@ -65,14 +65,18 @@ func (t Ticket) Settled() bool { return t.settled }
 func (t Ticket) Settling() bool { return t.settling }
 
 // ticket returns one for a request that leaves now. It needs the shard's lock.
-func (p *Presence) ticket(f *fence, target string, at int64) Ticket {
-	return Ticket{target: target, departed: at, generation: f.generation, settled: f.isSettled(at), settling: at < f.settled}
+func (p *Presence) ticket(shard *stateShard, f *fence, target string, at int64) Ticket {
+	return Ticket{
+		target: target, departed: at, generation: f.generation,
+		settled: f.isSettled(at) && !shard.waiting[target], settling: at < f.settled,
+	}
 }
 
-// Write is a write to a target's presence that is in flight.
+// Write is a write to a target's presence that is in flight, or waits.
 type Write struct {
 	presence *Presence
 	target   string
+	waits    bool
 }
 
 // BeginWrite must be called before a write to the target is sent. What is known
@@ -85,7 +89,23 @@ func (p *Presence) BeginWrite(target string) Write {
 	f.generation++
 	f.writes++
 	p.drop(shard, stateKey{target: target})
-	return Write{p, target}
+	return Write{p, target, false}
+}
+
+// BeginWait is [Presence.BeginWrite] for a write that is to be sent later. It may wait for
+// long, with many others, so it doesn't keep other targets of its stripe from being
+// stored, and takes some memory of its own. A target may have one at a time.
+func (p *Presence) BeginWait(target string) Write {
+	shard, f := p.shardOf(target)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	f.generation++
+	if shard.waiting == nil {
+		shard.waiting = make(map[string]bool)
+	}
+	shard.waiting[target] = true
+	p.drop(shard, stateKey{target: target})
+	return Write{p, target, true}
 }
 
 // End must be called when a write was answered, failed or was given up.
@@ -95,6 +115,10 @@ func (w Write) End(now time.Time, settle time.Duration) {
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	f.generation++
-	f.writes--
+	if w.waits {
+		delete(shard.waiting, w.target)
+	} else {
+		f.writes--
+	}
 	f.settled = max(f.settled, w.presence.clock(now)+int64(settle))
 }

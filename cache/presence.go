@@ -48,7 +48,9 @@ type Presence struct {
 type stateShard struct {
 	mu     sync.Mutex // guards all below
 	fences [fencesPerShard]fence
-	states *simplelru.LRU[stateKey, *state]
+	// waiting are the targets of writes that wait.
+	waiting map[string]bool
+	states  *simplelru.LRU[stateKey, *state]
 }
 
 // stateKey has an empty viewer for a target's only state and, under
@@ -196,7 +198,7 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 	at := p.clock(now)
 	shard, f := p.shardOf(target)
 	shard.mu.Lock()
-	found := Found{Ticket: p.ticket(f, target, at)}
+	found := Found{Ticket: p.ticket(shard, f, target, at)}
 	st := shard.lookup(viewer, target, rules.PerViewer)
 	shard.mu.Unlock()
 

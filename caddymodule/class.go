@@ -83,6 +83,7 @@ func (s *settings) setClasses(h *Handler) error {
 
 	exempted := *everybody
 	exempted.writeLimit, exempted.readLimit, exempted.syncLimit = nil, nil, nil
+	exempted.coalesce = false
 	s.exempted = &exempted
 	if s.exempt, err = parsePatterns(h.Exempt); err != nil {
 		return blame("exempt", "checking exempt: %w", err)
@@ -168,6 +169,7 @@ func (s *settings) setClass(c *class, given *Class, block string) error {
 	case given.SyncLimit != nil && s.sync != syncLimit:
 		return blame(of("sync_limit"), "checking %s: it needs sync limit", of("sync_limit"))
 	case c.writeLimit == nil:
+		c.coalesce = false // there is nothing to go over
 		return nil
 	}
 	// The budget or what it is too small for may be the default, or everybody's.
@@ -191,11 +193,11 @@ func (s *settings) setClass(c *class, given *Class, block string) error {
 
 // checkUse refuses options that nothing makes use of: they are meant to do something.
 func (s *settings) checkUse(h *Handler) error {
-	coalesces := s.everybody.coalesce || slices.ContainsFunc(s.classes, func(c *class) bool { return c.coalesce })
+	s.coalesces = s.everybody.coalesce || slices.ContainsFunc(s.classes, func(c *class) bool { return c.coalesce })
 	switch {
 	case h.Refresh != 0 && !s.absorbs && s.sync != syncLimit:
 		return blame("refresh", "checking refresh: it needs repeat_writes absorb or sync limit")
-	case h.Coalesce != nil && !coalesces:
+	case h.Coalesce != nil && !s.coalesces:
 		return blame("coalesce", "checking coalesce: it needs over_limit coalesce")
 	}
 	return nil

@@ -213,8 +213,8 @@ type settings struct {
 	exempt              []policy.UserPattern
 	classes             []*class // the first that matches is a user's
 
-	// absorbs and limitsReads tell that some class does.
-	absorbs, limitsReads bool
+	// absorbs, coalesces and limitsReads tell that some class does.
+	absorbs, coalesces, limitsReads bool
 
 	refresh   time.Duration
 	coalesce  coalesceRules
@@ -326,8 +326,6 @@ func (s *settings) setRelief(h *Handler) error {
 		return err
 	case s.refresh > maxRefresh:
 		return blame("refresh", "checking refresh: %v is too long: homeservers take a user for offline after 30s without news, so at most %v", s.refresh, maxRefresh)
-	case h.SyncLimit != nil && s.sync != syncLimit:
-		return blame("sync_limit", "checking sync_limit: it needs sync limit")
 	case s.sync == syncOff && s.dialect == tuwunel:
 		return blame("sync", "checking sync: tuwunel has no way to leave a sync's set_presence out; use sync limit")
 	}

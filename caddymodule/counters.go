@@ -86,13 +86,14 @@ type delivery int
 
 const (
 	deliveryDone       delivery = iota // the homeserver took it
-	deliverySuperseded                 // the same device has written something else
+	deliverySuperseded                 // the same device has written something else before it was tried
+	deliveryOvertaken                  // likewise, when it had been tried in vain
 	deliveryDropped                    // its token was revoked
 	deliveryLost                       // the homeserver didn't take it
 	deliveryCount
 )
 
-var deliveryNames = [deliveryCount]string{"delivered", "superseded", "dropped", "lost"}
+var deliveryNames = [deliveryCount]string{"delivered", "superseded", "overtaken", "dropped", "lost"}
 
 // latencyBuckets are seconds: from a homeserver that answers from its own memory to
 // one that is about to be given up.

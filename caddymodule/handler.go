@@ -170,6 +170,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.takeMemory(ctx); err != nil {
 		return err
 	}
+	if set.coalesces {
+		if err := h.flushWhenStopping(ctx); err != nil {
+			return err
+		}
+	}
 	return registerMetrics(ctx)
 }
 

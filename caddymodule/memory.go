@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -22,6 +24,7 @@ var memories = caddy.NewUsagePool()
 // memory is all that outlives a request. It holds data only: limits and
 // lifetimes belong to the handlers, which a reload replaces.
 type memory struct {
+	name          string
 	presence      *cache.Presence
 	identities    *policy.Identities
 	reads, writes *policy.Limiter
@@ -70,6 +73,7 @@ const maxWhoAmIsWaiting = maxFlights / 2
 func newMemory(name string, s sizes) *memory {
 	now := time.Now()
 	m := &memory{
+		name:       name,
 		presence:   cache.NewPresence(s.states, s.permissions, now),
 		identities: policy.NewIdentities(s.tokens, now),
 		reads:      policy.NewLimiter(s.tokens, now),
@@ -93,7 +97,11 @@ func newMemory(name string, s sizes) *memory {
 
 // Destruct implements caddy.Destructor. It leaves the memory usable: requests
 // may still be under way when the last configuration that names it is gone.
-func (m *memory) Destruct() error { return nil }
+func (m *memory) Destruct() error {
+	// As the other counters do, these begin anew with another memory of the name.
+	upstreamSeconds.DeletePartialMatch(prometheus.Labels{"cache": m.name})
+	return nil
+}
 
 // resize makes the tables fit s. It is called when a handler serves its first
 // request, not when it is provisioned: that configuration may yet fail.

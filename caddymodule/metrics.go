@@ -29,7 +29,7 @@ var (
 		"route", "outcome")
 	upstreamDesc = newDesc("upstream_requests_total",
 		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
-			"bypass is outcome bypass; write and preflight are outcome forwarded of these routes; sync is requests_total of route sync; version asks which homeserver it is; delivery is at least deliveries_total of delivered, and more by what was tried again, dropped or lost; "+
+			"bypass is outcome bypass; write and preflight are outcome forwarded of these routes; sync is requests_total of route sync; version asks which homeserver it is; delivery is at least deliveries_total of delivered, and more by what was tried again, overtaken, dropped or lost; "+
 			"whoami is the sum of lookups_total of known, rejected, refused and failed.",
 		"reason")
 	savedDesc = newDesc("saved_total",
@@ -45,11 +45,11 @@ var (
 			"crowded, limited and spared (another question had brought the answer) did not.",
 		"result")
 	deliveriesDesc = newDesc("deliveries_total",
-		"Writes that were answered 200 and had to wait, by what became of them: delivered, superseded by another of the same device, dropped because the token was revoked, lost. "+
-			"The sum is outcomes_total of coalesced, without those that still wait: pending.",
+		"Writes that were answered 200 and had to wait, by what became of them: delivered, superseded by another of the same device before it was tried, overtaken by one after it was tried in vain, dropped because the token was revoked, lost. "+
+			"The sum is outcomes_total of coalesced, without pending.",
 		"result")
 	pendingDesc = newDesc("pending",
-		"Writes that were answered 200 and wait for their user's budget.")
+		"Writes that were answered 200 and wait for their user's budget, or are being delivered.")
 	entriesDesc = newDesc("entries",
 		"Entries in a table of a memory, fresh or not. At most the size that is configured for it, and 64 preflights.",
 		"table")

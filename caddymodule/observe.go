@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -192,12 +193,13 @@ func (s *observation) writeOutcome(who owner) outcome {
 		return outcomeRefused
 	}
 	class := h.set.classOf(who.userID)
+	body, whole := s.body.take()
 	write := policy.PresenceWrite{
-		UserID: who.userID, Fingerprint: h.memory.identities.Fingerprint(s.credential), Body: s.body.kept.Bytes(),
+		UserID: who.userID, Fingerprint: h.memory.identities.Fingerprint(s.credential), Body: body,
 	}
-	valid := !s.body.large && policy.CheckPresenceBody(write.Body, h.set.presenceValues) == nil
+	valid := whole && policy.CheckPresenceBody(write.Body, h.set.presenceValues) == nil
 	switch {
-	case class.absorb && valid && h.memory.repeats.Is(&write, h.set.refresh, s.departed):
+	case class.absorb && valid && h.memory.repeats.Absorb(&write, h.set.refresh, s.departed):
 		return outcomeAbsorbed
 	case !valid && (class.absorb || class.coalesce): // the body comes before the budget
 		return outcomeInvalid
@@ -223,11 +225,15 @@ func (s *observation) writeOutcome(who owner) outcome {
 }
 
 // copied is a request's body of which a copy is kept while the homeserver's side reads it.
+// That may go on after the answer has come.
 type copied struct {
 	io.ReadCloser
-	kept  bytes.Buffer
 	limit int64
+
+	mu    sync.Mutex // guards all below
+	kept  bytes.Buffer
 	large bool // it has more bytes than the limit, so the copy isn't whole
+	over  bool // nothing more is kept
 }
 
 // newCopied puts itself in the place of a request's body.
@@ -239,10 +245,23 @@ func newCopied(r *http.Request, limit int64) *copied {
 
 func (c *copied) Read(p []byte) (n int, err error) {
 	n, err = c.ReadCloser.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return n, err
+	}
 	if c.large = c.large || int64(c.kept.Len()+n) > c.limit; !c.large {
 		c.kept.Write(p[:n])
 	}
 	return n, err
+}
+
+// take returns what has been read, and whether that is all that is within the limit.
+func (c *copied) take() (body []byte, whole bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	return c.kept.Bytes(), !c.large
 }
 
 // recorder is a response writer that keeps a copy of what goes through it.

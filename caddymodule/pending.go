@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -14,6 +15,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
@@ -25,12 +28,12 @@ const (
 	// chose it: many times what clients send.
 	maxPendingBytes = 16 << 10
 
+	// maxPendingDevices is how many devices of a user may have a write waiting.
+	maxPendingDevices = 8
+
 	// maxDeliveries is how many are sent at a time, so that a homeserver that is slow
 	// isn't sent everything at once.
 	maxDeliveries = 64
-
-	// maxPendingDevices is how many devices of a user may have a write waiting.
-	maxPendingDevices = 8
 
 	// deliveryTimeout is how long the homeserver may take for one.
 	deliveryTimeout = 30 * time.Second
@@ -59,9 +62,10 @@ const (
 type pendings struct {
 	mu    sync.Mutex // guards all below, and what the queues hold
 	users map[string]*pendingUser
-	n     int // writes in all queues
+	n     int // writes in all queues, and those that are being delivered
 
-	// sending has a place for each delivery that is under way, but for those of a flush.
+	// sending has a place for each user whose queue is being delivered, but for those
+	// of a flush.
 	sending chan struct{}
 }
 
@@ -71,13 +75,16 @@ type pendingUser struct {
 	write  cache.Write // of the presence, in flight as long as anything waits
 	queue  []*pendingWrite
 	timer  *time.Timer
+
 	// delivering is there while somebody is at the queue, and closed when that is over.
-	// Nobody else may take from it.
+	// Nobody else may take from it. Sent is what is under way.
 	delivering chan struct{}
+	sent       *pendingWrite
 }
 
 // pendingWrite is one write, in the queue of its user in the order in which they came. It
-// has the access token, as every request under way has, for no longer than max_age.
+// has the access token, as every request under way has, for no longer than max_age and a
+// delivery take.
 type pendingWrite struct {
 	presenceWrite
 	handler  *Handler
@@ -93,14 +100,14 @@ type presenceWrite struct {
 	class      *class
 }
 
-// waits reports whether the user has writes waiting.
+// waits reports whether the user has writes waiting, or being delivered.
 func (p *pendings) waits(userID string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.users[userID] != nil
 }
 
-// len returns how many writes wait.
+// len returns how many writes wait or are being delivered.
 func (p *pendings) len() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -122,12 +129,16 @@ func (h *Handler) newPending(r *http.Request, next caddyhttp.Handler, write *pre
 // one of the same device. It reports false if there is no room, or it would take too
 // long; then it has done nothing.
 func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
-	p, bounds := &h.memory.pendings, h.set.coalesce
-	if wait > bounds.maxAge || h.ended.Load() || w.size() > maxPendingBytes {
+	m, bounds := h.memory, h.set.coalesce
+	p := &m.pendings
+	if wait > bounds.maxAge || w.size() > maxPendingBytes {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if h.ended.Load() {
+		return false
+	}
 	user := p.users[w.UserID]
 	older := -1
 	if user != nil {
@@ -135,13 +146,13 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	}
 	switch {
 	case older >= 0:
-		p.removeAt(user, older)
-		h.memory.counters.deliveries[deliverySuperseded].Add(1)
+		m.decide(user.queue[older], deliverySuperseded)
+		user.queue = slices.Delete(user.queue, older, older+1)
 	case p.n >= bounds.pending, user != nil && len(user.queue) >= maxPendingDevices:
 		return false
 	}
 	if user == nil {
-		user = &pendingUser{userID: w.UserID, write: h.memory.presence.BeginWrite(w.UserID)}
+		user = &pendingUser{userID: w.UserID, write: m.presence.BeginWait(w.UserID)}
 		if p.users == nil {
 			p.users = make(map[string]*pendingUser)
 		}
@@ -149,8 +160,10 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	}
 	user.queue = append(user.queue, w)
 	p.n++
+	// What was last written is no longer what the user wants.
+	m.repeats.Disturb(w.UserID)
 	if user.delivering == nil && user.timer == nil {
-		h.memory.schedule(user, wait)
+		m.schedule(user, wait)
 	}
 	return true
 }
@@ -166,26 +179,70 @@ func (w *pendingWrite) size() int {
 	return n
 }
 
-// removeAt takes a write out of a queue. It needs the lock.
-func (p *pendings) removeAt(user *pendingUser, i int) {
-	user.queue = slices.Delete(user.queue, i, i+1)
-	p.n--
+// decide counts what became of a write that waited. It needs the lock.
+func (m *memory) decide(w *pendingWrite, result delivery) {
+	if result == deliverySuperseded && w.attempts > 0 {
+		result = deliveryOvertaken
+	}
+	m.pendings.n--
+	m.counters.deliveries[result].Add(1)
+	if result == deliveryLost {
+		w.handler.reportLoss()
+	}
 }
 
 // schedule has a user's queue delivered later. It needs the lock.
 func (m *memory) schedule(user *pendingUser, wait time.Duration) {
-	user.timer = time.AfterFunc(wait, func() {
-		m.pendings.sending <- struct{}{}
-		defer func() { <-m.pendings.sending }()
-		m.deliver(user, deliveryTimeout)
-	})
+	user.timer = time.AfterFunc(wait, func() { m.deliverInTurn(user) })
+}
+
+// deliverInTurn delivers a user's queue when there is a place for it. What gets too old
+// before that is lost.
+func (m *memory) deliverInTurn(user *pendingUser) {
+	sending := m.pendings.sending
+	for {
+		left, ok := m.expire(user)
+		if !ok {
+			return
+		}
+		timer := time.NewTimer(left)
+		select {
+		case sending <- struct{}{}:
+			timer.Stop()
+			defer func() { <-sending }()
+			m.deliver(user, time.Time{})
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// expire drops what is too old of a user's queue, and returns when the next will be. It
+// reports false if nothing waits, or somebody is at the queue.
+func (m *memory) expire(user *pendingUser) (left time.Duration, ok bool) {
+	p := &m.pendings
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if user.delivering != nil || p.users[user.userID] != user {
+		return 0, false
+	}
+	for len(user.queue) > 0 {
+		w := user.queue[0]
+		if left = w.handler.set.coalesce.maxAge - time.Since(w.accepted); left > 0 {
+			return left, true
+		}
+		user.queue = user.queue[1:]
+		m.decide(w, deliveryLost)
+	}
+	m.finish(user, 0)
+	return 0, false
 }
 
 // deliver sends what waits in a user's queue, oldest first, once the budget has an event
-// for the first: the others that wait go along and are charged for, so that the
-// homeserver has the newest as soon as it may have any. A write whose configuration has
-// ended has no budget, and no second attempt.
-func (m *memory) deliver(user *pendingUser, timeout time.Duration) {
+// for the first: the others that wait by then go along and are charged for, so that the
+// homeserver has the newest as soon as it may have any. With an end, which is that of a
+// configuration, nothing waits for a budget, and there is no second attempt.
+func (m *memory) deliver(user *pendingUser, end time.Time) {
 	p := &m.pendings
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -198,34 +255,43 @@ func (m *memory) deliver(user *pendingUser, timeout time.Duration) {
 		user.timer = nil
 	}
 	var settle, again time.Duration
-	for together := 0; len(user.queue) > 0; {
+	for together := 0; len(user.queue) > 0 && again == 0; {
 		w := user.queue[0]
-		if again = m.chargeDelivery(w, together > 0); again > 0 {
+		timeout := deliveryTimeout
+		if !end.IsZero() {
+			if timeout = min(timeout, time.Until(end)); timeout <= 0 {
+				break
+			}
+		}
+		if again = m.chargeDelivery(w, together > 0 || !end.IsZero()); again > 0 {
 			break
 		}
-		together = max(together, len(user.queue)) - 1
-		p.removeAt(user, 0)
+		if together == 0 {
+			together = len(user.queue)
+		}
+		together--
+		user.queue = user.queue[1:]
 		settle = w.handler.set.settle
+		if time.Since(w.accepted) >= w.handler.set.coalesce.maxAge {
+			m.decide(w, deliveryLost)
+			continue
+		}
 
+		user.sent = w
 		p.mu.Unlock()
 		result, retry := w.deliver(timeout)
 		p.mu.Lock()
+		user.sent = nil
 
-		ended := w.handler.ended.Load()
-		switch {
+		switch ended := w.handler.ended.Load() || !end.IsZero(); {
 		case result == deliveryLost && user.has(w.Fingerprint):
-			result = deliverySuperseded
+			m.decide(w, deliverySuperseded)
 		case retry > 0 && !ended && time.Since(w.accepted)+retry < w.handler.set.coalesce.maxAge:
 			user.queue = slices.Insert(user.queue, 0, w)
-			p.n++
 			again = retry
-		case result == deliveryLost:
-			w.handler.reportLoss()
+		default:
+			m.decide(w, result)
 		}
-		if again > 0 {
-			break
-		}
-		m.counters.deliveries[result].Add(1)
 	}
 	close(user.delivering)
 	user.delivering = nil
@@ -246,7 +312,7 @@ func (u *pendingUser) has(fingerprint [16]byte) bool {
 func (m *memory) chargeDelivery(w *pendingWrite, along bool) (wait time.Duration) {
 	limit := w.class.writeLimit
 	switch {
-	case w.attempts > 0 || w.handler.ended.Load(): // it was charged for, or can't wait
+	case w.attempts > 0 || limit == nil: // it was charged for, or costs nothing
 		return 0
 	case along:
 		m.writes.Charge(w.UserID, *limit, time.Now())
@@ -267,22 +333,20 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 	attempt := m.repeats.Begin(w.UserID, time.Now())
 	answer := request.send(timeout, m.counters.departs(reasonDelivery))
 	w.attempts++
-	switch {
-	case answer.err == nil && answer.status < http.StatusMultipleChoices:
+	if answer.err == nil && answer.status < http.StatusMultipleChoices {
 		attempt.End(&w.PresenceWrite)
 		w.handler.wrote(&w.PresenceWrite)
 		return deliveryDone, 0
-	case answer.err == nil && answer.status == http.StatusUnauthorized:
-		attempt.End(nil)
-		m.revokeToken(w.credential)
-		return deliveryDropped, 0
 	}
 	attempt.End(nil)
 	retry = min(lastRetry, firstRetry<<min(w.attempts-1, 10))
-	if answer.err == nil && answer.status == http.StatusTooManyRequests {
+	switch {
+	case answer.err == nil && answer.status == http.StatusUnauthorized:
+		m.revokeToken(w.credential)
+		return deliveryDropped, 0
+	case answer.err == nil && answer.status == http.StatusTooManyRequests:
 		return deliveryLost, max(retry, retryAfter(answer))
-	}
-	if answer.failed() {
+	case answer.failed():
 		return deliveryLost, retry
 	}
 	return deliveryLost, 0 // the homeserver doesn't want it
@@ -300,16 +364,11 @@ func retryAfter(answer *subresponse) time.Duration {
 	return time.Duration(limited.RetryAfterMS) * time.Millisecond
 }
 
-// revokeToken forgets whose a token is, and drops what waits of it.
+// revokeToken forgets whose a token is that the homeserver has said to be no longer good,
+// and drops what waits of it.
 func (m *memory) revokeToken(c policy.Credential) {
 	m.identities.RevokeToken(c)
 	m.dropPending(deliveryDropped, func(w *pendingWrite) bool { return w.credential.Token == c.Token })
-}
-
-// revokeUser forgets whose a user's tokens are, and drops what waits of them.
-func (m *memory) revokeUser(userID string) {
-	m.identities.RevokeUser(userID)
-	m.dropPending(deliveryDropped, func(w *pendingWrite) bool { return w.UserID == userID })
 }
 
 // dropPending drops the writes that match. What is on its way can't be.
@@ -318,12 +377,13 @@ func (m *memory) dropPending(result delivery, match func(*pendingWrite) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, user := range p.users {
-		for i := len(user.queue) - 1; i >= 0; i-- {
-			if match(user.queue[i]) {
-				p.removeAt(user, i)
-				m.counters.deliveries[result].Add(1)
+		user.queue = slices.DeleteFunc(user.queue, func(w *pendingWrite) bool {
+			if !match(w) {
+				return false
 			}
-		}
+			m.decide(w, result)
+			return true
+		})
 		if len(user.queue) == 0 && user.delivering == nil {
 			user.timer.Stop()
 			m.finish(user, 0)
@@ -338,20 +398,25 @@ func (m *memory) finish(user *pendingUser, settle time.Duration) {
 }
 
 // flush delivers what waits of a handler whose configuration ends, and returns when that
-// is done, or given up.
+// is done, or given up. No more will wait.
 func (h *Handler) flush() {
-	if h.memory == nil || h.ended.Swap(true) {
+	if h.memory == nil {
 		return
 	}
 	p := &h.memory.pendings
 	p.mu.Lock()
 	var users []*pendingUser
-	for _, user := range p.users {
-		if user.delivering != nil || user.waitsFor(h) {
-			users = append(users, user)
+	if !h.ended.Swap(true) {
+		for _, user := range p.users {
+			if user.concerns(h) {
+				users = append(users, user)
+			}
 		}
 	}
 	p.mu.Unlock()
+	if len(users) == 0 {
+		return
+	}
 
 	patience, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
@@ -365,53 +430,82 @@ func (h *Handler) flush() {
 		})
 	}
 	all.Wait()
-	h.memory.dropPending(deliveryLost, func(w *pendingWrite) bool {
-		if w.handler == h {
-			h.reportLoss()
-		}
-		return w.handler == h
-	})
+	h.memory.dropPending(deliveryLost, func(w *pendingWrite) bool { return w.handler == h })
+	h.logLosses(0)
 }
 
 // flushUser delivers what waits of a user, until nothing of this handler's does.
 func (h *Handler) flushUser(patience context.Context, user *pendingUser) {
 	p := &h.memory.pendings
-	deadline, _ := patience.Deadline()
+	end, _ := patience.Deadline()
 	for patience.Err() == nil {
 		p.mu.Lock()
-		others, waits := user.delivering, user.waitsFor(h)
+		busy, concerned := user.delivering, user.concerns(h)
 		p.mu.Unlock()
 		switch {
-		case others != nil:
-			select {
-			case <-others:
-			case <-patience.Done():
-			}
-		case waits:
-			h.memory.deliver(user, time.Until(deadline))
-		default:
+		case !concerned:
 			return
+		case busy == nil:
+			h.memory.deliver(user, end)
+			continue
+		}
+		select {
+		case <-busy:
+		case <-patience.Done():
 		}
 	}
 }
 
-// waitsFor reports whether a write of a handler's waits. It needs the lock.
-func (u *pendingUser) waitsFor(h *Handler) bool {
-	return slices.ContainsFunc(u.queue, func(w *pendingWrite) bool { return w.handler == h })
+// concerns reports whether a write of a handler's waits or is being delivered. It needs the
+// lock.
+func (u *pendingUser) concerns(h *Handler) bool {
+	return u.sent != nil && u.sent.handler == h ||
+		slices.ContainsFunc(u.queue, func(w *pendingWrite) bool { return w.handler == h })
 }
 
-// reportLoss logs that a write was answered with 200 and then not delivered: once in a
-// while, with how many there were.
+// flushing is told by Caddy that a configuration is about to end. By the time of Cleanup
+// the servers have waited for all requests under way, as a rule without a limit: for a
+// long poll longer than some process managers wait for the process.
+type flushing struct{ handler *Handler }
+
+// Handle implements caddyevents.Handler.
+func (f flushing) Handle(context.Context, caddy.Event) error {
+	f.handler.flush()
+	return nil
+}
+
+// flushWhenStopping has what waits delivered when the configuration ends.
+func (h *Handler) flushWhenStopping(ctx caddy.Context) error {
+	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server == nil {
+		return nil // not in Caddy's HTTP app
+	}
+	app, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting the events app: %w", err)
+	}
+	if err := app.(*caddyevents.App).On("stopping", flushing{h}); err != nil {
+		return fmt.Errorf("subscribing to the end of the configuration: %w", err)
+	}
+	return nil
+}
+
+// reportLoss notes that a write was answered with 200 and then not delivered.
 func (h *Handler) reportLoss() {
+	h.memory.losses.unlogged.Add(1)
+	h.logLosses(faultLogInterval)
+}
+
+// logLosses logs how many writes were lost, unless it did within the interval.
+func (h *Handler) logLosses(interval time.Duration) {
 	losses := &h.memory.losses
-	losses.unlogged.Add(1)
 	at, last := time.Now().UnixNano(), losses.logged.Load()
-	if at-last < int64(faultLogInterval) || !losses.logged.CompareAndSwap(last, at) {
+	if at-last < int64(interval) || !losses.logged.CompareAndSwap(last, at) {
 		return
 	}
-	h.logger.Warn("a presence write that was answered with 200 could not be delivered to the homeserver; "+
-		"over_limit reject makes no such promise",
-		zap.Int64("lost_since_last_message", losses.unlogged.Swap(0)))
+	if n := losses.unlogged.Swap(0); n > 0 {
+		h.logger.Warn("presence writes that were answered with 200 could not be delivered to the homeserver; "+
+			"over_limit reject makes no such promise", zap.Int64("lost_since_last_message", n))
+	}
 }
 
 // lossLog makes one line in the log of many losses.

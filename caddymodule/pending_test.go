@@ -218,22 +218,195 @@ func status(code int, body string) func(w http.ResponseWriter) error {
 }
 
 func TestLogoutDropsWhatWaits(t *testing.T) {
-	for name, logout := range map[string]string{"one": "logout", "all": "logout/all"} {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		for _, user := range []string{alice, bob} {
+			token := strings.TrimSuffix(user[1:], ":example.com") + "-token"
+			p.put(token, user, message(0))
+			p.put(token, user, message(1))
+		}
+		p.do(request("POST", "/_matrix/client/v3/logout", "alice-token", ""))
+		p.wantDeliveries(map[string]float64{"dropped": 1, "pending": 1})
+		time.Sleep(time.Minute)
+		p.wantDeliveries(map[string]float64{"dropped": 1, "delivered": 1})
+		p.wantCounts(map[string]int{"PUT": 3})
+	})
+}
+
+// Which tokens end by another revocation the homeserver knows: it says so when it gets
+// the write. And nobody can have another's writes dropped by asking for it.
+func TestOtherRevocationsLeaveItToTheHomeserver(t *testing.T) {
+	for name, tc := range map[string]struct {
+		request *http.Request
+		want    map[string]float64
+	}{
+		"logout of all devices":   {request("POST", "/_matrix/client/v3/logout/all", "alice-token", ""), map[string]float64{"dropped": 1}},
+		"deletion of others":      {request("POST", "/_matrix/client/v3/delete_devices", "alice-token", `{"devices":["OTHER"]}`), map[string]float64{"delivered": 1}},
+		"deactivation by nobody":  {request("POST", "/_synapse/admin/v1/deactivate/"+alice, "", ""), map[string]float64{"delivered": 1}},
+		"logout without a answer": {request("POST", "/_matrix/client/v3/logout", "alice-token", ""), map[string]float64{"delivered": 1}},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
 				p.put("alice-token", alice, message(0))
 				p.put("alice-token", alice, message(1))
-				p.put("bob-token", bob, message(0))
-				p.put("bob-token", bob, message(1))
-				p.do(request("POST", "/_matrix/client/v3/"+logout, "alice-token", ""))
-				p.wantDeliveries(map[string]float64{"dropped": 1, "pending": 1})
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					return strings.Contains(r.URL.Path, "/deactivate/") || name == "logout without a answer" && strings.HasSuffix(r.URL.Path, "/logout"), nil
+				})
+				p.do(tc.request)
 				time.Sleep(time.Minute)
-				p.wantDeliveries(map[string]float64{"dropped": 1, "delivered": 1})
-				p.wantCounts(map[string]int{"PUT": 3})
+				p.wantDeliveries(tc.want)
 			})
 		})
 	}
+}
+
+// What waits is what the user wants next, so to say what was there before is a change.
+func TestNothingIsAbsorbedPastAWriteThatWaits(t *testing.T) {
+	for name, second := range map[string]string{"one device": "alice-token", "two devices": "alice-phone"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := coalescing()
+				h.RepeatWrites, h.WriteLimit.Burst, h.Refresh = "absorb", 2, 0
+				p := newProxy(t, h)
+				sent := p.hs.bodies()
+				p.put("alice-token", alice, message(9))
+				p.put("alice-token", alice, online)
+				p.want(p.put(second, alice, unavailable), 200, "{}", "matrix_presence; detail=coalesced")
+				p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=coalesced")
+				time.Sleep(time.Minute)
+				if got := sent(); got[len(got)-1] != online {
+					t.Errorf("the homeserver got %v", got)
+				}
+			})
+		})
+	}
+}
+
+// The configuration may change, or another site of the same memory differ, while a
+// write waits.
+func TestNobodyOvertakesAWriteOfAnotherConfiguration(t *testing.T) {
+	for name, other := range map[string]*Handler{
+		"exempt":   {Exempt: []string{alice}},
+		"no limit": {WriteLimit: &Limit{Off: true}},
+		"reject":   {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, coalescing())
+				other.Cache = &Cache{Name: p.handler.Cache.Name}
+				provision(t, other)
+				sent := p.hs.bodies()
+				p.put("alice-token", alice, message(0))
+				p.put("alice-token", alice, message(1))
+				first := p.handler
+				p.handler = other
+				p.wantError(p.put("alice-token", alice, message(2)), 429, "M_LIMIT_EXCEEDED")
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				p.put("alice-token", alice, message(3))
+				p.handler = first
+				if got := sent(); got[1] != message(1) || other.WriteLimit != nil && got[2] != message(3) {
+					t.Errorf("the homeserver got %v", got)
+				}
+			})
+		})
+	}
+}
+
+// A write through a site that absorbs nothing is a change for one that does.
+func TestNothingIsAbsorbedPastAnotherSitesWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, absorbing())
+		other := &Handler{Cache: &Cache{Name: p.handler.Cache.Name}}
+		provision(t, other)
+		p.put("alice-token", alice, online)
+		first := p.handler
+		p.handler = other
+		p.put("alice-token", alice, unavailable)
+		p.handler = first
+		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+	})
+}
+
+// Two devices that take turns go together, but not past the limit.
+func TestManyDevicesKeepToTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			time.Sleep(20 * time.Millisecond)
+			return false, nil
+		})
+		for n := range 60_000 / 5 {
+			p.put([]string{"alice-token", "alice-phone"}[n%2], alice, message(n))
+			time.Sleep(5 * time.Millisecond)
+		}
+		if got := p.hs.count("PUT"); got > 10 {
+			t.Errorf("%d writes in a minute of one each ten seconds", got)
+		}
+	})
+}
+
+func TestNothingWaitsForLongerThanMaxAge(t *testing.T) {
+	t.Run("for a budget", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := coalescing()
+			h.Coalesce.MaxAge = caddy.Duration(30 * time.Second)
+			p := newProxy(t, h)
+			sent := make(map[string]time.Time)
+			var mu sync.Mutex
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.Method == "PUT" {
+					mu.Lock()
+					defer mu.Unlock()
+					body, _ := io.ReadAll(r.Body)
+					sent[string(body)] = time.Now()
+					answer(w, 200, `{}`)
+					return true, nil
+				}
+				return false, nil
+			})
+			accepted := make(map[string]time.Time)
+			for n := range 60 {
+				token := fmt.Sprintf("device-%d", n%8)
+				p.hs.mu.Lock()
+				p.hs.tokens[token] = alice
+				p.hs.mu.Unlock()
+				if resp := p.put(token, alice, message(n)); resp.StatusCode == 200 {
+					accepted[message(n)] = time.Now()
+				}
+				time.Sleep(3 * time.Second)
+			}
+			time.Sleep(time.Minute)
+			mu.Lock()
+			defer mu.Unlock()
+			for body, at := range sent {
+				if took := at.Sub(accepted[body]); took > 30*time.Second {
+					t.Errorf("%s was delivered %v after its 200", body, took)
+				}
+			}
+		})
+	})
+	t.Run("for a place", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := coalescing()
+			h.Coalesce.Pending = 1000
+			p := newProxy(t, h)
+			for n := range 300 {
+				userID, token := fmt.Sprintf("@user%d:example.com", n), fmt.Sprintf("token-%d", n)
+				p.hs.tokens[token] = userID
+				p.put(token, userID, message(0))
+				p.put(token, userID, message(1))
+			}
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				<-r.Context().Done()
+				return true, caddyhttp.Error(502, r.Context().Err())
+			})
+			time.Sleep(time.Minute + deliveryTimeout)
+			synctest.Wait()
+			p.wantDeliveries(map[string]float64{"lost": 300})
+		})
+	})
 }
 
 func TestWaitingIsBounded(t *testing.T) {
@@ -294,26 +467,68 @@ func TestReloadDeliversWhatWaits(t *testing.T) {
 }
 
 func TestReloadDoesNotWaitForAHomeserverThatHangs(t *testing.T) {
+	for name, tokens := range map[string][]string{
+		"many users":   {"alice-token", "bob-token", "carol-token"},
+		"many devices": {"device-0", "device-1", "device-2", "device-3", "device-4"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, coalescing())
+				for _, token := range tokens {
+					if _, ok := p.hs.tokens[token]; !ok {
+						p.hs.tokens[token] = alice
+					}
+				}
+				coalesced := 0
+				for n := range 2 {
+					for _, token := range tokens {
+						if resp := p.put(token, p.hs.tokens[token], message(n)); strings.Contains(resp.Header.Get("Cache-Status"), "coalesced") {
+							coalesced++
+						}
+					}
+				}
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method == http.MethodPut {
+						<-r.Context().Done()
+						return true, caddyhttp.Error(502, r.Context().Err())
+					}
+					return false, nil
+				})
+				superseded := gather(t, p.handler.Cache.Name)["deliveries_total superseded"]
+				start := time.Now()
+				p.reload(coalescing())
+				if took := time.Since(start); took != flushTimeout {
+					t.Errorf("it took %v, want %v", took, flushTimeout)
+				}
+				p.wantDeliveries(map[string]float64{"lost": float64(coalesced) - superseded, "superseded": superseded})
+			})
+		})
+	}
+}
+
+// A site that ends delivers what is its own, and waits for no budget of another's.
+func TestEndOfOneSiteOfTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		for _, user := range []string{"alice", "bob", "carol"} {
-			userID := "@" + user + ":example.com"
-			p.put(user+"-token", userID, message(0))
-			p.put(user+"-token", userID, message(1))
-		}
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
-			if r.Method == http.MethodPut {
-				<-r.Context().Done()
-				return true, caddyhttp.Error(502, r.Context().Err())
-			}
-			return false, nil
-		})
+		p.put("alice-token", alice, message(0))
+		p.put("alice-token", alice, message(1)) // of the site that stays
+		other := coalescing()
+		other.Cache = &Cache{Name: p.handler.Cache.Name}
+		provision(t, other)
+		first := p.handler
+		p.handler = other
+		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		sent := p.hs.bodies()
 		start := time.Now()
-		p.reload(coalescing())
-		if took := time.Since(start); took != flushTimeout {
-			t.Errorf("it took %v, want %v", took, flushTimeout)
+		other.flush()
+		if took := time.Since(start); took != 0 {
+			t.Errorf("it took %v", took)
 		}
-		p.wantDeliveries(map[string]float64{"lost": 3})
+		if got := fmt.Sprint(sent()); got != fmt.Sprint([]string{message(1), message(2)}) {
+			t.Errorf("the homeserver got %v", got)
+		}
+		p.handler = first
+		p.wantDeliveries(map[string]float64{"delivered": 2})
 	})
 }
 

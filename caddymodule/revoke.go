@@ -18,20 +18,25 @@ func (h *Handler) serveRevocation(w http.ResponseWriter, r *http.Request, next c
 		// Without a definite answer, because the client went away or the
 		// homeserver broke off, it may have happened all the same.
 		if revoke.known && (answered == 0 || answered == statusClientClosed || answered >= http.StatusInternalServerError) {
-			revoke.forget()
+			revoke.forget(false)
 		}
 	}()
 	return next.ServeHTTP(onStatus(w, func(status int) {
 		answered = status
 		if status < http.StatusMultipleChoices {
-			revoke.forget()
+			revoke.forget(true)
 		}
 	}), r)
 }
 
 // revoking is what is to be done when a revocation has succeeded.
 type revoking struct {
-	forget func()
+	// forget is told whether it has succeeded for sure. Who acts for whom can be asked
+	// again, but a write that waits and is dropped is gone: that takes the
+	// success of a logout, or anybody could have another's writes dropped by asking and
+	// leaving. What waits of a token that ended otherwise gets its 401 when it is
+	// delivered.
+	forget func(sure bool)
 
 	// known tells that it concerns certain tokens only. To forget everybody's
 	// takes a success, or anybody could have it done by asking and leaving.
@@ -41,14 +46,19 @@ type revoking struct {
 // revocation prepares what is to be done. Whose tokens it concerns has to be found
 // out before the request is sent: afterwards its own may be one of them.
 func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) revoking {
+	identities := h.memory.identities
 	if revocation.UserID != "" {
-		return revoking{func() { h.memory.revokeUser(revocation.UserID) }, true}
+		return revoking{func(bool) { identities.RevokeUser(revocation.UserID) }, true}
 	}
 	authorization := r.Header["Authorization"]
 	if revocation.Scope == policy.RevokesToken {
-		return revoking{func() {
+		return revoking{func(sure bool) {
 			for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
-				h.memory.revokeToken(policy.Credential{Token: token})
+				if c := (policy.Credential{Token: token}); sure {
+					h.memory.revokeToken(c)
+				} else {
+					identities.RevokeToken(c)
+				}
 			}
 		}, true}
 	}
@@ -58,16 +68,16 @@ func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation
 		who := h.identify(r, next, credential, nil)
 		switch {
 		case who.userID != "":
-			return revoking{func() {
-				h.memory.revokeToken(credential)
-				h.memory.revokeUser(who.userID)
+			return revoking{func(bool) {
+				identities.RevokeToken(credential)
+				identities.RevokeUser(who.userID)
 			}, true}
 		case who.rejection != nil:
-			return revoking{func() {}, true} // it won't succeed
+			return revoking{func(bool) {}, true} // it won't succeed
 		}
 	}
 	// A password reset by mail carries no token and names no user.
-	return revoking{h.memory.identities.RevokeAll, false}
+	return revoking{func(bool) { identities.RevokeAll() }, false}
 }
 
 // statusWriter calls a function with the status of an answer before it is sent.

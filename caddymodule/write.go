@@ -77,23 +77,27 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 			return true
 		}
 	}
-	if class.absorb && m.repeats.Is(&write.PresenceWrite, h.set.refresh, time.Now()) {
+	// Behind a write that waits, so do all others: also for a handler that lets none
+	// wait itself, of another site or after a reload.
+	now, waits := time.Now(), m.pendings.waits(write.UserID)
+	if class.absorb && !waits && m.repeats.Absorb(&write.PresenceWrite, h.set.refresh, now) {
 		h.writeDone(w, r, outcomeAbsorbed)
 		return true
 	}
-	// Behind a write that waits, so do all others.
-	wait, ok := time.Duration(0), !class.coalesce || !m.pendings.waits(write.UserID)
+	wait, ok := crowdedWait, !waits
 	if ok {
-		wait, ok = take(m.writes, class.writeLimit, write.UserID, time.Now())
+		wait, ok = take(m.writes, class.writeLimit, write.UserID, now)
 	}
 	if !ok {
 		m.talkers[limitWrite].Add(write.UserID)
-		if class.coalesce && h.accept(h.newPending(r, next, write), wait) {
-			h.writeDone(w, r, outcomeCoalesced)
-			return true
-		}
-		if wait == 0 {
-			wait = crowdedWait
+		if class.coalesce {
+			// With a debt it takes longer than until the next event.
+			due := m.writes.Wait(write.UserID, *class.writeLimit, now)
+			if h.accept(h.newPending(r, next, write), due) {
+				h.writeDone(w, r, outcomeCoalesced)
+				return true
+			}
+			wait = max(wait, due)
 		}
 		h.writeLimited(w, r, wait)
 		return true
@@ -108,25 +112,23 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, write *presenceWrite) error {
 	h.note(r, outcomeForwarded)
 	fence := h.memory.presence.BeginWrite(write.UserID)
-	var attempt policy.Attempt
+	// Also for a handler that absorbs nothing itself: another of this memory may.
+	attempt := h.memory.repeats.Begin(write.UserID, time.Now())
 	var done *policy.PresenceWrite // when the homeserver has said so
-	if write.class.absorb {
-		attempt = h.memory.repeats.Begin(write.UserID, time.Now())
-	}
 	// Also when the client went away, or the answer broke off and reverse_proxy
 	// panics: the homeserver may have applied it.
 	defer func() {
 		fence.End(time.Now(), h.set.settle)
-		if write.class.absorb {
-			attempt.End(done)
-		}
+		attempt.End(done)
 	}()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
 		switch {
 		case status < http.StatusMultipleChoices:
-			done = &write.PresenceWrite
-			h.wrote(done)
+			h.wrote(&write.PresenceWrite)
+			if write.class.absorb {
+				done = &write.PresenceWrite
+			}
 		case status == http.StatusUnauthorized:
 			h.memory.revokeToken(write.credential)
 		}

@@ -8,14 +8,15 @@ import "strings"
 //   - Synapse: a message, a receipt, a read marker or typing (all callers of
 //     bump_presence_active_time);
 //   - tuwunel: a receipt, a read marker, typing or a change of the profile
-//     (src/api/client/{typing,profile}.rs, read_marker/*.rs).
+//     (src/api/client/{typing,profile}.rs, read_marker/*.rs);
+//   - Synapse, for the legacy GET /events (handlers/events.py).
 //
 // It compares the escaped path in few steps and may say yes where a homeserver has no
 // such route.
 func IsActivity(method, escapedPath string) bool {
 	rest, _, ok := cutVersion(escapedPath)
-	if !ok || method != "PUT" && method != "POST" && method != "DELETE" {
-		return false
+	if !ok || method == "GET" || method == "HEAD" {
+		return ok && rest == "events"
 	}
 	switch kind, rest, _ := strings.Cut(rest, "/"); kind {
 	case "profile":
@@ -26,7 +27,7 @@ func IsActivity(method, escapedPath string) bool {
 		case "receipt", "read_markers", "typing":
 			return true
 		case "send":
-			return strings.HasPrefix(rest, "m.room.message/")
+			return strings.HasPrefix(rest+"/", "m.room.message/")
 		}
 	}
 	return false

@@ -15,6 +15,10 @@ func TestActivityIsWhatHomeserversTakeForIt(t *testing.T) {
 		{"PUT", "/_matrix/client/v3/profile/@a:example.com/displayname", true},
 		{"DELETE", "/_matrix/client/v3/profile/@a:example.com/tz", true},
 
+		{"POST", "/_matrix/client/v3/rooms/!r:example.com/send/m.room.message", true},
+		{"GET", "/_matrix/client/r0/events", true},
+
+		{"GET", "/_matrix/client/r0/events/$e", false},
 		{"PUT", "/_matrix/client/v3/rooms/!r:example.com/send/m.room.encrypted/1", false},
 		{"PUT", "/_matrix/client/v3/rooms/!r:example.com/state/m.room.message/", false},
 		{"GET", "/_matrix/client/v3/rooms/!r:example.com/typing/x", false},

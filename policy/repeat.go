@@ -51,7 +51,13 @@ type writing struct {
 type wrote struct {
 	digest   uint64 // of credential and body
 	departed int64  // for the homeserver
+	repeated int64  // when it was last repeated, or departed
 }
+
+// staysOnline is for how long Synapse takes a device that doesn't sync for online after
+// a write (presence.sync_online_timeout, 30s), less what a request may take to come
+// there.
+const staysOnline = 28 * time.Second
 
 // NewRepeats returns a memory of at most users users, rounded up to one in each of
 // its shards. Of now only differences matter.
@@ -101,15 +107,25 @@ func (r *Repeats) shard(userID string) (uint64, *repeatShard) {
 	return hash, &r.shards[hash%repeatShards]
 }
 
-// Is reports whether w repeats what the user last wrote successfully, and that went
-// to the homeserver less than refresh ago.
-func (r *Repeats) Is(w *PresenceWrite, refresh time.Duration, now time.Time) bool {
-	digest := r.digest(w)
+// Absorb reports whether w repeats what the user last wrote successfully, and need not go
+// to the homeserver: that has heard it less than refresh ago and, if the next repeat
+// takes as long as this one did, will hear it before it takes the user for offline.
+func (r *Repeats) Absorb(w *PresenceWrite, refresh time.Duration, now time.Time) bool {
+	digest, at := r.digest(w), int64(now.Sub(r.epoch))
 	user, shard := r.shard(w.UserID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	last, ok := shard.last.Get(user)
-	return ok && last.digest == digest && time.Duration(int64(now.Sub(r.epoch))-last.departed) < refresh
+	if !ok || last.digest != digest {
+		return false
+	}
+	heard, gap := time.Duration(at-last.departed), time.Duration(at-last.repeated)
+	if heard >= refresh || heard+gap >= staysOnline {
+		return false
+	}
+	last.repeated = at
+	shard.last.Put(user, last)
+	return true
 }
 
 // Attempt is a write that is in flight.
@@ -147,7 +163,7 @@ func (a Attempt) End(succeeded *PresenceWrite) {
 	}
 	delete(shard.writing, user)
 	if succeeded != nil && !w.disturbed {
-		shard.last.Put(user, wrote{a.repeats.digest(succeeded), a.departed})
+		shard.last.Put(user, wrote{a.repeats.digest(succeeded), a.departed, a.departed})
 	}
 }
 

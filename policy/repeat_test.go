@@ -15,20 +15,21 @@ func TestARepeatIsTheSameWriteOfTheSameDevice(t *testing.T) {
 		after time.Duration
 		want  bool
 	}{
-		"the same":              {online, refresh - 1, true},
-		"the same with spaces":  {PresenceWrite{online.UserID, phone, []byte("{ \"presence\" :\n\"online\"}")}, 0, true},
-		"after refresh":         {online, refresh, false},
-		"of another device":     {PresenceWrite{online.UserID, desktop, online.Body}, 0, false},
-		"another state":         {PresenceWrite{online.UserID, phone, []byte(`{"presence":"offline"}`)}, 0, false},
-		"with a status":         {PresenceWrite{online.UserID, phone, []byte(`{"presence":"online","status_msg":""}`)}, 0, false},
-		"spaces within a value": {PresenceWrite{online.UserID, phone, []byte(`{"presence":"on line"}`)}, 0, false},
-		"of another user":       {PresenceWrite{"@bob:example.com", phone, online.Body}, 0, false},
+		"the same":             {online, refresh/2 - 1, true},
+		"the same with spaces": {PresenceWrite{online.UserID, phone, []byte("{ \"presence\" :\n\"online\"}")}, 0, true},
+		"after refresh":        {online, refresh, false},
+		"so late that the next would be too late": {online, staysOnline / 2, false},
+		"of another device":                       {PresenceWrite{online.UserID, desktop, online.Body}, 0, false},
+		"another state":                           {PresenceWrite{online.UserID, phone, []byte(`{"presence":"offline"}`)}, 0, false},
+		"with a status":                           {PresenceWrite{online.UserID, phone, []byte(`{"presence":"online","status_msg":""}`)}, 0, false},
+		"spaces within a value":                   {PresenceWrite{online.UserID, phone, []byte(`{"presence":"on line"}`)}, 0, false},
+		"of another user":                         {PresenceWrite{"@bob:example.com", phone, online.Body}, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			start := time.Unix(0, 0)
 			r := NewRepeats(1000, start)
 			r.Begin(online.UserID, start).End(&online)
-			if got := r.Is(&tc.later, refresh, start.Add(tc.after)); got != tc.want {
+			if got := r.Absorb(&tc.later, refresh, start.Add(tc.after)); got != tc.want {
 				t.Errorf("got %v, want %v", got, tc.want)
 			}
 		})
@@ -71,7 +72,7 @@ func TestNothingIsRepeatedOnceThePresenceMayHaveChanged(t *testing.T) {
 			r := NewRepeats(1000, now)
 			r.Begin(online.UserID, now).End(&online)
 			tc.then(r)
-			if got := r.Is(&online, time.Minute, now); got != tc.want {
+			if got := r.Absorb(&online, time.Minute, now); got != tc.want {
 				t.Errorf("got %v, want %v", got, tc.want)
 			}
 		})
@@ -95,6 +96,36 @@ func TestLastWritesAreBounded(t *testing.T) {
 	for i := range r.shards {
 		if n := len(r.shards[i].writing); n != 0 {
 			t.Errorf("%d users are taken for writing", n)
+		}
+	}
+}
+
+// Whatever the time between repeats, the homeserver hears one before it takes the user
+// for offline.
+func TestRepeatsKeepTheUserOnline(t *testing.T) {
+	const online = 30 * time.Second
+	w := PresenceWrite{UserID: "@alice:example.com", Body: []byte(`{"presence":"online"}`)}
+	for _, refresh := range []time.Duration{time.Second, 10 * time.Second, 20 * time.Second, 25 * time.Second} {
+		for every := 100 * time.Millisecond; every < online; every += 100 * time.Millisecond {
+			now := time.Unix(0, 0)
+			r := NewRepeats(100, now)
+			r.Begin(w.UserID, now).End(&w)
+			heard, absorbed := now, 0
+			for range 100 {
+				now = now.Add(every)
+				if now.Sub(heard) >= online {
+					t.Fatalf("refresh %v, repeated every %v: nothing heard for %v", refresh, every, now.Sub(heard))
+				}
+				if r.Absorb(&w, refresh, now) {
+					absorbed++
+					continue
+				}
+				r.Begin(w.UserID, now).End(&w)
+				heard = now
+			}
+			if every < refresh/3 && absorbed < 50 {
+				t.Errorf("refresh %v, repeated every %v: only %d of 100 absorbed", refresh, every, absorbed)
+			}
 		}
 	}
 }

@@ -31,7 +31,7 @@ const (
 // The edits that more than one mutant has.
 var (
 	noMark        = edit{fence, "return f.writes == 0 && now >= f.settled", "return now >= f.settled"}
-	noSecondRaise = edit{fence, "f.generation++\n\tf.writes--", "f.writes--"}
+	noSecondRaise = edit{fence, "f.generation++\n\tif w.waits {", "if w.waits {"}
 	noSettleTime  = edit{fence, "w.presence.clock(now)+int64(settle))", "w.presence.clock(now))"}
 )
 
