@@ -103,7 +103,7 @@ var mutants = []mutant{
 	{
 		name:     "no drop",
 		effect:   "a write leaves the old state in memory",
-		edits:    []edit{{fence, "\tp.drop(shard, stateKey{target: target})\n\treturn Write{", "\treturn Write{"}},
+		edits:    []edit{{fence, "f.writes++\n\tp.drop(shard, stateKey{target: target})\n", "f.writes++\n"}},
 		scenario: "at-once",
 	},
 	{
