@@ -62,7 +62,7 @@ func sizeOf(name string) (size, error) {
 			name: name, full: true,
 			throughput: throughput.Options{Rounds: 5, Slice: 1500 * time.Millisecond, Restart: 2, FreshFloors: true, Connections: connections},
 			freshness: freshness.Options{
-				Full: true, Limit: 40 * time.Second,
+				Full: true, Limit: 15 * time.Second,
 				Shapes: []freshness.Shape{
 					freshness.Popular(1000, 50, 40), freshness.RoomOpen(members), freshness.LongTail(1000, 100_000, 100_000),
 				},
