@@ -10,6 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -129,6 +132,41 @@ func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 		p.wantSync("carol-token", away, online)
 		p.wantMetrics(map[string]float64{"outcomes_total held sync": 3, "sync_writes_total limited": 3, "entries syncers": 2})
 	})
+}
+
+// Of what goes wrong then there is no other sign.
+func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
+	const warning = "raise rc_presence"
+	for name, tt := range map[string]struct {
+		handler *Handler
+		want    int
+	}{
+		"told":     {&Handler{Sync: "limit", Homeserver: "synapse"}, 1},
+		"learned":  {&Handler{Sync: "limit"}, 1},
+		"off":      {&Handler{Sync: "off", Homeserver: "synapse"}, 0},
+		"watched":  {absorbing(), 0},
+		"Dendrite": {&Handler{Sync: "limit", Homeserver: "dendrite"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, tt.handler)
+				core, logs := observer.New(zap.WarnLevel)
+				p.handler.logger = zap.New(core)
+				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
+				for range 3 {
+					p.sync("alice-token", "")
+					synctest.Wait()
+				}
+				reloaded := *tt.handler
+				p.reload(&reloaded)
+				p.handler.logger = zap.New(core)
+				p.sync("alice-token", "")
+				if got := logs.FilterMessageSnippet(warning).Len(); got != tt.want {
+					t.Errorf("%d warnings", got)
+				}
+			})
+		})
+	}
 }
 
 func TestDevicesOfDendriteAreDamped(t *testing.T) {
