@@ -63,6 +63,7 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 		p.put("bob-token", bob, `{"presence":"online"}`)
 		p.sync("carol-token", "")
 		p.sync("carol-token", "set_presence=unavailable")
+		p.sync("carol-token", "")
 		// A credential of which it isn't certain what it is, but whose it may be.
 		p.do(request("GET", statusPath(alice)+"?access_token=bob-token", "made-up", ""))
 		reads := talkerList{name, "read", start, 3, []talker{{bob, 3, 3}}}

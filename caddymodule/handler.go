@@ -56,7 +56,7 @@ type Handler struct {
 
 	// SyncLimit is each user's budget of changes of presence by syncs, see Sync. Over
 	// it a device keeps the state that it had, until it asks again when there is
-	// budget. Default: 6 in 1m, burst 5.
+	// budget. A device that had none goes as it asks. Default: 6 in 1m, burst 5.
 	SyncLimit *Limit `json:"sync_limit,omitempty"`
 
 	// Exempt lists users whom no limit applies to, such as bots and bridges, as
@@ -100,13 +100,23 @@ type Handler struct {
 	// names none: "pass" leaves it alone; "limit" lets changes through within
 	// SyncLimit, drops what is remembered of the user's presence then, and takes out
 	// what changes nothing, as far as the homeserver hears of the device again before
-	// it takes it for offline; "off" keeps syncs from touching any presence, which
+	// it takes it for offline, if that comes as regularly as before; "off" keeps syncs from touching any presence, which
 	// tuwunel has no way for. Nothing else of a sync is changed.
 	//
 	// Syncs are GET /sync and, on tuwunel, simplified sliding sync up to MaxBody. What
 	// can't be told of one for certain, such as whose it is, leaves it as it came.
-	// Synapse's own rc_presence ignores syncs without a word; with limit it is best
-	// raised. Default: pass.
+	//
+	// With limit, Synapse's own rc_presence must be raised, in homeserver.yaml:
+	//
+	//	rc_presence:
+	//	  per_user:
+	//	    per_second: 1000
+	//	    burst_count: 1000
+	//
+	// Synapse charges it for every sync, also for one that sets no presence, and ignores
+	// the presence of what is over it without a word. By default that is one sync in ten
+	// seconds: what is let through here would mostly be dropped there, and users who
+	// sync often would be taken for offline. Default: pass.
 	Sync string `json:"sync,omitempty"`
 
 	// Homeserver says what Sync has to write to leave a presence alone: "synapse",

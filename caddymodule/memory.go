@@ -49,6 +49,8 @@ type memory struct {
 	asking *turnstile
 	faults faultLog
 	losses lossLog
+	// rateHint is the hint about Synapse's rc_presence.
+	rateHint sync.Once
 
 	counters *counters
 	// observing has a place for each request that is yet to be judged in mode observe.

@@ -84,6 +84,12 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.passSync(w, r, next, syncUnknown)
 	case h.set.sync == syncOff:
 		return h.silenceSync(w, r, next, dialect)
+	case h.set.sync == syncLimit && dialect == synapse:
+		h.memory.rateHint.Do(func() {
+			h.logger.Warn("sync limit is on and the homeserver is Synapse: raise rc_presence in homeserver.yaml " +
+				"(rc_presence: {per_user: {per_second: 1000, burst_count: 1000}}) if you have not; by default Synapse charges " +
+				"every sync, drops the presence of most without a word, and takes users who sync often for offline")
+		})
 	}
 	asked, ok := h.readSync(r, route)
 	if !ok {
@@ -135,7 +141,8 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 	credential policy.Credential, userID string, decision policy.SyncDecision,
 ) (err error) {
 	// A homeserver sets the presence before it waits for news, so this is no write
-	// that is in flight until the answer comes: nothing could be kept for as long.
+	// that is in flight until the answer comes: nothing could be kept for as long. What
+	// it sets later than the settle time is seen when the answer begins.
 	changes := func() {
 		if decision.Changes {
 			h.memory.presence.BeginWrite(userID).End(time.Now(), h.set.settle)

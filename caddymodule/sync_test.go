@@ -10,6 +10,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -113,19 +116,57 @@ func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 		})
 		online, away := "set_presence=online&timeout=30000", "set_presence=unavailable&timeout=30000"
 		p.wantSync("alice-token", online, online)
-		p.wantSync("alice-token", away, online) // what she was
-		p.wantSync("alice-phone", online, "set_presence=offline&timeout=30000")
-		time.Sleep(10 * time.Second)
 		p.wantSync("alice-token", away, away)
+		p.wantSync("alice-token", online, away)   // what she was
+		p.wantSync("alice-phone", online, online) // it may have been there all the time
+		p.wantSync("alice-phone", away, online)
+		time.Sleep(10 * time.Second)
+		p.wantSync("alice-token", online, online)
 		for range 10 {
 			p.wantSync("bob-token", online, online)
 			p.wantSync("bob-token", away, away)
 		}
 		p.wantSync("carol-token", online, online)
 		p.wantSync("carol-token", away, away)
-		p.wantSync("carol-token", online, away)
+		p.wantSync("carol-token", online, online)
+		p.wantSync("carol-token", away, online)
 		p.wantMetrics(map[string]float64{"outcomes_total held sync": 3, "sync_writes_total limited": 3, "entries syncers": 2})
 	})
+}
+
+// Of what goes wrong then there is no other sign.
+func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
+	const warning = "raise rc_presence"
+	for name, tt := range map[string]struct {
+		handler *Handler
+		want    int
+	}{
+		"told":     {&Handler{Sync: "limit", Homeserver: "synapse"}, 1},
+		"learned":  {&Handler{Sync: "limit"}, 1},
+		"off":      {&Handler{Sync: "off", Homeserver: "synapse"}, 0},
+		"watched":  {absorbing(), 0},
+		"Dendrite": {&Handler{Sync: "limit", Homeserver: "dendrite"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, tt.handler)
+				core, logs := observer.New(zap.WarnLevel)
+				p.handler.logger = zap.New(core)
+				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
+				for range 3 {
+					p.sync("alice-token", "")
+					synctest.Wait()
+				}
+				reloaded := *tt.handler
+				p.reload(&reloaded)
+				p.handler.logger = zap.New(core)
+				p.sync("alice-token", "")
+				if got := logs.FilterMessageSnippet(warning).Len(); got != tt.want {
+					t.Errorf("%d warnings", got)
+				}
+			})
+		})
+	}
 }
 
 func TestDevicesOfDendriteAreDamped(t *testing.T) {
@@ -350,6 +391,7 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 		}
 		return false, nil
 	}
+	p.sync("alice-token", "set_presence=unavailable") // to have something to change
 	large := `{"set_presence":"offline","x":"` + strings.Repeat("x", 100) + `"}`
 	for _, s := range []struct{ body, want string }{
 		{`{"lists":{}}`, `{"lists":{}}`},
@@ -511,7 +553,9 @@ func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 		for _, s := range []struct{ query, decision string }{
 			{"since=s&timeout=0", "forwarded"},
 			{"since=s&timeout=0", "quieted"},
-			{"since=s&timeout=0&set_presence=unavailable", "held"},
+			{"since=s&timeout=0&set_presence=unavailable", "forwarded"},
+			{"since=s&timeout=0&set_presence=unavailable", "quieted"},
+			{"since=s&timeout=0", "held"},
 		} {
 			p.sync("alice-token", s.query)
 			vars := p.hs.last().Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
@@ -586,7 +630,7 @@ func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 	for mode, want := range map[string]map[string]float64{
 		"limit": {
 			"outcomes_total forwarded sync": 6, "outcomes_total quieted sync": 0, "outcomes_total held sync": 0,
-			"observed_total forwarded sync": 1, "observed_total quieted sync": 2, "observed_total held sync": 3,
+			"observed_total forwarded sync": 2, "observed_total quieted sync": 2, "observed_total held sync": 2,
 			"sync_writes_total changed": 4, "sync_writes_total repeated": 2,
 		},
 		"off": {"outcomes_total forwarded sync": 6, "observed_total quieted sync": 6, "sync_writes_total unknown": 6},

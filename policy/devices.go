@@ -20,8 +20,9 @@ import (
 // sync is judged by what any device last set, and a lower state is held down as
 // long as another device wants a higher one.
 //
-// A device that is forgotten because there are too many has its next sync taken for
-// a change, which is true or costs the homeserver little.
+// A device of which nothing is known goes as it asks, and costs no budget: it may be
+// one that has been there all the time, and was forgotten because there are too many,
+// or because its syncs failed.
 type Devices struct {
 	epoch  time.Time
 	seed   maphash.Seed
@@ -115,7 +116,7 @@ type SyncRules struct {
 	Refresh time.Duration
 
 	// Allow takes a change from the user's budget and reports whether there was one
-	// left.
+	// left. It is asked about what ends another state only.
 	Allow func() bool
 }
 
@@ -217,9 +218,8 @@ func (s *spoken) judge(ask SyncAsk, rules SyncRules, at int64, gap time.Duration
 		return SyncDecision{Verdict: SyncRepeated, Changes: lingering, Told: true}
 	}
 
-	// Where nothing can be said instead, it goes through.
-	if allowed := rules.Watch || rules.Allow(); !allowed && (holds || keep != "") {
-		if !holds || spare {
+	if holds && !rules.Watch && !rules.Allow() {
+		if spare {
 			return SyncDecision{Verdict: SyncLimited, Value: keep}
 		}
 		// What holds must not end meanwhile.

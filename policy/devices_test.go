@@ -51,8 +51,8 @@ func runSteps(t *testing.T, dialect Dialect, steps []step) {
 			t.Errorf("step %d, %v by %c at %vs: verdict %d, value %q, changes %v, want %d, %q, %v",
 				i, s.asks, s.device, s.at, got.Verdict, got.Value, got.Changes, s.verdict, s.value, s.changes)
 		}
-		if charged := asked && !s.noBudget; charged != (s.verdict == SyncChanged) && dialect != Tuwunel {
-			t.Errorf("step %d: charged %v for verdict %d", i, charged, s.verdict)
+		if asked && s.verdict != SyncChanged && s.verdict != SyncLimited {
+			t.Errorf("step %d: charged for verdict %d", i, s.verdict)
 		}
 		underWay = append(underWay, open{got, s.at + s.takes, !s.unasked})
 	}
@@ -91,9 +91,16 @@ func TestSyncsOfSynapse(t *testing.T) {
 			{at: 4, device: 'p', asks: Unavailable, verdict: SyncSpared, value: "offline"},
 			{at: 5, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
 		},
-		"over the budget nobody appears": {
-			{at: 0, device: 'p', asks: Online, verdict: SyncLimited, value: "offline", noBudget: true},
-			{at: 1, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+		"who holds nothing needs no budget": {
+			{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true, noBudget: true},
+			{at: 1, device: 'p', asks: Unavailable, verdict: SyncLimited, value: "offline", noBudget: true},
+			{at: 40, device: 'p', asks: Unavailable, verdict: SyncChanged, changes: true, noBudget: true},
+		},
+		"after an outage nobody is kept away": {
+			{at: 0, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncChanged, changes: true},
+			{at: 30, device: 'p', asks: Online, timeout: 30, verdict: SyncRepeated, unasked: true},
+			{at: 35, device: 'p', asks: Online, timeout: 30, verdict: SyncChanged, changes: true, noBudget: true, unasked: true},
+			{at: 40, device: 'p', asks: Online, timeout: 30, verdict: SyncChanged, changes: true, noBudget: true},
 		},
 		"devices are the homeserver's to merge": {
 			{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
@@ -229,6 +236,23 @@ func TestRegularClientNeverGoesOfflineByUs(t *testing.T) {
 		}
 		if pause < 3 && timeout == 0 && refresh > 10*time.Second && spared < 50 {
 			t.Fatalf("pause %.1f, refresh %v: only %d of 100 spared", pause, refresh, spared)
+		}
+	}
+}
+
+// Of more devices than are told apart none is kept away from the homeserver.
+func TestForgottenDeviceGoesAsItAsks(t *testing.T) {
+	d := NewDevices(1000, testkit.Epoch)
+	for round := range 10 {
+		for i := range maxUserDevices + 4 {
+			now := testkit.At(time.Duration(round)*30*time.Second + time.Duration(i)*time.Second)
+			asks := []Presence{Unavailable, Online}[i%2]
+			got := d.Sync(SyncAsk{"@a:b", [16]byte{byte(i)}, asks, 30 * time.Second},
+				SyncRules{Dialect: Synapse, Refresh: 20 * time.Second, Allow: func() bool { return false }}, now)
+			if got.Value != "" {
+				t.Errorf("round %d, device %d: verdict %d, value %q", round, i, got.Verdict, got.Value)
+			}
+			got.End(true, now)
 		}
 	}
 }
