@@ -210,7 +210,7 @@ func (m *memory) deliverInTurn(user *pendingUser) {
 		case sending <- struct{}{}:
 			timer.Stop()
 			defer func() { <-sending }()
-			m.deliver(user, time.Time{})
+			m.deliverQueue(user, time.Time{})
 			return
 		case <-timer.C:
 		}
@@ -238,11 +238,11 @@ func (m *memory) expire(user *pendingUser) (left time.Duration, ok bool) {
 	return 0, false
 }
 
-// deliver sends what waits in a user's queue, oldest first, once the budget has an event
+// deliverQueue sends what waits in a user's queue, oldest first, once the budget has an event
 // for the first: the others that wait by then go along and are charged for, so that the
 // homeserver has the newest as soon as it may have any. With an end, which is that of a
 // configuration, nothing waits for a budget, and there is no second attempt.
-func (m *memory) deliver(user *pendingUser, end time.Time) {
+func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 	p := &m.pendings
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -446,7 +446,7 @@ func (h *Handler) flushUser(patience context.Context, user *pendingUser) {
 		case !concerned:
 			return
 		case busy == nil:
-			h.memory.deliver(user, end)
+			h.memory.deliverQueue(user, end)
 			continue
 		}
 		select {
