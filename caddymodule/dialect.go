@@ -58,6 +58,14 @@ func (s *software) known() dialect {
 	return s.dialect
 }
 
+// knownDialect returns what is known of the homeserver without asking.
+func (h *Handler) knownDialect() dialect {
+	if h.set.dialect != auto {
+		return h.set.dialect
+	}
+	return h.memory.software.known()
+}
+
 // dialect returns what is known of the homeserver. The first request that needs to
 // know, and one now and then after that, waits until the homeserver was asked; others
 // go by what is known meanwhile.

@@ -224,7 +224,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.serveSync(w, r, next, route)
 		}
 	}
-	if h.set.absorbs && policy.IsActivity(r.Method, r.URL.EscapedPath()) {
+	if h.set.watchesActivity() && policy.IsActivity(r.Method, r.URL.EscapedPath()) {
 		return h.serveActivity(w, r, next)
 	}
 	if revocation, ok := policy.ParseRevocation(r.Method, r.URL.Path); ok {

@@ -28,6 +28,10 @@ var syncModes = map[string]syncMode{"": syncPass, "pass": syncPass, "limit": syn
 // a write is none if a sync came between.
 func (s *settings) watchesSyncs() bool { return s.sync != syncPass || s.absorbs }
 
+// watchesActivity tells whether that is looked at by which a homeserver takes its user for
+// active: it may change what a write or a sync has set.
+func (s *settings) watchesActivity() bool { return s.sync == syncLimit || s.absorbs }
+
 // syncRoute recognises a sync that sets a presence.
 func syncRoute(r *http.Request) (policy.SyncRoute, bool) {
 	if !strings.HasSuffix(r.URL.Path, "/sync") {
@@ -274,9 +278,5 @@ func (h *Handler) wrote(write *policy.PresenceWrite) {
 	if !h.set.watchesSyncs() {
 		return
 	}
-	dialect := h.set.dialect
-	if dialect == auto {
-		dialect = h.memory.software.known()
-	}
-	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body), dialect, time.Now())
+	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body), h.knownDialect(), time.Now())
 }

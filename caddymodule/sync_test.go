@@ -327,11 +327,58 @@ func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 	}
 }
 
+// A message makes an unavailable device of Synapse online, and its next sync unavailable
+// again: readers see both at once.
+func TestActivityBetweenSyncsIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+		p.get("alice-token", bob)
+		sets := func(presence string) {
+			p.hs.mu.Lock()
+			defer p.hs.mu.Unlock()
+			p.hs.presence[alice] = `{"presence":"` + presence + `"}`
+		}
+		want := func(presence, cacheStatus string) {
+			t.Helper()
+			p.want(p.get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
+		}
+		const away = "since=s&timeout=0&set_presence=unavailable"
+		message := func() {
+			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
+		}
+		p.sync("alice-token", away)
+		sets("unavailable")
+		time.Sleep(5 * time.Second)
+		want("unavailable", "matrix_presence; fwd=miss; stored")
+		want("unavailable", "matrix_presence; hit")
+		message()
+		sets("online")
+		want("online", "matrix_presence; fwd=miss")
+		time.Sleep(2 * time.Second)
+		want("online", "matrix_presence; fwd=miss; stored")
+		p.wantSync("alice-token", away, away)
+		sets("unavailable")
+		want("unavailable", "matrix_presence; fwd=miss")
+		p.wantSync("alice-token", away, "since=s&timeout=0&set_presence=offline")
+
+		time.Sleep(2 * time.Second)
+		p.sync("alice-token", "since=s&timeout=0")
+		sets("online")
+		time.Sleep(2 * time.Second)
+		want("online", "matrix_presence; fwd=miss; stored")
+		message()
+		want("online", "matrix_presence; hit") // who is online stays that
+		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0&set_presence=offline")
+	})
+}
+
 func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
 		p.put("alice-token", alice, `{"presence":"unavailable","status_msg":"x"}`)
-		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline")
+		for _, want := range []string{"unavailable", "offline"} { // the first goes through
+			p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence="+want)
+		}
 		p.put("bob-token", alice, `{"presence":"online"}`) // refused
 		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method == "PUT" {
