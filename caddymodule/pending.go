@@ -74,6 +74,7 @@ type pendingUser struct {
 	// delivering is there while somebody is at the queue, and closed when that is over.
 	// Nobody else may take from it.
 	delivering chan struct{}
+	sending    *pendingWrite // is on its way
 }
 
 // pendingWrite is one write, in the queue of its user in the order in which they came. It
@@ -84,6 +85,10 @@ type pendingWrite struct {
 	request  subrequest
 	accepted time.Time
 	attempts int
+
+	// synced is what the device has asked for by a sync since, which the write must not
+	// undo: it is sent with that state. The pendings' lock guards it.
+	synced policy.Presence
 }
 
 // presenceWrite is a write that is in order.
@@ -149,10 +154,37 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	}
 	user.queue = append(user.queue, w)
 	p.n++
+	if h.set.watchesSyncs() {
+		h.memory.devices.Writes(w.UserID, w.Fingerprint, h.knownDialect())
+	}
 	if user.delivering == nil && user.timer == nil {
 		h.memory.schedule(user, wait)
 	}
 	return true
+}
+
+// synced notes that a device of a user asks for a state by a sync. A write of its that
+// waits goes with that state then, and what else it says. On Synapse no sync ends busy.
+func (p *pendings) synced(userID string, fingerprint [16]byte, state policy.Presence, dialect dialect) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	user := p.users[userID]
+	if user == nil {
+		return
+	}
+	for _, w := range append([]*pendingWrite{user.sending}, user.queue...) {
+		if w != nil && w.Fingerprint == fingerprint && (dialect != synapse || policy.BodyPresence(w.Body) != policy.Busy) {
+			w.synced = state
+		}
+	}
+}
+
+// update gives a write the state that a sync has asked for since. It needs the lock.
+func (w *pendingWrite) update() {
+	if w.synced != policy.NoPresence {
+		w.Body = policy.SetBodyPresence(w.Body, w.synced)
+		w.request.request.ContentLength = int64(len(w.Body))
+	}
 }
 
 // size is how many bytes of a write its client has chosen.
@@ -206,10 +238,13 @@ func (m *memory) deliver(user *pendingUser, timeout time.Duration) {
 		together = max(together, len(user.queue)) - 1
 		p.removeAt(user, 0)
 		settle = w.handler.set.settle
+		w.update()
+		user.sending = w
 
 		p.mu.Unlock()
 		result, retry := w.deliver(timeout)
 		p.mu.Lock()
+		user.sending = nil
 
 		ended := w.handler.ended.Load()
 		switch {

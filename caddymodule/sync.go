@@ -117,9 +117,9 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.passSync(w, r, next, syncUnknown)
 	}
 
-	now := time.Now()
+	now, device := time.Now(), h.memory.identities.Fingerprint(credential)
 	decision := h.memory.devices.Sync(policy.SyncAsk{
-		UserID: who.userID, Device: h.memory.identities.Fingerprint(credential), Presence: presence, Timeout: asked.timeout,
+		UserID: who.userID, Device: device, Presence: presence, Timeout: asked.timeout,
 	}, policy.SyncRules{
 		Dialect: dialect, Watch: h.set.sync == syncPass, Refresh: h.set.refresh,
 		Allow: func() bool {
@@ -130,6 +130,9 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 			return ok
 		},
 	}, now)
+	if decision.Verdict != policy.SyncLimited && decision.Verdict != policy.SyncDamped {
+		h.memory.pendings.synced(who.userID, device, presence, dialect)
+	}
 	switch {
 	case decision.Value == "":
 	case h.set.observe: // it goes as it came, and may change what it would not have

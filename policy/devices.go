@@ -298,24 +298,33 @@ func (d *Devices) Active(userID string, fingerprint [16]byte, dialect Dialect) (
 	if dialect == Dendrite {
 		return false
 	}
+	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) {
+		changes = told.state < Online
+		told.bumped = told.bumped || changes
+	})
+	return changes
+}
+
+// Writes notes that a write of a device is on its way or waits to be sent, so that the
+// next sync goes through.
+func (d *Devices) Writes(userID string, fingerprint [16]byte, dialect Dialect) {
+	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) { told.written = true })
+}
+
+// ofKnown calls f with what the homeserver was told of a device, if it is known.
+func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect Dialect, f func(told *spoken)) {
 	shard, hash := d.shardOf(userID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	user, ok := shard.users.Peek(hash)
 	if !ok {
-		return false
+		return
 	}
 	for _, dev := range user.devices {
-		if dev.fingerprint != fingerprint {
-			continue
-		}
-		told := user.told(dev, dialect)
-		if told.state < Online {
-			told.bumped = true
-			return true
+		if dev.fingerprint == fingerprint {
+			f(user.told(dev, dialect))
 		}
 	}
-	return false
 }
 
 func (d *Devices) shardOf(userID string) (*deviceShard, uint64) {
