@@ -142,18 +142,18 @@ func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next cad
 	if err != nil {
 		return next.ServeHTTP(w, r)
 	}
-	// Who is not in memory has written nothing lately.
-	who := h.memory.recall(credential, time.Now())
-	if who.userID == "" {
+	// Who is not in memory has neither written nor synced.
+	userID := h.memory.identities.LastKnown(credential)
+	if userID == "" {
 		return next.ServeHTTP(w, r)
 	}
 	m, device := h.memory, h.memory.identities.Fingerprint(credential)
 	active := func() bool {
-		m.repeats.Disturb(who.userID)
-		return m.devices.Active(who.userID, device, h.knownDialect())
+		m.repeats.Disturb(userID)
+		return m.devices.Active(userID, device, h.knownDialect())
 	}
 	if active() {
-		defer func(write cache.Write) { write.End(time.Now(), h.set.settle) }(m.presence.BeginWrite(who.userID))
+		defer func(write cache.Write) { write.End(time.Now(), h.set.settle) }(m.presence.BeginWrite(userID))
 	}
 	defer active() // for a write or a sync that began meanwhile
 	return next.ServeHTTP(w, r)
