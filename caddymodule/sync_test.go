@@ -310,8 +310,10 @@ func TestSyncWithARevokedTokenEndsItsIdentity(t *testing.T) {
 
 func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 	for name, handler := range map[string]func() *Handler{
-		"limit":         func() *Handler { return &Handler{Sync: "limit", Homeserver: "synapse"} },
-		"repeat_writes": func() *Handler { return &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}} },
+		"limit": func() *Handler { return &Handler{Sync: "limit", Homeserver: "synapse"} },
+		"repeat_writes": func() *Handler {
+			return &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "synapse"}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -546,12 +548,16 @@ func TestHomeserverIsLearned(t *testing.T) {
 		"another":                     {map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"conduwuit"}}`), client: says("", `[]`)}, "", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &Handler{Sync: "off"})
-			p.tells(tt.answers)
-			for range 3 {
-				p.wantSync("alice-token", "", tt.want)
-			}
-			p.wantMetrics(map[string]float64{"upstream_requests_total version": tt.asked, "upstream_seconds version": tt.asked, "requests_total sync": 3})
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Sync: "off"})
+				p.tells(tt.answers)
+				p.wantSync("alice-token", "", "")
+				synctest.Wait()
+				for range 3 {
+					p.wantSync("alice-token", "", tt.want)
+				}
+				p.wantMetrics(map[string]float64{"upstream_requests_total version": tt.asked, "upstream_seconds version": tt.asked, "requests_total sync": 4})
+			})
 		})
 	}
 }
@@ -561,6 +567,7 @@ func TestHomeserverIsAskedAgain(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "off"})
 		asked := func(want float64) {
 			t.Helper()
+			synctest.Wait()
 			p.wantMetrics(map[string]float64{"upstream_requests_total version": want})
 		}
 		p.tells(nil)
@@ -571,8 +578,9 @@ func TestHomeserverIsAskedAgain(t *testing.T) {
 		const federation = "/_matrix/federation/v1/version"
 		p.tells(map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Dendrite"}}`)})
 		time.Sleep(2 * time.Second)
-		p.wantSync("alice-token", "", "set_presence=unchanged")
+		p.wantSync("alice-token", "", "")
 		asked(3)
+		p.wantSync("alice-token", "", "set_presence=unchanged")
 		time.Sleep(softwareLasts - time.Second)
 		p.wantSync("alice-token", "", "set_presence=unchanged")
 		asked(3)
@@ -582,28 +590,64 @@ func TestHomeserverIsAskedAgain(t *testing.T) {
 		asked(5)
 		p.tells(map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Synapse"}}`)})
 		time.Sleep(softwareRetry + time.Second)
-		p.wantSync("alice-token", "", "set_presence=offline")
+		p.wantSync("alice-token", "", "set_presence=unchanged")
 		asked(6)
+		p.wantSync("alice-token", "", "set_presence=offline")
 	})
 }
 
-func TestOthersPassWhileTheHomeserverIsAsked(t *testing.T) {
+// A homeserver that was down tells as soon as it is up.
+func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
+	for name, fail := range map[string]func() error{
+		"down":  func() error { return caddyhttp.Error(502, errors.New("no connection")) },
+		"hangs": func() error { time.Sleep(softwareTimeout); return caddyhttp.Error(504, errors.New("timeout")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Sync: "limit"})
+				core, logs := observer.New(zap.WarnLevel)
+				p.handler.logger = zap.New(core)
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if strings.Contains(r.URL.Path, "/version") {
+						return true, fail()
+					}
+					return false, nil
+				})
+				start := time.Now()
+				p.sync("alice-token", "")
+				p.sync("bob-token", "")
+				if took := time.Since(start); took != 0 {
+					t.Errorf("two syncs took %v", took)
+				}
+				time.Sleep(2*softwareTimeout + firstSoftwareRetry)
+				if n := logs.Len(); n != 0 {
+					t.Errorf("a warning: %v", logs.All())
+				}
+				p.hs.answerBy(nil)
+				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
+				p.sync("alice-token", "")
+				synctest.Wait()
+				p.sync("alice-token", "")
+				p.wantMetrics(map[string]float64{"upstream_requests_total version": 3, "sync_writes_total unknown": 3, "sync_writes_total changed": 1})
+			})
+		})
+	}
+}
+
+// Many syncs, one question.
+func TestNoSyncWaitsForTheHomeserversName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "off"})
 		release := make(chan struct{})
-		p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": func(w http.ResponseWriter) {
+		p.tells(map[string]func(w http.ResponseWriter){"/_matrix/federation/v1/version": func(w http.ResponseWriter) {
 			<-release
 			says("", `{"server":{"name":"Synapse"}}`)(w)
 		}})
-		var first sync.WaitGroup
-		first.Go(func() { p.do(request("GET", syncPath, "alice-token", "")) })
+		p.wantSync("alice-token", "", "")
 		synctest.Wait()
 		p.wantSync("bob-token", "", "")
 		close(release)
-		first.Wait()
-		if got := p.hs.lastSync().URL.RawQuery; got != "set_presence=offline" {
-			t.Errorf("who had it asked got %q", got)
-		}
+		synctest.Wait()
 		p.wantSync("bob-token", "", "set_presence=offline")
 		p.wantMetrics(map[string]float64{"upstream_requests_total version": 1})
 	})
@@ -611,14 +655,20 @@ func TestOthersPassWhileTheHomeserverIsAsked(t *testing.T) {
 
 // What a client shows of itself is not needed for the question.
 func TestHomeserverIsAskedWithoutACredential(t *testing.T) {
-	p := newProxy(t, &Handler{Sync: "off"})
-	r := request("GET", syncPath+"?access_token=alice-token", "", "")
-	r.Header.Set("Cookie", "session=1")
-	p.do(r)
-	question := p.hs.seen[0]
-	if question.URL.String() != "/_matrix/federation/v1/version" || question.Header["Cookie"] != nil || question.Header["Authorization"] != nil {
-		t.Errorf("asked %s with %v", question.URL, question.Header)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "off"})
+		r := request("GET", syncPath+"?access_token=alice-token", "", "")
+		r.Header.Set("Cookie", "session=1")
+		p.do(r)
+		synctest.Wait()
+		i := slices.IndexFunc(p.hs.seen, func(r *http.Request) bool { return r.URL.String() == "/_matrix/federation/v1/version" })
+		if i < 0 {
+			t.Fatal("not asked")
+		}
+		if header := p.hs.seen[i].Header; header["Cookie"] != nil || header["Authorization"] != nil {
+			t.Errorf("asked with %v", header)
+		}
+	})
 }
 
 func TestDecisionsOnSyncsAreLogged(t *testing.T) {
