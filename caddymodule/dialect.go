@@ -36,19 +36,21 @@ var softwareNames = map[string]dialect{"synapse": synapse, "dendrite": dendrite,
 const (
 	// softwareLasts is for how long what the homeserver says of itself is believed.
 	softwareLasts = 10 * time.Minute
-	// softwareRetry is after which time it is asked again if it didn't tell.
-	softwareRetry = time.Minute
-	// softwareTimeout is how long it may take to tell: a sync waits for it.
+	// softwareRetry is after which time it is asked again if it didn't tell. If it could
+	// not be asked that is firstSoftwareRetry, then twice as long each time, up to this.
+	softwareRetry, firstSoftwareRetry = time.Minute, 2 * time.Second
+	// softwareTimeout is how long it may take to tell.
 	softwareTimeout = 5 * time.Second
 )
 
 // software is what the homeserver has told of itself. It outlives a reload.
 type software struct {
-	mu      sync.Mutex // guards all below
-	dialect dialect    // auto if unknown
-	asking  bool
-	next    time.Time // when to ask again
-	warned  bool
+	mu       sync.Mutex // guards all below
+	dialect  dialect    // auto if unknown
+	asking   bool
+	next     time.Time // when to ask again
+	failures int       // in a row
+	warned   bool
 }
 
 // known returns what is known without asking.
@@ -58,55 +60,79 @@ func (s *software) known() dialect {
 	return s.dialect
 }
 
-// dialect returns what is known of the homeserver. The first request that needs to
-// know, and one now and then after that, waits until the homeserver was asked; others
-// go by what is known meanwhile.
+// knownDialect returns what is known of the homeserver without asking.
+func (h *Handler) knownDialect() dialect {
+	if h.set.dialect != auto {
+		return h.set.dialect
+	}
+	return h.memory.software.known()
+}
+
+// dialect returns what is known of the homeserver. Now and then it has that asked, while the
+// request is served: no client waits for it.
 func (h *Handler) dialect(r *http.Request, next caddyhttp.Handler) dialect {
 	if h.set.dialect != auto {
 		return h.set.dialect
 	}
 	s := &h.memory.software
 	s.mu.Lock()
-	known := s.dialect
-	if s.asking || time.Now().Before(s.next) {
-		s.mu.Unlock()
-		return known
+	defer s.mu.Unlock()
+	if !s.asking && !time.Now().Before(s.next) {
+		s.asking = true
+		questions := newVersionQuestions(r, next)
+		go h.learnSoftware(questions)
 	}
-	s.asking = true
-	s.mu.Unlock()
+	return s.dialect
+}
 
-	found, name, err := h.askSoftware(r, next)
+// learnSoftware asks the homeserver for its name and remembers that.
+func (h *Handler) learnSoftware(questions []subrequest) {
+	found, name, failed, err := h.askSoftware(questions)
+	s := &h.memory.software
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asking = false
 	if found == auto {
-		s.next = time.Now().Add(softwareRetry)
-		if !s.warned && known == auto {
+		retry := softwareRetry
+		if failed {
+			retry = min(retry, firstSoftwareRetry<<min(s.failures, 10))
+			s.failures++
+		}
+		s.next = time.Now().Add(retry)
+		if retry == softwareRetry && !s.warned && s.dialect == auto {
 			s.warned = true
 			h.logger.Warn("the homeserver doesn't tell which one it is, so syncs are left alone: "+
 				"set homeserver to synapse, dendrite or tuwunel", zap.Error(err))
 		}
-		return known
+		return
 	}
-	s.next = time.Now().Add(softwareLasts)
-	if found != known {
+	s.next, s.failures = time.Now().Add(softwareLasts), 0
+	if found != s.dialect {
 		s.dialect, s.warned = found, false
 		h.logger.Info("the homeserver has told which one it is", zap.String("homeserver", name))
 	}
-	return found
 }
 
-// askSoftware asks the homeserver for its name: where federation asks for it, and
-// where that is closed where clients ask (MSC4383). Synapse names itself in every
-// answer.
-func (h *Handler) askSoftware(r *http.Request, next caddyhttp.Handler) (found dialect, name string, err error) {
-	var problems []string
+// newVersionQuestions makes the requests that ask a homeserver for its name: where
+// federation asks for it, and where that is closed where clients ask (MSC4383).
+func newVersionQuestions(r *http.Request, next caddyhttp.Handler) (questions []subrequest) {
 	for _, path := range []string{"/_matrix/federation/v1/version", policy.ClientPrefix + "versions"} {
 		question := newSubrequest(r, next, &url.URL{Path: path})
 		for _, private := range []string{"Authorization", "Cookie"} {
 			delete(question.request.Header, private)
 		}
+		questions = append(questions, question)
+	}
+	return questions
+}
+
+// askSoftware asks until the homeserver names itself, as Synapse does in every answer. It
+// reports whether one of the questions failed, so that it may tell soon.
+func (h *Handler) askSoftware(questions []subrequest) (found dialect, name string, failed bool, err error) {
+	var problems []string
+	for _, question := range questions {
 		answer := question.send(softwareTimeout, h.memory.counters.departs(reasonVersion))
+		failed = failed || answer.failed()
 		if answer.err != nil {
 			problems = append(problems, answer.err.Error())
 			continue
@@ -122,11 +148,11 @@ func (h *Handler) askSoftware(r *http.Request, next caddyhttp.Handler) (found di
 		product, _, _ := strings.Cut(answer.header.Get("Server"), "/")
 		for _, name := range []string{about.Server.Name, product} {
 			if found := softwareNames[strings.ToLower(name)]; found != auto {
-				return found, name, nil
+				return found, name, false, nil
 			}
 		}
 		problems = append(problems, fmt.Sprintf("GET %s was answered with status %d and the names %q and %q",
-			path, answer.status, about.Server.Name, product))
+			question.request.URL.Path, answer.status, about.Server.Name, product))
 	}
-	return auto, "", errors.New(strings.Join(problems, "; "))
+	return auto, "", failed, errors.New(strings.Join(problems, "; "))
 }

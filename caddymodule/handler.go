@@ -122,7 +122,8 @@ type Handler struct {
 	// Homeserver says what Sync has to write to leave a presence alone: "synapse",
 	// "dendrite", "tuwunel", or "auto": as the homeserver itself says at
 	// /_matrix/federation/v1/version, at /_matrix/client/versions (MSC4383) or in a
-	// Server field. As long as it doesn't, syncs are left alone; Dendrite doesn't where
+	// Server field. It is asked when a sync comes, which doesn't wait for that. As long as
+	// it doesn't say, syncs are left alone; Dendrite doesn't where
 	// its federation is off. Default: auto.
 	Homeserver string `json:"homeserver,omitempty"`
 
@@ -229,7 +230,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.serveSync(w, r, next, route)
 		}
 	}
-	if h.set.absorbs && policy.IsActivity(r.Method, r.URL.EscapedPath()) {
+	if h.set.watchesActivity() && policy.IsActivity(r.Method, r.URL.EscapedPath()) {
 		return h.serveActivity(w, r, next)
 	}
 	if revocation, ok := policy.ParseRevocation(r.Method, r.URL.Path); ok {

@@ -53,7 +53,8 @@ type memory struct {
 	rateHint sync.Once
 
 	counters *counters
-	// observing has a place for each request that is yet to be judged in mode observe.
+	// observing has a place for each request whose owner is asked for behind its client's
+	// back.
 	observing chan struct{}
 
 	mu    sync.Mutex // guards sizes

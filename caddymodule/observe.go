@@ -22,7 +22,7 @@ import (
 // nobody told them is limited more often than they would be.
 
 // maxObserving is how many requests at a time wait for the homeserver to tell whose they
-// are. One more is not judged.
+// are, although their clients don't: in mode observe, and syncs. One more is not judged.
 const maxObserving = 256
 
 // observe passes a presence request on and counts what would have become of it.
@@ -87,23 +87,23 @@ func (h *Handler) noteObserved(r *http.Request, route route, o outcome) {
 	caddyhttp.SetVar(r.Context(), varObserved, outcomes[o].name)
 }
 
-// learn returns whose a credential is, if that is known. If it isn't, the homeserver is
-// asked meanwhile, for the next time.
-func (h *Handler) learn(r *http.Request, next caddyhttp.Handler, c policy.Credential) owner {
-	known := h.memory.recall(c, time.Now())
-	if known.known() {
-		return known
+// learn asks the homeserver whose a credential is, if that isn't known, while its request
+// is served, and calls then with a user that it learns.
+func (h *Handler) learn(r *http.Request, next caddyhttp.Handler, c policy.Credential, then func(userID string)) {
+	if known := h.memory.recall(c, time.Now()); known.known() {
+		return
 	}
 	select {
 	case h.memory.observing <- struct{}{}:
 		ask := h.inquire(r, next, c, h.set.rejectedLimit)
 		go func() {
 			defer func() { <-h.memory.observing }()
-			ask.answer(nil)
+			if who := ask.answer(nil); who.userID != "" {
+				then(who.userID)
+			}
 		}()
 	default:
 	}
-	return owner{}
 }
 
 // observation is what is known of a request when it is over.

@@ -91,6 +91,10 @@ type pendingWrite struct {
 	request  subrequest
 	accepted time.Time
 	attempts int
+
+	// synced is what the device has asked for by a sync since, which the write must not
+	// undo: it is sent with that state. The pendings' lock guards it.
+	synced policy.Presence
 }
 
 // presenceWrite is a write that is in order.
@@ -162,10 +166,37 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	p.n++
 	// What was last written is no longer what the user wants.
 	m.repeats.Disturb(w.UserID)
+	if h.set.watchesSyncs() {
+		m.devices.Writes(w.UserID, w.Fingerprint, h.knownDialect())
+	}
 	if user.delivering == nil && user.timer == nil {
 		m.schedule(user, wait)
 	}
 	return true
+}
+
+// synced notes that a device of a user asks for a state by a sync. A write of its that
+// waits goes with that state then, and what else it says. On Synapse no sync ends busy.
+func (p *pendings) synced(userID string, fingerprint [16]byte, state policy.Presence, dialect dialect) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	user := p.users[userID]
+	if user == nil {
+		return
+	}
+	for _, w := range append([]*pendingWrite{user.sent}, user.queue...) {
+		if w != nil && w.Fingerprint == fingerprint && (dialect != synapse || policy.BodyPresence(w.Body) != policy.Busy) {
+			w.synced = state
+		}
+	}
+}
+
+// update gives a write the state that a sync has asked for since. It needs the lock.
+func (w *pendingWrite) update() {
+	if w.synced != policy.NoPresence {
+		w.Body = policy.SetBodyPresence(w.Body, w.synced)
+		w.request.request.ContentLength = int64(len(w.Body))
+	}
 }
 
 // size is how many bytes of a write its client has chosen.
@@ -276,6 +307,7 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 			m.decide(w, deliveryLost)
 			continue
 		}
+		w.update()
 
 		user.sent = w
 		p.mu.Unlock()

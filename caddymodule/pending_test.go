@@ -217,6 +217,81 @@ func status(code int, body string) func(w http.ResponseWriter) error {
 	}
 }
 
+// A sync that comes after a write that waits is not undone by it.
+func TestSyncComesAfterAWriteThatWaits(t *testing.T) {
+	const syncOnline, syncAway = "since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"
+	for name, tt := range map[string]struct {
+		waits string
+		syncs []string // each goes as it asks
+		want  string
+	}{
+		"another state": {`{"presence":"unavailable","status_msg":"x"}`, []string{syncOnline}, `{"presence":"online","status_msg":"x"}`},
+		"several":       {`{"presence":"unavailable"}`, []string{syncOnline, syncAway}, `{"presence":"unavailable"}`},
+		"the same":      {`{ "presence" : "unavailable" }`, []string{syncAway}, `{ "presence" : "unavailable" }`},
+		"busy":          {`{"presence":"busy"}`, []string{syncOnline}, `{"presence":"busy"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				handler := coalescing()
+				handler.Sync, handler.Homeserver = "limit", "synapse"
+				p := newProxy(t, handler)
+				p.put("alice-token", alice, online)
+				p.sync("alice-token", syncOnline)
+				p.put("alice-token", alice, tt.waits)
+				p.put("alice-phone", alice, unavailable)
+				for _, query := range tt.syncs {
+					time.Sleep(time.Second)
+					p.wantSync("alice-token", query, query)
+				}
+				sent := p.hs.bodies()
+				time.Sleep(15 * time.Second)
+				if got := sent(); len(got) != 2 || got[0] != tt.want || got[1] != unavailable {
+					t.Errorf("the homeserver got %q", got)
+				}
+			})
+		})
+	}
+}
+
+// Nor by one whose delivery fails meanwhile.
+func TestSyncComesAfterAWriteThatIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		handler := coalescing()
+		handler.Sync, handler.Homeserver = "limit", "synapse"
+		p := newProxy(t, handler)
+		p.put("alice-token", alice, online)
+		p.put("alice-token", alice, unavailable)
+		var mu sync.Mutex
+		var sent []string
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if r.Method != http.MethodPut {
+				return false, nil
+			}
+			body, _ := io.ReadAll(r.Body)
+			mu.Lock()
+			defer mu.Unlock()
+			if sent = append(sent, string(body)); len(sent) == 1 {
+				time.Sleep(5 * time.Second)
+				answer(w, 502, "{}")
+				return true, nil
+			}
+			if r.ContentLength != int64(len(body)) {
+				t.Errorf("the length of %s is %d", body, r.ContentLength)
+			}
+			answer(w, 200, "{}")
+			return true, nil
+		})
+		time.Sleep(12 * time.Second)
+		p.sync("alice-token", "since=s&timeout=0")
+		time.Sleep(15 * time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(sent) != 2 || sent[0] != unavailable || sent[1] != online {
+			t.Errorf("the homeserver got %q", sent)
+		}
+	})
+}
+
 func TestLogoutDropsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())

@@ -28,6 +28,10 @@ var syncModes = map[string]syncMode{"": syncPass, "pass": syncPass, "limit": syn
 // a write is none if a sync came between.
 func (s *settings) watchesSyncs() bool { return s.sync != syncPass || s.absorbs }
 
+// watchesActivity tells whether that is looked at by which a homeserver takes its user for
+// active: it may change what a write or a sync has set.
+func (s *settings) watchesActivity() bool { return s.sync == syncLimit || s.absorbs }
+
 // syncRoute recognises a sync that sets a presence.
 func syncRoute(r *http.Request) (policy.SyncRoute, bool) {
 	if !strings.HasSuffix(r.URL.Path, "/sync") {
@@ -74,7 +78,8 @@ var syncVerdicts = [...]syncWrite{
 }
 
 // serveSync is the life of a sync. It always goes to the homeserver, with another
-// set_presence or as it came; whatever is uncertain goes as it came.
+// set_presence or as it came; whatever is uncertain goes as it came. It waits for no
+// request of ours: what it would take to judge it is there for the next one.
 func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.SyncRoute) error {
 	dialect := h.dialect(r, next)
 	switch {
@@ -103,29 +108,29 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.passSync(w, r, next, syncUnknown)
 	}
-	var who owner
-	if h.set.observe {
-		who = h.learn(r, next, credential)
-	} else {
-		who = h.identify(r, next, credential, h.set.rejectedLimit)
-	}
-	if who.userID == "" {
+	// Nothing is authorised by it, and the homeserver looks at the token itself.
+	userID := h.memory.identities.LastKnown(credential)
+	if userID == "" {
+		h.learn(r, next, credential, h.unsettle)
 		return h.passSync(w, r, next, syncUnknown)
 	}
 
-	now := time.Now()
+	now, device := time.Now(), h.memory.identities.Fingerprint(credential)
 	decision := h.memory.devices.Sync(policy.SyncAsk{
-		UserID: who.userID, Device: h.memory.identities.Fingerprint(credential), Presence: presence, Timeout: asked.timeout,
+		UserID: userID, Device: device, Presence: presence, Timeout: asked.timeout,
 	}, policy.SyncRules{
 		Dialect: dialect, Watch: h.set.sync == syncPass, Refresh: h.set.refresh,
 		Allow: func() bool {
-			_, ok := take(h.memory.syncs, h.set.classOf(who.userID).syncLimit, who.userID, now)
+			_, ok := take(h.memory.syncs, h.set.classOf(userID).syncLimit, userID, now)
 			if !ok {
-				h.memory.talkers[limitSync].Add(who.userID)
+				h.memory.talkers[limitSync].Add(userID)
 			}
 			return ok
 		},
 	}, now)
+	if decision.Verdict != policy.SyncLimited && decision.Verdict != policy.SyncDamped {
+		h.memory.pendings.synced(userID, device, presence, dialect)
+	}
 	switch {
 	case decision.Value == "":
 	case h.set.observe: // it goes as it came, and may change what it would not have
@@ -133,7 +138,13 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 	default:
 		asked.set(decision.Value)
 	}
-	return h.sendSync(w, r, next, credential, who.userID, decision)
+	return h.sendSync(w, r, next, credential, userID, decision)
+}
+
+// unsettle forgets what a user's presence is, because a sync may have changed it.
+func (h *Handler) unsettle(userID string) {
+	h.memory.presence.BeginWrite(userID).End(time.Now(), h.set.settle)
+	h.memory.repeats.Disturb(userID)
 }
 
 // sendSync passes a sync on that was decided about.
@@ -145,8 +156,7 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 	// it sets later than the settle time is seen when the answer begins.
 	changes := func() {
 		if decision.Changes {
-			h.memory.presence.BeginWrite(userID).End(time.Now(), h.set.settle)
-			h.memory.repeats.Disturb(userID)
+			h.unsettle(userID)
 		}
 	}
 	changes()
@@ -274,9 +284,5 @@ func (h *Handler) wrote(write *policy.PresenceWrite) {
 	if !h.set.watchesSyncs() {
 		return
 	}
-	dialect := h.set.dialect
-	if dialect == auto {
-		dialect = h.memory.software.known()
-	}
-	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body), dialect, time.Now())
+	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body), h.knownDialect(), time.Now())
 }

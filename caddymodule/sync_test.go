@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 const syncPath = "/_matrix/client/v3/sync"
@@ -27,8 +30,32 @@ func (p *proxy) sync(token, query string) string {
 	if query != "" {
 		target += "?" + query
 	}
+	p.knows(token)
 	p.do(request("GET", target, token, ""))
-	return p.hs.last().URL.RawQuery
+	return p.hs.lastSync().URL.RawQuery
+}
+
+// knows has the handler know whose a token is, as it does if the client has asked for
+// anything else.
+func (p *proxy) knows(token string) {
+	p.hs.mu.Lock()
+	userID, ok := p.hs.tokens[token]
+	p.hs.mu.Unlock()
+	if ids := p.handler.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
+		ids.Learn(policy.Credential{Token: token}, policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now().Add(time.Minute))
+	}
+}
+
+// lastSync is the sync that came last.
+func (hs *homeserver) lastSync() *http.Request {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	for _, r := range slices.Backward(hs.seen) {
+		if strings.Contains(r.URL.Path, "/sync") {
+			return r
+		}
+	}
+	return nil
 }
 
 func (p *proxy) wantSync(token, query, want string) {
@@ -197,8 +224,8 @@ func TestSyncOffTouchesNoPresence(t *testing.T) {
 		p.wantSync("alice-token", tt.query, tt.want)
 		p.wantSync("", tt.query, tt.want)
 		p.wantCounts(map[string]int{"whoami": 0})
-		if uri := p.hs.last().RequestURI; uri != p.hs.last().URL.RequestURI() {
-			t.Errorf("the URI is %q, the URL %v", uri, p.hs.last().URL)
+		if uri := p.hs.lastSync().RequestURI; uri != p.hs.lastSync().URL.RequestURI() {
+			t.Errorf("the URI is %q, the URL %v", uri, p.hs.lastSync().URL)
 		}
 	}
 }
@@ -209,7 +236,7 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 		t.Helper()
 		before := r.URL.RawQuery
 		p.do(r)
-		if got := p.hs.last().URL.RawQuery; got != before {
+		if got := p.hs.lastSync().URL.RawQuery; got != before {
 			t.Errorf("%s: %q reached the homeserver as %q", what, before, got)
 		}
 	}
@@ -240,7 +267,7 @@ func TestEverySpellingOfASyncCounts(t *testing.T) {
 	for _, path := range []string{"/_matrix/client/v3/sync", "/_matrix/client/r0/sync", "/_matrix/client/unstable/sync"} {
 		for _, method := range []string{"GET", "HEAD"} {
 			p.do(request(method, path, "alice-token", ""))
-			if got := p.hs.last().URL.RawQuery; got != "set_presence=offline" {
+			if got := p.hs.lastSync().URL.RawQuery; got != "set_presence=offline" {
 				t.Errorf("%s %s reached the homeserver with %q", method, path, got)
 			}
 		}
@@ -250,7 +277,7 @@ func TestEverySpellingOfASyncCounts(t *testing.T) {
 		request("GET", "/_matrix/client/unstable/sync", "alice-token", ""), request("HEAD", syncPath, "alice-token", ""),
 	} {
 		p.do(r)
-		if got := p.hs.last().URL.RawQuery; got != "" {
+		if got := p.hs.lastSync().URL.RawQuery; got != "" {
 			t.Errorf("%s %s, which Dendrite doesn't serve, reached it with %q", r.Method, r.URL.Path, got)
 		}
 	}
@@ -278,13 +305,15 @@ func TestSyncWithARevokedTokenEndsItsIdentity(t *testing.T) {
 	p.hs.mu.Unlock()
 	p.sync("alice-token", "")
 	p.wantError(p.get("alice-token", alice), 401, "M_UNKNOWN_TOKEN")
-	p.wantCounts(map[string]int{"whoami": 2})
+	p.wantCounts(map[string]int{"whoami": 1})
 }
 
 func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 	for name, handler := range map[string]func() *Handler{
-		"limit":         func() *Handler { return &Handler{Sync: "limit", Homeserver: "synapse"} },
-		"repeat_writes": func() *Handler { return &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}} },
+		"limit": func() *Handler { return &Handler{Sync: "limit", Homeserver: "synapse"} },
+		"repeat_writes": func() *Handler {
+			return &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "synapse"}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -327,11 +356,58 @@ func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 	}
 }
 
+// A message makes an unavailable device of Synapse online, and its next sync unavailable
+// again: readers see both at once.
+func TestActivityBetweenSyncsIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+		p.get("alice-token", bob)
+		sets := func(presence string) {
+			p.hs.mu.Lock()
+			defer p.hs.mu.Unlock()
+			p.hs.presence[alice] = `{"presence":"` + presence + `"}`
+		}
+		want := func(presence, cacheStatus string) {
+			t.Helper()
+			p.want(p.get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
+		}
+		const away = "since=s&timeout=0&set_presence=unavailable"
+		message := func() {
+			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
+		}
+		p.sync("alice-token", away)
+		sets("unavailable")
+		time.Sleep(5 * time.Second)
+		want("unavailable", "matrix_presence; fwd=miss; stored")
+		want("unavailable", "matrix_presence; hit")
+		message()
+		sets("online")
+		want("online", "matrix_presence; fwd=miss")
+		time.Sleep(2 * time.Second)
+		want("online", "matrix_presence; fwd=miss; stored")
+		p.wantSync("alice-token", away, away)
+		sets("unavailable")
+		want("unavailable", "matrix_presence; fwd=miss")
+		p.wantSync("alice-token", away, "since=s&timeout=0&set_presence=offline")
+
+		time.Sleep(2 * time.Second)
+		p.sync("alice-token", "since=s&timeout=0")
+		sets("online")
+		time.Sleep(2 * time.Second)
+		want("online", "matrix_presence; fwd=miss; stored")
+		message()
+		want("online", "matrix_presence; hit") // who is online stays that
+		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0&set_presence=offline")
+	})
+}
+
 func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
 		p.put("alice-token", alice, `{"presence":"unavailable","status_msg":"x"}`)
-		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline")
+		for _, want := range []string{"unavailable", "offline"} { // the first goes through
+			p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence="+want)
+		}
 		p.put("bob-token", alice, `{"presence":"online"}`) // refused
 		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method == "PUT" {
@@ -472,12 +548,16 @@ func TestHomeserverIsLearned(t *testing.T) {
 		"another":                     {map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"conduwuit"}}`), client: says("", `[]`)}, "", 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &Handler{Sync: "off"})
-			p.tells(tt.answers)
-			for range 3 {
-				p.wantSync("alice-token", "", tt.want)
-			}
-			p.wantMetrics(map[string]float64{"upstream_requests_total version": tt.asked, "upstream_seconds version": tt.asked, "requests_total sync": 3})
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Sync: "off"})
+				p.tells(tt.answers)
+				p.wantSync("alice-token", "", "")
+				synctest.Wait()
+				for range 3 {
+					p.wantSync("alice-token", "", tt.want)
+				}
+				p.wantMetrics(map[string]float64{"upstream_requests_total version": tt.asked, "upstream_seconds version": tt.asked, "requests_total sync": 4})
+			})
 		})
 	}
 }
@@ -487,6 +567,7 @@ func TestHomeserverIsAskedAgain(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "off"})
 		asked := func(want float64) {
 			t.Helper()
+			synctest.Wait()
 			p.wantMetrics(map[string]float64{"upstream_requests_total version": want})
 		}
 		p.tells(nil)
@@ -497,8 +578,9 @@ func TestHomeserverIsAskedAgain(t *testing.T) {
 		const federation = "/_matrix/federation/v1/version"
 		p.tells(map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Dendrite"}}`)})
 		time.Sleep(2 * time.Second)
-		p.wantSync("alice-token", "", "set_presence=unchanged")
+		p.wantSync("alice-token", "", "")
 		asked(3)
+		p.wantSync("alice-token", "", "set_presence=unchanged")
 		time.Sleep(softwareLasts - time.Second)
 		p.wantSync("alice-token", "", "set_presence=unchanged")
 		asked(3)
@@ -508,28 +590,64 @@ func TestHomeserverIsAskedAgain(t *testing.T) {
 		asked(5)
 		p.tells(map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Synapse"}}`)})
 		time.Sleep(softwareRetry + time.Second)
-		p.wantSync("alice-token", "", "set_presence=offline")
+		p.wantSync("alice-token", "", "set_presence=unchanged")
 		asked(6)
+		p.wantSync("alice-token", "", "set_presence=offline")
 	})
 }
 
-func TestOthersPassWhileTheHomeserverIsAsked(t *testing.T) {
+// A homeserver that was down tells as soon as it is up.
+func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
+	for name, fail := range map[string]func() error{
+		"down":  func() error { return caddyhttp.Error(502, errors.New("no connection")) },
+		"hangs": func() error { time.Sleep(softwareTimeout); return caddyhttp.Error(504, errors.New("timeout")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Sync: "limit"})
+				core, logs := observer.New(zap.WarnLevel)
+				p.handler.logger = zap.New(core)
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if strings.Contains(r.URL.Path, "/version") {
+						return true, fail()
+					}
+					return false, nil
+				})
+				start := time.Now()
+				p.sync("alice-token", "")
+				p.sync("bob-token", "")
+				if took := time.Since(start); took != 0 {
+					t.Errorf("two syncs took %v", took)
+				}
+				time.Sleep(2*softwareTimeout + firstSoftwareRetry)
+				if n := logs.Len(); n != 0 {
+					t.Errorf("a warning: %v", logs.All())
+				}
+				p.hs.answerBy(nil)
+				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
+				p.sync("alice-token", "")
+				synctest.Wait()
+				p.sync("alice-token", "")
+				p.wantMetrics(map[string]float64{"upstream_requests_total version": 3, "sync_writes_total unknown": 3, "sync_writes_total changed": 1})
+			})
+		})
+	}
+}
+
+// Many syncs, one question.
+func TestNoSyncWaitsForTheHomeserversName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "off"})
 		release := make(chan struct{})
-		p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": func(w http.ResponseWriter) {
+		p.tells(map[string]func(w http.ResponseWriter){"/_matrix/federation/v1/version": func(w http.ResponseWriter) {
 			<-release
 			says("", `{"server":{"name":"Synapse"}}`)(w)
 		}})
-		var first sync.WaitGroup
-		first.Go(func() { p.do(request("GET", syncPath, "alice-token", "")) })
+		p.wantSync("alice-token", "", "")
 		synctest.Wait()
 		p.wantSync("bob-token", "", "")
 		close(release)
-		first.Wait()
-		if got := p.hs.last().URL.RawQuery; got != "set_presence=offline" {
-			t.Errorf("who had it asked got %q", got)
-		}
+		synctest.Wait()
 		p.wantSync("bob-token", "", "set_presence=offline")
 		p.wantMetrics(map[string]float64{"upstream_requests_total version": 1})
 	})
@@ -537,14 +655,20 @@ func TestOthersPassWhileTheHomeserverIsAsked(t *testing.T) {
 
 // What a client shows of itself is not needed for the question.
 func TestHomeserverIsAskedWithoutACredential(t *testing.T) {
-	p := newProxy(t, &Handler{Sync: "off"})
-	r := request("GET", syncPath+"?access_token=alice-token", "", "")
-	r.Header.Set("Cookie", "session=1")
-	p.do(r)
-	question := p.hs.seen[0]
-	if question.URL.String() != "/_matrix/federation/v1/version" || question.Header["Cookie"] != nil || question.Header["Authorization"] != nil {
-		t.Errorf("asked %s with %v", question.URL, question.Header)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "off"})
+		r := request("GET", syncPath+"?access_token=alice-token", "", "")
+		r.Header.Set("Cookie", "session=1")
+		p.do(r)
+		synctest.Wait()
+		i := slices.IndexFunc(p.hs.seen, func(r *http.Request) bool { return r.URL.String() == "/_matrix/federation/v1/version" })
+		if i < 0 {
+			t.Fatal("not asked")
+		}
+		if header := p.hs.seen[i].Header; header["Cookie"] != nil || header["Authorization"] != nil {
+			t.Errorf("asked with %v", header)
+		}
+	})
 }
 
 func TestDecisionsOnSyncsAreLogged(t *testing.T) {
@@ -558,7 +682,7 @@ func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 			{"since=s&timeout=0", "held"},
 		} {
 			p.sync("alice-token", s.query)
-			vars := p.hs.last().Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+			vars := p.hs.lastSync().Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 			if vars[varDecision] != s.decision || vars[varCache] != nil {
 				t.Errorf("%s: decision %v, cache %v, want %s", s.query, vars[varDecision], vars[varCache], s.decision)
 			}
@@ -605,24 +729,65 @@ func TestWriteAfterASyncIsNoRepeat(t *testing.T) {
 	})
 }
 
-// A sync whose token nobody knows yet goes at once, and teaches.
-func TestObservedSyncDoesNotWaitForWhoAmI(t *testing.T) {
+// A sync whose token nobody knows yet goes at once, and teaches. What it may have changed
+// is forgotten then.
+func TestNoSyncWaitsForWhoAmI(t *testing.T) {
+	for name, handler := range map[string]*Handler{
+		"limit":    {Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}},
+		"pass":     {Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}},
+		"observed": {Mode: "observe", Sync: "limit", Homeserver: "synapse"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, handler)
+				p.put("alice-phone", alice, online)
+				p.put("alice-phone", alice, online) // absorbed
+				p.get("bob-token", alice)
+				time.Sleep(defaultSettle)
+				p.get("bob-token", alice)
+				writes := p.hs.count("PUT")
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if strings.HasSuffix(r.URL.Path, "/whoami") {
+						time.Sleep(5 * time.Second)
+					}
+					return false, nil
+				})
+				start := time.Now()
+				sync := func() { p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", "")) }
+				sync()
+				if took := time.Since(start); took != 0 {
+					t.Errorf("it took %v", took)
+				}
+				time.Sleep(6 * time.Second)
+				p.hs.answerBy(nil)
+				p.put("alice-phone", alice, online)
+				p.wantCounts(map[string]int{"PUT": writes + 1})
+				time.Sleep(defaultSettle)
+				sync()
+				p.wantMetrics(map[string]float64{"sync_writes_total unknown": 1, "sync_writes_total changed": 1})
+			})
+		})
+	}
+}
+
+// Whose an idle client's token is, is asked once: the homeserver checks it each time.
+func TestIdleClientIsNotAskedAbout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Mode: "observe", Sync: "limit", Homeserver: "synapse"})
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-			if strings.HasSuffix(r.URL.Path, "/whoami") {
-				time.Sleep(5 * time.Second)
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.HasSuffix(r.URL.Path, "/sync") {
+				time.Sleep(30 * time.Second)
 			}
 			return false, nil
+		})
+		for range 40 { // 20 minutes
+			p.do(request("GET", syncPath+"?since=s&timeout=30000", "alice-token", ""))
 		}
-		start := time.Now()
-		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
-		if took := time.Since(start); took != 0 {
-			t.Errorf("it took %v", took)
-		}
-		time.Sleep(6 * time.Second)
-		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
-		p.wantMetrics(map[string]float64{"sync_writes_total unknown": 1, "sync_writes_total changed": 1})
+		p.wantCounts(map[string]int{"whoami": 1, "other": 40})
+		p.wantMetrics(map[string]float64{"sync_writes_total unknown": 1, "sync_writes_total changed": 1, "sync_writes_total repeated": 38})
+		// What would authorise something is asked for.
+		p.put("alice-token", alice, online)
+		p.wantCounts(map[string]int{"whoami": 2})
 	})
 }
 

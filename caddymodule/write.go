@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -136,19 +137,27 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 }
 
 // serveActivity passes on a request by which a homeserver may take its user for active,
-// so that what the user last wrote is no longer what their presence is.
+// so that what the user last wrote, or their device said by a sync, is no longer what their
+// presence is.
 func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	if err != nil {
 		return next.ServeHTTP(w, r)
 	}
-	// Who is not in memory has written nothing lately.
-	who := h.memory.recall(credential, time.Now())
-	if who.userID == "" {
+	// Who is not in memory has neither written nor synced.
+	userID := h.memory.identities.LastKnown(credential)
+	if userID == "" {
 		return next.ServeHTTP(w, r)
 	}
-	h.memory.repeats.Disturb(who.userID)
-	defer h.memory.repeats.Disturb(who.userID) // for a write that began meanwhile
+	m, device := h.memory, h.memory.identities.Fingerprint(credential)
+	active := func() bool {
+		m.repeats.Disturb(userID)
+		return m.devices.Active(userID, device, h.knownDialect())
+	}
+	if active() {
+		defer func(write cache.Write) { write.End(time.Now(), h.set.settle) }(m.presence.BeginWrite(userID))
+	}
+	defer active() // for a write or a sync that began meanwhile
 	return next.ServeHTTP(w, r)
 }
 

@@ -3,6 +3,8 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
@@ -57,16 +59,31 @@ func CheckPresenceBody(body []byte, values []string) error {
 // BodyPresence returns the state that the body of a write sets, or NoPresence if that
 // isn't certain. The body has been checked.
 func BodyPresence(body []byte) Presence {
-	state, given := NoPresence, false
+	state, _ := bodyPresence(body)
+	return state
+}
+
+// SetBodyPresence returns the body of a write with another state, and everything else as it
+// was. It returns it as it is if BodyPresence returns NoPresence.
+func SetBodyPresence(body []byte, state Presence) []byte {
+	was, value := bodyPresence(body)
+	if was == NoPresence || was == state {
+		return body
+	}
+	return slices.Concat(body[:value.Start], []byte(strconv.Quote(state.String())), body[value.End:])
+}
+
+func bodyPresence(body []byte) (state Presence, at members.Span) {
+	given := false
 	for key, value := range members.Of(string(body)) {
 		if !strings.EqualFold(key, "presence") {
 			continue
 		}
 		var text string
 		if given || json.Unmarshal(body[value.Start:value.End], &text) != nil {
-			return NoPresence
+			return NoPresence, members.Span{}
 		}
-		state, given = ParsePresence(text), true
+		state, at, given = ParsePresence(text), value, true
 	}
-	return state
+	return state, at
 }

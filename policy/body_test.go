@@ -101,6 +101,20 @@ func TestAllowedValuesAreTheConfiguredOnes(t *testing.T) {
 	}
 }
 
+func TestSetBodyPresence(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"presence":"online","status_msg":"x"}`:           `{"presence":"unavailable","status_msg":"x"}`,
+		` { "a":{"presence":1}, "Presence" : "OFFLINE" } `: ` { "a":{"presence":1}, "Presence" : "unavailable" } `,
+		`{"presence":"UNAVAILABLE"}`:                       `{"presence":"UNAVAILABLE"}`,
+		`{"presence":"online","Presence":"offline"}`:       `{"presence":"online","Presence":"offline"}`,
+		`{"presence":"dnd"}`:                               `{"presence":"dnd"}`,
+	} {
+		if got := string(SetBodyPresence([]byte(body), Unavailable)); got != want {
+			t.Errorf("%s became %s, want %s", body, got, want)
+		}
+	}
+}
+
 func BenchmarkCheckPresenceBody(b *testing.B) {
 	body := []byte(`{"presence":"online","status_msg":"at work"}`)
 	b.ReportAllocs()

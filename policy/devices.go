@@ -39,6 +39,9 @@ const (
 	// spareMargin is how long before a state ends a repeat goes to the homeserver all
 	// the same: timers and networks are never exact.
 	spareMargin = 5 * time.Second
+
+	// timerTick is how often a homeserver looks who is gone (Synapse: every 5 s).
+	timerTick = 5 * time.Second
 )
 
 type deviceShard struct {
@@ -59,6 +62,7 @@ type device struct {
 	fingerprint [16]byte
 	wants       Presence
 	asked       int64 // when it last said so
+	synced      int64 // when it last did so by a sync
 	syncs       int   // under way, whatever became of them
 	spoken      spoken
 }
@@ -70,6 +74,17 @@ type spoken struct {
 	fed     int64 // when it was last told
 	heard   int64 // the same, or the end of that sync
 	open    int   // syncs under way by which it was told
+
+	// written tells of a write since. It feeds no timer of syncs (Dendrite), or no more
+	// than some (Synapse), so that the next sync is told.
+	written bool
+	// bumped tells that the homeserver may have made the user online since.
+	bumped bool
+}
+
+// tell notes that the homeserver is told what it holds.
+func (s *spoken) tell(at int64) {
+	s.fed, s.heard, s.written, s.bumped = at, at, false, false
 }
 
 // NewDevices returns a table of at most so many devices, at least one in each shard.
@@ -165,22 +180,27 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 	user, dev := shard.device(hash, ask.Device)
 
 	gap := Unbounded
-	if dev.asked != 0 {
-		gap = time.Duration(at - dev.asked)
+	if dev.synced != 0 {
+		gap = time.Duration(at - dev.synced)
 	}
-	dev.asked, dev.wants = at, ask.Presence
+	dev.asked, dev.synced, dev.wants = at, at, ask.Presence
 	dev.syncs++
 
-	told := &user.shared
-	if rules.Dialect.merges() {
-		told = &dev.spoken
-	}
+	told := user.told(dev, rules.Dialect)
 	decision := told.judge(ask, rules, at, gap, !rules.Watch && !rules.Dialect.merges() && user.holdsDown(dev, at-int64(rules.Refresh)))
 	if decision.Told {
 		told.open++
 	}
 	decision.devices, decision.shard, decision.device, decision.spoken = d, shard, dev, told
 	return decision
+}
+
+// told returns what the homeserver was told of a device, as far as it tells devices apart.
+func (u *userDevices) told(dev *device, dialect Dialect) *spoken {
+	if dialect.merges() {
+		return &dev.spoken
+	}
+	return &u.shared
 }
 
 // holdsDown tells that another device wants a higher state, and has said so since.
@@ -201,8 +221,12 @@ func (s *spoken) judge(ask SyncAsk, rules SyncRules, at int64, gap time.Duration
 	// The client comes again after some such time as it took to come now. Until then
 	// the homeserver must not miss it: what is taken out is no more than what leaves
 	// the state in place all that time.
-	spare := holds && keep != "" && at < s.fed+int64(rules.Refresh) &&
+	spare := holds && keep != "" && !s.written && !s.bumped && at < s.fed+int64(rules.Refresh) &&
 		ask.Timeout+gap < time.Duration(s.fed+lasts-at)-spareMargin
+	// It may not be what readers saw meanwhile: Synapse counts the time from when the
+	// device's sync began (synapse/handlers/presence.py, handle_timeout), so that one
+	// that waited for news and then paused was offline in between.
+	moved := s.bumped || s.open == 0 && at >= s.fed+lasts && at > s.heard+int64(timerTick)
 
 	same := s.state == ask.Presence
 	if rules.Dialect == Synapse && s.state == Busy {
@@ -210,23 +234,25 @@ func (s *spoken) judge(ask SyncAsk, rules SyncRules, at int64, gap time.Duration
 	}
 	if same && holds {
 		// A lower state may not have taken effect.
-		lingering := ask.Presence < Online && time.Duration(s.fed-s.changed) < rules.Dialect.lingers()
+		lingering := ask.Presence < Online && max(0, time.Duration(s.fed-s.changed)) < rules.Dialect.lingers()
 		if spare && !lingering && !rules.Watch {
 			return SyncDecision{Verdict: SyncSpared, Value: keep}
 		}
-		s.fed, s.heard = at, at
-		return SyncDecision{Verdict: SyncRepeated, Changes: lingering, Told: true}
+		s.tell(at)
+		return SyncDecision{Verdict: SyncRepeated, Changes: lingering || moved, Told: true}
 	}
 
-	if holds && !rules.Watch && !rules.Allow() {
+	already := s.bumped && ask.Presence == Online
+	if holds && !already && !rules.Watch && !rules.Allow() {
 		if spare {
 			return SyncDecision{Verdict: SyncLimited, Value: keep}
 		}
 		// What holds must not end meanwhile.
-		s.fed, s.heard = at, at
-		return SyncDecision{Verdict: SyncLimited, Value: s.state.String(), Told: true}
+		s.tell(at)
+		return SyncDecision{Verdict: SyncLimited, Value: s.state.String(), Changes: moved, Told: true}
 	}
-	s.state, s.changed, s.fed, s.heard = ask.Presence, at, at, at
+	s.state, s.changed = ask.Presence, at
+	s.tell(at)
 	return SyncDecision{Verdict: SyncChanged, Changes: true, Told: true}
 }
 
@@ -256,11 +282,49 @@ func (d *Devices) Wrote(userID string, fingerprint [16]byte, state Presence, dia
 	defer shard.mu.Unlock()
 	user, dev := shard.device(hash, fingerprint)
 	dev.asked, dev.wants = at, state
-	told := &user.shared
-	if dialect.merges() {
-		told = &dev.spoken
+	told := user.told(dev, dialect)
+	told.state, told.changed, told.heard = state, at, at
+	told.written, told.bumped = true, false
+}
+
+// Active notes that a device of the user did what a homeserver takes them for active by,
+// see [IsActivity], and reports whether the user's presence may become another by it.
+// The next sync goes through then.
+//
+//   - Synapse makes a device that was unavailable online (synapse/handlers/presence.py,
+//     bump_presence_active_time), tuwunel any.
+//   - Dendrite does nothing.
+func (d *Devices) Active(userID string, fingerprint [16]byte, dialect Dialect) (changes bool) {
+	if dialect == Dendrite {
+		return false
 	}
-	told.state, told.changed, told.fed, told.heard = state, at, at, at
+	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) {
+		changes = told.state < Online
+		told.bumped = told.bumped || changes
+	})
+	return changes
+}
+
+// Writes notes that a write of a device is on its way or waits to be sent, so that the
+// next sync goes through.
+func (d *Devices) Writes(userID string, fingerprint [16]byte, dialect Dialect) {
+	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) { told.written = true })
+}
+
+// ofKnown calls f with what the homeserver was told of a device, if it is known.
+func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect Dialect, f func(told *spoken)) {
+	shard, hash := d.shardOf(userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	user, ok := shard.users.Peek(hash)
+	if !ok {
+		return
+	}
+	for _, dev := range user.devices {
+		if dev.fingerprint == fingerprint {
+			f(user.told(dev, dialect))
+		}
+	}
 }
 
 func (d *Devices) shardOf(userID string) (*deviceShard, uint64) {

@@ -76,8 +76,15 @@ func TestSyncsOfSynapse(t *testing.T) {
 		},
 		"who was offline by the homeserver's timer comes back by a change": {
 			{at: 0, device: 'p', asks: Online, timeout: 30, takes: 10, verdict: SyncChanged, changes: true},
-			{at: 39, device: 'p', asks: Online, takes: 0, verdict: SyncRepeated},
+			{at: 39, device: 'p', asks: Online, takes: 0, verdict: SyncRepeated, changes: true},
 			{at: 70, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+		},
+		"who paused after a long poll was offline, as that began long ago": {
+			{at: 0, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncChanged, changes: true},
+			{at: 30.1, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
+			{at: 80, device: 'p', asks: Online, timeout: 30, takes: 5, verdict: SyncRepeated, changes: true},
+			{at: 100, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
+			{at: 150, device: 'p', asks: Unavailable, timeout: 30, verdict: SyncLimited, value: "online", changes: true, noBudget: true},
 		},
 		"who is still waiting is not gone": {
 			{at: 0, device: 'p', asks: Online, timeout: 60, takes: 60, verdict: SyncChanged, changes: true},
@@ -201,6 +208,83 @@ func TestSyncAfterAWrite(t *testing.T) {
 			t.Errorf("dialect %d: after a write of %q a sync with %q changes %v, want %v", tt.dialect, tt.wrote, tt.asks, got.Changes, tt.changes)
 		}
 		got.End(true, testkit.At(2*time.Second))
+	}
+}
+
+// A write keeps no device's syncs from the homeserver: their timers go by syncs.
+func TestSyncAfterAWriteGoesThrough(t *testing.T) {
+	for _, dialect := range []Dialect{Synapse, Dendrite} {
+		d := NewDevices(100, testkit.Epoch)
+		sync := func(at float64) SyncDecision {
+			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, Online, 0},
+				SyncRules{Dialect: dialect, Refresh: 20 * time.Second, Allow: func() bool { return true }}, testkit.At(seconds(at)))
+			got.End(true, testkit.At(seconds(at)))
+			return got
+		}
+		sync(0)
+		sync(25)
+		d.Wrote("@a:b", [16]byte{1}, Online, dialect, testkit.At(seconds(38)))
+		// The next may be as late as this one was, at 75: too late for Synapse, if it was
+		// not told now.
+		if got := sync(50); got.Verdict != SyncRepeated || got.Value != "" {
+			t.Errorf("dialect %d: after a write: verdict %d, value %q", dialect, got.Verdict, got.Value)
+		}
+		d.Wrote("@a:b", [16]byte{1}, Online, dialect, testkit.At(seconds(51)))
+		sync(51)
+		if got := sync(52); got.Verdict != SyncSpared {
+			t.Errorf("dialect %d: after a sync after a write: verdict %d", dialect, got.Verdict)
+		}
+		for at := 60.; at < 130; at += 10 {
+			d.Wrote("@a:b", [16]byte{1}, Online, dialect, testkit.At(seconds(at)))
+			if got := sync(at + 1); got.Value != "" {
+				t.Errorf("dialect %d: by writes a sync at %v is spared", dialect, at+1)
+			}
+		}
+	}
+}
+
+// What homeservers take a device for active by ends a lower state than online.
+func TestActivityEndsALowerState(t *testing.T) {
+	for _, tt := range []struct {
+		dialect Dialect
+		says    Presence
+		changes bool
+	}{
+		{Synapse, Unavailable, true},
+		{Synapse, Online, false},
+		{Tuwunel, Offline, true},
+		{Dendrite, Unavailable, false},
+	} {
+		d := NewDevices(100, testkit.Epoch)
+		if d.Active("@a:b", [16]byte{1}, tt.dialect) || d.Len() != 0 {
+			t.Errorf("dialect %d: who is not known was active", tt.dialect)
+		}
+		sync := func(at float64, allow bool) SyncDecision {
+			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, tt.says, 0},
+				SyncRules{Dialect: tt.dialect, Refresh: 20 * time.Second, Allow: func() bool { return allow }}, testkit.At(seconds(at)))
+			got.End(true, testkit.At(seconds(at)))
+			return got
+		}
+		sync(0, true)
+		sync(20, true) // it lingers no more
+		if got := d.Active("@a:b", [16]byte{1}, tt.dialect); got != tt.changes {
+			t.Errorf("dialect %d: activity after %v changes %v", tt.dialect, tt.says, got)
+		}
+		if d.Active("@a:b", [16]byte{2}, tt.dialect) {
+			t.Errorf("dialect %d: another device's activity changes something", tt.dialect)
+		}
+		if got := sync(21, false); got.Changes != tt.changes || tt.changes && got.Verdict != SyncRepeated {
+			t.Errorf("dialect %d: the same again: verdict %d, changes %v", tt.dialect, got.Verdict, got.Changes)
+		}
+		if got := sync(22, false); got.Changes {
+			t.Errorf("dialect %d: and again: verdict %d changes", tt.dialect, got.Verdict)
+		}
+		if d.Active("@a:b", [16]byte{1}, tt.dialect); tt.changes {
+			tt.says = Online // which it is by then
+			if got := sync(23, false); got.Value != "" {
+				t.Errorf("dialect %d: online after activity: verdict %d, value %q", tt.dialect, got.Verdict, got.Value)
+			}
+		}
 	}
 }
 

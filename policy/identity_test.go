@@ -48,6 +48,30 @@ func TestAnIdentityIsKnownUntilItExpires(t *testing.T) {
 	wantCounts(t, ids, 1, 0)
 }
 
+// Whose a token was is whose it is, unless somebody has revoked it.
+func TestWhatHasExpiredIsLastKnown(t *testing.T) {
+	ids := NewIdentities(100, testkit.Epoch)
+	plain, bridge := Credential{Token: "tok"}, Credential{Token: "as", UserID: "@b_1:b"}
+	learn(ids, plain, WhoAmI{UserID: "@a:b"}, time.Second)
+	learn(ids, bridge, WhoAmI{UserID: "@b_1:b"}, time.Second)
+	wantUser(t, ids, plain, time.Minute, "")
+	want := func(c Credential, want string) {
+		t.Helper()
+		if got := ids.LastKnown(c); got != want {
+			t.Errorf("%+v was last %q, want %q", c, got, want)
+		}
+	}
+	want(plain, "@a:b")
+	want(bridge, "@b_1:b")
+	want(Credential{Token: "as", UserID: "@b_2:b"}, "")
+	want(Credential{Token: "other"}, "")
+	ids.RevokeUser("@a:b")
+	want(plain, "")
+	want(bridge, "@b_1:b")
+	ids.RevokeToken(bridge)
+	want(bridge, "")
+}
+
 // Homeservers ignore user_id and device_id on an ordinary token. Nobody may fill the
 // table or the homeserver's log by making them up.
 func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {

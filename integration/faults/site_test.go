@@ -242,7 +242,7 @@ func stacks() string {
 // inHandler returns how many goroutines are in a method of our handler.
 func inHandler(method string) (n int) {
 	for stack := range strings.SplitSeq(stacks(), "\n\n") {
-		if strings.Contains(stack, "/caddymodule.(*Handler)."+method+"(") {
+		if strings.Contains(stack, "/caddymodule."+method+"(") {
 			n++
 		}
 	}
@@ -255,7 +255,7 @@ func waitingIn(method string) (n int) {
 	for stack := range strings.SplitSeq(stacks(), "\n\n") {
 		head, frames, _ := strings.Cut(stack, "\n")
 		top, _, _ := strings.Cut(frames, "\n")
-		if strings.Contains(head, "[select") && strings.Contains(top, "/caddymodule.(*Handler)."+method+"(") {
+		if strings.Contains(head, "[select") && strings.Contains(top, "/caddymodule."+method+"(") {
 			n++
 		}
 	}
