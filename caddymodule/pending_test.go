@@ -261,16 +261,17 @@ func TestSyncComesAfterAWriteThatIsTriedAgain(t *testing.T) {
 		p := newProxy(t, handler)
 		p.put("alice-token", alice, online)
 		p.put("alice-token", alice, unavailable)
-		var mu sync.Mutex
 		var sent []string
 		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method != http.MethodPut {
 				return false, nil
 			}
 			body, _ := io.ReadAll(r.Body)
-			mu.Lock()
-			defer mu.Unlock()
-			if sent = append(sent, string(body)); len(sent) == 1 {
+			p.hs.mu.Lock()
+			sent = append(sent, string(body))
+			first := len(sent) == 1
+			p.hs.mu.Unlock()
+			if first {
 				time.Sleep(5 * time.Second)
 				answer(w, 502, "{}")
 				return true, nil
@@ -284,8 +285,8 @@ func TestSyncComesAfterAWriteThatIsTriedAgain(t *testing.T) {
 		time.Sleep(12 * time.Second)
 		p.sync("alice-token", "since=s&timeout=0")
 		time.Sleep(15 * time.Second)
-		mu.Lock()
-		defer mu.Unlock()
+		p.hs.mu.Lock()
+		defer p.hs.mu.Unlock()
 		if len(sent) != 2 || sent[0] != unavailable || sent[1] != online {
 			t.Errorf("the homeserver got %q", sent)
 		}
