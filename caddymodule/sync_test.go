@@ -398,6 +398,17 @@ func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 		message()
 		want("online", "matrix_presence; hit") // who is online stays that
 		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0&set_presence=offline")
+
+		// It isn't known which of two at the same time came first.
+		p.sync("alice-token", away)
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if r.Method == http.MethodPut {
+				p.do(request("GET", syncPath+"?"+away, "alice-token", ""))
+			}
+			return false, nil
+		})
+		message()
+		p.wantSync("alice-token", away, away)
 	})
 }
 

@@ -69,17 +69,17 @@ type device struct {
 
 // spoken is what the homeserver was last told of a device, or of a user.
 type spoken struct {
-	state   Presence
-	changed int64 // since when it is this
-	fed     int64 // when it was last told
-	heard   int64 // the same, or the end of that sync
-	open    int   // syncs under way by which it was told
-
+	state Presence
 	// written tells of a write since. It feeds no timer of syncs (Dendrite), or no more
 	// than some (Synapse), so that the next sync is told.
 	written bool
 	// bumped tells that the homeserver may have made the user online since.
 	bumped bool
+
+	changed int64 // since when it is this
+	fed     int64 // when it was last told
+	heard   int64 // the same, or the end of that sync
+	open    int   // syncs under way by which it was told
 }
 
 // tell notes that the homeserver is told what it holds.

@@ -243,6 +243,24 @@ func TestSyncAfterAWriteGoesThrough(t *testing.T) {
 	}
 }
 
+// Nor does a write tell how soon the device will sync again.
+func TestWriteShortensNoPause(t *testing.T) {
+	d := NewDevices(100, testkit.Epoch)
+	sync := func(device byte, at float64) SyncDecision {
+		got := d.Sync(SyncAsk{"@a:b", [16]byte{device}, Online, 0},
+			SyncRules{Dialect: Dendrite, Refresh: 20 * time.Second, Allow: func() bool { return true }}, testkit.At(seconds(at)))
+		got.End(true, testkit.At(seconds(at)))
+		return got
+	}
+	sync('p', 0)
+	sync('q', 290)
+	d.Wrote("@a:b", [16]byte{'p'}, Online, Dendrite, testkit.At(seconds(291)))
+	sync('q', 292)
+	if got := sync('p', 300); got.Verdict != SyncRepeated { // the next may come at 600
+		t.Errorf("verdict %d, value %q", got.Verdict, got.Value)
+	}
+}
+
 // What homeservers take a device for active by ends a lower state than online.
 func TestActivityEndsALowerState(t *testing.T) {
 	for _, tt := range []struct {
