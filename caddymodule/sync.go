@@ -86,7 +86,7 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 	case !route.Sets(dialect), dialect == dendrite && r.Method == http.MethodHead:
 		return next.ServeHTTP(w, r)
 	case dialect == auto && h.set.sync != syncPass:
-		return h.passSync(w, r, next, syncUnknown)
+		return h.passUnjudged(w, r, next)
 	case h.set.sync == syncOff:
 		return h.silenceSync(w, r, next, dialect)
 	case h.set.sync == syncLimit && dialect == synapse:
@@ -98,7 +98,7 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	asked, ok := h.readSync(r, route)
 	if !ok {
-		return h.passSync(w, r, next, syncUnknown)
+		return h.passUnjudged(w, r, next)
 	}
 	presence := dialect.SyncPresence(asked.presence)
 	if presence == policy.NoPresence {
@@ -139,6 +139,20 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 		asked.set(decision.Value)
 	}
 	return h.sendSync(w, r, next, credential, userID, decision)
+}
+
+// passUnjudged passes a sync on of which isn't known what the homeserver makes of it. So
+// nothing about its user's presence is sure until the answer begins.
+func (h *Handler) passUnjudged(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	if err != nil {
+		return h.passSync(w, r, next, syncUnknown)
+	}
+	if userID := h.memory.identities.LastKnown(credential); userID != "" {
+		h.unsettle(userID)
+		w = onStatus(w, func(int) { h.unsettle(userID) })
+	}
+	return h.passSync(w, r, next, syncUnknown)
 }
 
 // unsettle forgets what a user's presence is, because a sync may have changed it.

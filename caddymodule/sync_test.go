@@ -833,3 +833,19 @@ func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 		})
 	}
 }
+
+// A homeserver that doesn't say which one it is may make anything of a sync, so a write
+// after one is no repeat.
+func TestNothingIsAbsorbedPastASyncThatIsNotJudged(t *testing.T) {
+	for name, query := range map[string]string{"unknown homeserver": "since=s&timeout=0", "odd query": "x;set_presence=online"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{RepeatWrites: "absorb", Sync: "limit", WriteLimit: &Limit{Off: true}})
+				p.put("alice-token", alice, unavailable)
+				p.get("bob-token", alice)
+				p.wantSync("alice-token", query, query)
+				p.want(p.put("alice-token", alice, unavailable), 200, "{}", "matrix_presence; fwd=method")
+			})
+		})
+	}
+}
