@@ -10,8 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// counters are what a memory has counted since the process began. They outlive a
-// reload as the memory does.
+// counters are what a memory has counted since it is there. They outlive a reload as it
+// does.
 type counters struct {
 	requests [routeCount]atomic.Uint64
 	outcomes [routeCount][outcomeCount]atomic.Uint64

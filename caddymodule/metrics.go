@@ -12,7 +12,7 @@ import (
 const metricsPrefix = "caddy_matrix_presence_"
 
 // Each Help says what the metric has to do with the others, when no request is under
-// way. All counters are since the process began.
+// way. All counters are since the first site of a cache name began.
 var (
 	requestsDesc = newDesc("requests_total",
 		"Presence requests, by route: read, write, preflight with preflight local, and sync for those that the options sync and repeat_writes look at. The sum of outcomes_total of the route.",
