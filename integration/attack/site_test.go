@@ -20,6 +20,7 @@ type sizesOfTables struct{ states, permissions, tokens int }
 
 // options say how a site is configured.
 type options struct {
+	bare     bool          // without matrix_presence, to compare with
 	tables   sizesOfTables // zero: those of the scale
 	module   []string      // further lines of matrix_presence
 	identity []string      // further lines of its identity block
@@ -57,6 +58,20 @@ func newSite(t *testing.T, hs *homeserver, o options) *site {
 	if o.identity == nil {
 		o.identity = []string{rejectedLimit}
 	}
+	module := fmt.Sprintf(`matrix_presence {
+		%s
+		cache {
+			states %d
+			permissions %d
+		}
+		identity {
+			tokens %d
+			%s
+		}
+	}`, strings.Join(o.module, "\n"), o.tables.states, o.tables.permissions, o.tables.tokens, strings.Join(o.identity, "\n"))
+	if o.bare {
+		module = ""
+	}
 	caddyfile := fmt.Sprintf(`{
 	admin {$ADMIN}
 	log {
@@ -69,25 +84,14 @@ func newSite(t *testing.T, hs *homeserver, o options) *site {
 }
 http://{$LISTEN} {
 	bind 127.0.0.1
-	matrix_presence {
-		%s
-		cache {
-			states %d
-			permissions %d
-		}
-		identity {
-			tokens %d
-			%s
-		}
-	}
+	%s
 	reverse_proxy %s {
 		transport http {
 			keepalive_idle_conns_per_host 256
 		}
 	}
 }
-`, strings.Join(o.servers, "\n"), strings.Join(o.module, "\n"), o.tables.states, o.tables.permissions,
-		o.tables.tokens, strings.Join(o.identity, "\n"), hs.URL)
+`, strings.Join(o.servers, "\n"), module, hs.URL)
 	s, err := sidecar.StartCaddyfile(t.Context(), caddyfile)
 	if err != nil {
 		t.Fatal(err)

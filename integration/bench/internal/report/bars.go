@@ -75,7 +75,7 @@ func SaveBars(bars []Bar, title, unit, path string) error {
 		drawn.Horizontal, drawn.XMin = true, at.Y
 		drawn.Color, drawn.LineStyle.Width = b.Kind.Colour, 0
 		p.Add(drawn)
-		if !explained[b.Kind.Name] {
+		if !explained[b.Kind.Name] && b.Kind.Name != b.Label { // else the row says it itself
 			explained[b.Kind.Name] = true
 			p.Legend.Add(b.Kind.Name, drawn)
 		}
