@@ -48,6 +48,9 @@ type class struct {
 
 // classOf returns what applies to a user.
 func (s *settings) classOf(userID string) *class {
+	if len(s.exempt) == 0 && len(s.classes) == 0 {
+		return s.everybody
+	}
 	matches := func(pattern policy.UserPattern) bool { return pattern.Match(userID) }
 	if slices.ContainsFunc(s.exempt, matches) {
 		return s.exempted
