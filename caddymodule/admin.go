@@ -129,13 +129,5 @@ func talkerLists() []talkerList {
 	return lists
 }
 
-// eachMemory calls f with each memory of the running configuration and its name.
-func eachMemory(f func(name string, m *memory)) {
-	memories.Range(func(key, value any) bool {
-		f(key.(string), value.(*memory))
-		return true
-	})
-}
-
 // Interface guard
 var _ caddy.AdminRouter = (*adminTalkers)(nil)

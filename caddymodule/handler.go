@@ -262,12 +262,16 @@ func presenceRoute(r *http.Request) (policy.PresenceRoute, bool) {
 }
 
 // take takes one event from a user's budget, and returns how long to wait if there
-// is none.
-func take(limiter *policy.Limiter, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
+// is none. Then the user is counted among the talkers.
+func (m *memory) take(kind limitKind, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
 	if limit == nil {
 		return 0, true
 	}
-	return limiter.Take(userID, *limit, now)
+	limiter := [limitCount]*policy.Limiter{limitRead: m.reads, limitWrite: m.writes, limitSync: m.syncs}[kind]
+	if wait, ok = limiter.Take(userID, *limit, now); !ok {
+		m.talkers[kind].Add(userID)
+	}
+	return wait, ok
 }
 
 // Interface guards

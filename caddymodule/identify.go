@@ -105,6 +105,39 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 	}
 }
 
+// maxLearning is how many requests at a time wait for the homeserver to tell whose they
+// are, although their clients don't: in mode observe, and syncs.
+const maxLearning = 256
+
+// later asks behind the client's back, and calls then with the answer. It reports false, and
+// does nothing, if too many are being asked.
+func (i inquiry) later(then func(who owner)) bool {
+	places := i.handler.memory.learning
+	select {
+	case places <- struct{}{}:
+	default:
+		return false
+	}
+	go func() {
+		defer func() { <-places }()
+		then(i.answer(nil))
+	}()
+	return true
+}
+
+// learn asks the homeserver whose a credential is, if that isn't known, while its request
+// is served, and calls then with a user that it learns.
+func (h *Handler) learn(r *http.Request, next caddyhttp.Handler, c policy.Credential, then func(userID string)) {
+	if known := h.memory.recall(c, time.Now()); known.known() {
+		return
+	}
+	h.inquire(r, next, c, h.set.rejectedLimit).later(func(who owner) {
+		if who.userID != "" {
+			then(who.userID)
+		}
+	})
+}
+
 // errOutlived says that an answer was no longer good when it came. The homeserver is
 // slow then, not down, so nothing stale may stand in for it.
 var errOutlived = errors.New("the homeserver took longer to tell whose access token it is than that is good for")

@@ -21,6 +21,14 @@ import (
 // survives a reload, and a reload that fails changes nothing.
 var memories = caddy.NewUsagePool()
 
+// eachMemory calls f with each memory of the running configuration and its name.
+func eachMemory(f func(name string, m *memory)) {
+	memories.Range(func(key, value any) bool {
+		f(key.(string), value.(*memory))
+		return true
+	})
+}
+
 // memory is all that outlives a request. It holds data only: limits and
 // lifetimes belong to the handlers, which a reload replaces.
 type memory struct {
@@ -53,9 +61,9 @@ type memory struct {
 	rateHint sync.Once
 
 	counters *counters
-	// observing has a place for each request whose owner is asked for behind its client's
+	// learning has a place for each request whose owner is asked for behind its client's
 	// back.
-	observing chan struct{}
+	learning chan struct{}
 
 	mu    sync.Mutex // guards sizes
 	sizes sizes
@@ -89,7 +97,7 @@ func newMemory(name string, s sizes) *memory {
 		preflights: newPreflights(),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),
-		observing:  make(chan struct{}, maxObserving),
+		learning:   make(chan struct{}, maxLearning),
 		sizes:      s,
 	}
 	for limit := range m.talkers {

@@ -94,11 +94,9 @@ func (memoryCollector) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (memoryCollector) Collect(metrics chan<- prometheus.Metric) {
-	memories.Range(func(key, value any) bool {
-		name, m := key.(string), value.(*memory)
+	eachMemory(func(name string, m *memory) {
 		m.collectCounters(name, metrics)
 		m.collectTables(name, metrics)
-		return true
 	})
 }
 

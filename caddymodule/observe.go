@@ -21,10 +21,6 @@ import (
 // were enforce. Only a budget is what it is: who goes on after a 429 that
 // nobody told them is limited more often than they would be.
 
-// maxObserving is how many requests at a time wait for the homeserver to tell whose they
-// are, although their clients don't: in mode observe, and syncs. One more is not judged.
-const maxObserving = 256
-
 // observe passes a presence request on and counts what would have become of it.
 func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
 	kind := routeOf(r)
@@ -57,7 +53,9 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 		seen.answer = recorder.answer()
 		h.judge(r, seen, ask)
 	}()
-	return h.forward(recorder, r, next, reason, func(int) {})
+	return h.forward(recorder, r, next, reason, func(status int) {
+		recorder.status, recorder.header = status, w.Header().Clone()
+	})
 }
 
 // judge finds out what would have become of a request. If it isn't known whose that is,
@@ -66,16 +64,11 @@ func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
 	who := owner{}
 	if seen.credentialErr == nil {
 		if who = h.memory.recall(seen.credential, seen.departed); !who.known() {
-			select {
-			case h.memory.observing <- struct{}{}:
-				go func() {
-					defer func() { <-h.memory.observing }()
-					h.memory.counters.observed[seen.kind][seen.outcome(ask.answer(nil))].Add(1)
-				}()
+			later := ask.later(func(who owner) { h.memory.counters.observed[seen.kind][seen.outcome(who)].Add(1) })
+			if later {
 				return
-			default:
-				who = owner{err: errors.New("too many requests are being observed")}
 			}
+			who = owner{err: errors.New("too many requests are being observed")}
 		}
 	}
 	h.noteObserved(r, seen.kind, seen.outcome(who))
@@ -85,25 +78,6 @@ func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
 func (h *Handler) noteObserved(r *http.Request, route route, o outcome) {
 	h.memory.counters.observed[route][o].Add(1)
 	caddyhttp.SetVar(r.Context(), varObserved, outcomes[o].name)
-}
-
-// learn asks the homeserver whose a credential is, if that isn't known, while its request
-// is served, and calls then with a user that it learns.
-func (h *Handler) learn(r *http.Request, next caddyhttp.Handler, c policy.Credential, then func(userID string)) {
-	if known := h.memory.recall(c, time.Now()); known.known() {
-		return
-	}
-	select {
-	case h.memory.observing <- struct{}{}:
-		ask := h.inquire(r, next, c, h.set.rejectedLimit)
-		go func() {
-			defer func() { <-h.memory.observing }()
-			if who := ask.answer(nil); who.userID != "" {
-				then(who.userID)
-			}
-		}()
-	default:
-	}
 }
 
 // observation is what is known of a request when it is over.
@@ -155,8 +129,7 @@ func (s *observation) readOutcome(who owner) outcome {
 	case who.userID == "":
 		return outcomeBypass
 	}
-	if _, ok := take(h.memory.reads, h.set.classOf(who.userID).readLimit, who.userID, s.departed); !ok {
-		h.memory.talkers[limitRead].Add(who.userID)
+	if _, ok := h.memory.take(limitRead, h.set.classOf(who.userID).readLimit, who.userID, s.departed); !ok {
 		return outcomeLimited
 	}
 	if !h.set.cached || !s.route.Canonical || s.opaque {
@@ -204,8 +177,7 @@ func (s *observation) writeOutcome(who owner) outcome {
 	case !valid && (class.absorb || class.coalesce): // the body comes before the budget
 		return outcomeInvalid
 	}
-	if _, ok := take(h.memory.writes, class.writeLimit, who.userID, s.departed); !ok {
-		h.memory.talkers[limitWrite].Add(who.userID)
+	if _, ok := h.memory.take(limitWrite, class.writeLimit, who.userID, s.departed); !ok {
 		if class.coalesce {
 			return outcomeCoalesced
 		}
@@ -264,7 +236,8 @@ func (c *copied) take() (body []byte, whole bool) {
 	return c.kept.Bytes(), !c.large
 }
 
-// recorder is a response writer that keeps a copy of what goes through it.
+// recorder is a response writer that keeps a copy of the body that goes through it, with
+// the status and the header fields that it is told.
 type recorder struct {
 	*caddyhttp.ResponseWriterWrapper
 	status int
@@ -273,17 +246,7 @@ type recorder struct {
 	large  bool
 }
 
-func (c *recorder) WriteHeader(status int) {
-	if c.status == 0 && status >= http.StatusOK {
-		c.status, c.header = status, c.Header().Clone()
-	}
-	c.ResponseWriterWrapper.WriteHeader(status)
-}
-
 func (c *recorder) Write(p []byte) (int, error) {
-	if c.status == 0 {
-		c.status, c.header = http.StatusOK, c.Header().Clone()
-	}
 	if c.large = c.large || c.body.Len()+len(p) > maxSubresponse; !c.large {
 		c.body.Write(p)
 	}

@@ -213,7 +213,7 @@ func TestObservedClientDoesNotWaitForWhoAmI(t *testing.T) {
 		}
 		start := time.Now()
 		var clients sync.WaitGroup
-		for n := range 2 * maxObserving {
+		for n := range 2 * maxLearning {
 			clients.Go(func() { p.want(p.get(fmt.Sprintf("token-%d", n), alice), 401, "", "") })
 		}
 		p.want(p.get("bob-token", alice), 200, "", "")
@@ -223,7 +223,7 @@ func TestObservedClientDoesNotWaitForWhoAmI(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		// Who would have found too many in the line would have been told to come later.
-		if got := p.observed(); got["bypass read"]+got["limited read"] != 2*maxObserving+1 {
+		if got := p.observed(); got["bypass read"]+got["limited read"] != 2*maxLearning+1 {
 			t.Errorf("observed %v", got)
 		}
 	})

@@ -67,8 +67,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 
 	// Every spelling counts: the homeserver would serve it.
-	if wait, ok := take(h.memory.reads, h.set.classOf(who.userID).readLimit, who.userID, now); !ok {
-		h.memory.talkers[limitRead].Add(who.userID)
+	if wait, ok := h.memory.take(limitRead, h.set.classOf(who.userID).readLimit, who.userID, now); !ok {
 		h.writeLimited(w, r, wait)
 		return nil
 	}
@@ -92,9 +91,7 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 			who := h.identify(r, next, policy.Credential{Token: token}, h.set.rejectedLimit)
 			wait, ok := who.wait, who.wait == 0
 			if ok && who.userID != "" {
-				if wait, ok = take(h.memory.reads, h.set.classOf(who.userID).readLimit, who.userID, time.Now()); !ok {
-					h.memory.talkers[limitRead].Add(who.userID)
-				}
+				wait, ok = h.memory.take(limitRead, h.set.classOf(who.userID).readLimit, who.userID, time.Now())
 			}
 			if !ok {
 				h.writeLimited(w, r, wait)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -121,10 +120,7 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 	}, policy.SyncRules{
 		Dialect: dialect, Watch: h.set.sync == syncPass, Refresh: h.set.refresh,
 		Allow: func() bool {
-			_, ok := take(h.memory.syncs, h.set.classOf(userID).syncLimit, userID, now)
-			if !ok {
-				h.memory.talkers[limitSync].Add(userID)
-			}
+			_, ok := h.memory.take(limitSync, h.set.classOf(userID).syncLimit, userID, now)
 			return ok
 		},
 	}, now)
@@ -248,21 +244,12 @@ func (h *Handler) readSync(r *http.Request, route policy.SyncRoute) (asked asked
 		return askedSync{}, false
 	}
 	parsed, ok := policy.ParseSyncBody(body)
-	return askedSync{parsed.Presence, policy.Unbounded, func(value string) { setSyncBody(r, parsed.Set(value)) }}, ok
+	return askedSync{parsed.Presence, policy.Unbounded, func(value string) { setBody(r, parsed.Set(value)) }}, ok
 }
 
 func setSyncQuery(r *http.Request, value string) {
 	r.URL.RawQuery = policy.SetSyncPresence(r.URL.RawQuery, value)
 	r.RequestURI = r.URL.RequestURI()
-}
-
-func setSyncBody(r *http.Request, body []byte) {
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	r.ContentLength, r.TransferEncoding, r.Trailer = int64(len(body)), nil, nil
-	r.Header.Del("Trailer")
-	if r.Header["Content-Length"] != nil {
-		r.Header.Set("Content-Length", strconv.Itoa(len(body)))
-	}
 }
 
 // peekBody reads a body and puts it back as it was. It reports false if that is larger

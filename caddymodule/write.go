@@ -85,12 +85,13 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 		h.writeDone(w, r, outcomeAbsorbed)
 		return true
 	}
-	wait, ok := crowdedWait, !waits
-	if ok {
-		wait, ok = take(m.writes, class.writeLimit, write.UserID, now)
+	wait, ok := crowdedWait, false
+	if waits {
+		m.talkers[limitWrite].Add(write.UserID)
+	} else {
+		wait, ok = m.take(limitWrite, class.writeLimit, write.UserID, now)
 	}
 	if !ok {
-		m.talkers[limitWrite].Add(write.UserID)
 		if class.coalesce {
 			// With a debt it takes longer than until the next event.
 			due := m.writes.Wait(write.UserID, *class.writeLimit, now)
@@ -188,10 +189,17 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) (body []byte,
 		h.writeError(w, r, http.StatusBadRequest, outcomeInvalid, matrixError{Errcode: bad.Errcode, Error: bad.Message})
 		return nil, false
 	}
+	setBody(r, body)
+	return body, true
+}
+
+// setBody gives a request another body, or the one that was read of it. The length is known
+// now, also of one that came in chunks. What came after it was not judged.
+func setBody(r *http.Request, body []byte) {
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	// The length is known now, also of a body that came in chunks. What came after
-	// it was not judged.
 	r.ContentLength, r.TransferEncoding, r.Trailer = int64(len(body)), nil, nil
 	r.Header.Del("Trailer")
-	return body, true
+	if r.Header["Content-Length"] != nil {
+		r.Header.Set("Content-Length", decimal(len(body)))
+	}
 }

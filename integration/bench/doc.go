@@ -21,6 +21,7 @@
 //	internal/throughput  the first table
 //	internal/freshness   the second
 //	internal/plan        steps and how long they will take
+//	internal/command     how this command and relief begin and end
 //	internal/report      tables, JSON, charts, documentation
 //	peers                Caddy with the modules of others
 //	relief               a command of its own: shapes of load on real homeservers

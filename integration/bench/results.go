@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/command"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/freshness"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/load"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/plan"
@@ -64,7 +65,7 @@ func measure(ctx context.Context, s size, only []string, progress *os.File) (*re
 			r.skipped = append(r.skipped, fresh.Skipped...)
 		}()
 	}
-	if err := plan.Run(ctx, steps, progress, isTerminal(progress)); err != nil {
+	if err := plan.Run(ctx, steps, progress, command.IsTerminal(progress)); err != nil {
 		return nil, err
 	}
 	r.environment = report.Survey(ctx)
@@ -152,10 +153,4 @@ func (r *results) document(dir string) error {
 		}
 	}
 	return nil
-}
-
-// isTerminal tells whether a line that is written over can be seen there.
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

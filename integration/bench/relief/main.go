@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/command"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/contender"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/plan"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/report"
@@ -42,19 +41,7 @@ It needs Linux, Go, and for Synapse Python 3.10 or newer with venv
 The exit status is 1 if a target is missed or an answer was wrong.
 `
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := relief(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-	case ctx.Err() != nil:
-		os.Exit(130)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "relief:", err)
-		os.Exit(1)
-	}
-}
+func main() { command.Main("relief", relief) }
 
 // relief is the command.
 func relief(ctx context.Context, args []string, out io.Writer, progress *os.File) error {
@@ -195,7 +182,7 @@ func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver,
 			}
 		}
 	}
-	if err := plan.Run(ctx, steps, progress, isTerminal(progress)); err != nil {
+	if err := plan.Run(ctx, steps, progress, command.IsTerminal(progress)); err != nil {
 		return nil, err
 	}
 	sortByPhase(r.Results)
@@ -243,10 +230,4 @@ func printShapes(out io.Writer, s size) {
 		names[i] = strings.ToLower(k.name)
 	}
 	fmt.Fprintf(out, "\nHomeservers: %s\n", strings.Join(names, ", "))
-}
-
-// isTerminal tells whether a line that is written over can be seen there.
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
