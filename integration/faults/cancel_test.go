@@ -85,12 +85,15 @@ func TestCancelledClientsDoNotPileUp(t *testing.T) {
 				if busy, _, _, _, _ := tc.hangs.state(); busy != tc.arrive || waiting != clients-tc.arrive {
 					return fmt.Errorf("%d requests hang, %d wait for them", busy, waiting)
 				}
+				if n := inHandler(); n != clients {
+					return fmt.Errorf("%d requests are in the handler, want all %d", n, clients)
+				}
 				return nil
 			})
 			leave()
 			wg.Wait()
 			eventually(t, "who left is gone", func() error {
-				if n := inHandler("ServeHTTP"); n > tc.stay {
+				if n := inHandler(); n > tc.stay {
 					return fmt.Errorf("%d goroutines are there, want at most %d", n, tc.stay)
 				}
 				return nil
@@ -108,7 +111,7 @@ func TestCancelledClientsDoNotPileUp(t *testing.T) {
 			}
 			tc.hangs.hangUp()
 			eventually(t, "the handlers are done", func() error {
-				if n := inHandler("ServeHTTP"); n > 0 {
+				if n := inHandler(); n > 0 {
 					return fmt.Errorf("%d are not", n)
 				}
 				return nil

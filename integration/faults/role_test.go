@@ -84,7 +84,7 @@ func (tr *trial) end(upstreams ...*upstream) {
 	}
 	// Nor is a request under way whose client has left.
 	eventually(tr.T, "the handlers are done", func() error {
-		if n := inHandler("ServeHTTP"); n > 0 {
+		if n := inHandler(); n > 0 {
 			return fmt.Errorf("%d are not", n)
 		}
 		return nil

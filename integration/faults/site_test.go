@@ -239,14 +239,9 @@ func stacks() string {
 	}
 }
 
-// inHandler returns how many goroutines are in a method of our handler.
-func inHandler(method string) (n int) {
-	for stack := range strings.SplitSeq(stacks(), "\n\n") {
-		if strings.Contains(stack, "/caddymodule."+method+"(") {
-			n++
-		}
-	}
-	return n
+// inHandler returns how many requests our handler has under way.
+func inHandler() int {
+	return strings.Count(stacks(), "/caddymodule.(*Handler).ServeHTTP(")
 }
 
 // waitingIn returns how many goroutines wait in such a method, and not in what it calls,
