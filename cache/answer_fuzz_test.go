@@ -26,7 +26,7 @@ var presenceBodies = []string{
 
 // FuzzParseAnswer compares what is kept with a reader of tokens: a body is kept
 // just if it is an object with one presence, and with no more than one of what ages,
-// in a form that can be aged.
+// in a form that can be aged. What it shows is what encoding/json makes of it.
 func FuzzParseAnswer(f *testing.F) {
 	for _, body := range presenceBodies {
 		f.Add([]byte(body))
@@ -46,6 +46,18 @@ func FuzzParseAnswer(f *testing.F) {
 		}
 		if err == nil && answer.Body != string(body) {
 			t.Fatalf("%q was kept as %q", body, answer.Body)
+		}
+		if !json.Valid(body) {
+			return
+		}
+		if s, _, ok := parseShown("", string(body)); ok {
+			var want struct {
+				Presence  string `json:"presence"`
+				StatusMsg string `json:"status_msg"`
+			}
+			if err := json.Unmarshal(body, &want); err != nil || s.presence != want.Presence || s.statusMsg != want.StatusMsg {
+				t.Fatalf("%q shows %+v, want %+v (%v)", body, s, want, err)
+			}
 		}
 	})
 }

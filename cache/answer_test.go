@@ -172,7 +172,7 @@ func TestAnswerWithLargeFieldsIsNotKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	ticket := p.Lookup("@bob:a", "@alice:a", rules, testkit.Epoch).Ticket
-	if p.Allow("@bob:a", ticket, answer, rules) {
+	if p.Allow("@bob:a", ticket, answer, rules, testkit.Epoch) {
 		t.Error("an answer was stored")
 	}
 	if p.Deny("@carol:a", ticket, &Denial{Status: 403, Body: "{}", Fields: fields}, rules) {

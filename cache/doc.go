@@ -14,8 +14,8 @@
 //
 // A read that is no hit takes a [Ticket] when its request departs and hands it
 // back with the answer; a write is between [Presence.BeginWrite] and
-// [Write.End]. fence.go says why an answer that a write overtook is never
-// stored.
+// [Write.End] or [Write.Acknowledge]. fence.go says why an answer that a write overtook
+// is never stored, and proof.go which one shows that a write was applied.
 //
 // A state is immutable. It is served with last_active_ago grown by the time
 // that it spent in memory, and not past the moment at which currently_active

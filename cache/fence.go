@@ -1,6 +1,9 @@
 package cache
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // fence keeps answers that a write has overtaken out of the table. It is
 // guarded by its shard's lock.
@@ -17,7 +20,8 @@ import "time"
 // anyway, because a write was in flight; but nobody who comes after the write
 // may share its answer either, even where nothing has to settle. A read that
 // departs within the settle time is not stored, because some homeservers
-// acknowledge a write before they apply it (Dendrite publishes it to a queue).
+// acknowledge a write before they apply it (Dendrite publishes it to a queue). It is
+// stored all the same if it shows what was written, see [Write.Acknowledge].
 //
 // A cancelled or failed write ends like any other: it may have been applied.
 //
@@ -28,10 +32,17 @@ import "time"
 type fence struct {
 	generation uint64
 	writes     int   // in flight
-	settled    int64 // nothing that departs before is stored
+	settled    int64 // nothing that departs before is stored, unless it shows the last write
+	shows      proof // of the last write
 }
 
-// fencesPerShard makes 16,384 fences in a large table, 24 bytes each. At 100 writes a
+// raise voids the tickets that were given out.
+func (f *fence) raise() {
+	f.generation++
+	f.shows = proof{}
+}
+
+// fencesPerShard makes 16,384 fences in a large table, 40 bytes each. At 100 writes a
 // second and a second of settling, fewer than one read in a hundred finds its
 // fence raised by another target.
 const fencesPerShard = 256
@@ -74,9 +85,14 @@ func (p *Presence) ticket(shard *stateShard, f *fence, target string, at int64) 
 
 // Write is a write to a target's presence that is in flight, or waits.
 type Write struct {
-	presence *Presence
-	target   string
-	waits    bool
+	presence   *Presence
+	target     string
+	waits      bool
+	generation uint64 // that it began
+
+	// alone is from when on the writes before it can't be applied any more: never, if
+	// one of them is in flight.
+	alone int64
 }
 
 // BeginWrite must be called before a write to the target is sent. What is known
@@ -86,10 +102,14 @@ func (p *Presence) BeginWrite(target string) Write {
 	shard, f := p.shardOf(target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	f.generation++
+	alone := f.settled
+	if f.writes > 0 || shard.waiting[target] {
+		alone = math.MaxInt64
+	}
+	f.raise()
 	f.writes++
 	p.drop(shard, stateKey{target: target})
-	return Write{p, target, false}
+	return Write{presence: p, target: target, generation: f.generation, alone: alone}
 }
 
 // BeginWait is [Presence.BeginWrite] for a write that is to be sent later. It may wait for
@@ -99,26 +119,54 @@ func (p *Presence) BeginWait(target string) Write {
 	shard, f := p.shardOf(target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	f.generation++
+	f.raise()
 	if shard.waiting == nil {
 		shard.waiting = make(map[string]bool)
 	}
 	shard.waiting[target] = true
 	p.drop(shard, stateKey{target: target})
-	return Write{p, target, true}
+	return Write{presence: p, target: target, waits: true}
 }
 
-// End must be called when a write was answered, failed or was given up.
-// For the time of settle from now on nothing is stored for the target.
+// End must be called when a write was answered, failed or was given up, or instead
+// [Write.Acknowledge]. For the time of settle from now on nothing is stored for the target.
 func (w Write) End(now time.Time, settle time.Duration) {
 	shard, f := w.presence.shardOf(w.target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	f.generation++
+	w.end(shard, f, now, settle)
+}
+
+// end needs the lock.
+func (w Write) end(shard *stateShard, f *fence, now time.Time, settle time.Duration) {
+	f.raise()
 	if w.waits {
 		delete(shard.waiting, w.target)
 	} else {
 		f.writes--
 	}
 	f.settled = max(f.settled, w.presence.clock(now)+int64(settle))
+}
+
+// Acknowledge is [Write.End] for a write of this body, which had begun by then, and which
+// the homeserver says to have taken. An answer that shows it is stored before the time
+// of settle is over: if it was applied, nothing is left that would have to settle.
+//
+// That is so if no other write could be applied after it: none was in flight with it,
+// those before it had settled when it began, and none has begun since.
+//
+//	1 write: begins, is acknowledged, and not applied yet
+//	2 write: begins, is acknowledged and applied
+//	3 read:  shows the second write, and must not be stored
+//	1 write: is applied
+func (w Write) Acknowledge(body []byte, began, now time.Time, settle time.Duration) {
+	shows := w.presence.prove(w.target, body, began)
+	shard, f := w.presence.shardOf(w.target)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	alone := f.generation == w.generation && w.presence.clock(began) >= w.alone
+	w.end(shard, f, now, settle)
+	if alone {
+		f.shows = shows
+	}
 }

@@ -97,7 +97,7 @@ func TestAWriteDropsNoStateOfAnotherTarget(t *testing.T) {
 	p, rules := newPresence(), &Rules{TTL: time.Hour}
 	a, mate, other := fenceMates(p)
 	for i, target := range []string{a, mate, other} {
-		p.Allow("@v:hs", p.Depart(target, testkit.Epoch), version(i), rules)
+		p.Allow("@v:hs", p.Depart(target, testkit.Epoch), version(i), rules, testkit.Epoch)
 	}
 	write := p.BeginWrite(a)
 	for _, end := range []bool{false, true} {
@@ -111,10 +111,10 @@ func TestAWriteDropsNoStateOfAnotherTarget(t *testing.T) {
 			}
 		}
 		// It does keep new answers of a neighbour out, which is harmless.
-		if p.Allow("@v:hs", p.Depart(mate, testkit.At(2*time.Second)), version(3), rules) {
+		if p.Allow("@v:hs", p.Depart(mate, testkit.At(2*time.Second)), version(3), rules, testkit.Epoch) {
 			t.Error("an answer was stored on an unsettled fence")
 		}
-		if !p.Allow("@v:hs", p.Depart(other, testkit.At(2*time.Second)), version(2), rules) {
+		if !p.Allow("@v:hs", p.Depart(other, testkit.At(2*time.Second)), version(2), rules, testkit.Epoch) {
 			t.Error("an answer was not stored on a settled fence")
 		}
 	}
@@ -154,6 +154,7 @@ type scene struct {
 	reads, writes int
 	settle        int  // seconds
 	late          bool // the homeserver applies a write up to settle after it acknowledged it
+	acknowledges  bool // the writes end with what was written
 	missing       bool // it answers 404 before the first write
 	perViewer     bool // each read has a viewer of its own, otherwise all have one
 }
@@ -182,6 +183,12 @@ type trace struct {
 	// What the documentation says must be stored.
 	inFlight  int
 	settled   int
+	changes   int   // beginnings and ends of writes
+	begun     []int // how many there were when the write had begun
+	began     []time.Time
+	alone     []bool // the write began when all before it had settled
+	shown     int    // the version by which answers show that the last write was applied, 0: none
+	since     []int  // how many changes there were when the read departed
 	clean     []bool // the read may still be stored
 	departed  []int
 	permitted map[string]bool
@@ -228,6 +235,7 @@ func (s scene) play(t *testing.T, order []int) (played bool) {
 		rules:   &Rules{TTL: time.Hour, ForbiddenTTL: time.Hour, PerViewer: s.perViewer},
 		tickets: make([]Ticket, s.reads), values: make([]int, s.reads), clean: make([]bool, s.reads), departed: make([]int, s.reads),
 		writing: make([]Write, s.writes), ended: make([]int, s.writes),
+		begun: make([]int, s.writes), began: make([]time.Time, s.writes), alone: make([]bool, s.writes), since: make([]int, s.reads),
 		permitted: make(map[string]bool), kept: make(map[string]int),
 	}
 	taken := make([]int, s.reads+2*s.writes)
@@ -260,7 +268,7 @@ func (tr *trace) read(i, step int) {
 	switch step {
 	case depart:
 		tr.tickets[i] = tr.p.Depart("@a:hs", now)
-		tr.departed[i] = tr.now
+		tr.departed[i], tr.since[i] = tr.now, tr.changes
 		tr.clean[i] = tr.inFlight == 0 && tr.now >= tr.settled
 		if tr.tickets[i].Settled() != tr.clean[i] {
 			tr.fail("the ticket is settled: %v", tr.tickets[i].Settled())
@@ -273,8 +281,9 @@ func (tr *trace) read(i, step int) {
 			return
 		}
 		other, occupied := tr.kept[tr.slot(viewer)]
-		want := tr.clean[i] && (!occupied || tr.departed[other] < tr.departed[i])
-		if got := tr.p.Allow(viewer, tr.tickets[i], versions[tr.values[i]], tr.rules); got != want {
+		shows := tr.since[i] == tr.changes && tr.shown != 0 && tr.values[i] == tr.shown
+		want := (tr.clean[i] || shows) && (!occupied || tr.departed[other] < tr.departed[i])
+		if got := tr.p.Allow(viewer, tr.tickets[i], versions[tr.values[i]], tr.rules, testkit.Epoch); got != want {
 			tr.fail("stored: %v, want %v", got, want)
 		}
 		tr.permitted[viewer] = true
@@ -286,13 +295,25 @@ func (tr *trace) read(i, step int) {
 
 func (tr *trace) write(i, step int) {
 	clear(tr.clean) // whatever has departed
+	tr.changes++
+	tr.shown = 0
 	if step == 0 {
-		tr.writing[i] = tr.p.BeginWrite("@a:hs")
+		tr.writing[i], tr.begun[i] = tr.p.BeginWrite("@a:hs"), tr.changes
+		tr.began[i] = testkit.At(time.Duration(tr.now) * time.Second)
+		tr.alone[i] = tr.inFlight == 0 && tr.now >= tr.settled
 		tr.inFlight++
 		clear(tr.kept)
 		return
 	}
-	tr.writing[i].End(testkit.At(time.Duration(tr.now)*time.Second), time.Duration(tr.scene.settle)*time.Second)
+	now, settle := testkit.At(time.Duration(tr.now)*time.Second), time.Duration(tr.scene.settle)*time.Second
+	if tr.scene.acknowledges {
+		tr.writing[i].Acknowledge([]byte(versions[i+1].Body), tr.began[i], now, settle)
+		if tr.alone[i] && tr.changes == tr.begun[i]+1 {
+			tr.shown = i + 1
+		}
+	} else {
+		tr.writing[i].End(now, settle)
+	}
 	tr.inFlight--
 	tr.ended[i] = tr.now
 	tr.settled = max(tr.settled, tr.now+tr.scene.settle)
@@ -344,14 +365,14 @@ func TestEveryInterleavingOfReadsAndWrites(t *testing.T) {
 				steps = append(steps, 1)
 			}
 			var played int
-			variants := 12
+			variants := 20
 			if size.writes == 0 {
 				variants = 4 // there is nothing to settle
 			}
 			for variant := range variants {
 				s := scene{
 					reads: size.reads, writes: size.writes, missing: variant&1 != 0, perViewer: variant&2 != 0,
-					settle: []int{0, 3, 3}[variant/4], late: variant/4 == 2,
+					settle: []int{0, 3, 3, 3, 0}[variant/4], late: variant/4 == 2 || variant/4 == 3, acknowledges: variant/4 >= 3,
 				}
 				interleavings(steps, func(order []int) {
 					if s.play(t, order) {
@@ -373,13 +394,13 @@ func BenchmarkWrite(b *testing.B) {
 			b.Run(fmt.Sprintf("%d viewers, per viewer %v", viewers, perViewer), func(b *testing.B) {
 				p, rules := NewPresence(100_000, 100_000, testkit.Epoch), &Rules{TTL: time.Hour, PerViewer: perViewer}
 				for i := range viewers {
-					p.Allow(fmt.Sprintf("@v%d:hs", i), p.Depart("@a:hs", testkit.Epoch), version(1), rules)
+					p.Allow(fmt.Sprintf("@v%d:hs", i), p.Depart("@a:hs", testkit.Epoch), version(1), rules, testkit.Epoch)
 				}
 				answer := version(2)
 				b.ReportAllocs()
 				for b.Loop() { // with the next answer, so that there is a state to drop
 					p.BeginWrite("@a:hs").End(testkit.Epoch, 0)
-					p.Allow("@v0:hs", p.Depart("@a:hs", testkit.Epoch), answer, rules)
+					p.Allow("@v0:hs", p.Depart("@a:hs", testkit.Epoch), answer, rules, testkit.Epoch)
 				}
 			})
 		}

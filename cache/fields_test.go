@@ -49,7 +49,7 @@ func TestKeptFieldsDoNotAliasTheResponse(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, rules := newPresence(), &Rules{TTL: 100, ForbiddenTTL: 100}
-	p.Allow("@v:hs", p.Depart("@a:hs", testkit.Epoch), answer, rules)
+	p.Allow("@v:hs", p.Depart("@a:hs", testkit.Epoch), answer, rules, testkit.Epoch)
 	p.Deny("@v:hs", p.Depart("@b:hs", testkit.Epoch), &Denial{UntilWrite: true, Status: 403, Body: "{}", Fields: fields}, rules)
 	clear(buffer)
 	fields[0] = Field{"X", []string{"Y"}}

@@ -22,7 +22,7 @@ func BenchmarkMemoryStates(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			p.Allow(alice, p.Depart(fmt.Sprintf("@user%07d:example.com", i), testkit.Epoch), answer, rules)
+			p.Allow(alice, p.Depart(fmt.Sprintf("@user%07d:example.com", i), testkit.Epoch), answer, rules, testkit.Epoch)
 		}
 		return p
 	})

@@ -162,7 +162,7 @@ func TestPresenceAgreesWithAModel(t *testing.T) {
 					answer = parse(t, fmt.Sprintf(`{"presence":"online","status_msg":"%d","last_active_ago":%d,"currently_active":true}`, f.version, ago))
 					st.flips = time.Minute - time.Duration(ago)*time.Millisecond
 				}
-				p.Allow(f.viewer, f.ticket, answer, rules)
+				p.Allow(f.viewer, f.ticket, answer, rules, testkit.Epoch)
 				m.allow(mt, f.viewer, f.model, st)
 			case 6:
 				note("a write of %s begins", target)

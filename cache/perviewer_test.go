@@ -70,10 +70,10 @@ func TestAWriteDropsTheStatesOfAllViewers(t *testing.T) {
 func TestPerViewerAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 	p, rules := newPresence(), &Rules{TTL: time.Minute, PerViewer: true}
 	older, younger := p.Depart(alice, testkit.Epoch), p.Depart(alice, testkit.At(time.Second))
-	if !p.Allow(bob, younger, version(2), rules) || p.Allow(bob, older, version(1), rules) {
+	if !p.Allow(bob, younger, version(2), rules, testkit.Epoch) || p.Allow(bob, older, version(1), rules, testkit.Epoch) {
 		t.Error("the older answer was stored, or the younger was not")
 	}
-	if !p.Allow(carol, older, version(3), rules) {
+	if !p.Allow(carol, older, version(3), rules, testkit.Epoch) {
 		t.Error("one viewer's answer kept out another's")
 	}
 	for viewer, want := range map[string]int{bob: 2, carol: 3} {
@@ -85,7 +85,7 @@ func TestPerViewerAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 	early := p.Depart(alice, testkit.At(3*time.Second))
 	p.allow(bob, alice, 4, rules, 4*time.Second)
 	p.write(alice, 5*time.Second)
-	if p.Allow(bob, early, version(5), rules) {
+	if p.Allow(bob, early, version(5), rules, testkit.Epoch) {
 		t.Error("an answer from before the write was stored")
 	}
 	if !p.allow(bob, alice, 6, rules, 6*time.Second) {
@@ -106,7 +106,7 @@ func TestPerViewerAnOlderAnswerNeverReplacesAYoungerMark(t *testing.T) {
 		p, rules := newPresence(), &Rules{TTL: time.Minute, PerViewer: perViewer}
 		older, younger := p.Depart(alice, testkit.Epoch), p.Depart(alice, testkit.At(time.Second))
 		p.MarkUncached(younger)
-		if p.Allow(bob, older, version(1), rules) {
+		if p.Allow(bob, older, version(1), rules, testkit.Epoch) {
 			t.Errorf("per viewer %v: an older answer replaced a younger mark", perViewer)
 		}
 		wantOutcome(t, p, bob, alice, rules, 2*time.Second, Uncached)

@@ -265,9 +265,9 @@ func (s *stateShard) lookup(viewer, target string, perViewer bool) *state {
 }
 
 // Allow remembers that viewer may see the target of ticket, and what the
-// homeserver answered. It reports whether the answer was stored, and not only the
-// permission.
-func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Rules) (stored bool) {
+// homeserver answered, which came by now. It reports whether the answer was stored, and
+// not only the permission.
+func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Rules, now time.Time) (stored bool) {
 	// The permission comes last: whoever finds it finds the state too, and has no
 	// reason to ask for that.
 	defer p.permissions.allow(viewer, ticket)
@@ -275,28 +275,36 @@ func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Ru
 		p.MarkUncached(ticket)
 		return false
 	}
+	var shows proof
 	if !ticket.settled {
-		return false
+		if shows = p.evidence(ticket.target, answer, now); shows.digest == 0 {
+			return false
+		}
 	}
 	kept := *answer
 	kept.Fields = p.fields.intern(answer.Fields)
-	return p.store(viewer, ticket, &state{answer: &kept, departed: ticket.departed}, rules.PerViewer)
+	return p.store(viewer, ticket, &state{answer: &kept, departed: ticket.departed}, rules.PerViewer, shows)
 }
 
 // MarkUncached remembers that the target's presence is none that can be kept.
 // The mark goes as a state does, by time or by a write.
 func (p *Presence) MarkUncached(ticket Ticket) {
 	if ticket.settled {
-		p.store("", ticket, &state{departed: ticket.departed, uncached: true}, false)
+		p.store("", ticket, &state{departed: ticket.departed, uncached: true}, false, proof{})
 	}
 }
 
-// store stores st unless a write or a later departure has overtaken it.
-func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool) bool {
+// store stores st unless a write or a later departure has overtaken it, or it hadn't settled
+// and doesn't show the last write.
+func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool, shows proof) bool {
 	shard, f := p.shardOf(ticket.target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if f.generation != ticket.generation {
+		return false
+	}
+	// Of this generation there is no other write.
+	if !ticket.settled && !f.shows.by(shows) {
 		return false
 	}
 	key := stateKey{target: strings.Clone(ticket.target)}

@@ -17,7 +17,7 @@ const (
 
 // allow stores that viewer may see version n of target, departed at d.
 func (p *Presence) allow(viewer, target string, n int, rules *Rules, d time.Duration) bool {
-	return p.Allow(viewer, p.Depart(target, testkit.At(d)), version(n), rules)
+	return p.Allow(viewer, p.Depart(target, testkit.At(d)), version(n), rules, testkit.Epoch)
 }
 
 func (p *Presence) deny(viewer, target string, rules *Rules, d time.Duration) bool {
@@ -222,7 +222,7 @@ func TestAnOlderAnswerDoesNotUndoADenialThatIsNotStored(t *testing.T) {
 			first, second := p.Depart(alice, testkit.Epoch), p.Depart(alice, testkit.At(time.Second))
 			p.allow(carol, alice, 1, rules, 2*time.Second)
 			deny(p, second, *rules)
-			p.Allow(bob, first, version(0), rules)
+			p.Allow(bob, first, version(0), rules, testkit.Epoch)
 			if found := wantOutcome(t, p, bob, alice, rules, 3*time.Second, Miss); found.Permitted {
 				t.Errorf("allowed again: %+v", found)
 			}
@@ -233,7 +233,7 @@ func TestAnOlderAnswerDoesNotUndoADenialThatIsNotStored(t *testing.T) {
 func TestAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 	p, rules := newPresence(), &Rules{TTL: time.Minute, ForbiddenTTL: time.Minute}
 	older, younger := p.Depart(alice, testkit.Epoch), p.Depart(alice, testkit.At(time.Second))
-	if !p.Allow(bob, younger, version(2), rules) || p.Allow(carol, older, version(1), rules) {
+	if !p.Allow(bob, younger, version(2), rules, testkit.Epoch) || p.Allow(carol, older, version(1), rules, testkit.Epoch) {
 		t.Error("the older answer was stored, or the younger was not")
 	}
 	for _, viewer := range []string{bob, carol} { // each may see it
@@ -250,12 +250,12 @@ func TestAnOlderAnswerNeverReplacesAYoungerOne(t *testing.T) {
 
 	last := p.Depart(alice, testkit.At(3*time.Second))
 	p.Deny(bob, last, &Denial{UntilWrite: true, Status: 403}, rules)
-	p.Allow(bob, p.Depart(alice, testkit.At(2*time.Second)), version(3), rules)
+	p.Allow(bob, p.Depart(alice, testkit.At(2*time.Second)), version(3), rules, testkit.Epoch)
 	wantOutcome(t, p, bob, alice, rules, 4*time.Second, Denied)
 
 	// Of two that departed together the one that arrives later counts.
-	p.Allow(carol, last, version(4), rules)
-	if !p.Allow(carol, last, version(5), rules) {
+	p.Allow(carol, last, version(4), rules, testkit.Epoch)
+	if !p.Allow(carol, last, version(5), rules, testkit.Epoch) {
 		t.Error("an answer of the same age was not stored")
 	}
 }
@@ -272,7 +272,7 @@ func TestAStateEndsBeforeCurrentlyActiveFlips(t *testing.T) {
 		{`{"presence":"online","last_active_ago":100000}`, 10 * time.Minute},
 	} {
 		p := newPresence()
-		p.Allow(bob, p.Depart(alice, testkit.Epoch), parse(t, tt.body), rules)
+		p.Allow(bob, p.Depart(alice, testkit.Epoch), parse(t, tt.body), rules, testkit.Epoch)
 		if found := wantOutcome(t, p, bob, alice, rules, tt.until-1, Hit); found.Fresh != 1 {
 			t.Errorf("%s: fresh for %v, want 1ns", tt.body, found.Fresh)
 		}
@@ -282,7 +282,7 @@ func TestAStateEndsBeforeCurrentlyActiveFlips(t *testing.T) {
 	}
 	p := newPresence()
 	flipped := parse(t, `{"presence":"online","last_active_ago":300000,"currently_active":true}`)
-	if p.Allow(bob, p.Depart(alice, testkit.Epoch), flipped, rules) {
+	if p.Allow(bob, p.Depart(alice, testkit.Epoch), flipped, rules, testkit.Epoch) {
 		t.Error("an answer that no homeserver can mean was stored")
 	}
 	wantOutcome(t, p, bob, alice, rules, 0, Uncached)
@@ -295,11 +295,11 @@ func TestLargeBodiesAreNotKept(t *testing.T) {
 		return frame[:len(frame)-2] + strings.Repeat("m", length-len(frame)) + `"}`
 	}
 	p := newPresence()
-	if !p.Allow(bob, p.Depart(alice, testkit.Epoch), parse(t, body(MaxBody)), rules) {
+	if !p.Allow(bob, p.Depart(alice, testkit.Epoch), parse(t, body(MaxBody)), rules, testkit.Epoch) {
 		t.Error("a body of MaxBody was not kept")
 	}
 	wantOutcome(t, p, bob, alice, rules, 0, Hit)
-	if p.Allow(bob, p.Depart(alice, testkit.At(1)), parse(t, body(MaxBody+1)), rules) {
+	if p.Allow(bob, p.Depart(alice, testkit.At(1)), parse(t, body(MaxBody+1)), rules, testkit.Epoch) {
 		t.Error("a body above MaxBody was kept")
 	}
 	wantOutcome(t, p, bob, alice, rules, 2, Uncached)
@@ -317,7 +317,7 @@ func TestLargeBodiesAreNotKept(t *testing.T) {
 // it as younger than it was when it came: last_active_ago could become negative.
 func TestNoAgeIsNegative(t *testing.T) {
 	p, rules := newPresence(), &Rules{TTL: time.Minute, ForbiddenTTL: time.Minute}
-	p.Allow(bob, p.Depart(alice, testkit.At(time.Second)), parse(t, `{"presence":"online","last_active_ago":2}`), rules)
+	p.Allow(bob, p.Depart(alice, testkit.At(time.Second)), parse(t, `{"presence":"online","last_active_ago":2}`), rules, testkit.Epoch)
 	p.deny(carol, alice, rules, time.Second)
 	found := p.Lookup(bob, alice, rules, testkit.At(time.Second-5*time.Millisecond))
 	if found.Outcome == Hit {
@@ -376,7 +376,7 @@ func BenchmarkAllow(b *testing.B) {
 	p, i := NewPresence(100_000, 100_000, testkit.Epoch), 0
 	b.ReportAllocs()
 	for b.Loop() {
-		p.Allow(bob, p.Depart(targets[i%len(targets)], testkit.At(time.Duration(i))), answer, rules)
+		p.Allow(bob, p.Depart(targets[i%len(targets)], testkit.At(time.Duration(i))), answer, rules, testkit.Epoch)
 		i++
 	}
 }

@@ -46,7 +46,7 @@ func readThrough(r *rand.Rand, p *Presence, now func() time.Time, viewer, target
 	case r.IntN(50) == 0:
 		p.MarkUncached(ticket)
 	default:
-		p.Allow(viewer, ticket, version(int(value)), rules)
+		p.Allow(viewer, ticket, version(int(value)), rules, testkit.Epoch)
 	}
 	return value, false
 }
@@ -123,8 +123,8 @@ func TestReadsAreLinearizable(t *testing.T) {
 }
 
 // A homeserver like Dendrite acknowledges a write and applies it within the settle
-// time. Whatever memory shows is then at least as new as every write that ended that
-// long before the answer departed, so as every write before the hit.
+// time. Whatever memory shows is then at least as new as every write before the hit: the
+// answer departed that long after the writes ended, or it shows the last one.
 func TestSettledReadsOfALateHomeserver(t *testing.T) {
 	r := testkit.Rand(t)
 	var hits int
@@ -158,7 +158,7 @@ func TestSettledReadsOfALateHomeserver(t *testing.T) {
 				}
 				written++
 				write := p.BeginWrite(alice)
-				write.End(testkit.At(now), settle)
+				write.Acknowledge([]byte(version(written).Body), testkit.At(now), testkit.At(now), settle)
 				// The queue keeps the order.
 				when := now + time.Duration(r.IntN(settle+1))
 				if n := len(queue); n > 0 {
@@ -175,7 +175,7 @@ func TestSettledReadsOfALateHomeserver(t *testing.T) {
 				if f := flights[i]; f.value < 0 {
 					f.value = register
 				} else {
-					p.Allow(f.viewer, f.ticket, version(f.value), rules)
+					p.Allow(f.viewer, f.ticket, version(f.value), rules, testkit.Epoch)
 					flights = append(flights[:i], flights[i+1:]...)
 				}
 			default:

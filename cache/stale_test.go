@@ -42,7 +42,7 @@ func TestStaleAnswers(t *testing.T) {
 	})
 	t.Run("not past the flip", func(t *testing.T) {
 		p := newPresence()
-		p.Allow(bob, p.Depart(alice, testkit.Epoch), parse(t, `{"presence":"online","last_active_ago":20000,"currently_active":true}`), rules)
+		p.Allow(bob, p.Depart(alice, testkit.Epoch), parse(t, `{"presence":"online","last_active_ago":20000,"currently_active":true}`), rules, testkit.Epoch)
 		if found := wantOutcome(t, p, bob, alice, rules, 40*time.Second-1, Miss); found.Answer == nil {
 			t.Error("not served stale before the flip")
 		}

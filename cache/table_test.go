@@ -15,7 +15,7 @@ func TestTablesAreBounded(t *testing.T) {
 				p, rules := NewPresence(size, size, testkit.Epoch), &Rules{TTL: time.Hour, ForbiddenTTL: time.Hour, PerViewer: perViewer}
 				for i := range 8000 {
 					target, viewer := fmt.Sprintf("@t%d:hs", i), fmt.Sprintf("@v%d:hs", i)
-					p.Allow(viewer, p.Depart(target, testkit.Epoch), version(i), rules)
+					p.Allow(viewer, p.Depart(target, testkit.Epoch), version(i), rules, testkit.Epoch)
 					p.deny(viewer, carol, rules, 0)
 					if i%3 == 0 {
 						p.MarkUncached(p.Depart(alice, testkit.Epoch))
@@ -100,7 +100,7 @@ func TestEvictionForgetsNoFence(t *testing.T) {
 	for i := range 1000 {
 		p.allow(bob, fmt.Sprintf("@t%d:hs", i), i, rules, 0)
 	}
-	if p.Allow(bob, ticket, version(1), rules) {
+	if p.Allow(bob, ticket, version(1), rules, testkit.Epoch) {
 		t.Error("an answer from before the write was stored")
 	}
 	if found := wantOutcome(t, p, bob, alice, rules, 0, Miss); found.Answer != nil {

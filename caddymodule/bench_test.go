@@ -114,7 +114,7 @@ func BenchmarkHitLarge(b *testing.B) {
 			target := fmt.Sprintf("@user%06d:example.com", i*7919%targets)
 			paths[i] = statusPath(target)
 			found := p.handler.lookup(reader{viewer: viewer.userID, target: target}, time.Now())
-			p.handler.memory.presence.Allow(viewer.userID, found.Ticket, answer, &p.handler.set.rules)
+			p.handler.memory.presence.Allow(viewer.userID, found.Ticket, answer, &p.handler.set.rules, time.Now())
 		}
 	}
 	b.ReportAllocs()

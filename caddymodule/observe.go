@@ -39,11 +39,12 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 
 	recorder := &recorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	reason := reasonBypass
+	var body *copied
+	var fence cache.Write
 	if kind == routeWrite {
 		reason = reasonWrite
-		seen.body = newCopied(r, h.set.maxBody)
-		fence := h.memory.presence.BeginWrite(route.UserID)
-		defer func() { fence.End(time.Now(), h.set.settle) }()
+		body = newCopied(r, h.set.maxBody)
+		fence = h.memory.presence.BeginWrite(route.UserID)
 		h.note(r, outcomeForwarded)
 	} else {
 		h.note(r, outcomeBypass)
@@ -51,6 +52,12 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	// Also if that panics, because the homeserver's answer breaks off.
 	defer func() {
 		seen.answer = recorder.answer()
+		if kind == routeWrite {
+			var whole bool
+			seen.body, whole = body.take()
+			seen.valid = whole && policy.CheckPresenceBody(seen.body, h.set.presenceValues) == nil
+			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), seen.body)
+		}
 		h.judge(r, seen, ask)
 	}()
 	return h.forward(recorder, r, next, reason, func(status int) {
@@ -93,8 +100,14 @@ type observation struct {
 	credential    policy.Credential
 	credentialErr error
 
-	body   *copied      // of a write
+	body   []byte       // of a write
+	valid  bool         // the body is whole, and one that a homeserver may take
 	answer *subresponse // the homeserver's
+}
+
+// acknowledged tells that the homeserver has said that it took the write.
+func (s *observation) acknowledged() bool {
+	return s.answer.err == nil && s.answer.status < http.StatusMultipleChoices
 }
 
 // outcome returns what would have become of the request, and remembers what there is to
@@ -166,15 +179,13 @@ func (s *observation) writeOutcome(who owner) outcome {
 		return outcomeRefused
 	}
 	class := h.set.classOf(who.userID)
-	body, whole := s.body.take()
 	write := policy.PresenceWrite{
-		UserID: who.userID, Fingerprint: h.memory.identities.Fingerprint(s.credential), Body: body,
+		UserID: who.userID, Fingerprint: h.memory.identities.Fingerprint(s.credential), Body: s.body,
 	}
-	valid := whole && policy.CheckPresenceBody(write.Body, h.set.presenceValues) == nil
 	switch {
-	case class.absorb && valid && h.memory.repeats.Absorb(&write, h.set.refresh, s.departed):
+	case class.absorb && s.valid && h.memory.repeats.Absorb(&write, h.set.refresh, s.departed):
 		return outcomeAbsorbed
-	case !valid && (class.absorb || class.coalesce): // the body comes before the budget
+	case !s.valid && (class.absorb || class.coalesce): // the body comes before the budget
 		return outcomeInvalid
 	}
 	if _, ok := h.memory.take(limitWrite, class.writeLimit, who.userID, s.departed); !ok {
@@ -183,15 +194,15 @@ func (s *observation) writeOutcome(who owner) outcome {
 		}
 		return outcomeLimited
 	}
-	if !valid {
+	if !s.valid {
 		return outcomeInvalid
 	}
 	attempt := h.memory.repeats.Begin(who.userID, s.departed)
-	if s.answer.err != nil || s.answer.status >= http.StatusMultipleChoices {
-		attempt.End(nil)
-	} else {
+	if s.acknowledged() {
 		attempt.End(&write)
 		h.wrote(&write)
+	} else {
+		attempt.End(nil)
 	}
 	return outcomeForwarded
 }

@@ -113,28 +113,40 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 // forwardWrite sends a write to the homeserver.
 func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, write *presenceWrite) error {
 	h.note(r, outcomeForwarded)
+	began := time.Now()
 	fence := h.memory.presence.BeginWrite(write.UserID)
 	// Also for a handler that absorbs nothing itself: another of this memory may.
-	attempt := h.memory.repeats.Begin(write.UserID, time.Now())
-	var done *policy.PresenceWrite // when the homeserver has said so
+	attempt := h.memory.repeats.Begin(write.UserID, began)
+	acknowledged := false
 	// Also when the client went away, or the answer broke off and reverse_proxy
 	// panics: the homeserver may have applied it.
 	defer func() {
-		fence.End(time.Now(), h.set.settle)
-		attempt.End(done)
+		h.endFence(fence, began, acknowledged, write.Body)
+		if acknowledged && write.class.absorb {
+			attempt.End(&write.PresenceWrite)
+		} else {
+			attempt.End(nil)
+		}
 	}()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
 		switch {
 		case status < http.StatusMultipleChoices:
 			h.wrote(&write.PresenceWrite)
-			if write.class.absorb {
-				done = &write.PresenceWrite
-			}
+			acknowledged = true
 		case status == http.StatusUnauthorized:
 			h.memory.revokeToken(write.credential)
 		}
 	})
+}
+
+// endFence ends the fence of a write of this body, which began by then.
+func (h *Handler) endFence(fence cache.Write, began time.Time, acknowledged bool, body []byte) {
+	if acknowledged {
+		fence.Acknowledge(body, began, time.Now(), h.set.settle)
+	} else {
+		fence.End(time.Now(), h.set.settle)
+	}
 }
 
 // serveActivity passes on a request by which a homeserver may take its user for active,

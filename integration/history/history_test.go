@@ -148,7 +148,7 @@ func (l *load) wantTheLastOf(t *testing.T, clients []*client) {
 	for _, c := range clients[len(clients)-2*viewers:] {
 		reading.Go(func() {
 			for _, target := range l.targets {
-				want, _, _ := l.hs.register(target).read()
+				want, _, _, _ := l.hs.register(target).read()
 				for range 2 {
 					op, ok := c.read(target)
 					for tries := 1; !ok && tries < 100; tries++ { // on a slow machine an answer may be too late

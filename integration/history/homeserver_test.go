@@ -66,13 +66,14 @@ func (g *register) accept(value int64, delay, deadline time.Duration) bool {
 	return true
 }
 
-// read returns the value, whether a write is under way, and a channel that is closed
-// when the next one has ended.
-func (g *register) read() (value int64, writing bool, ended <-chan struct{}) {
+// read returns the value and its age, whether a write is under way, and a channel that is
+// closed when the next one has ended.
+func (g *register) read() (value int64, age time.Duration, writing bool, ended <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.advance(clock())
-	return g.value, g.writes > 0, g.ended
+	now := clock()
+	g.advance(now)
+	return g.value, now - g.applied[g.value], g.writes > 0, g.ended
 }
 
 // beginWrite and endWrite are called by a client.
@@ -288,7 +289,7 @@ func (hs *homeserver) serveWrite(w http.ResponseWriter, r *http.Request, g *regi
 
 func (hs *homeserver) serveRead(w http.ResponseWriter, r *http.Request, g *register) {
 	hs.pause()
-	value, writing, ended := g.read()
+	value, age, writing, ended := g.read()
 	hold := rand.IntN(12) == 0 || writing && rand.IntN(3) == 0
 	if hold && !hs.calm.Load() {
 		// The answer comes when a write has overtaken it, at once or when that
@@ -319,7 +320,7 @@ func (hs *homeserver) serveRead(w http.ResponseWriter, r *http.Request, g *regis
 		return
 	}
 	respond(w, http.StatusOK, fmt.Sprintf(`{"presence":"online","last_active_ago":%d,"status_msg":"%d","currently_active":true}`,
-		rand.IntN(20_000), value))
+		age.Milliseconds(), value))
 }
 
 // patience is for how long the homeserver waits for something to happen that would make

@@ -31,7 +31,7 @@ const (
 // The edits that more than one mutant has.
 var (
 	noMark        = edit{fence, "return f.writes == 0 && now >= f.settled", "return now >= f.settled"}
-	noSecondRaise = edit{fence, "f.generation++\n\tif w.waits {", "if w.waits {"}
+	noSecondRaise = edit{fence, "f.raise()\n\tif w.waits {", "if w.waits {"}
 	noSettleTime  = edit{fence, "w.presence.clock(now)+int64(settle))", "w.presence.clock(now))"}
 )
 
@@ -75,7 +75,7 @@ var mutants = []mutant{
 	{
 		name:     "no first raise",
 		effect:   "what departed before a write is stored under it",
-		edits:    []edit{{fence, "f.generation++\n\tf.writes++", "f.writes++"}},
+		edits:    []edit{{fence, "f.raise()\n\tf.writes++", "f.writes++"}},
 		scenario: "at-once",
 	},
 	{
@@ -91,13 +91,9 @@ var mutants = []mutant{
 		scenario: "given-up",
 	},
 	{
-		name:   "no settle time for who goes away",
-		effect: "as above",
-		edits: []edit{{put, "fence.End(time.Now(), h.set.settle)", `settle := h.set.settle
-		if r.Context().Err() != nil {
-			settle = 0
-		}
-		fence.End(time.Now(), settle)`}},
+		name:     "no settle time for a write that isn't acknowledged",
+		effect:   "as above",
+		edits:    []edit{{put, "fence.End(time.Now(), h.set.settle)", "fence.End(time.Now(), 0)"}},
 		scenario: "given-up",
 	},
 	{
@@ -121,7 +117,7 @@ var mutants = []mutant{
 	{
 		name:     "no question whether a state may be stored",
 		effect:   "one that was read under a write is",
-		edits:    []edit{{tables, "if !ticket.settled {\n\t\treturn false\n\t}\n\tkept", "kept"}},
+		edits:    []edit{{tables, "if !ticket.settled && !f.shows.by(shows) {", "if false {"}},
 		scenario: "at-once",
 	},
 	{
@@ -130,6 +126,24 @@ var mutants = []mutant{
 		edits: []edit{{read, "\tswitch {\n\tcase result.large:",
 			"\tticket = h.lookup(who, time.Now()).Ticket\n\tswitch {\n\tcase result.large:"}},
 		scenario: "at-once",
+	},
+	{
+		name:     "no question whether a state shows the last write",
+		effect:   "an answer from before it was applied is stored",
+		edits:    []edit{{tables, "if !ticket.settled && !f.shows.by(shows) {", "if f.writes > 0 {"}},
+		scenario: "late",
+	},
+	{
+		name:     "no question whether a write is alone, of those at the same time",
+		effect:   "an answer that shows it is stored, and another is applied after it",
+		edits:    []edit{{fence, "f.generation == w.generation && ", ""}, {fence, "if f.writes > 0 || shard.waiting[target] {", "if false {"}},
+		scenario: "late",
+	},
+	{
+		name:     "no question whether a write is alone, of those that settle",
+		effect:   "as above",
+		edits:    []edit{{fence, " && w.presence.clock(began) >= w.alone", ""}},
+		scenario: "late",
 	},
 	{
 		name:     "no end of a 404 by a write",
