@@ -148,9 +148,9 @@ type Cache struct {
 	// true. Default: 0, which is never.
 	StaleIfError caddy.Duration `json:"stale_if_error,omitempty"`
 
-	// Settle is for how long after a write nothing is stored about its user,
-	// because some homeservers acknowledge a write before they apply it.
-	// Default: 1s.
+	// Settle is for how long after a write nothing is stored about its user but an
+	// answer that shows what was written, because some homeservers acknowledge
+	// a write before they apply it. Default: 1s.
 	Settle *caddy.Duration `json:"settle,omitempty"`
 
 	// PerViewer keeps a state of its own for each viewer. It is for a homeserver
