@@ -46,6 +46,22 @@ func newClient(r *http.Request, limit *policy.Limit) client {
 	return from
 }
 
+// againShare is how many times as often as about new unknown tokens the homeserver is asked
+// again about those of a client that it didn't know.
+const againShare = 8
+
+// again returns the client with its budgets of questions about tokens that the homeserver
+// didn't know when it was asked before. These cost none of the others, so that whoever
+// tries again and again with a token that has ended keeps nobody behind the same address
+// from being known. But nobody can collect tokens until many are asked about at a time.
+func (c client) again() client {
+	again := client{name: c.name}
+	for _, b := range c.budgets {
+		again.budgets = append(again.budgets, budget{"again " + b.name, b.limit.Times(againShare)})
+	}
+	return again
+}
+
 // rejectedWait returns how long a client has to wait until one of its tokens may be
 // asked about, or 0.
 func (m *memory) rejectedWait(from client, now time.Time) (wait time.Duration) {
@@ -55,7 +71,7 @@ func (m *memory) rejectedWait(from client, now time.Time) (wait time.Duration) {
 	return wait
 }
 
-// chargeRejected charges a client for a token that the homeserver doesn't know.
+// chargeRejected charges a client for a token that the homeserver doesn't know, or didn't.
 func (m *memory) chargeRejected(from client, now time.Time) {
 	for _, b := range from.budgets {
 		m.rejected.Charge(b.name, b.limit, now)

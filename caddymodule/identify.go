@@ -192,6 +192,14 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 		return owner{wait: wait}, lookupLimited
 	}
 
+	if last := m.identities.LastRejection(c); last != nil && h.set.rejectedTTL > 0 {
+		again := from.again()
+		if m.rejectedWait(again, asked) > 0 {
+			return owner{rejection: last}, lookupSpared
+		}
+		m.chargeRejected(again, asked)
+	}
+
 	answer := question.send(deadline.Sub(asked), m.counters.departs(reasonWhoAmI))
 	if answer.err != nil {
 		h.reportFault(faultUnreachable, answer.err)
@@ -218,7 +226,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 		if c.UserID == "" && c.DeviceID == "" && cache.Fits(rejection.Body, keptList(answer.header)) {
 			news = m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL)) || h.set.rejectedTTL == 0
 		}
-		if news { // a client that repeats itself has paid already
+		if news { // or it has paid already, see again
 			m.chargeRejected(from, asked)
 		}
 		return owner{rejection: rejection}, lookupRejected

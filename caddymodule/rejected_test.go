@@ -56,11 +56,20 @@ func TestClientThatRepeatsAnUnknownTokenIsChargedOnce(t *testing.T) {
 		p := newProxy(t, &Handler{Identity: &Identity{
 			RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 2},
 		}})
-		for range 50 {
-			p.wantError(p.do(from("192.0.2.7", "logged-out")), 401, "M_UNKNOWN_TOKEN")
-			time.Sleep(defaultRejectedTTL)
+		repeat := func(times int) {
+			t.Helper()
+			for range times {
+				p.wantError(p.do(from("192.0.2.7", "logged-out")), 401, "M_UNKNOWN_TOKEN")
+				time.Sleep(defaultRejectedTTL)
+			}
 		}
-		p.wantCounts(map[string]int{"whoami": 50})
+		repeat(1 + 2*againShare)
+		p.wantCounts(map[string]int{"whoami": 1 + 2*againShare})
+		// From then on it is told what the homeserver said last, and asked about at times.
+		repeat(100)
+		if more := p.hs.count("whoami") - (1 + 2*againShare); more < 1 || more > 3 {
+			t.Errorf("in another 1000 s it was asked about %d times", more)
+		}
 		p.wantError(p.do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
 		p.wantError(p.do(from("192.0.2.7", "a-third")), 429, "M_LIMIT_EXCEEDED")
 	})

@@ -184,6 +184,13 @@ func (t *Identities) LastKnown(c Credential) (userID string) {
 	return userID
 }
 
+// LastRejection is the rejection that Lookup returns of c, or did before it expired, as long
+// as there is room for it.
+func (t *Identities) LastRejection(c Credential) *Rejection {
+	_, rejection := t.Lookup(c, t.epoch)
+	return rejection
+}
+
 // valid returns the user of an entry that has not ended and that no revocation has
 // touched, or "". It needs the shard's lock.
 func (t *Identities) valid(shard *identityShard, key tokenKey, e identity, at int64) string {
