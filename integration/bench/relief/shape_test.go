@@ -111,27 +111,33 @@ func TestDevicesAtWarTakeTurns(t *testing.T) {
 
 func TestABridgeMostlyRepeatsItself(t *testing.T) {
 	s := imagined(t, "full", homeservers[0])
-	last, presence := make(map[*person]time.Duration), make(map[*person]string)
-	writes, changes := 0, 0
-	for _, r := range bridged(s) {
-		if r.kind != write {
-			continue
-		}
-		if before, ok := last[r.by]; ok && (r.at-before < 250*time.Millisecond || r.at-before >= 500*time.Millisecond) {
-			t.Fatalf("%v after the last write", r.at-before)
-		}
-		last[r.by] = r.at
-		writes++
-		if r.change {
-			changes++
-			if r.presence == presence[r.by] {
-				t.Fatalf("a change to the same, %q", r.presence)
+	for _, tt := range []struct {
+		each   time.Duration
+		share  float64 // of changes, at most
+		ghosts int     // that change, at least
+	}{{10 * time.Second, 0.05, len(s.world.ghosts)}, {time.Minute, 0.01, len(s.world.ghosts) / 4}} {
+		last, presence := make(map[*person]time.Duration), make(map[*person]string)
+		writes, changes := 0, 0
+		for _, r := range bridged(s, tt.each) {
+			if r.kind != write {
+				continue
 			}
-			presence[r.by] = r.presence
+			if before, ok := last[r.by]; ok && (r.at-before < 250*time.Millisecond || r.at-before >= 500*time.Millisecond) {
+				t.Fatalf("%v after the last write", r.at-before)
+			}
+			last[r.by] = r.at
+			writes++
+			if r.change {
+				changes++
+				if r.presence == presence[r.by] {
+					t.Fatalf("a change to the same, %q", r.presence)
+				}
+				presence[r.by] = r.presence
+			}
 		}
-	}
-	if share := float64(changes) / float64(writes); share > 0.05 || len(presence) != len(s.world.ghosts) {
-		t.Errorf("%d of %d writes are changes, of %d ghosts", changes, writes, len(presence))
+		if share := float64(changes) / float64(writes); share > tt.share || len(presence) < tt.ghosts {
+			t.Errorf("a change each %v: %d of %d writes, of %d ghosts", tt.each, changes, writes, len(presence))
+		}
 	}
 }
 

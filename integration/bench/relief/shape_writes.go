@@ -101,12 +101,12 @@ func war(s *scene, kind action, length time.Duration) (requests []request) {
 	return requests
 }
 
-// bridge is that a bridge writes what its ghosts are, again and again: each 250 to 500 ms,
-// and every ten seconds something new. Somebody looks at them.
+// bridge is that a bridge writes what its ghosts are, again and again: each 250 to 500 ms, and
+// something new once a minute, or much more often. Somebody looks at them.
 var bridge = shape{
 	key: "bridge", name: "bridge",
 	what: func(s size) string {
-		return fmt.Sprintf("%d ghosts of one appservice, a PUT each 250–500 ms, a change each 10 s, for %s", s.ghosts, s.bridge)
+		return fmt.Sprintf("%d ghosts of one appservice, a PUT each 250–500 ms, a change of each once a minute, and then (restless) each 10 s, for %s each", s.ghosts, s.bridge)
 	},
 	before: func(ctx context.Context, s *scene) error {
 		// It has been doing so for long.
@@ -115,15 +115,20 @@ var bridge = shape{
 		}
 		return nil
 	},
-	phases: []phase{{
-		length: func(s size) time.Duration { return s.bridge }, load: bridged, target: 0.9, after: compareLooks(bridged),
-	}},
+	phases: []phase{bridging("", time.Minute, 0.9), bridging("restless", 10*time.Second, 0)},
 }
 
-func bridged(s *scene) (requests []request) {
+func bridging(name string, each time.Duration, target float64) phase {
+	load := func(s *scene) []request { return bridged(s, each) }
+	return phase{
+		name: name, length: func(s size) time.Duration { return s.bridge }, load: load, target: target, after: compareLooks(load),
+	}
+}
+
+// bridged is a bridge with a change of each ghost each so often.
+func bridged(s *scene, each time.Duration) (requests []request) {
 	random := rand.New(rand.NewPCG(5, 6))
 	words := []string{"unavailable", "online"}
-	const each = 10 * time.Second
 	for _, g := range s.world.ghosts {
 		changes := within(random, each) // when the next one is
 		next := 0
