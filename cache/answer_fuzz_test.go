@@ -21,7 +21,7 @@ var presenceBodies = []string{
 	`{"x":{"last_active_ago":5,"last_active_ago":6},"last_active\u005fago":1,"presence":"x"}`,
 	"{ \"presence\" : \"x\" ,\n\"last_active_ago\"\t:\r9 }\n", `{"presence":"x","last_active_ago":"1"}`,
 	`{"presence":"x","last_active_ago":1e0}`, `{"presence":"x","last_active_ago":1,"last_active_ago":2}`,
-	"{\"\xff\":1,\"presence\":\"x\"}", `{"presence":"x",}`, `null`,
+	"{\"\xff\":1,\"presence\":\"x\"}", `{"presence":"x","preſence":"y"}`, `{"presence":"\ud800"}`, `{"presence":"x",}`, `null`,
 }
 
 // FuzzParseAnswer compares what is kept with a reader of tokens: a body is kept

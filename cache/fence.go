@@ -19,9 +19,9 @@ import (
 // generation 5: it may have read either state. Its ticket is not good for storing
 // anyway, because a write was in flight; but nobody who comes after the write
 // may share its answer either, even where nothing has to settle. A read that
-// departs within the settle time is not stored, because some homeservers
-// acknowledge a write before they apply it (Dendrite publishes it to a queue). It is
-// stored all the same if it shows what was written, see [Write.Acknowledge].
+// departs within the settle time is stored only if it shows what was written, see
+// [Write.Acknowledge], because some homeservers acknowledge a write before they
+// apply it (Dendrite publishes it to a queue).
 //
 // A cancelled or failed write ends like any other: it may have been applied.
 //
@@ -32,14 +32,14 @@ import (
 type fence struct {
 	generation uint64
 	writes     int   // in flight
-	settled    int64 // nothing that departs before is stored, unless it shows the last write
-	shows      proof // of the last write
+	settled    int64 // nothing that departs before is stored, unless it gives the proof
+	proof      proof // that the write was applied whose end made this generation
 }
 
 // raise voids the tickets that were given out.
 func (f *fence) raise() {
 	f.generation++
-	f.shows = proof{}
+	f.proof = proof{}
 }
 
 // fencesPerShard makes 16,384 fences in a large table, 40 bytes each. At 100 writes a
@@ -160,13 +160,16 @@ func (w Write) end(shard *stateShard, f *fence, now time.Time, settle time.Durat
 //	3 read:  shows the second write, and must not be stored
 //	1 write: is applied
 func (w Write) Acknowledge(body []byte, began, now time.Time, settle time.Duration) {
-	shows := w.presence.prove(w.target, body, began)
+	var proof proof
+	if settle > 0 {
+		proof = w.presence.proofOf(w.target, body, began)
+	}
 	shard, f := w.presence.shardOf(w.target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	alone := f.generation == w.generation && w.presence.clock(began) >= w.alone
 	w.end(shard, f, now, settle)
 	if alone {
-		f.shows = shows
+		f.proof = proof
 	}
 }

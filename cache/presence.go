@@ -275,11 +275,12 @@ func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Ru
 		p.MarkUncached(ticket)
 		return false
 	}
-	var shows proof
+	var shows appearance
 	if !ticket.settled {
-		if shows = p.evidence(ticket.target, answer, now); shows.digest == 0 {
+		if !p.provable(ticket) {
 			return false
 		}
+		shows = p.appearanceOf(ticket.target, answer, now)
 	}
 	kept := *answer
 	kept.Fields = p.fields.intern(answer.Fields)
@@ -290,21 +291,30 @@ func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Ru
 // The mark goes as a state does, by time or by a write.
 func (p *Presence) MarkUncached(ticket Ticket) {
 	if ticket.settled {
-		p.store("", ticket, &state{departed: ticket.departed, uncached: true}, false, proof{})
+		p.store("", ticket, &state{departed: ticket.departed, uncached: true}, false, appearance{})
 	}
 }
 
-// store stores st unless a write or a later departure has overtaken it, or it hadn't settled
-// and doesn't show the last write.
-func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool, shows proof) bool {
+// provable tells whether there is a proof that the answer to a request with this ticket
+// may give.
+func (p *Presence) provable(ticket Ticket) bool {
+	shard, f := p.shardOf(ticket.target)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	return f.generation == ticket.generation && f.proof.digest != 0
+}
+
+// store stores st unless a write or a later departure has overtaken it, or it departed
+// before all had settled and doesn't give the proof that the last write was applied.
+func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool, shows appearance) bool {
 	shard, f := p.shardOf(ticket.target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if f.generation != ticket.generation {
 		return false
 	}
-	// Of this generation there is no other write.
-	if !ticket.settled && !f.shows.by(shows) {
+	// There is a proof from the end of a write until another begins, and it departed since.
+	if !ticket.settled && !f.proof.given(shows) {
 		return false
 	}
 	key := stateKey{target: strings.Clone(ticket.target)}

@@ -39,6 +39,8 @@ func TestWhatShowsThatAWriteWasApplied(t *testing.T) {
 		{"keys in two cases", `{"presence":"online","status_msg":"x","STATUS_MSG":"y"}`, online, false},
 		{"a key twice", `{"presence":"online","status_msg":"y","status_msg":"x"}`, online, false},
 		{"a status that is none", `{"presence":"online","status_msg":1}`, `{"presence":"online","status_msg":"1"}`, false},
+		{"keys that Dendrite takes for the same", `{"presence":"online","status_msg":"x","ſtatus_msg":"y"}`, online, false},
+		{"text that is no Unicode", `{"presence":"online","status_msg":"\ud801"}`, `{"presence":"online","status_msg":"\ud800"}`, false},
 		{"a null", `{"presence":null}`, `{"presence":""}`, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -88,8 +90,7 @@ func TestWhatShowsAWriteShowsNoOther(t *testing.T) {
 	if stored(a, p.Depart(a, at)) {
 		t.Error("an answer was stored while a write waited")
 	}
-	write = p.BeginWrite(a)
-	write.Acknowledge(body, testkit.At(time.Hour), testkit.At(time.Hour), time.Minute)
+	p.BeginWrite(a).Acknowledge(body, testkit.At(time.Hour), testkit.At(time.Hour), time.Minute)
 	at = testkit.At(time.Hour)
 	if stored(a, p.Depart(a, at)) {
 		t.Error("an answer was stored while an earlier write waited")

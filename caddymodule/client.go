@@ -51,9 +51,9 @@ func newClient(r *http.Request, limit *policy.Limit) client {
 const againShare = 8
 
 // again returns the client with its budgets of questions about tokens that the homeserver
-// didn't know when it was asked before. These cost none of the others, so that whoever
-// tries again and again with a token that has ended keeps nobody behind the same address
-// from being known. But nobody can collect tokens until many are asked about at a time.
+// didn't know when it was asked before. They are others, so that whoever tries again and
+// again with a token that has ended keeps nobody behind the same address from being known.
+// But nobody can collect tokens until the homeserver is asked about many in a rejected_ttl.
 func (c client) again() client {
 	again := client{name: c.name}
 	for _, b := range c.budgets {

@@ -179,7 +179,7 @@ type Identity struct {
 	// turns out not to know. Over it, the answer to any token that isn't in memory
 	// is 429, and the homeserver isn't asked. Tokens that it knows cost nothing, and
 	// those that it is known not to know have a budget of their own, eight times as
-	// large, for asking again after RejectedTTL. Over that the last answer has to do.
+	// large, for asking again after RejectedTTL.
 	//
 	// A client is an IPv4 address or an IPv6 /64, as Caddy's trusted_proxies tells
 	// it; a whole /48 has eight times as much. Private and loopback addresses have

@@ -75,7 +75,7 @@ const (
 	lookupFailed                 // it didn't tell
 	lookupCrowded                // it wasn't asked: too many questions before this one
 	lookupLimited                // it wasn't asked: too many unknown tokens from this client
-	lookupSpared                 // it wasn't asked: the answer to another question, or to an earlier one, has to do
+	lookupSpared                 // it wasn't asked: another question had brought the answer
 	lookupCount
 )
 

@@ -192,10 +192,11 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 		return owner{wait: wait}, lookupLimited
 	}
 
-	if last := m.identities.LastRejection(c); last != nil && h.set.rejectedTTL > 0 {
+	asksAgain := h.set.rejectedTTL > 0 && m.identities.WasRejected(c)
+	if asksAgain {
 		again := from.again()
-		if m.rejectedWait(again, asked) > 0 {
-			return owner{rejection: last}, lookupSpared
+		if wait := m.rejectedWait(again, asked); wait > 0 {
+			return owner{wait: wait}, lookupLimited
 		}
 		m.chargeRejected(again, asked)
 	}
@@ -220,13 +221,12 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 		}
 	case answer.status == http.StatusUnauthorized && errcode == "M_UNKNOWN_TOKEN":
 		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
-		news := true
 		// Dendrite says of an appservice's token that it doesn't know it if it is
 		// the user_id that it doesn't know.
 		if c.UserID == "" && c.DeviceID == "" && cache.Fits(rejection.Body, keptList(answer.header)) {
-			news = m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL)) || h.set.rejectedTTL == 0
+			m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL))
 		}
-		if news { // or it has paid already, see again
+		if !asksAgain {
 			m.chargeRejected(from, asked)
 		}
 		return owner{rejection: rejection}, lookupRejected

@@ -42,7 +42,7 @@ var (
 		"result")
 	lookupsDesc = newDesc("lookups_total",
 		"Access tokens that were not in memory, by what became of the question whose they are: known, rejected, refused and failed asked the homeserver, one upstream request of reason whoami each; "+
-			"crowded, limited and spared (the answer to another question, or to an earlier one, had to do) did not.",
+			"crowded, limited and spared (another question had brought the answer) did not.",
 		"result")
 	deliveriesDesc = newDesc("deliveries_total",
 		"Writes that were answered 200 and had to wait, by what became of them: delivered, superseded by another of the same device before it was tried, overtaken by one after it was tried in vain, dropped because the token was revoked, lost. "+

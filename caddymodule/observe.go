@@ -271,7 +271,7 @@ func (c *recorder) ReadFrom(r io.Reader) (int64, error) {
 
 // answer returns what went through, without a coding that the client asked for.
 func (c *recorder) answer() *subresponse {
-	a := &subresponse{status: c.status, header: c.header, body: c.body.Bytes(), large: c.large}
+	a := &subresponse{status: c.status, header: c.header, body: c.body.Bytes(), large: c.large, arrived: time.Now()}
 	switch {
 	case c.status == 0:
 		a.err = errors.New("no answer")

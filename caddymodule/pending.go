@@ -80,6 +80,9 @@ type pendingUser struct {
 	// Nobody else may take from it. Sent is what is under way.
 	delivering chan struct{}
 	sent       *pendingWrite
+
+	// settled is when what was sent, taken or not, has settled.
+	settled time.Time
 }
 
 // pendingWrite is one write, in the queue of its user in the order in which they came. It
@@ -265,7 +268,7 @@ func (m *memory) expire(user *pendingUser) (left time.Duration, ok bool) {
 		user.queue = user.queue[1:]
 		m.decide(w, deliveryLost)
 	}
-	m.finish(user, 0)
+	m.finish(user)
 	return 0, false
 }
 
@@ -285,7 +288,7 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 		user.timer.Stop()
 		user.timer = nil
 	}
-	var settle, again time.Duration
+	var again time.Duration
 	for together := 0; len(user.queue) > 0 && again == 0; {
 		w := user.queue[0]
 		timeout := deliveryTimeout
@@ -302,7 +305,6 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 		}
 		together--
 		user.queue = user.queue[1:]
-		settle = w.handler.set.settle
 		if time.Since(w.accepted) >= w.handler.set.coalesce.maxAge {
 			m.decide(w, deliveryLost)
 			continue
@@ -314,6 +316,9 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 		result, retry := w.deliver(timeout)
 		p.mu.Lock()
 		user.sent = nil
+		if settled := time.Now().Add(w.handler.set.settle); settled.After(user.settled) {
+			user.settled = settled
+		}
 
 		switch ended := w.handler.ended.Load() || !end.IsZero(); {
 		case result == deliveryLost && user.has(w.Fingerprint):
@@ -331,7 +336,7 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 		m.schedule(user, again)
 		return
 	}
-	m.finish(user, settle)
+	m.finish(user)
 }
 
 // has reports whether a write of a device waits. It needs the lock.
@@ -418,15 +423,16 @@ func (m *memory) dropPending(result delivery, match func(*pendingWrite) bool) {
 		})
 		if len(user.queue) == 0 && user.delivering == nil {
 			user.timer.Stop()
-			m.finish(user, 0)
+			m.finish(user)
 		}
 	}
 }
 
 // finish is called when nothing of a user's waits any more. It needs the lock.
-func (m *memory) finish(user *pendingUser, settle time.Duration) {
+func (m *memory) finish(user *pendingUser) {
 	delete(m.pendings.users, user.userID)
-	user.write.End(time.Now(), settle)
+	now := time.Now()
+	user.write.End(now, max(0, user.settled.Sub(now)))
 }
 
 // flush delivers what waits of a handler whose configuration ends, and returns when that

@@ -124,6 +124,57 @@ func TestNothingOlderIsStoredOrServedWhileAWriteWaits(t *testing.T) {
 	})
 }
 
+// What was delivered has to settle, also when the rest of what waits is dropped.
+func TestDeliveriesSettleWhateverEndsTheWait(t *testing.T) {
+	const settle = 5 * time.Second
+	for name, end := range map[string]func(p *proxy){
+		"logout": func(p *proxy) {
+			p.want(p.do(request("POST", "/_matrix/client/v3/logout", "alice-token", "{}")), 200, "", "")
+		},
+		"max_age": func(*proxy) { time.Sleep(3 * time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := coalescing()
+				h.Cache = &Cache{TTL: caddy.Duration(time.Hour), Settle: ptr(settle)}
+				h.Coalesce.MaxAge = caddy.Duration(13 * time.Second)
+				p := newProxy(t, h)
+				p.put("alice-token", alice, message(0))
+				p.want(p.get("bob-token", alice), 200, message(0), "")
+				writes := 0
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method != http.MethodPut {
+						return false, nil
+					}
+					if writes++; writes == 1 {
+						answer(w, 200, `{}`) // and applies it later
+						return true, nil
+					}
+					return true, caddyhttp.Error(502, errors.New("no connection"))
+				})
+				p.put("alice-phone", alice, message(1))
+				p.put("alice-token", alice, message(2))
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if writes < 2 || p.handler.memory.pendings.len() != 1 {
+					t.Fatalf("%d writes were sent, and %d wait", writes, p.handler.memory.pendings.len())
+				}
+				end(p)
+				synctest.Wait()
+				if n := p.handler.memory.pendings.len(); n != 0 {
+					t.Fatalf("%d writes wait", n)
+				}
+				p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss")
+				if got := p.get("bob-token", alice).Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss" {
+					t.Errorf("while it settles: Cache-Status is %q", got)
+				}
+				time.Sleep(settle)
+				p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+			})
+		})
+	}
+}
+
 func TestDevicesAreDeliveredInTheOrderOfTheirLastWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())

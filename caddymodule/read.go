@@ -364,7 +364,7 @@ func (h *Handler) remember(ticket cache.Ticket, who reader, result *subresponse)
 			presence.MarkUncached(ticket)
 			break
 		}
-		return answer, presence.Allow(who.viewer, ticket, answer, rules, time.Now())
+		return answer, presence.Allow(who.viewer, ticket, answer, rules, result.arrived)
 	case result.status == http.StatusForbidden || result.status == http.StatusNotFound:
 		errcode := result.matrixError()
 		if errcode == "" || errcode == "M_UNRECOGNIZED" || variesByClient(result.header) {

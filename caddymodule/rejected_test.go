@@ -65,10 +65,38 @@ func TestClientThatRepeatsAnUnknownTokenIsChargedOnce(t *testing.T) {
 		}
 		repeat(1 + 2*againShare)
 		p.wantCounts(map[string]int{"whoami": 1 + 2*againShare})
-		// From then on it is told what the homeserver said last, and asked about at times.
-		repeat(100)
+		// From then on the homeserver is asked at times.
+		for range 100 {
+			resp := p.do(from("192.0.2.7", "logged-out"))
+			if resp.StatusCode != 401 {
+				p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
+			}
+			time.Sleep(defaultRejectedTTL)
+		}
 		if more := p.hs.count("whoami") - (1 + 2*againShare); more < 1 || more > 3 {
 			t.Errorf("in another 1000 s it was asked about %d times", more)
+		}
+		p.wantError(p.do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
+		p.wantError(p.do(from("192.0.2.7", "a-third")), 429, "M_LIMIT_EXCEEDED")
+	})
+}
+
+// A bridge whose token has ended tries for each of its users.
+func TestBridgeWithAnUnknownTokenCostsNoNewOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Identity: &Identity{
+			RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 2},
+		}})
+		p.wantError(p.do(from("192.0.2.7", "as-dead")), 401, "M_UNKNOWN_TOKEN")
+		for i := range 100 {
+			time.Sleep(defaultRejectedTTL)
+			ghost := fmt.Sprintf("@ghost_%d:example.com", i)
+			r := request("PUT", statusPath(ghost)+"?user_id="+ghost, "as-dead", `{"presence":"online"}`)
+			r.RemoteAddr = "192.0.2.7:1"
+			p.do(r)
+		}
+		if got := p.hs.count("whoami"); got < 2*againShare || got > 2*againShare+4 {
+			t.Errorf("it was asked about %d times", got)
 		}
 		p.wantError(p.do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
 		p.wantError(p.do(from("192.0.2.7", "a-third")), 429, "M_LIMIT_EXCEEDED")

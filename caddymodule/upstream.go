@@ -23,10 +23,11 @@ const maxSubresponse = 64 << 10
 
 // subresponse is the answer to a request that we made ourselves. It is immutable.
 type subresponse struct {
-	status int
-	header http.Header
-	body   []byte
-	large  bool // the body had more than maxSubresponse bytes, so it isn't whole
+	status  int
+	header  http.Header
+	body    []byte
+	large   bool      // the body had more than maxSubresponse bytes, so it isn't whole
+	arrived time.Time // when all of it had
 
 	// err is the next handler's error, to be returned unwrapped, or a
 	// caddyhttp.HandlerError of ours. With it there is no answer.
@@ -165,7 +166,9 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 		// reverse_proxy reports a cancelled request as a status without an error.
 		return &subresponse{err: caddyhttp.Error(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %w", timeout, ctx.Err()))}
 	}
-	return &subresponse{status: collected.status, header: collected.header, body: collected.body.Bytes(), large: collected.large}
+	return &subresponse{
+		status: collected.status, header: collected.header, body: collected.body.Bytes(), large: collected.large, arrived: time.Now(),
+	}
 }
 
 // serve calls next and turns a panic into an error. In a goroutine of

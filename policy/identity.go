@@ -184,11 +184,11 @@ func (t *Identities) LastKnown(c Credential) (userID string) {
 	return userID
 }
 
-// LastRejection is the rejection that Lookup returns of c, or did before it expired, as long
-// as there is room for it.
-func (t *Identities) LastRejection(c Credential) *Rejection {
+// WasRejected reports whether Lookup returns a rejection of c, or did before that expired, as
+// long as there is room for it.
+func (t *Identities) WasRejected(c Credential) bool {
 	_, rejection := t.Lookup(c, t.epoch)
-	return rejection
+	return rejection != nil
 }
 
 // valid returns the user of an entry that has not ended and that no revocation has
@@ -286,10 +286,8 @@ func (t *Identities) Learn(c Credential, who WhoAmI, revision Revision, expires 
 	shard.mu.Unlock()
 }
 
-// Reject remembers until expires that the homeserver does not know c's token. It
-// reports whether that is news: an expired rejection is known until another
-// takes its place.
-func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Time) (news bool) {
+// Reject remembers until expires that the homeserver does not know c's token.
+func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Time) {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -301,11 +299,9 @@ func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Tim
 		rejection = last
 	}
 	shard.lastRejection = rejection
-	news = !shard.rejections.Contains(key)
 	if shard.rejections.Add(key, rejected{rejection, int64(expires.Sub(t.epoch))}) {
 		shard.evictedRejections++
 	}
-	return news
 }
 
 // RevokeToken forgets a token with all its masquerades. If its user is known,

@@ -72,24 +72,22 @@ func TestWhatHasExpiredIsLastKnown(t *testing.T) {
 	want(bridge, "")
 }
 
-// A rejection has to do when there is no asking again.
-func TestARejectionThatHasExpiredIsTheLast(t *testing.T) {
+func TestARejectionThatHasExpiredWasOne(t *testing.T) {
 	ids := NewIdentities(100, testkit.Epoch)
 	unknown := Credential{Token: "unknown"}
-	if got := ids.LastRejection(unknown); got != nil {
-		t.Errorf("nobody has rejected the token, but the last time it was with %+v", got)
+	if ids.WasRejected(unknown) {
+		t.Error("a token was rejected of which nobody has asked")
 	}
-	rejection := &Rejection{Body: "{}"}
-	ids.Reject(unknown, rejection, testkit.At(time.Second))
+	ids.Reject(unknown, &Rejection{Body: "{}"}, testkit.At(time.Second))
 	if _, got := ids.Lookup(unknown, testkit.At(time.Minute)); got != nil {
 		t.Errorf("an expired rejection is still good: %+v", got)
 	}
-	if got := ids.LastRejection(unknown); !got.equal(rejection) {
-		t.Errorf("the last rejection is %+v, want %+v", got, rejection)
+	if !ids.WasRejected(unknown) || !ids.WasRejected(Credential{Token: "unknown", UserID: "@b:b"}) {
+		t.Error("it was never rejected")
 	}
 	learn(ids, unknown, WhoAmI{UserID: "@a:b"}, time.Minute)
-	if got := ids.LastRejection(unknown); got != nil {
-		t.Errorf("the token is known now, but the last time it was rejected with %+v", got)
+	if ids.WasRejected(unknown) {
+		t.Error("a token that is known was rejected")
 	}
 }
 

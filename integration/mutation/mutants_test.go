@@ -117,7 +117,7 @@ var mutants = []mutant{
 	{
 		name:     "no question whether a state may be stored",
 		effect:   "one that was read under a write is",
-		edits:    []edit{{tables, "if !ticket.settled && !f.shows.by(shows) {", "if false {"}},
+		edits:    []edit{{tables, "if !ticket.settled && !f.proof.given(shows) {", "if false {"}},
 		scenario: "at-once",
 	},
 	{
@@ -130,7 +130,7 @@ var mutants = []mutant{
 	{
 		name:     "no question whether a state shows the last write",
 		effect:   "an answer from before it was applied is stored",
-		edits:    []edit{{tables, "if !ticket.settled && !f.shows.by(shows) {", "if f.writes > 0 {"}},
+		edits:    []edit{{tables, "if !ticket.settled && !f.proof.given(shows) {", "if f.writes > 0 {"}},
 		scenario: "late",
 	},
 	{
