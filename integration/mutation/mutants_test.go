@@ -115,9 +115,12 @@ var mutants = []mutant{
 		scenario: "at-once",
 	},
 	{
-		name:     "no question whether a state may be stored",
-		effect:   "one that was read under a write is",
-		edits:    []edit{{tables, "if !ticket.settled && !f.proof.given(shows) {", "if false {"}},
+		name:   "no question whether a state may be stored",
+		effect: "one that was read under a write is",
+		edits: []edit{
+			{tables, "if !ticket.settled && !f.proof.given(shows) {", "if false {"},
+			{tables, "if !p.provable(ticket) {", "if false {"},
+		},
 		scenario: "at-once",
 	},
 	{
