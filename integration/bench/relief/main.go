@@ -203,7 +203,7 @@ func (k kindOfHomeserver) about(s size) time.Duration {
 	if k.hides {
 		joins += s.members
 	}
-	return s.idle() + 3*time.Second + time.Duration(joins)*50*time.Millisecond
+	return rests*s.idle() + 3*time.Second + time.Duration(joins)*50*time.Millisecond
 }
 
 // idle is how long a homeserver with nothing to do is looked at.

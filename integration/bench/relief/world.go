@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"time"
 
@@ -114,25 +115,32 @@ func (w *world) used() (time.Duration, error) {
 	return usage.CPU(), err
 }
 
+// rests is how many times a homeserver is looked at when it is idle.
+const rests = 3
+
 // rest waits until the homeserver has done what was left to do, and measures what it uses
-// when it is idle.
+// when it is idle: the least of some times, because it has something left to do at others.
 func (w *world) rest(ctx context.Context, measure time.Duration) error {
 	// A Dendrite goes on for long with what thousands of new users left it to do.
 	if err := w.calm(ctx, time.Minute); err != nil {
 		return err
 	}
-	before, err := w.used()
-	if err != nil {
-		return err
+	least := time.Duration(math.MaxInt64)
+	for range rests {
+		before, err := w.used()
+		if err != nil {
+			return err
+		}
+		if err := wait(ctx, time.Now().Add(measure)); err != nil {
+			return err
+		}
+		after, err := w.used()
+		if err != nil {
+			return err
+		}
+		least = min(least, after-before)
 	}
-	if err := wait(ctx, time.Now().Add(measure)); err != nil {
-		return err
-	}
-	after, err := w.used()
-	if err != nil {
-		return err
-	}
-	w.idle = time.Duration(float64(after-before) / measure.Seconds())
+	w.idle = time.Duration(float64(least) / measure.Seconds())
 	return nil
 }
 
