@@ -152,6 +152,11 @@ func (c *clients) exchange(ctx context.Context, client *http.Client, q call) (an
 	if q.token != "" && !q.inQuery {
 		req.Header.Set("Authorization", "Bearer "+q.token)
 	}
+	if q.kind == preflight {
+		req.Header.Set("Origin", "https://app.example.com")
+		req.Header.Set("Access-Control-Request-Method", http.MethodGet)
+		req.Header.Set("Access-Control-Request-Headers", "authorization")
+	}
 	if q.from != "" {
 		req.Header.Set("X-Forwarded-For", q.from)
 	}

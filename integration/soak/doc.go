@@ -4,8 +4,8 @@
 //
 // In front of a scripted homeserver of its own, hundreds of people read and write, log
 // out and in again, go over their limits, show tokens that don't exist, write what isn't
-// theirs, act through an appservice, go away before the answer, and do what is no presence
-// at all. Meanwhile the sidecar is reloaded every few seconds, with other limits, lifetimes
+// theirs, say the same again and again, write in such haste that they have to wait, sync, act
+// through an appservice, go away before the answer, and do what is no presence at all. Meanwhile the sidecar is reloaded every few seconds, with other limits, lifetimes
 // and table sizes each time, and the homeserver goes away and comes back, every other time
 // in the middle of its answers.
 //

@@ -33,6 +33,7 @@ type books struct {
 
 	counters map[string]int // the module's own, see vitals
 	behind   int            // people of whom the homeserver lacks an acknowledged write
+	waiting  int            // hasty people of whom it lacks the last write that was accepted
 }
 
 // logged sums the entries that match.
@@ -54,12 +55,14 @@ func every(entry) bool { return true }
 // statuses are those that go with each decision. A decision to forward goes with whatever
 // the homeserver says, or that it could not be reached.
 var statuses = map[string][]int{
-	"answered": {200, 403, 404},
-	"rejected": {401},
-	"refused":  {403},
-	"limited":  {429},
-	"invalid":  {400, 413},
-	"failed":   {502, 503, 504},
+	"answered":  {200, 403, 404},
+	"absorbed":  {200},
+	"coalesced": {200},
+	"rejected":  {401},
+	"refused":   {403},
+	"limited":   {429},
+	"invalid":   {400, 413},
+	"failed":    {502, 503, 504},
 }
 
 // contradicts tells that a decision doesn't go with the status, or that there is none.
@@ -88,7 +91,7 @@ func (b books) equations() (all []equation) {
 		for status, n := range o.answered {
 			missing += max(0, n-b.logged(k.kind, func(e entry) bool { return e.Status == status }))
 		}
-		if !k.presence {
+		if !k.presence() {
 			continue
 		}
 		if !k.leaves {
@@ -104,15 +107,19 @@ func (b books) equations() (all []equation) {
 	for _, of := range []struct {
 		kind
 		scripted.Route
-	}{{pass, scripted.Other}, {login, scripted.Login}, {logout, scripted.Logout}, {logoutAll, scripted.Logout}} {
-		forwarded := b.logged(of.kind, func(e entry) bool { return e.Status < 500 })
+	}{
+		{pass, scripted.Other}, {login, scripted.Login}, {logout, scripted.Logout}, {logoutAll, scripted.Logout},
+		{syncing, scripted.Other}, {preflight, scripted.Preflight},
+	} {
+		forwarded := b.logged(of.kind, func(e entry) bool { return e.Status < 500 && e.Decision != "answered" })
 		exactly(b.asked(of.Route, of.kind), forwarded, "%s: answered by the homeserver, forwarded in the log", of.kind)
-		if of.kind != logoutAll { // it has to be known whose
+		if of.kind != logoutAll && of.kind != syncing { // it has to be known whose
 			exactly(b.asked(scripted.WhoAmI, of.kind), 0, "%s: questions whose token it is", of.kind)
 		}
 	}
 	b.own(add, exactly)
 	exactly(b.behind, 0, "people whose acknowledged write the homeserver lacks")
+	add(b.waiting, 0, b.counters["deliveries_total{result=lost}"], "hasty people whose last accepted write the homeserver lacks, lost deliveries")
 	return all
 }
 
@@ -127,6 +134,10 @@ var words = []struct {
 	{[]string{"miss", "collapsed"}, "miss", "forwarded"},
 	{[]string{"bypass"}, "bypass", "forwarded"},
 	{[]string{"forwarded"}, "", "forwarded"},
+	{[]string{"quieted"}, "", "quieted"},
+	{[]string{"held"}, "", "held"},
+	{[]string{"absorbed"}, "", "absorbed"},
+	{[]string{"coalesced"}, "", "coalesced"},
 	{[]string{"rejected"}, "", "rejected"},
 	{[]string{"refused"}, "", "refused"},
 	{[]string{"limited"}, "", "limited"},
@@ -136,7 +147,7 @@ var words = []struct {
 }
 
 // saving are the outcomes for which the homeserver is not asked.
-var saving = []string{"hit", "collapsed", "limited", "refused", "rejected", "invalid"}
+var saving = []string{"hit", "collapsed", "absorbed", "limited", "refused", "rejected", "invalid"}
 
 // own adds what the module's counters promise in their Help, about each other, about the
 // log and about the homeserver.
@@ -148,10 +159,10 @@ func (b books) own(add func(value, low, high int, format string, args ...any), e
 		return n
 	}
 	saved := 0
-	for _, route := range []string{"read", "write"} {
+	for _, route := range []string{"read", "write", "preflight", "sync"} {
 		of := func(match func(entry) bool) (n int) {
 			for _, k := range kinds {
-				if k.presence && k.write == (route == "write") {
+				if k.route == route {
 					n += b.logged(k.kind, match)
 				}
 			}
@@ -174,7 +185,8 @@ func (b books) own(add func(value, low, high int, format string, args ...any), e
 		}
 		exactly(all, requests, "outcomes_total of %s, requests_total", route)
 	}
-	exactly(b.counters["saved_total"], saved, "saved_total, outcomes_total of those")
+	deliveries := func(results ...string) int { return sum("deliveries_total", "result", results...) }
+	exactly(b.counters["saved_total"], saved+deliveries("superseded"), "saved_total, outcomes_total of those and deliveries_total of superseded")
 
 	upstream := func(reason string) int { return sum("upstream_requests_total", "reason", reason) }
 	outcomes := func(outcome, route string) int {
@@ -193,12 +205,20 @@ func (b books) own(add func(value, low, high int, format string, args ...any), e
 	exactly(upstream("whoami"), told+sum("lookups_total", "result", "failed"), "upstream_requests_total of whoami, lookups_total that asked")
 	exactly(upstream("bypass"), outcomes("bypass", "read"), "upstream_requests_total of bypass, outcomes_total of bypass")
 	exactly(upstream("write"), outcomes("forwarded", "write"), "upstream_requests_total of write, outcomes_total of forwarded")
+	exactly(upstream("preflight"), outcomes("forwarded", "preflight"), "upstream_requests_total of preflight, outcomes_total of forwarded")
+	exactly(deliveries("delivered", "superseded", "overtaken", "dropped", "lost"), outcomes("coalesced", "write"), "deliveries_total, outcomes_total of coalesced")
+	add(deliveries("delivered"), 0, upstream("delivery"), "deliveries_total of delivered, upstream_requests_total of delivery")
+	syncs := sum("requests_total", "route", "sync")
+	exactly(upstream("sync"), syncs, "upstream_requests_total of sync, requests_total")
+	exactly(sum("sync_writes_total", "result", "changed", "repeated", "unknown", "none", "spared", "off", "limited", "damped"), syncs, "sync_writes_total, requests_total")
+	exactly(sum("sync_writes_total", "result", "spared", "off"), outcomes("quieted", "sync"), "sync_writes_total of spared, outcomes_total of quieted")
+	exactly(sum("sync_writes_total", "result", "limited", "damped"), outcomes("held", "sync"), "sync_writes_total of limited and damped, outcomes_total of held")
 	miss := outcomes("miss", "read")
 	add(upstream("fetch"), miss, miss+outcomes("stale", "read")+outcomes("failed", "read")+outcomes("canceled", "read"),
 		"upstream_requests_total of fetch, outcomes_total of miss and of those that may have asked")
 	// The homeserver may be away, so it has answered no more than it was sent.
-	sent := upstream("write")
-	add(answered(scripted.Write), 0, sent, "writes that the homeserver answered, upstream_requests_total of write")
+	sent := upstream("write") + upstream("delivery")
+	add(answered(scripted.Write), 0, sent, "writes that the homeserver answered, upstream_requests_total of write and delivery")
 	sent = upstream("fetch") + upstream("bypass")
 	add(answered(scripted.Read), 0, sent, "reads that the homeserver answered, upstream_requests_total of fetch and bypass")
 	exactly(sum("limiter_overflow_total", "limit", "read", "write", "rejected"), 0, "limiter_overflow_total")
@@ -218,10 +238,13 @@ func (b books) presence(k traits, o *outcomes, add func(value, low, high int, fo
 	if k.leaves {
 		spare = o.left
 	}
-	if k.write {
+	if k.route == "write" {
 		n := by(wayWrite)
 		if k.never {
 			n = 0
+		}
+		if k.kind == hasty {
+			spare += b.counters["upstream_requests_total{reason=delivery}"]
 		}
 		add(b.asked(scripted.Write, k.kind), n, n+spare, "%s: answered by the homeserver, forwarded in the log", k.kind)
 	} else {

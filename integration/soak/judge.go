@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
@@ -156,6 +157,19 @@ func (q asked) pass(a answer, body string) fault {
 		return malformed
 	case string(a.body) != body:
 		return bodyChanged
+	}
+	return ""
+}
+
+// preflight judges the answer to a browser's question whether it may.
+func (q asked) preflight(a answer) fault {
+	f, done := q.common(a)
+	switch {
+	case done:
+		return f
+	case a.status != http.StatusNoContent || a.header.Get("Access-Control-Allow-Origin") != "*" ||
+		!strings.Contains(a.header.Get("Access-Control-Allow-Methods"), http.MethodPut):
+		return malformed
 	}
 	return ""
 }

@@ -24,6 +24,12 @@ const (
 	strangerWrite kind = "write, new unknown token"
 	repeatRead    kind = "read, known unknown token"
 
+	again kind = "write, the same again"
+	hasty kind = "write over the limit, to wait"
+
+	syncing   kind = "sync"
+	preflight kind = "preflight"
+
 	logout    kind = "logout"
 	logoutAll kind = "logout everywhere"
 	login     kind = "login"
@@ -34,8 +40,8 @@ const (
 type traits struct {
 	kind
 	weight int // how often it is made, of all; 0 if it follows from another
-	// presence tells that it is for us to decide, write that it is a PUT.
-	presence, write bool
+	// route is the module's word for what it is, or "" if it is nothing to the module.
+	route string
 	// leaves tells that the client may go away before the answer, so that its counts
 	// are only bounded.
 	leaves bool
@@ -47,27 +53,34 @@ type traits struct {
 
 // kinds are all there are, in the order of tables.
 var kinds = []traits{
-	{kind: read, weight: 540, presence: true},
-	{kind: readQuery, weight: 30, presence: true},
-	{kind: readR0, weight: 20, presence: true},
-	{kind: readOdd, weight: 12, presence: true},
-	{kind: bridgeRead, weight: 30, presence: true},
-	{kind: greedyRead, weight: 50, presence: true},
-	{kind: goneRead, presence: true},
-	{kind: leavingRead, weight: 30, presence: true, leaves: true},
-	{kind: write, weight: 80, presence: true, write: true},
-	{kind: bridgeWrite, weight: 10, presence: true, write: true},
-	{kind: greedyWrite, weight: 25, presence: true, write: true},
-	{kind: foreign, weight: 20, presence: true, write: true, never: true},
-	{kind: leavingWrite, weight: 15, presence: true, write: true, leaves: true},
-	{kind: strangerRead, weight: 15, presence: true, newToken: true},
-	{kind: strangerWrite, weight: 10, presence: true, write: true, never: true, newToken: true},
-	{kind: repeatRead, weight: 10, presence: true},
+	{kind: read, weight: 540, route: "read"},
+	{kind: readQuery, weight: 30, route: "read"},
+	{kind: readR0, weight: 20, route: "read"},
+	{kind: readOdd, weight: 12, route: "read"},
+	{kind: bridgeRead, weight: 30, route: "read"},
+	{kind: greedyRead, weight: 50, route: "read"},
+	{kind: goneRead, route: "read"},
+	{kind: leavingRead, weight: 30, route: "read", leaves: true},
+	{kind: write, weight: 80, route: "write"},
+	{kind: bridgeWrite, weight: 10, route: "write"},
+	{kind: greedyWrite, weight: 25, route: "write"},
+	{kind: foreign, weight: 20, route: "write", never: true},
+	{kind: leavingWrite, weight: 15, route: "write", leaves: true},
+	{kind: strangerRead, weight: 15, route: "read", newToken: true},
+	{kind: strangerWrite, weight: 10, route: "write", never: true, newToken: true},
+	{kind: repeatRead, weight: 10, route: "read"},
+	{kind: again, weight: 60, route: "write"},
+	{kind: hasty, weight: 20, route: "write"},
+	{kind: syncing, weight: 80, route: "sync"},
+	{kind: preflight, weight: 20, route: "preflight"},
 	{kind: logout, weight: 12},
 	{kind: logoutAll, weight: 8},
 	{kind: login},
 	{kind: pass, weight: 60},
 }
+
+// presence tells that it is a read or a write.
+func (t traits) presence() bool { return t.route == "read" || t.route == "write" }
 
 // weights is the sum of all.
 var weights = func() (sum int) {

@@ -39,6 +39,7 @@ const (
 	wayWrite     = "fwd=method"
 	wayCollapsed = "collapsed"
 	wayHit       = "hit"
+	wayCoalesced = "detail=coalesced"
 )
 
 // way shortens a Cache-Status, such as "matrix_presence; fwd=miss; stored".

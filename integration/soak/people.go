@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -14,8 +15,9 @@ import (
 type person struct {
 	id string
 
-	writing sync.Mutex // held while a write of theirs is under way: one at a time
-	written int64      // version of the last write that was sent; guarded by writing
+	writing  sync.Mutex // held while a write of theirs is under way: one at a time
+	written  int64      // version of the last write that was sent; guarded by writing
+	accepted int64      // of the last that was answered with 200, perhaps to be delivered later; likewise
 	// acknowledged is the version of the last write that was answered with 200, seen the
 	// largest that any reader was shown. No read that begins later may show less.
 	acknowledged, seen atomic.Int64
@@ -57,7 +59,10 @@ type town struct {
 	viewers int
 	greedy  *person // goes over every limit
 	bridged []*person
-	bad     []string // tokens that don't exist, shown again and again
+	// repeating write the same again and again, hasty more than they may, and don't mind if
+	// it is delivered later.
+	repeating, hasty []*person
+	bad              []string // tokens that don't exist, shown again and again
 }
 
 // appservice is the token that acts for the bridged.
@@ -71,6 +76,10 @@ func newTown(p plan) *town {
 	for i := range p.bridged {
 		t.bridged = append(t.bridged, &person{id: fmt.Sprintf("@bridge_%d:example.com", i)})
 	}
+	for i := range p.busy {
+		t.repeating = append(t.repeating, &person{id: fmt.Sprintf("@repeating_%d:example.com", i)})
+		t.hasty = append(t.hasty, &person{id: fmt.Sprintf("@hasty_%d:example.com", i)})
+	}
 	for i := range 50 {
 		t.bad = append(t.bad, fmt.Sprintf("bad-%d", i))
 	}
@@ -79,7 +88,7 @@ func newTown(p plan) *town {
 
 // moveIn gives everybody a session at the homeserver, viewers two.
 func (t *town) moveIn(hs *scripted.Homeserver) {
-	for i, p := range append(t.people[:len(t.people):len(t.people)], t.greedy) {
+	for i, p := range slices.Concat(t.people, []*person{t.greedy}, t.repeating, t.hasty) {
 		for d := range p.devices {
 			if d == 0 || i < t.viewers {
 				p.devices[d].Store(&session{owner: p, token: hs.Login(p.id)})
@@ -90,8 +99,7 @@ func (t *town) moveIn(hs *scripted.Homeserver) {
 
 // everybody is all who write.
 func (t *town) everybody() []*person {
-	all := append([]*person{t.greedy}, t.people...)
-	return append(all, t.bridged...)
+	return slices.Concat([]*person{t.greedy}, t.people, t.bridged, t.repeating, t.hasty)
 }
 
 // viewer picks one who reads, and a device.

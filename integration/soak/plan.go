@@ -14,6 +14,7 @@ type plan struct {
 	people  int // who have a presence, and write it
 	viewers int // of them, who read
 	bridged int // users of the appservice
+	busy    int // who write the same again, who write in haste, and viewers who sync
 
 	reload  time.Duration // from one to the next
 	restart time.Duration // of the homeserver, likewise
@@ -32,7 +33,7 @@ type sizes struct{ states, permissions, tokens int }
 // whole is for ten minutes and more.
 var whole = plan{
 	clients: 64,
-	people:  3000, viewers: 300, bridged: 50,
+	people:  3000, viewers: 300, bridged: 50, busy: 20,
 	reload: 5 * time.Second, restart: 20 * time.Second, sample: time.Second,
 	tables: sizes{states: 1500, permissions: 20_000, tokens: 1600},
 }
@@ -41,12 +42,33 @@ var whole = plan{
 func brief(duration time.Duration, rate int) plan {
 	p := whole
 	p.duration, p.rate = duration, rate
-	p.clients, p.people, p.viewers, p.bridged = 32, 600, 60, 20
+	p.clients, p.people, p.viewers, p.bridged, p.busy = 32, 600, 60, 20, 10
 	p.reload, p.restart, p.sample = 1500*time.Millisecond, 4*time.Second, 250*time.Millisecond
 	p.filling = true
 	p.tables = sizes{states: 250, permissions: 2000, tokens: 480}
 	return p
 }
+
+// busy are the options of a busy server, in both configurations.
+const busy = `
+		homeserver synapse
+		sync limit
+		sync_limit 1/2s burst 5
+		preflight local
+		class repeating {
+			match @repeating_*:example.com
+			write_limit 100/1s
+			repeat_writes absorb
+		}
+		class hasty {
+			match @hasty_*:example.com
+			write_limit 1/1s burst 2
+			repeat_writes absorb
+			over_limit coalesce
+		}
+		coalesce {
+			max_age 20s
+		}`
 
 // caddyfile is one of two configurations. They differ in what a reload may change: limits,
 // lifetimes, sizes, and whether stale answers are good enough.
@@ -109,7 +131,7 @@ http://{$LISTEN} {
 	log_append cache {http.vars.matrix_presence.cache}
 	log_append decision {http.vars.matrix_presence.decision}
 	log_append cache_status {http.response.header.Cache-Status}
-	matrix_presence {%s
+	matrix_presence {%s%s
 	}
 	reverse_proxy %s {
 		transport http {
@@ -117,7 +139,7 @@ http://{$LISTEN} {
 		}
 	}
 }
-`, logAddress, kindField, options, homeserver)
+`, logAddress, kindField, busy, options, homeserver)
 }
 
 // mib is for figures.

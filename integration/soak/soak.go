@@ -146,8 +146,24 @@ func (s *soaking) settled(ctx context.Context, tooMuch func(vitals.Vitals) bool)
 	}
 }
 
+// delivered waits until no write waits any more.
+func (s *soaking) delivered(ctx context.Context) error {
+	for {
+		v, err := vitals.Read(ctx, s.sidecar.Admin)
+		if err != nil {
+			return err
+		}
+		if v.Pending == 0 || !wait(ctx, 50*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+}
+
 // close ends everything in its order, and draws up the balance.
 func (s *soaking) close(ctx context.Context, before vitals.Vitals) (*results, error) {
+	if err := s.delivered(ctx); err != nil {
+		return nil, err
+	}
 	// With the homeserver away, no connection to it is left.
 	if err := s.hs.Stop(ctx); err != nil {
 		return nil, err
@@ -171,6 +187,11 @@ func (s *soaking) close(ctx context.Context, before vitals.Vitals) (*results, er
 	for _, p := range s.town.everybody() {
 		if s.hs.State(p.id).Version < p.acknowledged.Load() {
 			b.behind++
+		}
+	}
+	for _, p := range s.town.hasty {
+		if s.hs.State(p.id).Version < p.accepted {
+			b.waiting++
 		}
 	}
 	r.upstream = arrived(b.hs)

@@ -70,11 +70,19 @@ func (w *worker) one(k kind) {
 		if w.random.IntN(2) == 0 {
 			writers = writers[:50]
 		}
-		w.write(k, writers[w.random.IntN(len(writers))])
+		w.write(k, w.anyOf(writers))
 	case greedyWrite:
 		w.write(k, w.town.greedy)
 	case bridgeWrite:
-		w.write(k, w.town.bridged[w.random.IntN(len(w.town.bridged))])
+		w.write(k, w.anyOf(w.town.bridged))
+	case again:
+		w.write(k, w.anyOf(w.town.repeating))
+	case hasty:
+		w.write(k, w.anyOf(w.town.hasty))
+	case syncing:
+		w.sync()
+	case preflight:
+		w.preflight()
 	case foreign:
 		w.foreign()
 	case strangerRead, strangerWrite, repeatRead:
@@ -89,7 +97,17 @@ func (w *worker) one(k kind) {
 }
 
 // target picks whose presence is read: a few very often, most rarely.
-func (w *worker) target() *person { return w.town.people[w.popular.Uint64()] }
+func (w *worker) target() *person {
+	switch w.random.IntN(20) {
+	case 0:
+		return w.anyOf(w.town.repeating)
+	case 1:
+		return w.anyOf(w.town.hasty)
+	}
+	return w.town.people[w.popular.Uint64()]
+}
+
+func (w *worker) anyOf(people []*person) *person { return people[w.random.IntN(len(people))] }
 
 func presencePath(version, userID string) string {
 	return "/_matrix/client/" + version + "/presence/" + url.PathEscape(userID) + "/status"
@@ -144,7 +162,7 @@ func (w *worker) read(k kind) {
 	case leavingRead:
 		q.leave = w.patience()
 	case bridgeRead:
-		as := w.town.bridged[w.random.IntN(len(w.town.bridged))]
+		as := w.anyOf(w.town.bridged)
 		q.path += "?user_id=" + url.QueryEscape(as.id)
 		w.readAs(q, &session{owner: as, token: appservice}, target)
 		return
@@ -182,7 +200,9 @@ func (w *worker) write(k kind, p *person) {
 	}
 	p.writing.Lock()
 	defer p.writing.Unlock()
-	p.written++
+	if k != again || p.written == 0 || w.random.IntN(20) == 0 {
+		p.written++
+	}
 	q := call{
 		kind: k, method: http.MethodPut, path: path, token: s.token,
 		body: fmt.Sprintf(`{"presence":"online","status_msg":%q}`, scripted.Status(p.written)),
@@ -193,12 +213,15 @@ func (w *worker) write(k kind, p *person) {
 	before := s.state.Load()
 	a, how := w.clients.send(w.random, q)
 	if a.status == http.StatusOK {
-		raise(&p.acknowledged, p.written)
+		p.accepted = p.written
+		if way(a.header.Get("Cache-Status")) != wayCoalesced {
+			raise(&p.acknowledged, p.written)
+		}
 	}
 	if a.status == 0 && q.leave > 0 {
 		return
 	}
-	how.before, how.after, how.mayLimit = before, s.state.Load(), p == w.town.greedy
+	how.before, how.after, how.mayLimit = before, s.state.Load(), p == w.town.greedy || k == hasty
 	w.clients.note(how.write(a), q, a, "")
 }
 
@@ -277,6 +300,28 @@ func (w *worker) logout(k kind) {
 	last := ended[w.random.IntN(len(ended))]
 	target := w.target()
 	w.readAs(call{kind: goneRead, method: http.MethodGet, path: presencePath("v3", target.id)}, last, target)
+}
+
+// sync is a client that asks for news, again and again, and says how present its user is.
+func (w *worker) sync() {
+	s := w.session(w.anyOf(w.town.people[:w.plan.busy]), w.random.IntN(2))
+	if s == nil {
+		return
+	}
+	presence := []string{"", "&set_presence=online"}[w.random.IntN(2)]
+	if w.random.IntN(10) == 0 {
+		presence = "&set_presence=unavailable"
+	}
+	q := call{kind: syncing, method: http.MethodGet, path: "/_matrix/client/v3/sync?since=s1&timeout=0" + presence, token: s.token}
+	a, how := w.clients.send(w.random, q)
+	w.clients.note(how.pass(a, `{"other":true}`), q, a, "")
+}
+
+// preflight is a browser that asks whether it may read.
+func (w *worker) preflight() {
+	q := call{kind: preflight, method: http.MethodOptions, path: presencePath("v3", w.target().id)}
+	a, how := w.clients.send(w.random, q)
+	w.clients.note(how.preflight(a), q, a, "")
 }
 
 func (w *worker) pass() {

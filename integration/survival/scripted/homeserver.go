@@ -100,12 +100,13 @@ type Route string
 
 // The routes.
 const (
-	Read   Route = "read"
-	Write  Route = "write"
-	WhoAmI Route = "whoami"
-	Login  Route = "login"
-	Logout Route = "logout" // of one token or of all
-	Other  Route = "other"
+	Read      Route = "read"
+	Write     Route = "write"
+	Preflight Route = "preflight" // of a presence
+	WhoAmI    Route = "whoami"
+	Login     Route = "login"
+	Logout    Route = "logout" // of one token or of all
+	Other     Route = "other"
 )
 
 // Key is under what a request is counted.
@@ -164,12 +165,16 @@ func (h *Homeserver) serve(run *run, w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Server", "Synapse/1.160.0")
 	header.Set("Content-Type", "application/json")
-	header.Set("Content-Length", strconv.Itoa(len(answer)))
+	if status != http.StatusNoContent {
+		header.Set("Content-Length", strconv.Itoa(len(answer)))
+	}
 	header.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	header.Set("Access-Control-Allow-Origin", "*")
 	header.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
 	w.WriteHeader(status)
-	_, _ = w.Write(answer)
+	if len(answer) > 0 {
+		_, _ = w.Write(answer)
+	}
 	_ = http.NewResponseController(w).Flush()
 }
 
@@ -239,6 +244,9 @@ func (h *Homeserver) answer(r *http.Request, route Route, target string, body []
 		token := fmt.Sprintf("token-%d", h.issued)
 		h.tokens[token] = who.User
 		return http.StatusOK, fmt.Appendf(nil, `{"user_id":%q,"access_token":%q}`, who.User, token)
+	}
+	if route == Preflight {
+		return http.StatusNoContent, nil
 	}
 	if route == Other {
 		if len(body) == 0 {
@@ -332,6 +340,8 @@ func routeOf(r *http.Request) (route Route, target string) {
 		return Other, ""
 	case r.Method == http.MethodPut:
 		return Write, id
+	case r.Method == http.MethodOptions:
+		return Preflight, id
 	}
 	return Read, id
 }

@@ -34,6 +34,8 @@ type Vitals struct {
 	// Counters are those of the module, summed up over the memories, by name and labels:
 	// "outcomes_total{outcome=hit,route=read}".
 	Counters map[string]int
+	// Pending is how many writes wait, in all memories.
+	Pending int
 	// InFlight is how many requests are being served under the newest configuration,
 	// if that has Caddy's metrics on.
 	InFlight int
@@ -86,6 +88,7 @@ func Read(ctx context.Context, admin string) (Vitals, error) {
 		Descriptors: int(sum(families["process_open_fds"])),
 		Tables:      make(map[string]int),
 		Counters:    make(map[string]int),
+		Pending:     int(sum(families[ours+"pending"])),
 		InFlight:    int(sum(families["caddy_http_requests_in_flight"])),
 	}
 	for _, m := range families[ours+"entries"].GetMetric() {
