@@ -160,9 +160,9 @@ func (w Write) end(shard *stateShard, f *fence, now time.Time, settle time.Durat
 //	3 read:  shows the second write, and must not be stored
 //	1 write: is applied
 func (w Write) Acknowledge(body []byte, began, now time.Time, settle time.Duration) {
-	var proof proof
+	var shows proof
 	if settle > 0 {
-		proof = w.presence.proofOf(w.target, body, began)
+		shows = w.presence.proofOf(w.target, body, began)
 	}
 	shard, f := w.presence.shardOf(w.target)
 	shard.mu.Lock()
@@ -170,6 +170,6 @@ func (w Write) Acknowledge(body []byte, began, now time.Time, settle time.Durati
 	alone := f.generation == w.generation && w.presence.clock(began) >= w.alone
 	w.end(shard, f, now, settle)
 	if alone {
-		f.proof = proof
+		f.proof = shows
 	}
 }

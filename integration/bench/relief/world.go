@@ -115,6 +115,19 @@ func (w *world) used() (time.Duration, error) {
 	return usage.CPU(), err
 }
 
+// spends waits for a time and returns how much CPU time the homeserver used in it.
+func (w *world) spends(ctx context.Context, during time.Duration) (time.Duration, error) {
+	before, err := w.used()
+	if err != nil {
+		return 0, err
+	}
+	if err := wait(ctx, time.Now().Add(during)); err != nil {
+		return 0, err
+	}
+	after, err := w.used()
+	return after - before, err
+}
+
 // rests is how many times a homeserver is looked at when it is idle.
 const rests = 3
 
@@ -127,18 +140,11 @@ func (w *world) rest(ctx context.Context, measure time.Duration) error {
 	}
 	least := time.Duration(math.MaxInt64)
 	for range rests {
-		before, err := w.used()
+		spent, err := w.spends(ctx, measure)
 		if err != nil {
 			return err
 		}
-		if err := wait(ctx, time.Now().Add(measure)); err != nil {
-			return err
-		}
-		after, err := w.used()
-		if err != nil {
-			return err
-		}
-		least = min(least, after-before)
+		least = min(least, spent)
 	}
 	w.idle = time.Duration(float64(least) / measure.Seconds())
 	return nil
@@ -148,18 +154,11 @@ func (w *world) rest(ctx context.Context, measure time.Duration) error {
 func (w *world) calm(ctx context.Context, patience time.Duration) error {
 	const look, little = 300 * time.Millisecond, 20 * time.Millisecond
 	for until := time.Now().Add(patience); time.Now().Before(until); {
-		before, err := w.used()
+		spent, err := w.spends(ctx, look)
 		if err != nil {
 			return err
 		}
-		if err := wait(ctx, time.Now().Add(look)); err != nil {
-			return err
-		}
-		after, err := w.used()
-		if err != nil {
-			return err
-		}
-		if after-before <= little+time.Duration(w.idle.Seconds()*float64(look)) {
+		if spent <= little+time.Duration(w.idle.Seconds()*float64(look)) {
 			return nil
 		}
 	}
