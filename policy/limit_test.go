@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,6 +89,8 @@ func TestBudgetsAreOneAUser(t *testing.T) {
 	}
 }
 
+// A limit whose arithmetic overflows was taken, and then was no limit at all. The error
+// names the largest number that would do.
 func TestLimitsOutOfRangeAreErrors(t *testing.T) {
 	for _, tt := range []struct {
 		events int
@@ -94,38 +98,109 @@ func TestLimitsOutOfRangeAreErrors(t *testing.T) {
 		burst  int
 		says   string
 	}{
-		{0, time.Second, 1, "event"},
-		{-1, time.Second, 1, "event"},
+		{0, time.Second, 1, "at least 1 event"},
+		{-1, time.Second, 1, "at least 1 event"},
 		{1, 0, 1, "window"},
 		{1, -time.Second, 1, "window"},
 		{1, time.Second, -1, "burst"},
-		{1, math.MaxInt64, 1, "refill"},
-		{1, math.MaxInt64, math.MaxInt, "refill"},
-		{1, time.Hour, math.MaxInt, "refill"},
-		{math.MaxInt, 1, math.MaxInt, "refill"},
-		{1, 24 * time.Hour, 40_000, "refill"},
+		{1, math.MaxInt64, 1, "window of 2562047h47m16.854775807s for 1 events is too long: at most 9854h1m47.83405683s"},
+		{1, math.MaxInt64, math.MaxInt, "window"},
+		{200, math.MaxInt64, 1, "at most 1970805h59m26.811366s"},
+		{1, 10_000 * time.Hour, 1, "window"},
+		{1, time.Hour, math.MaxInt, "burst of 9223372036854775807 is too large for 1 events in 1h0m0s: at most 640447"},
+		{1, time.Hour, 640_448, "burst"},
+		{1, 9000 * time.Hour, 8, "at most 7"},
+		// With a debt, and as the budget of a network.
+		{math.MaxInt, 1, 1 << 55, "at most 36028797018963903"},
+		{math.MaxInt, 1, 0, "burst of 9223372036854775807"},
 	} {
 		if limit, err := NewLimit(tt.events, tt.window, tt.burst); err == nil || !strings.Contains(err.Error(), tt.says) {
-			t.Errorf("NewLimit(%d, %v, %d) = %+v, %v, want an error about its %s", tt.events, tt.window, tt.burst, limit, err, tt.says)
+			t.Errorf("NewLimit(%d, %v, %d) = %+v, %v, want an error that says %q", tt.events, tt.window, tt.burst, limit, err, tt.says)
 		}
 	}
 }
 
-// The widest limits that are taken must not overflow, a decade after the start too.
+// atMost is the number at the end of an error of NewLimit.
+func atMost(t *testing.T, err error) string {
+	t.Helper()
+	_, most, ok := strings.Cut(fmt.Sprint(err), "at most ")
+	if !ok {
+		t.Fatalf("the error names no largest number: %v", err)
+	}
+	return most
+}
+
+// widest returns limits at the end of what is taken, by what the errors say.
+func widest(t *testing.T, r *rand.Rand) []Limit {
+	t.Helper()
+	var limits []Limit
+	for _, events := range []int{1, 2, 64, 1 + r.IntN(200)} {
+		_, err := NewLimit(events, math.MaxInt64, 1)
+		window, err := time.ParseDuration(atMost(t, err))
+		if err != nil {
+			t.Fatal(err)
+		}
+		limits = append(limits, mustLimit(t, events, window, 1))
+		if _, err := NewLimit(events, window+time.Duration(events), 1); err == nil {
+			t.Errorf("%d events in more than %v are taken", events, window)
+		}
+	}
+	for _, window := range []time.Duration{1, 7, 8, 63, 64, 65, time.Second, time.Hour, time.Duration(1 + r.Int64N(int64(8000*time.Hour)))} {
+		_, err := NewLimit(1, window, math.MaxInt)
+		burst, err := strconv.Atoi(atMost(t, err))
+		if err != nil {
+			t.Fatal(err)
+		}
+		limits = append(limits, mustLimit(t, 1, window, burst))
+		if _, err := NewLimit(1, window, burst+1); err == nil {
+			t.Errorf("a burst of more than %d in %v is taken", burst, window)
+		}
+	}
+	return limits
+}
+
+// The widest limits that are taken must not overflow: not decades after the start, not
+// as the budget of a network of clients, not with the largest debt, and not when one takes
+// the place of another.
 func TestTheWidestLimitsDoNotOverflow(t *testing.T) {
 	const decade = 10 * 365 * 24 * time.Hour
-	for _, limit := range []Limit{
-		mustLimit(t, 1, time.Duration(maxBurstSpan), 1),
-		mustLimit(t, math.MaxInt, 1, int(maxBurstSpan)),
-		mustLimit(t, 1, time.Hour, int(maxBurstSpan/int64(time.Hour))),
-	} {
-		for _, now := range []time.Time{testkit.Epoch, testkit.At(decade)} {
+	r := testkit.Rand(t)
+	var limits []Limit
+	for _, limit := range widest(t, r) {
+		for _, times := range []int{1, 8, maxTimes} {
+			many := limit.Times(times)
+			if many.burst != limit.burst*int64(times) || many.burst/int64(times) != limit.burst || many.interval < 1 || many.interval > limit.interval {
+				t.Errorf("%d times %+v is %+v", times, limit, many)
+			}
+			limits = append(limits, many, limit.Times(8).Times(max(1, times/8)))
+		}
+	}
+	for _, limit := range limits {
+		if debt := new(big.Int).Mul(big.NewInt(limit.burst+maxDebt), big.NewInt(limit.interval)); debt.Cmp(big.NewInt(maxSpan)) > 0 {
+			t.Errorf("%+v with a debt spans %v", limit, debt)
+		}
+		for _, now := range []time.Time{testkit.Epoch, testkit.At(decade), testkit.At(7 * decade)} {
 			l, model := NewLimiter(1, testkit.Epoch), bucket{limit: limit, level: limit.burst * limit.interval}
 			for i := range 5 {
 				wait, ok := l.Take("@a:b", limit, now)
 				if want, wantOK := model.take(0); wait != want || ok != wantOK {
 					t.Errorf("%+v at %v, event %d: wait %v, allowed %v, want %v, %v", limit, now, i, wait, ok, want, wantOK)
 				}
+			}
+			l = NewLimiter(1, testkit.Epoch)
+			for range min(limit.burst, 10) + 2*maxDebt {
+				l.Charge("@a:b", limit, now)
+			}
+			if wait := l.Wait("@a:b", limit, now); wait < 0 || limit.burst <= 10 && wait != time.Duration((maxDebt+1)*limit.interval) {
+				t.Errorf("%+v at %v: the debt takes %v", limit, now, wait)
+			}
+			for range 20 {
+				other := limits[r.IntN(len(limits))]
+				// What floating-point numbers lose of seventy years is less than a microsecond.
+				if wait := l.Wait("@a:b", other, now); wait < 0 || wait > time.Duration((maxDebt+1)*other.interval)+time.Microsecond {
+					t.Errorf("%+v after %+v at %v: wait %v", other, limit, now, wait)
+				}
+				l.Charge("@a:b", other, now)
 			}
 		}
 	}
