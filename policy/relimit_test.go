@@ -81,6 +81,22 @@ func TestAnotherLimitAppliesAtOnce(t *testing.T) {
 	}
 }
 
+// A wait that was announced is good for one event, whatever the limit is by then.
+func TestWhatWasAnnouncedIsGoodForOneEvent(t *testing.T) {
+	hourly, fast := mustLimit(t, 1, time.Hour, 5), mustLimit(t, 10, time.Second, 10)
+	l := NewLimiter(1000, testkit.Epoch)
+	for range 11 {
+		l.Take("@a:b", fast, testkit.Epoch)
+	}
+	at := testkit.At(100 * time.Millisecond)
+	if _, ok := l.Take("@a:b", fast, at); !ok {
+		t.Fatal("refused after the wait that was announced")
+	}
+	if wait, ok := l.Take("@a:b", hourly, at); ok || wait != time.Hour {
+		t.Errorf("wait %v, allowed %v, want 1h", wait, ok)
+	}
+}
+
 // A debt was read as one under another limit, too: an address that had shown too many
 // unknown tokens at one an hour would have waited for days after a reload to ten a second.
 func TestADebtStaysAsManyEvents(t *testing.T) {
@@ -196,7 +212,10 @@ func TestLimitsThatTakeTurns(t *testing.T) {
 func TestThereAndBackGainsNothing(t *testing.T) {
 	r := testkit.Rand(t)
 	for range 1000 {
-		limits := []Limit{randomLimit(t, r), randomLimit(t, r), randomLimit(t, r)}
+		limits := make([]Limit, 3)
+		for i := range limits { // none of which a nanosecond is a part that counts
+			limits[i] = mustLimit(t, 1+r.IntN(20), time.Second+time.Duration(r.Int64N(int64(testkit.Pick(r, time.Second, time.Hour)))), r.IntN(6))
+		}
 		type event struct {
 			after time.Duration
 			limit Limit
@@ -212,6 +231,9 @@ func TestThereAndBackGainsNothing(t *testing.T) {
 				b, _ := shard.find(hash, limit, at)
 				return b.wait(limit, at)
 			}
+			for _, limit := range limits {
+				look(limit) // what is owed is paid at the rate of the fastest that is known
+			}
 			for _, e := range history {
 				if now = now.Add(e.after); look(e.limit) == 0 {
 					l.Take("@a:b", e.limit, now)
@@ -219,6 +241,9 @@ func TestThereAndBackGainsNothing(t *testing.T) {
 			}
 			for range turns {
 				look(testkit.Pick(r, limits...))
+			}
+			if turns == 0 {
+				now = now.Add(time.Microsecond) // rounding may be either way
 			}
 			for ok := true; ok; events++ {
 				_, ok = l.Take("@a:b", limit, now)
