@@ -182,9 +182,9 @@ type Identity struct {
 	// large, for asking again after RejectedTTL.
 	//
 	// A client is an IPv4 address or an IPv6 /64, as Caddy's trusted_proxies tells
-	// it; a whole /48 has eight times as much. Private and loopback addresses have
-	// no budget: they are proxies' more often than clients'. Default: 10 in 1m,
-	// burst 50.
+	// it; a whole /48 has eight times as much. Private and loopback addresses, and those
+	// between a provider and its NAT (100.64.0.0/10), have no budget: they are
+	// proxies' more often than clients'. Default: 10 in 1m, burst 50.
 	RejectedLimit *Limit `json:"rejected_limit,omitempty"`
 
 	// Timeout is how long the homeserver may take to tell whose token it is.

@@ -87,7 +87,10 @@ func (h *Handler) dialect(r *http.Request, next caddyhttp.Handler) dialect {
 
 // learnSoftware asks the homeserver for its name and remembers that.
 func (h *Handler) learnSoftware(questions []subrequest) {
-	found, name, failed, err := h.askSoftware(questions)
+	found, name, failed, err := auto, "", true, error(nil)
+	if crash := guard(func() { found, name, failed, err = h.askSoftware(questions) }); crash != nil {
+		err = crash
+	}
 	s := &h.memory.software
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,6 +1,15 @@
 package caddymodule
 
-import "sync"
+import (
+	"fmt"
+	"net/http"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
 
 // maxFlights bounds how many requests of ours are under way in one group at a
 // time. A flight outlives the client that began it, so the number of clients
@@ -21,6 +30,9 @@ const maxFlights = 4096
 // So under a write a target costs no more than one request at a time, and no
 // reader gets a state from before it came.
 type flights[K comparable, V any] struct {
+	// crashed returns the result of a flight whose function has panicked.
+	crashed func(err error) V
+
 	mu    sync.Mutex // guards lanes and what they hold
 	lanes map[K]*lane[V]
 }
@@ -40,8 +52,8 @@ type flight[V any] struct {
 // next. There is none, nil, if too many are in the air.
 //
 // If depart is not nil the flight is the caller's to begin, at once: by calling
-// depart, or in a goroutine if the caller won't stay for its end. fly must not
-// panic.
+// depart, or in a goroutine if the caller won't stay for its end. If fly panics the
+// flight lands all the same, with an error for all who wait.
 func (g *flights[K, V]) board(key K, shareCurrent bool, fly func() V) (f *flight[V], own bool, depart func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -75,7 +87,15 @@ func newFlight[V any](fly func() V) *flight[V] {
 // goroutine flies that, so that whoever began this one can go.
 func (g *flights[K, V]) depart(key K, l *lane[V]) {
 	f := l.current
-	f.result = f.fly()
+	defer g.land(key, l)
+	if err := guard(func() { f.result = f.fly() }); err != nil {
+		f.result = g.crashed(err)
+	}
+}
+
+// land ends the current flight of a lane.
+func (g *flights[K, V]) land(key K, l *lane[V]) {
+	f := l.current
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	close(f.landed)
@@ -84,4 +104,18 @@ func (g *flights[K, V]) depart(key K, l *lane[V]) {
 	} else {
 		go g.depart(key, l)
 	}
+}
+
+// guard calls f, and logs a panic and returns it as an error. In a goroutine of our own
+// nobody else would, and that would be the end of the process.
+func guard(f func()) (err error) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			caddy.Log().Named("http.handlers.matrix_presence").Error("a request of our own panicked",
+				zap.Any("panic", reason), zap.Stack("stack"))
+			err = caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("a request of our own panicked: %v", reason))
+		}
+	}()
+	f()
+	return nil
 }

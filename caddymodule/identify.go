@@ -120,7 +120,7 @@ func (i inquiry) later(then func(who owner)) bool {
 	}
 	go func() {
 		defer func() { <-places }()
-		then(i.answer(nil))
+		_ = guard(func() { then(i.answer(nil)) })
 	}()
 	return true
 }

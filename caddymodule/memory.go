@@ -95,6 +95,8 @@ func newMemory(name string, s sizes) *memory {
 		repeats:    policy.NewRepeats(s.tokens, now),
 		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
+		fetches:    flights[fetchKey, *fetched]{crashed: func(err error) *fetched { return &fetched{subresponse: &subresponse{err: err}} }},
+		whoAmIs:    flights[whoAmIKey, owner]{crashed: func(err error) owner { return owner{err: err} }},
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),
 		learning:   make(chan struct{}, maxLearning),

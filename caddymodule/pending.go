@@ -107,11 +107,16 @@ type presenceWrite struct {
 	class      *class
 }
 
-// waits reports whether the user has writes waiting, or being delivered.
-func (p *pendings) waits(userID string) bool {
+// waits reports whether the user has writes waiting or being delivered, and how many
+// there are in the queue.
+func (p *pendings) waits(userID string) (queued int, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.users[userID] != nil
+	user := p.users[userID]
+	if user == nil {
+		return 0, false
+	}
+	return len(user.queue), true
 }
 
 // len returns how many writes wait or are being delivered.
@@ -313,7 +318,8 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 
 		user.sent = w
 		p.mu.Unlock()
-		result, retry := w.deliver(timeout)
+		result, retry := deliveryLost, time.Duration(0)
+		_ = guard(func() { result, retry = w.deliver(timeout) })
 		p.mu.Lock()
 		user.sent = nil
 		if settled := time.Now().Add(w.handler.set.settle); settled.After(user.settled) {
@@ -345,7 +351,8 @@ func (u *pendingUser) has(fingerprint [16]byte) bool {
 }
 
 // chargeDelivery takes an event for a write from its user's budget, or returns how long
-// there will be none. For one that goes along with another it makes a debt.
+// there will be none, but no longer than until the write is too old: another handler's
+// deliveries may have led to a debt. For one that goes along with another it makes a debt.
 func (m *memory) chargeDelivery(w *pendingWrite, along bool) (wait time.Duration) {
 	limit := w.class.writeLimit
 	switch {
@@ -356,7 +363,7 @@ func (m *memory) chargeDelivery(w *pendingWrite, along bool) (wait time.Duration
 		return 0
 	}
 	wait, _ = m.writes.Take(w.UserID, *limit, time.Now())
-	return wait
+	return min(wait, w.handler.set.coalesce.maxAge-time.Since(w.accepted))
 }
 
 // deliver sends a write. If that fails in a way that may pass it returns after which time
@@ -368,14 +375,15 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 	request.request.Body = io.NopCloser(bytes.NewReader(w.Body))
 
 	attempt := m.repeats.Begin(w.UserID, time.Now())
+	var taken *policy.PresenceWrite
+	defer func() { attempt.End(taken) }()
 	answer := request.send(timeout, m.counters.departs(reasonDelivery))
 	w.attempts++
 	if answer.err == nil && answer.status < http.StatusMultipleChoices {
-		attempt.End(&w.PresenceWrite)
-		w.handler.wrote(&w.PresenceWrite)
+		taken = &w.PresenceWrite
+		w.handler.wrote(taken)
 		return deliveryDone, 0
 	}
-	attempt.End(nil)
 	retry = min(lastRetry, firstRetry<<min(w.attempts-1, 10))
 	switch {
 	case answer.err == nil && answer.status == http.StatusUnauthorized:

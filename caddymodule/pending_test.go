@@ -249,7 +249,7 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 				time.Sleep(3 * time.Minute)
 				p.wantDeliveries(tc.want)
 				p.wantCounts(map[string]int{"PUT": 1 + tc.tries})
-				if waits := p.handler.memory.pendings.waits(alice); waits {
+				if _, waits := p.handler.memory.pendings.waits(alice); waits {
 					t.Error("something still waits")
 				}
 			})

@@ -80,7 +80,8 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	// Behind a write that waits, so do all others: also for a handler that lets none
 	// wait itself, of another site or after a reload.
-	now, waits := time.Now(), m.pendings.waits(write.UserID)
+	now := time.Now()
+	queued, waits := m.pendings.waits(write.UserID)
 	if class.absorb && !waits && m.repeats.Absorb(&write.PresenceWrite, h.set.refresh, now) {
 		h.writeDone(w, r, outcomeAbsorbed)
 		return true
@@ -92,14 +93,14 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 		wait, ok = m.take(limitWrite, class.writeLimit, write.UserID, now)
 	}
 	if !ok {
-		if class.coalesce {
-			// With a debt it takes longer than until the next event.
-			due := m.writes.Wait(write.UserID, *class.writeLimit, now)
-			if h.accept(h.newPending(r, next, write), due) {
+		if limit := class.writeLimit; limit != nil {
+			due := m.writes.Wait(write.UserID, *limit, now)
+			if class.coalesce && h.accept(h.newPending(r, next, write), due) {
 				h.writeDone(w, r, outcomeCoalesced)
 				return true
 			}
-			wait = max(wait, due)
+			// Those in the queue go first, together, and are charged for.
+			wait = max(wait, due+time.Duration(queued)*limit.Interval())
 		}
 		h.writeLimited(w, r, wait)
 		return true
