@@ -1,0 +1,236 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// spender spends an event of some limit, and reports for how long it is told to wait, in
+// seconds: 0 if it was let through, and -1 if it wasn't but nobody says for how long.
+type spender func(p *proxy, n int) (wait int)
+
+// told returns what a client is told.
+func told(resp *http.Response) (wait int) {
+	if resp.StatusCode != http.StatusTooManyRequests {
+		return 0
+	}
+	wait, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if err != nil || wait < 1 {
+		return -2
+	}
+	return wait
+}
+
+// A limit that a reload changed was applied to what was noted under the old one. After
+// 1/1h burst 5 was used up, 10/1s burst 10 was 429 with Retry-After: 1 for five hours. So it
+// was for all limits, and for a user who moved to another class.
+func TestReloadToAnotherLimitAppliesAtOnce(t *testing.T) {
+	hourly := &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 5}
+	fast := &Limit{Events: 10, Window: caddy.Duration(time.Second), Burst: 10}
+	write := func(p *proxy, n int) int { return told(p.put("alice-token", alice, message(n))) }
+	observed := func(send func(p *proxy)) spender {
+		return func(p *proxy, _ int) int {
+			limited := func() (n float64) {
+				synctest.Wait()
+				for outcome, count := range p.observed() {
+					if strings.Contains(outcome, "limited") {
+						n += count
+					}
+				}
+				return n
+			}
+			before := limited()
+			if send(p); limited() > before {
+				return -1
+			}
+			return 0
+		}
+	}
+	aliceAs := func(class string, limit *Limit) []Class {
+		return []Class{{Name: class, Match: []string{alice}, WriteLimit: limit}}
+	}
+	for name, tt := range map[string]struct {
+		configure func(limit *Limit) *Handler
+		spend     spender
+	}{
+		"writes": {func(limit *Limit) *Handler { return &Handler{WriteLimit: limit} }, write},
+		"reads": {
+			func(limit *Limit) *Handler { return &Handler{ReadLimit: limit} },
+			func(p *proxy, _ int) int { return told(p.get("bob-token", alice)) },
+		},
+		"reads that are not cached": {
+			func(limit *Limit) *Handler { return &Handler{ReadLimit: limit, Cache: &Cache{Off: true}} },
+			func(p *proxy, _ int) int { return told(p.get("bob-token", alice)) },
+		},
+		"reads of an uncertain credential": {
+			func(limit *Limit) *Handler { return &Handler{ReadLimit: limit} },
+			func(p *proxy, _ int) int {
+				return told(p.do(request("GET", statusPath(alice)+"?access_token=bob-token", "bob-token", "")))
+			},
+		},
+		"the limit of a class": {func(limit *Limit) *Handler { return &Handler{Classes: aliceAs("a", limit)} }, write},
+		"another class": {func(limit *Limit) *Handler {
+			return &Handler{WriteLimit: hourly, Classes: aliceAs(fmt.Sprint("class ", limit.Burst), limit)}
+		}, write},
+		"into a class and out": {func(limit *Limit) *Handler {
+			if limit == hourly {
+				return &Handler{WriteLimit: limit}
+			}
+			return &Handler{WriteLimit: hourly, Classes: aliceAs("a", limit)}
+		}, write},
+		"observed writes": {
+			func(limit *Limit) *Handler { return &Handler{Mode: "observe", WriteLimit: limit} },
+			observed(func(p *proxy) { p.put("alice-token", alice, online) }),
+		},
+		"observed reads": {
+			func(limit *Limit) *Handler { return &Handler{Mode: "observe", ReadLimit: limit} },
+			observed(func(p *proxy) { p.get("bob-token", alice) }),
+		},
+		"from observing to enforcing and back": {func(limit *Limit) *Handler {
+			if limit == fast {
+				return &Handler{WriteLimit: limit}
+			}
+			return &Handler{Mode: "observe", WriteLimit: limit}
+		}, func(p *proxy, n int) int {
+			if p.handler.Mode != "observe" {
+				return write(p, n)
+			}
+			return observed(func(p *proxy) { p.put("alice-token", alice, online) })(p, n)
+		}},
+		"unknown tokens": {
+			func(limit *Limit) *Handler { return &Handler{Identity: &Identity{RejectedLimit: limit}} },
+			func(p *proxy, n int) int { return told(p.do(from("192.0.2.7", fmt.Sprint("made-up-", n)))) },
+		},
+		"syncs": {
+			func(limit *Limit) *Handler { return &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: limit} },
+			changeBySync(),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, n := newProxy(t, tt.configure(hourly)), 0
+				reload := func(limit *Limit) {
+					handler := tt.configure(limit)
+					if handler.Cache == nil {
+						handler.Cache = new(Cache)
+					}
+					p.reload(handler)
+				}
+				spend := func(step string, passes, wait int) {
+					t.Helper()
+					for i := range passes + 1 {
+						got, want := tt.spend(p, n), 0
+						if n++; i == passes {
+							want = wait
+						}
+						if got != want && (got != -1 || want == 0) {
+							t.Fatalf("%s: event %d is told to wait for %d s, want %d", step, i, got, want)
+						}
+					}
+				}
+				if name == "syncs" {
+					tt.spend(p, 0) // the first of a device costs nothing
+				}
+				spend("at first", 5, 3600)
+				reload(fast)
+				spend("raised", 5, 1)
+				time.Sleep(time.Second)
+				spend("after a second", 10, 1)
+				reload(hourly)
+				spend("lowered", 0, 1)
+				time.Sleep(time.Second)
+				spend("after what was announced", 1, 3600)
+				reload(fast)
+				spend("raised again, with as much used", 0, 1)
+				time.Sleep(time.Second)
+				spend("a second later", 10, 1)
+			})
+		})
+	}
+}
+
+// changeBySync changes a device's presence by a sync.
+func changeBySync() spender {
+	state := "online"
+	return func(p *proxy, _ int) int {
+		other := map[string]string{"online": "unavailable", "unavailable": "online"}[state]
+		query := "set_presence=" + other + "&timeout=0"
+		if p.sync("alice-token", query) != query {
+			return -1
+		}
+		state = other
+		return 0
+	}
+}
+
+// Writes that wait are delivered when a configuration ends, and charged for as events: not
+// as hours, or the user would be refused for hours under the next one.
+func TestWritesThatWaitedAreChargedForAsEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := coalescing()
+		h.WriteLimit = &Limit{Events: 1, Window: caddy.Duration(time.Minute)}
+		p := newProxy(t, h)
+		p.want(p.put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
+		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.reload(&Handler{WriteLimit: &Limit{Events: 10, Window: caddy.Duration(time.Second), Burst: 5}, Cache: new(Cache)})
+		p.wantCounts(map[string]int{"PUT": 3})
+		for n := range 2 {
+			p.want(p.put("alice-token", alice, message(3+n)), 200, "{}", "matrix_presence; fwd=method")
+		}
+		resp := p.put("alice-token", alice, message(5))
+		p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
+		if got := bodyOf(resp); !strings.Contains(got, `"retry_after_ms":100`) {
+			t.Errorf("got %s, want 100 ms", got)
+		}
+	})
+}
+
+// Behind writes that wait, a handler that lets none wait said to try again after a second,
+// and that again and again, for a minute.
+func TestWhatIsAnnouncedBehindWritesThatWaitHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		other := &proxy{t: t, hs: p.hs, handler: &Handler{
+			WriteLimit: &Limit{Events: 1, Window: caddy.Duration(10 * time.Second)}, Cache: &Cache{Name: p.handler.Cache.Name},
+		}}
+		provision(t, other.handler)
+		p.put("alice-token", alice, message(0))
+		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		time.Sleep(time.Second)
+		wait := told(other.put("alice-token", alice, message(3)))
+		if wait != 29 {
+			t.Errorf("told to wait for %d s, want 29: both that wait go first", wait)
+		}
+		time.Sleep(time.Duration(wait) * time.Second)
+		other.want(other.put("alice-token", alice, message(3)), 200, "{}", "matrix_presence; fwd=method")
+		p.wantCounts(map[string]int{"PUT": 4})
+	})
+}
+
+// Another handler's deliveries may lead to a debt that takes longer than a write may wait.
+// It is lost at its max_age then, and not when the debt is paid.
+func TestAWriteThatWaitsForADebtIsLostInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		p.put("alice-token", alice, message(0))
+		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		for range 20 {
+			p.handler.memory.writes.Charge(alice, *p.handler.set.everybody.writeLimit, time.Now())
+		}
+		time.Sleep(59 * time.Second)
+		synctest.Wait()
+		p.wantDeliveries(map[string]float64{"pending": 1})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		p.wantDeliveries(map[string]float64{"lost": 1})
+	})
+}
