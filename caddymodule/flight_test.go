@@ -1,9 +1,16 @@
 package caddymodule
 
 import (
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 func TestNextFlightDepartsAfterItsPassengersCame(t *testing.T) {
@@ -77,5 +84,150 @@ func TestFlightsAreBounded(t *testing.T) {
 			t.Error("a flight that is in the air can't be shared")
 		}
 		close(gate)
+	})
+}
+
+// A flight whose function panicked blocked its key for ever: whoever waited for it, and all
+// who came later, never got an answer.
+func TestFlightThatPanicsLandsWithAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := flights[string, error]{crashed: func(err error) error { return err }}
+		gate := make(chan struct{})
+		first, _, depart := g.board("a", true, func() error { <-gate; panic("boom") })
+		go depart()
+		shared, _, _ := g.board("a", true, nil)
+		// The next departs although the first has crashed, in a goroutine of its own.
+		next, _, _ := g.board("a", false, func() error { panic(errors.New("another")) })
+		close(gate)
+		<-first.landed
+		<-next.landed
+		for says, f := range map[string]*flight[error]{"boom": shared, "another": next} {
+			if f.result == nil || !strings.Contains(f.result.Error(), says) {
+				t.Errorf("the flight brought %v, want an error that says %s", f.result, says)
+			}
+		}
+		synctest.Wait()
+		if len(g.lanes) != 0 {
+			t.Errorf("%d lanes are left", len(g.lanes))
+		}
+		later, own, depart := g.board("a", true, func() error { return nil })
+		if !own || depart == nil {
+			t.Fatal("the key is blocked")
+		}
+		if depart(); later.result != nil {
+			t.Errorf("the next flight brought %v", later.result)
+		}
+	})
+}
+
+// breaks makes our requests of a reason panic, in code of ours, until it is mended.
+func (p *proxy) breaks(why reason) (mend func()) {
+	latency := &p.handler.memory.counters.latency[why]
+	whole := *latency
+	*latency = nil
+	return func() { *latency = whole }
+}
+
+func TestPanicOfAFetchIsAnAnswerToAllWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(Handler))
+		p.knows("bob-token")
+		p.knows("carol-token")
+		p.put("bob-token", bob, online)
+		p.get("alice-token", bob) // who is let share the fetch
+		p.get("alice-phone", bob)
+		time.Sleep(defaultTTL)
+		mend := p.breaks(reasonFetch)
+		p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+			time.Sleep(time.Second)
+			return false, nil
+		})
+		var wg sync.WaitGroup
+		for _, token := range []string{"alice-token", "alice-phone", "alice-token"} {
+			wg.Go(func() { p.want(p.get(token, bob), 500, "", "") })
+		}
+		wg.Wait()
+		mend()
+		p.want(p.get("alice-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
+	})
+}
+
+func TestPanicOfALookupIsAnAnswerToAllWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(Handler))
+		mend := p.breaks(reasonWhoAmI)
+		p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+			time.Sleep(time.Second)
+			return false, nil
+		})
+		var wg sync.WaitGroup
+		for range 2 * maxWhoAmIsEach {
+			wg.Go(func() {
+				p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
+			})
+			wg.Go(func() { p.wantError(p.put("bob-token", bob, online), 500, "M_UNKNOWN") })
+		}
+		wg.Wait()
+		mend()
+		p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+		p.want(p.put("bob-token", bob, online), 200, "", "")
+	})
+}
+
+// A panic where no client waits was the end of the process.
+func TestPanicOfALookupThatNobodyWaitsForIsNotTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Mode: "observe"})
+		mend := p.breaks(reasonWhoAmI)
+		for range 2 * maxLearning {
+			p.want(p.get("alice-token", alice), 200, "", "")
+		}
+		synctest.Wait()
+		if n := len(p.handler.memory.learning); n != 0 {
+			t.Errorf("%d places are taken for ever", n)
+		}
+		mend()
+		p.get("alice-token", alice)
+		synctest.Wait()
+		if p.handler.memory.identities.LastKnown(policy.Credential{Token: "alice-token"}) != alice {
+			t.Error("nobody asks any more")
+		}
+	})
+}
+
+func TestPanicOfTheQuestionWhichHomeserverItIsIsNotTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit"})
+		mend := p.breaks(reasonVersion)
+		p.sync("alice-token", "timeout=0")
+		synctest.Wait()
+		mend()
+		time.Sleep(firstSoftwareRetry)
+		p.sync("alice-token", "timeout=0")
+		synctest.Wait()
+		if got := p.handler.knownDialect(); got != synapse {
+			t.Errorf("the homeserver is known as %v", got)
+		}
+	})
+}
+
+func TestPanicOfADeliveryLosesNoMoreThanThat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, coalescing())
+		mend := p.breaks(reasonDelivery)
+		p.put("alice-token", alice, message(0))
+		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		p.wantDeliveries(map[string]float64{"lost": 2})
+		mend()
+		time.Sleep(20 * time.Second)
+		p.want(p.put("alice-token", alice, message(3)), 200, "{}", "matrix_presence; fwd=method")
+		p.want(p.put("alice-token", alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		p.wantDeliveries(map[string]float64{"lost": 2, "delivered": 1})
+		p.want(p.get("bob-token", alice), 200, message(4), "")
 	})
 }
