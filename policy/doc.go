@@ -14,7 +14,8 @@
 //     homeserver answered. Tokens are kept as keyed hashes only, and a
 //     revocation takes effect on the next lookup.
 //   - Is there budget left? (limit.go) [Limiter] keeps one number per user, the
-//     theoretical arrival time of the generic cell rate algorithm.
+//     theoretical arrival time of the generic cell rate algorithm, and under which
+//     limit it was made.
 //   - What becomes of the presence that a sync sets? (sync.go, devices.go)
 //     [Devices] remembers what each device asked for; what a homeserver makes of it
 //     is its [Dialect] (dialect.go).

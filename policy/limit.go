@@ -191,9 +191,8 @@ func (l *Limiter) Take(userID string, limit Limit, now time.Time) (wait time.Dur
 		shard.overflow = shard.under(limit, shard.overflow, t)
 		return shard.overflow.take(limit, shard.fastest, t)
 	}
-	before := b
-	wait, ok = b.take(limit, shard.fastest, t)
-	if b != before {
+	announced := b.announced
+	if wait, ok = b.take(limit, shard.fastest, t); ok || !announced {
 		shard.budgets[hash] = b
 	}
 	return wait, ok
@@ -252,17 +251,16 @@ func (b *budget) take(limit Limit, fastest, now int64) (wait time.Duration, ok b
 
 // use takes one event, whether or not there is one.
 func (b *budget) use(limit Limit, fastest, now int64) {
-	b.owed = float32(b.owes(fastest, now))
+	if b.owed != 0 {
+		b.owed = float32(b.owes(fastest, now))
+	}
 	b.tat = max(b.tat, now) + limit.interval
 	b.announced = false
 }
 
 // owes returns how much of what is owed is not paid by now.
 func (b budget) owes(fastest, now int64) float64 {
-	if b.owed == 0 || now <= b.tat {
-		return float64(b.owed)
-	}
-	return max(0, float64(b.owed)-float64(now-b.tat)/float64(fastest))
+	return max(0, float64(b.owed)-float64(max(0, now-b.tat))/float64(fastest))
 }
 
 // move makes a budget one under another limit. As many events are used as before, so
