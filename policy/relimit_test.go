@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -204,6 +206,76 @@ func TestLimitsThatTakeTurns(t *testing.T) {
 				promised = now + int64(wait)
 			}
 		}
+	}
+}
+
+// With charges there are debts too. A wait is as long as the debt is then, and holds unless
+// there is another charge.
+func TestLimitsThatTakeTurnsWithDebts(t *testing.T) {
+	r := testkit.Rand(t)
+	for range 1000 {
+		limits := []Limit{randomLimit(t, r), randomLimit(t, r), randomLimit(t, r)}
+		l := NewLimiter(1000, testkit.Epoch)
+		var now, promised int64 = 0, -1
+		for step := range 150 {
+			limit := testkit.Pick(r, limits...)
+			switch {
+			case promised > now && r.IntN(2) == 0:
+				now = promised - r.Int64N(2)
+			case r.IntN(4) == 0:
+				now += r.Int64N(3*testkit.Pick(r, limits...).interval + 1)
+			}
+			at := testkit.At(time.Duration(now))
+			if r.IntN(3) == 0 {
+				for range 1 + r.IntN(100) {
+					l.Charge("a", limit, at)
+				}
+				promised = -1
+				continue
+			}
+			wait := l.Wait("a", limit, at)
+			if r.IntN(2) == 0 {
+				again, ok := l.Take("a", limit, at)
+				if ok != (wait == 0) || again != wait {
+					t.Fatalf("%+v, step %d at %d: Wait says %v, Take says %v, %v", limits, step, now, wait, again, ok)
+				}
+				if ok {
+					promised = -1
+				}
+			}
+			if wait < 0 || wait > time.Duration((1+maxDebt)*limit.interval)+time.Microsecond {
+				t.Fatalf("%+v, step %d at %d: a wait of %v under %+v", limits, step, now, wait, limit)
+			}
+			if wait > 0 {
+				if promised >= 0 && now+int64(wait) > promised {
+					t.Fatalf("%+v, step %d at %d: a wait until %d, after one until %d", limits, step, now, now+int64(wait), promised)
+				}
+				promised = now + int64(wait)
+			}
+		}
+	}
+}
+
+// Two sites with one memory ask at the same moment, under limits of their own.
+func TestLimitsThatTakeTurnsRace(t *testing.T) {
+	small, large := mustLimit(t, 1, time.Hour, 20), mustLimit(t, 1, time.Minute, 50)
+	l := NewLimiter(1000, testkit.Epoch)
+	var allowed atomic.Int64
+	var all sync.WaitGroup
+	for worker := range 8 {
+		all.Go(func() {
+			for i := range 400 {
+				limit := []Limit{small, large}[(worker+i)%2]
+				if _, ok := l.Take("@a:b", limit, testkit.Epoch); ok {
+					allowed.Add(1)
+				}
+				l.Wait("@a:b", limit, testkit.Epoch)
+			}
+		})
+	}
+	all.Wait()
+	if n := allowed.Load(); n != 50 {
+		t.Errorf("%d events passed, want 50", n)
 	}
 }
 
