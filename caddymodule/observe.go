@@ -40,14 +40,16 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	reason := reasonBypass
 	var body *copied
 	var fence cache.Write
-	var hasBody func() bool
+	opaque := func() bool { return true }
 	if kind == routeWrite {
 		reason = reasonWrite
 		body = newCopied(r, h.set.maxBody)
 		fence = h.memory.presence.BeginWrite(route.UserID)
 		h.note(r, outcomeForwarded)
 	} else {
-		hasBody = watchBody(r)
+		if !asksForProtocol(r) {
+			opaque = watchBody(r)
+		}
 		h.note(r, outcomeBypass)
 	}
 	// Also if that panics, because the homeserver's answer breaks off.
@@ -59,7 +61,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 			seen.valid = whole && policy.CheckPresenceBody(seen.body, h.set.presenceValues) == nil
 			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), seen.body)
 		} else {
-			seen.opaque = asksForProtocol(r) || hasBody()
+			seen.opaque = opaque()
 		}
 		h.judge(r, seen, ask)
 	}()
@@ -225,9 +227,9 @@ type copied struct {
 // watchBody returns what tells, when a request is over, whether it had a body. Unlike
 // [hasBody], it leaves the request as it came, and doesn't wait: what nobody has read by then
 // is none.
-func watchBody(r *http.Request) (hasBody func() bool) {
-	if asksForProtocol(r) || !mayHaveBody(r) {
-		has := r.ContentLength != 0
+func watchBody(r *http.Request) (had func() bool) {
+	if !mayHaveBody(r) {
+		has := hasBody(r)
 		return func() bool { return has }
 	}
 	body := newCopied(r, 0)
