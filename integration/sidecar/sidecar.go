@@ -179,9 +179,9 @@ func (s *Sidecar) Exited() <-chan struct{} { return s.process.Exited() }
 
 // Stop ends the sidecar and removes what it wrote.
 func (s *Sidecar) Stop() {
+	protocol.Close() // first: a server of HTTP/2 waits a second for connections to end
 	if s.process != nil {
 		s.process.Stop()
 	}
-	protocol.Close()
 	os.RemoveAll(s.dir)
 }

@@ -1,13 +1,16 @@
 package protocol
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 
 	"github.com/quic-go/quic-go/http3"
+	"golang.org/x/net/http2"
 )
 
 // Register teaches the schemes of the protocols to http.DefaultClient, once in a process.
@@ -20,7 +23,7 @@ var Register = sync.OnceFunc(func() {
 	}
 })
 
-// Close ends the connections of the clients that Register registers. They are opened again when
+// Close ends the idle connections of the clients that Register registers. They are opened again when
 // needed. A client of HTTP/3 notices only after half a minute that its server is gone, so
 // whoever stops a server calls it.
 func Close() {
@@ -41,18 +44,20 @@ func (p Protocol) NewTransport() (http.RoundTripper, error) {
 		return nil, err
 	}
 	config := &tls.Config{RootCAs: trusted.roots}
-	if p == HTTP3 {
-		return &http3.Transport{TLSClientConfig: config}, nil
-	}
-	transport := &http.Transport{TLSClientConfig: config, Protocols: new(http.Protocols), MaxIdleConnsPerHost: 100}
 	switch p {
+	case HTTP3:
+		return &http3.Transport{TLSClientConfig: config}, nil
 	case HTTP2:
-		transport.Protocols.SetHTTP2(true)
+		// Not net/http's: it sends no extended CONNECT.
+		return &http2.Transport{TLSClientConfig: config}, nil
 	case H2C:
-		transport.Protocols.SetUnencryptedHTTP2(true)
-	default:
-		transport.Protocols.SetHTTP1(true)
+		return &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}}, nil
 	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.Protocols = new(http.Protocols)
+	transport.Protocols.SetHTTP1(true)
 	return transport, nil
 }
 
@@ -105,7 +110,7 @@ func (c *client) close() {
 	switch transport := c.transport.(type) {
 	case io.Closer:
 		_ = transport.Close()
-	case *http.Transport:
+	case interface{ CloseIdleConnections() }:
 		transport.CloseIdleConnections()
 	}
 	c.transport = nil
