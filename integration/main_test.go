@@ -97,18 +97,10 @@ func eachHomeserver(t *testing.T, opts homeserver.Options, test func(*testing.T,
 	}
 }
 
-// protocols are those over which tables are run on a homeserver. What a protocol changes is
-// between the client and the sidecar, so Synapse, which is slower, gets the two that differ
-// most.
-var protocols = map[string][]protocol.Protocol{
-	"dendrite": protocol.All,
-	"synapse":  {protocol.HTTP1, protocol.HTTP3},
-}
-
 // eachProtocol runs a test on each homeserver over each protocol.
 func eachProtocol(t *testing.T, opts homeserver.Options, test func(*testing.T, *homeserver.Homeserver, protocol.Protocol)) {
 	eachHomeserver(t, opts, func(t *testing.T, hs *homeserver.Homeserver) {
-		for _, p := range protocols[hs.Name] {
+		for _, p := range protocol.All {
 			t.Run(string(p), func(t *testing.T) { test(t, hs, p) })
 		}
 	})

@@ -35,25 +35,18 @@ var certificate = sync.OnceValues(func() (*pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
 	private, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, err
 	}
-	p := &pair{roots: x509.NewCertPool()}
-	p.roots.AddCert(parsed)
+	p := new(pair)
 	p.cert = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	p.key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})
 	return p, nil
 })
 
-type pair struct {
-	cert, key []byte
-	roots     *x509.CertPool // what trusts it
-}
+// pair is a certificate and its key, in PEM.
+type pair struct{ cert, key []byte }
 
 // WriteCertificate writes the certificate and its key into a folder, and returns their paths for
 // the directive "tls".

@@ -3,10 +3,12 @@ package protocol
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 
 	"github.com/quic-go/quic-go/http3"
@@ -37,28 +39,44 @@ var clients = map[Protocol]*client{
 }
 
 // NewTransport returns a transport of its own that speaks this protocol and no other, to URLs
-// of the scheme "http" or "https".
-func (p Protocol) NewTransport() (http.RoundTripper, error) {
-	trusted, err := certificate()
-	if err != nil {
-		return nil, err
-	}
-	config := &tls.Config{RootCAs: trusted.roots}
+// of the scheme "http" or "https". It trusts a certificate, in PEM.
+func (p Protocol) NewTransport(certificate []byte) http.RoundTripper {
+	config := &tls.Config{RootCAs: x509.NewCertPool()}
+	config.RootCAs.AppendCertsFromPEM(certificate)
 	switch p {
 	case HTTP3:
-		return &http3.Transport{TLSClientConfig: config}, nil
+		return &http3.Transport{TLSClientConfig: config}
 	case HTTP2:
 		// Not net/http's: it sends no extended CONNECT.
-		return &http2.Transport{TLSClientConfig: config}, nil
+		return &http2.Transport{TLSClientConfig: config}
 	case H2C:
 		return &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, address)
-		}}, nil
+		}}
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Protocols = new(http.Protocols)
 	transport.Protocols.SetHTTP1(true)
-	return transport, nil
+	return transport
+}
+
+// CloseTransport ends the idle connections of such a transport.
+func CloseTransport(transport http.RoundTripper) {
+	switch transport := transport.(type) {
+	case io.Closer: // that of HTTP/3 has a socket
+		_ = transport.Close()
+	case interface{ CloseIdleConnections() }:
+		transport.CloseIdleConnections()
+	}
+}
+
+// Plain returns a URL as such a transport takes it.
+func (p Protocol) Plain(u *url.URL) *url.URL {
+	plain := *u
+	if plain.Scheme = "http"; p.TLS() {
+		plain.Scheme = "https"
+	}
+	return &plain
 }
 
 // client sends requests whose URL has the scheme of a protocol.
@@ -76,10 +94,7 @@ func (c *client) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	sent := r.Clone(r.Context())
-	sent.URL.Scheme = "http"
-	if c.protocol.TLS() {
-		sent.URL.Scheme = "https"
-	}
+	sent.URL = c.protocol.Plain(r.URL)
 	resp, err := transport.RoundTrip(sent)
 	if err != nil {
 		return nil, err
@@ -96,10 +111,11 @@ func (c *client) open() (http.RoundTripper, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.transport == nil {
-		var err error
-		if c.transport, err = c.protocol.NewTransport(); err != nil {
-			return nil, err
+		own, err := certificate()
+		if err != nil {
+			return nil, fmt.Errorf("making a certificate: %w", err)
 		}
+		c.transport = c.protocol.NewTransport(own.cert)
 	}
 	return c.transport, nil
 }
@@ -107,11 +123,6 @@ func (c *client) open() (http.RoundTripper, error) {
 func (c *client) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch transport := c.transport.(type) {
-	case io.Closer:
-		_ = transport.Close()
-	case interface{ CloseIdleConnections() }:
-		transport.CloseIdleConnections()
-	}
+	CloseTransport(c.transport)
 	c.transport = nil
 }
