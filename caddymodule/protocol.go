@@ -47,17 +47,22 @@ func mayHaveBody(r *http.Request) bool {
 
 // hasBody tells whether a request has a body, of at least a byte. It may have to wait for the
 // client to send that byte or to end the request, so it is called before anything of ours is
-// taken or looked up for the request. The body is left as it was.
+// taken or looked up for the request. A body is left as it was. What turns out to have none has
+// a length of 0 from then on: a transport would otherwise have to look once more, for up to
+// 200 ms, and reverse_proxy isn't safe against a look that takes longer.
 func hasBody(r *http.Request) bool {
 	if !mayHaveBody(r) {
 		return r.ContentLength != 0 && r.Body != nil
 	}
 	first, rest := make([]byte, 1), r.Body
 	n, err := io.ReadFull(rest, first)
-	if err != nil {
+	switch {
+	case err == nil:
+		r.Body = replayed{io.MultiReader(bytes.NewReader(first[:n]), rest), rest}
+	case err == io.EOF && len(r.Trailer) == 0:
+		r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil
+	default: // also trailers go on: they have come by now
 		r.Body = replayed{brokenReader{err}, rest}
-		return err != io.EOF
 	}
-	r.Body = replayed{io.MultiReader(bytes.NewReader(first[:n]), rest), rest}
-	return true
+	return err != io.EOF
 }

@@ -84,6 +84,34 @@ func TestReadWithoutABodyIsAHitWhateverItsLength(t *testing.T) {
 	}
 }
 
+// Passed on, it is as one that says so: nobody has to look once more, and trailers are not
+// lost.
+func TestReadWithoutABodyIsPassedOnAsSuch(t *testing.T) {
+	p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Off: true}}})
+	pass := func(r *http.Request) *http.Request {
+		p.want(p.do(withBody(r, strings.NewReader(""))), 401, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
+		return p.hs.last()
+	}
+	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if strings.HasSuffix(r.URL.Path, "/whoami") {
+			answer(w, 500, "")
+			return true, nil
+		}
+		return false, nil
+	})
+	r := request("GET", statusPath(alice), "unknown", "")
+	r.TransferEncoding = []string{"chunked"}
+	if got := pass(r); got.ContentLength != 0 || got.Body != http.NoBody || got.TransferEncoding != nil {
+		t.Errorf("passed on with a length of %d in %v", got.ContentLength, got.TransferEncoding)
+	}
+	r = request("GET", statusPath(alice), "unknown", "")
+	r.Trailer = http.Header{"X-Checksum": {"7"}}
+	got := pass(r)
+	if body, err := io.ReadAll(got.Body); got.ContentLength != -1 || len(body) > 0 || err != nil || got.Trailer.Get("X-Checksum") != "7" {
+		t.Errorf("with a trailer passed on with a length of %d, %q, %v, and %v", got.ContentLength, body, err, got.Trailer)
+	}
+}
+
 // A body that is there still makes a read one for the homeserver, which gets it as the client
 // sent it. To a client that asks whether to send it, our look must not say yes.
 func TestReadWithABodyReachesTheHomeserverWithIt(t *testing.T) {
