@@ -22,7 +22,8 @@ func init() {
 // Handler stands in front of a Matrix homeserver. It limits presence requests by
 // Matrix user, refuses writes to other users' presence, and answers presence
 // reads from memory where the homeserver would have answered the same. All other
-// requests pass through it untouched.
+// requests pass through it untouched, but a CONNECT, which only a WebSocket over HTTP/2 or
+// HTTP/3 may be.
 //
 // The homeserver is whatever the next handlers proxy to. There must be exactly
 // one: a handler in a wildcard site that routes its hosts to different homeservers,
