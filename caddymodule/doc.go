@@ -12,6 +12,7 @@
 //     OPTIONS;
 //   - sync.go: the life of a sync whose presence is looked at, and dialect.go: which
 //     homeserver it is, as that decides what to write into one;
+//   - protocol.go: what a request is, whatever protocol brought it;
 //   - identify.go: asking the homeserver whose token it is;
 //   - revoke.go: requests after which a token is no longer good;
 //   - upstream.go: requests of our own through the next handler, and flight.go,

@@ -22,7 +22,8 @@ func init() {
 // Handler stands in front of a Matrix homeserver. It limits presence requests by
 // Matrix user, refuses writes to other users' presence, and answers presence
 // reads from memory where the homeserver would have answered the same. All other
-// requests pass through it untouched.
+// requests pass through it untouched, but a CONNECT, which only a WebSocket over HTTP/2 or
+// HTTP/3 may be.
 //
 // The homeserver is whatever the next handlers proxy to. There must be exactly
 // one: a handler in a wildcard site that routes its hosts to different homeservers,
@@ -202,14 +203,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	if isNoPath(r) && !h.set.observe {
 		writeMatrixError(w, r, http.StatusBadRequest, matrixError{
-			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL",
+			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL, and CONNECT is for WebSockets only",
 		})
 		return nil
 	}
-	switch r.Method {
+	method := methodOf(r)
+	switch method {
 	case http.MethodOptions:
 		if h.set.preflight {
-			if kind, ok := newPreflightKind(r); ok {
+			if kind, ok := newPreflightKind(r); ok && (h.set.observe || !hasBody(r)) {
 				return h.servePreflight(w, r, next, kind)
 			}
 		}
@@ -219,7 +221,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		case !ok:
 		case h.set.observe:
 			return h.observe(w, r, next, route)
-		case r.Method == http.MethodPut:
+		case method == http.MethodPut:
 			return h.serveWrite(w, r, next, route)
 		default:
 			return h.serveRead(w, r, next, route)
@@ -230,10 +232,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.serveSync(w, r, next, route)
 		}
 	}
-	if h.set.watchesActivity() && policy.IsActivity(r.Method, r.URL.EscapedPath()) {
+	if h.set.watchesActivity() && policy.IsActivity(method, r.URL.EscapedPath()) {
 		return h.serveActivity(w, r, next)
 	}
-	if revocation, ok := policy.ParseRevocation(r.Method, r.URL.Path); ok {
+	if revocation, ok := policy.ParseRevocation(method, r.URL.Path); ok {
 		return h.serveRevocation(w, r, next, revocation)
 	}
 	return next.ServeHTTP(w, r)
@@ -245,10 +247,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 //   - PUT x:http://h/_matrix/…: net/http keeps what is after the colon apart
 //     from the path, and reverse_proxy sends it as the target. Dendrite takes the
 //     write.
-//   - CONNECT h: for a homeserver that goes along, all that follows is a tunnel.
-//     In HTTP/2 a WebSocket is a CONNECT with a path (RFC 8441).
+//   - CONNECT h: for a homeserver that goes along, all that follows is a tunnel. The same
+//     holds for an extended CONNECT, which has a path, unless it is for a WebSocket:
+//     reverse_proxy sends it on as a CONNECT, and what the client sends then follows
+//     on the homeserver's connection as it is. That may be other requests.
 func isNoPath(r *http.Request) bool {
-	return r.URL.Opaque != "" || r.Method == http.MethodConnect && (r.ProtoMajor == 1 || r.URL.Path == "")
+	return r.URL.Opaque != "" || methodOf(r) == http.MethodConnect
 }
 
 // presenceRoute recognises a presence request by the path that goes upstream. All

@@ -27,7 +27,6 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	h.memory.counters.requests[kind].Add(1)
 	seen := &observation{
 		handler: h, kind: kind, route: route, method: r.Method, departed: time.Now(),
-		opaque: r.Header["Upgrade"] != nil || kind == routeRead && r.ContentLength != 0,
 	}
 	seen.ticket = h.memory.presence.Lookup("", route.UserID, &h.set.rules, seen.departed).Ticket
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
@@ -41,12 +40,16 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	reason := reasonBypass
 	var body *copied
 	var fence cache.Write
+	opaque := func() bool { return true }
 	if kind == routeWrite {
 		reason = reasonWrite
 		body = newCopied(r, h.set.maxBody)
 		fence = h.memory.presence.BeginWrite(route.UserID)
 		h.note(r, outcomeForwarded)
 	} else {
+		if !asksForProtocol(r) {
+			opaque = watchBody(r)
+		}
 		h.note(r, outcomeBypass)
 	}
 	// Also if that panics, because the homeserver's answer breaks off.
@@ -57,6 +60,8 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 			seen.body, whole = body.take()
 			seen.valid = whole && policy.CheckPresenceBody(seen.body, h.set.presenceValues) == nil
 			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), seen.body)
+		} else {
+			seen.opaque = opaque()
 		}
 		h.judge(r, seen, ask)
 	}()
@@ -94,7 +99,7 @@ type observation struct {
 	route    policy.PresenceRoute
 	method   string
 	departed time.Time
-	opaque   bool // with a body or a protocol that the cache has no part in
+	opaque   bool // a read with a body or a protocol that the cache has no part in
 	ticket   cache.Ticket
 
 	credential    policy.Credential
@@ -217,6 +222,21 @@ type copied struct {
 	kept  bytes.Buffer
 	large bool // it has more bytes than the limit, so the copy isn't whole
 	over  bool // nothing more is kept
+}
+
+// watchBody returns what tells, when a request is over, whether it had a body. Unlike
+// [hasBody], it leaves the request as it came, and doesn't wait: what nobody has read by then
+// is none.
+func watchBody(r *http.Request) (had func() bool) {
+	if !mayHaveBody(r) {
+		has := hasBody(r)
+		return func() bool { return has }
+	}
+	body := newCopied(r, 0)
+	return func() bool {
+		_, empty := body.take()
+		return !empty
+	}
 }
 
 // newCopied puts itself in the place of a request's body.

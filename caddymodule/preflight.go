@@ -51,14 +51,14 @@ const (
 // newPreflightKind returns the kind of an OPTIONS request, unless it isn't what browsers
 // send before a presence request (Fetch, "CORS-preflight fetch"): that has neither body
 // nor credentials, and asks for a method and perhaps header fields, and for nothing
-// else.
+// else. It doesn't look at the body, see [mayHaveBody].
 func newPreflightKind(r *http.Request) (kind preflightKind, ok bool) {
 	if route, ok := presenceRoute(r); !ok || !route.Canonical {
 		return preflightKind{}, false
 	}
 	origins, methods := r.Header["Origin"], r.Header[requestPrefix+"Method"]
 	if len(origins) != 1 || origins[0] == "" || len(origins[0]) > maxPreflightField || len(methods) != 1 ||
-		r.ContentLength != 0 || r.Header["Authorization"] != nil || r.Header["Cookie"] != nil || r.Header["Upgrade"] != nil {
+		!mayHaveBody(r) && hasBody(r) || r.Header["Authorization"] != nil || r.Header["Cookie"] != nil || r.Header["Upgrade"] != nil {
 		return preflightKind{}, false
 	}
 	switch methods[0] {
@@ -97,11 +97,17 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 	h.memory.counters.requests[routePreflight].Add(1)
 	now := time.Now()
 	known, fresh := h.memory.preflights.recall(kind, now)
+	hasBody := func() bool { return false }
 	switch {
-	case h.set.observe && known != nil:
-		h.noteObserved(r, routePreflight, outcomeHit)
 	case h.set.observe:
-		h.noteObserved(r, routePreflight, outcomeForwarded)
+		hasBody = watchBody(r)
+		defer func() {
+			if known != nil && !hasBody() {
+				h.noteObserved(r, routePreflight, outcomeHit)
+			} else {
+				h.noteObserved(r, routePreflight, outcomeForwarded)
+			}
+		}()
 	case known != nil:
 		h.note(r, outcomeHit)
 		writeKept(w, r, known.status, known.fields, statusHit(fresh), nil)
@@ -110,7 +116,7 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 	h.note(r, outcomeForwarded)
 	return h.forward(w, r, next, reasonPreflight, func(status int) {
 		header, cacheStatus := w.Header(), cacheName+"; fwd=miss"
-		may := learnable(status, header)
+		may := learnable(status, header) && !hasBody()
 		if may && h.memory.preflights.learn(kind, status, header, now) {
 			cacheStatus += "; stored"
 		}

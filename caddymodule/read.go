@@ -39,6 +39,8 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	case err != nil:
 		return h.serveUncertain(w, r, next)
 	}
+	// Before anything is looked up: what is known may change until the body comes.
+	uncacheable := asksForProtocol(r) || h.set.cached && route.Canonical && hasBody(r)
 
 	now := time.Now()
 	who := h.memory.recall(credential, now)
@@ -76,7 +78,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.bypass(w, r, next, "off", nil)
 	case !route.Canonical:
 		return h.bypass(w, r, next, "spelling", nil)
-	case r.ContentLength != 0 || r.Header["Upgrade"] != nil:
+	case uncacheable:
 		return h.bypass(w, r, next, "request", nil)
 	}
 	return h.serveCached(w, r, next, reader{who.userID, route.UserID, credential}, now)

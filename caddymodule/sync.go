@@ -36,7 +36,7 @@ func syncRoute(r *http.Request) (policy.SyncRoute, bool) {
 	if !strings.HasSuffix(r.URL.Path, "/sync") {
 		return 0, false
 	}
-	return policy.ParseSyncRoute(r.Method, r.URL.EscapedPath())
+	return policy.ParseSyncRoute(methodOf(r), r.URL.EscapedPath())
 }
 
 // syncWrite is what became of the presence that a sync sets.

@@ -81,6 +81,7 @@ var notCopied = []string{
 	"Accept-Encoding", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Expect",
 	"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range",
 	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	":protocol", // of an extended CONNECT: no transport sends a field of that name
 }
 
 // newSubrequest returns a GET of u. It goes to the homeserver as the client's own

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
@@ -95,6 +97,15 @@ func eachHomeserver(t *testing.T, opts homeserver.Options, test func(*testing.T,
 	}
 }
 
+// eachProtocol runs a test on each homeserver over each protocol.
+func eachProtocol(t *testing.T, opts homeserver.Options, test func(*testing.T, *homeserver.Homeserver, protocol.Protocol)) {
+	eachHomeserver(t, opts, func(t *testing.T, hs *homeserver.Homeserver) {
+		for _, p := range protocol.All {
+			t.Run(string(p), func(t *testing.T) { test(t, hs, p) })
+		}
+	})
+}
+
 // unlimited are the flags of a sidecar whose limits no test can meet.
 var unlimited = []string{"--write-limit", "off", "--read-limit", "off"}
 
@@ -120,9 +131,14 @@ func siteWith(options, upstream string) string {
 	return fmt.Sprintf(`
 {
 	admin {$ADMIN}
+	auto_https off
+	servers {
+		protocols {$PROTOCOLS}
+	}
 }
-http://{$LISTEN} {
+{$SITE} {
 	bind 127.0.0.1
+	{$TLS}
 	matrix_presence {
 		%s
 	}
@@ -134,7 +150,13 @@ http://{$LISTEN} {
 // site starts such a site for one test. Its log is shown if the test fails.
 func site(t *testing.T, options, upstream string) *sidecar.Sidecar {
 	t.Helper()
-	s, err := sidecar.StartCaddyfile(t.Context(), siteWith(options, upstream))
+	return siteOver(t, protocol.HTTP1, upstream, options)
+}
+
+// siteOver is site for clients that speak a protocol.
+func siteOver(t *testing.T, p protocol.Protocol, upstream string, options ...string) *sidecar.Sidecar {
+	t.Helper()
+	s, err := sidecar.StartCaddyfileOver(t.Context(), p, siteWith(strings.Join(options, "\n\t\t"), upstream))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +168,9 @@ func site(t *testing.T, options, upstream string) *sidecar.Sidecar {
 	})
 	return s
 }
+
+// unlimitedSite are the options of a site whose limits no test can meet.
+var unlimitedSite = []string{"write_limit off", "read_limit off"}
 
 // eventually polls until check says true. What is the sentence that it proves.
 func eventually(t *testing.T, what string, check func() bool) {

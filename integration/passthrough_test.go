@@ -10,14 +10,15 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 // TestOtherRoutesPassUnchanged: everything that is not presence is none of the
 // sidecar's business, whatever the answer is.
 func TestOtherRoutesPassUnchanged(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
-		s := proxy(t, hs.URL, unlimited...)
+		s := siteOver(t, p, hs.URL, unlimitedSite...)
 		for name, send := range map[string]request{
 			"versions":                get("/_matrix/client/versions", ""),
 			"joined rooms":            get("/_matrix/client/v3/joined_rooms", "alice"),
@@ -79,10 +80,10 @@ func withoutPosition(t *testing.T, a answer) []byte {
 // TestLongSyncEndsWithTheEvent: a sync that waits is answered when something
 // happens, not when a buffer is full or its time is over.
 func TestLongSyncEndsWithTheEvent(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		// Also where the sync itself may be rewritten.
-		s := syncSite(t, hs.URL, "sync limit", "homeserver "+hs.Name)
+		s := siteOver(t, p, hs.URL, "write_limit off", "sync limit", "homeserver "+hs.Name)
 		since := get("/_matrix/client/v3/sync?timeout=0", c.alice.AccessToken).to(t, s.URL).field("next_batch")
 
 		type result struct {
@@ -114,9 +115,9 @@ func TestLongSyncEndsWithTheEvent(t *testing.T) {
 }
 
 func TestMediaPassesUnchanged(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
-		s := proxy(t, hs.URL, unlimited...)
+		s := siteOver(t, p, hs.URL, unlimitedSite...)
 		file := make([]byte, 3<<20)
 		rand.Read(file)
 

@@ -7,15 +7,16 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 // TestPreflightsAreTheHomeserversOwn: answered locally, a preflight has every field that
 // a browser looks at as the homeserver itself sends it, and for how long that holds.
 func TestPreflightsAreTheHomeserversOwn(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		up := newUpstream(t, hs.URL, nil)
-		s := site(t, "preflight local", up.URL)
+		s := siteOver(t, p, up.URL, "preflight local")
 
 		ask := func(base, method, path string) answer {
 			t.Helper()

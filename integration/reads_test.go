@@ -10,14 +10,15 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 func TestReadMissesThenHits(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		c.settle(t, "fishing")
 		up := newUpstream(t, hs.URL, nil)
-		s := proxy(t, up.URL, unlimited...)
+		s := siteOver(t, p, up.URL, unlimitedSite...)
 		read := c.request(get(ofAlice, "bob"))
 
 		direct := read.to(t, hs.URL)
@@ -57,10 +58,10 @@ func TestViewersShareAState(t *testing.T) {
 // TestWriteInvalidatesForEveryViewer: once a viewer has seen the new state,
 // nobody sees the old one again.
 func TestWriteInvalidatesForEveryViewer(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		c.settle(t, "fishing")
-		s := proxy(t, hs.URL, unlimited...)
+		s := siteOver(t, p, hs.URL, unlimitedSite...)
 		viewers := []request{c.request(get(ofAlice, "alice")), c.request(get(ofAlice, "bob"))}
 		for round := range 10 {
 			for _, read := range viewers { // into memory

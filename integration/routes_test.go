@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
@@ -167,10 +168,10 @@ var writeRows = []row{
 // TestPresenceRoutes is the table of what the homeservers do on the presence
 // routes, and that a client sees the same through the sidecar.
 func TestPresenceRoutes(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		c.settle(t, "fishing")
-		s := proxy(t, hs.URL, unlimited...)
+		s := siteOver(t, p, hs.URL, unlimitedSite...)
 		t.Run("read", func(t *testing.T) { runRows(t, c, s, readRows) })
 		t.Run("write", func(t *testing.T) { runRows(t, c, s, writeRows) })
 	})
@@ -202,10 +203,10 @@ func runRows(t *testing.T, c *cast, s *sidecar.Sidecar, rows []row) {
 // TestHeadIsServedAsGet: Synapse does so, and the sidecar does so in front of
 // Dendrite too, which by itself answers 405.
 func TestHeadIsServedAsGet(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		c.settle(t, "fishing")
-		s := proxy(t, hs.URL, unlimited...)
+		s := siteOver(t, p, hs.URL, unlimitedSite...)
 		head := c.request(request{method: http.MethodHead, path: ofAlice, token: "bob"})
 
 		direct := head.to(t, hs.URL)

@@ -7,15 +7,16 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 // TestRepeatedWritesAreAbsorbed: of what a bridge says again and again the homeserver
 // hears once, and it is what the homeserver has.
 func TestRepeatedWritesAreAbsorbed(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		up := newUpstream(t, hs.URL, nil)
-		s := site(t, "repeat_writes absorb\n\t\trefresh 25s\n\t\twrite_limit off", up.URL)
+		s := siteOver(t, p, up.URL, "repeat_writes absorb\n\t\trefresh 25s\n\t\twrite_limit off")
 		write := c.request(put(ofAlice, "alice", stateWith("on the train")))
 		for range 20 {
 			if a := write.to(t, s.URL); !a.is(200, `{}`) {
@@ -117,10 +118,10 @@ func TestWritesOverTheLimitAreCoalesced(t *testing.T) {
 // TestObserveChangesNothing: what would be limited or refused by us goes through, and is
 // counted.
 func TestObserveChangesNothing(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		c.settle(t, "here")
-		s := site(t, "mode observe\n\t\twrite_limit 1/1h burst 1\n\t\tread_limit 1/1h burst 2", hs.URL)
+		s := siteOver(t, p, hs.URL, "mode observe\n\t\twrite_limit 1/1h burst 1\n\t\tread_limit 1/1h burst 2")
 		for _, r := range []request{
 			get(ofAlice, "bob"), get(ofAlice, "bob"), get(ofAlice, "bob"), get(ofAlice, "stranger"), get(ofAlice, "nonsense"),
 			get(ofAlice, ""), put(ofAlice, "bob", online), put(ofAlice, "alice", "{"), put(ofAlice, "nonsense", online),

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
@@ -20,29 +21,7 @@ var size = flag.String("size", "ci", "for how long syncing users are watched: ci
 // syncSite starts a sidecar with some options.
 func syncSite(t *testing.T, upstream string, options ...string) *sidecar.Sidecar {
 	t.Helper()
-	s, err := sidecar.StartCaddyfile(t.Context(), fmt.Sprintf(`
-{
-	admin {$ADMIN}
-}
-http://{$LISTEN} {
-	bind 127.0.0.1
-	matrix_presence {
-		write_limit off
-		%s
-	}
-	reverse_proxy %s
-}
-`, strings.Join(options, "\n\t\t"), upstream))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the sidecar's log:\n%s", s.Log())
-		}
-		s.Stop()
-	})
-	return s
+	return siteOver(t, protocol.HTTP1, upstream, append([]string{"write_limit off"}, options...)...)
 }
 
 // follower is a client that syncs, each time from where it was.
@@ -153,11 +132,11 @@ func TestSyncOff(t *testing.T) {
 // from memory. A repeat is taken out, and the homeserver's answer to the sync is the
 // same.
 func TestSyncLimit(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		c.settle(t, "asleep")
 		up := newUpstream(t, hs.URL, nil)
-		s := syncSite(t, up.URL, "sync limit", "homeserver "+hs.Name, "sync_limit 1/1h burst 1")
+		s := siteOver(t, p, up.URL, "write_limit off", "sync limit", "homeserver "+hs.Name, "sync_limit 1/1h burst 1")
 		alice := follow(t, c, c.alice)
 		isKnown(t, s.URL, c.alice)
 		if got := presenceOf(t, c, s.URL); got != "offline" {

@@ -7,15 +7,16 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 // TestWriteLimit: the user has one budget, whichever device, token or spelling
 // she uses, and a stranger can't spend it.
 func TestWriteLimit(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		up := newUpstream(t, hs.URL, nil)
-		s := proxy(t, up.URL, "--write-limit", "1/1h burst 3")
+		s := siteOver(t, p, up.URL, "write_limit 1/1h burst 3")
 
 		for range 5 { // nothing that is refused costs alice anything
 			expectOwn(t, c.request(put(ofAlice, "bob", online)).to(t, s.URL), 403, "M_FORBIDDEN")
@@ -55,9 +56,9 @@ func TestWriteLimit(t *testing.T) {
 }
 
 func TestReadLimit(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
-		s := proxy(t, hs.URL, "--read-limit", "1/1h burst 2")
+		s := siteOver(t, p, hs.URL, "read_limit 1/1h burst 2")
 		for i := range 2 {
 			if a := c.request(get(ofAlice, "bob")).to(t, s.URL); a.status != 200 {
 				t.Errorf("read %d within the budget: %s", i, a)
@@ -103,10 +104,10 @@ func expectLimited(t *testing.T, a answer) {
 // TestRefusalsDoNotReachTheHomeserver: what the sidecar can decide by itself
 // costs the homeserver nothing.
 func TestRefusalsDoNotReachTheHomeserver(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		up := newUpstream(t, hs.URL, nil)
-		s := proxy(t, up.URL, unlimited...)
+		s := siteOver(t, p, up.URL, unlimitedSite...)
 		for _, send := range []request{
 			put(ofAlice, "bob", online),
 			put(ofAlice+"/", "bob", online),

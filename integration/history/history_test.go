@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/inprocess"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 var (
@@ -52,7 +53,7 @@ func TestReadsAreLinearizable(t *testing.T) {
 func (s scenario) test(t *testing.T, size size) {
 	start := time.Now()
 	hs := newHomeserver(t, &s)
-	server, err := inprocess.Start(s.directives(hs.URL, 0))
+	server, err := inprocess.Start(s.directives(hs.URL, 0), inprocess.Over(s.protocol))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,8 +62,12 @@ func (s scenario) test(t *testing.T, size size) {
 			t.Error(err)
 		}
 	})
-	transport := &http.Transport{MaxIdleConnsPerHost: size.clients, DisableCompression: true}
-	t.Cleanup(transport.CloseIdleConnections)
+	transport := http.DefaultTransport
+	if s.protocol == protocol.HTTP1 {
+		own := &http.Transport{MaxIdleConnsPerHost: size.clients, DisableCompression: true}
+		t.Cleanup(own.CloseIdleConnections)
+		transport = own
+	}
 
 	counts := newTally()
 	reloads := 0

@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 // Sidecar is a running caddy-presence. Stop it.
 type Sidecar struct {
-	// URL is where it serves, "http://127.0.0.1:port".
+	// URL is where it serves, "http://127.0.0.1:port". The scheme is another protocol's
+	// if it has been started for that.
 	URL string
 	// Admin is the address that a Caddyfile may give to Caddy's admin endpoint.
 	Admin string
@@ -58,16 +60,42 @@ func proxyArgs(listen, upstream string, args []string) []string {
 //		reverse_proxy 127.0.0.1:8008
 //	}
 func StartCaddyfile(ctx context.Context, caddyfile string) (*Sidecar, error) {
+	return StartCaddyfileOver(ctx, protocol.HTTP1, caddyfile)
+}
+
+// StartCaddyfileOver is StartCaddyfile for a site whose clients speak a protocol, which is
+// the scheme of URL. In the Caddyfile, {$SITE} is the site's address, {$TLS} its directive
+// "tls" if it needs one, and {$PROTOCOLS} are the words after the server option
+// "protocols":
+//
+//	{
+//		auto_https off
+//		servers {
+//			protocols {$PROTOCOLS}
+//		}
+//	}
+//	{$SITE} {
+//		bind 127.0.0.1
+//		{$TLS}
+//		matrix_presence
+//		reverse_proxy 127.0.0.1:8008
+//	}
+func StartCaddyfileOver(ctx context.Context, p protocol.Protocol, caddyfile string) (*Sidecar, error) {
 	return process.Retry(func() (*Sidecar, error) {
 		addrs, err := process.FreeAddresses(2)
 		if err != nil {
 			return nil, err
 		}
-		return start(ctx, addrs[0], addrs[1], caddyfile, "run", "--config", "Caddyfile", "--adapter", "caddyfile")
+		return startOver(ctx, p, addrs[0], addrs[1], caddyfile, "run", "--config", "Caddyfile", "--adapter", "caddyfile")
 	})
 }
 
 func start(ctx context.Context, listen, admin, caddyfile string, args ...string) (*Sidecar, error) {
+	return startOver(ctx, protocol.HTTP1, listen, admin, caddyfile, args...)
+}
+
+func startOver(ctx context.Context, p protocol.Protocol, listen, admin, caddyfile string, args ...string) (*Sidecar, error) {
+	protocol.Register()
 	binary, err := Build(nil)
 	if err != nil {
 		return nil, err
@@ -76,15 +104,15 @@ func start(ctx context.Context, listen, admin, caddyfile string, args ...string)
 	if err != nil {
 		return nil, fmt.Errorf("making a folder for the sidecar: %w", err)
 	}
-	s := &Sidecar{URL: "http://" + listen, Admin: admin, dir: dir}
-	if err := s.run(ctx, binary, listen, caddyfile, args); err != nil {
+	s := &Sidecar{URL: p.URL(listen), Admin: admin, dir: dir}
+	if err := s.run(ctx, p, binary, listen, caddyfile, args); err != nil {
 		s.Stop()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Sidecar) run(ctx context.Context, binary, listen, caddyfile string, args []string) error {
+func (s *Sidecar) run(ctx context.Context, p protocol.Protocol, binary, listen, caddyfile string, args []string) error {
 	if err := os.WriteFile(filepath.Join(s.dir, "Caddyfile"), []byte(caddyfile), 0o600); err != nil {
 		return fmt.Errorf("writing the Caddyfile: %w", err)
 	}
@@ -93,7 +121,18 @@ func (s *Sidecar) run(ctx context.Context, binary, listen, caddyfile string, arg
 	// Caddy keeps its last configuration and its certificates in the user's
 	// folders; a test must neither find nor leave any.
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir,
-		"LISTEN="+listen, "ADMIN="+s.Admin)
+		"LISTEN="+listen, "ADMIN="+s.Admin, "SITE="+p.Site(listen), "PROTOCOLS="+p.Served())
+	if p.TLS() {
+		cert, key, err := protocol.WriteCertificate(s.dir)
+		if err != nil {
+			return err
+		}
+		cmd.Env = append(cmd.Env, fmt.Sprintf("TLS=tls %q %q", cert, key))
+	}
+	if p.Major() == 2 {
+		// Without it, Go's server takes no WebSocket over HTTP/2.
+		cmd.Env = append(cmd.Env, "GODEBUG=http2xconnect=1")
+	}
 	var err error
 	s.process, err = process.Start("the sidecar", cmd, filepath.Join(s.dir, "sidecar.log"))
 	if err != nil {
@@ -140,6 +179,7 @@ func (s *Sidecar) Exited() <-chan struct{} { return s.process.Exited() }
 
 // Stop ends the sidecar and removes what it wrote.
 func (s *Sidecar) Stop() {
+	protocol.Close() // first: a server of HTTP/2 waits a second for connections to end
 	if s.process != nil {
 		s.process.Stop()
 	}

@@ -7,6 +7,7 @@ package inprocess
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,14 +21,20 @@ import (
 
 	_ "github.com/caddy-matrix/caddy-matrix-presence/caddymodule" // what is tested
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 // Server is a running Caddy. A process can have one at a time. Stop it.
 type Server struct {
-	// URL is where it serves, "http://127.0.0.1:port".
+	// URL is where it serves, "http://127.0.0.1:port". The scheme is another protocol's
+	// by [Over].
 	URL string
 
-	log string // where Caddy's log goes, as the Caddyfile says it
+	protocol protocol.Protocol
+	address  string
+	tls      string // the directive of that name, or nothing
+	dir      string // with the certificate; removed by Stop
+	log      string // where Caddy's log goes, as the Caddyfile says it
 }
 
 // Option is a choice that Start leaves to a test.
@@ -41,6 +48,9 @@ func LogTo(path string) Option {
 	}
 }
 
+// Over has clients speak a protocol, HTTP/1.1 unless given.
+func Over(p protocol.Protocol) Option { return func(s *Server) { s.protocol = p } }
+
 // Start runs a site with the given directives, such as
 //
 //	matrix_presence
@@ -51,21 +61,41 @@ func Start(directives string, choices ...Option) (*Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := &Server{URL: "http://" + addrs[0], log: "output discard"}
+		s := &Server{protocol: protocol.HTTP1, address: addrs[0], log: "output discard"}
 		for _, choose := range choices {
 			choose(s)
 		}
+		s.URL = s.protocol.URL(s.address)
+		if err := s.certify(); err != nil {
+			return nil, err
+		}
 		if err := s.Reload(directives); err != nil {
+			os.RemoveAll(s.dir)
 			return nil, err
 		}
 		return s, nil
 	})
 }
 
+// certify gives the site a certificate if it needs one.
+func (s *Server) certify() (err error) {
+	protocol.Register()
+	if !s.protocol.TLS() {
+		return nil
+	}
+	if s.dir, err = os.MkdirTemp("", "presence-inprocess-"); err != nil {
+		return fmt.Errorf("making a folder for the certificate: %w", err)
+	}
+	cert, key, err := protocol.WriteCertificate(s.dir)
+	s.tls = fmt.Sprintf("tls %q %q", cert, key)
+	return err
+}
+
 // options keep Caddy to this process: nothing is written to the user's folders, and
 // nothing listens but the site, on loopback.
 const options = `{
 	admin off
+	auto_https off
 	persist_config off
 	storage_check off
 	storage_clean_interval off
@@ -74,13 +104,17 @@ const options = `{
 	log {
 		%s
 	}
+	servers {
+		protocols %s
+	}
 }
 `
 
 // Reload gives the site other directives, or the same once more, as
 // `caddy reload --force` does.
 func (s *Server) Reload(directives string) error {
-	caddyfile := fmt.Sprintf(options, s.log) + s.URL + " {\n" + directives + "\n}\n"
+	caddyfile := fmt.Sprintf(options, s.log, s.protocol.Served()) +
+		s.protocol.Site(s.address) + " {\n" + s.tls + "\n" + directives + "\n}\n"
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), nil)
 	if err != nil {
 		return fmt.Errorf("adapting the Caddyfile: %w", err)
@@ -95,4 +129,8 @@ func (s *Server) Reload(directives string) error {
 }
 
 // Stop ends the server, when the requests under way are done or 10 seconds are over.
-func (s *Server) Stop() error { return caddy.Stop() }
+func (s *Server) Stop() error {
+	protocol.Close()
+	defer os.RemoveAll(s.dir)
+	return caddy.Stop()
+}

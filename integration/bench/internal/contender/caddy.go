@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 // Caddy is a server of Caddy's with one site.
@@ -20,6 +21,8 @@ type Caddy struct {
 	Log bool
 	// Env is added to the environment.
 	Env []string
+	// Protocol is what clients speak, HTTP/1.1 unless given.
+	Protocol protocol.Protocol
 }
 
 // Spec makes the Caddyfile. The site has no host, so that no matcher adds to what
@@ -39,19 +42,27 @@ func (c Caddy) Spec() Spec {
 	if program == "" {
 		program = CaddyPresence
 	}
-	return Spec{Program: program, Env: c.Env, Config: fmt.Sprintf(`{
+	spoken, tls := c.Protocol, ""
+	if spoken == "" {
+		spoken = protocol.HTTP1
+	}
+	if spoken.TLS() {
+		tls = "tls {{.Certificate}} {{.Key}}"
+	}
+	return Spec{Program: program, Env: c.Env, Protocol: spoken, Config: fmt.Sprintf(`{
 	admin %s
 	persist_config off
 	auto_https off
 	%s
 	%s
 }
-http://:{{.Port}} {
+%s {
 	bind 127.0.0.1
+	%s
 	%s
 %s
 }
-`, admin, metrics, c.Global, log, c.Site)}
+`, admin, metrics, c.Global, spoken.Site(":{{.Port}}"), tls, log, c.Site)}
 }
 
 // typicalBody is as long as the scripted homeserver's.

@@ -4,15 +4,19 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 func TestConfigurationsAreFilledIn(t *testing.T) {
-	with := settings{Listen: "127.0.0.1:1001", Admin: "127.0.0.1:1002", Upstream: "127.0.0.1:1003", Dir: "/the/dir"}
+	with := settings{Listen: "127.0.0.1:1001", Admin: "127.0.0.1:1002", Upstream: "127.0.0.1:1003", Dir: "/the/dir", Certificate: "/the/cert.pem", Key: "/the/key.pem"}
 	for name, c := range map[string]struct {
 		spec Spec
 		want []string
 	}{
-		"respond":  {Caddy{Site: Respond()}.Spec(), []string{"http://:1001 {", "admin off", "respond `{"}},
+		"respond": {Caddy{Site: Respond()}.Spec(), []string{"http://:1001 {", "admin off", "respond `{"}},
+		"respond over HTTP/3": {Caddy{Site: Respond(), Protocol: protocol.HTTP3}.Spec(),
+			[]string{"https://:1001 {", "tls /the/cert.pem /the/key.pem"}},
 		"metrics":  {Caddy{Site: Respond(), Metrics: true}.Spec(), []string{"admin 127.0.0.1:1002", "metrics"}},
 		"log":      {Caddy{Site: ReverseProxy(0), Log: true}.Spec(), []string{"output file /the/dir/access.log", "reverse_proxy 127.0.0.1:1003"}},
 		"presence": {Caddy{Site: Presence("cache off")}.Spec(), []string{"matrix_presence {\n\t\tcache off\n\t}"}},

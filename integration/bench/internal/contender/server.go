@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/accounting"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 // Spec is a server that can be started.
@@ -21,6 +22,8 @@ type Spec struct {
 	Config string
 	// Env is added to the program's environment.
 	Env []string
+	// Protocol is what its clients speak, HTTP/1.1 unless given.
+	Protocol protocol.Protocol
 }
 
 // settings is what the templates of configurations see.
@@ -29,6 +32,8 @@ type settings struct {
 	Listen, Port, Admin string
 	// Upstream is the homeserver's address, UpstreamPort its port.
 	Upstream, UpstreamPort string
+	// Certificate and Key are files for a server that speaks TLS.
+	Certificate, Key string
 	// Dir is a folder for files, Memory one that is in memory where that can be had.
 	Dir, Memory string
 	// Root says that this is root, whom nginx would leave.
@@ -40,6 +45,10 @@ type Server struct {
 	// Address is where it serves, Admin where Caddy's admin endpoint is, if the
 	// configuration has it on.
 	Address, Admin string
+	// Protocol is what clients speak to it, and Certificate the file with the one that
+	// they are to trust, if that is over TLS.
+	Protocol    protocol.Protocol
+	Certificate string
 
 	process     *process.Process
 	pid         int
@@ -65,7 +74,10 @@ func (s Spec) Start(ctx context.Context, upstream string, out io.Writer) (*Serve
 		if err != nil {
 			memory = dir
 		}
-		server := &Server{Address: addrs[0], Admin: addrs[1], dir: dir, memory: memory}
+		server := &Server{Address: addrs[0], Admin: addrs[1], Protocol: s.Protocol, dir: dir, memory: memory}
+		if server.Protocol == "" {
+			server.Protocol = protocol.HTTP1
+		}
 		if err := server.run(ctx, s, path, upstream); err != nil {
 			server.Stop()
 			return nil, err
@@ -75,7 +87,15 @@ func (s Spec) Start(ctx context.Context, upstream string, out io.Writer) (*Serve
 }
 
 func (s *Server) run(ctx context.Context, spec Spec, path, upstream string) error {
-	text, err := spec.render(settings{Listen: s.Address, Admin: s.Admin, Upstream: upstream, Dir: s.dir, Memory: s.memory, Root: os.Getuid() == 0})
+	with := settings{Listen: s.Address, Admin: s.Admin, Upstream: upstream, Dir: s.dir, Memory: s.memory, Root: os.Getuid() == 0}
+	if s.Protocol.TLS() {
+		var err error
+		if with.Certificate, with.Key, err = protocol.WriteCertificate(s.dir); err != nil {
+			return err
+		}
+		s.Certificate = with.Certificate
+	}
+	text, err := spec.render(with)
 	if err != nil {
 		return fmt.Errorf("configuring %s: %w", spec.Program, err)
 	}
@@ -89,7 +109,9 @@ func (s *Server) run(ctx context.Context, spec Spec, path, upstream string) erro
 	}
 	s.pid = cmd.Process.Pid
 	// Not a presence path: nothing is to be in a cache yet.
-	return s.process.Ready(ctx, "http://"+s.Address+"/_matrix/client/versions")
+	protocol.Register()
+	defer protocol.Close()
+	return s.process.Ready(ctx, s.Protocol.URL(s.Address)+"/_matrix/client/versions")
 }
 
 func (s Spec) render(with settings) (string, error) {

@@ -23,8 +23,15 @@ func Generate(ctx context.Context, o Options) (Result, error) {
 	g := &generator{options: o, requests: requests, start: start}
 	var all sync.WaitGroup
 	clients := make([]client, o.Connections)
+	var shared *traffic.Multiplexed
 	for i := range clients {
-		all.Go(func() { clients[i].run(ctx, g) })
+		if !o.plain() && i%streams == 0 {
+			if shared, err = traffic.NewMultiplexed(o.Protocol, o.Address, o.Certificate); err != nil {
+				return Result{}, err
+			}
+			defer shared.Close()
+		}
+		all.Go(func() { clients[i].run(ctx, g, shared) })
 	}
 	all.Wait()
 	if err := ctx.Err(); err != nil {
@@ -56,6 +63,15 @@ func (g *generator) take() []byte {
 	return g.requests[(g.options.Offset+i)%len(g.requests)]
 }
 
+// streams is how many clients share a connection of HTTP/2 or HTTP/3, which is made for that.
+// With one each, handshakes would be a large part of what is measured.
+const streams = 8
+
+// connection is what a client sends requests on.
+type connection interface {
+	Do(ctx context.Context, request []byte) (*http.Response, []byte, error)
+}
+
 // client is one connection and what it has seen.
 type client struct {
 	latencies       []int64 // microseconds
@@ -63,13 +79,18 @@ type client struct {
 	bytes           int64
 }
 
-func (c *client) run(ctx context.Context, g *generator) {
-	conn, err := traffic.Dial(ctx, g.options.Address)
-	if err != nil {
-		c.failed++
-		return
+// run sends requests on a connection of its own, unless there is a shared one.
+func (c *client) run(ctx context.Context, g *generator, shared *traffic.Multiplexed) {
+	conn := connection(shared)
+	if shared == nil {
+		own, err := traffic.Dial(ctx, g.options.Address)
+		if err != nil {
+			c.failed++
+			return
+		}
+		defer own.Close()
+		conn = own
 	}
-	defer conn.Close()
 	for ctx.Err() == nil {
 		request := g.take()
 		if request == nil {

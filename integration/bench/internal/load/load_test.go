@@ -1,18 +1,25 @@
 package load
 
 import (
+	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go/http3"
+
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/traffic"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 func TestWrkOutput(t *testing.T) {
@@ -102,6 +109,62 @@ func TestGeneratorSendsEachOnce(t *testing.T) {
 	got, err := Generate(t.Context(), Options{Address: addr, File: file, Connections: 2})
 	if err != nil || got.Requests != 3 || got.Refused != 1 || got.Failed != 0 || len(paths()) != 3 {
 		t.Errorf("got %+v, %v, and the server saw %q", got, err, paths())
+	}
+}
+
+// Clients that share a connection get each answer once.
+func TestGeneratorSpeaksEachProtocol(t *testing.T) {
+	dir := t.TempDir()
+	cert, key, err := protocol.WriteCertificate(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen atomic.Int64
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen.Add(int64(r.ProtoMajor))
+		if r.Method == http.MethodPut {
+			w.WriteHeader(http.StatusForbidden)
+		}
+		io.WriteString(w, "{}")
+	})
+	file := requests(t, slices.Repeat([]traffic.Kind{traffic.Read, traffic.Foreign}, 50)...)
+	for _, p := range []protocol.Protocol{protocol.HTTP2, protocol.H2C, protocol.HTTP3} {
+		t.Run(string(p), func(t *testing.T) {
+			seen.Store(0)
+			var addr string
+			if p == protocol.HTTP3 {
+				conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				server := &http3.Server{Handler: handler, TLSConfig: http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}})}
+				done := make(chan error)
+				go func() { done <- server.Serve(conn) }()
+				t.Cleanup(func() { server.Close(); <-done; conn.Close() })
+				addr = conn.LocalAddr().String()
+			} else {
+				server := httptest.NewUnstartedServer(handler)
+				server.Config.Protocols = new(http.Protocols)
+				server.Config.Protocols.SetHTTP2(true)
+				server.Config.Protocols.SetUnencryptedHTTP2(true)
+				server.TLS, server.EnableHTTP2 = &tls.Config{Certificates: []tls.Certificate{pair}}, true
+				if p == protocol.HTTP2 {
+					server.StartTLS()
+				} else {
+					server.Start()
+				}
+				t.Cleanup(server.Close)
+				addr = server.Listener.Addr().String()
+			}
+			got, err := Generate(t.Context(), Options{Address: addr, Protocol: p, Certificate: cert, File: file, Connections: 20})
+			if err != nil || got.Requests != 100 || got.Refused != 50 || got.Failed != 0 || seen.Load() != int64(100*p.Major()) {
+				t.Errorf("got %+v, %v", got, err)
+			}
+		})
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 // Result is what a generator saw.
@@ -35,6 +37,10 @@ func (r Result) Rate() float64 {
 type Options struct {
 	// Address is the server's.
 	Address string
+	// Protocol is what to speak, HTTP/1.1 unless given, and Certificate the file with the one
+	// to trust. Only our own generator heeds them.
+	Protocol    protocol.Protocol
+	Certificate string
 	// File holds the requests, as WriteFile writes them.
 	File string
 	// Offset is the request to begin with, so that two runs on one file don't ask
@@ -48,6 +54,9 @@ type Options struct {
 	// our own generator heeds it.
 	PerSecond int
 }
+
+// plain tells that HTTP/1.1 is spoken.
+func (o Options) plain() bool { return o.Protocol == "" || o.Protocol == protocol.HTTP1 }
 
 // parseResult reads what our own generator prints.
 func parseResult(text []byte) (r Result, err error) {

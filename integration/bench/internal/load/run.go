@@ -38,8 +38,8 @@ func (g Generator) String() string {
 
 // Run loads a server for a time.
 func (g Generator) Run(ctx context.Context, o Options) (Result, error) {
-	// wrk counts in whole seconds.
-	if g.wrk != "" && o.PerSecond == 0 && o.Duration%time.Second == 0 {
+	// wrk counts in whole seconds, and speaks HTTP/1.1 only.
+	if g.wrk != "" && o.plain() && o.PerSecond == 0 && o.Duration%time.Second == 0 {
 		return wrk(ctx, g.wrk, o)
 	}
 	return Child(ctx, o)
@@ -54,7 +54,7 @@ func Child(ctx context.Context, o Options) (Result, error) {
 	cmd := exec.CommandContext(ctx, self, Command,
 		"-address", o.Address, "-file", o.File, "-offset", strconv.Itoa(o.Offset),
 		"-connections", strconv.Itoa(o.Connections), "-duration", o.Duration.String(),
-		"-per-second", strconv.Itoa(o.PerSecond))
+		"-per-second", strconv.Itoa(o.PerSecond), "-protocol", string(o.Protocol), "-certificate", o.Certificate)
 	var stdout bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
@@ -73,6 +73,8 @@ func Main(ctx context.Context, args []string, out io.Writer) error {
 	flags.IntVar(&o.Connections, "connections", 1, "how many are kept busy")
 	flags.DurationVar(&o.Duration, "duration", 0, "how long; 0: each request once")
 	flags.IntVar(&o.PerSecond, "per-second", 0, "requests a second at most; 0: as many as can be")
+	flags.StringVar((*string)(&o.Protocol), "protocol", "", "what to speak; empty: HTTP/1.1")
+	flags.StringVar(&o.Certificate, "certificate", "", "the file with the one to trust")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -66,7 +66,7 @@ func (e *Experiment) allocations(ctx context.Context, c Contender) error {
 		} else {
 			few = *c.Warm
 		}
-		if err := e.warm(ctx, server.Address, few); err != nil {
+		if err := e.warm(ctx, server, few); err != nil {
 			return fmt.Errorf("warming: %w", err)
 		}
 	}
@@ -82,7 +82,9 @@ func (e *Experiment) allocations(ctx context.Context, c Contender) error {
 	if err != nil {
 		return err
 	}
-	result, err := load.Generate(ctx, load.Options{Address: server.Address, File: file, Connections: 8})
+	result, err := load.Generate(ctx, load.Options{
+		Address: server.Address, Protocol: server.Protocol, Certificate: server.Certificate, File: file, Connections: 8,
+	})
 	if err != nil {
 		return err
 	}

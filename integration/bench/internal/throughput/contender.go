@@ -5,6 +5,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/contender"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/traffic"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
 // Contender is a server and the work it is given.
@@ -55,6 +56,9 @@ var (
 	other   = traffic.Workload{Kind: traffic.Other, Targets: 1000, Viewers: 100, Zipf: true}
 	foreign = traffic.Workload{Kind: traffic.Foreign, Targets: 1000, Viewers: 100, Zipf: true}
 	mixed   = traffic.Workload{Targets: 1000, Viewers: 100, Zipf: true, Writes: 0.01}
+	// some are as many pairs as HTTP/3 can be asked for in time.
+	some     = traffic.Workload{Targets: 100, Viewers: 100}
+	someZipf = traffic.Workload{Targets: 100, Viewers: 100, Zipf: true}
 	// everyone asks once, so that each has used up a limit of one.
 	everyone = traffic.Workload{Targets: 1, Viewers: 100}
 	// few are as many pairs as Souin can be filled with in time.
@@ -73,6 +77,11 @@ var Contenders = []Contender{
 	{Name: "hit-writes", Group: GroupOurs, What: "hit, 1,000 writes/s beside it (their CPU time included)", Server: "presence", Floor: "hit", Work: zipf, Warm: &pairs, Writes: 1000},
 	{Name: "hit-paced", Group: GroupOurs, What: "hit, 2,000/s: for the latency", Server: "presence", Floor: "hit", Work: zipf, Warm: &pairs, PerSecond: 2000},
 	{Name: "hit-paced-writes", Group: GroupOurs, What: "the same, 1,000 writes/s beside it", Server: "presence", Floor: "hit-paced", Work: zipf, Warm: &pairs, PerSecond: 2000, Writes: 1000},
+
+	{Name: "respond-h2", Group: GroupFloors, What: "respond, over HTTP/2 and TLS", Server: "respond-h2", Work: someZipf},
+	{Name: "hit-h2", Group: GroupOurs, What: "hit over HTTP/2 and TLS, 10,000 pairs, Zipf", Server: "presence-h2", Floor: "respond-h2", Work: someZipf, Warm: &some},
+	{Name: "respond-h3", Group: GroupFloors, What: "respond, over HTTP/3", Server: "respond-h3", Work: someZipf},
+	{Name: "hit-h3", Group: GroupOurs, What: "hit over HTTP/3, 10,000 pairs, Zipf", Server: "presence-h3", Floor: "respond-h3", Work: someZipf, Warm: &some},
 
 	{Name: "reverse-proxy", Group: GroupFloors, What: "Caddy's reverse_proxy, presence", Server: "reverse-proxy", Work: unique, Upstream: 1000},
 	{Name: "miss", Group: GroupOurs, What: "miss: fetched, stored, forgotten", Server: "presence-expiring", Floor: "reverse-proxy", Work: unique, Upstream: 1000},
@@ -124,6 +133,10 @@ var caddies = map[string]contender.Caddy{
 	"respond-log":          {Site: contender.Respond(), Log: true},
 	"respond-metrics":      {Site: contender.Respond(), Metrics: true},
 	"respond-gogc400":      {Site: contender.Respond(), Env: []string{"GOGC=400"}},
+	"respond-h2":           {Site: contender.Respond(), Protocol: protocol.HTTP2},
+	"respond-h3":           {Site: contender.Respond(), Protocol: protocol.HTTP3},
+	"presence-h2":          {Site: remember(), Protocol: protocol.HTTP2},
+	"presence-h3":          {Site: remember(), Protocol: protocol.HTTP3},
 	"reverse-proxy":        {Site: contender.ReverseProxy(contender.IdleConnections)},
 	"reverse-proxy-idle32": {Site: contender.ReverseProxy(0)},
 	"presence":             {Site: remember()},

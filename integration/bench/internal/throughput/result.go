@@ -88,6 +88,8 @@ type Comparison struct {
 var Comparisons = []Comparison{
 	{Over: "hit", Under: "respond", Target: "at most 1.10"},
 	{Over: "hit-uniform", Under: "respond"},
+	{Over: "hit-h2", Under: "respond-h2", Target: "at most 1.10"},
+	{Over: "hit-h3", Under: "respond-h3", Target: "at most 1.10"},
 	{Over: "limited", Under: "respond", Target: "at most 1.1"},
 	{Over: "refused", Under: "respond", Target: "at most 1.1"},
 	{Over: "pass-through", Under: "reverse-proxy-other", Target: "at most 1.01"},

@@ -154,7 +154,7 @@ func (e *Experiment) measure(ctx context.Context, c Contender, round, position i
 		return err
 	}
 	o := load.Options{
-		Address: server.Address, File: file, Offset: rand.IntN(drawn),
+		Address: server.Address, Protocol: server.Protocol, Certificate: server.Certificate, File: file, Offset: rand.IntN(drawn),
 		Connections: e.options.Connections, Duration: e.options.Slice, PerSecond: c.PerSecond,
 	}
 	stopWrites, err := e.writeBeside(ctx, c, o)
@@ -243,7 +243,7 @@ func (e *Experiment) server(ctx context.Context, c Contender) (*running, error) 
 		e.running[c.Server] = r
 	}
 	if c.Warm != nil && !r.warmed[*c.Warm] {
-		if err := e.warm(ctx, r.Address, *c.Warm); err != nil {
+		if err := e.warm(ctx, r.Server, *c.Warm); err != nil {
 			return nil, fmt.Errorf("warming: %w", err)
 		}
 		r.warmed[*c.Warm] = true
@@ -252,7 +252,7 @@ func (e *Experiment) server(ctx context.Context, c Contender) (*running, error) 
 }
 
 // warm asks for everything until it got it.
-func (e *Experiment) warm(ctx context.Context, addr string, w traffic.Workload) error {
+func (e *Experiment) warm(ctx context.Context, server *contender.Server, w traffic.Workload) error {
 	file, err := e.fileAs(fmt.Sprintf("each-%d-%d", w.Targets, w.Viewers), w.Each(1))
 	if err != nil {
 		return err
@@ -260,7 +260,9 @@ func (e *Experiment) warm(ctx context.Context, addr string, w traffic.Workload) 
 	// Some may be refused the first time: all of the tokens are unknown then.
 	var result load.Result
 	for range 3 {
-		result, err = load.Generate(ctx, load.Options{Address: addr, File: file, Connections: 32})
+		result, err = load.Generate(ctx, load.Options{
+			Address: server.Address, Protocol: server.Protocol, Certificate: server.Certificate, File: file, Connections: 32,
+		})
 		if err != nil || result.Refused+result.Failed == 0 {
 			return err
 		}

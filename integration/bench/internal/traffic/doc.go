@@ -8,5 +8,6 @@
 // client that checks answers.
 //
 // Requests are as matrix-js-sdk sends them to Synapse: HTTP/1.1 with keep-alive,
-// the user ID escaped, and the token of 61 bytes in the Authorization header.
+// the user ID escaped, and the token of 61 bytes in the Authorization header. A client
+// may send the same over HTTP/2 and HTTP/3, see [Multiplexed].
 package traffic

@@ -1,0 +1,418 @@
+package caddymodule
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// overHTTP3 returns a request as quic-go's server hands it over: without Content-Length, its
+// length isn't known, whether or not there is a body.
+func overHTTP3(r *http.Request, body io.Reader) *http.Request {
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/3.0", 3, 0
+	return withBody(r, body)
+}
+
+func withBody(r *http.Request, body io.Reader) *http.Request {
+	r.Body, r.ContentLength = io.NopCloser(body), -1
+	return r
+}
+
+// webSocket returns a WebSocket over HTTP/2 or HTTP/3, as the servers hand it over. Its body
+// is what the client says on it, which doesn't end.
+func webSocket(major int, target, token string) *http.Request {
+	return extendedConnect(major, "websocket", target, token)
+}
+
+func extendedConnect(major int, protocol, target, token string) *http.Request {
+	r := request("GET", target, token, "")
+	r.Method, r.ProtoMajor, r.ProtoMinor = "CONNECT", major, 0
+	r.Proto = protocol
+	if major == 2 {
+		r.Proto = "HTTP/2.0"
+		r.Header[":protocol"] = []string{protocol}
+	}
+	reader, _ := io.Pipe()
+	return withBody(r, reader)
+}
+
+// Over HTTP/3 every GET has a length that isn't known. It was taken for one with a body: each
+// read of a browser went to the homeserver, and nothing was shared or kept.
+func TestReadWithoutABodyIsAHitWhateverItsLength(t *testing.T) {
+	for name, as := range map[string]func(r *http.Request) *http.Request{
+		"HTTP/3": func(r *http.Request) *http.Request { return overHTTP3(r, strings.NewReader("")) },
+		"HTTP/3 with a length of 0": func(r *http.Request) *http.Request {
+			r = overHTTP3(r, strings.NewReader(""))
+			r.Header.Set("Content-Length", "0")
+			r.ContentLength = 0
+			return r
+		},
+		"in chunks": func(r *http.Request) *http.Request {
+			r.TransferEncoding = []string{"chunked"}
+			return withBody(r, strings.NewReader(""))
+		},
+		"in chunks, with a trailer": func(r *http.Request) *http.Request {
+			r.TransferEncoding, r.Trailer = []string{"chunked"}, http.Header{"X-Checksum": nil}
+			return withBody(r, strings.NewReader(""))
+		},
+		"HTTP/2 that ends later": func(r *http.Request) *http.Request {
+			r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
+			return withBody(r, iotest.DataErrReader(strings.NewReader("")))
+		},
+		"no body and no length": func(r *http.Request) *http.Request { r.Body, r.ContentLength = nil, -1; return r },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			for i, want := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit", "matrix_presence; hit"} {
+				method := "GET"
+				if i == 2 {
+					method = "HEAD"
+				}
+				p.want(p.do(as(request(method, statusPath(alice), "bob-token", ""))), 200, "", want)
+			}
+			p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
+		})
+	}
+}
+
+// Passed on, it is as one that says so: nobody has to look once more, and trailers are not
+// lost.
+func TestReadWithoutABodyIsPassedOnAsSuch(t *testing.T) {
+	p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Off: true}}})
+	pass := func(r *http.Request) *http.Request {
+		p.want(p.do(withBody(r, strings.NewReader(""))), 401, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
+		return p.hs.last()
+	}
+	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if strings.HasSuffix(r.URL.Path, "/whoami") {
+			answer(w, 500, "")
+			return true, nil
+		}
+		return false, nil
+	})
+	r := request("GET", statusPath(alice), "unknown", "")
+	r.TransferEncoding = []string{"chunked"}
+	if got := pass(r); got.ContentLength != 0 || got.Body != http.NoBody || got.TransferEncoding != nil {
+		t.Errorf("passed on with a length of %d in %v", got.ContentLength, got.TransferEncoding)
+	}
+	r = request("GET", statusPath(alice), "unknown", "")
+	r.Trailer = http.Header{"X-Checksum": {"7"}}
+	got := pass(r)
+	if body, err := io.ReadAll(got.Body); got.ContentLength != -1 || len(body) > 0 || err != nil || got.Trailer.Get("X-Checksum") != "7" {
+		t.Errorf("with a trailer passed on with a length of %d, %q, %v, and %v", got.ContentLength, body, err, got.Trailer)
+	}
+}
+
+// A body that is there still makes a read one for the homeserver, which gets it as the client
+// sent it. To a client that asks whether to send it, our look must not say yes.
+func TestReadWithABodyReachesTheHomeserverWithIt(t *testing.T) {
+	expect := func(r *http.Request) *http.Request {
+		r.Header.Set("Expect", "100-continue")
+		return withBody(r, iotest.ErrReader(io.ErrNoProgress))
+	}
+	for name, tc := range map[string]struct {
+		as   func(r *http.Request) *http.Request
+		want string
+	}{
+		"HTTP/3":       {func(r *http.Request) *http.Request { return overHTTP3(r, strings.NewReader("{}")) }, "{}, <nil>"},
+		"a byte":       {func(r *http.Request) *http.Request { return overHTTP3(r, strings.NewReader("x")) }, "x, <nil>"},
+		"with its end": {func(r *http.Request) *http.Request { return withBody(r, iotest.DataErrReader(strings.NewReader("x"))) }, "x, <nil>"},
+		"byte by byte": {func(r *http.Request) *http.Request {
+			return withBody(r, iotest.OneByteReader(strings.NewReader("a body")))
+		}, "a body, <nil>"},
+		"a known length": {func(r *http.Request) *http.Request {
+			r = withBody(r, strings.NewReader("{}"))
+			r.ContentLength = 2
+			return r
+		}, "{}, <nil>"},
+		"it breaks off": {func(r *http.Request) *http.Request {
+			return withBody(r, io.MultiReader(strings.NewReader("a b"), iotest.ErrReader(io.ErrUnexpectedEOF)))
+		}, "a b, unexpected EOF"},
+		"it breaks off at once": {func(r *http.Request) *http.Request { return withBody(r, iotest.ErrReader(io.ErrUnexpectedEOF)) }, ", unexpected EOF"},
+		"it is to be asked for": {expect, ", " + io.ErrNoProgress.Error()}, // and our look has not
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			got := ""
+			p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.Method == "GET" && strings.HasSuffix(r.URL.Path, "/status") {
+					body, err := io.ReadAll(r.Body)
+					got = fmt.Sprintf("%s, %v", body, err)
+				}
+				return false, nil
+			}
+			for range 2 {
+				r := tc.as(request("GET", statusPath(alice), "bob-token", ""))
+				p.want(p.do(r), 200, "", "matrix_presence; fwd=bypass; detail=request")
+				if got != tc.want {
+					t.Errorf("the homeserver read %s, want %s", got, tc.want)
+				}
+			}
+			p.wantCounts(map[string]int{"GET": 2, "whoami": 1})
+		})
+	}
+}
+
+// watched counts how often it is read from.
+type watched struct{ reads int }
+
+func (w *watched) Read([]byte) (int, error) { w.reads++; return 0, io.EOF }
+
+// A look at a body is a wait for the client. Who is not asked for anything isn't waited for:
+// nor are requests that no body would make different.
+func TestBodiesAreNotLookedAtInVain(t *testing.T) {
+	handler := Handler{Preflight: "local", Sync: "limit", Homeserver: "synapse"}
+	for name, tc := range map[string]struct {
+		handler Handler
+		request *http.Request
+	}{
+		"a request to be continued": {handler, func() *http.Request {
+			r := request("GET", statusPath(alice), "bob-token", "")
+			r.Header.Set("Expect", "100-continue")
+			return r
+		}()},
+		"no token":         {handler, request("GET", statusPath(alice), "", "")},
+		"another spelling": {handler, request("GET", "/_matrix/client/unstable/presence/"+alice+"/status", "bob-token", "")},
+		"an Upgrade": {handler, func() *http.Request {
+			r := request("GET", statusPath(alice), "bob-token", "")
+			r.Header.Set("Upgrade", "websocket")
+			return r
+		}()},
+		"a WebSocket":     {handler, webSocket(3, statusPath(alice), "bob-token")},
+		"without a cache": {Handler{Cache: &Cache{Off: true}}, request("GET", statusPath(alice), "bob-token", "")},
+		"OPTIONS, with a token": {handler, func() *http.Request {
+			r := preflight(app, "PUT", "")
+			r.Header.Set("Authorization", "Bearer bob-token")
+			return r
+		}()},
+		"OPTIONS elsewhere": {handler, request("OPTIONS", syncPath, "", "")},
+		"a sync":            {handler, request("GET", syncPath, "bob-token", "")},
+		"something else":    {handler, request("GET", "/_matrix/client/v3/joined_rooms", "bob-token", "")},
+		"observed":          {Handler{Mode: "observe"}, request("GET", statusPath(alice), "bob-token", "")},
+		"observed OPTIONS":  {Handler{Mode: "observe", Preflight: "local"}, preflight(app, "PUT", "")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, &tc.handler)
+			body := new(watched)
+			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if strings.HasSuffix(r.URL.Path, "/whoami") {
+					return false, nil
+				}
+				answer(w, 200, `{}`) // without reading what the client sends
+				return true, nil
+			}
+			p.do(withBody(tc.request, body))
+			if body.reads > 0 {
+				t.Error("the body was looked at")
+			}
+		})
+	}
+}
+
+// A client that doesn't send its body holds its own request only, and what it gets in the
+// end is as of then: it is not to be answered from what was known before.
+func TestBodyThatDoesNotComeHoldsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Preflight: "local"})
+		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+		reader, writer := io.Pipe()
+		slow := make(chan *http.Response)
+		go func() { slow <- p.do(overHTTP3(request("GET", statusPath(alice), "bob-token", ""), reader)) }()
+		go func() { slow <- p.do(overHTTP3(preflight(app, "PUT", ""), reader)) }()
+		synctest.Wait()
+
+		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+		p.want(p.put("alice-token", alice, `{"presence":"unavailable"}`), 200, `{}`, "")
+		p.want(p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", "")), 200, `{}`, "")
+		time.Sleep(time.Hour)
+		_ = writer.Close()
+		for range 2 {
+			if resp := <-slow; resp.StatusCode == 200 && strings.Contains(bodyOf(resp), "presence") {
+				t.Errorf("after the logout: %d %s", resp.StatusCode, bodyOf(resp))
+			}
+		}
+	})
+}
+
+// The preflights of a browser over HTTP/3 were taken for OPTIONS with a body, so all of them
+// went to the homeserver.
+func TestPreflightWithoutABodyIsAnsweredHereWhateverItsLength(t *testing.T) {
+	p := newProxy(t, &Handler{Preflight: "local"})
+	p.hs.answerPreflights(204, synapsePreflight...)
+	for _, want := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit", "matrix_presence; hit"} {
+		p.want(p.do(overHTTP3(preflight(app, "PUT", "authorization"), strings.NewReader(""))), 204, "", want)
+	}
+	p.want(p.do(preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; hit")
+	p.wantCounts(map[string]int{"OPTIONS": 1})
+	p.wantMetrics(map[string]float64{"requests_total preflight": 4, "outcomes_total hit preflight": 3})
+}
+
+// In a dry run a read or a preflight over HTTP/3 counted as one that memory can't answer, so
+// an admin with browsers saw no use in it.
+func TestObservedOutcomesAreTheSameOverHTTP3(t *testing.T) {
+	// As reverse_proxy's transport does it, which sends a body on.
+	readAll := func(hs *homeserver) {
+		answer := hs.intercept
+		hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			_, _ = io.ReadAll(r.Body)
+			return answer != nil && r.Method == "OPTIONS", func() error {
+				if answer != nil {
+					_, err := answer(w, r)
+					return err
+				}
+				return nil
+			}()
+		}
+	}
+	for name, tc := range map[string]struct {
+		as   func(r *http.Request) *http.Request
+		want map[string]float64
+	}{
+		"HTTP/1.1":            {func(r *http.Request) *http.Request { return r }, map[string]float64{"miss read": 1, "hit read": 2, "forwarded preflight": 1, "hit preflight": 2}},
+		"HTTP/3":              {func(r *http.Request) *http.Request { return overHTTP3(r, strings.NewReader("")) }, map[string]float64{"miss read": 1, "hit read": 2, "forwarded preflight": 1, "hit preflight": 2}},
+		"HTTP/3, with a body": {func(r *http.Request) *http.Request { return overHTTP3(r, strings.NewReader("{}")) }, map[string]float64{"bypass read": 3, "forwarded preflight": 3}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Mode: "observe", Preflight: "local"})
+				p.hs.answerPreflights(204, synapsePreflight...)
+				readAll(p.hs)
+				for range 3 {
+					p.want(p.do(tc.as(request("GET", statusPath(alice), "bob-token", ""))), 200, "", "")
+					p.want(p.do(tc.as(preflight(app, "PUT", "authorization"))), 204, "", "")
+					synctest.Wait()
+				}
+				p.wantObserved(tc.want)
+				p.wantCounts(map[string]int{"GET": 3, "OPTIONS": 3})
+			})
+		})
+	}
+}
+
+// reverse_proxy turns a WebSocket over HTTP/2 or HTTP/3 into a GET, which the homeserver serves
+// as any. For us it was a CONNECT: no limit held for it, and nothing counted it.
+func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheReadThatItBecomes(t *testing.T) {
+	for _, major := range []int{2, 3} {
+		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
+			p := newProxy(t, &Handler{ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)}})
+			p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.Header[":protocol"] != nil && r.Method != "CONNECT" {
+					t.Errorf("%s %s has a field :protocol, which no transport sends", r.Method, r.URL)
+				}
+				r.Body = http.NoBody // the homeserver of these tests would wait for its end
+				return false, nil
+			}
+			p.wantError(p.do(webSocket(major, statusPath(alice), "")), 401, "M_MISSING_TOKEN")
+			p.wantError(p.do(webSocket(major, statusPath(alice), "unknown")), 401, "M_UNKNOWN_TOKEN")
+			for range 2 {
+				p.want(p.do(webSocket(major, statusPath(alice), "bob-token")), 200, "", "matrix_presence; fwd=bypass; detail=request")
+			}
+			p.wantError(p.do(webSocket(major, statusPath(alice), "bob-token")), 429, "M_LIMIT_EXCEEDED")
+			p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+			p.wantCounts(map[string]int{"CONNECT": 2, "GET": 0, "whoami": 2})
+			p.wantMetrics(map[string]float64{"requests_total read": 6, "outcomes_total bypass read": 2, "outcomes_total limited read": 2})
+		})
+	}
+}
+
+func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) {
+	for _, major := range []int{2, 3} {
+		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
+			p := newProxy(t, &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"})
+			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				r.Body = http.NoBody
+				return false, nil
+			}
+			p.knows("alice-token")
+			for _, want := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=offline"} {
+				p.do(webSocket(major, syncPath+"?since=s&timeout=0", "alice-token"))
+				if got := p.hs.lastSync(); got.URL.RawQuery != want || got.RequestURI != syncPath+"?"+want || got.Method != "CONNECT" {
+					t.Errorf("reached the homeserver as %s %s, want the query %s", got.Method, got.RequestURI, want)
+				}
+			}
+			p.wantMetrics(map[string]float64{"requests_total sync": 2, "outcomes_total quieted sync": 1})
+
+			// GET /events is an activity: what is repeated after it is news.
+			write := func() { p.put("alice-token", alice, `{"presence":"unavailable"}`) }
+			write()
+			write()
+			p.wantCounts(map[string]int{"PUT": 1})
+			p.do(webSocket(major, "/_matrix/client/v3/events", "alice-token"))
+			write()
+			p.wantCounts(map[string]int{"PUT": 2})
+		})
+	}
+}
+
+func TestWebSocketOverHTTP2AndHTTP3IsObservedAsTheReadThatItBecomes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Mode: "observe", ReadLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
+		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			r.Body = http.NoBody
+			return false, nil
+		}
+		for _, token := range []string{"bob-token", "bob-token", ""} {
+			p.do(webSocket(3, statusPath(alice), token))
+			synctest.Wait()
+		}
+		p.wantObserved(map[string]float64{"bypass read": 1, "limited read": 1, "rejected read": 1})
+		p.wantCounts(map[string]int{"CONNECT": 3})
+	})
+}
+
+// A WebSocket on another path is none of ours: its body isn't even looked at. Any other
+// extended CONNECT goes upstream as a CONNECT, after which reverse_proxy sends whatever the
+// client says as it is: a homeserver that answers 404 and keeps the connection takes that for
+// the next request, and no limit of ours sees it.
+func TestExtendedConnectIsForWebSocketsOnly(t *testing.T) {
+	for _, major := range []int{2, 3} {
+		for _, path := range []string{statusPath(alice), syncPath, "/_matrix/client/versions", "/elsewhere"} {
+			p := newProxy(t, &Handler{Sync: "limit", Cache: &Cache{Name: fmt.Sprint(t.Name(), major, path)}})
+			for _, protocol := range []string{"foo", "WebSocket", "websocket2", "connect-udp", "webtransport"} {
+				p.wantError(p.do(extendedConnect(major, protocol, path, "bob-token")), 400, "M_UNRECOGNIZED")
+			}
+			if len(p.hs.seen) > 0 {
+				t.Errorf("HTTP/%d %s: the homeserver got %d requests", major, path, len(p.hs.seen))
+			}
+		}
+		p := newProxy(t, &Handler{Cache: &Cache{Name: fmt.Sprint(t.Name(), major)}})
+		var got *http.Request
+		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			got = r
+			answer(w, 200, "")
+			return true, nil
+		}
+		sent := webSocket(major, "/elsewhere", "")
+		body := sent.Body
+		if resp := p.do(sent); resp.StatusCode != 200 || got == nil || got.Method != "CONNECT" || got.Body != body {
+			t.Errorf("HTTP/%d: a WebSocket elsewhere: %d, %v", major, resp.StatusCode, got)
+		}
+	}
+}
+
+// Neither is what a client can't mean: a CONNECT without a path, or with one in HTTP/1.1.
+func TestPlainConnectIsRefusedInAllProtocols(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	for major, proto := range map[int]string{1: "HTTP/1.1", 2: "HTTP/2.0", 3: "HTTP/3.0"} {
+		for _, path := range []string{"", statusPath(alice)} {
+			r := httptest.NewRequest("CONNECT", "http://example.com", nil)
+			r.URL.Path, r.Proto, r.ProtoMajor = path, proto, major
+			if major == 1 {
+				r.Header.Set("Upgrade", "websocket")
+			}
+			p.wantError(p.do(r), 400, "M_UNRECOGNIZED")
+		}
+	}
+	if !maps.Equal(p.hs.counts, map[string]int{}) {
+		t.Errorf("the homeserver got %v", p.hs.counts)
+	}
+}
