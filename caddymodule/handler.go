@@ -153,7 +153,8 @@ type Handler struct {
 	set        *settings
 	memory     *memory
 	memoryName string
-	claim      claim
+	plan       *plan
+	site       *site
 	served     *sync.Once   // the first request makes the memory fit
 	misfit     *sync.Once   // the first sync that sync off can't help tells it
 	ended      *atomic.Bool // the configuration is cleaned up
@@ -225,12 +226,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.serveRead(w, r, next, route)
 		}
 	}
-	if h.set.watchesSyncs() {
+	if h.watchesSyncs() {
 		if route, ok := syncRoute(r); ok {
 			return h.serveSync(w, r, next, route)
 		}
 	}
-	if h.set.watchesActivity() && policy.IsActivity(r.Method, r.URL.EscapedPath()) {
+	if h.watchesActivity() && policy.IsActivity(r.Method, r.URL.EscapedPath()) {
 		return h.serveActivity(w, r, next)
 	}
 	if revocation, ok := policy.ParseRevocation(r.Method, r.URL.Path); ok {

@@ -153,7 +153,7 @@ func (h *Handler) passUnjudged(w http.ResponseWriter, r *http.Request, next cadd
 
 // unsettle forgets what a user's presence is, because a sync may have changed it.
 func (h *Handler) unsettle(userID string) {
-	h.memory.presence.BeginWrite(userID).End(time.Now(), h.set.settle)
+	h.memory.presence.BeginWrite(userID).End(time.Now(), h.settle())
 	h.memory.repeats.Disturb(userID)
 }
 
@@ -282,7 +282,7 @@ func (b brokenReader) Read([]byte) (int, error) { return 0, b.err }
 // wrote notes a presence write that the homeserver has taken: it is what its device last
 // asked for, as if by a sync.
 func (h *Handler) wrote(write *policy.PresenceWrite) {
-	if !h.set.watchesSyncs() {
+	if !h.watchesSyncs() {
 		return
 	}
 	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body), h.knownDialect(), time.Now())
