@@ -3,6 +3,8 @@ package caddymodule
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // needs is what the handlers of a memory need to know of requests, so that all of them
@@ -46,6 +48,32 @@ func (h *Handler) watchesSyncs() bool { return h.set.watchesSyncs() || h.memory.
 // watchesActivity tells the same of activity.
 func (h *Handler) watchesActivity() bool {
 	return h.set.watchesActivity() || h.memory.needs.activity.Load()
+}
+
+// watchesOnly tells that this handler lets all syncs through as they came. In mode observe it
+// finds out what it would do only if nobody of the memory does it: for who does, it has to
+// be remembered what the homeserver was told, not what it would have been.
+func (h *Handler) watchesOnly() bool {
+	return h.set.sync == syncPass || h.set.observe && h.memory.needs.limitsSyncs.Load()
+}
+
+// passedBy notes a write that the homeserver has taken in mode observe, in which it goes as it
+// came: the next sync goes through, and what waits of the device must not come after it. A
+// homeserver that merges devices, or that isn't known, is still told what other devices wrote.
+func (h *Handler) passedBy(userID string, c policy.Credential) {
+	m := h.memory
+	if m.identities.LastKnown(c) != userID {
+		return
+	}
+	device, dialect := m.identities.Fingerprint(c), h.knownDialect()
+	if m.needs.limitsSyncs.Load() {
+		m.devices.Writes(userID, device, dialect)
+	}
+	if m.pendings.waits(userID) {
+		m.dropPending(deliverySuperseded, func(w *pendingWrite) bool {
+			return w.UserID == userID && (w.Fingerprint == device || dialect == dendrite)
+		})
+	}
 }
 
 // settle is for how long nothing is kept after a write: as long as any handler of the memory
