@@ -154,7 +154,8 @@ type Handler struct {
 	set        *settings
 	memory     *memory
 	memoryName string
-	claim      claim
+	plan       *plan
+	site       *site
 	served     *sync.Once   // the first request makes the memory fit
 	misfit     *sync.Once   // the first sync that sync off can't help tells it
 	ended      *atomic.Bool // the configuration is cleaned up
@@ -227,12 +228,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.serveRead(w, r, next, route)
 		}
 	}
-	if h.set.watchesSyncs() {
+	if h.watchesSyncs() {
 		if route, ok := syncRoute(r); ok {
 			return h.serveSync(w, r, next, route)
 		}
 	}
-	if h.set.watchesActivity() && policy.IsActivity(method, r.URL.EscapedPath()) {
+	if h.watchesActivity() && policy.IsActivity(method, r.URL.EscapedPath()) {
 		return h.serveActivity(w, r, next)
 	}
 	if revocation, ok := policy.ParseRevocation(method, r.URL.Path); ok {

@@ -2,15 +2,12 @@ package caddymodule
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
@@ -67,6 +64,11 @@ type memory struct {
 
 	mu    sync.Mutex // guards sizes
 	sizes sizes
+
+	// tenants are the handlers that have this memory, and where they stand. The plans' lock
+	// guards it.
+	tenants map[*Handler]*site
+	needs   needs
 }
 
 // maxWhoAmIs is how many tokens the homeserver is asked about at a time. Each takes
@@ -101,6 +103,7 @@ func newMemory(name string, s sizes) *memory {
 		counters:   newCounters(name),
 		learning:   make(chan struct{}, maxLearning),
 		sizes:      s,
+		tenants:    make(map[*Handler]*site),
 	}
 	for limit := range m.talkers {
 		m.talkers[limit] = policy.NewTalkers(maxTalkers, now)
@@ -135,96 +138,50 @@ func (m *memory) resize(s sizes) {
 	m.repeats.Resize(s.tokens)
 }
 
-// claims tells which handlers of a configuration go without a cache name, to
-// refuse two of a server that would get the same one. A handler drops its claim
-// when it is cleaned up.
-var claims = struct {
-	sync.Mutex
-	by map[claim]*Handler
-}{by: make(map[claim]*Handler)}
-
-type claim struct {
-	server *caddyhttp.Server // another one in each configuration
-	name   string
-}
-
 // takeMemory gets the handler's memory out of the pool.
 func (h *Handler) takeMemory(ctx caddy.Context) error {
 	name := ""
 	if h.Cache != nil {
 		name = h.Cache.Name
 	}
-	if name == "" {
-		server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-		name = siteName(server)
-		h.claim = claim{server, name}
-		claims.Lock()
-		other := claims.by[h.claim]
-		if other == nil {
-			claims.by[h.claim] = h
-		}
-		claims.Unlock()
-		if other != nil {
-			h.claim = claim{}
-			return fmt.Errorf("two matrix_presence handlers for %s: give each a cache name, "+
-				"the same one if they front the same homeserver, such as cache { name example.com }", name)
-		}
+	plans.Lock()
+	defer plans.Unlock()
+	plan, site, err := planFor(ctx, name)
+	if err != nil {
+		return err
 	}
-	value, _, err := memories.LoadOrNew(name, func() (caddy.Destructor, error) {
-		return newMemory(name, h.set.sizes), nil
+	value, _, err := memories.LoadOrNew(site.memory, func() (caddy.Destructor, error) {
+		return newMemory(site.memory, h.set.sizes), nil
 	})
 	if err != nil {
-		return fmt.Errorf("taking the memory %q: %w", name, err)
+		return fmt.Errorf("taking the memory %q: %w", site.memory, err)
 	}
-	h.memory, h.memoryName = value.(*memory), name
+	h.memory, h.memoryName, h.plan, h.site = value.(*memory), site.memory, plan, site
+	if h.set.dialect == auto {
+		h.set.dialect = dialects[site.dialect]
+	}
+	plan.taken++
+	if plan.app != nil {
+		plans.of[plan.app] = plan
+	}
+	h.memory.tenants[h] = site
+	h.memory.needs.update(h.memory.tenants)
 	return nil
 }
 
-// dropMemory undoes what takeMemory did, as far as that came. The handler stays
-// usable for requests that are still under way.
+// dropMemory undoes what takeMemory did, if it did. The handler stays usable for requests that
+// are still under way.
 func (h *Handler) dropMemory() error {
-	if h.claim != (claim{}) {
-		claims.Lock()
-		delete(claims.by, h.claim)
-		claims.Unlock()
-	}
+	plans.Lock()
+	defer plans.Unlock()
 	if h.memory == nil {
 		return nil
 	}
+	if h.plan.taken--; h.plan.taken == 0 {
+		delete(plans.of, h.plan.app)
+	}
+	delete(h.memory.tenants, h)
+	h.memory.needs.update(h.memory.tenants)
 	_, err := memories.Delete(h.memoryName)
 	return err
-}
-
-// siteName names the site whose route is being provisioned by its hosts, or by its
-// addresses if it has none: what an admin would know it by. So a reload finds its
-// memory again wherever it stands in the file, and so do its other ports: a site
-// is often served on several.
-//
-// The server's own name is of no use. It counts the servers, so that a site
-// added before this one would take its memory over.
-func siteName(server *caddyhttp.Server) string {
-	if server == nil {
-		return "default"
-	}
-	var hosts []string
-	for _, route := range server.Routes {
-		// Routes are provisioned in order, and a route gets its handlers when all
-		// of them are: the first one without is ours.
-		if len(route.Handlers) > 0 || len(route.HandlersRaw) == 0 {
-			continue
-		}
-		for _, set := range route.MatcherSets {
-			for _, matcher := range set {
-				if match, ok := matcher.(*caddyhttp.MatchHost); ok {
-					hosts = append(hosts, *match...)
-				}
-			}
-		}
-		break
-	}
-	if len(hosts) == 0 {
-		hosts = append(hosts, server.Listen...)
-	}
-	slices.Sort(hosts)
-	return strings.Join(slices.Compact(hosts), " ")
 }

@@ -3,14 +3,11 @@ package caddymodule
 import (
 	"context"
 	"net/http"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
-	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -86,94 +83,6 @@ func TestRequestsOutliveTheirConfiguration(t *testing.T) {
 	p.hs.intercept = nil
 	p.want(p.get("bob-token", alice), 200, "", "")
 	p.handler.memory = nil // dropped above
-}
-
-func TestSitesShareAMemoryByHostsOrName(t *testing.T) {
-	const named = "{\nmatrix_presence {\ncache {\nname shared\n}\n}\nrespond ok\n}\n"
-	const unnamed = "{\nmatrix_presence\nrespond ok\n}\n"
-	provisionCaddyfile(t, `
-		http://a.example.com:9 `+unnamed+`
-		http://c.example.com:9, http://b.example.com:9 `+unnamed+`
-		http://b.example.com:8, http://c.example.com:8 `+unnamed+`
-		http://d.example.com:9 `+named+`
-		http://e.example.com:7 `+named+`
-		http://:6 `+unnamed, "")
-	for name, want := range map[string]int{
-		"a.example.com": 1, "b.example.com c.example.com": 2, "shared": 2, ":6": 1,
-	} {
-		if got, _ := memories.References(name); got != want {
-			t.Errorf("memory %q has %d references, want %d", name, got, want)
-		}
-	}
-}
-
-// A site that is added before another must not get its memory: the two may be of
-// different homeservers.
-func TestMemoryFollowsItsSiteThroughAReload(t *testing.T) {
-	provisionCaddyfile(t, "http://:7 {\nmatrix_presence\nrespond ok\n}", "")
-	provisionCaddyfile(t, `
-		http://:6 {
-			matrix_presence
-			respond ok
-		}
-		http://:7 {
-			matrix_presence
-			respond ok
-		}`, "")
-	for name, want := range map[string]int{":6": 1, ":7": 2} {
-		if got, _ := memories.References(name); got != want {
-			t.Errorf("memory %q has %d references, want %d", name, got, want)
-		}
-	}
-}
-
-func TestTwoHandlersOfASiteNeedNames(t *testing.T) {
-	const site = `
-		http://a.example.com:9 {
-			handle /a* {
-				matrix_presence NAME
-				respond ok
-			}
-			handle {
-				matrix_presence NAME
-				respond ok
-			}
-		}`
-	provisionCaddyfile(t, strings.ReplaceAll(site, "NAME", ""), "give each a cache name")
-	if got, _ := memories.References("a.example.com"); got != 0 {
-		t.Errorf("%d references are left of the refused configuration", got)
-	}
-	provisionCaddyfile(t, strings.ReplaceAll(site, "NAME", "{\ncache {\nname x\n}\n}"), "")
-}
-
-// provisionCaddyfile loads a configuration up to its start, and wants the error
-// to say something if that isn't empty.
-func provisionCaddyfile(t *testing.T, caddyfile, wantErr string) {
-	t.Helper()
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("{\nadmin off\npersist_config off\n}\n"+caddyfile), nil)
-	if err != nil {
-		t.Fatalf("adapting: %v", err)
-	}
-	var config caddy.Config
-	if err := caddy.StrictUnmarshalJSON(adapted, &config); err != nil {
-		t.Fatalf("reading the adapted configuration: %v", err)
-	}
-	ctx, err := caddy.ProvisionContext(&config)
-	switch {
-	case err != nil && (wantErr == "" || !strings.Contains(err.Error(), wantErr)):
-		t.Fatalf("provisioning: %v, want %q", err, wantErr)
-	case err == nil && wantErr != "":
-		t.Fatalf("no error, want %q", wantErr)
-	case err == nil:
-		app, _ := ctx.App("http")
-		t.Cleanup(func() {
-			for _, server := range app.(*caddyhttp.App).Servers {
-				for i := range server.Routes {
-					cleanupHandlers(t, server.Routes[i].Handlers)
-				}
-			}
-		})
-	}
 }
 
 // cleanupHandlers does what ending a configuration does, for our handlers.

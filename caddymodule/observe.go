@@ -41,10 +41,14 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	var body *copied
 	var fence cache.Write
 	opaque := func() bool { return true }
+	var attempt policy.Attempt
 	if kind == routeWrite {
 		reason = reasonWrite
 		body = newCopied(r, h.set.maxBody)
 		fence = h.memory.presence.BeginWrite(route.UserID)
+		if seen.beside = h.memory.needs.absorbs.Load(); seen.beside {
+			attempt = h.memory.repeats.Begin(route.UserID, seen.departed)
+		}
 		h.note(r, outcomeForwarded)
 	} else {
 		if !asksForProtocol(r) {
@@ -60,6 +64,9 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 			seen.body, whole = body.take()
 			seen.valid = whole && policy.CheckPresenceBody(seen.body, h.set.presenceValues) == nil
 			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), seen.body)
+			if seen.beside {
+				attempt.End(nil)
+			}
 		} else {
 			seen.opaque = opaque()
 		}
@@ -67,6 +74,9 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}()
 	return h.forward(recorder, r, next, reason, func(status int) {
 		recorder.status, recorder.header = status, w.Header().Clone()
+		if kind == routeWrite && err == nil && status < http.StatusMultipleChoices {
+			h.passedBy(route.UserID, credential)
+		}
 	})
 }
 
@@ -100,6 +110,7 @@ type observation struct {
 	method   string
 	departed time.Time
 	opaque   bool // a read with a body or a protocol that the cache has no part in
+	beside   bool // a write, and another handler of the memory absorbs repeats in mode enforce
 	ticket   cache.Ticket
 
 	credential    policy.Credential
@@ -202,10 +213,15 @@ func (s *observation) writeOutcome(who owner) outcome {
 	if !s.valid {
 		return outcomeInvalid
 	}
+	if s.acknowledged() {
+		h.wrote(&write)
+	}
+	if s.beside {
+		return outcomeForwarded // it was remembered as none that could be repeated
+	}
 	attempt := h.memory.repeats.Begin(who.userID, s.departed)
 	if s.acknowledged() {
 		attempt.End(&write)
-		h.wrote(&write)
 	} else {
 		attempt.End(nil)
 	}

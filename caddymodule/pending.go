@@ -174,7 +174,7 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	p.n++
 	// What was last written is no longer what the user wants.
 	m.repeats.Disturb(w.UserID)
-	if h.set.watchesSyncs() {
+	if h.watchesSyncs() {
 		m.devices.Writes(w.UserID, w.Fingerprint, h.knownDialect())
 	}
 	if user.delivering == nil && user.timer == nil {
@@ -322,7 +322,7 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 		_ = guard(func() { result, retry = w.deliver(timeout) })
 		p.mu.Lock()
 		user.sent = nil
-		if settled := time.Now().Add(w.handler.set.settle); settled.After(user.settled) {
+		if settled := time.Now().Add(w.handler.settle()); settled.After(user.settled) {
 			user.settled = settled
 		}
 

@@ -118,7 +118,7 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 	decision := h.memory.devices.Sync(policy.SyncAsk{
 		UserID: userID, Device: device, Presence: presence, Timeout: asked.timeout,
 	}, policy.SyncRules{
-		Dialect: dialect, Watch: h.set.sync == syncPass, Refresh: h.set.refresh,
+		Dialect: dialect, Watch: h.watchesOnly(), Refresh: h.set.refresh,
 		Allow: func() bool {
 			_, ok := h.memory.take(limitSync, h.set.classOf(userID).syncLimit, userID, now)
 			return ok
@@ -140,20 +140,27 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 // passUnjudged passes a sync on of which isn't known what the homeserver makes of it. So
 // nothing about its user's presence is sure until the answer begins.
 func (h *Handler) passUnjudged(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return h.passSync(h.unsettleBy(w, r, next), r, next, syncUnknown)
+}
+
+// unsettleBy forgets the presence of a sync's user, now and when the answer begins.
+func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) http.ResponseWriter {
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	if err != nil {
-		return h.passSync(w, r, next, syncUnknown)
+		return w
 	}
-	if userID := h.memory.identities.LastKnown(credential); userID != "" {
-		h.unsettle(userID)
-		w = onStatus(w, func(int) { h.unsettle(userID) })
+	userID := h.memory.identities.LastKnown(credential)
+	if userID == "" {
+		h.learn(r, next, credential, h.unsettle)
+		return w
 	}
-	return h.passSync(w, r, next, syncUnknown)
+	h.unsettle(userID)
+	return onStatus(w, func(int) { h.unsettle(userID) })
 }
 
 // unsettle forgets what a user's presence is, because a sync may have changed it.
 func (h *Handler) unsettle(userID string) {
-	h.memory.presence.BeginWrite(userID).End(time.Now(), h.set.settle)
+	h.memory.presence.BeginWrite(userID).End(time.Now(), h.settle())
 	h.memory.repeats.Disturb(userID)
 }
 
@@ -199,15 +206,16 @@ func (h *Handler) silenceSync(w http.ResponseWriter, r *http.Request, next caddy
 		h.misfit.Do(func() {
 			h.logger.Error("sync off has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync limit")
 		})
-		return h.passSync(w, r, next, syncUnknown)
+		return h.passUnjudged(w, r, next)
 	}
 	query, certain := policy.ParseSyncQuery(r.URL.RawQuery)
 	if certain && dialect.SyncPresence(query.Presence) == policy.NoPresence {
 		return h.passSync(w, r, next, syncNone)
 	}
-	if !h.set.observe {
-		setSyncQuery(r, keep)
+	if h.set.observe {
+		return h.passSync(h.unsettleBy(w, r, next), r, next, syncTakenOut)
 	}
+	setSyncQuery(r, keep)
 	return h.passSync(w, r, next, syncTakenOut)
 }
 
@@ -282,7 +290,7 @@ func (b brokenReader) Read([]byte) (int, error) { return 0, b.err }
 // wrote notes a presence write that the homeserver has taken: it is what its device last
 // asked for, as if by a sync.
 func (h *Handler) wrote(write *policy.PresenceWrite) {
-	if !h.set.watchesSyncs() {
+	if !h.watchesSyncs() {
 		return
 	}
 	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body), h.knownDialect(), time.Now())

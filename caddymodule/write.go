@@ -144,9 +144,9 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 // endFence ends the fence of a write of this body, which began by then.
 func (h *Handler) endFence(fence cache.Write, began time.Time, acknowledged bool, body []byte) {
 	if acknowledged {
-		fence.Acknowledge(body, began, time.Now(), h.set.settle)
+		fence.Acknowledge(body, began, time.Now(), h.settle())
 	} else {
-		fence.End(time.Now(), h.set.settle)
+		fence.End(time.Now(), h.settle())
 	}
 }
 
@@ -169,7 +169,7 @@ func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next cad
 		return m.devices.Active(userID, device, h.knownDialect())
 	}
 	if active() {
-		defer func(write cache.Write) { write.End(time.Now(), h.set.settle) }(m.presence.BeginWrite(userID))
+		defer func(write cache.Write) { write.End(time.Now(), h.settle()) }(m.presence.BeginWrite(userID))
 	}
 	defer active() // for a write or a sync that began meanwhile
 	return next.ServeHTTP(w, r)

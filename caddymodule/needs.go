@@ -1,0 +1,83 @@
+package caddymodule
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// needs is what the handlers of a memory need to know of requests, so that all of them
+// watch for it: those of the running configuration, and during a reload also those of the next.
+//
+//	1 site a absorbs: a write of "online" is remembered
+//	2 site b does nothing of the kind: a sync sets "unavailable" through it
+//	3 site a: "online" again, which is no repeat, as b must tell
+//
+// To watch is to look at a request and to forget what may no longer be true. What becomes of a
+// request is its own handler's business.
+type needs struct {
+	syncs, activity atomic.Bool
+	// absorbs and limitsSyncs tell that some handler acts upon what it knows, in mode enforce.
+	absorbs, limitsSyncs atomic.Bool
+	settle               atomic.Int64 // the longest, in nanoseconds
+}
+
+// update is called when there are others. It needs the plans' lock.
+func (n *needs) update(tenants map[*Handler]*site) {
+	var syncs, activity, absorbs, limitsSyncs bool
+	var settle time.Duration
+	for h := range tenants {
+		syncs, activity = syncs || h.set.watchesSyncs(), activity || h.set.watchesActivity()
+		if !h.set.observe {
+			absorbs, limitsSyncs = absorbs || h.set.absorbs, limitsSyncs || h.set.sync == syncLimit
+		}
+		settle = max(settle, h.set.settle)
+	}
+	n.syncs.Store(syncs)
+	n.activity.Store(activity)
+	n.absorbs.Store(absorbs)
+	n.limitsSyncs.Store(limitsSyncs)
+	n.settle.Store(int64(settle))
+}
+
+// watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.
+// One whose configuration has ended may have requests under way.
+func (h *Handler) watchesSyncs() bool { return h.set.watchesSyncs() || h.memory.needs.syncs.Load() }
+
+// watchesActivity tells the same of activity.
+func (h *Handler) watchesActivity() bool {
+	return h.set.watchesActivity() || h.memory.needs.activity.Load()
+}
+
+// watchesOnly tells that this handler lets all syncs through as they came. In mode observe it
+// finds out what it would do only if nobody of the memory does it: for who does, it has to
+// be remembered what the homeserver was told, not what it would have been.
+func (h *Handler) watchesOnly() bool {
+	return h.set.sync == syncPass || h.set.observe && h.memory.needs.limitsSyncs.Load()
+}
+
+// passedBy notes a write that the homeserver has taken in mode observe, in which it goes as it
+// came: the next sync goes through, and what waits of the device must not come after it. A
+// homeserver that merges devices, or that isn't known, is still told what other devices wrote.
+func (h *Handler) passedBy(userID string, c policy.Credential) {
+	m := h.memory
+	if m.identities.LastKnown(c) != userID {
+		return
+	}
+	device, dialect := m.identities.Fingerprint(c), h.knownDialect()
+	if m.needs.limitsSyncs.Load() {
+		m.devices.Writes(userID, device, dialect)
+	}
+	if _, waits := m.pendings.waits(userID); waits {
+		m.dropPending(deliverySuperseded, func(w *pendingWrite) bool {
+			return w.UserID == userID && (w.Fingerprint == device || dialect == dendrite)
+		})
+	}
+}
+
+// settle is for how long nothing is kept after a write: as long as any handler of the memory
+// has it, because what one stores the others serve.
+func (h *Handler) settle() time.Duration {
+	return max(h.set.settle, time.Duration(h.memory.needs.settle.Load()))
+}

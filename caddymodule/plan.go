@@ -1,0 +1,271 @@
+package caddymodule
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// plan says which memory each handler of a configuration gets.
+//
+// It is made for all of them when the first is provisioned. Caddy provisions the servers in
+// no order, and what one handler gets must not depend on who came before:
+//
+//	1 memory: a.example.com b.example.com, until now one site
+//	2 configuration: a site of each
+//	3 either might come first, and take the memory over
+//
+// The memories that are there are looked at, not changed: the configuration may yet fail.
+type plan struct {
+	app   *caddyhttp.App
+	sites []*site
+	taken int // by how many handlers, that have not given it back
+}
+
+// plans are those of the configurations that are running, or being provisioned.
+var plans = struct {
+	sync.Mutex // guards all below, and the tenants of the memories
+	of         map[*caddyhttp.App]*plan
+}{of: make(map[*caddyhttp.App]*plan)}
+
+// planFor returns the plan of the configuration that a handler is being provisioned for, and
+// the handler's site. It needs the lock.
+func planFor(ctx caddy.Context, name string) (*plan, *site, error) {
+	var app *caddyhttp.App
+	for _, module := range ctx.Modules() {
+		if a, ok := module.(*caddyhttp.App); ok {
+			app = a
+		}
+	}
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if app == nil || server == nil {
+		if name == "" {
+			return nil, nil, errors.New(outsideHTTP)
+		}
+		p := &plan{sites: []*site{{name: name}}}
+		p.assign()
+		return p, p.sites[0], nil
+	}
+	p := plans.of[app]
+	if p == nil {
+		p = newPlan(app)
+	}
+	route := routeInProgress(server)
+	i := slices.IndexFunc(p.sites, func(s *site) bool {
+		return s.server == server && s.route == route && s.name == name
+	})
+	if i < 0 {
+		return nil, nil, errors.New(outsideHTTP)
+	}
+	s := p.sites[i]
+	if s.trouble != "" {
+		return nil, nil, errors.New(s.trouble)
+	}
+	return p, s, nil
+}
+
+// routeInProgress returns the server's route whose handlers are being provisioned, or -1 if
+// that is none of its own. Routes are provisioned in order, and a route gets its handlers when
+// all of them are: the first one without is it.
+func routeInProgress(server *caddyhttp.Server) int {
+	return slices.IndexFunc(server.Routes, func(route caddyhttp.Route) bool {
+		return len(route.Handlers) == 0 && len(route.HandlersRaw) > 0
+	})
+}
+
+// newPlan makes the plan of a configuration.
+func newPlan(app *caddyhttp.App) *plan {
+	p := &plan{app: app}
+	for _, server := range slices.Sorted(maps.Keys(app.Servers)) {
+		p.sites = append(p.sites, findSites(app.Servers[server])...)
+	}
+	// Their order in a file makes no difference.
+	slices.SortStableFunc(p.sites, func(a, b *site) int {
+		return cmp.Or(cmp.Compare(a.title(), b.title()), slices.Compare(a.listen, b.listen))
+	})
+	p.refuse()
+	p.assign()
+	p.agree()
+	return p
+}
+
+// refuse finds the handlers that need a name.
+func (p *plan) refuse() {
+	for i, a := range p.sites {
+		if a.name != "" {
+			a.trouble = ""
+			continue
+		}
+		if strings.Contains(a.trouble, "%") {
+			a.trouble = fmt.Sprintf(a.trouble, a.title())
+		}
+		for _, b := range p.sites[:i] {
+			trouble := ""
+			switch {
+			case b.name != "" || a.route < 0 || b.route < 0:
+			case a.server == b.server && (a.route == b.route || a.meets(b) > 0):
+				trouble = fmt.Sprintf(twoHandlers, a.title())
+			case a.server != b.server && a.meets(b) > 0 && !(a.told && b.told):
+				trouble = fmt.Sprintf(untoldHomeserver, a.title(), strings.Join(append(slices.Clone(b.listen), a.listen...), " and "))
+			}
+			a.trouble, b.trouble = cmp.Or(trouble, a.trouble), cmp.Or(trouble, b.trouble)
+		}
+	}
+}
+
+// assign gives each handler the name of a memory: one that is there, or a new one.
+func (p *plan) assign() {
+	living := make(map[string][]*site)
+	eachMemory(func(label string, m *memory) {
+		living[label] = slices.Collect(maps.Values(m.tenants))
+	})
+	used := make(map[string]bool)
+	for _, s := range p.sites {
+		if s.name == "" {
+			continue
+		}
+		same := func(other *site) bool { return other.name == s.name }
+		if i := slices.IndexFunc(p.sites, func(other *site) bool { return same(other) && other.memory != "" }); i >= 0 {
+			s.memory = p.sites[i].memory
+			continue
+		}
+		s.memory = namedMemory(s.name, living, slices.DeleteFunc(slices.Clone(p.sites), func(other *site) bool { return !same(other) }), used)
+		used[s.memory] = true
+	}
+	p.assignUnnamed(living, used)
+}
+
+// namedMemory returns the memory of the sites of a cache name. That of an unnamed site goes
+// with its homeserver, if the name that it is given is the one that it has had.
+func namedMemory(name string, living map[string][]*site, sites []*site, used map[string]bool) string {
+	for _, label := range slices.Sorted(maps.Keys(living)) {
+		if slices.ContainsFunc(living[label], func(tenant *site) bool { return tenant.name == name }) {
+			return label
+		}
+	}
+	if tenants, ok := living[name]; ok && meet(sites, tenants) == 0 {
+		return freeLabel(name, "", living, used)
+	}
+	return name
+}
+
+// meet tells in how many hosts some sites meet those of the same homeserver among others that
+// have no name.
+func meet(sites, tenants []*site) (most int) {
+	for _, s := range sites {
+		for _, tenant := range tenants {
+			if tenant.name == "" {
+				most = max(most, s.overlap(tenant))
+			}
+		}
+	}
+	return most
+}
+
+// assignUnnamed gives the handlers without a cache name theirs.
+func (p *plan) assignUnnamed(living map[string][]*site, used map[string]bool) {
+	var groups [][]*site // of one homeserver each
+	for _, s := range p.sites {
+		if s.name != "" || s.trouble != "" {
+			continue
+		}
+		group := []*site{s}
+		groups = slices.DeleteFunc(groups, func(other []*site) bool {
+			joins := slices.ContainsFunc(other, func(o *site) bool { return s.overlap(o) > 0 })
+			if joins {
+				group = append(other, group...)
+			}
+			return joins
+		})
+		groups = append(groups, group)
+	}
+
+	type match struct {
+		hosts int
+		label string
+		group int
+	}
+	var matches []match
+	for i, group := range groups {
+		for label, tenants := range living {
+			if hosts := meet(group, tenants); hosts > 0 && !used[label] {
+				matches = append(matches, match{hosts, label, i})
+			}
+		}
+	}
+	slices.SortFunc(matches, func(a, b match) int {
+		return cmp.Or(-cmp.Compare(a.hosts, b.hosts), cmp.Compare(a.label, b.label), cmp.Compare(a.group, b.group))
+	})
+	labels := make([]string, len(groups))
+	for _, m := range matches {
+		if labels[m.group] == "" && !used[m.label] {
+			labels[m.group], used[m.label] = m.label, true
+		}
+	}
+	for i, group := range groups {
+		if labels[i] == "" {
+			all := new(site)
+			for _, s := range group {
+				all.hosts, all.listen = append(all.hosts, s.hosts...), append(all.listen, s.listen...)
+			}
+			for _, list := range []*[]string{&all.hosts, &all.listen} {
+				slices.Sort(*list)
+				*list = slices.Compact(*list)
+			}
+			labels[i] = freeLabel(all.title(), strings.Join(all.listen, " "), living, used)
+			used[labels[i]] = true
+		}
+		for _, s := range group {
+			s.memory = labels[i]
+		}
+	}
+}
+
+// freeLabel returns a name that no memory has: the title, with the addresses if that is
+// not enough, or with a number.
+func freeLabel(title, addresses string, living map[string][]*site, used map[string]bool) string {
+	free := func(label string) bool {
+		_, lives := living[label]
+		return !lives && !used[label]
+	}
+	if free(title) {
+		return title
+	}
+	if addresses != "" && addresses != title {
+		if title += " " + addresses; free(title) {
+			return title
+		}
+	}
+	for n := 2; ; n++ {
+		if label := fmt.Sprintf("%s (%d)", title, n); free(label) {
+			return label
+		}
+	}
+}
+
+// agree has the handlers of each memory agree on which homeserver it is: what one of them names
+// is what those take that name none.
+func (p *plan) agree() {
+	dialects := make(map[string]string)
+	for _, s := range p.sites {
+		if s.dialect == "auto" {
+			s.dialect = ""
+		}
+		other := cmp.Or(dialects[s.memory], s.dialect)
+		if s.dialect != "" && other != s.dialect {
+			s.trouble = cmp.Or(s.trouble, fmt.Sprintf("the matrix_presence handlers of the cache %s front one homeserver: it can't be both homeserver %s and homeserver %s",
+				s.memory, other, s.dialect))
+		}
+		dialects[s.memory] = other
+	}
+	for _, s := range p.sites {
+		s.dialect = dialects[s.memory]
+	}
+}

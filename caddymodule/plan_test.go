@@ -1,0 +1,543 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// configuration is one that is provisioned, as far as it can be without its servers.
+type configuration struct {
+	t   testing.TB
+	app *caddyhttp.App
+}
+
+// adapt returns the JSON of a Caddyfile.
+func adapt(t testing.TB, caddyfile string) []byte {
+	t.Helper()
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("{\nadmin off\npersist_config off\n}\n"+caddyfile), nil)
+	if err != nil {
+		t.Fatalf("adapting: %v in\n%s", err, caddyfile)
+	}
+	return adapted
+}
+
+// tryProvision provisions a configuration in JSON.
+func tryProvision(t testing.TB, adapted []byte) (*configuration, error) {
+	t.Helper()
+	var config caddy.Config
+	if err := caddy.StrictUnmarshalJSON(adapted, &config); err != nil {
+		t.Fatalf("reading the configuration: %v", err)
+	}
+	ctx, err := caddy.ProvisionContext(&config)
+	if err != nil {
+		return nil, err
+	}
+	app, err := ctx.App("http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &configuration{t, app.(*caddyhttp.App)}
+	t.Cleanup(c.end)
+	return c, nil
+}
+
+// provisionSites provisions the sites of a Caddyfile.
+func provisionSites(t testing.TB, caddyfile string) *configuration {
+	t.Helper()
+	c, err := tryProvision(t, adapt(t, caddyfile))
+	if err != nil {
+		t.Fatalf("provisioning: %v", err)
+	}
+	return c
+}
+
+// reload provisions a Caddyfile in the place of a configuration, as Caddy does.
+func (c *configuration) reload(caddyfile string) *configuration {
+	c.t.Helper()
+	next := provisionSites(c.t, caddyfile)
+	c.end()
+	return next
+}
+
+// end ends a configuration, for our handlers.
+func (c *configuration) end() {
+	for _, h := range c.handlers() {
+		if err := h.Cleanup(); err != nil {
+			c.t.Error(err)
+		}
+	}
+	c.app = nil
+}
+
+// handlers returns our handlers, in the order of their sites.
+func (c *configuration) handlers() (found []*Handler) {
+	if c.app == nil {
+		return nil
+	}
+	plans.Lock()
+	defer plans.Unlock()
+	eachMemory(func(_ string, m *memory) {
+		for h, site := range m.tenants {
+			for _, server := range c.app.Servers {
+				if site.server == server {
+					found = append(found, h)
+				}
+			}
+		}
+	})
+	slices.SortFunc(found, func(a, b *Handler) int { return strings.Compare(a.site.title(), b.site.title()) })
+	return found
+}
+
+// memories returns how many handlers have which memory.
+func (c *configuration) memories() map[string]int {
+	count := make(map[string]int)
+	for _, h := range c.handlers() {
+		count[h.memoryName]++
+	}
+	return count
+}
+
+// at returns the server that listens on a port.
+func (c *configuration) at(port string) http.Handler {
+	c.t.Helper()
+	for _, server := range c.app.Servers {
+		if slices.Contains(server.Listen, ":"+port) {
+			return server
+		}
+	}
+	c.t.Fatalf("nobody listens on %s", port)
+	return nil
+}
+
+// want checks which memories there are, and how many handlers have each.
+func (c *configuration) want(when string, want map[string]int) {
+	c.t.Helper()
+	if got := c.memories(); !maps.Equal(got, want) {
+		c.t.Errorf("%s: memories %v, want %v", when, got, want)
+	}
+}
+
+// upstreamOf serves a homeserver, and returns its address.
+func upstreamOf(t testing.TB, hs *homeserver) string {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := hs.ServeHTTP(w, r); err != nil {
+			t.Error(err)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
+}
+
+// proxied is a site block with a handler that fronts an upstream.
+func proxied(upstream string) string {
+	return " {\nmatrix_presence\nreverse_proxy " + upstream + "\n}\n"
+}
+
+// Production and its staging copy were one memory, because both had the same host: a token
+// of the copy read production's presence.
+func TestStagingOnAnotherPortReadsNothingOfProductions(t *testing.T) {
+	production, staging := newHomeserver(), newHomeserver()
+	production.presence[alice] = `{"presence":"online","status_msg":"the real one"}`
+	staging.tokens = map[string]string{"staging-token": bob}
+	staging.presence = map[string]string{alice: `{"presence":"offline"}`}
+	c := provisionSites(t,
+		"http://matrix.example.com:9080"+proxied(upstreamOf(t, production))+
+			"http://matrix.example.com:9443"+proxied(upstreamOf(t, staging)))
+	read := func(port, token string) *http.Response {
+		return ask(c.at(port), request("GET", "http://matrix.example.com:"+port+statusPath(alice), token, ""))
+	}
+	read("9080", "bob-token")
+	if resp := read("9443", "staging-token"); resp.StatusCode != 200 || !strings.Contains(bodyOf(resp), "offline") {
+		t.Error("the copy's reader didn't get the copy's state")
+	}
+	if resp := read("9080", "staging-token"); resp.StatusCode != 401 {
+		t.Errorf("production let the copy's token read: %d", resp.StatusCode)
+	}
+	c.want("on two ports", map[string]int{"matrix.example.com": 1, "matrix.example.com :9443": 1})
+}
+
+// Which homeserver a site has is told by where a whoami goes to. Each pair of sites is of one
+// host on two ports, but where a case says otherwise.
+func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
+	const one, two = "http://m.example.com:9080", "http://m.example.com:9443"
+	site := func(directives string) string { return " {\nmatrix_presence\n" + directives + "\n}\n" }
+	for _, tc := range []struct {
+		name      string
+		caddyfile string
+		memories  int
+	}{
+		{"one block", one + ", " + two + proxied("hs:1"), 1},
+		{"two blocks of one upstream", one + proxied("hs:1") + two + proxied("hs:1"), 1},
+		{"of two", one + proxied("hs:1") + two + proxied("hs:2"), 2},
+		{"one host of several in common", "http://a.example.com:9080, " + one + proxied("hs:1") + two + ", http://z.example.com:9443" + proxied("hs:1"), 1},
+		{"a third holds two together", "http://a.example.com:9080" + proxied("hs:1") + "http://b.example.com:9443" + proxied("hs:1") +
+			"http://a.example.com:9090, http://b.example.com:9090" + proxied("hs:1"), 1},
+		{"other hosts", "http://a.example.com:9080" + proxied("hs:1") + "http://b.example.com:9443" + proxied("hs:1"), 2},
+		{"a wildcard and a host", "http://*.example.com:9080" + proxied("hs:1") + "http://b.example.com:9443" + proxied("hs:1"), 2},
+		{"all hosts, one upstream", "http://:9080, http://:9443" + proxied("hs:1"), 1},
+		{"all hosts, two upstreams", "http://:9080" + proxied("hs:1") + "http://:9443" + proxied("hs:2"), 2},
+		{"all hosts, none that could be told", "http://:9080" + site("respond ok") + "http://:9443" + site("respond ok"), 2},
+		{"several upstreams in another order", one + proxied("hs:1 hs:2") + two + proxied("hs:2 hs:1"), 1},
+		{"one upstream more", one + proxied("hs:1") + two + proxied("hs:1 hs:2"), 2},
+		{"a unix socket", one + proxied("unix//run/a.sock") + two + proxied("unix//run/b.sock"), 2},
+		{"another Host", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\nheader_up Host staging\n}"), 2},
+		{"the same Host", one + site("reverse_proxy hs:1 {\nheader_up Host {upstream_hostport}\n}") + two + site("reverse_proxy hs:1 {\nheader_up Host {upstream_hostport}\n}"), 1},
+		{"a field that tells the client's address", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\nheader_up X-Real-IP {remote_host}\n}"), 1},
+		{"a field of the proxy", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\nheader_up X-Tenant staging\n}"), 2},
+		{"a field of the site", one + proxied("hs:1") + two + site("request_header X-Tenant staging\nreverse_proxy hs:1"), 2},
+		{"a field of the site that another path gets", one + proxied("hs:1") + two + site("request_header /media/* X-Tenant staging\nreverse_proxy hs:1"), 1},
+		{"TLS", one + proxied("hs:1") + two + proxied("https://hs:1"), 2},
+		{"another server name", one + proxied("https://hs:1") + two + site("reverse_proxy https://hs:1 {\ntransport http {\ntls_server_name staging\n}\n}"), 2},
+		{"other timeouts", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\ntransport http {\ndial_timeout 1s\n}\nflush_interval -1\n}"), 1},
+		{"a path before the homeserver's", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\nrewrite /staging{uri}\n}"), 2},
+		{"the same, by a directive behind the handler", one + proxied("hs:1") + two + site("handle {\nrewrite * /staging{uri}\nreverse_proxy hs:1\n}"), 2},
+		{"another service beside it", one + proxied("hs:1") + two + site("reverse_proxy /media/* media:1\nreverse_proxy hs:1"), 1},
+		{"a presence writer", one + proxied("hs:1") + two + site("@presence path_regexp ^/_matrix/client/(api/v1|r0|v3|unstable)/presence/\nreverse_proxy @presence hs:83\nreverse_proxy hs:1"), 1},
+		{"within handle", one + proxied("hs:1") + two + site("handle /_matrix/* {\nreverse_proxy hs:1\n}\nhandle {\nrespond 404\n}"), 1},
+		{"handle that leads elsewhere", one + proxied("hs:1") + two + site("handle /_matrix/client/v3/account/* {\nreverse_proxy hs:2\n}\nhandle {\nreverse_proxy hs:1\n}"), 2},
+		{"somebody who is asked before", one + proxied("hs:1") + two + site("forward_auth auth:1 {\nuri /auth\n}\nreverse_proxy hs:1"), 1},
+		{"by a snippet", "(hs) {\nmatrix_presence\nreverse_proxy {args[0]}\n}\n" + one + " {\nimport hs hs:1\n}\n" + two + " {\nimport hs hs:2\n}\n", 2},
+		{"an upstream in a named route", "&(hs) {\nreverse_proxy hs:1\n}\n" + one + site("invoke hs") + two + proxied("hs:1"), 1},
+		{"another in a named route", "&(hs) {\nreverse_proxy hs:2\n}\n" + one + site("invoke hs") + two + proxied("hs:1"), 2},
+		{"the handler in handle_path", one + proxied("hs:1") + two + " {\nhandle_path /matrix/* {\nmatrix_presence\nreverse_proxy hs:1\n}\n}\n", 1},
+		{"dynamic upstreams of one name", one + ", " + two + site("reverse_proxy {\ndynamic a hs 1\n}"), 1},
+		{"dynamic upstreams of two names", one + site("reverse_proxy {\ndynamic a hs 1\n}") + two + site("reverse_proxy {\ndynamic a staging 1\n}"), 2},
+		{"the environment's", one + ", " + two + site("reverse_proxy {env.HOMESERVER}:1"), 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			// Caddy provisions servers in no order.
+			want := provisionSites(t, tc.caddyfile).memories()
+			if len(want) != tc.memories {
+				t.Errorf("memories %v, want %d", want, tc.memories)
+			}
+			for range 5 {
+				if got := provisionSites(t, tc.caddyfile).memories(); !maps.Equal(got, want) {
+					t.Errorf("memories %v, and now %v", want, got)
+				}
+			}
+		})
+	}
+}
+
+// Where it can't be told which homeserver a handler fronts, it needs a name, and says so.
+func TestHandlersThatCanNotBeToldApartNeedNames(t *testing.T) {
+	site := func(directives string) string { return " {\nmatrix_presence NAME\n" + directives + "\n}\n" }
+	for name, caddyfile := range map[string]string{
+		"two of a site": "http://a.example.com:9 {\nhandle /a* {\nmatrix_presence NAME\nreverse_proxy hs:1\n}\nhandle {\nmatrix_presence NAME\nreverse_proxy hs:2\n}\n}\n",
+		"two of a wildcard site": "http://*.example.com:9 {\n@a host a.example.com\nhandle @a {\nmatrix_presence NAME\nreverse_proxy hs:1\n}\n" +
+			"@b host b.example.com\nhandle @b {\nmatrix_presence NAME\nreverse_proxy hs:2\n}\n}\n",
+		"one of a wildcard site of two homeservers": "http://*.example.com:9" + site("@a host a.example.com\nhandle @a {\nreverse_proxy hs:1\n}\nhandle {\nreverse_proxy hs:2\n}"),
+		"the same by an expression":                 "http://a.example.com:9, http://b.example.com:9" + site("@a `{host} == 'a.example.com'`\nreverse_proxy @a hs:1\nreverse_proxy hs:2"),
+		"an upstream by host":                       "http://*.example.com:9" + site("reverse_proxy {labels.2}:1"),
+		"by host and map":                           "http://*.example.com:9" + site("map {host} {backend} {\na.example.com hs:1\ndefault hs:2\n}\nreverse_proxy {backend}"),
+		"by host and vars":                          "http://*.example.com:9" + site("@a host a.example.com\nvars @a upstream hs:1\nvars upstream hs:2\nreverse_proxy {vars.upstream}"),
+		"a named route": "&(matrix) {\nmatrix_presence NAME\nreverse_proxy hs:1\n}\n" +
+			"http://a.example.com:9 {\ninvoke matrix\n}\nhttp://b.example.com:9 {\ninvoke matrix\n}\n",
+		"a named route of one site": "&(matrix) {\nmatrix_presence NAME\nreverse_proxy hs:1\n}\nhttp://a.example.com:9 {\ninvoke matrix\n}\n",
+		"a variable on two ports":   "http://a.example.com:9, http://a.example.com:8" + site("vars upstream hs:1\nreverse_proxy {vars.upstream}"),
+		"a variable on one of them": "http://a.example.com:9" + site("reverse_proxy hs:1") + "http://a.example.com:8" + site("vars upstream hs:1\nreverse_proxy {vars.upstream}"),
+		"the port as an upstream":   "http://a.example.com:9, http://a.example.com:8" + site("reverse_proxy hs:{port}"),
+		"a field of the port":       "http://a.example.com:9, http://a.example.com:8" + site("reverse_proxy hs:1 {\nheader_up X-Env {port}\n}"),
+		"no upstream on two ports":  "http://a.example.com:9, http://a.example.com:8" + site("respond ok"),
+		"handle_errors":             "http://a.example.com:9 {\nhandle_errors {\nmatrix_presence NAME\nreverse_proxy hs:1\n}\n}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 3 { // Caddy provisions servers in no order
+				_, err := tryProvision(t, adapt(t, strings.ReplaceAll(caddyfile, "NAME", "")))
+				if err == nil || !strings.Contains(err.Error(), "cache { name example.com }") {
+					t.Fatalf("error %v, want one that says what to write", err)
+				}
+			}
+			if len(plans.of) != 0 {
+				t.Errorf("%d plans are left of refused configurations", len(plans.of))
+			}
+			eachMemory(func(name string, _ *memory) { t.Errorf("the memory %s is left of a refused configuration", name) })
+			c := provisionSites(t, strings.ReplaceAll(caddyfile, "NAME", "{\ncache {\nname shared\n}\n}"))
+			if got := c.memories(); len(got) != 1 || got["shared"] == 0 {
+				t.Errorf("with a name: memories %v", got)
+			}
+		})
+	}
+}
+
+// One handler that can be meant is enough to keep what it knows, whatever is behind it.
+func TestSingleSiteNeedsNoName(t *testing.T) {
+	for name, directives := range map[string]string{
+		"a variable":         "vars upstream hs:1\nreverse_proxy {vars.upstream}",
+		"a map":              "map {host} {backend} {\ndefault hs:1\n}\nreverse_proxy {backend}",
+		"no upstream":        "respond ok",
+		"workers by header":  "@bot header User-Agent *bot*\nreverse_proxy @bot hs:2\nreverse_proxy hs:1",
+		"a presence writer":  "reverse_proxy /_matrix/client/v3/presence/* hs:83\nreverse_proxy hs:1",
+		"two named services": "handle /media/* {\nreverse_proxy media:1\n}\nhandle {\nreverse_proxy hs:1\n}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			block := func(option string) string {
+				return " {\nmatrix_presence {\n" + option + "\n}\n" + directives + "\n}\n"
+			}
+			c := provisionSites(t, "http://a.example.com:9"+block("max_body 1KiB"))
+			c.want("at first", map[string]int{"a.example.com": 1})
+			m := c.handlers()[0].memory
+			// Our own options are no part of where a site leads, nor are others.
+			c = c.reload("http://0.example.com:9 {\nhandle /a {\nrespond ok\n}\nhandle {\nrespond ok\n}\n}\nhttp://a.example.com:9" + block("max_body 2KiB"))
+			if c.handlers()[0].memory != m {
+				t.Error("a reload has begun another memory")
+			}
+		})
+	}
+}
+
+// A host that was added to a site gave it another memory: all identities were asked for
+// again, and all who had used their budget up got a new one.
+func TestMemoryStaysWithItsHomeserverThroughChanges(t *testing.T) {
+	const before = "http://b.example.com:9080"
+	for _, tc := range []struct {
+		name, after string
+		stays       bool
+	}{
+		{"a host more", "http://a.example.com:9080, " + before + proxied("HS"), true},
+		{"an address more", before + ", http://b.example.com:9443" + proxied("HS"), true},
+		{"another port", "http://b.example.com:9443" + proxied("HS"), true},
+		{"a site before it", "http://a.example.com:9080" + proxied("hs:2") + before + proxied("HS"), true},
+		{"a site on a port before it", "http://a.example.com:80" + proxied("HS") + before + proxied("HS"), true},
+		{"other options", before + " {\nmatrix_presence {\nsync limit\n}\nencode gzip\nreverse_proxy /media/* media:1\nreverse_proxy HS\n}\n", true},
+		{"a presence writer", before + " {\nmatrix_presence\nreverse_proxy /_matrix/client/v3/presence/* HS\nreverse_proxy HS\n}\n", true},
+		{"the name that it has", before + " {\nmatrix_presence {\ncache {\nname b.example.com\n}\n}\nreverse_proxy HS\n}\n", true},
+		{"another upstream", before + proxied("hs:2"), false},
+		{"an upstream more", before + proxied("HS hs:2"), false},
+		{"other hosts only", "http://a.example.com:9080" + proxied("HS"), false},
+		{"another name", before + " {\nmatrix_presence {\ncache {\nname a\n}\n}\nreverse_proxy HS\n}\n", false},
+		{"its name for another homeserver", before + " {\nmatrix_presence {\ncache {\nname b.example.com\n}\n}\nreverse_proxy hs:2\n}\n", false},
+		{"its place taken by another", before + proxied("hs:2") + "http://b.example.com:9443" + proxied("HS"), true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			address := upstreamOf(t, newHomeserver())
+			c := provisionSites(t, before+proxied(address))
+			m := c.handlers()[0].memory
+			c = c.reload(strings.ReplaceAll(tc.after, "HS", address))
+			stays := false
+			for _, h := range c.handlers() {
+				stays = stays || h.memory == m
+				if h.memory == m && h.memoryName != "b.example.com" {
+					t.Errorf("it is called %s now", h.memoryName)
+				}
+				if h.memory == m && !strings.Contains(h.site.homeserver, address) {
+					t.Errorf("it is given to %s", h.site.homeserver)
+				}
+			}
+			if stays != tc.stays {
+				t.Errorf("the memory stays: %t, want %t", stays, tc.stays)
+			}
+		})
+	}
+}
+
+// What a reader has, and who has used a budget up, is the same after a host was added, and
+// then the first one taken away.
+func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
+	hs := newHomeserver()
+	block := " {\nmatrix_presence {\nwrite_limit 1/1h\n}\nreverse_proxy " + upstreamOf(t, hs) + "\n}\n"
+	c := provisionSites(t, "http://old.example.com:9080"+block)
+	check := func(when, host string) {
+		t.Helper()
+		site := c.at("9080")
+		resp := ask(site, request("GET", "http://"+host+":9080"+statusPath(alice), "bob-token", ""))
+		if got := resp.Header.Get("Cache-Status"); !strings.HasPrefix(got, "matrix_presence; hit") {
+			t.Errorf("%s: Cache-Status %q (%d)", when, got, resp.StatusCode)
+		}
+		if resp := ask(site, request("PUT", "http://"+host+":9080"+statusPath(bob), "bob-token", `{"presence":"online"}`)); resp.StatusCode != 429 {
+			t.Errorf("%s: a write got %d, want 429", when, resp.StatusCode)
+		}
+	}
+	ask(c.at("9080"), request("GET", "http://old.example.com:9080"+statusPath(alice), "bob-token", ""))
+	ask(c.at("9080"), request("PUT", "http://old.example.com:9080"+statusPath(bob), "bob-token", `{"presence":"online"}`))
+	check("before", "old.example.com")
+	c = c.reload("http://new.example.com:9080, http://old.example.com:9080" + block)
+	check("with an alias", "new.example.com")
+	check("with an alias, by the first name", "old.example.com")
+	c = c.reload("http://new.example.com:9080" + block)
+	check("by another name", "new.example.com")
+	c.want("at last", map[string]int{"old.example.com": 1})
+	if n := hs.count("whoami"); n != 1 {
+		t.Errorf("the homeserver was asked %d times whose the token is", n)
+	}
+}
+
+// Two sites that were one can't both have its memory, whichever Caddy provisions first, and
+// one site that was two gets one of theirs.
+func TestSitesThatPartAndMerge(t *testing.T) {
+	const both = "http://a.example.com:9080, http://b.example.com:9443"
+	const parted = "http://a.example.com:9080" + " {\nmatrix_presence\nreverse_proxy hs:1\n}\n" + "http://b.example.com:9443" + " {\nmatrix_presence\nreverse_proxy hs:1\n}\n"
+	for range 10 {
+		c := provisionSites(t, both+proxied("hs:1"))
+		c.want("one site", map[string]int{"a.example.com": 1, "b.example.com": 1})
+		c.end()
+
+		c = provisionSites(t, "http://a.example.com:9080, http://b.example.com:9080"+proxied("hs:1"))
+		m := c.handlers()[0].memory
+		c = c.reload(parted)
+		c.want("parted", map[string]int{"a.example.com b.example.com": 1, "b.example.com": 1})
+		for _, h := range c.handlers() {
+			if h.memory == m && h.site.title() != "a.example.com" {
+				t.Errorf("the memory went with %s", h.site.title())
+			}
+		}
+		c = c.reload("http://a.example.com:9080, http://b.example.com:9080" + proxied("hs:1"))
+		if c.handlers()[0].memory != m {
+			t.Error("merged, they got another memory")
+		}
+		c.end()
+	}
+}
+
+// A configuration that fails, in whatever it does after our handlers, changes nothing: the next one
+// finds the memory by what it was before.
+func TestFailedReloadLeavesMemoriesToTheirSites(t *testing.T) {
+	c := provisionSites(t, "http://a.example.com:9080"+proxied("hs:1"))
+	m := c.handlers()[0].memory
+	// The alias is of a homeserver of its own in truth.
+	failing := adapt(t, "http://a.example.com:9080, http://b.example.com:9080"+proxied("hs:1")+
+		"http://a.example.com:9999 {\nmatrix_presence {\nrepeat_writes absorb\n}\nreverse_proxy hs:1\n}\nhttp://z.example.com:9998 {\nreverse_proxy hs:9\n}\n")
+	failing = []byte(strings.Replace(string(failing), `"upstreams":[{"dial":"hs:9"}]`, `"upstreams":[{"dial":"hs:9"}],"trusted_proxies":["nonsense"]`, 1))
+	for range 10 {
+		if _, err := tryProvision(t, failing); err == nil {
+			t.Fatal("it didn't fail")
+		}
+		if len(m.tenants) != 1 || len(plans.of) != 1 {
+			t.Fatalf("%d tenants and %d plans after a failure, want 1 of each", len(m.tenants), len(plans.of))
+		}
+		if m.needs.absorbs.Load() {
+			t.Error("the failed configuration's needs are there")
+		}
+		eachMemory(func(label string, _ *memory) {
+			if label != "a.example.com" {
+				t.Errorf("the memory %s is left of a failure", label)
+			}
+		})
+	}
+	next := provisionSites(t, "http://b.example.com:9080"+proxied("hs:1"))
+	next.want("the alias alone", map[string]int{"b.example.com": 1})
+	if next.handlers()[0].memory == m {
+		t.Error("the failed configuration's host has taken the memory over")
+	}
+}
+
+// The metrics of two memories must never have one label, or none could be read.
+func TestNamesOfMemoriesAreUnique(t *testing.T) {
+	named := func(upstream string) string {
+		return " {\nmatrix_presence {\ncache {\nname a.example.com\n}\n}\nreverse_proxy " + upstream + "\n}\n"
+	}
+	c := provisionSites(t, "http://a.example.com:9080"+proxied("hs:1")+"http://b.example.com:9080"+named("hs:2"))
+	c.want("a site and a name", map[string]int{"a.example.com": 1, "a.example.com :9080": 1})
+	for _, h := range c.handlers() {
+		if named := h.Cache != nil; named != (h.memoryName == "a.example.com") {
+			t.Errorf("%s has the memory %s", h.site.title(), h.memoryName)
+		}
+	}
+	c.end()
+
+	c = provisionSites(t, "http://a.example.com:9080"+proxied("hs:1"))
+	m := c.handlers()[0].memory
+	c = c.reload("http://a.example.com:9080" + proxied("hs:1") + "http://b.example.com:9080" + named("hs:2"))
+	c.want("a name that is a site's", map[string]int{"a.example.com": 1, "a.example.com (2)": 1})
+	for _, h := range c.handlers() {
+		if (h.memory == m) != (h.Cache == nil) {
+			t.Errorf("%s has the memory %s", h.site.title(), h.memoryName)
+		}
+	}
+	// The name finds its memory again, whatever that is called.
+	other := c.handlers()[slices.IndexFunc(c.handlers(), func(h *Handler) bool { return h.Cache != nil })].memory
+	c = c.reload("http://b.example.com:9080" + named("hs:3"))
+	if c.handlers()[0].memory != other {
+		t.Error("the name has another memory after a reload")
+	}
+}
+
+// A name that is in no list of routes has no site. JSON can have that, and more.
+func TestHandlersInJSON(t *testing.T) {
+	route := func(match string, handlers ...string) string {
+		return fmt.Sprintf(`{"match":[%s],"handle":[%s]}`, match, strings.Join(handlers, ","))
+	}
+	server := func(listen string, routes ...string) string {
+		return fmt.Sprintf(`%q:{"listen":[%q],"automatic_https":{"disable":true},"routes":[%s]}`, listen, listen, strings.Join(routes, ","))
+	}
+	const presence, proxy = `{"handler":"matrix_presence"}`, `{"handler":"reverse_proxy","upstreams":[{"dial":"hs:1"}]}`
+	const hostA, hostB = `{"host":["A.example.com"]}`, `{"host":["b.example.com"]}`
+	for _, tc := range []struct {
+		name     string
+		servers  []string
+		memories map[string]int // none: refused
+	}{
+		{"the upstream in a later route", []string{
+			server(":9", route(hostA, presence), route(hostA, proxy)), server(":8", route(hostA, presence, proxy)),
+		}, map[string]int{"a.example.com": 2}},
+		{"another in a later route", []string{
+			server(":9", route(hostA, presence), route(hostA, strings.Replace(proxy, "hs:1", "hs:2", 1))), server(":8", route(hostA, presence, proxy)),
+		}, map[string]int{"a.example.com": 1, "a.example.com :9": 1}},
+		{"an upstream for other hosts in between", []string{
+			server(":9", route(hostA, presence), route(hostB, strings.Replace(proxy, "hs:1", "hs:2", 1)), route(hostA, proxy)), server(":8", route(hostA, presence, proxy)),
+		}, map[string]int{"a.example.com": 2}},
+		{"two routes of a host", []string{
+			server(":9", route(hostA, presence, proxy), route(hostA, presence, proxy)),
+		}, nil},
+		{"a handler for all hosts before those of two", []string{
+			server(":9", `{"handle":[`+presence+`]}`, route(hostA, proxy), route(hostB, strings.Replace(proxy, "hs:1", "hs:2", 1))),
+		}, nil},
+		{"a matcher set without a host", []string{
+			server(":9", route(hostA+`,{"path":["/_matrix/*"]}`, presence, proxy)),
+		}, map[string]int{":9": 1}},
+		{"within a handler of another kind", []string{
+			server(":9", route(hostA, `{"handler":"intercept","handle_response":[{"routes":[{"handle":[`+presence+`]}]}]}`, proxy)),
+		}, map[string]int{"a.example.com": 1}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			config := []byte(`{"admin":{"disabled":true,"config":{"persist":false}},"apps":{"http":{"servers":{` + strings.Join(tc.servers, ",") + `}}}}`)
+			if !json.Valid(config) {
+				t.Fatal(string(config))
+			}
+			c, err := tryProvision(t, config)
+			switch {
+			case tc.memories == nil && err == nil:
+				t.Errorf("memories %v, want an error", c.memories())
+			case tc.memories != nil && err != nil:
+				t.Error(err)
+			case tc.memories != nil:
+				got := make(map[string]int)
+				eachMemory(func(label string, m *memory) { got[label] = len(m.tenants) })
+				if !maps.Equal(got, tc.memories) {
+					t.Errorf("memories %v, want %v", got, tc.memories)
+				}
+			}
+		})
+	}
+}
+
+// Handlers of one memory front one homeserver. What one is told of it, all know.
+func TestHandlersOfAMemoryAgreeOnTheHomeserver(t *testing.T) {
+	block := func(option string) string {
+		return " {\nmatrix_presence {\n" + option + "\ncache {\nname x\n}\n}\nreverse_proxy hs:1\n}\n"
+	}
+	c := provisionSites(t, "http://a.example.com:9"+block("homeserver dendrite")+"http://b.example.com:9"+block("homeserver auto"))
+	for _, h := range c.handlers() {
+		if h.knownDialect() != dendrite {
+			t.Errorf("%s doesn't know that it fronts a Dendrite", h.site.title())
+		}
+	}
+	c.end()
+	_, err := tryProvision(t, adapt(t, "http://a.example.com:9"+block("homeserver dendrite")+"http://b.example.com:9"+block("homeserver synapse")))
+	if err == nil || !strings.Contains(err.Error(), "can't be both homeserver dendrite and homeserver synapse") {
+		t.Errorf("error %v", err)
+	}
+}

@@ -1,0 +1,559 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// whoAmIPath is where homeservers tell whose an access token is.
+const whoAmIPath = policy.ClientPrefix + "v3/account/whoami"
+
+// site is where a handler stands in a configuration, and which homeserver it fronts: the
+// one that tells whose access tokens are whose. So presence writers, other workers and
+// other services of the site make no difference.
+type site struct {
+	server *caddyhttp.Server // another one in each configuration
+	route  int               // the server's, or -1 if the handler is in none
+	listen []string
+	hosts  []string // sorted, in lower case; none: any
+
+	// name is the handler's cache name, or empty.
+	name string
+
+	// homeserver is where a whoami of the handler goes, and what it says on the way
+	// there. Told reports whether that is known; else it is a digest of the site, which is
+	// good for nothing but to see whether the site has changed.
+	homeserver string
+	told       bool
+
+	// trouble says why the handler needs a cache name, or is empty.
+	trouble string
+
+	// dialect is the homeserver that the handler's configuration names.
+	dialect string
+
+	// memory is the name of the memory that the handler gets.
+	memory string
+}
+
+// title is what an admin would know the site by.
+func (s *site) title() string {
+	if len(s.hosts) > 0 {
+		return strings.Join(s.hosts, " ")
+	}
+	return strings.Join(s.listen, " ")
+}
+
+// meets tells whether a request could be for both sites, if they are of two servers or of two
+// configurations. Sites for all hosts of which isn't known where they lead to meet
+// only if they share an address.
+func (s *site) meets(other *site) int {
+	switch {
+	case len(s.hosts) > 0 || len(other.hosts) > 0:
+		return common(s.hosts, other.hosts)
+	case s.told && other.told:
+		return 1
+	}
+	return common(s.listen, other.listen)
+}
+
+// common returns how many elements two lists have in common.
+func common(a, b []string) (n int) {
+	for _, one := range a {
+		if slices.Contains(b, one) {
+			n++
+		}
+	}
+	return n
+}
+
+// overlap tells in how many hosts two sites of the same homeserver meet. What they meet in is the
+// proof that it is the same: by other hosts, another proxy may lead to another one.
+func (s *site) overlap(other *site) int {
+	if s.told != other.told || s.homeserver != other.homeserver {
+		return 0
+	}
+	return s.meets(other)
+}
+
+// findSites returns the sites of all matrix_presence handlers of a server.
+func findSites(server *caddyhttp.Server) (sites []*site) {
+	listen := slices.Sorted(slices.Values(server.Listen))
+	routes := readRoutes(server.Routes)
+	named := make(map[string]routeJSON)
+	for name, route := range server.NamedRoutes {
+		named[name] = readRoute(route)
+	}
+	for i := range routes {
+		standings := standingsIn(routes[i : i+1])
+		unnamed := 0
+		for _, standing := range standings {
+			s := &site{server: server, route: i, listen: listen, name: standing.name, dialect: standing.dialect}
+			s.follow(routes, named, standing)
+			if s.name == "" {
+				if unnamed++; unnamed > 1 {
+					s.trouble = twoHandlers
+				}
+			}
+			sites = append(sites, s)
+		}
+	}
+	elsewhere := slices.Collect(maps.Values(named))
+	if server.Errors != nil {
+		elsewhere = append(elsewhere, readRoutes(server.Errors.Routes)...)
+	}
+	for _, standing := range standingsIn(elsewhere) {
+		sites = append(sites, &site{
+			server: server, route: -1, listen: listen, name: standing.name, dialect: standing.dialect,
+			trouble: inNamedRoute,
+		})
+	}
+	return sites
+}
+
+// What an admin is told who has to give a cache name.
+const (
+	twoHandlers = "two matrix_presence handlers for %[1]s: give each a cache name, " +
+		"the same one if they front the same homeserver, such as cache { name example.com }"
+	inNamedRoute = "a matrix_presence handler in a named route of %[1]s, or in its handle_errors, may stand before several homeservers: " +
+		"if all sites that invoke it front the same one, give it a cache name, such as cache { name example.com }; " +
+		"else give each site a matrix_presence of its own"
+	manyHomeservers = "the matrix_presence handler for %[1]s may stand before several homeservers, because the host decides where requests are proxied to: " +
+		"give each homeserver a site with a matrix_presence of its own, or a cache name such as cache { name example.com } if it is the same one"
+	untoldHomeserver = "it can't be told whether the matrix_presence handlers for %[1]s on %[2]s front the same homeserver: " +
+		"give each a cache name, the same one if they do, such as cache { name example.com }"
+	outsideHTTP = "a matrix_presence handler that is in no site needs a cache name, such as cache { name example.com }"
+)
+
+// standing is a matrix_presence handler in a list of routes.
+type standing struct {
+	name, dialect string
+
+	// trail leads to it by turns to a route and to a handler, or is nil if it is not
+	// in a route or a subroute, but within another handler.
+	trail []int
+}
+
+// standingsIn finds the handlers in some routes.
+func standingsIn(routes []routeJSON) (found []standing) {
+	for i, route := range routes {
+		for j, handler := range route.Handle {
+			nested := handler.routes()
+			if handler.name() == "matrix_presence" || nested == nil {
+				within(map[string]json.RawMessage(handler), func(s standing) {
+					if handler.name() == "matrix_presence" {
+						s.trail = []int{i, j}
+					}
+					found = append(found, s)
+				})
+				continue
+			}
+			within(handler["errors"], func(s standing) { found = append(found, s) })
+			for _, s := range standingsIn(nested) {
+				if s.trail != nil {
+					s.trail = append([]int{i, j}, s.trail...)
+				}
+				found = append(found, s)
+			}
+		}
+	}
+	return found
+}
+
+// within calls f with each matrix_presence handler in a JSON value.
+func within(value any, f func(standing)) {
+	raw, err := json.Marshal(value)
+	if err != nil || !strings.Contains(string(raw), "matrix_presence") {
+		return
+	}
+	var object map[string]json.RawMessage
+	var list []json.RawMessage
+	switch {
+	case json.Unmarshal(raw, &object) == nil:
+		if handlerJSON(object).name() == "matrix_presence" {
+			var options struct {
+				Homeserver string
+				Cache      struct{ Name string }
+			}
+			_ = json.Unmarshal(raw, &options) // what can't be read fails when it is provisioned
+			f(standing{name: options.Cache.Name, dialect: options.Homeserver})
+			return
+		}
+		for _, name := range slices.Sorted(maps.Keys(object)) {
+			within(object[name], f)
+		}
+	case json.Unmarshal(raw, &list) == nil:
+		for _, element := range list {
+			within(element, f)
+		}
+	}
+}
+
+// follow finds out which homeserver a handler fronts, by following a whoami of its.
+func (s *site) follow(routes []routeJSON, named map[string]routeJSON, standing standing) {
+	trail := slices.Clone(standing.trail)
+	w := &walk{
+		question: question{path: whoAmIPath, hosts: hostsOf(routes[s.route].Match)}, named: named,
+		groups: make(map[string]bool), hostNames: make(map[string]bool), found: make(map[string]bool),
+	}
+	if trail != nil {
+		trail[0] = s.route
+		w.routes(routes, trail)
+	}
+	s.hosts = w.hosts
+	switch keys := slices.Sorted(maps.Keys(w.found)); {
+	case len(keys) > 1 && w.byHost, w.untoldByHost && (len(s.hosts) != 1 || strings.Contains(s.hosts[0], "*")):
+		s.trouble = manyHomeservers
+		s.homeserver = digest(routes, s, named)
+	case len(keys) == 0 || w.untold:
+		s.homeserver = digest(routes, s, named)
+	default:
+		s.homeserver, s.told = strings.Join(keys, " "), true
+	}
+}
+
+// digest is of all that a site does, but for what is ours and for its hosts.
+func digest(routes []routeJSON, s *site, named map[string]routeJSON) string {
+	var part []routeJSON
+	if own := routes[s.route]; len(hostsOf(own.Match)) > 0 {
+		part = []routeJSON{{Handle: own.Handle}}
+	} else {
+		part = routes
+	}
+	raw, err := json.Marshal([]any{part, named})
+	if err != nil {
+		return "" // of what has been JSON
+	}
+	var all any
+	_ = json.Unmarshal(raw, &all) // it has just been marshalled
+	raw, _ = json.Marshal(withoutOurs(all))
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// withoutOurs takes our own handlers out of a JSON value, and the names of groups, which a
+// Caddyfile numbers over all of its sites.
+func withoutOurs(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		if v["handler"] == "matrix_presence" {
+			return nil
+		}
+		delete(v, "group")
+		for name, element := range v {
+			v[name] = withoutOurs(element)
+		}
+	case []any:
+		for i, element := range v {
+			v[i] = withoutOurs(element)
+		}
+	}
+	return value
+}
+
+// walk follows a request from a handler on to where it is proxied to.
+type walk struct {
+	question
+	named map[string]routeJSON
+
+	passed bool // the handler has been passed
+	hostly int  // routes around that match some hosts only
+	groups map[string]bool
+	edits  []string // what was changed in the request on the way
+	depth  int      // of named routes
+
+	// hostNames are placeholders whose values depend on the host.
+	hostNames map[string]bool
+
+	found  map[string]bool // where it may be proxied to
+	byHost bool            // the host decides which
+
+	untold       bool // a placeholder decides
+	untoldByHost bool // which is about the host
+}
+
+// maxInvokes is how deep named routes may invoke each other before that is given up.
+const maxInvokes = 8
+
+// routes follows a request through routes and reports whether it ends there for sure. As
+// long as the handler is not passed, the trail leads there.
+func (w *walk) routes(routes []routeJSON, trail []int) (over bool) {
+	for i, route := range routes {
+		if !w.passed && i == trail[0] {
+			if hosts := hostsOf(route.Match); hosts != nil {
+				w.hosts = hosts
+			}
+			w.groups[route.Group] = route.Group != ""
+			if w.handlers(route.Handle, trail[1:]) || route.Terminal {
+				return true
+			}
+			continue
+		}
+		matches, byHost := w.match(route.Match)
+		if matches == no || w.groups[route.Group] {
+			continue
+		}
+		if !w.passed {
+			if !route.Terminal { // else it isn't before ours
+				w.before(route.Handle, byHost)
+			}
+			continue
+		}
+		w.groups[route.Group] = route.Group != "" && matches == yes
+		if w.branch(route.Handle, matches, byHost) || matches == yes && route.Terminal {
+			return true
+		}
+	}
+	return false
+}
+
+// branch follows a request into a route that it may match.
+func (w *walk) branch(handlers []handlerJSON, matches verdict, byHost bool) (over bool) {
+	edits, path := w.edits, w.path
+	if byHost {
+		w.hostly++
+		defer func() { w.hostly-- }()
+	}
+	over = w.handlers(handlers, nil)
+	if over {
+		// Who comes further was not here.
+		w.edits, w.path = edits, path
+	}
+	return over && matches == yes
+}
+
+// before notes what is changed in requests before they come to the handler, and whether that
+// depends on the host.
+func (w *walk) before(handlers []handlerJSON, byHost bool) {
+	for _, handler := range handlers {
+		w.prepare(handler, byHost)
+		for _, route := range handler.routes() {
+			if matches, host := w.match(route.Match); matches != no {
+				w.before(route.Handle, byHost || host)
+			}
+		}
+	}
+}
+
+// prepare notes what a handler changes in a request that it passes on.
+func (w *walk) prepare(handler handlerJSON, byHost bool) {
+	switch handler.name() {
+	case "headers":
+		w.edit(handler["request"])
+	case "vars":
+		for name := range handler {
+			if byHost || strings.Contains(string(handler[name]), "{http.request.host") {
+				w.hostNames["http.vars."+name] = true
+			}
+		}
+	case "map":
+		var destinations []string
+		_ = json.Unmarshal(handler["destinations"], &destinations) // what can't be read fails when it is provisioned
+		for _, destination := range destinations {
+			if byHost || strings.Contains(string(handler["source"]), "{http.request.host") {
+				w.hostNames[strings.Trim(destination, "{}")] = true
+			}
+		}
+	}
+}
+
+// handlers follows a request through the handlers of a route.
+func (w *walk) handlers(handlers []handlerJSON, trail []int) (over bool) {
+	for i, handler := range handlers {
+		switch {
+		case w.passed:
+			if w.handler(handler) {
+				return true
+			}
+		case i != trail[0]:
+			w.before(handlers[i:i+1], false)
+		case len(trail) == 1:
+			w.passed = true
+		default:
+			if w.routes(handler.routes(), trail[1:]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// handler follows a request into a handler.
+func (w *walk) handler(handler handlerJSON) (over bool) {
+	switch handler.name() {
+	case "subroute":
+		return w.routes(handler.routes(), nil)
+	case "invoke":
+		var name string
+		_ = json.Unmarshal(handler["name"], &name) // no route has no name
+		route, ok := w.named[name]
+		if !ok || w.depth >= maxInvokes {
+			return false
+		}
+		w.depth++
+		defer func() { w.depth-- }()
+		return w.routes([]routeJSON{route}, nil)
+	case "rewrite":
+		raw, _ := json.Marshal(handler)
+		w.edits = append(slices.Clip(w.edits), string(raw))
+		w.path = ""
+		w.judge(asField, string(raw))
+	case "reverse_proxy":
+		return w.proxy(handler)
+	case "static_response", "error":
+		return true
+	}
+	w.prepare(handler, w.hostly > 0)
+	return false
+}
+
+// proxyJSON is what decides where reverse_proxy sends a request to.
+type proxyJSON struct {
+	Upstreams []struct {
+		Dial string `json:"dial"`
+	} `json:"upstreams"`
+	DynamicUpstreams json.RawMessage `json:"dynamic_upstreams"`
+	Transport        json.RawMessage `json:"transport"`
+	Headers          struct {
+		Request json.RawMessage `json:"request"`
+	} `json:"headers"`
+	Rewrite        json.RawMessage   `json:"rewrite"`
+	HandleResponse []json.RawMessage `json:"handle_response"`
+}
+
+// proxy notes where a proxy sends the request to.
+func (w *walk) proxy(handler handlerJSON) (over bool) {
+	raw, _ := json.Marshal(handler)
+	var p proxyJSON
+	if json.Unmarshal(raw, &p) != nil {
+		w.untold = true
+		return true
+	}
+	if p.Rewrite != nil && p.HandleResponse != nil {
+		return false // forward_auth asks somebody else whether a request may go on
+	}
+	edits := w.edits
+	w.edit(p.Headers.Request)
+
+	var dials []string
+	for _, upstream := range p.Upstreams {
+		w.judge(asAddress, upstream.Dial)
+		dials = append(dials, strings.ToLower(upstream.Dial))
+	}
+	slices.Sort(dials)
+	w.judge(asAddress, string(p.DynamicUpstreams))
+	w.judge(asField, string(p.Rewrite))
+	var source struct{ Source string }
+	if p.DynamicUpstreams != nil && (json.Unmarshal(p.DynamicUpstreams, &source) != nil || source.Source != "a" && source.Source != "srv") {
+		w.untold = true // by who knows what
+	}
+	way := append(slices.Clone(w.edits), w.transport(p.Transport), string(p.DynamicUpstreams), string(p.Rewrite))
+	key, _ := json.Marshal([]any{slices.Compact(dials), way})
+	w.found[string(key)] = true
+	w.byHost = w.byHost || w.hostly > 0
+	w.edits = edits
+	return true
+}
+
+// transport returns what of a proxy's transport decides where it leads to: not its
+// timeouts and connections.
+func (w *walk) transport(raw json.RawMessage) string {
+	var about struct {
+		Protocol string `json:"protocol"`
+		TLS      *struct {
+			ServerName string `json:"server_name"`
+		} `json:"tls"`
+		ForwardProxy string          `json:"forward_proxy_url"`
+		NetworkProxy json.RawMessage `json:"network_proxy"`
+	}
+	if raw == nil {
+		raw = json.RawMessage(`{"protocol":"http"}`)
+	}
+	if json.Unmarshal(raw, &about) != nil || about.Protocol != "http" {
+		w.judge(asAddress, string(raw))
+		return string(raw)
+	}
+	kept, _ := json.Marshal(about)
+	w.judge(asAddress, string(kept))
+	return string(kept)
+}
+
+// plainFields are header fields that no proxy chooses a homeserver by.
+var plainFields = []string{
+	"Accept-Encoding", "Connection", "Upgrade", "User-Agent",
+	"X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto", "X-Real-Ip",
+}
+
+// edit notes what is changed in the header of a request: the upstream may be a proxy that
+// chooses by it.
+func (w *walk) edit(raw json.RawMessage) {
+	var ops map[string]json.RawMessage
+	if json.Unmarshal(raw, &ops) != nil {
+		return
+	}
+	for _, op := range slices.Sorted(maps.Keys(ops)) {
+		fields := make(map[string]json.RawMessage)
+		var deleted []string
+		_ = json.Unmarshal(ops[op], &fields)
+		_ = json.Unmarshal(ops[op], &deleted) // one of the two
+		for _, name := range deleted {
+			fields[name] = nil
+		}
+		for _, name := range slices.Sorted(maps.Keys(fields)) {
+			canonical := http.CanonicalHeaderKey(name)
+			if slices.Contains(plainFields, canonical) {
+				continue
+			}
+			use := asField
+			if canonical == "Host" {
+				use = asHost
+			}
+			w.judge(use, string(fields[name]))
+			w.edits = append(slices.Clip(w.edits), op+" "+canonical+" "+string(fields[name]))
+		}
+	}
+}
+
+var placeholder = regexp.MustCompile(`\{([^{}"\s]+)\}`)
+
+// use is what a value with placeholders is for.
+type use int
+
+const (
+	asAddress use = iota
+	asHost        // the Host that an upstream gets
+	asField       // any other header field, or a rewrite
+)
+
+// judge looks for placeholders in what decides where a request goes to. No matter are those that
+// are the same for all requests, and those that say of a request what the upstream is told
+// anyway.
+func (w *walk) judge(use use, value string) {
+	for _, match := range placeholder.FindAllStringSubmatch(value, -1) {
+		switch name := match[1]; {
+		case strings.HasPrefix(name, "env."), strings.HasPrefix(name, "system."), strings.HasPrefix(name, "http.reverse_proxy.upstream."):
+		case strings.HasPrefix(name, "http.request.host") && use != asAddress:
+		case strings.HasPrefix(name, "http.request.") && use == asField && !ofServer(name):
+		default:
+			w.untold = true
+			w.untoldByHost = w.untoldByHost || strings.HasPrefix(name, "http.request.host") || w.hostNames[name]
+		}
+	}
+}
+
+// ofServer tells of a placeholder that it depends on where the server listens.
+func ofServer(name string) bool {
+	return slices.ContainsFunc([]string{"port", "scheme", "local", "tls"}, func(part string) bool {
+		return strings.HasPrefix(name, "http.request."+part)
+	})
+}
