@@ -233,7 +233,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.set.watchesActivity() && policy.IsActivity(r.Method, r.URL.EscapedPath()) {
 		return h.serveActivity(w, r, next)
 	}
-	if revocation, ok := policy.ParseRevocation(r.Method, r.URL.Path); ok {
+	if revocation, ok := policy.ParseRevocation(r.Method, r.URL.EscapedPath()); ok {
 		return h.serveRevocation(w, r, next, revocation)
 	}
 	return next.ServeHTTP(w, r)

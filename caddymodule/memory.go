@@ -50,9 +50,10 @@ type memory struct {
 	talkers [limitCount]*policy.Talkers
 
 	preflights *preflights
+	refusals   *refusals
 
 	fetches flights[fetchKey, *fetched]
-	whoAmIs flights[whoAmIKey, owner]
+	whoAmIs flights[[16]byte, owner] // by the credential's fingerprint
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *turnstile
 	faults faultLog
@@ -62,8 +63,8 @@ type memory struct {
 
 	counters *counters
 	// learning has a place for each request whose owner is asked for behind its client's
-	// back.
-	learning chan struct{}
+	// back, confirming for each of which the homeserver has said that it is somebody's.
+	learning, confirming *seats
 
 	mu    sync.Mutex // guards sizes
 	sizes sizes
@@ -95,9 +96,11 @@ func newMemory(name string, s sizes) *memory {
 		repeats:    policy.NewRepeats(s.tokens, now),
 		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
+		refusals:   newRefusals(),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),
-		learning:   make(chan struct{}, maxLearning),
+		learning:   newSeats(maxLearning, maxLearningEach),
+		confirming: newSeats(maxLearning, maxLearningEach),
 		sizes:      s,
 	}
 	for limit := range m.talkers {

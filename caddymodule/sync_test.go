@@ -42,7 +42,9 @@ func (p *proxy) knows(token string) {
 	userID, ok := p.hs.tokens[token]
 	p.hs.mu.Unlock()
 	if ids := p.handler.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
-		ids.Learn(policy.Credential{Token: token}, policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now().Add(time.Minute))
+		under := ids.Begin(policy.Credential{Token: token})
+		under.Learn(policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now().Add(time.Minute))
+		under.End()
 	}
 }
 
