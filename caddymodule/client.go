@@ -62,6 +62,22 @@ func (c client) again() client {
 	return again
 }
 
+// asker returns who asks about a credential. About a token that the homeserver has known
+// it is the token itself, whatever else the client's address has done: it stands in a line
+// of its own, and has a budget of its own for what turns out to be unknown, such as users
+// of an appservice.
+func (m *memory) asker(c policy.Credential, from client) client {
+	if !m.isKnown(c) {
+		return from
+	}
+	fingerprint := m.identities.Fingerprint(policy.Credential{Token: c.Token})
+	own := client{name: "token " + string(fingerprint[:])}
+	if len(from.budgets) > 0 {
+		own.budgets = []budget{{own.name, from.budgets[0].limit.Times(againShare)}}
+	}
+	return own
+}
+
 // rejectedWait returns how long a client has to wait until one of its tokens may be
 // asked about, or 0.
 func (m *memory) rejectedWait(from client, now time.Time) (wait time.Duration) {

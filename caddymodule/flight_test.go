@@ -183,7 +183,7 @@ func TestPanicOfALookupThatNobodyWaitsForIsNotTheEnd(t *testing.T) {
 			p.want(p.get("alice-token", alice), 200, "", "")
 		}
 		synctest.Wait()
-		if n := len(p.handler.memory.learning); n != 0 {
+		if n := p.handler.memory.learning.taken; n != 0 {
 			t.Errorf("%d places are taken for ever", n)
 		}
 		mend()

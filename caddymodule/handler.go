@@ -236,7 +236,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.watchesActivity() && policy.IsActivity(method, r.URL.EscapedPath()) {
 		return h.serveActivity(w, r, next)
 	}
-	if revocation, ok := policy.ParseRevocation(method, r.URL.Path); ok {
+	if revocation, ok := policy.ParseRevocation(method, r.URL.EscapedPath()); ok {
 		return h.serveRevocation(w, r, next, revocation)
 	}
 	return next.ServeHTTP(w, r)

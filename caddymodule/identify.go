@@ -22,11 +22,13 @@ import (
 type owner struct {
 	userID    string
 	until     time.Time         // of an answer that was asked for, until when it is good
+	asOf      policy.Revision   // of such an answer, what had been revoked by then
 	rejection *policy.Rejection // the homeserver doesn't know the token
 
 	// refusal is another Matrix error than an unknown token, such as a locked
 	// account or an appservice that may not act for the user. It is the
-	// homeserver's answer to this one request, never remembered.
+	// homeserver's answer to this one request. That there was one is remembered, see
+	// refusals.
 	refusal *subresponse
 
 	// wait is set if the homeserver was not asked, because too many tokens are
@@ -45,13 +47,6 @@ func (o *owner) known() bool { return o.userID != "" || o.rejection != nil }
 func (m *memory) recall(c policy.Credential, now time.Time) (known owner) {
 	known.userID, known.rejection = m.identities.Lookup(c, now)
 	return known
-}
-
-// whoAmIKey makes concurrent questions about one credential one, unless a token
-// was revoked between them: what was asked before may be untrue after.
-type whoAmIKey struct {
-	fingerprint [16]byte
-	revision    policy.Revision
 }
 
 // identify tells on whose behalf c acts, from memory or from the homeserver. It asks
@@ -81,27 +76,39 @@ func (h *Handler) inquire(r *http.Request, next caddyhttp.Handler, c policy.Cred
 // answer asks, or waits for another's answer to the same question until gone.
 func (i inquiry) answer(gone <-chan struct{}) owner {
 	h, m := i.handler, i.handler.memory
-	if wait := m.rejectedWait(i.from, time.Now()); wait > 0 {
+	from := m.asker(i.credential, i.from)
+	if wait := m.rejectedWait(from, time.Now()); wait > 0 {
 		return owner{wait: wait}
 	}
-	key := whoAmIKey{m.identities.Fingerprint(i.credential), m.identities.Revision()}
-	f, _, depart := m.whoAmIs.board(key, true, func() owner { return h.ask(i.question, i.credential, i.from) })
-	if f == nil {
-		return owner{wait: crowdedWait}
-	}
-	if depart != nil {
-		depart()
-		return f.result
-	}
-	select {
-	case <-f.landed:
-		if who := f.result; who.userID == "" || time.Now().Before(who.until) {
-			return who
+	under := m.identities.Begin(i.credential)
+	defer under.End()
+	for {
+		f, _, depart := m.whoAmIs.board(m.identities.Fingerprint(i.credential), true, func() owner {
+			return h.ask(i.question, i.credential, from, under)
+		})
+		if f == nil {
+			return owner{wait: crowdedWait}
 		}
-		// It was true when another asked, but is not good for so long.
-		return owner{err: caddyhttp.Error(http.StatusGatewayTimeout, errOutlived)}
-	case <-gone:
-		return owner{err: caddyhttp.Error(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
+		if depart != nil {
+			depart()
+			return f.result
+		}
+		select {
+		case <-f.landed:
+		case <-gone:
+			return owner{err: caddyhttp.Error(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
+		}
+		switch who := f.result; {
+		case who.userID == "":
+			return who
+		case !under.Holds(who.userID, who.asOf):
+			// It was true when another asked, and something has been revoked since.
+		case time.Now().Before(who.until):
+			return who
+		default:
+			// It was true when another asked, but is not good for so long.
+			return owner{err: caddyhttp.Error(http.StatusGatewayTimeout, errOutlived)}
+		}
 	}
 }
 
@@ -109,17 +116,22 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 // are, although their clients don't: in mode observe, and syncs.
 const maxLearning = 256
 
+// maxLearningEach is how many of them come from one client, as far as its address
+// tells it from others.
+const maxLearningEach = 64
+
 // later asks behind the client's back, and calls then with the answer. It reports false, and
 // does nothing, if too many are being asked.
 func (i inquiry) later(then func(who owner)) bool {
-	places := i.handler.memory.learning
-	select {
-	case places <- struct{}{}:
-	default:
+	return i.laterFrom(i.handler.memory.learning, then)
+}
+
+func (i inquiry) laterFrom(places *seats, then func(who owner)) bool {
+	if !places.take(i.from.name) {
 		return false
 	}
 	go func() {
-		defer func() { <-places }()
+		defer places.leave(i.from.name)
 		_ = guard(func() { then(i.answer(nil)) })
 	}()
 	return true
@@ -128,7 +140,8 @@ func (i inquiry) later(then func(who owner)) bool {
 // learn asks the homeserver whose a credential is, if that isn't known, while its request
 // is served, and calls then with a user that it learns.
 func (h *Handler) learn(r *http.Request, next caddyhttp.Handler, c policy.Credential, then func(userID string)) {
-	if known := h.memory.recall(c, time.Now()); known.known() {
+	now := time.Now()
+	if known := h.memory.recall(c, now); known.known() || h.memory.isRefused(c, now) {
 		return
 	}
 	h.inquire(r, next, c, h.set.rejectedLimit).later(func(who owner) {
@@ -166,13 +179,13 @@ func newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Credential) sub
 }
 
 // ask asks the homeserver and remembers its answer if it is a definite one.
-func (h *Handler) ask(question subrequest, c policy.Credential, from client) owner {
-	who, result := h.lookUp(question, c, from)
+func (h *Handler) ask(question subrequest, c policy.Credential, from client, under policy.Inquiry) owner {
+	who, result := h.lookUp(question, c, from, under)
 	h.memory.counters.lookups[result].Add(1)
 	return who
 }
 
-func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) (owner, lookup) {
+func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, under policy.Inquiry) (owner, lookup) {
 	m := h.memory
 	deadline := time.Now().Add(h.set.identityTimeout)
 	patience, cancel := context.WithDeadline(context.Background(), deadline)
@@ -185,7 +198,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), time.Now()
 	if known := m.recall(c, asked); known.known() {
-		known.until = asked.Add(h.set.identityTTL)
+		known.until, known.asOf = asked.Add(h.set.identityTTL), revision
 		return known, lookupSpared
 	}
 	if wait := m.rejectedWait(from, asked); wait > 0 {
@@ -216,10 +229,11 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 		if !answer.large && answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
 			h.reportFault(faultNone, nil)
 			until := asked.Add(h.set.identityTTL)
-			m.identities.Learn(c, policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, until)
-			return owner{userID: who.UserID, until: until}, lookupKnown
+			m.accept(c)
+			under.Learn(policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, until)
+			return owner{userID: who.UserID, until: until, asOf: revision}, lookupKnown
 		}
-	case answer.status == http.StatusUnauthorized && errcode == "M_UNKNOWN_TOKEN":
+	case answer.status == http.StatusUnauthorized && errcode == unknownToken:
 		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
 		// Dendrite says of an appservice's token that it doesn't know it if it is
 		// the user_id that it doesn't know.
@@ -232,6 +246,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client) 
 		return owner{rejection: rejection}, lookupRejected
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
 		// Also a 5xx, if the homeserver says so itself.
+		m.refuse(c, answer, asked.Add(h.set.rejectedTTL))
 		return owner{refusal: answer}, lookupRefused
 	case answer.status >= http.StatusInternalServerError:
 		err := fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status)

@@ -47,9 +47,10 @@ type memory struct {
 	talkers [limitCount]*policy.Talkers
 
 	preflights *preflights
+	refusals   *refusals
 
 	fetches flights[fetchKey, *fetched]
-	whoAmIs flights[whoAmIKey, owner]
+	whoAmIs flights[[16]byte, owner] // by the credential's fingerprint
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *turnstile
 	faults faultLog
@@ -59,8 +60,8 @@ type memory struct {
 
 	counters *counters
 	// learning has a place for each request whose owner is asked for behind its client's
-	// back.
-	learning chan struct{}
+	// back, confirming for each of which the homeserver has said that it is somebody's.
+	learning, confirming *seats
 
 	mu    sync.Mutex // guards sizes
 	sizes sizes
@@ -98,10 +99,12 @@ func newMemory(name string, s sizes) *memory {
 		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
 		fetches:    flights[fetchKey, *fetched]{crashed: func(err error) *fetched { return &fetched{subresponse: &subresponse{err: err}} }},
-		whoAmIs:    flights[whoAmIKey, owner]{crashed: func(err error) owner { return owner{err: err} }},
+		whoAmIs:    flights[[16]byte, owner]{crashed: func(err error) owner { return owner{err: err} }},
+		refusals:   newRefusals(),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),
-		learning:   make(chan struct{}, maxLearning),
+		learning:   newSeats(maxLearning, maxLearningEach),
+		confirming: newSeats(maxLearning, maxLearningEach),
 		sizes:      s,
 		tenants:    make(map[*Handler]*site),
 	}

@@ -175,8 +175,9 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			return true, nil
 		})
 		const last = 5 + 14
-		p.handler.memory.identities.Learn(policy.Credential{Token: "alice-token"}, policy.WhoAmI{UserID: alice},
-			p.handler.memory.identities.Revision(), time.Now().Add(time.Hour))
+		under := p.handler.memory.identities.Begin(policy.Credential{Token: "alice-token"})
+		under.Learn(policy.WhoAmI{UserID: alice}, p.handler.memory.identities.Revision(), time.Now().Add(time.Hour))
+		under.End()
 		for n := range 5 {
 			p.put("alice-token", alice, message(n))
 		}

@@ -85,7 +85,8 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
 	who := owner{}
 	if seen.credentialErr == nil {
-		if who = h.memory.recall(seen.credential, seen.departed); !who.known() {
+		who = h.memory.recall(seen.credential, seen.departed)
+		if !who.known() && !h.memory.isRefused(seen.credential, seen.departed) {
 			later := ask.later(func(who owner) { h.memory.counters.observed[seen.kind][seen.outcome(who)].Add(1) })
 			if later {
 				return
@@ -294,10 +295,14 @@ type recorder struct {
 }
 
 func (c *recorder) Write(p []byte) (int, error) {
+	c.keep(p)
+	return c.ResponseWriterWrapper.Write(p)
+}
+
+func (c *recorder) keep(p []byte) {
 	if c.large = c.large || c.body.Len()+len(p) > maxSubresponse; !c.large {
 		c.body.Write(p)
 	}
-	return c.ResponseWriterWrapper.Write(p)
 }
 
 // ReadFrom is there because the embedded one would go around Write.
@@ -315,6 +320,7 @@ func (c *recorder) answer() *subresponse {
 	default:
 		if plain, err := gunzip(a.body); err == nil {
 			a.body, a.large = plain, len(plain) > maxSubresponse
+			a.header = a.header.Clone()
 			a.header.Del("Content-Encoding")
 		}
 	}

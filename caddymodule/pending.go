@@ -225,7 +225,7 @@ func (m *memory) decide(w *pendingWrite, result delivery) {
 	}
 	m.pendings.n--
 	m.counters.deliveries[result].Add(1)
-	if result == deliveryLost {
+	if result == deliveryLost || result == deliveryDropped {
 		w.handler.reportLoss()
 	}
 }
@@ -387,8 +387,10 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 	retry = min(lastRetry, firstRetry<<min(w.attempts-1, 10))
 	switch {
 	case answer.err == nil && answer.status == http.StatusUnauthorized:
-		m.revokeToken(w.credential)
-		return deliveryDropped, 0
+		m.refused(w.credential, answer)
+		if answer.matrixError() == unknownToken {
+			return deliveryDropped, 0
+		}
 	case answer.err == nil && answer.status == http.StatusTooManyRequests:
 		return deliveryLost, max(retry, retryAfter(answer))
 	case answer.failed():
@@ -409,11 +411,16 @@ func retryAfter(answer *subresponse) time.Duration {
 	return time.Duration(limited.RetryAfterMS) * time.Millisecond
 }
 
-// revokeToken forgets whose a token is that the homeserver has said to be no longer good,
-// and drops what waits of it.
+// revokeToken forgets a credential that the homeserver has said to be no longer good, and
+// drops what waits of it. An appservice's other users are none of its business: their
+// writes are delivered, or refused for themselves.
 func (m *memory) revokeToken(c policy.Credential) {
+	userID := m.identities.LastKnown(c)
 	m.identities.RevokeToken(c)
-	m.dropPending(deliveryDropped, func(w *pendingWrite) bool { return w.credential.Token == c.Token })
+	m.dropPending(deliveryDropped, func(w *pendingWrite) bool {
+		own := w.credential
+		return own.Token == c.Token && (own.UserID == c.UserID && own.DeviceID == c.DeviceID || userID != "" && w.UserID == userID)
+	})
 }
 
 // dropPending drops the writes that match. What is on its way can't be.

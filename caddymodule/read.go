@@ -26,7 +26,7 @@ const (
 func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
 	h.memory.counters.requests[routeRead].Add(1)
 	if !h.set.cached && !h.set.limitsReads {
-		return h.bypass(w, r, next, "off", nil)
+		return h.bypass(w, r, next, "off")
 	}
 	authorization := r.Header["Authorization"]
 	credential, err := policy.ParseCredential(authorization, r.URL.RawQuery)
@@ -35,7 +35,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 		h.writeMissingToken(w, r, "Missing access token")
 		return nil
 	case errors.Is(err, policy.ErrMissingToken):
-		return h.bypass(w, r, next, "spelling", nil)
+		return h.bypass(w, r, next, "spelling")
 	case err != nil:
 		return h.serveUncertain(w, r, next)
 	}
@@ -45,6 +45,9 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	now := time.Now()
 	who := h.memory.recall(credential, now)
 	if !who.known() {
+		if h.memory.isRefused(credential, now) {
+			return h.serveUnidentified(w, r, next, "unknown-identity", true)
+		}
 		who = h.identify(r, next, credential, h.set.rejectedLimit)
 		now = time.Now()
 	}
@@ -65,7 +68,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	case who.userID == "":
 		// Whatever it is, the homeserver's answer to the read itself is the
 		// right one: we don't make it less available than it is.
-		return h.serveUnidentified(w, r, next, "unknown-identity")
+		return h.serveUnidentified(w, r, next, "unknown-identity", h.memory.isKnown(credential))
 	}
 
 	// Every spelling counts: the homeserver would serve it.
@@ -75,11 +78,11 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	switch {
 	case !h.set.cached:
-		return h.bypass(w, r, next, "off", nil)
+		return h.bypass(w, r, next, "off")
 	case !route.Canonical:
-		return h.bypass(w, r, next, "spelling", nil)
+		return h.bypass(w, r, next, "spelling")
 	case uncacheable:
-		return h.bypass(w, r, next, "request", nil)
+		return h.bypass(w, r, next, "request")
 	}
 	return h.serveCached(w, r, next, reader{who.userID, route.UserID, credential}, now)
 }
@@ -88,9 +91,12 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 // is charged to the user of every token that it might be, so that such spellings
 // are no way around a limit.
 func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if h.set.limitsReads {
-		for _, token := range policy.CandidateTokens(r.Header["Authorization"], r.URL.RawQuery) {
-			who := h.identify(r, next, policy.Credential{Token: token}, h.set.rejectedLimit)
+	wasKnown := false
+	for _, token := range policy.CandidateTokens(r.Header["Authorization"], r.URL.RawQuery) {
+		credential := policy.Credential{Token: token}
+		wasKnown = wasKnown || h.memory.isKnown(credential)
+		if h.set.limitsReads && !h.memory.isRefused(credential, time.Now()) {
+			who := h.identify(r, next, credential, h.set.rejectedLimit)
 			wait, ok := who.wait, who.wait == 0
 			if ok && who.userID != "" {
 				wait, ok = h.memory.take(limitRead, h.set.classOf(who.userID).readLimit, who.userID, time.Now())
@@ -101,34 +107,38 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 			}
 		}
 	}
-	return h.serveUnidentified(w, r, next, "uncertain-credential")
+	return h.serveUnidentified(w, r, next, "uncertain-credential", wasKnown)
 }
 
 // serveUnidentified passes on a read of which it isn't known whose it is. If the
-// homeserver refuses its token, that is charged to the client as in [Handler.ask].
-func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string) error {
+// homeserver doesn't know its token, that is charged to the client as in [Handler.ask]. A
+// token that the homeserver has known isn't made up, whatever others do from the same
+// address.
+func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string, wasKnown bool) error {
+	if wasKnown {
+		return h.bypass(w, r, next, why)
+	}
 	from, now := newClient(r, h.set.rejectedLimit), time.Now()
 	if wait := h.memory.rejectedWait(from, now); wait > 0 {
 		h.writeLimited(w, r, wait)
 		return nil
 	}
-	return h.bypass(w, r, next, why, func(status int) {
-		if status == http.StatusUnauthorized {
+	w, finish := newWatch(w, func(status int) bool { return status == http.StatusUnauthorized }, func(answer *subresponse) {
+		// The answer to a HEAD doesn't say why.
+		if r.Method == http.MethodHead || answer.matrixError() == unknownToken {
 			h.memory.chargeRejected(from, now)
 		}
 	})
+	defer finish()
+	return h.bypass(w, r, next, why)
 }
 
 // bypass sends a read to the homeserver as it came. Its answer is not stored.
-// Why is a word for the detail of Cache-Status. It calls then, unless that is nil,
-// with the status of the answer.
-func (h *Handler) bypass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string, then func(status int)) error {
+// Why is a word for the detail of Cache-Status.
+func (h *Handler) bypass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string) error {
 	h.note(r, outcomeBypass)
-	return h.forward(w, r, next, reasonBypass, func(status int) {
+	return h.forward(w, r, next, reasonBypass, func(int) {
 		w.Header().Add("Cache-Status", cacheName+"; fwd=bypass; detail="+why)
-		if then != nil {
-			then(status)
-		}
 	})
 }
 
@@ -145,12 +155,12 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 		return nil
 	}
 	if found.Outcome == cache.Uncached {
-		return h.bypass(w, r, next, "uncacheable", nil)
+		return h.bypass(w, r, next, "uncacheable")
 	}
 
 	result, own, err := h.fetch(r, next, who, found)
 	if err == errIdentityEnded {
-		return h.serveUnidentified(w, r, next, "unknown-identity")
+		return h.serveUnidentified(w, r, next, "unknown-identity", h.memory.isKnown(who.credential))
 	}
 	if err != nil {
 		h.note(r, outcomeCanceled)
@@ -170,12 +180,12 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 	}
 	switch {
 	case result == nil:
-		return h.bypass(w, r, next, "busy", nil)
+		return h.bypass(w, r, next, "busy")
 	case result.err != nil:
 		h.note(r, outcomeFailed)
 		return result.err
 	case result.large:
-		return h.bypass(w, r, next, "large", nil)
+		return h.bypass(w, r, next, "large")
 	}
 
 	if own {
@@ -357,7 +367,7 @@ func (h *Handler) remember(ticket cache.Ticket, who reader, result *subresponse)
 	case result.large:
 		presence.MarkUncached(ticket)
 	case result.status == http.StatusUnauthorized:
-		h.memory.revokeToken(who.credential)
+		h.memory.refused(who.credential, result)
 	case !result.isJSON():
 		// Not from a homeserver, or in an encoding that we didn't ask for.
 	case result.status == http.StatusOK:

@@ -1,83 +1,265 @@
 package caddymodule
 
 import (
+	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"net/url"
+	"runtime"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// serveRevocation forwards a request that makes tokens invalid, and forgets whose
-// they are before its sender learns that it succeeded.
-func (h *Handler) serveRevocation(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) error {
-	revoke := h.revocation(r, next, revocation)
-	answered := 0
+// serveRevocation forwards a request that may make tokens invalid, at once, and forgets
+// whose they are before its sender learns that it succeeded.
+//
+// What is forgotten is what its sender could end at the homeserver, and nobody else's. A
+// password reset by mail carries no token and names no user: whose tokens it ends is not
+// known here, and the lifetime of an identity is what bounds it.
+func (h *Handler) serveRevocation(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) (err error) {
+	ending := h.newEnding(r, next, revocation)
+	if ending.answered != nil {
+		watched, finish := newWatch(w, isSuccess, ending.answered)
+		defer finish()
+		w = watched
+	}
+	status := 0
+	// Also if that panics, because the homeserver's answer breaks off.
+	panics := true
 	defer func() {
-		// Without a definite answer, because the client went away or the
-		// homeserver broke off, it may have happened all the same.
-		if revoke.known && (answered == 0 || answered == statusClientClosed || answered >= http.StatusInternalServerError) {
-			revoke.forget(false)
+		if panics || mayHaveHappened(status, err) {
+			ending.doubt()
 		}
 	}()
-	return next.ServeHTTP(onStatus(w, func(status int) {
-		answered = status
-		if status < http.StatusMultipleChoices {
-			revoke.forget(true)
+	err = next.ServeHTTP(onStatus(w, func(code int) {
+		if status = code; isSuccess(status) {
+			ending.succeed(w.Header())
 		}
 	}), r)
+	panics = false
+	return err
 }
 
-// revoking is what is to be done when a revocation has succeeded.
-type revoking struct {
-	// forget is told whether it has succeeded for sure. Who acts for whom can be asked
-	// again, but a write that waits and is dropped is gone: that takes the
-	// success of a logout, or anybody could have another's writes dropped by asking and
-	// leaving. What waits of a token that ended otherwise gets its 401 when it is
-	// delivered.
-	forget func(sure bool)
+func isSuccess(status int) bool { return status < http.StatusMultipleChoices }
 
-	// known tells that it concerns certain tokens only. To forget everybody's
-	// takes a success, or anybody could have it done by asking and leaving.
-	known bool
+// mayHaveHappened tells of a request that its answer, or that there is none, doesn't say
+// whether the homeserver did what it asks for: the client went away, or the homeserver
+// broke off. If no handler answered, or one said that the homeserver can't be reached,
+// nobody did it.
+func mayHaveHappened(status int, err error) bool {
+	if failed := (caddyhttp.HandlerError{}); status == 0 && errors.As(err, &failed) {
+		status = failed.StatusCode
+		return status == statusClientClosed || status == http.StatusBadGateway || status == http.StatusGatewayTimeout
+	}
+	return status == statusClientClosed || status >= http.StatusInternalServerError
 }
 
-// revocation prepares what is to be done. Whose tokens it concerns has to be found
-// out before the request is sent: afterwards its own may be one of them.
-func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) revoking {
+// ending is what is to be done about a request that may end tokens. Who acts for whom can
+// be asked again, but a write that waits and is dropped is gone: that takes the success of a
+// logout. What waits of a token that ended otherwise gets its 401 when it is delivered.
+type ending struct {
+	// succeed is called when it has succeeded, with the answer's header fields.
+	succeed func(header http.Header)
+
+	// doubt is called when nobody knows whether it has. It concerns no token but those that
+	// the request shows.
+	doubt func()
+
+	// answered is called with the body of its success, where that says something.
+	answered func(answer *subresponse)
+}
+
+func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) ending {
 	identities := h.memory.identities
-	if revocation.UserID != "" {
-		return revoking{func(bool) { identities.RevokeUser(revocation.UserID) }, true}
-	}
-	authorization := r.Header["Authorization"]
-	if revocation.Scope == policy.RevokesToken {
-		return revoking{func(sure bool) {
-			for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
-				if c := (policy.Credential{Token: token}); sure {
-					h.memory.revokeToken(c)
-				} else {
-					identities.RevokeToken(c)
-				}
-			}
-		}, true}
-	}
-	if credential, err := policy.ParseCredential(authorization, r.URL.RawQuery); err == nil {
-		// The request itself goes to the homeserver anyway, so there is little
-		// to save: no limit.
-		who := h.identify(r, next, credential, nil)
-		switch {
-		case who.userID != "":
-			return revoking{func(bool) {
-				identities.RevokeToken(credential)
-				identities.RevokeUser(who.userID)
-			}, true}
-		case who.rejection != nil:
-			return revoking{func(bool) {}, true} // it won't succeed
+	nothing := func() {}
+	shown := shownCredentials(r)
+	doubt := func() {
+		for _, c := range shown {
+			identities.Doubt(c)
 		}
 	}
-	// A password reset by mail carries no token and names no user.
-	return revoking{func(bool) { identities.RevokeAll() }, false}
+	switch revocation.Scope {
+	case policy.RevokesToken:
+		return ending{func(http.Header) {
+			for _, c := range shown {
+				h.memory.revokeToken(c)
+			}
+		}, doubt, nil}
+	case policy.RevokesUser:
+		return ending{h.endsSessionsOf(r, next, shown), doubt, nil}
+	case policy.RevokesOther:
+		return ending{func(header http.Header) {
+			// Not what another handler says where there is no such API.
+			plain := header.Clone()
+			plain.Del("Content-Encoding")
+			if said := (&subresponse{header: plain}); len(shown) > 0 && said.isJSON() {
+				identities.RevokeUser(revocation.UserID)
+			}
+		}, nothing, nil}
+	case policy.RevokesByLogin:
+		return ending{func(http.Header) {}, nothing, h.learnIssued(true)}
+	case policy.Registers:
+		return ending{func(http.Header) {}, nothing, h.learnIssued(false)}
+	}
+
+	// The body names a token: that which ends, or one by whose use another ends. Nobody who
+	// doesn't have it can name it, so it may be in doubt whoever it is.
+	body := newCopied(r, maxSubresponse)
+	doubtNamed := func() {
+		sent, whole := body.take()
+		if !whole {
+			return
+		}
+		if revocation.Scope == policy.RevokesNamed {
+			token := bodyMember(sent, "token")
+			identities.Doubt(policy.Credential{Token: token})
+			identities.Refreshed(token)
+			return
+		}
+		doubt()
+		identities.Refreshed(bodyMember(sent, "refresh_token"))
+	}
+	var answered func(*subresponse)
+	if revocation.Scope == policy.RevokesByRefresh {
+		answered = h.learnIssued(false)
+	}
+	return ending{func(http.Header) { doubtNamed() }, doubtNamed, answered}
+}
+
+// shownCredentials returns what a request shows to tell whose it is: one credential, or
+// if homeservers read it differently, each token that it might be.
+func shownCredentials(r *http.Request) (shown []policy.Credential) {
+	authorization := r.Header["Authorization"]
+	switch c, err := policy.ParseCredential(authorization, r.URL.RawQuery); {
+	case err == nil:
+		return []policy.Credential{c}
+	case errors.Is(err, policy.ErrMissingToken):
+		return nil
+	}
+	for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
+		shown = append(shown, policy.Credential{Token: token})
+	}
+	return shown
+}
+
+// endsSessionsOf returns what is to be done when a request has ended sessions of its
+// sender's. Who that is has to be found out before the request is sent, as afterwards its
+// own token may be one of them, but nothing waits for it:
+//
+//	1 logout/all: whose it is isn't known; asks, and is sent on
+//	2 the homeserver says 200: what is known of the sender by now is forgotten
+//	1 whoami, answered before the logout, arrives later: forgotten then
+func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown []policy.Credential) (succeed func(http.Header)) {
+	identities := h.memory.identities
+	var users []string
+	for _, c := range shown {
+		if userID := identities.LastKnown(c); userID != "" {
+			users = append(users, userID)
+		}
+	}
+	var asked *sender
+	if c, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery); err == nil && len(users) == 0 {
+		asked = &sender{handler: h, again: h.inquire(r, next, c, nil)}
+		if !h.inquire(r, next, c, h.set.rejectedLimit).later(asked.learn) {
+			asked.learn(owner{wait: crowdedWait})
+		}
+		runtime.Gosched() // the question had better leave first
+	}
+	return func(http.Header) {
+		for _, c := range shown {
+			identities.Doubt(c)
+		}
+		for _, userID := range users {
+			identities.RevokeUser(userID)
+		}
+		if asked != nil {
+			asked.succeed()
+		}
+	}
+}
+
+// sender is who has sent a request that ends its sender's sessions, while the homeserver
+// is asked who that is.
+type sender struct {
+	handler *Handler
+	again   inquiry // to be asked of one who has succeeded, and so isn't made up
+
+	mu        sync.Mutex // guards all below
+	answered  bool
+	who       owner
+	succeeded bool
+}
+
+// learn is called with the homeserver's answer.
+func (s *sender) learn(who owner) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answered, s.who = true, who
+	if s.succeeded {
+		s.end()
+	}
+}
+
+// succeed is called when the request has succeeded.
+func (s *sender) succeed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.succeeded = true; s.answered {
+		s.end()
+	}
+}
+
+// end forgets the sender, and asks once more if there was no answer: because the address
+// has shown too many unknown tokens, or too many were being asked about. It needs the
+// lock.
+func (s *sender) end() {
+	revoke := func(who owner) {
+		if who.userID != "" {
+			s.handler.memory.identities.RevokeUser(who.userID)
+		}
+	}
+	if s.who.wait > 0 {
+		s.again.laterFrom(s.handler.memory.confirming, revoke)
+		return
+	}
+	revoke(s.who)
+}
+
+// learnIssued returns what is to be learned from an answer that gives an access token out:
+// with which refresh token, and if it is a login, that its user's other tokens may have
+// ended by it.
+func (h *Handler) learnIssued(login bool) func(answer *subresponse) {
+	return func(answer *subresponse) {
+		var issued struct {
+			UserID       string `json:"user_id"`
+			AccessToken  string `json:"access_token"`
+			RefreshToken string `json:"refresh_token"`
+		}
+		if answer.large || !answer.isJSON() || json.Unmarshal(answer.body, &issued) != nil {
+			return
+		}
+		if login && issued.UserID != "" {
+			h.memory.identities.RevokeUser(issued.UserID)
+		}
+		if issued.AccessToken != "" && issued.RefreshToken != "" {
+			h.memory.identities.Issued(issued.AccessToken, issued.RefreshToken)
+		}
+	}
+}
+
+// bodyMember returns a string of a JSON object, or of a form.
+func bodyMember(body []byte, name string) string {
+	var object map[string]any
+	if json.Unmarshal(body, &object) == nil {
+		value, _ := object[name].(string)
+		return value
+	}
+	form, _ := url.ParseQuery(string(body)) // as much of it as can be read
+	return form.Get(name)
 }
 
 // statusWriter calls a function with the status of an answer before it is sent.

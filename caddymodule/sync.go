@@ -179,11 +179,10 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 	changes()
 	status := 0
 	if decision.Told {
-		w = onStatus(w, func(code int) {
+		refusal, finish := h.memory.watchRefusal(w, credential)
+		defer finish()
+		w = onStatus(refusal, func(code int) {
 			status = code
-			if status == http.StatusUnauthorized {
-				h.memory.revokeToken(credential)
-			}
 			changes() // the homeserver may have been slow
 		})
 	}

@@ -42,7 +42,9 @@ func (p *proxy) knows(token string) {
 	userID, ok := p.hs.tokens[token]
 	p.hs.mu.Unlock()
 	if ids := p.handler.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
-		ids.Learn(policy.Credential{Token: token}, policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now().Add(time.Minute))
+		under := ids.Begin(policy.Credential{Token: token})
+		under.Learn(policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now().Add(time.Minute))
+		under.End()
 	}
 }
 
@@ -409,6 +411,47 @@ func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 		})
 		message()
 		p.wantSync("alice-token", away, away)
+	})
+}
+
+// A request that takes long may make its user active when it ends. What a sync has said
+// within, and what was read of that, was taken for what the presence is.
+func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb"})
+		p.get("alice-token", bob)
+		sets := func(presence string) {
+			p.hs.mu.Lock()
+			defer p.hs.mu.Unlock()
+			p.hs.presence[alice] = `{"presence":"` + presence + `"}`
+		}
+		want := func(presence, cacheStatus string) {
+			t.Helper()
+			p.want(p.get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
+		}
+		release := make(chan struct{})
+		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.Contains(r.URL.Path, "/send/") {
+				<-release
+				sets("online")
+			}
+			return false, nil
+		})
+		var over sync.WaitGroup
+		over.Go(func() {
+			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m%2Eroom.message/1", "alice-token", "{}"))
+		})
+		synctest.Wait()
+		p.sync("alice-token", "since=s&timeout=0&set_presence=unavailable")
+		sets("unavailable")
+		time.Sleep(5 * time.Second)
+		want("unavailable", "matrix_presence; fwd=miss; stored")
+		want("unavailable", "matrix_presence; hit")
+		close(release)
+		over.Wait()
+		want("online", "matrix_presence; fwd=miss")
+		time.Sleep(defaultSettle)
+		want("online", "matrix_presence; fwd=miss; stored")
 	})
 }
 

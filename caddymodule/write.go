@@ -129,14 +129,13 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 			attempt.End(nil)
 		}
 	}()
+	w, finish := h.memory.watchRefusal(w, write.credential)
+	defer finish()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
-		switch {
-		case status < http.StatusMultipleChoices:
+		if status < http.StatusMultipleChoices {
 			h.wrote(&write.PresenceWrite)
 			acknowledged = true
-		case status == http.StatusUnauthorized:
-			h.memory.revokeToken(write.credential)
 		}
 	})
 }
@@ -171,7 +170,11 @@ func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next cad
 	if active() {
 		defer func(write cache.Write) { write.End(time.Now(), h.settle()) }(m.presence.BeginWrite(userID))
 	}
-	defer active() // for a write or a sync that began meanwhile
+	defer func() {
+		if active() { // a write or a sync began meanwhile, and what it brought may be over
+			h.unsettle(userID)
+		}
+	}()
 	return next.ServeHTTP(w, r)
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,30 +28,39 @@ import (
 // token, all its spellings share one entry, and a client that invents a
 // million parameters gains nothing.
 //
-// Revocations are numbered. An entry carries the number that was current
+// Revocations of users are numbered. An entry carries the number that was current
 // before the homeserver was asked:
 //
 //	1 lookup: takes number 7, asks whoami
 //	2 logout/all of the same user succeeds, as number 8
 //	1 lookup: whoami, answered before the logout, arrives and is stored as of 7
 //	3 next request: 7 is older than the user's last revocation, 8: not used
+//
+// A revocation of a token ends what is remembered of it, and is noted with the
+// lookups of that token that are under way, see [Identities.Begin]. A token that is
+// neither remembered nor being looked up leaves no trace: tokens that somebody makes
+// up change nothing.
 type Identities struct {
 	secret [32]byte
 	epoch  time.Time
 	shards [identityShards]identityShard
 	bases  atomic.Uint32 // the last base that was named
 
-	// revocations is the number of the last revocation.
+	// revocations is the number of the last revocation of a user.
 	revocations atomic.Uint64
-	// tokenRevocations counts the calls of RevokeToken, each made under the
-	// lock of its token's shard.
+	// tokenRevocations is the number of the last revocation of a token that was
+	// being looked up.
 	tokenRevocations atomic.Uint64
 
 	mu      sync.Mutex // guards revoked, and orders revocations
 	revoked *simplelru.LRU[string, uint64]
-	// floor is the number of the last revocation that concerns everybody:
-	// entries as of an earlier one are void. Guarded by mu, too.
+	// floor is the number of the last revocation that had to make room: entries
+	// as of an earlier one are void. Guarded by mu, too.
 	floor uint64
+
+	muSucceeds sync.Mutex // guards succeeds
+	// succeeds tells which access token ends when a refresh token is used.
+	succeeds *simplelru.LRU[tokenKey, tokenKey]
 }
 
 const identityShards = 16
@@ -64,6 +74,8 @@ type identityShard struct {
 	// an identity.
 	rejections    *simplelru.LRU[tokenKey, rejected]
 	lastRejection *Rejection
+	// inquiries are the tokens that somebody looks up, as many as that are.
+	inquiries map[tokenKey]*inquiries
 	// evictedRejections is how many made room for others.
 	evictedRejections uint64
 }
@@ -106,8 +118,8 @@ type WhoAmI struct {
 	DeviceID string // may be empty
 }
 
-// NewIdentities returns a table of at most tokens tokens. Rejected tokens, and
-// users with a revocation, have an eighth as many places. All are rounded up to
+// NewIdentities returns a table of at most tokens tokens. Rejected tokens, users with
+// a revocation, and refresh tokens have an eighth as many places. All are rounded up to
 // one place in each shard. Of now only differences matter.
 func NewIdentities(tokens int, now time.Time) *Identities {
 	t := &Identities{epoch: now}
@@ -115,9 +127,12 @@ func NewIdentities(tokens int, now time.Time) *Identities {
 	for i := range t.shards {
 		t.shards[i].identities = sampled.New[tokenKey](tokens/identityShards, func(a, b identity) bool { return a.expires < b.expires })
 		t.shards[i].rejections = newLRU[tokenKey, rejected](tokens/identityShards/8, nil)
+		t.shards[i].inquiries = make(map[tokenKey]*inquiries)
 	}
+	t.succeeds = newLRU[tokenKey, tokenKey](tokens/8, nil)
 	// A revocation that has to make room turns into one that concerns
-	// everybody: too much is looked up again, never too little.
+	// everybody: too much is looked up again, never too little. It takes as many
+	// users whose sessions really ended.
 	t.revoked = newLRU(tokens/8, func(_ string, number uint64) {
 		t.floor = max(t.floor, number)
 	})
@@ -143,6 +158,9 @@ func (t *Identities) Resize(tokens int) {
 	t.mu.Lock()
 	t.revoked.Resize(max(1, tokens/8))
 	t.mu.Unlock()
+	t.muSucceeds.Lock()
+	t.succeeds.Resize(max(1, tokens/8))
+	t.muSucceeds.Unlock()
 }
 
 // Lookup returns the user on whose behalf c acts, or the homeserver's rejection
@@ -184,6 +202,18 @@ func (t *Identities) LastKnown(c Credential) (userID string) {
 	return userID
 }
 
+// WasKnown reports whether the homeserver has ever known c's token, as long as there is
+// room for it, and hasn't said since that it no longer does. It may not be known on whose
+// behalf c acts.
+func (t *Identities) WasKnown(c Credential) bool {
+	key := t.key(c.Token)
+	shard := t.shard(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	_, ok := shard.identities.Get(key)
+	return ok
+}
+
 // WasRejected reports whether Lookup returns a rejection of c, or did before that expired, as
 // long as there is room for it.
 func (t *Identities) WasRejected(c Credential) bool {
@@ -218,11 +248,7 @@ func (t *Identities) current(shard *identityShard, key tokenKey, e identity) boo
 	if e.asOf >= now {
 		return true
 	}
-	t.mu.Lock()
-	revokedAt, _ := t.revoked.Peek(e.userID)
-	revokedAt = max(revokedAt, t.floor)
-	t.mu.Unlock()
-	if e.asOf < revokedAt {
+	if e.asOf < t.revokedAt(e.userID) {
 		return false
 	}
 	e.asOf = now
@@ -230,24 +256,90 @@ func (t *Identities) current(shard *identityShard, key tokenKey, e identity) boo
 	return true
 }
 
-// Revision tells which revocations had happened at some moment.
-type Revision struct{ all, tokens uint64 }
-
-// Revision must be taken before the homeserver is asked, and handed to
-// [Identities.Learn] with the answer.
-func (t *Identities) Revision() Revision {
-	return Revision{all: t.revocations.Load(), tokens: t.tokenRevocations.Load()}
+// revokedAt returns the number of the last revocation that may concern a user.
+func (t *Identities) revokedAt(userID string) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	number, _ := t.revoked.Peek(userID)
+	return max(number, t.floor)
 }
 
-// Learn remembers until expires that c acts on behalf of who.
-func (t *Identities) Learn(c Credential, who WhoAmI, revision Revision, expires time.Time) {
+// inquiries are what there is of a token that is being looked up.
+type inquiries struct {
+	n       int    // how many look it up
+	revoked uint64 // the number of its last revocation meanwhile
+}
+
+// Inquiry is a lookup of a credential that is under way.
+type Inquiry struct {
+	identities *Identities
+	credential Credential
+	key        tokenKey
+}
+
+// Begin tells that somebody looks c up, perhaps by sharing another's question. Whoever
+// does must call [Inquiry.End] after the last use of the answer that was got: until then a
+// revocation of the token is noted.
+//
+//	1 lookup: begins, asks whoami
+//	2 logout of the token succeeds, and is noted with 1
+//	3 lookup: begins, shares the question of 1
+//	1 whoami, answered before the logout, arrives: not remembered
+//	3 the answer doesn't hold for 3, which came after the logout: 3 asks anew
+func (t *Identities) Begin(c Credential) Inquiry {
 	key := t.key(c.Token)
-	learned := identity{userID: who.UserID, expires: int64(expires.Sub(t.epoch)), asOf: revision.all}
 	shard := t.shard(key)
 	shard.mu.Lock()
-	if revision.tokens != t.tokenRevocations.Load() {
+	defer shard.mu.Unlock()
+	under := shard.inquiries[key]
+	if under == nil {
+		under = new(inquiries)
+		shard.inquiries[key] = under
+	}
+	under.n++
+	return Inquiry{t, c, key}
+}
+
+// End tells that the inquiry is over.
+func (i Inquiry) End() {
+	shard := i.identities.shard(i.key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	under := shard.inquiries[i.key]
+	if under.n--; under.n == 0 {
+		delete(shard.inquiries, i.key)
+	}
+}
+
+// Revision tells which revocations had happened at some moment.
+type Revision struct{ users, tokens uint64 }
+
+// Revision must be taken before the homeserver is asked, and handed to
+// [Inquiry.Learn] with the answer.
+func (t *Identities) Revision() Revision {
+	return Revision{users: t.revocations.Load(), tokens: t.tokenRevocations.Load()}
+}
+
+// Holds reports whether what was asked for as of a revision, that the credential acts on
+// behalf of the user, has been touched by no revocation since.
+func (i Inquiry) Holds(userID string, asOf Revision) bool {
+	shard := i.identities.shard(i.key)
+	shard.mu.Lock()
+	revoked := shard.inquiries[i.key].revoked
+	shard.mu.Unlock()
+	return revoked <= asOf.tokens && i.identities.revokedAt(userID) <= asOf.users
+}
+
+// Learn remembers until expires that the credential acts on behalf of who, as the
+// homeserver said when it was asked as of a revision.
+func (i Inquiry) Learn(who WhoAmI, asOf Revision, expires time.Time) {
+	t, c, key := i.identities, i.credential, i.key
+	learned := identity{userID: who.UserID, expires: int64(expires.Sub(t.epoch)), asOf: asOf.users}
+	shard := t.shard(key)
+	shard.mu.Lock()
+	if shard.inquiries[key].revoked > asOf.tokens {
 		shard.mu.Unlock()
-		return // it may have been this token: the answer holds for one request
+		return // the token has been revoked meanwhile: the answer holds for one request
 	}
 	shard.rejections.Remove(key)
 
@@ -304,34 +396,116 @@ func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Tim
 	}
 }
 
-// RevokeToken forgets a token with all its masquerades. If its user is known,
-// that user's other tokens are forgotten too, which costs them one lookup each.
+// RevokeToken forgets a credential that is no longer good, as the homeserver says or as
+// a logout has made it. For an ordinary token that is the token, with all the parameters
+// that it may come with. For an appservice's token with the user_id of a user it is that
+// user: Dendrite doesn't know the token either if it doesn't know the user. What else is
+// remembered of the user is forgotten too, which costs their other tokens one lookup each:
+// a device may have several.
 func (t *Identities) RevokeToken(c Credential) {
-	key := t.key(c.Token)
-	shard := t.shard(key)
-	shard.mu.Lock()
-	base, _ := shard.identities.Get(key)
-	shard.identities.Delete(key)
-	t.tokenRevocations.Add(1)
-	shard.mu.Unlock()
-	if base.userID != "" {
-		t.RevokeUser(base.userID)
+	if userID := t.forget(c, true); userID != "" {
+		t.RevokeUser(userID)
 	}
 }
 
-// RevokeUser forgets all tokens of a user.
+// Doubt has the homeserver asked again on whose behalf a credential acts, because it may
+// no longer do so: a logout was not answered, or the homeserver refuses the account.
+// Nobody else is touched, and the token stays one that was known.
+func (t *Identities) Doubt(c Credential) { t.forget(c, false) }
+
+// forget ends what is remembered of a credential, and what is learned by the lookups of
+// its token that are under way. It returns the user for whom it acted, if that was known. If
+// the token has ended for sure, it is no longer one that was known.
+func (t *Identities) forget(c Credential, ended bool) (userID string) {
+	key := t.key(c.Token)
+	shard := t.shard(key)
+	shard.mu.Lock()
+	t.noteRevocation(shard, key)
+	base, ok := shard.identities.Get(key)
+	shard.mu.Unlock()
+	if !ok {
+		return ""
+	}
+	if c = base.effective(c); c.UserID != "" || c.DeviceID != "" {
+		// If it is one user of an appservice's, the others have nothing to do with it.
+		if userID = t.forgetMasquerade(key, base, c); userID != "" && userID != base.userID {
+			return userID
+		}
+	}
+	return t.forgetBase(key, ended)
+}
+
+// forgetBase ends what is remembered of a token, and returns its user, if that was known.
+func (t *Identities) forgetBase(key tokenKey, ended bool) (userID string) {
+	shard := t.shard(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	t.noteRevocation(shard, key)
+	base, ok := shard.identities.Get(key)
+	switch {
+	case !ok:
+		return ""
+	case ended:
+		shard.identities.Delete(key)
+	default:
+		// Its masquerades are void, as they hold its old name.
+		shard.identities.Put(key, identity{
+			base: t.bases.Add(1), expires: base.expires, ignoresUserID: base.ignoresUserID, ignoresDeviceID: base.ignoresDeviceID,
+		})
+	}
+	return base.userID
+}
+
+// noteRevocation notes a revocation with the lookups of a token that are under way. It needs
+// the shard's lock.
+func (t *Identities) noteRevocation(shard *identityShard, key tokenKey) {
+	if under := shard.inquiries[key]; under != nil {
+		under.revoked = t.tokenRevocations.Add(1)
+	}
+}
+
+// forgetMasquerade ends what is remembered of a token with parameters, and returns the
+// user, if that was known.
+func (t *Identities) forgetMasquerade(key tokenKey, base identity, c Credential) (userID string) {
+	key = t.masqueradeKey(key, c)
+	shard := t.shard(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	found, ok := shard.identities.Get(key)
+	if !ok || found.base != base.base {
+		return ""
+	}
+	shard.identities.Delete(key)
+	return found.userID
+}
+
+// RevokeUser forgets on whose behalf all tokens of a user act.
 func (t *Identities) RevokeUser(userID string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.revoked.Add(userID, t.revocations.Add(1))
+	// A copy: it may be a part of a request that is much longer.
+	t.revoked.Add(strings.Clone(userID), t.revocations.Add(1))
 }
 
-// RevokeAll forgets all tokens. It is for a revocation that doesn't tell whose
-// tokens it ended, such as a password reset by mail.
-func (t *Identities) RevokeAll() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.floor = t.revocations.Add(1)
+// Issued remembers that the homeserver has given out an access token together with a
+// refresh token, by whose use it ends.
+func (t *Identities) Issued(accessToken, refreshToken string) {
+	refresh, access := t.key(refreshToken), t.key(accessToken)
+	t.muSucceeds.Lock()
+	defer t.muSucceeds.Unlock()
+	t.succeeds.Add(refresh, access)
+}
+
+// Refreshed forgets on whose behalf the access token acts that was given out with a
+// refresh token, as [Identities.Doubt] does: that has been used.
+func (t *Identities) Refreshed(refreshToken string) {
+	refresh := t.key(refreshToken)
+	t.muSucceeds.Lock()
+	access, ok := t.succeeds.Get(refresh)
+	t.muSucceeds.Unlock()
+	if ok {
+		t.forgetBase(access, false)
+	}
 }
 
 // Len returns how many identities and rejections are kept.

@@ -15,7 +15,9 @@ const forever = 100 * 365 * 24 * time.Hour
 
 // learn asks a homeserver that says who.
 func learn(t *Identities, c Credential, who WhoAmI, expires time.Duration) {
-	t.Learn(c, who, t.Revision(), testkit.At(expires))
+	under := t.Begin(c)
+	defer under.End()
+	under.Learn(who, t.Revision(), testkit.At(expires))
 }
 
 func wantUser(t *testing.T, ids *Identities, c Credential, now time.Duration, want string) {

@@ -31,8 +31,8 @@ func BenchmarkMemoryTokens(b *testing.B) {
 	testkit.ReportHeap(b, memoryEntries, func() any {
 		t := NewIdentities(memoryEntries*11/10, testkit.Epoch)
 		for i := range memoryEntries {
-			t.Learn(Credential{Token: fmt.Sprintf("syt_token_%d", i)},
-				WhoAmI{UserID: fmt.Sprintf("@user%07d:example.com", i), DeviceID: "DEVICE"}, t.Revision(), testkit.At(time.Hour))
+			learn(t, Credential{Token: fmt.Sprintf("syt_token_%d", i)},
+				WhoAmI{UserID: fmt.Sprintf("@user%07d:example.com", i), DeviceID: "DEVICE"}, time.Hour)
 		}
 		return t
 	})

@@ -3,9 +3,11 @@ package policy
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"unsafe"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
@@ -34,14 +36,17 @@ func TestRevokingATokenEndsItsMasquerades(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
 	sender := Credential{Token: "as"}
 	a, b := Credential{Token: "as", UserID: "@a:hs"}, Credential{Token: "as", UserID: "@b:hs", DeviceID: "D"}
-	for _, revoked := range []Credential{sender, a} {
+	for name, end := range map[string]func(Credential){"revoked": ids.RevokeToken, "doubted": ids.Doubt} {
 		learn(ids, sender, WhoAmI{UserID: "@sender:hs"}, forever)
 		learn(ids, a, WhoAmI{UserID: "@a:hs"}, forever)
 		learn(ids, b, WhoAmI{UserID: "@b:hs", DeviceID: "D"}, forever)
 		wantUser(t, ids, b, 0, "@b:hs")
-		ids.RevokeToken(revoked)
+		end(sender)
 		for _, c := range []Credential{sender, a, b} {
 			wantUser(t, ids, c, 0, "")
+		}
+		if known := ids.WasKnown(sender); known != (name == "doubted") {
+			t.Errorf("%s: the token was known: %v", name, known)
 		}
 	}
 	// Not even when the token is known again: each needs its own answer.
@@ -75,17 +80,136 @@ func TestRevokingAUser(t *testing.T) {
 	wantUser(t, ids, desk, 0, "")
 }
 
-func TestRevokingAll(t *testing.T) {
+// On Dendrite the token of an appservice is unknown together with a user_id that is
+// unknown. Once that cost all other users of the bridge their identity.
+func TestRevokingOneUserOfAnAppserviceLeavesTheOthers(t *testing.T) {
+	for name, end := range map[string]func(*Identities, Credential){"revoked": (*Identities).RevokeToken, "doubted": (*Identities).Doubt} {
+		t.Run(name, func(t *testing.T) {
+			ids := NewIdentities(1000, testkit.Epoch)
+			sender := Credential{Token: "as"}
+			a, b := Credential{Token: "as", UserID: "@a:hs"}, Credential{Token: "as", UserID: "@b:hs"}
+			for _, plain := range []bool{false, true} { // is the bridge's own user known?
+				if plain {
+					learn(ids, sender, WhoAmI{UserID: "@sender:hs"}, forever)
+				}
+				learn(ids, a, WhoAmI{UserID: "@a:hs"}, forever)
+				learn(ids, b, WhoAmI{UserID: "@b:hs"}, forever)
+				end(ids, a)
+				wantUser(t, ids, a, 0, "")
+				wantUser(t, ids, b, 0, "@b:hs")
+				if plain {
+					wantUser(t, ids, sender, 0, "@sender:hs")
+				}
+			}
+		})
+	}
+}
+
+// To an ordinary token a user_id means nothing, whatever is known of that by then.
+func TestRevokingAnOrdinaryTokenInAnySpelling(t *testing.T) {
+	plain := Credential{Token: "tok"}
+	for name, end := range map[string]func(*Identities, Credential){"revoked": (*Identities).RevokeToken, "doubted": (*Identities).Doubt} {
+		for _, first := range []Credential{plain, {Token: "tok", UserID: "@alice:hs"}, {Token: "tok", UserID: "@x:hs"}, {Token: "tok", DeviceID: "D"}} {
+			for _, spelling := range []Credential{plain, {Token: "tok", UserID: "@alice:hs"}, {Token: "tok", UserID: "@y:hs"}, {Token: "tok", DeviceID: "X"}} {
+				ids := NewIdentities(1000, testkit.Epoch)
+				learn(ids, first, WhoAmI{UserID: "@alice:hs", DeviceID: "D"}, forever)
+				learn(ids, plain, WhoAmI{UserID: "@alice:hs", DeviceID: "D"}, forever)
+				end(ids, spelling)
+				for _, c := range []Credential{plain, spelling} {
+					if userID, _ := ids.Lookup(c, testkit.Epoch); userID != "" {
+						t.Errorf("%s as %+v, known as %+v: %+v is %s", name, spelling, first, c, userID)
+					}
+				}
+			}
+		}
+	}
+}
+
+// What nobody has answered may not have happened: only the token itself is asked about
+// again, not its user's others.
+func TestDoubtTouchesOneToken(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
-	bob, as := Credential{Token: "bob"}, Credential{Token: "as", UserID: "@a:hs"}
-	for range 2 {
-		learn(ids, bob, WhoAmI{UserID: "@bob:hs"}, forever)
-		learn(ids, as, WhoAmI{UserID: "@a:hs"}, forever)
-		wantUser(t, ids, bob, 0, "@bob:hs")
-		wantUser(t, ids, as, 0, "@a:hs")
-		ids.RevokeAll()
-		wantUser(t, ids, bob, 0, "")
-		wantUser(t, ids, as, 0, "")
+	phone, desk := Credential{Token: "phone"}, Credential{Token: "desk"}
+	learn(ids, phone, WhoAmI{UserID: "@alice:hs"}, forever)
+	learn(ids, desk, WhoAmI{UserID: "@alice:hs"}, forever)
+	ids.Doubt(phone)
+	wantUser(t, ids, phone, 0, "")
+	wantUser(t, ids, desk, 0, "@alice:hs")
+	if ids.LastKnown(phone) != "" || !ids.WasKnown(phone) {
+		t.Errorf("in doubt, the phone was last %q's, known: %v", ids.LastKnown(phone), ids.WasKnown(phone))
+	}
+	learn(ids, phone, WhoAmI{UserID: "@alice:hs"}, forever)
+	wantUser(t, ids, phone, 0, "@alice:hs")
+}
+
+// Once each logout with a token that somebody had made up ended every lookup in flight:
+// at 650 a second no new user could be remembered.
+func TestRevocationsOfOtherTokensLeaveALookupAlone(t *testing.T) {
+	ids, alice := NewIdentities(1000, testkit.Epoch), Credential{Token: "alice"}
+	under := ids.Begin(alice)
+	defer under.End()
+	asOf := ids.Revision()
+	for i := range 1000 {
+		ids.RevokeToken(Credential{Token: fmt.Sprint("made-up-", i)})
+		ids.Doubt(Credential{Token: fmt.Sprint("made-up-", i)})
+		ids.RevokeUser(fmt.Sprintf("@%d:hs", i%100))
+	}
+	if !under.Holds("@alice:hs", asOf) {
+		t.Error("the answer doesn't hold")
+	}
+	under.Learn(WhoAmI{UserID: "@alice:hs"}, asOf, testkit.At(forever))
+	wantUser(t, ids, alice, 0, "@alice:hs")
+}
+
+// A token that nobody knows or looks up leaves no trace.
+func TestMadeUpTokensLeaveNothing(t *testing.T) {
+	ids := NewIdentities(1000, testkit.Epoch)
+	before := ids.Revision()
+	for i := range 1000 {
+		c := Credential{Token: fmt.Sprint("made-up-", i), UserID: fmt.Sprintf("@%d:hs", i)}
+		ids.RevokeToken(c)
+		ids.Doubt(c)
+		ids.Refreshed(c.Token)
+	}
+	wantCounts(t, ids, 0, 0)
+	if ids.Revision() != before || ids.revoked.Len() != 0 || ids.succeeds.Len() != 0 {
+		t.Error("made-up tokens have been noted")
+	}
+	for i := range ids.shards {
+		if n := len(ids.shards[i].inquiries); n != 0 {
+			t.Errorf("%d lookups are under way", n)
+		}
+	}
+}
+
+// A user ID in a path may be a part of a request of megabytes.
+func TestRevokedUserIsACopy(t *testing.T) {
+	ids := NewIdentities(1000, testkit.Epoch)
+	request := "@alice:hs" + strings.Repeat("x", 1<<20)
+	ids.RevokeUser(request[:9])
+	if kept := ids.revoked.Keys()[0]; unsafe.StringData(kept) == unsafe.StringData(request) {
+		t.Error("a table keeps a whole request alive")
+	}
+}
+
+// A client that refreshes need not show its old access token. Whose turn is over is known
+// from when the two were given out.
+func TestRefreshEndsTheAccessTokenBefore(t *testing.T) {
+	ids := NewIdentities(1000, testkit.Epoch)
+	old, desk := Credential{Token: "old"}, Credential{Token: "desk"}
+	learn(ids, old, WhoAmI{UserID: "@alice:hs"}, forever)
+	learn(ids, desk, WhoAmI{UserID: "@alice:hs"}, forever)
+	ids.Issued("old", "refresh-1")
+	ids.Refreshed("refresh-2")
+	wantUser(t, ids, old, 0, "@alice:hs")
+	ids.Refreshed("refresh-1")
+	wantUser(t, ids, old, 0, "")
+	wantUser(t, ids, desk, 0, "@alice:hs")
+	for i := range 1000 {
+		ids.Issued(fmt.Sprint(i), fmt.Sprint("r", i))
+	}
+	if n := ids.succeeds.Len(); n > 1000/8 {
+		t.Errorf("%d refresh tokens are kept", n)
 	}
 }
 
@@ -98,7 +222,7 @@ func TestARevocationDuringALookup(t *testing.T) {
 		for name, revoke := range map[string]func(*Identities){
 			"of the user":  func(ids *Identities) { ids.RevokeUser("@alice:hs") },
 			"of the token": func(ids *Identities) { ids.RevokeToken(alice) },
-			"of all":       (*Identities).RevokeAll,
+			"in doubt":     func(ids *Identities) { ids.Doubt(alice) },
 			"of the user, and then others": func(ids *Identities) {
 				ids.RevokeUser("@alice:hs")
 				ids.RevokeUser("@bob:hs")
@@ -110,12 +234,16 @@ func TestARevocationDuringALookup(t *testing.T) {
 					if before {
 						learn(ids, c, WhoAmI{UserID: "@alice:hs"}, forever)
 					}
-					revision := ids.Revision()
+					under := ids.Begin(c)
+					asOf := ids.Revision()
 					revoke(ids)
-					if ids.Revision() == revision {
-						t.Error("the revision is the same after a revocation, so lookups before and after are collapsed")
+					late := ids.Begin(c) // shares the question
+					under.Learn(WhoAmI{UserID: "@alice:hs"}, asOf, testkit.At(forever))
+					under.End()
+					if late.Holds("@alice:hs", asOf) {
+						t.Error("what was asked before the revocation holds for a lookup that began after it")
 					}
-					ids.Learn(c, WhoAmI{UserID: "@alice:hs"}, revision, testkit.At(forever))
+					late.End()
 					wantUser(t, ids, c, 0, "")
 					wantUser(t, ids, c, 0, "")
 					// The next lookup finds out what is true.
@@ -127,9 +255,11 @@ func TestARevocationDuringALookup(t *testing.T) {
 	}
 	t.Run("of somebody else", func(t *testing.T) {
 		ids := NewIdentities(1000, testkit.Epoch)
-		revision := ids.Revision()
+		under := ids.Begin(alice)
+		defer under.End()
+		asOf := ids.Revision()
 		ids.RevokeUser("@bob:hs")
-		ids.Learn(alice, WhoAmI{UserID: "@alice:hs"}, revision, testkit.At(forever))
+		under.Learn(WhoAmI{UserID: "@alice:hs"}, asOf, testkit.At(forever))
 		wantUser(t, ids, alice, 0, "@alice:hs")
 	})
 }
@@ -140,6 +270,11 @@ func TestAForgottenRevocationConcernsEverybody(t *testing.T) {
 	ids := NewIdentities(16, testkit.Epoch) // 2 places
 	victim, late := Credential{Token: "victim"}, Credential{Token: "late"}
 	learn(ids, victim, WhoAmI{UserID: "@victim:hs"}, forever)
+	of := func(c Credential, who WhoAmI, asOf Revision) {
+		under := ids.Begin(c)
+		defer under.End()
+		under.Learn(who, asOf, testkit.At(forever))
+	}
 	revision := ids.Revision()
 	ids.RevokeUser("@victim:hs")
 	ids.RevokeUser("@a:hs")
@@ -149,11 +284,11 @@ func TestAForgottenRevocationConcernsEverybody(t *testing.T) {
 		t.Fatal("the revocation is still kept, so this test shows nothing")
 	}
 	wantUser(t, ids, victim, 0, "")
-	ids.Learn(victim, WhoAmI{UserID: "@victim:hs"}, revision, testkit.At(forever))
+	of(victim, WhoAmI{UserID: "@victim:hs"}, revision)
 	wantUser(t, ids, victim, 0, "")
 
 	// What was asked after the victim's revocation isn't touched by it.
-	ids.Learn(late, WhoAmI{UserID: "@late:hs"}, between, testkit.At(forever))
+	of(late, WhoAmI{UserID: "@late:hs"}, between)
 	wantUser(t, ids, late, 0, "@late:hs")
 
 	// Resize makes room in the same way.
@@ -196,6 +331,7 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 	type flight struct {
 		c        Credential
 		who      string
+		under    Inquiry
 		revision Revision
 		number   int // of revocations when it left
 	}
@@ -215,13 +351,14 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 			}
 			switch r.IntN(8) {
 			case 0, 1, 2:
-				flights = append(flights, flight{c, user, ids.Revision(), number})
+				flights = append(flights, flight{c, user, ids.Begin(c), ids.Revision(), number})
 			case 3, 4:
 				if len(flights) > 0 {
 					i := r.IntN(len(flights))
 					f := flights[i]
 					flights = append(flights[:i], flights[i+1:]...)
-					ids.Learn(f.c, WhoAmI{UserID: f.who}, f.revision, testkit.At(forever))
+					f.under.Learn(WhoAmI{UserID: f.who}, f.revision, testkit.At(forever))
+					f.under.End()
 					known[f.c] = max(known[f.c], f.number)
 				}
 			case 5:
@@ -233,14 +370,16 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 			case 6:
 				if r.IntN(4) == 0 {
 					number++
-					ids.RevokeToken(c)
-					revoked[c.Token] = number
+					// For an appservice it is one user of many who ends.
+					end := testkit.Pick(r, ids.RevokeToken, ids.Doubt)
+					end(c)
+					revoked[c.Token+c.UserID] = number
 				}
 			default:
 				got, _ := ids.Lookup(c, testkit.Epoch)
 				asOf, learned := known[c]
-				if got != "" && (got != user || !learned || asOf < revoked[user] || asOf < revoked[c.Token]) {
-					t.Fatalf("%+v is %q, learned %v as of %d, revoked at %d and %d", c, got, learned, asOf, revoked[user], revoked[c.Token])
+				if got != "" && (got != user || !learned || asOf < revoked[user] || asOf < revoked[c.Token+c.UserID]) {
+					t.Fatalf("%+v is %q, learned %v as of %d, revoked at %d and %d", c, got, learned, asOf, revoked[user], revoked[c.Token+c.UserID])
 				}
 			}
 		}
@@ -273,11 +412,7 @@ func TestRevocationRace(t *testing.T) {
 				if worker == 0 && step%(3000/sessions) == 0 {
 					to := int64(step / (3000 / sessions))
 					raise(&ended[user], to)
-					if r.IntN(3) == 0 {
-						ids.RevokeAll()
-					} else {
-						ids.RevokeUser(userID)
-					}
+					ids.RevokeUser(userID)
 					raise(&acknowledged[user], to)
 					continue
 				}
@@ -290,12 +425,14 @@ func TestRevocationRace(t *testing.T) {
 				} else if rejection != nil {
 					continue
 				}
+				under := ids.Begin(c)
 				revision := ids.Revision()
 				if n >= ended[user].Load() { // whoami
-					ids.Learn(c, WhoAmI{UserID: userID}, revision, testkit.At(forever))
+					under.Learn(WhoAmI{UserID: userID}, revision, testkit.At(forever))
 				} else {
 					ids.Reject(c, &Rejection{Body: "unknown"}, testkit.At(forever))
 				}
+				under.End()
 			}
 		})
 	}

@@ -64,7 +64,7 @@ func (c *court) viewers(x *exchange) (viewers []string) {
 	lo := window(x, lifetime)
 	for _, revocation := range c.revocations {
 		done, ok := c.hs.effectOf(revocation)
-		if !ok || !revocation.ended.Before(x.began) || !c.takesEffect(revocation, done) {
+		if !ok || !revocation.ended.Before(x.began) || !c.takesEffect(revocation, done, x) {
 			continue
 		}
 		_, before := c.hs.viewer(done.before, &x.in)
@@ -81,17 +81,24 @@ func (c *court) viewers(x *exchange) (viewers []string) {
 	return viewers
 }
 
-// takesEffect reports whether a revocation must be known at once: it was answered, or
-// it wasn't but had happened before the client went away, and whose it was could
-// be known.
-func (c *court) takesEffect(x *exchange, done effect) bool {
-	if x.status >= 200 && x.status < 300 {
+// takesEffect reports whether a revocation must be known at once to a later request: it
+// was answered, and whose sessions it ended could be known; or it wasn't but had happened
+// before the client went away, and the request shows the same token.
+func (c *court) takesEffect(revocation *exchange, done effect, later *exchange) bool {
+	own := revocation.in.shown.token == later.in.shown.token
+	switch succeeded := revocation.status >= 200 && revocation.status < 300; {
+	case succeeded && (revocation.in.path == "logout" || revocation.in.of == ofAdmin):
 		return true
-	}
-	if done.at.After(x.ended) || x.status != 0 && x.status < 500 {
+	case succeeded:
+		// Whose they are may not be known yet. The homeserver is asked meanwhile, unless it
+		// reads the credential in more than one way, and may say that the token has ended. By
+		// mail nobody is named.
+		_, no := c.hs.viewer(done.after, &revocation.in)
+		return own || revocation.plain && no == nil && !c.hs.troubled(span{revocation.began, revocation.ended})
+	case done.at.After(revocation.ended) || revocation.status != 0 && revocation.status < 500 || revocation.in.of == ofAdmin:
 		return false
 	}
-	return x.in.path == "logout" || x.in.of == ofAdmin || x.plain && !c.hs.troubled(span{x.began, x.ended})
+	return own
 }
 
 // permitted returns when a viewer could last see the target within a lifetime.

@@ -1,0 +1,75 @@
+package caddymodule
+
+import (
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// refusals remembers that the homeserver refuses a credential for another reason than
+// that it doesn't know the token: the account is locked or has expired, or an appservice
+// may not act for the user. It is safe for use by several goroutines.
+//
+// Until that is over, nobody asks whose the credential is before a read of its is passed on:
+// a locked account costs what it costs without us, and not twice that. What the homeserver
+// said is not kept: its answer to each request is the right one.
+type refusals struct {
+	mu    sync.Mutex // guards known
+	known *simplelru.LRU[[16]byte, time.Time]
+}
+
+// maxRefusals is how many are remembered. An appservice may be refused for as many users as
+// it likes to name.
+const maxRefusals = 1024
+
+func newRefusals() *refusals {
+	known, _ := simplelru.NewLRU[[16]byte, time.Time](maxRefusals, nil) // fails below 1 only
+	return &refusals{known: known}
+}
+
+// isRefused reports whether the homeserver has refused a credential a moment ago.
+func (m *memory) isRefused(c policy.Credential, now time.Time) bool {
+	m.refusals.mu.Lock()
+	defer m.refusals.mu.Unlock()
+	expires, ok := m.refusals.known.Get(m.identities.Fingerprint(c))
+	return ok && now.Before(expires)
+}
+
+// refuse remembers until it expires that the homeserver refuses a credential, if the answer
+// is about that.
+func (m *memory) refuse(c policy.Credential, answer *subresponse, expires time.Time) {
+	if !isAboutCredential(answer) {
+		return
+	}
+	m.refusals.mu.Lock()
+	defer m.refusals.mu.Unlock()
+	m.refusals.known.Add(m.identities.Fingerprint(c), expires)
+}
+
+// accept notes that the homeserver no longer refuses a credential.
+func (m *memory) accept(c policy.Credential) {
+	m.refusals.mu.Lock()
+	defer m.refusals.mu.Unlock()
+	m.refusals.known.Remove(m.identities.Fingerprint(c))
+}
+
+// isAboutCredential tells of a refusal that it isn't about a limit or trouble of the
+// homeserver's own.
+func isAboutCredential(answer *subresponse) bool {
+	return answer.status < http.StatusInternalServerError && answer.status != http.StatusTooManyRequests
+}
+
+// isKnown reports whether the homeserver has ever known a token, as long as there is room
+// for it: it may be locked, or have ended elsewhere, but nobody has made it up.
+func (m *memory) isKnown(c policy.Credential) bool {
+	if m.identities.WasKnown(c) {
+		return true
+	}
+	m.refusals.mu.Lock()
+	defer m.refusals.mu.Unlock()
+	return m.refusals.known.Contains(m.identities.Fingerprint(c))
+}

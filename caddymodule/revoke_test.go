@@ -1,0 +1,563 @@
+package caddymodule
+
+import (
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+const clientAPI = "/_matrix/client/v3/"
+
+// lookupsOf returns how many questions whose token it is a read costs.
+func (p *proxy) lookupsOf(token string) int {
+	p.t.Helper()
+	before := p.hs.count("whoami")
+	p.get(token, alice)
+	return p.hs.count("whoami") - before
+}
+
+// answers has the homeserver answer a path, after done.
+func (hs *homeserver) answers(path string, status int, body string, done func()) {
+	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.URL.Path != path {
+			return false, nil
+		}
+		if done != nil {
+			done()
+		}
+		answer(w, status, body)
+		return true, nil
+	})
+}
+
+// Once the deletion of a device waited for the homeserver to tell whose it is, up to
+// identity timeout, and so would anything that asks before it forwards.
+func TestWhatIsNoPresenceRequestWaitsForNothingOfOurs(t *testing.T) {
+	handler := func() *Handler {
+		return &Handler{Sync: "limit", RepeatWrites: "absorb", OverLimit: "coalesce", Homeserver: "auto", Preflight: "local"}
+	}
+	for _, tc := range []struct{ method, path, body string }{
+		{"POST", clientAPI + "logout", "{}"},
+		{"POST", clientAPI + "logout/all", "{}"},
+		{"POST", clientAPI + "logout/all?user_id=", "{}"},
+		{"DELETE", clientAPI + "devices/D", "{}"},
+		{"POST", clientAPI + "delete_devices", "{}"},
+		{"POST", clientAPI + "account/password", "{}"},
+		{"POST", clientAPI + "account/deactivate", "{}"},
+		{"POST", clientAPI + "login", "{}"},
+		{"POST", clientAPI + "register", "{}"},
+		{"POST", clientAPI + "refresh", `{"refresh_token":"r"}`},
+		{"POST", "/_tuwunel/oidc/revoke", "token=alice-token"},
+		{"PUT", "/_synapse/admin/v2/users/" + alice, "{}"},
+		{"GET", clientAPI + "sync", ""},
+		{"POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", "{}"},
+		{"GET", "/_matrix/client/r0/events", ""},
+		{"PUT", clientAPI + "rooms/!r:x/send/m.room.message/1", "{}"},
+		{"PUT", clientAPI + "rooms/!r:x/typing/@a:x", "{}"},
+		{"PUT", clientAPI + "profile/" + alice + "/displayname", "{}"},
+		{"OPTIONS", statusPath(alice), ""},
+		{"OPTIONS", clientAPI + "sync", ""},
+		{"GET", clientAPI + "account/whoami?x=1", ""},
+		{"GET", "/", ""},
+	} {
+		for _, mode := range []string{"enforce", "observe"} {
+			t.Run(mode+" "+tc.method+" "+tc.path, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					h := handler()
+					h.Mode = mode
+					p := newProxy(t, h)
+					release := make(chan struct{})
+					p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+						path, _, _ := strings.Cut(tc.path, "?")
+						if r.URL.Path == path {
+							answer(w, 200, "{}")
+							return true, nil
+						}
+						<-release // all requests of ours hang
+						return false, nil
+					})
+					began := time.Now()
+					resp := p.do(request(tc.method, tc.path, "alice-token", tc.body))
+					if waited := time.Since(began); resp.StatusCode != 200 || waited > 0 {
+						t.Errorf("status %d after %v", resp.StatusCode, waited)
+					}
+					close(release)
+				})
+			})
+		}
+	}
+}
+
+// Whose sessions ended may be known before the answer, or only after it: then they are
+// forgotten as soon as it is.
+func TestSessionsEndWhenTheirUserIsKnownLater(t *testing.T) {
+	for _, path := range []string{"logout/all", "delete_devices", "account/password", "account/deactivate"} {
+		t.Run(path, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, new(Handler))
+				p.get("alice-token", alice)
+				p.get("bob-token", alice)
+				release := make(chan struct{})
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					switch {
+					case r.URL.Path == clientAPI+path:
+						answer(w, 200, "{}")
+						return true, nil
+					case r.Header.Get("Authorization") == "Bearer alice-phone":
+						<-release
+					}
+					return false, nil
+				})
+				p.want(p.do(request("POST", clientAPI+path, "alice-phone", "{}")), 200, "{}", "")
+				synctest.Wait()
+				close(release)
+				synctest.Wait()
+				if got := p.lookupsOf("alice-token"); got != 1 {
+					t.Errorf("%d lookups of alice's other token, want 1", got)
+				}
+				if got := p.lookupsOf("bob-token"); got != 0 {
+					t.Errorf("%d lookups of bob's, want 0", got)
+				}
+			})
+		})
+	}
+}
+
+// Who has made up too many tokens before must not keep a neighbour's device from ending:
+// whose request has succeeded is asked about all the same.
+func TestSessionsEndBehindAnAddressWithoutABudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}}})
+		at := func(method, path, token string) *http.Request {
+			r := request(method, path, token, "")
+			r.RemoteAddr = "192.0.2.7:1"
+			return r
+		}
+		p.do(at("GET", statusPath(alice), "alice-token"))
+		p.wantError(p.do(at("GET", statusPath(alice), "made-up-1")), 401, unknownToken)
+		p.wantError(p.do(at("GET", statusPath(alice), "made-up-2")), 429, "M_LIMIT_EXCEEDED")
+		p.want(p.do(at("DELETE", clientAPI+"devices/D", "alice-phone")), 200, "", "")
+		synctest.Wait()
+		if got := p.lookupsOf("alice-token"); got != 1 {
+			t.Errorf("%d lookups of alice's other token, want 1", got)
+		}
+	})
+}
+
+// Once one client with made-up tokens that began logouts and left, 650 times a second, had
+// each read of everybody's be looked up anew.
+func TestLogoutsOfMadeUpTokensLeaveEverybodyElseAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Off: true}}})
+		release := make(chan struct{})
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			switch {
+			case strings.Contains(r.URL.Path, "/logout"), strings.HasPrefix(r.URL.Path, "/_synapse/"):
+				return true, nil // no answer at all
+			case r.Header.Get("Authorization") == "Bearer alice-token":
+				<-release
+			}
+			return false, nil
+		})
+		var reads sync.WaitGroup
+		flood := func() {
+			for i := range 100 {
+				token := fmt.Sprint("made-up-", i)
+				p.do(request("POST", clientAPI+"logout", token, ""))
+				p.do(request("POST", clientAPI+"logout/all", token, ""))
+				p.do(request("POST", "/_synapse/admin/v1/deactivate/"+alice, "", ""))
+			}
+		}
+		for range 5 {
+			reads.Go(func() { p.get("alice-token", bob) })
+			synctest.Wait()
+			flood()
+		}
+		alices := func() (n int) {
+			p.hs.mu.Lock()
+			defer p.hs.mu.Unlock()
+			for _, r := range p.hs.seen {
+				if r.Header.Get("Authorization") == "Bearer alice-token" && strings.HasSuffix(r.URL.Path, "whoami") {
+					n++
+				}
+			}
+			return n
+		}
+		close(release)
+		reads.Wait()
+		flood()
+		for range 10 {
+			p.get("alice-token", bob)
+		}
+		if got := alices(); got != 1 {
+			t.Errorf("%d lookups of alice's token, want 1", got)
+		}
+	})
+}
+
+// What nobody has answered, or not a homeserver, has not happened: in a site that routes
+// the admin API nowhere, Caddy says 200 without a word.
+func TestAdminRevocationsTakeTheAnswerOfAHomeserver(t *testing.T) {
+	says := func(status int, contentType, body string) func(w http.ResponseWriter) error {
+		return func(w http.ResponseWriter) error {
+			w.Header().Set("Content-Type", contentType)
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+			return nil
+		}
+	}
+	yes := says(200, "application/json", "{}")
+	const deactivate = "/_synapse/admin/v1/deactivate/"
+	for name, tc := range map[string]struct {
+		path, token string
+		answer      func(w http.ResponseWriter) error
+		lookups     int
+	}{
+		"success":                  {deactivate + alice, "admin", yes, 1},
+		"escaped":                  {deactivate + "%40alice%3Aexample.com", "admin", yes, 1},
+		"token in the query":       {deactivate + alice + "?access_token=admin", "", yes, 1},
+		"JSON of another spelling": {deactivate + alice, "admin", says(200, "application/json; charset=utf-8", "{}"), 1},
+
+		"without a token":    {deactivate + alice, "", yes, 0},
+		"no handler":         {deactivate + alice, "admin", func(http.ResponseWriter) error { return nil }, 0},
+		"no JSON":            {deactivate + alice, "admin", says(200, "text/plain", "ok"), 0},
+		"refused":            {deactivate + alice, "admin", says(403, "application/json", `{"errcode":"M_FORBIDDEN"}`), 0},
+		"failed":             {deactivate + alice, "admin", says(500, "application/json", "{}"), 0},
+		"client gone":        {deactivate + alice, "admin", func(w http.ResponseWriter) error { w.WriteHeader(499); return nil }, 0},
+		"broken off":         {deactivate + alice, "admin", func(http.ResponseWriter) error { return caddyhttp.Error(502, io.EOF) }, 0},
+		"of somebody else":   {deactivate + bob, "admin", yes, 0},
+		"of somebody longer": {deactivate + alice + "x", "admin", yes, 0},
+		"raw slashes":        {deactivate + "x/" + alice, "admin", yes, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			p.get("alice-token", alice)
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if !strings.HasPrefix(r.URL.Path, "/_synapse/") {
+					return false, nil
+				}
+				return true, tc.answer(w)
+			})
+			p.do(request("POST", tc.path, tc.token, "{}"))
+			if got := p.lookupsOf("alice-token"); got != tc.lookups {
+				t.Errorf("%d lookups, want %d", got, tc.lookups)
+			}
+		})
+	}
+}
+
+// Only what may have reached the homeserver may have ended a token, and only the token that
+// the request showed: not its user's others.
+func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
+	gone := func(w http.ResponseWriter) error { w.WriteHeader(499); return nil }
+	for name, tc := range map[string]struct {
+		end   func(w http.ResponseWriter) error
+		phone int // lookups of the token that the request showed
+	}{
+		"client gone":      {gone, 1},
+		"broken off":       {func(http.ResponseWriter) error { return caddyhttp.Error(502, io.ErrUnexpectedEOF) }, 1},
+		"timed out":        {func(http.ResponseWriter) error { return caddyhttp.Error(504, errors.New("slow")) }, 1},
+		"internal error":   {func(w http.ResponseWriter) error { w.WriteHeader(500); return nil }, 1},
+		"no handler":       {func(http.ResponseWriter) error { return nil }, 0},
+		"no upstream":      {func(http.ResponseWriter) error { return caddyhttp.Error(503, errors.New("no upstreams available")) }, 0},
+		"refused by site":  {func(http.ResponseWriter) error { return caddyhttp.Error(403, errors.New("banned")) }, 0},
+		"refused":          {func(w http.ResponseWriter) error { w.WriteHeader(401); return nil }, 0},
+		"an error of ours": {func(http.ResponseWriter) error { return errors.New("a handler's own") }, 0},
+	} {
+		for _, path := range []string{"logout", "logout/all", "delete_devices", "account/password", "account/deactivate", "refresh"} {
+			t.Run(name+" "+path, func(t *testing.T) {
+				p := newProxy(t, new(Handler))
+				p.get("alice-token", alice)
+				p.get("alice-phone", alice)
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.URL.Path == clientAPI+path {
+						return true, tc.end(w)
+					}
+					return false, nil
+				})
+				r := request("POST", clientAPI+path, "alice-phone", "{}")
+				_ = p.handler.ServeHTTP(&discarded{header: make(http.Header)}, prepared(r), p.hs)
+				if got := p.lookupsOf("alice-phone"); got != tc.phone {
+					t.Errorf("%d lookups of the token, want %d", got, tc.phone)
+				}
+				if got := p.lookupsOf("alice-token"); got != 0 {
+					t.Errorf("%d lookups of alice's other token, want 0", got)
+				}
+			})
+		}
+	}
+}
+
+// prepared returns a request as Caddy's server hands it to handlers.
+func prepared(r *http.Request) *http.Request {
+	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), &discarded{header: make(http.Header)}, new(caddyhttp.Server))
+}
+
+// discarded is a response that nobody looks at.
+type discarded struct{ header http.Header }
+
+func (d *discarded) Header() http.Header         { return d.header }
+func (d *discarded) Write(p []byte) (int, error) { return len(p), nil }
+func (d *discarded) WriteHeader(int)             {}
+
+// An empty user_id is read differently by homeservers, so it wasn't known whose request it
+// is. Once that ended everybody's identity, by any user's successful request.
+func TestNobodyEndsEverybodysIdentity(t *testing.T) {
+	for _, tc := range []struct{ method, path string }{
+		{"POST", "logout/all?user_id="},
+		{"DELETE", "devices/X?user_id="},
+		{"DELETE", "devices/X?device_id="},
+		{"POST", "delete_devices?x;access_token=y"},
+		{"POST", "account/password?user_id=a&user_id=b"},
+		{"POST", "account/deactivate?access_token=alice-phone"},
+		{"POST", "account/password"}, // by mail
+	} {
+		for _, known := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s %s, known: %v", tc.method, tc.path, known), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newProxy(t, new(Handler))
+					path, _, _ := strings.Cut(tc.path, "?")
+					p.hs.answers(clientAPI+path, 200, "{}", nil)
+					p.get("bob-token", alice)
+					p.get("alice-token", alice)
+					if known {
+						p.get("alice-phone", alice)
+					}
+					token := "alice-phone"
+					if tc.path == "account/password" {
+						token = ""
+					}
+					p.want(p.do(request(tc.method, clientAPI+tc.path, token, "{}")), 200, "{}", "")
+					synctest.Wait()
+					if got := p.lookupsOf("bob-token"); got != 0 {
+						t.Errorf("%d lookups of bob's token, want 0", got)
+					}
+					if got := p.lookupsOf("alice-token"); known && token != "" && got != 1 {
+						t.Errorf("%d lookups of alice's other token, want 1", got)
+					}
+				})
+			})
+		}
+	}
+}
+
+// On Dendrite and tuwunel a login with the ID of a device that is there ends that device's
+// token. Once it read on here for up to identity ttl.
+func TestLoginEndsTheTokenThatItsDeviceHad(t *testing.T) {
+	const body = `{"user_id":"@alice:example.com","access_token":"alice-new","device_id":"D"}`
+	for name, write := range map[string]func(w http.ResponseWriter){
+		"whole": func(w http.ResponseWriter) { answer(w, 200, body) },
+		"in parts": func(w http.ResponseWriter) {
+			answer(w, 200, body[:40])
+			for _, b := range []byte(body[40:]) {
+				_, _ = w.Write([]byte{b})
+			}
+		},
+		"compressed": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Encoding", "gzip")
+			w.Header().Set("Content-Type", "application/json")
+			zip := gzip.NewWriter(w)
+			_, _ = io.WriteString(zip, body)
+			_ = zip.Close()
+		},
+		"in the specification's spelling": func(w http.ResponseWriter) { answer(w, 200, "\n"+body+"\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			p.get("alice-token", alice)
+			p.get("bob-token", alice)
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.URL.Path != clientAPI+"login" {
+					return false, nil
+				}
+				p.hs.mu.Lock()
+				delete(p.hs.tokens, "alice-token")
+				p.hs.tokens["alice-new"] = alice
+				p.hs.mu.Unlock()
+				write(w)
+				return true, nil
+			})
+			resp := p.do(request("POST", clientAPI+"login", "", `{"type":"m.login.password","device_id":"D"}`))
+			if got := bodyOf(resp); name == "whole" && got != body {
+				t.Errorf("the client got %s", got)
+			}
+			p.wantError(p.get("alice-token", alice), 401, unknownToken)
+			p.want(p.get("alice-new", alice), 200, "", "")
+			if got := p.lookupsOf("bob-token"); got != 0 {
+				t.Errorf("%d lookups of bob's token, want 0", got)
+			}
+		})
+	}
+}
+
+// The client that is told of its new token may use another at once: what ended is
+// forgotten before the last byte goes out.
+func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	p.get("alice-token", alice)
+	p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new"}`, nil)
+	told := false
+	w := &onWrite{discarded{make(http.Header)}, func() {
+		told = true
+		if userID, _ := p.handler.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now()); userID != "" {
+			t.Error("the old token is still known when the client reads its new one")
+		}
+	}}
+	if err := p.handler.ServeHTTP(w, prepared(request("POST", clientAPI+"login", "", "{}")), p.hs); err != nil || !told {
+		t.Errorf("told: %v, error %v", told, err)
+	}
+}
+
+type onWrite struct {
+	discarded
+	call func()
+}
+
+func (w *onWrite) Write(p []byte) (int, error) { w.call(); return len(p), nil }
+
+// A failed login ends nothing, whatever it says.
+func TestFailedLoginEndsNothing(t *testing.T) {
+	for name, status := range map[string]int{"refused": 403, "failed": 500} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			p.get("alice-token", alice)
+			p.hs.answers(clientAPI+"login", status, `{"user_id":"@alice:example.com","errcode":"M_FORBIDDEN"}`, nil)
+			p.do(request("POST", clientAPI+"login", "", "{}"))
+			if got := p.lookupsOf("alice-token"); got != 0 {
+				t.Errorf("%d lookups, want 0", got)
+			}
+		})
+	}
+}
+
+// On tuwunel the access token ends when its refresh token is used, or when anybody names it
+// to the authentication service, and so it does here.
+func TestRefreshAndRevocationByName(t *testing.T) {
+	const refreshed = `{"access_token":"alice-new","refresh_token":"r2"}`
+	login := func(p *proxy) { // by which refresh tokens become known
+		p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-token","refresh_token":"r1"}`, nil)
+		p.do(request("POST", clientAPI+"login", "", "{}"))
+	}
+	register := func(p *proxy) {
+		p.hs.answers(clientAPI+"register", 200, `{"user_id":"@alice:example.com","access_token":"alice-token","refresh_token":"r1"}`, nil)
+		p.do(request("POST", clientAPI+"register", "", "{}"))
+	}
+	refresh := func(p *proxy) { // once more
+		p.hs.answers(clientAPI+"refresh", 200, `{"access_token":"alice-token","refresh_token":"r1"}`, nil)
+		p.do(request("POST", clientAPI+"refresh", "", `{"refresh_token":"r0"}`))
+	}
+	for name, tc := range map[string]struct {
+		before            func(p *proxy)
+		path, token, body string
+		status, lookups   int
+	}{
+		"the old token shown":                          {nil, clientAPI + "refresh", "alice-token", `{"refresh_token":"?"}`, 200, 1},
+		"the old token in the query":                   {nil, clientAPI + "refresh?access_token=alice-token", "", `{"refresh_token":"?"}`, 200, 1},
+		"in another version":                           {nil, "/_matrix/client/v1/refresh", "alice-token", `{"refresh_token":"?"}`, 200, 1},
+		"issued by a login":                            {login, clientAPI + "refresh", "", `{"refresh_token":"r1"}`, 200, 1},
+		"issued by a registration":                     {register, clientAPI + "refresh", "", `{"refresh_token":"r1"}`, 200, 1},
+		"issued by a refresh":                          {refresh, clientAPI + "refresh", "", `{"refresh_token":"r1"}`, 200, 1},
+		"at the authentication service":                {login, "/_tuwunel/oidc/token", "", "grant_type=refresh_token&refresh_token=r1", 200, 1},
+		"another refresh token":                        {login, clientAPI + "refresh", "", `{"refresh_token":"r2"}`, 200, 0},
+		"another's":                                    {login, clientAPI + "refresh", "bob-token", `{"refresh_token":"r2"}`, 200, 0},
+		"refused":                                      {login, clientAPI + "refresh", "alice-token", `{"refresh_token":"r1"}`, 401, 0},
+		"no JSON":                                      {login, clientAPI + "refresh", "", `{"refresh_token"`, 200, 0},
+		"revoked by name":                              {nil, "/_tuwunel/oidc/revoke", "", "token=alice-token", 200, 1},
+		"revoked by name, escaped":                     {nil, "/_tuwunel/oidc/revoke", "", "token_type_hint=access_token&token=alice%2Dtoken", 200, 1},
+		"revoked by its refresh token":                 {login, "/_tuwunel/oidc/revoke", "", "token=r1", 200, 1},
+		"another revoked by name":                      {nil, "/_tuwunel/oidc/revoke", "alice-token", "token=bob-token", 200, 0},
+		"revoked by name where there is no such route": {nil, "/_tuwunel/oidc/revoke", "", "token=alice-token", 404, 0},
+		"too large a body":                             {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxSubresponse) + "&token=alice-token", 200, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			p.get("alice-phone", alice)
+			if tc.before != nil {
+				tc.before(p)
+			}
+			p.get("alice-token", alice)
+			var got string
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if path, _, _ := strings.Cut(tc.path, "?"); r.URL.Path != path {
+					return false, nil
+				}
+				sent, _ := io.ReadAll(r.Body)
+				got = string(sent)
+				answer(w, tc.status, refreshed)
+				return true, nil
+			})
+			p.want(p.do(request("POST", tc.path, tc.token, tc.body)), tc.status, refreshed, "")
+			if got != tc.body {
+				t.Errorf("the homeserver got %.60q", got)
+			}
+			if got := p.lookupsOf("alice-token"); got != tc.lookups {
+				t.Errorf("%d lookups of alice's token, want %d", got, tc.lookups)
+			}
+			if got := p.lookupsOf("alice-phone"); got > 1 || got == 1 && tc.before == nil {
+				t.Errorf("%d lookups of her phone", got)
+			}
+		})
+	}
+}
+
+// No other token is asked about anew when one ends, and whoever comes after that has what
+// was asked before it no longer.
+func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) {
+	for name, tc := range map[string]struct {
+		token   string // that is logged out meanwhile
+		lookups int
+	}{
+		"another's": {"bob-token", 1},
+		"its own":   {"alice-token", 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, new(Handler))
+				p.get("bob-token", alice)
+				before := p.hs.count("whoami")
+				first := true
+				release := make(chan struct{})
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if strings.HasSuffix(r.URL.Path, "/whoami") && first {
+						first = false
+						answer(w, 200, `{"user_id":"@alice:example.com"}`)
+						<-release // on its way
+						return true, nil
+					}
+					return false, nil
+				})
+				var reads sync.WaitGroup
+				reads.Go(func() { p.get("alice-token", alice) })
+				synctest.Wait()
+				p.want(p.do(request("POST", clientAPI+"logout", tc.token, "")), 200, "", "")
+				reads.Go(func() {
+					want := 200
+					if tc.token == "alice-token" {
+						want = 401
+					}
+					if resp := p.get("alice-token", bob); resp.StatusCode != want {
+						t.Errorf("who came after the logout got %d, want %d", resp.StatusCode, want)
+					}
+				})
+				synctest.Wait()
+				close(release)
+				reads.Wait()
+				if got := p.hs.count("whoami") - before; got != tc.lookups {
+					t.Errorf("%d lookups, want %d", got, tc.lookups)
+				}
+			})
+		})
+	}
+}
