@@ -146,8 +146,11 @@ type Handler struct {
 	MaxBody int64 `json:"max_body,omitempty"`
 
 	// PresenceValues are the values of presence that are let through, compared
-	// without case. Default: online, unavailable, offline, busy and
-	// org.matrix.msc3026.busy.
+	// without case. Default: those that the homeserver may take, once it is recognised
+	// (see Homeserver). On Synapse these are online, unavailable, offline and
+	// org.matrix.msc3026.busy; on Dendrite the first three in any case; on tuwunel
+	// all, where an unknown one makes the device offline. Until then they are the
+	// first three, busy and org.matrix.msc3026.busy.
 	PresenceValues []string `json:"presence_values,omitempty"`
 
 	set        *settings

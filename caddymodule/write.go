@@ -95,7 +95,8 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 		if class.coalesce {
 			// With a debt it takes longer than until the next event.
 			due := m.writes.Wait(write.UserID, *class.writeLimit, now)
-			if h.accept(h.newPending(r, next, write), due) {
+			// Nothing is acknowledged that the homeserver may refuse.
+			if policy.TakesBody(write.Body, h.knownDialect()) && h.accept(h.newPending(r, next, write), due) {
 				h.writeDone(w, r, outcomeCoalesced)
 				return true
 			}
@@ -195,7 +196,7 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) (body []byte,
 		})
 		return nil, false
 	}
-	if err := policy.CheckPresenceBody(body, h.set.presenceValues); err != nil {
+	if err := policy.CheckPresenceBody(body, h.set.presenceValues, h.knownDialect()); err != nil {
 		var bad *policy.BodyError
 		errors.As(err, &bad)
 		h.writeError(w, r, http.StatusBadRequest, outcomeInvalid, matrixError{Errcode: bad.Errcode, Error: bad.Message})
