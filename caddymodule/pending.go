@@ -28,8 +28,9 @@ const (
 	// chose it, with the bodies that it falls back on: many times what clients send.
 	maxPendingBytes = 16 << 10
 
-	// maxFallbacks is how many bodies a write may fall back on.
-	maxFallbacks = 3
+	// maxFallbacks is how many bodies a write may fall back on: more than homeservers refuse in
+	// a row of what they surely take.
+	maxFallbacks = 4
 
 	// maxPendingDevices is how many writes of a user may wait: one of each of so many devices.
 	maxPendingDevices = 8
@@ -208,19 +209,32 @@ func (w *pendingWrite) takePlaceOf(older *pendingWrite, between []*pendingWrite)
 	if !ok {
 		return false
 	}
-	fallbacks := slices.Clone(w.fallbacks)
+	var fallbacks []fallback
+	if len(body) != len(w.Body) {
+		// What it has taken over may be what the homeserver minds.
+		fallbacks = append(fallbacks, fallback{w.Body, w.accepted})
+	}
+	for _, f := range w.fallbacks {
+		if body, ok := policy.Supersede(older.Body, bodies, f.body, dialect); ok {
+			f.body = body
+		}
+		fallbacks = append(fallbacks, f)
+	}
+	kept := len(fallbacks) + 1 // so many at least, or both wait
 	for _, f := range append([]fallback{{older.Body, older.accepted}}, older.fallbacks...) {
 		fallbacks = append(fallbacks, fallback{policy.Fallback(f.body, bodies, dialect), f.accepted})
 	}
-	kept := len(w.fallbacks) + 1 // of those at least, or both wait
 	size := w.size() - len(w.Body) + len(body)
 	for i, f := range fallbacks {
-		if size += len(f.body); size > maxPendingBytes && i < kept {
-			return false
-		} else if size > maxPendingBytes || i == maxFallbacks {
-			fallbacks = fallbacks[:i]
-			break
+		size += len(f.body)
+		if size <= maxPendingBytes && i < maxFallbacks {
+			continue
 		}
+		if i < kept {
+			return false
+		}
+		fallbacks = fallbacks[:i]
+		break
 	}
 	w.setBody(body)
 	w.fallbacks = fallbacks
