@@ -212,7 +212,11 @@ func (w *pendingWrite) takePlaceOf(older *pendingWrite, between []*pendingWrite)
 	var fallbacks []fallback
 	if len(body) != len(w.Body) {
 		// What it has taken over may be what the homeserver minds.
-		fallbacks = append(fallbacks, fallback{w.Body, w.accepted})
+		without := w.Body
+		if len(older.fallbacks) > 0 {
+			without, _ = policy.Supersede(older.fallbacks[0].body, bodies, w.Body, dialect)
+		}
+		fallbacks = append(fallbacks, fallback{without, w.accepted})
 	}
 	for _, f := range w.fallbacks {
 		if body, ok := policy.Supersede(older.Body, bodies, f.body, dialect); ok {

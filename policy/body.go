@@ -60,8 +60,11 @@ func CheckPresenceBody(body []byte, values []string, d Dialect) error {
 func presenceWords(text string) (words []string, given bool) {
 	last := make(map[string]members.Span) // of a spelling that is given twice the last counts
 	for key, value := range members.Of(text) {
-		if strings.EqualFold(key, "presence") {
-			last[key], given = value, true
+		if !strings.EqualFold(key, "presence") {
+			continue
+		}
+		if given = true; text[value.Start] != 'n' { // to Dendrite a null is as good as nothing
+			last[key] = value
 		}
 	}
 	for _, value := range last {

@@ -79,16 +79,15 @@ func FuzzCheckPresenceBody(f *testing.F) {
 				null = null || value == nil
 			}
 		}
-		if allowed = allowed && utf8.Valid(body); (err == nil) != allowed {
+		if allowed = allowed && utf8.Valid(body); (err == nil) != allowed && !null {
 			t.Fatalf("%q: %v, but an allowed presence: %v", body, err, allowed)
 		}
 
 		if presence, ok := writtenOnSynapse(body); ok && slices.Contains(presenceValues, presence) && err != nil {
 			t.Fatalf("%q: %v, but Synapse takes it", body, err)
 		}
-		// Dendrite takes the first of {"presence":"online","presence":null}, and
-		// with strings.ToLower a dotted İ for an i. Nobody sends either: refused.
-		if presence, ok := writtenOnDendrite(body); ok && !null && err != nil && !strings.ContainsRune(presence, 'İ') &&
+		// Dendrite takes with strings.ToLower a dotted İ for an i. Nobody sends it: refused.
+		if presence, ok := writtenOnDendrite(body); ok && err != nil && !strings.ContainsRune(presence, 'İ') &&
 			slices.Contains(presenceValues, strings.ToLower(presence)) {
 			t.Fatalf("%q: %v, but Dendrite takes it", body, err)
 		}

@@ -22,7 +22,7 @@ type count struct{ writes, reads, credentials, sequences int }
 
 var counts = map[string]count{
 	"ci":   {writes: 400, reads: 600, credentials: 400, sequences: 5},
-	"full": {writes: 5000, reads: 6000, credentials: 5000, sequences: 100},
+	"full": {writes: 5000, reads: 6000, credentials: 5000, sequences: 50},
 }
 
 // servers are the homeservers that the tests share, each started when it is first

@@ -49,7 +49,7 @@ func TestWriteSequencesEndAlike(t *testing.T) {
 				coalesced := s.metric(t, `caddy_matrix_presence_outcomes_total{`, `outcome="coalesced"`)
 				lost := s.metric(t, `caddy_matrix_presence_deliveries_total{`, `result="lost"`)
 				superseded := s.metric(t, `caddy_matrix_presence_deliveries_total{`, `result="superseded"`)
-				if lost != 0 || coalesced < float64(sequences.Load()) || superseded < float64(sequences.Load())/4 || refused.Load() == 0 {
+				if lost != 0 || coalesced < float64(sequences.Load())/2 || superseded < float64(sequences.Load())/10 || refused.Load() == 0 {
 					t.Errorf("%v writes waited, %v were superseded and %v lost", coalesced, superseded, lost)
 				}
 			})
@@ -72,7 +72,7 @@ http://{$LISTEN} {
 	matrix_presence {
 		repeat_writes absorb
 		over_limit coalesce
-		write_limit 4/1s burst 2
+		write_limit 2/1s burst 1
 		sync limit
 		homeserver %s
 	}
@@ -169,7 +169,7 @@ func (w *twins) sequence(tries, refused, limited *atomic.Int64) bool {
 	}
 
 	var want, got string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		waits := w.site.metric(w.t, "caddy_matrix_presence_pending", "")
 		want, got = w.shown(w.direct[0]), w.shown(w.through[0])
 		if waits == 0 && want == got {
