@@ -75,6 +75,15 @@ func (t Ticket) Settled() bool { return t.settled }
 // flight, that has an end which changes no generation.
 func (t Ticket) Settling() bool { return t.settling }
 
+// Overtaken tells that a write of the target may have begun or ended since a request with
+// this ticket departed. Its answer says nothing about such a write.
+func (p *Presence) Overtaken(t Ticket) bool {
+	shard, f := p.shardOf(t.target)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	return f.generation != t.generation
+}
+
 // ticket returns one for a request that leaves now. It needs the shard's lock.
 func (p *Presence) ticket(shard *stateShard, f *fence, target string, at int64) Ticket {
 	return Ticket{

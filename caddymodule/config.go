@@ -69,10 +69,6 @@ const (
 	defaultMaxAge = time.Minute
 )
 
-// defaultPresenceValues are the specification's, and the names that "busy" has
-// in Synapse and in Ruma (MSC3026).
-var defaultPresenceValues = []string{"online", "unavailable", "offline", "busy", "org.matrix.msc3026.busy"}
-
 // Limit is a budget of events. It refills evenly.
 type Limit struct {
 	// Off lifts the limit. Nothing else may be given with it.
@@ -232,7 +228,7 @@ type settings struct {
 	identityTTL, rejectedTTL, identityTimeout time.Duration
 
 	maxBody        int64
-	presenceValues []string
+	presenceValues []string // none: what the homeserver may take
 }
 
 // coalesceRules are bounds of the writes that wait.
@@ -305,9 +301,6 @@ func (h *Handler) settings() (*settings, error) {
 	}
 	if s.maxBody == 0 {
 		s.maxBody = defaultMaxBody
-	}
-	if len(s.presenceValues) == 0 {
-		s.presenceValues = defaultPresenceValues
 	}
 	return s, nil
 }

@@ -9,7 +9,7 @@
 //   - handler.go: the handler, its configuration's life, and the way in;
 //   - config.go, caddyfile.go: the options, in JSON and in the Caddyfile;
 //   - read.go and write.go: the life of a GET and of a PUT, preflight.go that of an
-//     OPTIONS;
+//     OPTIONS, and pending.go: writes that wait for their budget;
 //   - sync.go: the life of a sync whose presence is looked at, and dialect.go: which
 //     homeserver it is, as that decides what to write into one;
 //   - protocol.go: what a request is, whatever protocol brought it;

@@ -55,7 +55,7 @@ func TestExampleShowsEveryOptionWithItsDefault(t *testing.T) {
 	if !ok {
 		t.Fatal("no matrix_presence block")
 	}
-	absent := []string{"exempt", "name", "stale_if_error", "per_viewer"}
+	absent := []string{"exempt", "name", "stale_if_error", "per_viewer", "presence_values"}
 
 	options := []string{
 		"write_limit", "read_limit", "exempt", "name", "states", "permissions", "ttl", "forbidden_ttl",

@@ -77,7 +77,8 @@ type Handler struct {
 
 	// RepeatWrites is what becomes of a write that repeats what the same device of
 	// the user last wrote successfully, with nothing since that might have changed
-	// the presence: "pass", or "absorb": it is answered 200 here, unless the last one
+	// the presence, and no read that went to the homeserver and showed something else:
+	// "pass", or "absorb": it is answered 200 here, unless the last one
 	// that went to the homeserver is as old as Refresh. It costs no budget. Default:
 	// pass.
 	RepeatWrites string `json:"repeat_writes,omitempty"`
@@ -91,7 +92,9 @@ type Handler struct {
 	// OverLimit is what becomes of a write over WriteLimit: "reject" answers 429, and
 	// "coalesce" answers 200 and delivers it when the budget is refilled, unless the
 	// same device has written something else by then. Such a 200 says that the write
-	// is in order and will be tried, not that it has happened. Default: reject.
+	// is in order and will be tried, not that it has happened. A body that the
+	// homeserver may refuse gets 429. If it refuses one all the same, what that took
+	// the place of is sent. Default: reject.
 	OverLimit string `json:"over_limit,omitempty"`
 
 	// Coalesce bounds the writes that wait under OverLimit coalesce.
@@ -147,8 +150,11 @@ type Handler struct {
 	MaxBody int64 `json:"max_body,omitempty"`
 
 	// PresenceValues are the values of presence that are let through, compared
-	// without case. Default: online, unavailable, offline, busy and
-	// org.matrix.msc3026.busy.
+	// without case. Default: those that the homeserver may take, once it is recognised
+	// (see Homeserver). On Synapse these are online, unavailable, offline and
+	// org.matrix.msc3026.busy; on Dendrite the first three in any case; on tuwunel
+	// all, where an unknown one makes the device offline. Until then they are the
+	// first three, busy and org.matrix.msc3026.busy.
 	PresenceValues []string `json:"presence_values,omitempty"`
 
 	set        *settings

@@ -62,7 +62,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 		if kind == routeWrite {
 			var whole bool
 			seen.body, whole = body.take()
-			seen.valid = whole && policy.CheckPresenceBody(seen.body, h.set.presenceValues) == nil
+			seen.valid = whole && policy.CheckPresenceBody(seen.body, h.set.presenceValues, h.knownDialect()) == nil
 			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), seen.body)
 			if seen.beside {
 				attempt.End(nil)
@@ -206,7 +206,7 @@ func (s *observation) writeOutcome(who owner) outcome {
 		return outcomeInvalid
 	}
 	if _, ok := h.memory.take(limitWrite, class.writeLimit, who.userID, s.departed); !ok {
-		if class.coalesce {
+		if class.coalesce && policy.TakesBody(s.body, h.knownDialect()) {
 			return outcomeCoalesced
 		}
 		return outcomeLimited

@@ -25,10 +25,14 @@ import (
 
 const (
 	// maxPendingBytes is the size of the largest request that may wait, as far as the client
-	// chose it: many times what clients send.
+	// chose it, with the bodies that it falls back on: many times what clients send.
 	maxPendingBytes = 16 << 10
 
-	// maxPendingDevices is how many devices of a user may have a write waiting.
+	// maxFallbacks is how many bodies a write may fall back on: more than homeservers refuse in
+	// a row of what they surely take.
+	maxFallbacks = 4
+
+	// maxPendingDevices is how many writes of a user may wait: one of each of so many devices.
 	maxPendingDevices = 8
 
 	// maxDeliveries is how many are sent at a time, so that a homeserver that is slow
@@ -51,8 +55,12 @@ const (
 )
 
 // pendings are writes that were answered with 200 and wait for their user's budget, under
-// over_limit coalesce: of each device the newest. While a user has one, their presence
+// over_limit coalesce: of each device the newest, if the homeserver surely takes it and it
+// leaves there what all of them would. While a user has one, their presence
 // counts as being written to: nothing about it is stored or served from memory.
+//
+// What the newest took the place of is still tried if the homeserver doesn't take the
+// newest: by its configuration, or because something on the way there minds it.
 //
 // All writes of a user who has one wait behind it, so that none overtakes another:
 //
@@ -95,9 +103,16 @@ type pendingWrite struct {
 	accepted time.Time
 	attempts int
 
-	// synced is what the device has asked for by a sync since, which the write must not
-	// undo: it is sent with that state. The pendings' lock guards it.
-	synced policy.Presence
+	// fallbacks are bodies to be sent if the homeserver doesn't want this one, the newest
+	// first. Refused tells that one was sent in vain. The pendings' lock guards both.
+	fallbacks []fallback
+	refused   bool
+}
+
+// fallback is what a write took the place of. It goes with that one's fields.
+type fallback struct {
+	body     []byte
+	accepted time.Time
 }
 
 // presenceWrite is a write that is in order.
@@ -152,15 +167,18 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 		return false
 	}
 	user := p.users[w.UserID]
-	older := -1
+	replaced := false
 	if user != nil {
-		older = slices.IndexFunc(user.queue, func(other *pendingWrite) bool { return other.Fingerprint == w.Fingerprint })
+		for i := len(user.queue) - 1; i >= 0; i-- {
+			older := user.queue[i]
+			if older.Fingerprint == w.Fingerprint && w.takePlaceOf(older, user.queue[i+1:]) {
+				m.decide(older, deliverySuperseded)
+				user.queue = slices.Delete(user.queue, i, i+1)
+				replaced = true
+			}
+		}
 	}
-	switch {
-	case older >= 0:
-		m.decide(user.queue[older], deliverySuperseded)
-		user.queue = slices.Delete(user.queue, older, older+1)
-	case p.n >= bounds.pending, user != nil && len(user.queue) >= maxPendingDevices:
+	if !replaced && (p.n >= bounds.pending || user != nil && len(user.queue) >= maxPendingDevices) {
 		return false
 	}
 	if user == nil {
@@ -183,28 +201,71 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	return true
 }
 
-// synced notes that a device of a user asks for a state by a sync. A write of its that
-// waits goes with that state then, and what else it says. On Synapse no sync ends busy.
-func (p *pendings) synced(userID string, fingerprint [16]byte, state policy.Presence, dialect dialect) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	user := p.users[userID]
-	if user == nil {
-		return
+// takePlaceOf makes a write one that leaves at the homeserver what an older one of the same
+// device and this one leave, with what waits between them, and falls back on the older one.
+// It reports false if it can't, and has done nothing then. It needs the lock.
+func (w *pendingWrite) takePlaceOf(older *pendingWrite, between []*pendingWrite) bool {
+	dialect := w.handler.knownDialect()
+	bodies := make([][]byte, len(between))
+	for i := range between {
+		bodies[i] = between[i].Body
 	}
-	for _, w := range append([]*pendingWrite{user.sent}, user.queue...) {
-		if w != nil && w.Fingerprint == fingerprint && (dialect != synapse || policy.BodyPresence(w.Body) != policy.Busy) {
-			w.synced = state
+	body, ok := policy.Supersede(older.Body, bodies, w.Body, dialect)
+	if !ok {
+		return false
+	}
+	var fallbacks []fallback
+	if len(body) != len(w.Body) {
+		// What it has taken over may be what the homeserver minds.
+		without := w.Body
+		if len(older.fallbacks) > 0 {
+			without, _ = policy.Supersede(older.fallbacks[0].body, bodies, w.Body, dialect)
 		}
+		fallbacks = append(fallbacks, fallback{without, w.accepted})
 	}
+	for _, f := range w.fallbacks {
+		if body, ok := policy.Supersede(older.Body, bodies, f.body, dialect); ok {
+			f.body = body
+		}
+		fallbacks = append(fallbacks, f)
+	}
+	kept := len(fallbacks) + 1 // so many at least, or both wait
+	for _, f := range append([]fallback{{older.Body, older.accepted}}, older.fallbacks...) {
+		fallbacks = append(fallbacks, fallback{policy.Fallback(f.body, bodies, dialect), f.accepted})
+	}
+	size := w.size() - len(w.Body) + len(body)
+	for i, f := range fallbacks {
+		size += len(f.body)
+		if size <= maxPendingBytes && i < maxFallbacks {
+			continue
+		}
+		if i < kept {
+			return false
+		}
+		fallbacks = fallbacks[:i]
+		break
+	}
+	w.setBody(body)
+	w.fallbacks = fallbacks
+	return true
 }
 
-// update gives a write the state that a sync has asked for since. It needs the lock.
-func (w *pendingWrite) update() {
-	if w.synced != policy.NoPresence {
-		w.Body = policy.SetBodyPresence(w.Body, w.synced)
-		w.request.request.ContentLength = int64(len(w.Body))
+// setBody gives a write another body.
+func (w *pendingWrite) setBody(body []byte) {
+	w.Body = body
+	w.request.request.ContentLength = int64(len(body))
+}
+
+// fallBack makes a write that the homeserver doesn't want the one that it took the place of,
+// and reports whether there was one. It needs the lock.
+func (w *pendingWrite) fallBack() bool {
+	if len(w.fallbacks) == 0 {
+		return false
 	}
+	w.setBody(w.fallbacks[0].body)
+	w.accepted, w.fallbacks = w.fallbacks[0].accepted, w.fallbacks[1:]
+	w.attempts, w.refused = 0, true
+	return true
 }
 
 // size is how many bytes of a write its client has chosen.
@@ -219,8 +280,14 @@ func (w *pendingWrite) size() int {
 }
 
 // decide counts what became of a write that waited. It needs the lock.
+//
+// One that was refused is lost, whatever became of the one that was sent then: that
+// has been counted, when this one took its place.
 func (m *memory) decide(w *pendingWrite, result delivery) {
-	if result == deliverySuperseded && w.attempts > 0 {
+	switch {
+	case w.refused && result != deliveryDropped:
+		result = deliveryLost
+	case result == deliverySuperseded && w.attempts > 0:
 		result = deliveryOvertaken
 	}
 	m.pendings.n--
@@ -314,7 +381,6 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 			m.decide(w, deliveryLost)
 			continue
 		}
-		w.update()
 
 		user.sent = w
 		p.mu.Unlock()
@@ -326,9 +392,15 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 			user.settled = settled
 		}
 
-		switch ended := w.handler.ended.Load() || !end.IsZero(); {
-		case result == deliveryLost && user.has(w.Fingerprint):
+		ended := w.handler.ended.Load() || !end.IsZero()
+		unwanted := result == deliveryLost && retry == 0
+		fallen := unwanted && w.fallBack()
+		switch {
+		case result == deliveryLost && user.overtakes(w, unwanted && !fallen):
 			m.decide(w, deliverySuperseded)
+		case fallen:
+			user.queue = slices.Insert(user.queue, 0, w)
+			together++ // it goes in the place of the one that was charged for
 		case retry > 0 && !ended && time.Since(w.accepted)+retry < w.handler.set.coalesce.maxAge:
 			user.queue = slices.Insert(user.queue, 0, w)
 			again = retry
@@ -345,9 +417,11 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 	m.finish(user)
 }
 
-// has reports whether a write of a device waits. It needs the lock.
-func (u *pendingUser) has(fingerprint [16]byte) bool {
-	return slices.ContainsFunc(u.queue, func(w *pendingWrite) bool { return w.Fingerprint == fingerprint })
+// overtakes reports whether a newer write of the same device waits that can take the place
+// of one that was sent in vain: any, if the homeserver doesn't want that. It needs the lock.
+func (u *pendingUser) overtakes(w *pendingWrite, unwanted bool) bool {
+	i := slices.IndexFunc(u.queue, func(other *pendingWrite) bool { return other.Fingerprint == w.Fingerprint })
+	return i >= 0 && (unwanted || u.queue[i].takePlaceOf(w, u.queue[:i]))
 }
 
 // chargeDelivery takes an event for a write from its user's budget, or returns how long

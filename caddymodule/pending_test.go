@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -268,80 +269,61 @@ func status(code int, body string) func(w http.ResponseWriter) error {
 	}
 }
 
-// A sync that comes after a write that waits is not undone by it.
-func TestSyncComesAfterAWriteThatWaits(t *testing.T) {
-	const syncOnline, syncAway = "since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"
+// A bot on Dendrite wrote online and synced with set_presence=offline, as it always does. Its write,
+// which waited, went to the homeserver as offline, because a sync had said so since. What a sync says
+// is relative there, and what a write says is not.
+func TestAWriteThatWaitsIsDeliveredAsItWasWritten(t *testing.T) {
+	const syncOnline, syncAway, syncOffline = "since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline"
 	for name, tt := range map[string]struct {
-		waits string
-		syncs []string // each goes as it asks
-		want  string
+		homeserver, waits string
+		syncs             []string
 	}{
-		"another state": {`{"presence":"unavailable","status_msg":"x"}`, []string{syncOnline}, `{"presence":"online","status_msg":"x"}`},
-		"several":       {`{"presence":"unavailable"}`, []string{syncOnline, syncAway}, `{"presence":"unavailable"}`},
-		"the same":      {`{ "presence" : "unavailable" }`, []string{syncAway}, `{ "presence" : "unavailable" }`},
-		"busy":          {`{"presence":"busy"}`, []string{syncOnline}, `{"presence":"busy"}`},
+		"Dendrite, offline":  {"dendrite", online, []string{syncOffline, syncOffline}},
+		"Dendrite, online":   {"dendrite", `{"presence":"unavailable","status_msg":"x"}`, []string{syncOnline, syncAway, syncOnline}},
+		"Synapse":            {"synapse", ` { "presence" : "unavailable" } `, []string{syncOnline}},
+		"tuwunel":            {"tuwunel", `{"presence":"busy"}`, []string{syncOnline, syncAway}},
+		"tuwunel, no member": {"tuwunel", `{"presence":"dnd"}`, []string{syncOnline}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				handler := coalescing()
-				handler.Sync, handler.Homeserver = "limit", "synapse"
+				handler.Sync, handler.Homeserver = "limit", tt.homeserver
 				p := newProxy(t, handler)
 				p.put("alice-token", alice, online)
 				p.sync("alice-token", syncOnline)
-				p.put("alice-token", alice, tt.waits)
-				p.put("alice-phone", alice, unavailable)
+				p.want(p.put("alice-token", alice, tt.waits), 200, "{}", "matrix_presence; detail=coalesced")
 				for _, query := range tt.syncs {
 					time.Sleep(time.Second)
-					p.wantSync("alice-token", query, query)
+					p.sync("alice-token", query)
 				}
-				sent := p.hs.bodies()
+				// Also when the first delivery fails.
+				var sent []string
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method != http.MethodPut {
+						return false, nil
+					}
+					body, _ := io.ReadAll(r.Body)
+					sent = append(sent, string(body))
+					if r.ContentLength != int64(len(body)) {
+						t.Errorf("the length of %s is %d", body, r.ContentLength)
+					}
+					if len(sent) == 1 {
+						answer(w, 502, "{}")
+					} else {
+						answer(w, 200, "{}")
+					}
+					return true, nil
+				})
+				time.Sleep(9 * time.Second)
+				p.sync("alice-token", tt.syncs[0])
 				time.Sleep(15 * time.Second)
-				if got := sent(); len(got) != 2 || got[0] != tt.want || got[1] != unavailable {
-					t.Errorf("the homeserver got %q", got)
+				synctest.Wait()
+				if len(sent) != 2 || sent[0] != tt.waits || sent[1] != tt.waits {
+					t.Errorf("the homeserver got %q", sent)
 				}
 			})
 		})
 	}
-}
-
-// Nor by one whose delivery fails meanwhile.
-func TestSyncComesAfterAWriteThatIsTriedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		handler := coalescing()
-		handler.Sync, handler.Homeserver = "limit", "synapse"
-		p := newProxy(t, handler)
-		p.put("alice-token", alice, online)
-		p.put("alice-token", alice, unavailable)
-		var sent []string
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
-			if r.Method != http.MethodPut {
-				return false, nil
-			}
-			body, _ := io.ReadAll(r.Body)
-			p.hs.mu.Lock()
-			sent = append(sent, string(body))
-			first := len(sent) == 1
-			p.hs.mu.Unlock()
-			if first {
-				time.Sleep(5 * time.Second)
-				answer(w, 502, "{}")
-				return true, nil
-			}
-			if r.ContentLength != int64(len(body)) {
-				t.Errorf("the length of %s is %d", body, r.ContentLength)
-			}
-			answer(w, 200, "{}")
-			return true, nil
-		})
-		time.Sleep(12 * time.Second)
-		p.sync("alice-token", "since=s&timeout=0")
-		time.Sleep(15 * time.Second)
-		p.hs.mu.Lock()
-		defer p.hs.mu.Unlock()
-		if len(sent) != 2 || sent[0] != unavailable || sent[1] != online {
-			t.Errorf("the homeserver got %q", sent)
-		}
-	})
 }
 
 func TestLogoutDropsWhatWaits(t *testing.T) {
@@ -730,5 +712,247 @@ func BenchmarkMemoryPending(b *testing.B) {
 			p.do(r)
 		}
 		return p
+	})
+}
+
+// wantPut fails unless a write is answered so.
+func (p *proxy) wantPut(token, body string, status int, cacheStatus string) {
+	p.t.Helper()
+	p.want(p.put(token, alice, body), status, "", cacheStatus)
+}
+
+const waits = "matrix_presence; detail=coalesced"
+
+// Alice's "lunch" waited and had its 200. Then her client wrote something that the homeserver
+// refused, which took the place of the first: both were lost.
+func TestOfTwoWritesTheOlderIsSentIfTheNewerIsRefused(t *testing.T) {
+	const lunch, later, last = `{"presence":"unavailable","status_msg":"lunch"}`, `{"presence":"unavailable","status_msg":"later"}`, `{"presence":"online","status_msg":"last"}`
+	refusal := status(400, `{"errcode":"M_UNKNOWN","error":"Invalid presence state"}`)
+	for name, tc := range map[string]struct {
+		writes  []string
+		refuses []string
+		refusal func(w http.ResponseWriter) error
+		sent    []string
+		want    map[string]float64
+	}{
+		"the newer":    {[]string{lunch, later}, []string{later}, refusal, []string{later, lunch}, map[string]float64{"superseded": 1, "lost": 1}},
+		"not at all":   {[]string{lunch, later}, nil, nil, []string{later}, map[string]float64{"superseded": 1, "delivered": 1}},
+		"two of three": {[]string{lunch, later, last}, []string{later, last}, refusal, []string{last, later, lunch}, map[string]float64{"superseded": 2, "lost": 1}},
+		"all":          {[]string{lunch, later}, []string{lunch, later}, refusal, []string{later, lunch}, map[string]float64{"superseded": 1, "lost": 1}},
+		"by another":   {[]string{lunch, later}, []string{later}, status(403, `{"errcode":"M_FORBIDDEN"}`), []string{later, lunch}, map[string]float64{"superseded": 1, "lost": 1}},
+		"the token":    {[]string{lunch, later}, []string{later}, status(401, `{"errcode":"M_UNKNOWN_TOKEN"}`), []string{later}, map[string]float64{"superseded": 1, "dropped": 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, coalescing())
+				p.put("alice-token", alice, message(0))
+				var sent []string
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method != http.MethodPut {
+						return false, nil
+					}
+					body, _ := io.ReadAll(r.Body)
+					r.Body = io.NopCloser(strings.NewReader(string(body)))
+					sent = append(sent, string(body))
+					if r.ContentLength != int64(len(body)) {
+						t.Errorf("the length of %s is %d", body, r.ContentLength)
+					}
+					if slices.Contains(tc.refuses, string(body)) {
+						return true, tc.refusal(w)
+					}
+					return false, nil
+				})
+				for _, body := range tc.writes {
+					p.wantPut("alice-token", body, 200, waits)
+				}
+				time.Sleep(15 * time.Second)
+				synctest.Wait()
+				if fmt.Sprint(sent) != fmt.Sprint(tc.sent) {
+					t.Errorf("the homeserver got %q, want %q", sent, tc.sent)
+				}
+				p.wantDeliveries(tc.want)
+				// What was sent in the place of a refused one is charged for as well.
+				due := p.handler.memory.writes.Wait(alice, *p.handler.set.classOf(alice).writeLimit, time.Now())
+				if want := time.Duration(10*len(tc.sent)-5) * time.Second; due != want {
+					t.Errorf("the next write in %v, want %v", due, want)
+				}
+			})
+		})
+	}
+}
+
+// On Dendrite a write without a status_msg keeps the message. "In a meeting" waited, and a write
+// without a text took its place: the text was the one before both.
+func TestWhatTheNewerLeavesOutIsWhatTheHomeserverWouldMakeOfIt(t *testing.T) {
+	const meeting, bare, null = `{"presence":"unavailable","status_msg":"in a \"meeting\""}`, `{"presence":"online"}`, `{"presence":"online","status_msg":null}`
+	type write struct{ token, body string }
+	phone := func(body string) write { return write{"alice-token", body} }
+	desktop := func(body string) write { return write{"alice-phone", body} }
+	for name, tc := range map[string]struct {
+		homeserver string
+		writes     []write
+		sent       []string
+	}{
+		"Dendrite":            {"dendrite", []write{phone(meeting), phone(bare)}, []string{`{"presence":"online","status_msg":"in a \"meeting\""}`}},
+		"Dendrite, null":      {"dendrite", []write{phone(meeting), phone(null)}, []string{`{"presence":"online","status_msg":null,"status_msg":"in a \"meeting\""}`}},
+		"Dendrite, three":     {"dendrite", []write{phone(meeting), phone(bare), phone(bare)}, []string{`{"presence":"online","status_msg":"in a \"meeting\""}`}},
+		"Dendrite, its own":   {"dendrite", []write{phone(meeting), phone(message(1))}, []string{message(1)}},
+		"Dendrite, empty":     {"dendrite", []write{phone(meeting), phone(`{"presence":"online","status_msg":""}`)}, []string{`{"presence":"online","status_msg":""}`}},
+		"Dendrite, two":       {"dendrite", []write{phone(meeting), desktop(unavailable), phone(bare)}, []string{unavailable, `{"presence":"online","status_msg":"in a \"meeting\""}`}},
+		"Dendrite, another's": {"dendrite", []write{phone(meeting), desktop(message(1)), phone(bare)}, []string{message(1), bare}},
+		"Synapse":             {"synapse", []write{phone(meeting), phone(bare)}, []string{bare}},
+		"tuwunel":             {"tuwunel", []write{phone(meeting), phone(null)}, []string{null}},
+		// Both, in order.
+		"not recognised":            {"", []write{phone(meeting), phone(bare)}, []string{meeting, bare}},
+		"not recognised, three":     {"", []write{phone(meeting), phone(bare), phone(unavailable)}, []string{meeting, unavailable}},
+		"not recognised, its own":   {"", []write{phone(meeting), phone(bare), phone(message(1))}, []string{message(1)}},
+		"not recognised, another's": {"", []write{phone(meeting), desktop(message(1)), phone(bare)}, []string{message(1), bare}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				handler := coalescing()
+				handler.Homeserver = tc.homeserver
+				p := newProxy(t, handler)
+				p.put("alice-token", alice, message(0))
+				sent := p.hs.bodies()
+				for _, w := range tc.writes {
+					p.wantPut(w.token, w.body, 200, waits)
+				}
+				time.Sleep(15 * time.Second)
+				synctest.Wait()
+				if fmt.Sprint(sent()) != fmt.Sprint(tc.sent) {
+					t.Errorf("the homeserver got %q, want %q", sent(), tc.sent)
+				}
+				p.wantDeliveries(map[string]float64{
+					"superseded": float64(len(tc.writes) - len(tc.sent)), "delivered": float64(len(tc.sent)),
+				})
+			})
+		})
+	}
+}
+
+// The older one is under way when the newer comes, and fails. What the newer leaves out it
+// takes from it all the same.
+func TestAWriteThatFailsIsNotLostToANewerOne(t *testing.T) {
+	for homeserver, want := range map[string][]string{
+		"dendrite": {message(1), `{"presence":"unavailable","status_msg":"1"}`},
+		"synapse":  {message(1), unavailable},
+		"":         {message(1), message(1), unavailable},
+	} {
+		t.Run(homeserver, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				handler := coalescing()
+				handler.Homeserver = homeserver
+				p := newProxy(t, handler)
+				p.put("alice-token", alice, message(0))
+				p.wantPut("alice-token", message(1), 200, waits)
+				var sent []string
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method != http.MethodPut {
+						return false, nil
+					}
+					body, _ := io.ReadAll(r.Body)
+					sent = append(sent, string(body))
+					if len(sent) == 1 {
+						time.Sleep(2 * time.Second)
+						return true, unreachable(w)
+					}
+					answer(w, 200, `{}`)
+					return true, nil
+				})
+				time.Sleep(11 * time.Second)
+				p.wantPut("alice-token", unavailable, 200, waits)
+				time.Sleep(30 * time.Second)
+				synctest.Wait()
+				if fmt.Sprint(sent) != fmt.Sprint(want) {
+					t.Errorf("the homeserver got %q, want %q", sent, want)
+				}
+			})
+		})
+	}
+}
+
+// Over the budget a body got 200 that the homeserver answers with 400.
+func TestOnlyWhatTheHomeserverTakesWaits(t *testing.T) {
+	const extra, number, null, upper = `{"presence":"online","x":1}`, `{"presence":"online","status_msg":1}`, `{"presence":"online","status_msg":null}`, `{"presence":"ONLINE"}`
+	const busy, msc3026, away = `{"presence":"busy"}`, `{"presence":"org.matrix.msc3026.busy"}`, `{"presence":"away"}`
+	bodies := []string{online, extra, number, null, upper, busy, msc3026, away}
+	for homeserver, want := range map[string]map[string]int{ // over the budget
+		"":         {online: 200, extra: 429, number: 429, null: 429, upper: 429, busy: 429, msc3026: 429, away: 400},
+		"synapse":  {online: 200, extra: 429, number: 429, null: 429, upper: 400, busy: 400, msc3026: 429, away: 400},
+		"dendrite": {online: 200, extra: 200, number: 429, null: 200, upper: 200, busy: 400, msc3026: 400, away: 400},
+		"tuwunel":  {online: 200, extra: 429, number: 429, null: 200, upper: 200, busy: 200, msc3026: 200, away: 200},
+	} {
+		for _, mode := range []string{"enforce", "observe"} {
+			t.Run(homeserver+" "+mode, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					handler := coalescing()
+					handler.Homeserver, handler.Mode = homeserver, mode
+					p := newProxy(t, handler)
+					p.put("alice-token", alice, message(0))
+					wanted := make(map[string]float64)
+					for _, body := range bodies {
+						resp := p.put("alice-token", alice, body)
+						wanted[map[int]string{200: "coalesced", 400: "invalid", 429: "limited"}[want[body]]]++
+						if mode == "enforce" && resp.StatusCode != want[body] {
+							t.Errorf("%s: %d, want %d", body, resp.StatusCode, want[body])
+						}
+					}
+					synctest.Wait()
+					if mode == "enforce" {
+						return
+					}
+					got := p.observed()
+					for _, outcome := range []string{"coalesced", "invalid", "limited"} {
+						if n := got[outcome+" write"]; n != wanted[outcome] {
+							t.Errorf("%v would be %s, want %v", n, outcome, wanted[outcome])
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// Within the budget the homeserver says itself what it thinks of a body.
+func TestWithinTheBudgetTheHomeserverJudgesBodies(t *testing.T) {
+	p := newProxy(t, &Handler{OverLimit: "coalesce", Homeserver: "synapse"})
+	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Method == http.MethodPut {
+			answer(w, 400, `{"errcode":"M_UNKNOWN","error":"Unable to parse state"}`)
+		}
+		return r.Method == http.MethodPut, nil
+	})
+	for _, body := range []string{`{"presence":"online","x":1}`, `{"presence":"online","status_msg":null}`, `{"Presence":"online"}`} {
+		p.want(p.put("alice-token", alice, body), 400, `{"errcode":"M_UNKNOWN","error":"Unable to parse state"}`, "matrix_presence; fwd=method")
+	}
+	p.wantCounts(map[string]int{"PUT": 3})
+}
+
+// However large the bodies are, a write that waits has so many bytes, with all that it
+// falls back on.
+func TestFallbacksAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := coalescing()
+		h.Homeserver = "synapse"
+		p := newProxy(t, h)
+		p.put("alice-token", alice, message(0))
+		large := func(n int) string { return fmt.Sprintf(`{"presence":"online","status_msg":"%*d"}`, n, n) }
+		for n := range 200 {
+			p.put("alice-token", alice, large(100+40*n))
+			user := p.handler.memory.pendings.users[alice]
+			for _, w := range user.queue {
+				size := w.size()
+				for _, f := range w.fallbacks {
+					size += len(f.body)
+				}
+				if size > maxPendingBytes || len(w.fallbacks) > maxFallbacks {
+					t.Fatalf("%d bytes, %d fallbacks", size, len(w.fallbacks))
+				}
+			}
+			if len(user.queue) > maxPendingDevices {
+				t.Fatalf("%d writes wait", len(user.queue))
+			}
+		}
 	})
 }

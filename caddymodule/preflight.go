@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -114,20 +115,113 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 		return nil
 	}
 	h.note(r, outcomeForwarded)
-	return h.forward(w, r, next, reasonPreflight, func(status int) {
-		header, cacheStatus := w.Header(), cacheName+"; fwd=miss"
-		may := learnable(status, header) && !hasBody()
-		if may && h.memory.preflights.learn(kind, status, header, now) {
-			cacheStatus += "; stored"
-		}
-		if h.set.observe {
-			return
-		}
-		if may {
-			addMaxAge(header)
-		}
-		header.Add("Cache-Status", cacheStatus)
-	})
+	answer := &preflightWriter{
+		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		hold:                  !h.set.observe,
+		hasBody:               hasBody,
+		learn:                 func(status int, header http.Header) bool { return h.memory.preflights.learn(kind, status, header, now) },
+	}
+	err := h.forward(answer, r, next, reasonPreflight, func(int) {})
+	if err == nil && r.Context().Err() == nil {
+		answer.end()
+	}
+	return err
+}
+
+// preflightWriter is the response writer of a preflight that goes to the homeserver. The
+// head of an answer that may be learned waits here for its end, or its first byte: one
+// that is known to have no body, for nothing. tuwunel's comes in chunks, of which there is
+// none.
+type preflightWriter struct {
+	*caddyhttp.ResponseWriterWrapper
+
+	// hold is false for an answer that goes out as it came.
+	hold bool
+	// hasBody tells of a request that came with one, as no browser's does.
+	hasBody func() bool
+	learn   func(status int, header http.Header) (stored bool)
+
+	status int  // of the final head, or 0
+	held   bool // the head waits
+	over   bool // whether to learn the answer is decided
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (p *preflightWriter) WriteHeader(status int) {
+	if status < http.StatusOK {
+		p.ResponseWriterWrapper.WriteHeader(status)
+		return
+	}
+	if p.status != 0 {
+		return
+	}
+	p.status, p.held = status, true
+	may, empty := learnable(status, p.Header())
+	switch {
+	case !may:
+		p.decide(false)
+	case empty:
+		p.decide(true)
+	case !p.hold:
+		p.release("")
+	}
+}
+
+// decide learns the answer or doesn't. The first decision counts.
+func (p *preflightWriter) decide(empty bool) {
+	if p.over {
+		return
+	}
+	p.over, empty = true, empty && !p.hasBody()
+	params := ""
+	if empty && p.learn(p.status, p.Header()) {
+		params = "; stored"
+	}
+	if empty && p.hold && p.held {
+		addMaxAge(p.Header())
+	}
+	p.release(params)
+}
+
+// release sends the head, unless that was done.
+func (p *preflightWriter) release(params string) {
+	if !p.held {
+		return
+	}
+	p.held = false
+	if p.hold {
+		p.Header().Add("Cache-Status", cacheName+"; fwd=miss"+params)
+	}
+	p.ResponseWriterWrapper.WriteHeader(p.status)
+}
+
+// Write implements http.ResponseWriter.
+func (p *preflightWriter) Write(b []byte) (int, error) {
+	p.WriteHeader(http.StatusOK)
+	if len(b) == 0 {
+		return 0, nil
+	}
+	p.decide(false)
+	return p.ResponseWriterWrapper.Write(b)
+}
+
+// ReadFrom is there because the embedded one would go around Write.
+func (p *preflightWriter) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{p}, r)
+}
+
+// FlushError sends the head of an answer that may yet turn out to be empty.
+func (p *preflightWriter) FlushError() error {
+	p.WriteHeader(http.StatusOK)
+	p.release("")
+	return http.NewResponseController(p.ResponseWriter).Flush()
+}
+
+// end is called when the answer is whole.
+func (p *preflightWriter) end() {
+	if p.status != 0 {
+		p.decide(true)
+	}
 }
 
 // addMaxAge lets a browser remember an answer, unless the homeserver says for how long.
@@ -137,25 +231,26 @@ func addMaxAge(header http.Header) {
 	}
 }
 
-// learnable tells that an answer allows something, that all preflights of a kind get the
-// same, and that it is known to have no body.
-func learnable(status int, header http.Header) bool {
-	if status != http.StatusNoContent && (status >= http.StatusMultipleChoices || header.Get("Content-Length") != "0") {
-		return false
+// learnable tells that an answer allows something, and that all preflights of a kind get the
+// same; and whether it is known to have no body. If not, that will be seen.
+func learnable(status int, header http.Header) (may, empty bool) {
+	empty = status == http.StatusNoContent || header.Get("Content-Length") == "0"
+	if status >= http.StatusMultipleChoices || !empty && header["Content-Length"] != nil {
+		return false, empty
 	}
 	if origins := header[corsPrefix+"Allow-Origin"]; len(origins) != 1 || origins[0] == "" {
-		return false
+		return false, empty
 	}
 	for _, value := range header["Vary"] {
 		for name := range strings.SplitSeq(value, ",") {
 			switch name = strings.ToLower(strings.TrimSpace(name)); {
 			case name == "", name == "origin", name == "accept-encoding", strings.HasPrefix(name, "access-control-request-"):
 			default:
-				return false
+				return false, empty
 			}
 		}
 	}
-	return true
+	return true, empty
 }
 
 // preflights remembers how the homeserver answers preflights. It is safe for use by

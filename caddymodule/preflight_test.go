@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -171,7 +172,7 @@ func TestPreflightAnswersThatAreNotKept(t *testing.T) {
 		"varies by cookie":      {204, append([]string{"Vary: Origin, Cookie"}, synapsePreflight...)},
 		"varies by token":       {204, append([]string{"Vary: Authorization"}, synapsePreflight...)},
 		"varies by everything":  {204, append([]string{"Vary: *"}, synapsePreflight...)},
-		"a body, or perhaps":    {200, synapsePreflight[:4]},
+		"a length":              {200, append([]string{"Content-Length: 2"}, synapsePreflight[:4]...)},
 		"fields that are large": {204, append([]string{"Content-Security-Policy: " + strings.Repeat("x", 3000)}, synapsePreflight...)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -371,5 +372,140 @@ func TestOptionsThatPassCostNoAllocation(t *testing.T) {
 		if allocs != 0 {
 			t.Errorf("%s: %v allocations", name, allocs)
 		}
+	}
+}
+
+// tuwunelPreflight is what tuwunel answers to every OPTIONS: 200, in chunks, of which there
+// is none.
+var tuwunelPreflight = []string{
+	"Access-Control-Allow-Origin: *",
+	"Access-Control-Allow-Methods: DELETE,GET,HEAD,OPTIONS,PATCH,POST,PUT",
+	"Access-Control-Allow-Headers: accept,authorization,content-type,if-match,if-none-match,origin,x-requested-with",
+	"Access-Control-Max-Age: 86400",
+	"Allow: PUT,GET,HEAD",
+	"Vary: origin, access-control-request-method, access-control-request-headers",
+}
+
+// preflight local never learned on tuwunel, because its answers don't say how long they are:
+// every preflight went to the homeserver. Whether there is a body is seen at its end.
+func TestPreflightAnswersWithoutALengthAreLearnedIfTheyAreEmpty(t *testing.T) {
+	write := func(body string) func(w http.ResponseWriter) error {
+		return func(w http.ResponseWriter) error {
+			_, err := w.Write([]byte(body))
+			return err
+		}
+	}
+	flush := func(w http.ResponseWriter) error { return http.NewResponseController(w).Flush() }
+	inOrder := func(steps ...func(w http.ResponseWriter) error) func(w http.ResponseWriter) error {
+		return func(w http.ResponseWriter) error {
+			for _, step := range steps {
+				if err := step(w); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	for name, tc := range map[string]struct {
+		status int
+		then   func(w http.ResponseWriter) error
+		learns bool
+		first  string
+	}{
+		"nothing":            {200, inOrder(), true, "matrix_presence; fwd=miss; stored"},
+		"an empty write":     {200, write(""), true, "matrix_presence; fwd=miss; stored"},
+		"a flush":            {200, flush, true, "matrix_presence; fwd=miss"},
+		"no content":         {204, flush, true, "matrix_presence; fwd=miss; stored"},
+		"a body":             {200, write("{}"), false, "matrix_presence; fwd=miss"},
+		"a body in the end":  {200, inOrder(flush, write(""), write("{}")), false, "matrix_presence; fwd=miss"},
+		"a body by ReadFrom": {200, func(w http.ResponseWriter) error { _, err := io.Copy(w, strings.NewReader("{}")); return err }, false, "matrix_presence; fwd=miss"},
+		"an empty ReadFrom":  {200, func(w http.ResponseWriter) error { _, err := io.Copy(w, strings.NewReader("")); return err }, true, "matrix_presence; fwd=miss; stored"},
+		"an error":           {200, inOrder(flush, func(http.ResponseWriter) error { return caddyhttp.Error(502, errors.New("broken")) }), false, "matrix_presence; fwd=miss"},
+		"not found":          {404, inOrder(), false, "matrix_presence; fwd=miss"},
+		"a redirect":         {302, inOrder(), false, "matrix_presence; fwd=miss"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, &Handler{Preflight: "local"})
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.Method != http.MethodOptions {
+					return false, nil
+				}
+				for _, field := range tuwunelPreflight {
+					name, value, _ := strings.Cut(field, ": ")
+					w.Header().Set(name, value)
+				}
+				w.WriteHeader(tc.status)
+				return true, tc.then(w)
+			})
+			first := p.do(preflight(app, "PUT", "authorization"))
+			p.want(first, first.StatusCode, "", tc.first)
+			if strings.Contains(first.Header.Get("Cache-Status"), "stored") != strings.Contains(tc.first, "stored") {
+				t.Errorf("Cache-Status %q", first.Header.Get("Cache-Status"))
+			}
+			second := p.do(preflight("https://other.example.com", "PUT", "authorization"))
+			if hit := strings.HasPrefix(second.Header.Get("Cache-Status"), "matrix_presence; hit"); hit != tc.learns {
+				t.Errorf("the second: Cache-Status %q", second.Header.Get("Cache-Status"))
+			}
+			if bodyOf(second) != bodyOf(first) || second.StatusCode != first.StatusCode {
+				t.Errorf("got %d %q and %d %q", first.StatusCode, bodyOf(first), second.StatusCode, bodyOf(second))
+			}
+			if got := second.Header.Get("Access-Control-Max-Age"); got != "86400" {
+				t.Errorf("Access-Control-Max-Age %q", got)
+			}
+		})
+	}
+}
+
+// Through Caddy's own reverse_proxy, which flushes what has no length, and whose handlers
+// abort what breaks off.
+func TestPreflightsInChunks(t *testing.T) {
+	for name, tc := range map[string]struct {
+		body   string
+		breaks bool
+		hit    bool
+	}{
+		"empty":      {"", false, true},
+		"a body":     {"{}", false, false},
+		"broken off": {"", true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hs := newHomeserver()
+			hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.Method != http.MethodOptions {
+					return false, nil
+				}
+				for _, field := range tuwunelPreflight {
+					name, value, _ := strings.Cut(field, ": ")
+					w.Header().Set(name, value)
+				}
+				w.WriteHeader(200)
+				if err := http.NewResponseController(w).Flush(); err != nil { // now it is in chunks
+					return true, err
+				}
+				if tc.breaks {
+					panic(http.ErrAbortHandler)
+				}
+				_, err := io.WriteString(w, tc.body)
+				return true, err
+			})
+			server := httptest.NewServer(newSite(t, hs, "matrix_presence {\npreflight local\n}\nreverse_proxy UPSTREAM"))
+			defer server.Close()
+			for n := range 3 {
+				r := preflight(app, "PUT", "authorization")
+				r.RequestURI, r.URL.Scheme, r.URL.Host, r.Host = "", "http", server.Listener.Addr().String(), "example.com:9"
+				resp, err := http.DefaultClient.Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if (err != nil) != tc.breaks || string(body) != tc.body || resp.StatusCode != 200 {
+					t.Errorf("request %d: %d %q, %v", n, resp.StatusCode, body, err)
+				}
+				if hit := strings.HasPrefix(resp.Header.Get("Cache-Status"), "matrix_presence; hit"); hit != (tc.hit && n > 0) {
+					t.Errorf("request %d: Cache-Status %q", n, resp.Header.Get("Cache-Status"))
+				}
+			}
+		})
 	}
 }

@@ -372,6 +372,9 @@ func (h *Handler) remember(ticket cache.Ticket, who reader, result *subresponse)
 		// Not from a homeserver, or in an encoding that we didn't ask for.
 	case result.status == http.StatusOK:
 		answer, err := cache.ParseAnswer(result.body, keptList(result.header))
+		if err == nil && !presence.Overtaken(ticket) {
+			h.memory.repeats.Observe(who.target, result.body, h.knownDialect())
+		}
 		if err != nil || variesByClient(result.header) {
 			presence.MarkUncached(ticket)
 			break

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,5 +122,92 @@ func TestEachGhostOfABridgeHasItsOwnRepeats(t *testing.T) {
 		p.put("alice-token", alice, online)
 		p.put("alice-token", alice, online) // nobody of the class
 		p.wantCounts(map[string]int{"PUT": 22})
+	})
+}
+
+// Synapse lost an acknowledged write, as it does when it comes with a first read. The repeats
+// that would have mended it were absorbed, while every read showed that the write had
+// never been.
+func TestAReadThatContradictsTheLastWriteEndsItsRepeats(t *testing.T) {
+	for name, tc := range map[string]struct {
+		read     func(p *proxy)
+		absorbed bool
+	}{
+		"no read":       {func(*proxy) {}, true},
+		"a read":        {func(p *proxy) { p.get("bob-token", alice) }, false},
+		"one's own":     {func(p *proxy) { p.get("alice-phone", alice) }, false},
+		"another's":     {func(p *proxy) { p.get("alice-token", bob) }, true},
+		"not permitted": {func(p *proxy) { p.get("carol-token", alice) }, true},
+		"a broken one": {func(p *proxy) {
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.Method == http.MethodGet {
+					answer(w, 502, `{"presence":"offline"}`)
+				}
+				return r.Method == http.MethodGet, nil
+			})
+			p.get("bob-token", alice)
+			p.hs.answerBy(nil)
+		}, true},
+		"after the settle time": {func(p *proxy) {
+			time.Sleep(2 * defaultSettle)
+			p.get("bob-token", alice)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := absorbing()
+				h.Homeserver = "synapse"
+				p := newProxy(t, h)
+				lose := true
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method == http.MethodPut && lose {
+						lose = false
+						p.hs.mu.Lock()
+						p.hs.presence[alice] = `{"presence":"offline"}`
+						p.hs.mu.Unlock()
+						answer(w, 200, `{}`)
+						return true, nil
+					}
+					return false, nil
+				})
+				p.get("bob-token", alice)
+				p.put("alice-token", alice, online)
+				tc.read(p)
+				want := "matrix_presence; fwd=method"
+				if tc.absorbed {
+					want = "matrix_presence; detail=absorbed"
+				}
+				p.want(p.put("alice-token", alice, online), 200, "{}", want)
+				if !tc.absorbed {
+					p.want(p.get("bob-token", alice), 200, `{"presence":"online","status_msg":""}`, "")
+				}
+			})
+		})
+	}
+}
+
+// A read that was on its way when the write was acknowledged may show either state.
+func TestAReadFromBeforeTheWriteDoesNotEndItsRepeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, absorbing())
+		release := make(chan struct{})
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if r.Method != http.MethodGet || strings.HasSuffix(r.URL.Path, "/whoami") {
+				return false, nil
+			}
+			<-release
+			answer(w, 200, `{"presence":"offline"}`)
+			return true, nil
+		})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			p.get("bob-token", alice)
+		}()
+		synctest.Wait()
+		p.put("alice-token", alice, online)
+		close(release)
+		<-done
+		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
 	})
 }

@@ -124,9 +124,6 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 			return ok
 		},
 	}, now)
-	if decision.Verdict != policy.SyncLimited && decision.Verdict != policy.SyncDamped {
-		h.memory.pendings.synced(userID, device, presence, dialect)
-	}
 	switch {
 	case decision.Value == "":
 	case h.set.observe: // it goes as it came, and may change what it would not have
@@ -292,5 +289,6 @@ func (h *Handler) wrote(write *policy.PresenceWrite) {
 	if !h.watchesSyncs() {
 		return
 	}
-	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body), h.knownDialect(), time.Now())
+	dialect := h.knownDialect()
+	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body, dialect), dialect, time.Now())
 }

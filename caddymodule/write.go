@@ -95,7 +95,8 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if !ok {
 		if limit := class.writeLimit; limit != nil {
 			due := m.writes.Wait(write.UserID, *limit, now)
-			if class.coalesce && h.accept(h.newPending(r, next, write), due) {
+			// Nothing is acknowledged that the homeserver may refuse.
+			if class.coalesce && policy.TakesBody(write.Body, h.knownDialect()) && h.accept(h.newPending(r, next, write), due) {
 				h.writeDone(w, r, outcomeCoalesced)
 				return true
 			}
@@ -199,7 +200,7 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) (body []byte,
 		})
 		return nil, false
 	}
-	if err := policy.CheckPresenceBody(body, h.set.presenceValues); err != nil {
+	if err := policy.CheckPresenceBody(body, h.set.presenceValues, h.knownDialect()); err != nil {
 		var bad *policy.BodyError
 		errors.As(err, &bad)
 		h.writeError(w, r, http.StatusBadRequest, outcomeInvalid, matrixError{Errcode: bad.Errcode, Error: bad.Message})

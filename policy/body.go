@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
 )
@@ -18,72 +19,349 @@ type BodyError struct {
 
 func (e *BodyError) Error() string { return e.Errcode + ": " + e.Message }
 
-// CheckPresenceBody returns a *[BodyError] if body is not a JSON object with
-// a presence that is among values.
+// CheckPresenceBody returns a *[BodyError] if body is not a JSON object with a presence
+// that is among values, or without values one that the homeserver may take.
 //
-// What only some homeservers refuse is left to them. So keys and values are
-// compared without case, as Dendrite does (syncapi/types/presence.go, and
-// encoding/json for the keys) and Synapse doesn't. Further keys and any
-// status_msg may stand, and of several spellings of a key one has to do.
-func CheckPresenceBody(body []byte, values []string) error {
-	if !json.Valid(body) {
+// What only some homeservers refuse is left to them: further keys and any status_msg may
+// stand, a key may be spelled in another case, as Dendrite reads it, and of several
+// spellings of a key one has to do.
+func CheckPresenceBody(body []byte, values []string, d Dialect) error {
+	// encoding/json takes text that is no UTF-8, homeservers don't.
+	if !utf8.Valid(body) || !json.Valid(body) {
 		return &BodyError{"M_NOT_JSON", "The request body is not valid JSON."}
 	}
 	text := strings.TrimLeft(string(body), " \t\r\n")
-	if text[0] != '{' {
+	var words []string
+	given := false
+	switch {
+	case text[0] == '{':
+		words, given = presenceWords(text)
+	case text[0] == '[' && d == Tuwunel:
+		if word, ok := firstWord(text); ok {
+			words, given = []string{word}, true
+		}
+	default:
 		return &BodyError{"M_BAD_JSON", "The request body must be a JSON object."}
 	}
-	given := make(map[string]members.Span) // by spelling; of one given twice the last counts
-	for key, value := range members.Of(text) {
-		if strings.EqualFold(key, "presence") {
-			given[key] = value
-		}
+	if slices.ContainsFunc(words, func(word string) bool { return allows(values, word, d) }) {
+		return nil
 	}
-	for _, value := range given {
-		var presence string
-		if json.Unmarshal([]byte(text[value.Start:value.End]), &presence) != nil {
-			continue
-		}
-		for _, allowed := range values {
-			if strings.EqualFold(presence, allowed) {
-				return nil
-			}
-		}
-	}
-	if len(given) == 0 {
+	if !given {
 		return &BodyError{"M_BAD_JSON", "The request body has no presence."}
+	}
+	if len(values) == 0 {
+		values = d.presenceWords()
 	}
 	return &BodyError{"M_BAD_JSON", fmt.Sprintf("The presence must be one of %s.", strings.Join(values, ", "))}
 }
 
-// BodyPresence returns the state that the body of a write sets, or NoPresence if that
-// isn't certain. The body has been checked.
-func BodyPresence(body []byte) Presence {
-	state, _ := bodyPresence(body)
-	return state
-}
-
-// SetBodyPresence returns the body of a write with another state, and everything else as it
-// was. It returns it as it is if BodyPresence returns NoPresence.
-func SetBodyPresence(body []byte, state Presence) []byte {
-	was, value := bodyPresence(body)
-	if was == NoPresence || was == state {
-		return body
-	}
-	return slices.Concat(body[:value.Start], []byte(strconv.Quote(state.String())), body[value.End:])
-}
-
-func bodyPresence(body []byte) (state Presence, at members.Span) {
-	given := false
-	for key, value := range members.Of(string(body)) {
+// presenceWords returns what an object says for a presence, one word for each spelling of
+// the key, and whether it has the key at all.
+func presenceWords(text string) (words []string, given bool) {
+	last := make(map[string]members.Span) // of a spelling that is given twice the last counts
+	for key, value := range members.Of(text) {
 		if !strings.EqualFold(key, "presence") {
 			continue
 		}
-		var text string
-		if given || json.Unmarshal(body[value.Start:value.End], &text) != nil {
-			return NoPresence, members.Span{}
+		if given = true; text[value.Start] != 'n' { // to Dendrite a null is as good as nothing
+			last[key] = value
 		}
-		state, at, given = ParsePresence(text), value, true
 	}
-	return state, at
+	for _, value := range last {
+		if word, ok := decodeString(text[value.Start:value.End]); ok {
+			words = append(words, word)
+		}
+	}
+	return words, given
+}
+
+// firstWord returns the first element of an array, which tuwunel takes for the presence.
+func firstWord(text string) (word string, ok bool) {
+	var elements []json.RawMessage
+	if json.Unmarshal([]byte(text), &elements) != nil || len(elements) == 0 {
+		return "", false
+	}
+	return decodeString(string(elements[0]))
+}
+
+// decodeString decodes a JSON value, if it is a string.
+func decodeString(value string) (text string, ok bool) {
+	if value[0] != '"' {
+		return "", false
+	}
+	return text, json.Unmarshal([]byte(value), &text) == nil
+}
+
+// allows tells whether a word is among values, or without values one that the homeserver
+// may take. Values are compared without case, but not where another case is another state.
+func allows(values []string, word string, d Dialect) bool {
+	if len(values) == 0 {
+		_, taken := d.writePresence(word)
+		return taken != notTaken
+	}
+	return slices.ContainsFunc(values, func(value string) bool {
+		return word == value || strings.EqualFold(word, value) && (d != Tuwunel || word == strings.ToLower(value))
+	})
+}
+
+// taken is how sure it is that a homeserver takes a body.
+type taken int
+
+const (
+	notTaken     taken = iota
+	perhapsTaken       // by its configuration, or it isn't known
+	surelyTaken
+)
+
+// bodyReading is what a homeserver makes of a body.
+type bodyReading struct {
+	taken taken
+	state Presence // that it sets if it is taken, or NoPresence if that isn't certain
+
+	// status is the JSON string that becomes the status message, or "" if the body gives none:
+	// then Synapse clears the user's and tuwunel the device's, and Dendrite keeps it.
+	status string
+}
+
+// BodyPresence returns the state that the body of a write sets at a homeserver that has
+// taken it, or NoPresence if that isn't certain.
+func BodyPresence(body []byte, d Dialect) Presence { return d.read(body).state }
+
+// TakesBody tells that a homeserver surely takes the body of a write. Of one that isn't
+// recognised that is certain if all of them do and make the same of it.
+func TakesBody(body []byte, d Dialect) bool { return d.read(body).taken == surelyTaken }
+
+// writePresence returns the state that a PUT with this word sets, and whether it is
+// taken. By homeserver:
+//
+//	              known   other case  unknown, empty  "busy"  "org.matrix.msc3026.busy"
+//	Synapse       200     400         400             400     400, or 200 with msc3026_enabled
+//	Dendrite      200     200         400             400     400
+//	tuwunel       200     offline     offline         200     offline
+func (d Dialect) writePresence(word string) (state Presence, is taken) {
+	switch d {
+	case Synapse: // synapse/handlers/presence.py, VALID_PRESENCE
+		switch word {
+		case "online", "unavailable", "offline":
+			return ParsePresence(word), surelyTaken
+		case "org.matrix.msc3026.busy":
+			return Busy, perhapsTaken
+		}
+		return NoPresence, notTaken
+	case Dendrite: // syncapi/types/presence.go, PresenceFromString
+		switch word = strings.ToLower(word); word {
+		case "online", "unavailable", "offline":
+			return ParsePresence(word), surelyTaken
+		}
+		return NoPresence, notTaken
+	case Tuwunel: // Ruma's names; the device is offline after any other
+		switch word {
+		case "online", "unavailable", "offline", "busy":
+			return ParsePresence(word), surelyTaken
+		}
+		return Offline, surelyTaken
+	}
+	// As long as it isn't recognised: what some homeserver takes for what it says.
+	if state = ParsePresence(word); state == NoPresence {
+		return NoPresence, notTaken
+	}
+	return state, perhapsTaken
+}
+
+// presenceWords names what a homeserver may take for a presence.
+func (d Dialect) presenceWords() []string {
+	words := []string{"online", "unavailable", "offline"}
+	switch d {
+	case Synapse:
+		return append(words, "org.matrix.msc3026.busy")
+	case Dendrite:
+		return words
+	}
+	return append(words, "busy", "org.matrix.msc3026.busy")
+}
+
+var homeservers = [...]Dialect{Synapse, Dendrite, Tuwunel}
+
+// read returns what a homeserver makes of a body.
+func (d Dialect) read(body []byte) bodyReading {
+	if d == UnknownDialect {
+		return readByAll(body)
+	}
+	if !utf8.Valid(body) || !json.Valid(body) {
+		return bodyReading{}
+	}
+	text := strings.TrimLeft(string(body), " \t\r\n")
+	switch {
+	case text[0] == '{':
+	case text[0] == '[' && d == Tuwunel:
+		return readArray(text)
+	default:
+		return bodyReading{}
+	}
+
+	presences, statuses, further := d.memberValues(text)
+	if d != Dendrite { // encoding/json minds each, Python and serde_json the last only
+		presences, statuses = last(presences), last(statuses)
+	}
+	r := bodyReading{taken: surelyTaken}
+	word, given := "", false
+	for _, value := range presences {
+		if value == "null" && d == Dendrite {
+			continue // as if it weren't there, whatever stood before
+		}
+		if word, given = decodeString(value); !given {
+			return bodyReading{}
+		}
+	}
+	for _, value := range statuses {
+		switch {
+		case value[0] == '"':
+			r.status = value
+		case value == "null" && d != Synapse:
+			r.status = ""
+		default:
+			return bodyReading{}
+		}
+	}
+	switch {
+	case !given, further && d == Synapse:
+		return bodyReading{}
+	case further && d == Tuwunel:
+		r.taken = perhapsTaken // as serde_json takes the value or doesn't
+	}
+	return r.withWord(d, word)
+}
+
+// memberValues returns the values of the members that a homeserver knows, and whether there
+// are further ones.
+func (d Dialect) memberValues(text string) (presences, statuses []string, further bool) {
+	same := func(key, name string) bool { return key == name || d == Dendrite && strings.EqualFold(key, name) }
+	for key, value := range members.Of(text) {
+		switch value := text[value.Start:value.End]; {
+		case same(key, "presence"):
+			presences = append(presences, value)
+		case same(key, "status_msg"):
+			statuses = append(statuses, value)
+		default:
+			further = true
+		}
+	}
+	return presences, statuses, further
+}
+
+func last(values []string) []string { return values[max(0, len(values)-1):] }
+
+// withWord completes a reading by the word for the presence.
+func (r bodyReading) withWord(d Dialect, word string) bodyReading {
+	var is taken
+	if r.state, is = d.writePresence(word); is == notTaken {
+		return bodyReading{}
+	}
+	// Text that is no Unicode, by an escape, and control characters homeservers, or the
+	// databases and queues behind them, take or don't.
+	message := ""
+	if r.status != "" {
+		message, _ = decodeString(r.status)
+	}
+	if !isPlain(word) || !isPlain(message) {
+		is = perhapsTaken
+	}
+	r.taken = min(r.taken, is)
+	return r
+}
+
+func isPlain(text string) bool {
+	return !strings.ContainsFunc(text, func(c rune) bool {
+		return c == utf8.RuneError || c < ' ' && c != '\t' && c != '\n' && c != '\r' || c == 0x7f
+	})
+}
+
+// readArray is for tuwunel, which takes an array for presence and status_msg.
+func readArray(text string) bodyReading {
+	var elements []json.RawMessage
+	word, ok := firstWord(text)
+	if !ok || json.Unmarshal([]byte(text), &elements) != nil || len(elements) != 2 {
+		return bodyReading{}
+	}
+	r := bodyReading{taken: perhapsTaken}
+	switch status := string(elements[1]); {
+	case status[0] == '"':
+		r.status = status
+	case status != "null":
+		return bodyReading{}
+	}
+	return r.withWord(Tuwunel, word)
+}
+
+// readByAll returns what is certain whichever homeserver it is.
+func readByAll(body []byte) bodyReading {
+	all := bodyReading{taken: surelyTaken}
+	takers := 0
+	for _, d := range homeservers {
+		r := d.read(body)
+		all.taken = min(all.taken, r.taken)
+		if r.taken == notTaken {
+			continue
+		}
+		if takers++; takers == 1 {
+			all.state, all.status = r.state, r.status
+		} else if r.state != all.state {
+			all.state = NoPresence
+		}
+	}
+	switch {
+	case takers == 0:
+		return bodyReading{}
+	case takers < len(homeservers), all.state == NoPresence:
+		all.taken = perhapsTaken
+	}
+	return all
+}
+
+// Supersede returns the body with which newest leaves at the homeserver what all of these
+// writes leave in order, if the first isn't sent, and the others of its user that came
+// between are. It reports false if there is no such body for certain. All are taken.
+//
+// Only Dendrite keeps a status message that a write leaves out.
+func Supersede(first []byte, between [][]byte, newest []byte, d Dialect) (body []byte, ok bool) {
+	if d == Synapse || d == Tuwunel || d.read(newest).status != "" {
+		return newest, true
+	}
+	status := d.read(first).status
+	if status == "" || slices.ContainsFunc(between, func(body []byte) bool { return d.read(body).status != "" }) {
+		return newest, true
+	}
+	if d != Dendrite {
+		return nil, false
+	}
+	end := strings.LastIndexByte(string(newest), '}')
+	return slices.Concat(newest[:end], []byte(`,"status_msg":`+status), newest[end:]), true // the last one counts
+}
+
+// Fallback returns what is to be sent when the homeserver has not taken what first was given
+// up for, and has taken the writes of other devices that came between: a body that leaves
+// there what first and those leave in order. Of one that isn't recognised nobody knows.
+//
+//   - Synapse has a state of each device and one status message.
+//   - Dendrite has one state and one message.
+//   - tuwunel has both of each device.
+func Fallback(first []byte, between [][]byte, d Dialect) []byte {
+	if len(between) == 0 || d == Tuwunel || d == UnknownDialect {
+		return first
+	}
+	old, last := d.read(first), d.read(between[len(between)-1])
+	state, status := old.state, last.status
+	if d == Dendrite {
+		state, status = last.state, old.status
+		for _, body := range between {
+			if r := d.read(body); r.status != "" {
+				status = r.status
+			}
+		}
+	}
+	body := `{"presence":` + strconv.Quote(state.String())
+	if status != "" {
+		body += `,"status_msg":` + status
+	}
+	return []byte(body + "}")
 }

@@ -20,7 +20,8 @@
 //     [Devices] remembers what each device asked for; what a homeserver makes of it
 //     is its [Dialect] (dialect.go).
 //
-// body.go holds what every homeserver refuses in the body of a write, revocation.go
+// body.go holds what each homeserver makes of the body of a write, and which of several may
+// be sent for all of them, repeat.go which write only repeats the last, revocation.go
 // the requests after which tokens are no longer good, and pattern.go the user
 // ID patterns of the configuration. talkers.go tells who was over a budget most.
 //

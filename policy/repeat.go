@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"hash/maphash"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +18,9 @@ import (
 // JSON, and nothing that may have changed the user's presence has begun since. What
 // a missing status_msg means differs (Synapse clears the status, Dendrite keeps
 // it), but to say the same twice is to say it once for all homeservers.
+//
+// An answer to a reader that shows something else than what was written ends it too, see
+// [Repeats.Observe].
 //
 // Whoever writes while another write of the user is in flight leaves nothing to repeat:
 // nobody knows which of the two came last.
@@ -52,6 +56,11 @@ type wrote struct {
 	digest   uint64 // of credential and body
 	departed int64  // for the homeserver
 	repeated int64  // when it was last repeated, or departed
+
+	// What a read shows then: the state, by the homeserver's dialect, and the hash of a
+	// message, or 0 if the body gives none.
+	states  [Tuwunel + 1]Presence
+	message uint32
 }
 
 // staysOnline is for how long Synapse takes a device that doesn't sync for online after
@@ -163,8 +172,71 @@ func (a Attempt) End(succeeded *PresenceWrite) {
 	}
 	delete(shard.writing, user)
 	if succeeded != nil && !w.disturbed {
-		shard.last.Put(user, wrote{a.repeats.digest(succeeded), a.departed, a.departed})
+		last := wrote{digest: a.repeats.digest(succeeded), departed: a.departed, repeated: a.departed}
+		for d := range Tuwunel + 1 {
+			r := d.read(succeeded.Body)
+			last.states[d] = r.state
+			if r.status != "" {
+				message, _ := decodeString(r.status)
+				last.message = a.repeats.hashMessage(message)
+			}
+		}
+		shard.last.Put(user, last)
 	}
+}
+
+// hashMessage returns what tells status messages apart, never 0. Dendrite changes white space.
+func (r *Repeats) hashMessage(message string) uint32 {
+	return uint32(maphash.String(r.seed, strings.Join(strings.Fields(message), " "))) | 1 // #nosec G115 -- half of it will do
+}
+
+// Observe compares what the user last wrote with the body of a presence that the homeserver
+// has shown since. If that is something else, a repeat would change it: the homeserver
+// has lost the write, or its timers or another device have changed the presence.
+//
+// Synapse loses one that it has acknowledged like this (synapse/handlers/presence.py):
+//
+//	1 read:  the first of a user; is about to keep their presence, offline
+//	2 write: the first of that user; online, 200
+//	1 read:  keeps offline
+//
+// An answer that was asked for before the write was acknowledged must not be given.
+func (r *Repeats) Observe(userID string, answer []byte, d Dialect) {
+	user, shard := r.shard(userID)
+	shard.mu.Lock()
+	last, ok := shard.last.Get(user)
+	shard.mu.Unlock()
+	if !ok {
+		return
+	}
+	var shown struct {
+		Presence  string `json:"presence"`
+		StatusMsg string `json:"status_msg"`
+	}
+	if json.Unmarshal(answer, &shown) != nil {
+		return // it is no presence
+	}
+	state := last.states[d]
+	if state != NoPresence && state == ParsePresence(shown.Presence) && r.maySay(&last, shown.StatusMsg, d) {
+		return
+	}
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	// Not one that was written meanwhile.
+	if now, ok := shard.last.Get(user); ok && now.digest == last.digest && now.departed == last.departed {
+		shard.last.Delete(user)
+	}
+}
+
+// maySay tells whether a message is the one that was written.
+func (r *Repeats) maySay(last *wrote, message string, d Dialect) bool {
+	switch {
+	case last.message != 0:
+		return last.message == r.hashMessage(message)
+	case d == Synapse:
+		return message == ""
+	}
+	return true // Dendrite's from before, or that of another device on tuwunel
 }
 
 // Disturb forgets what the user last wrote, because their presence may have changed by

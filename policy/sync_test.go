@@ -119,19 +119,3 @@ func TestSyncBodies(t *testing.T) {
 		}
 	}
 }
-
-func TestBodyPresence(t *testing.T) {
-	for body, want := range map[string]Presence{
-		`{"presence":"online","status_msg":"x"}`:      Online,
-		`{"Presence":"UNAVAILABLE"}`:                  Unavailable,
-		`{"presence":"org.matrix.msc3026.busy"}`:      Busy,
-		`{"presence":"offline","PRESENCE":"offline"}`: NoPresence,
-		`{"presence":"away"}`:                         NoPresence,
-		`{"presence":1}`:                              NoPresence,
-		`{}`:                                          NoPresence,
-	} {
-		if got := BodyPresence([]byte(body)); got != want {
-			t.Errorf("%s: %q, want %q", body, got, want)
-		}
-	}
-}

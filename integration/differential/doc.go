@@ -19,6 +19,10 @@
 // listed with their reasons. The tests are tested too: a sidecar with the usual
 // mistakes is caught by each of them.
 //
+// Sequences of writes by several devices, with bodies of every class, go directly to
+// a real homeserver as one user and through the busy profile as another: in the end it
+// shows the same of both (sequences_test.go).
+//
 // A seed makes the cases, so that a failure comes back:
 //
 //	go test ./differential -v -size full -seed 7

@@ -18,11 +18,11 @@ var (
 )
 
 // count is how many cases there are of each kind and homeserver.
-type count struct{ writes, reads, credentials int }
+type count struct{ writes, reads, credentials, sequences int }
 
 var counts = map[string]count{
-	"ci":   {writes: 400, reads: 600, credentials: 400},
-	"full": {writes: 5000, reads: 6000, credentials: 5000},
+	"ci":   {writes: 400, reads: 600, credentials: 400, sequences: 5},
+	"full": {writes: 5000, reads: 6000, credentials: 5000, sequences: 50},
 }
 
 // servers are the homeservers that the tests share, each started when it is first

@@ -1,0 +1,232 @@
+package differential_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
+)
+
+// TestWriteSequencesEndAlike writes the same sequences directly as one user and through the
+// busy profile as another, each by three devices and faster than the budget: in the end the
+// homeserver shows the same of both. Under over_limit coalesce a write that waited was once
+// lost with the one that took its place, which the homeserver refused; on Dendrite a
+// message was lost that the newer write left out; and over the budget bodies got 200 that
+// the homeserver answers with 400.
+func TestWriteSequencesEndAlike(t *testing.T) {
+	eachHomeserver(t, func(t *testing.T, hs *homeserver.Homeserver) {
+		for _, recognised := range []string{"auto", hs.Name} {
+			t.Run(recognised, func(t *testing.T) {
+				s := newBusySite(t, hs, recognised)
+				const writers = 8
+				var tries, refused, limited, sequences atomic.Int64
+				var all sync.WaitGroup
+				for n := range writers {
+					twins := newTwins(t, hs, s, fmt.Sprintf("%s-%d", recognised, n))
+					twins.r = rand.New(rand.NewPCG(*seed, uint64(n)))
+					all.Go(func() {
+						for range counts[*size].sequences {
+							sequences.Add(1)
+							if !twins.sequence(&tries, &refused, &limited) {
+								return
+							}
+						}
+					})
+				}
+				all.Wait()
+				t.Logf("%s: %d sequences of %d writes, of which %d were refused as the homeserver does, and %d told to come again",
+					hs.Name, sequences.Load(), tries.Load(), refused.Load(), limited.Load())
+				coalesced := s.metric(t, `caddy_matrix_presence_outcomes_total{`, `outcome="coalesced"`)
+				lost := s.metric(t, `caddy_matrix_presence_deliveries_total{`, `result="lost"`)
+				superseded := s.metric(t, `caddy_matrix_presence_deliveries_total{`, `result="superseded"`)
+				if lost != 0 || coalesced < float64(sequences.Load())/2 || superseded < float64(sequences.Load())/10 || refused.Load() == 0 {
+					t.Errorf("%v writes waited, %v were superseded and %v lost", coalesced, superseded, lost)
+				}
+			})
+		}
+	})
+}
+
+// busySite is the busy profile before a homeserver.
+type busySite struct{ *sidecar.Sidecar }
+
+func newBusySite(t *testing.T, hs *homeserver.Homeserver, recognised string) busySite {
+	t.Helper()
+	s, err := sidecar.StartCaddyfile(t.Context(), fmt.Sprintf(`
+{
+	admin {$ADMIN}
+	metrics
+}
+http://{$LISTEN} {
+	bind 127.0.0.1
+	matrix_presence {
+		repeat_writes absorb
+		over_limit coalesce
+		write_limit 2/1s burst 1
+		sync limit
+		homeserver %s
+	}
+	reverse_proxy %s
+}
+`, recognised, hs.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the sidecar's log:\n%s", s.Log())
+		}
+		s.Stop()
+	})
+	return busySite{s}
+}
+
+// metric returns a value of the sidecar's, summed up over the lines with those words.
+func (s busySite) metric(t *testing.T, name, label string) (sum float64) {
+	t.Helper()
+	resp, err := http.Get("http://" + s.Admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		line := lines.Text()
+		if !strings.HasPrefix(line, name) || !strings.Contains(line, label) {
+			continue
+		}
+		var value float64
+		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &value); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		sum += value
+	}
+	return sum
+}
+
+// twins are two users of three devices each. One writes directly, the other through the site.
+type twins struct {
+	t               *testing.T
+	r               *rand.Rand
+	hs              *homeserver.Homeserver
+	site            busySite
+	direct, through [3]homeserver.User
+}
+
+func newTwins(t *testing.T, hs *homeserver.Homeserver, site busySite, name string) *twins {
+	t.Helper()
+	w := &twins{t: t, hs: hs, site: site}
+	for i, user := range []*[3]homeserver.User{&w.direct, &w.through} {
+		first, err := hs.Register(t.Context(), fmt.Sprintf("twin-%d-%d-%s", casts.Add(1), i, name), "a password")
+		if err != nil {
+			t.Fatal(err)
+		}
+		user[0] = first
+		for n := 1; n < len(user); n++ {
+			if user[n], err = hs.Login(t.Context(), first.ID, first.Password); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return w
+}
+
+// sequence writes one and reports whether it ended alike.
+func (w *twins) sequence(tries, refused, limited *atomic.Int64) bool {
+	var story strings.Builder
+	for range 1 + w.r.IntN(10) {
+		device, body := w.r.IntN(3), w.body()
+		through, answer := w.put(w.site.URL, w.through[device], body)
+		tries.Add(1)
+		fmt.Fprintf(&story, "device %d: %s: %d", device, body, through)
+		if through == http.StatusTooManyRequests {
+			// It has to come again, or not: then it is none.
+			limited.Add(1)
+			story.WriteString("\n")
+			continue
+		}
+		direct, text := w.put(w.hs.URL, w.direct[device], body)
+		fmt.Fprintf(&story, ", direct: %d\n", direct)
+		if direct != through {
+			w.t.Errorf("%s\n%s was answered %d %s, directly %d %s", &story, body, through, answer, direct, text)
+			return false
+		}
+		if direct == http.StatusBadRequest {
+			refused.Add(1)
+		}
+		if w.r.IntN(6) == 0 {
+			time.Sleep(time.Duration(w.r.IntN(300)) * time.Millisecond)
+		}
+	}
+
+	var want, got string
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		waits := w.site.metric(w.t, "caddy_matrix_presence_pending", "")
+		want, got = w.shown(w.direct[0]), w.shown(w.through[0])
+		if waits == 0 && want == got {
+			return true
+		}
+	}
+	w.t.Errorf("%sended as %s, directly as %s", &story, got, want)
+	return false
+}
+
+// body is one of any class, more often a good one.
+func (w *twins) body() string {
+	pick := func(from ...string) string { return from[w.r.IntN(len(from))] }
+	presence := pick("online", "unavailable", "offline", "online", "unavailable", "offline", "ONLINE", "busy", "away", "")
+	body := `{"presence":"` + presence + `"`
+	switch w.r.IntN(8) {
+	case 0, 1, 2:
+		body += fmt.Sprintf(`,"status_msg":"%s %d"`, pick("in a meeting", "lunch", `\u00fc\ud83d\ude00`), w.r.IntN(1000))
+	case 3:
+		body += `,"status_msg":` + pick(`""`, `null`, `1`, `{}`)
+	case 4:
+		body += pick(`,"currently_active":true`, `,"STATUS_MSG":"loud"`, `,"presence":"offline"`, `,"Presence":"offline"`, `,"status_msg":null,"status_msg":"twice"`)
+	}
+	return body + "}"
+}
+
+func (w *twins) put(base string, user homeserver.User, body string) (status int, text string) {
+	return w.send(http.MethodPut, base, user, body)
+}
+
+// shown returns what the homeserver shows of a user but their age.
+func (w *twins) shown(user homeserver.User) string {
+	_, text := w.send(http.MethodGet, w.hs.URL, user, "")
+	var shown struct {
+		Presence  string `json:"presence"`
+		StatusMsg string `json:"status_msg"`
+	}
+	if err := json.Unmarshal([]byte(text), &shown); err != nil {
+		return text
+	}
+	return fmt.Sprintf("%s %q", shown.Presence, shown.StatusMsg)
+}
+
+func (w *twins) send(method, base string, user homeserver.User, body string) (status int, text string) {
+	r, err := http.NewRequestWithContext(w.t.Context(), method, base+statusPath(user.ID), strings.NewReader(body))
+	if err != nil {
+		return 0, err.Error()
+	}
+	r.Header.Set("Authorization", "Bearer "+user.AccessToken)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	content, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return resp.StatusCode, string(content)
+}
