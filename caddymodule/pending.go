@@ -404,6 +404,7 @@ func retryAfter(answer *subresponse) time.Duration {
 // revokeToken forgets whose a token is that the homeserver has said to be no longer good,
 // and drops what waits of it.
 func (m *memory) revokeToken(c policy.Credential) {
+	m.forgetDevice(c)
 	m.identities.RevokeToken(c)
 	m.dropPending(deliveryDropped, func(w *pendingWrite) bool { return w.credential.Token == c.Token })
 }

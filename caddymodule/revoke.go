@@ -48,7 +48,12 @@ type revoking struct {
 func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) revoking {
 	identities := h.memory.identities
 	if revocation.UserID != "" {
-		return revoking{func(bool) { identities.RevokeUser(revocation.UserID) }, true}
+		return revoking{func(sure bool) {
+			identities.RevokeUser(revocation.UserID)
+			if sure {
+				h.memory.devices.ForgetUser(revocation.UserID)
+			}
+		}, true}
 	}
 	authorization := r.Header["Authorization"]
 	if revocation.Scope == policy.RevokesToken {
@@ -68,9 +73,12 @@ func (h *Handler) revocation(r *http.Request, next caddyhttp.Handler, revocation
 		who := h.identify(r, next, credential, nil)
 		switch {
 		case who.userID != "":
-			return revoking{func(bool) {
+			return revoking{func(sure bool) {
 				identities.RevokeToken(credential)
 				identities.RevokeUser(who.userID)
+				if sure {
+					h.memory.devices.ForgetUser(who.userID)
+				}
 			}, true}
 		case who.rejection != nil:
 			return revoking{func(bool) {}, true} // it won't succeed

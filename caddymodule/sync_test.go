@@ -145,8 +145,10 @@ func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 		p.wantSync("alice-token", online, online)
 		p.wantSync("alice-token", away, away)
 		p.wantSync("alice-token", online, away)   // what she was
+		p.wantSync("alice-token", away, away)     // which is no change
 		p.wantSync("alice-phone", online, online) // it may have been there all the time
-		p.wantSync("alice-phone", away, online)
+		p.wantSync("alice-phone", away, away)     // it isn't made to say more than it asks for
+		p.wantSync("alice-phone", online, away)
 		time.Sleep(10 * time.Second)
 		p.wantSync("alice-token", online, online)
 		for range 10 {
@@ -156,7 +158,8 @@ func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 		p.wantSync("carol-token", online, online)
 		p.wantSync("carol-token", away, away)
 		p.wantSync("carol-token", online, online)
-		p.wantSync("carol-token", away, online)
+		p.wantSync("carol-token", away, away)
+		p.wantSync("carol-token", online, away)
 		p.wantMetrics(map[string]float64{"outcomes_total held sync": 3, "sync_writes_total limited": 3, "entries syncers": 2})
 	})
 }
@@ -481,10 +484,13 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 	p.sync("alice-token", "set_presence=unavailable") // to have something to change
 	large := `{"set_presence":"offline","x":"` + strings.Repeat("x", 100) + `"}`
 	for _, s := range []struct{ body, want string }{
-		{`{"lists":{}}`, `{"lists":{}}`},
-		{`{"set_presence":"offline","a":1}`, `{"set_presence":"online","a":1}`},
-		{`{"a":1,"set_presence":"unavailable"}`, `{"a":1,"set_presence":"online"}`},
-		{`{"set_presence":"online"}`, `{"set_presence":"online"}`},
+		{`{"lists":{}}`, `{"lists":{}}`},                                         // online, a change
+		{`{"set_presence":"offline","a":1}`, `{"set_presence":"offline","a":1}`}, // over the limit, and less
+		{`{"a":1,"set_presence":"online"}`, `{"a":1,"set_presence":"offline"}`},
+		{`{"set_presence":"foo"}`, `{"set_presence":"foo"}`}, // offline there
+		{`{}`, `{"set_presence":"offline"}`},
+		{``, `{"set_presence":"offline"}`},
+		{`{"set_presence":"foo","set_presence":"online"}`, `{"set_presence":"foo","set_presence":"offline"}`},
 		{`{"set_presence":null}`, `{"set_presence":null}`},
 		{`nonsense`, `nonsense`},
 		{large, large},
@@ -512,7 +518,7 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 	if !errors.Is(broken, io.ErrUnexpectedEOF) {
 		t.Errorf("a body that broke off ended with %v", broken)
 	}
-	p.wantSync("alice-token", "set_presence=unavailable", "set_presence=online")
+	p.wantSync("alice-token", "set_presence=unavailable", "set_presence=offline")
 }
 
 // tells has the scripted homeserver say which one it is.

@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"encoding/json"
 	"strings"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
 )
 
 // Presence is a state of presence, in the order in which homeservers merge those of
@@ -67,8 +70,8 @@ func (d Dialect) Keep() string {
 }
 
 // SyncPresence returns the state that a sync with this set_presence sets, or
-// NoPresence if the homeserver refuses the value, doesn't act upon it, or takes it
-// for a state that we don't know.
+// NoPresence if the homeserver refuses the value or doesn't act upon it. Of an unknown
+// homeserver nothing is known.
 func (d Dialect) SyncPresence(value string) Presence {
 	switch d {
 	case Synapse: // by case, and 400 for any other than these and offline
@@ -78,40 +81,88 @@ func (d Dialect) SyncPresence(value string) Presence {
 		case "unavailable":
 			return Unavailable
 		}
-		return NoPresence
-	case Dendrite: // without case
+	case Dendrite: // without case, and what it doesn't know it ignores
 		switch p := ParsePresence(value); {
 		case value == "":
 			return Online
-		case p == Busy:
-			return NoPresence
-		default:
+		case p != Busy:
 			return p
 		}
-	case Tuwunel: // Ruma's names, by case
-		switch value {
-		case "":
-			return Offline
-		case "offline", "unavailable", "online", "busy":
-			return ParsePresence(value)
+	case Tuwunel:
+		return ruma(value)
+	}
+	return NoPresence
+}
+
+// ruma returns the state that tuwunel makes of a word: it knows four by case, and takes
+// every other one for offline, also the empty one and Synapse's name of busy.
+func ruma(word string) Presence {
+	switch word {
+	case "unavailable", "online", "busy":
+		return ParsePresence(word)
+	}
+	return Offline
+}
+
+// Written returns the state that a presence write of this body has set, if the homeserver
+// has taken it, or NoPresence if that isn't certain. The body is valid JSON.
+//
+//   - Synapse: the last member "presence" counts, words by case.
+//   - Dendrite: the last one of any case counts, words without case (encoding/json).
+//   - tuwunel: the last member "presence" counts, and any word is one, as by a sync.
+//
+// For an unknown homeserver it is certain what all of these make the same of.
+func (d Dialect) Written(body []byte) Presence {
+	if d == UnknownDialect {
+		state := Synapse.Written(body)
+		if Dendrite.Written(body) != state || Tuwunel.Written(body) != state {
+			return NoPresence
+		}
+		return state
+	}
+	var word *string
+	for key, value := range members.Of(string(body)) {
+		if key == "presence" || d == Dendrite && strings.EqualFold(key, "presence") {
+			if json.Unmarshal(body[value.Start:value.End], &word) != nil {
+				word = nil // no string; as null is none
+			}
+		}
+	}
+	switch {
+	case word == nil:
+		return NoPresence
+	case d == Tuwunel:
+		return ruma(*word)
+	case d == Dendrite:
+		if state := ParsePresence(*word); state != Busy {
+			return state
 		}
 		return NoPresence
 	}
-	return ParsePresence(value)
+	switch *word {
+	case "online", "unavailable", "offline", "org.matrix.msc3026.busy":
+		return ParsePresence(*word)
+	}
+	return NoPresence
 }
 
 // merges tells that the homeserver keeps a state of each device, and shows the
 // highest. Another one shows what came last.
 func (d Dialect) merges() bool { return d == Synapse || d == Tuwunel }
 
-// lasts is for how long a device that doesn't sync any more keeps its state:
-// Synapse's sync_online_timeout, and the idle timers of Dendrite and tuwunel.
+// lasts is for how long a device that doesn't sync any more keeps its state, counted from
+// when its last sync began: Synapse's sync_online_timeout, and the idle timers of Dendrite
+// and tuwunel.
 func (d Dialect) lasts() time.Duration {
 	if d == Dendrite || d == Tuwunel {
-		return 5 * time.Minute
+		return idleTimer
 	}
 	return 30 * time.Second
 }
+
+// idleTimer is after which time all homeservers make a device that was online unavailable,
+// if nothing has come of it, also while a sync is open.
+const idleTimer = 5 * time.Minute
 
 // lingers is for how long a higher state that was asked for comes before a lower one
 // that is asked for later: Dendrite's presenceTimeout, of which it makes no difference
