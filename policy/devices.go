@@ -381,7 +381,8 @@ func (d *Devices) Wrote(userID string, fingerprint [16]byte, state Presence, dia
 // The next sync goes through then. Of a device that isn't known it may.
 //
 //   - Synapse makes a device that was unavailable online (synapse/handlers/presence.py,
-//     bump_presence_active_time), tuwunel any.
+//     bump_presence_active_time).
+//   - tuwunel makes any device online, also one that was busy.
 //   - Dendrite does nothing.
 func (d *Devices) Active(userID string, fingerprint [16]byte, dialect Dialect, now time.Time) (changes bool) {
 	if dialect == Dendrite {
@@ -390,7 +391,7 @@ func (d *Devices) Active(userID string, fingerprint [16]byte, dialect Dialect, n
 	changes = true
 	at := int64(now.Sub(d.epoch))
 	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) {
-		changes = told.state < Online || told.mayBeGone(dialect, at)
+		changes = told.state < Online || told.state == Busy && dialect != Synapse || told.mayBeGone(dialect, at)
 		told.bumped = told.bumped || changes
 		told.alive = at
 	})
