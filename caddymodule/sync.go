@@ -165,6 +165,7 @@ func (h *Handler) mayChange(r *http.Request, next caddyhttp.Handler, c policy.Cr
 		userID := h.memory.identities.LastKnown(c)
 		if userID != "" {
 			h.unsettle(userID)
+			h.memory.devices.Doubt(userID, h.memory.deviceOf(c, userID), h.knownDialect())
 		}
 		return userID != ""
 	}

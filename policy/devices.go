@@ -75,8 +75,9 @@ type spoken struct {
 	// written tells of a write since. It feeds no timer of syncs, or no more than some
 	// (Synapse), so that the next sync is told.
 	written bool
-	// bumped tells that the homeserver may have made the user online since.
-	bumped bool
+	// bumped tells that the homeserver may have made the user online since, doubted that
+	// it may have been told anything.
+	bumped, doubted bool
 
 	changed int64 // since when it is this
 	fed     int64 // when it was last told by a sync
@@ -91,7 +92,8 @@ type spoken struct {
 
 // tell notes that the homeserver is told what it holds.
 func (s *spoken) tell(at int64) {
-	s.fed, s.heard, s.alive, s.written, s.bumped = at, at, at, false, false
+	s.fed, s.heard, s.alive = at, at, at
+	s.written, s.bumped, s.doubted = false, false, false
 	s.version++
 }
 
@@ -264,7 +266,7 @@ func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap 
 	// The client comes again after some such time as it took to come now. Until then
 	// the homeserver must not miss it: what is taken out is no more than what leaves
 	// the state in place all that time.
-	quiet := holds && keep != "" && !s.written && !s.bumped &&
+	quiet := holds && keep != "" && !s.written && !s.bumped && !s.doubted &&
 		ask.Timeout+gap < time.Duration(s.fed+lasts-at)-spareMargin
 
 	same := s.state == ask.Presence
@@ -277,7 +279,7 @@ func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap 
 		if quiet && at < s.fed+int64(rules.Refresh) && !lingering && !rules.Watch {
 			return SyncDecision{Verdict: SyncSpared, Value: keep}
 		}
-		changes := lingering || gone || s.bumped
+		changes := lingering || gone || s.bumped || s.doubted
 		s.by = dev
 		s.tell(at)
 		return SyncDecision{Verdict: SyncRepeated, Changes: changes, Told: true}
@@ -291,7 +293,7 @@ func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap 
 		case s.by == dev && s.state < ask.Presence:
 			// What holds must not end meanwhile. It is what this client asked for before,
 			// and no more than it asks for now.
-			changes := s.bumped
+			changes := s.bumped || s.doubted
 			s.tell(at)
 			return SyncDecision{Verdict: SyncLimited, Value: s.state.String(), Changes: changes, Told: true}
 		}
@@ -341,7 +343,7 @@ func (s SyncDecision) Refuse() {
 		return
 	}
 	before.open, before.unsure = now.open, now.unsure
-	before.written, before.bumped = before.written || now.written, before.bumped || now.bumped
+	before.written, before.bumped, before.doubted = before.written || now.written, before.bumped || now.bumped, before.doubted || now.doubted
 	if now.heard > now.fed {
 		before.heard = now.heard
 	}
@@ -372,7 +374,7 @@ func (d *Devices) Wrote(userID string, fingerprint [16]byte, state Presence, dia
 	dev.asked, dev.wants = at, state
 	told := user.told(dev, dialect)
 	told.state, told.by, told.changed, told.heard, told.alive = state, nil, at, at, at
-	told.written, told.bumped = true, false
+	told.written, told.bumped, told.doubted = true, false, false
 	told.version++
 }
 
@@ -428,6 +430,12 @@ func (d *Devices) forget(userID string, ended func(*device) bool) {
 // next sync goes through.
 func (d *Devices) Writes(userID string, fingerprint [16]byte, dialect Dialect) {
 	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) { told.written = true })
+}
+
+// Doubt notes that the homeserver may have been told anything of a device, by a sync that
+// could not be judged.
+func (d *Devices) Doubt(userID string, fingerprint [16]byte, dialect Dialect) {
+	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) { told.doubted = true })
 }
 
 // ofKnown calls f with what the homeserver was told of a device, if it is known.

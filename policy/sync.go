@@ -98,12 +98,13 @@ type SyncQuery struct {
 	given      bool // there is a value that counts
 	start, end int  // of it, as it stands
 	bare       bool // only its name is there, without "="
+	split      bool // it stands between ";"
 }
 
 // ParseSyncQuery reads the raw query of a GET /sync as the homeserver does.
 //
 //   - Synapse: the first value counts (Twisted's parse_qs, parse_string). A parameter
-//     without "=" is none. Its Twisted splits at ";" too, which others may not do.
+//     without "=" is none. It splits at ";" too.
 //   - Dendrite: the first value counts (Go's Request.FormValue). A pair with ";" or a bad
 //     escape is none, a parameter without "=" is empty.
 //   - tuwunel: two values are refused. A parameter without "=" is empty.
@@ -130,12 +131,10 @@ func ParseSyncQuery(d Dialect, rawQuery string) (q SyncQuery) {
 			switch {
 			case q.given:
 				refused = refused || d == Tuwunel
-			case p.unsure:
-				q.Certain = false
 			default:
-				q.given, q.start, q.end, q.bare, word = true, p.start, p.end, p.bare, p.value
+				q.given, q.start, q.end, q.bare, q.split, word = true, p.start, p.end, p.bare, p.split, p.value
 			}
-		case p.name == "full_state", p.unsure && (p.name == "since" || p.name == "timeout"):
+		case p.name == "full_state", p.split && (p.name == "since" || p.name == "timeout"):
 			vague = true
 		case p.name == "since":
 			since = since || p.value != ""
@@ -161,13 +160,14 @@ func ParseSyncQuery(d Dialect, rawQuery string) (q SyncQuery) {
 
 // Set returns the query with another set_presence. Nothing else of it is changed: a value
 // that counts is replaced where it stands, and if there is none the parameter comes last.
-// It comes first if it isn't certain which one counts.
+// It comes first if it isn't certain which one counts, or that is a matter of taste: not
+// everybody splits at ";".
 func (q SyncQuery) Set(value string) string {
 	const name = "set_presence="
 	switch {
 	case q.text == "":
 		return name + value
-	case !q.Certain:
+	case !q.Certain, q.split:
 		return name + value + "&" + q.text
 	case q.bare:
 		return q.text[:q.end] + "=" + value + q.text[q.end:]
@@ -183,7 +183,7 @@ type parameter struct {
 	name, value string
 	start, end  int  // of the value, as it stands
 	bare        bool // it has no "="
-	unsure      bool // the homeserver may not see it
+	split       bool // it stands between ";"
 }
 
 // parameters returns those of a query that a homeserver reads, in order.
@@ -219,7 +219,7 @@ func (d Dialect) pairs(pair string, start int) iter.Seq[parameter] {
 		}
 		for part := range strings.SplitSeq(pair, ";") {
 			if p, ok := d.parameter(part, start); ok {
-				p.unsure = true
+				p.split = true
 				if !yield(p) {
 					return
 				}
