@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -195,25 +196,31 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	changes()
 	status := 0
-	if decision.Told {
-		w = onStatus(w, func(code int) {
-			status = code
-			if status == http.StatusUnauthorized {
-				h.memory.revokeToken(credential)
-			}
-			changes() // the homeserver may have been slow
-		})
-	}
+	w = onStatus(w, func(code int) {
+		status = code
+		if status == http.StatusUnauthorized {
+			h.memory.revokeToken(credential)
+		}
+		changes() // the homeserver may have been slow
+	})
 	defer func() {
+		var failed caddyhttp.HandlerError
 		switch {
+		case status != 0:
+		case r.Context().Err() != nil:
+			changes()
+			status = statusClientClosed
+		case errors.As(err, &failed):
+			changes()
+			status = failed.StatusCode
+		}
+		switch {
+		case status == statusClientClosed: // it has asked all the same
+			decision.End(true, time.Now())
 		case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
 			decision.Refuse()
-		case status != 0:
-			decision.End(status < http.StatusBadRequest, time.Now())
 		default:
-			changes()
-			// A client that left has asked all the same.
-			decision.End(err == nil || r.Context().Err() != nil, time.Now())
+			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), time.Now())
 		}
 	}()
 	return h.passSync(w, r, next, syncVerdicts[decision.Verdict])

@@ -259,7 +259,7 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 		return false, nil
 	}
 	for range 3 {
-		pass("an identity that isn't known", request("GET", syncPath+"?timeout=0&since=s", "alice-token", ""))
+		pass("an identity that isn't known", request("GET", syncPath+"?timeout=0&since=s", "carol-token", ""))
 	}
 	p.wantMetrics(map[string]float64{"sync_writes_total unknown": 15, "requests_total sync": 15, "outcomes_total forwarded sync": 15})
 }
