@@ -233,7 +233,7 @@ func (h *Handler) silenceSync(w http.ResponseWriter, r *http.Request, next caddy
 		h.misfit.Do(func() {
 			h.logger.Error("sync off has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync limit")
 		})
-		return h.passSync(w, r, next, syncUnknown)
+		return h.passUnjudged(w, r, next)
 	}
 	query := policy.ParseSyncQuery(dialect, r.URL.RawQuery)
 	if query.Certain && query.Sets == policy.NoPresence {

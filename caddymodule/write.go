@@ -167,10 +167,10 @@ func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next cad
 		defer h.mayChange(r, next, credential)()
 		return next.ServeHTTP(w, r)
 	}
-	m, device := h.memory, h.memory.deviceOf(credential, userID)
+	m, device, began := h.memory, h.memory.deviceOf(credential, userID), time.Now()
 	active := func() (changes bool) {
 		m.repeats.Disturb(userID)
-		return m.devices.Active(userID, device, h.knownDialect(), time.Now())
+		return m.devices.Active(userID, device, h.knownDialect(), began, time.Now())
 	}
 	if active() {
 		defer func(write cache.Write) { write.End(time.Now(), h.set.settle) }(m.presence.BeginWrite(userID))

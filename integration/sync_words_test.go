@@ -37,7 +37,9 @@ func newPerson(t *testing.T, hs *homeserver.Homeserver) person {
 	return person{u, hs}
 }
 
-func (p person) path() string { return "/_matrix/client/v3/presence/" + url.PathEscape(p.ID) + "/status" }
+func (p person) path() string {
+	return "/_matrix/client/v3/presence/" + url.PathEscape(p.ID) + "/status"
+}
 
 func (p person) sees(t *testing.T, base string) string {
 	t.Helper()
@@ -144,7 +146,10 @@ func TestPauseBetweenLongPolls(t *testing.T) {
 	first := p.syncs(t, s.URL, "set_presence=online")
 	since := url.QueryEscape(first.field("next_batch"))
 	get("/_matrix/client/v3/sync?timeout=32000&since="+since, p.AccessToken).to(t, s.URL)
-	eventually(t, "Synapse looks", func() bool { return p.sees(t, s.URL) == "offline" })
+	eventually(t, "Synapse looks", func() bool { return p.sees(t, hs.URL) == "offline" })
+	if got := p.sees(t, s.URL); got != "offline" {
+		t.Fatalf("in the pause a reader sees %q", got)
+	}
 	get("/_matrix/client/v3/sync?timeout=0&since="+since, p.AccessToken).to(t, s.URL)
 	if got := p.sees(t, s.URL); got != "online" {
 		t.Errorf("back again, a reader sees %q", got)

@@ -380,22 +380,23 @@ func (d *Devices) Wrote(userID string, fingerprint [16]byte, state Presence, dia
 
 // Active notes that a device of the user did what a homeserver takes them for active by,
 // see [IsActivity], and reports whether the user's presence may become another by it.
-// The next sync goes through then. Of a device that isn't known it may.
+// The next sync goes through then. Of a device that isn't known it may. It is called when
+// that begins, and again when it is over.
 //
 //   - Synapse makes a device that was unavailable online (synapse/handlers/presence.py,
 //     bump_presence_active_time).
 //   - tuwunel makes any device online, also one that was busy.
 //   - Dendrite does nothing.
-func (d *Devices) Active(userID string, fingerprint [16]byte, dialect Dialect, now time.Time) (changes bool) {
+func (d *Devices) Active(userID string, fingerprint [16]byte, dialect Dialect, began, now time.Time) (changes bool) {
 	if dialect == Dendrite {
 		return false
 	}
 	changes = true
-	at := int64(now.Sub(d.epoch))
+	from, at := int64(began.Sub(d.epoch)), int64(now.Sub(d.epoch))
 	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) {
 		changes = told.state < Online || told.state == Busy && dialect != Synapse || told.mayBeGone(dialect, at)
 		told.bumped = told.bumped || changes
-		told.alive = at
+		told.alive = max(told.alive, from)
 	})
 	return changes
 }

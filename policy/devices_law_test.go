@@ -107,7 +107,7 @@ func (tw *twins) write(device byte, h habit, now time.Time) {
 func (tw *twins) activity(device byte, now time.Time) {
 	tw.direct.Active(twin, string(device), now)
 	tw.behind.Active(twin, string(device), now)
-	if tw.devices.Active(twin, [16]byte{device}, tw.dialect, now) {
+	if tw.devices.Active(twin, [16]byte{device}, tw.dialect, now, now) {
 		tw.cached = ""
 	}
 }

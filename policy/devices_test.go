@@ -228,32 +228,30 @@ func TestSyncAfterAWrite(t *testing.T) {
 
 // A write keeps no device's syncs from the homeserver: their timers go by syncs.
 func TestSyncAfterAWriteGoesThrough(t *testing.T) {
-	for _, dialect := range []Dialect{Synapse} {
-		d := NewDevices(100, testkit.Epoch)
-		sync := func(at float64) SyncDecision {
-			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, Online, 0},
-				SyncRules{Dialect: dialect, Refresh: 20 * time.Second, Allow: func() bool { return true }}, testkit.At(seconds(at)))
-			got.End(true, testkit.At(seconds(at)))
-			return got
-		}
-		sync(0)
-		sync(25)
-		d.Wrote("@a:b", [16]byte{1}, Online, dialect, testkit.At(seconds(38)))
-		// The next may be as late as this one was, at 75: too late for Synapse, if it was
-		// not told now.
-		if got := sync(50); got.Verdict != SyncRepeated || got.Value != "" {
-			t.Errorf("dialect %d: after a write: verdict %d, value %q", dialect, got.Verdict, got.Value)
-		}
-		d.Wrote("@a:b", [16]byte{1}, Online, dialect, testkit.At(seconds(51)))
-		sync(51)
-		if got := sync(52); got.Verdict != SyncSpared {
-			t.Errorf("dialect %d: after a sync after a write: verdict %d", dialect, got.Verdict)
-		}
-		for at := 60.; at < 130; at += 10 {
-			d.Wrote("@a:b", [16]byte{1}, Online, dialect, testkit.At(seconds(at)))
-			if got := sync(at + 1); got.Value != "" {
-				t.Errorf("dialect %d: by writes a sync at %v is spared", dialect, at+1)
-			}
+	d := NewDevices(100, testkit.Epoch)
+	sync := func(at float64) SyncDecision {
+		got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, Online, 0},
+			SyncRules{Dialect: Synapse, Refresh: 20 * time.Second, Allow: func() bool { return true }}, testkit.At(seconds(at)))
+		got.End(true, testkit.At(seconds(at)))
+		return got
+	}
+	sync(0)
+	sync(25)
+	d.Wrote("@a:b", [16]byte{1}, Online, Synapse, testkit.At(seconds(38)))
+	// The next may be as late as this one was, at 75: too late for Synapse, if it was
+	// not told now.
+	if got := sync(50); got.Verdict != SyncRepeated || got.Value != "" {
+		t.Errorf("after a write: verdict %d, value %q", got.Verdict, got.Value)
+	}
+	d.Wrote("@a:b", [16]byte{1}, Online, Synapse, testkit.At(seconds(51)))
+	sync(51)
+	if got := sync(52); got.Verdict != SyncSpared {
+		t.Errorf("after a sync after a write: verdict %d", got.Verdict)
+	}
+	for at := 60.; at < 130; at += 10 {
+		d.Wrote("@a:b", [16]byte{1}, Online, Synapse, testkit.At(seconds(at)))
+		if got := sync(at + 1); got.Value != "" {
+			t.Errorf("by writes a sync at %v is spared", at+1)
 		}
 	}
 }
@@ -289,7 +287,7 @@ func TestActivityEndsALowerState(t *testing.T) {
 		{Dendrite, Unavailable, false},
 	} {
 		d := NewDevices(100, testkit.Epoch)
-		if d.Active("@a:b", [16]byte{1}, tt.dialect, testkit.At(0)) != (tt.dialect != Dendrite) || d.Len() != 0 {
+		if d.Active("@a:b", [16]byte{1}, tt.dialect, testkit.At(0), testkit.At(0)) != (tt.dialect != Dendrite) || d.Len() != 0 {
 			t.Errorf("dialect %d: activity of a device that is not known: it may be a change, but on Dendrite", tt.dialect)
 		}
 		sync := func(at float64, allow bool) SyncDecision {
@@ -300,10 +298,10 @@ func TestActivityEndsALowerState(t *testing.T) {
 		}
 		sync(0, true)
 		sync(20, true) // it lingers no more
-		if got := d.Active("@a:b", [16]byte{1}, tt.dialect, testkit.At(seconds(20))); got != tt.changes {
+		if got := d.Active("@a:b", [16]byte{1}, tt.dialect, testkit.At(seconds(20)), testkit.At(seconds(20))); got != tt.changes {
 			t.Errorf("dialect %d: activity after %v changes %v", tt.dialect, tt.says, got)
 		}
-		if d.Active("@a:b", [16]byte{2}, tt.dialect, testkit.At(seconds(20))) != (tt.dialect != Dendrite) {
+		if d.Active("@a:b", [16]byte{2}, tt.dialect, testkit.At(seconds(20)), testkit.At(seconds(20))) != (tt.dialect != Dendrite) {
 			t.Errorf("dialect %d: another device's activity is taken for this one's", tt.dialect)
 		}
 		if got := sync(21, false); got.Changes != tt.changes || tt.changes && got.Verdict != SyncRepeated {
@@ -312,7 +310,7 @@ func TestActivityEndsALowerState(t *testing.T) {
 		if got := sync(22, false); got.Changes {
 			t.Errorf("dialect %d: and again: verdict %d changes", tt.dialect, got.Verdict)
 		}
-		if d.Active("@a:b", [16]byte{1}, tt.dialect, testkit.At(seconds(20))); tt.changes {
+		if d.Active("@a:b", [16]byte{1}, tt.dialect, testkit.At(seconds(20)), testkit.At(seconds(20))); tt.changes {
 			tt.says = Online // which it is by then
 			if got := sync(23, false); got.Value != "" {
 				t.Errorf("dialect %d: online after activity: verdict %d, value %q", tt.dialect, got.Verdict, got.Value)
@@ -437,11 +435,11 @@ func TestActivityAfterALongPauseIsAChange(t *testing.T) {
 			return got
 		}
 		sync(0)
-		if d.Active("@a:b", [16]byte{1}, dialect, testkit.At(time.Second)) {
+		if d.Active("@a:b", [16]byte{1}, dialect, testkit.At(time.Second), testkit.At(time.Second)) {
 			t.Errorf("dialect %d: activity of a device that is online is a change", dialect)
 		}
 		late := time.Second + dialect.lasts() - 2*time.Second
-		if !d.Active("@a:b", [16]byte{1}, dialect, testkit.At(late)) {
+		if !d.Active("@a:b", [16]byte{1}, dialect, testkit.At(late), testkit.At(late)) {
 			t.Errorf("dialect %d: activity of a device that may be gone is no change", dialect)
 		}
 		if !sync(late + time.Second).Changes {
