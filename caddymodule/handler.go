@@ -57,7 +57,9 @@ type Handler struct {
 
 	// SyncLimit is each user's budget of changes of presence by syncs, see Sync. Over
 	// it a device keeps the state that it had, until it asks again when there is
-	// budget. A device that had none goes as it asks. Default: 6 in 1m, burst 5.
+	// budget, as far as that takes no sync that says more than its client asks for, or
+	// what this client has not said by a sync before. Otherwise, and if it had no state,
+	// it goes as it asks. Default: 6 in 1m, burst 5.
 	SyncLimit *Limit `json:"sync_limit,omitempty"`
 
 	// Exempt lists users whom no limit applies to, such as bots and bridges, as
@@ -78,15 +80,17 @@ type Handler struct {
 	// RepeatWrites is what becomes of a write that repeats what the same device of
 	// the user last wrote successfully, with nothing since that might have changed
 	// the presence, and no read that went to the homeserver and showed something else:
-	// "pass", or "absorb": it is answered 200 here, unless the last one
-	// that went to the homeserver is as old as Refresh. It costs no budget. Default:
-	// pass.
+	// "pass", or "absorb": it is answered 200 here, unless the last one that went to the
+	// homeserver is as old as Refresh. It costs no budget. A client that leaves, or
+	// writes less often, may look offline up to Refresh sooner: the homeserver counts
+	// from what it has heard. Default: pass.
 	RepeatWrites string `json:"repeat_writes,omitempty"`
 
 	// Refresh is how often what a user repeats goes to the homeserver all the same, so
-	// that its timers are fed: at most 25s. With Sync limit it is also for how long after
+	// that its timers are fed: at most 25s. By so much sooner may a client look offline
+	// that leaves. With Sync limit it is also for how long after
 	// a device's last word another one's lower state is held down, where the homeserver
-	// doesn't merge devices itself (Dendrite). Default: 20s.
+	// doesn't merge devices itself (Dendrite), unless its token has ended. Default: 20s.
 	Refresh caddy.Duration `json:"refresh,omitempty"`
 
 	// OverLimit is what becomes of a write over WriteLimit: "reject" answers 429, and
@@ -104,7 +108,9 @@ type Handler struct {
 	// names none: "pass" leaves it alone; "limit" lets changes through within
 	// SyncLimit, drops what is remembered of the user's presence then, and takes out
 	// what changes nothing, as far as the homeserver hears of the device again before
-	// it takes it for offline, if that comes as regularly as before; "off" keeps syncs from touching any presence, which
+	// it takes it for offline, if that comes as regularly as before. A client that slows
+	// down or leaves may look offline up to Refresh sooner, and on Dendrite a lower state
+	// may show up to 10s sooner. "off" keeps syncs from touching any presence, which
 	// tuwunel has no way for. Nothing else of a sync is changed.
 	//
 	// Syncs are GET /sync and, on tuwunel, simplified sliding sync up to MaxBody. What

@@ -197,7 +197,7 @@ func (s *observation) writeOutcome(who owner) outcome {
 	}
 	class := h.set.classOf(who.userID)
 	write := policy.PresenceWrite{
-		UserID: who.userID, Fingerprint: h.memory.identities.Fingerprint(s.credential), Body: s.body,
+		UserID: who.userID, Fingerprint: h.memory.deviceOf(s.credential, who.userID), Body: s.body,
 	}
 	switch {
 	case class.absorb && s.valid && h.memory.repeats.Absorb(&write, h.set.refresh, s.departed):

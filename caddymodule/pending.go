@@ -461,7 +461,7 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 	retry = min(lastRetry, firstRetry<<min(w.attempts-1, 10))
 	switch {
 	case answer.err == nil && answer.status == http.StatusUnauthorized:
-		m.refused(w.credential, answer)
+		m.refused(w.credential, m.holderOf(w.credential), answer)
 		if answer.matrixError() == unknownToken {
 			return deliveryDropped, 0
 		}
@@ -488,13 +488,33 @@ func retryAfter(answer *subresponse) time.Duration {
 // revokeToken forgets a credential that the homeserver has said to be no longer good, and
 // drops what waits of it. An appservice's other users are none of its business: their
 // writes are delivered, or refused for themselves.
-func (m *memory) revokeToken(c policy.Credential) {
-	userID := m.identities.LastKnown(c)
+func (m *memory) revokeToken(c policy.Credential) { m.revokeTokenOf(c, m.holderOf(c)) }
+
+// revokeTokenOf is revokeToken for a credential of which it isn't remembered any more whose
+// it was.
+func (m *memory) revokeTokenOf(c policy.Credential, was holder) {
+	if was.userID != "" {
+		m.devices.Forget(was.userID, was.device) // it wants nothing any more
+	}
 	m.identities.RevokeToken(c)
 	m.dropPending(deliveryDropped, func(w *pendingWrite) bool {
 		own := w.credential
-		return own.Token == c.Token && (own.UserID == c.UserID && own.DeviceID == c.DeviceID || userID != "" && w.UserID == userID)
+		return own.Token == c.Token && (own.UserID == c.UserID && own.DeviceID == c.DeviceID || was.userID != "" && w.UserID == was.userID)
 	})
+}
+
+// holder is whose a credential is: a user, or "", and which of the user's devices.
+type holder struct {
+	userID string
+	device [16]byte
+}
+
+// holderOf returns what is remembered of a credential, also when that has expired.
+func (m *memory) holderOf(c policy.Credential) (who holder) {
+	if who.userID = m.identities.LastKnown(c); who.userID != "" {
+		who.device = m.deviceOf(c, who.userID)
+	}
+	return who
 }
 
 // dropPending drops the writes that match. What is on its way can't be.

@@ -367,7 +367,7 @@ func (h *Handler) remember(ticket cache.Ticket, who reader, result *subresponse)
 	case result.large:
 		presence.MarkUncached(ticket)
 	case result.status == http.StatusUnauthorized:
-		h.memory.refused(who.credential, result)
+		h.memory.refused(who.credential, h.memory.holderOf(who.credential), result)
 	case !result.isJSON():
 		// Not from a homeserver, or in an encoding that we didn't ask for.
 	case result.status == http.StatusOK:

@@ -161,7 +161,7 @@ func changeBySync() spender {
 	state := "online"
 	return func(p *proxy, _ int) int {
 		other := map[string]string{"online": "unavailable", "unavailable": "online"}[state]
-		query := "set_presence=" + other + "&timeout=0"
+		query := "since=s&timeout=0&set_presence=" + other
 		if p.sync("alice-token", query) != query {
 			return -1
 		}

@@ -97,7 +97,7 @@ func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation 
 			plain := header.Clone()
 			plain.Del("Content-Encoding")
 			if said := (&subresponse{header: plain}); len(shown) > 0 && said.isJSON() {
-				identities.RevokeUser(revocation.UserID)
+				h.memory.revokeUser(revocation.UserID)
 			}
 		}, nothing, nil}
 	case policy.RevokesByLogin:
@@ -174,12 +174,18 @@ func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown 
 			identities.Doubt(c)
 		}
 		for _, userID := range users {
-			identities.RevokeUser(userID)
+			h.memory.revokeUser(userID)
 		}
 		if asked != nil {
 			asked.succeed()
 		}
 	}
+}
+
+// revokeUser forgets a user whose sessions have ended, and what their devices want.
+func (m *memory) revokeUser(userID string) {
+	m.identities.RevokeUser(userID)
+	m.devices.ForgetUser(userID)
 }
 
 // sender is who has sent a request that ends its sender's sessions, while the homeserver
@@ -219,7 +225,7 @@ func (s *sender) succeed() {
 func (s *sender) end() {
 	revoke := func(who owner) {
 		if who.userID != "" {
-			s.handler.memory.identities.RevokeUser(who.userID)
+			s.handler.memory.revokeUser(who.userID)
 		}
 	}
 	if s.who.wait > 0 {

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -95,12 +96,11 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 				"every sync, drops the presence of most without a word, and takes users who sync often for offline")
 		})
 	}
-	asked, ok := h.readSync(r, route)
-	if !ok {
+	asked, ok := h.readSync(r, route, dialect)
+	switch {
+	case !ok:
 		return h.passUnjudged(w, r, next)
-	}
-	presence := dialect.SyncPresence(asked.presence)
-	if presence == policy.NoPresence {
+	case asked.sets == policy.NoPresence:
 		return h.passSync(w, r, next, syncNone)
 	}
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
@@ -110,13 +110,12 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 	// Nothing is authorised by it, and the homeserver looks at the token itself.
 	userID := h.memory.identities.LastKnown(credential)
 	if userID == "" {
-		h.learn(r, next, credential, h.unsettle)
-		return h.passSync(w, r, next, syncUnknown)
+		return h.passUnjudged(w, r, next)
 	}
 
-	now, device := time.Now(), h.memory.identities.Fingerprint(credential)
+	now, device := time.Now(), h.memory.deviceOf(credential, userID)
 	decision := h.memory.devices.Sync(policy.SyncAsk{
-		UserID: userID, Device: device, Presence: presence, Timeout: asked.timeout,
+		UserID: userID, Device: device, Presence: asked.sets, Timeout: asked.timeout,
 	}, policy.SyncRules{
 		Dialect: dialect, Watch: h.watchesOnly(), Refresh: h.set.refresh,
 		Allow: func() bool {
@@ -134,28 +133,54 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 	return h.sendSync(w, r, next, credential, userID, decision)
 }
 
-// passUnjudged passes a sync on of which isn't known what the homeserver makes of it. So
-// nothing about its user's presence is sure until the answer begins.
+// passUnjudged passes a sync on of which isn't known what the homeserver makes of it, or
+// whose it is. So nothing about its user's presence is sure until the answer begins.
 func (h *Handler) passUnjudged(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	return h.passSync(h.unsettleBy(w, r, next), r, next, syncUnknown)
+	w, done := h.unsettleBy(w, r, next)
+	defer done()
+	return h.passSync(w, r, next, syncUnknown)
 }
 
-// unsettleBy forgets the presence of a sync's user, now and when the answer begins.
-func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) http.ResponseWriter {
+// unsettleBy forgets the presence of a sync's user, now and when the answer begins, or if
+// there is none when it is done.
+func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (watched http.ResponseWriter, done func()) {
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	if err != nil {
-		return w
+		return w, func() {}
 	}
-	userID := h.memory.identities.LastKnown(credential)
-	if userID == "" {
-		h.learn(r, next, credential, h.unsettle)
-		return w
+	again := h.mayChange(r, next, credential)
+	answered := false
+	watched = onStatus(w, func(int) {
+		answered = true
+		again()
+	})
+	return watched, func() {
+		if !answered {
+			again()
+		}
 	}
-	h.unsettle(userID)
-	return onStatus(w, func(int) { h.unsettle(userID) })
 }
 
-// unsettle forgets what a user's presence is, because a sync may have changed it.
+// mayChange is for a request of a credential that may change its user's presence, in a way
+// that isn't known. What is remembered of that is forgotten, and has to be again when the
+// homeserver has acted upon the request. If it isn't known whose it is, that is asked for
+// while the request is served, and forgotten when it turns out: nothing waits for it.
+func (h *Handler) mayChange(r *http.Request, next caddyhttp.Handler, c policy.Credential) (again func()) {
+	known := func() bool {
+		userID := h.memory.identities.LastKnown(c)
+		if userID != "" {
+			h.unsettle(userID)
+			h.memory.devices.Doubt(userID, h.memory.deviceOf(c, userID), h.knownDialect())
+		}
+		return userID != ""
+	}
+	if !known() {
+		h.learn(r, next, c, h.unsettle)
+	}
+	return func() { known() }
+}
+
+// unsettle forgets what a user's presence is, because it may have changed.
 func (h *Handler) unsettle(userID string) {
 	h.memory.presence.BeginWrite(userID).End(time.Now(), h.settle())
 	h.memory.repeats.Disturb(userID)
@@ -175,22 +200,31 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	changes()
 	status := 0
-	if decision.Told {
-		refusal, finish := h.memory.watchRefusal(w, credential)
-		defer finish()
-		w = onStatus(refusal, func(code int) {
-			status = code
-			changes() // the homeserver may have been slow
-		})
-	}
+	refusal, finish := h.memory.watchRefusal(w, credential)
+	defer finish()
+	w = onStatus(refusal, func(code int) {
+		status = code
+		changes() // the homeserver may have been slow
+	})
 	defer func() {
-		taken := status < http.StatusBadRequest
-		if status == 0 {
-			// A client that left has asked all the same.
-			taken = err == nil || r.Context().Err() != nil
+		var failed caddyhttp.HandlerError
+		switch {
+		case status != 0:
+		case r.Context().Err() != nil:
 			changes()
+			status = statusClientClosed
+		case errors.As(err, &failed):
+			changes()
+			status = failed.StatusCode
 		}
-		decision.End(taken, time.Now())
+		switch {
+		case status == statusClientClosed: // it has asked all the same
+			decision.End(true, time.Now())
+		case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
+			decision.Refuse()
+		default:
+			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), time.Now())
+		}
 	}()
 	return h.passSync(w, r, next, syncVerdicts[decision.Verdict])
 }
@@ -204,14 +238,16 @@ func (h *Handler) silenceSync(w http.ResponseWriter, r *http.Request, next caddy
 		})
 		return h.passUnjudged(w, r, next)
 	}
-	query, certain := policy.ParseSyncQuery(r.URL.RawQuery)
-	if certain && dialect.SyncPresence(query.Presence) == policy.NoPresence {
+	query := policy.ParseSyncQuery(dialect, r.URL.RawQuery)
+	if query.Certain && query.Sets == policy.NoPresence {
 		return h.passSync(w, r, next, syncNone)
 	}
 	if h.set.observe {
-		return h.passSync(h.unsettleBy(w, r, next), r, next, syncTakenOut)
+		w, done := h.unsettleBy(w, r, next)
+		defer done()
+		return h.passSync(w, r, next, syncTakenOut)
 	}
-	setSyncQuery(r, keep)
+	setQuery(r, query.Set(keep))
 	return h.passSync(w, r, next, syncTakenOut)
 }
 
@@ -232,27 +268,30 @@ func (h *Handler) passSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 
 // askedSync is what a sync asks for, and how to have it ask for something else.
 type askedSync struct {
-	presence string
-	timeout  time.Duration
-	set      func(value string)
+	sets    policy.Presence
+	timeout time.Duration
+	set     func(value string)
 }
 
 // readSync reads what a sync asks for. It reports false if that is uncertain.
-func (h *Handler) readSync(r *http.Request, route policy.SyncRoute) (asked askedSync, ok bool) {
-	if route != policy.SlidingSync {
-		query, ok := policy.ParseSyncQuery(r.URL.RawQuery)
-		return askedSync{query.Presence, query.Timeout, func(value string) { setSyncQuery(r, value) }}, ok
+func (h *Handler) readSync(r *http.Request, route policy.SyncRoute, dialect dialect) (asked askedSync, ok bool) {
+	switch {
+	case route != policy.SlidingSync:
+		query := policy.ParseSyncQuery(dialect, r.URL.RawQuery)
+		return askedSync{query.Sets, query.Timeout, func(value string) { setQuery(r, query.Set(value)) }}, query.Certain
+	case dialect == auto:
+		return askedSync{}, false
 	}
 	body, ok := h.peekBody(r)
 	if !ok {
 		return askedSync{}, false
 	}
 	parsed, ok := policy.ParseSyncBody(body)
-	return askedSync{parsed.Presence, policy.Unbounded, func(value string) { setBody(r, parsed.Set(value)) }}, ok
+	return askedSync{parsed.Sets, policy.Unbounded, func(value string) { setBody(r, parsed.Set(value)) }}, ok
 }
 
-func setSyncQuery(r *http.Request, value string) {
-	r.URL.RawQuery = policy.SetSyncPresence(r.URL.RawQuery, value)
+func setQuery(r *http.Request, rawQuery string) {
+	r.URL.RawQuery = rawQuery
 	r.RequestURI = r.URL.RequestURI()
 }
 
@@ -290,5 +329,15 @@ func (h *Handler) wrote(write *policy.PresenceWrite) {
 		return
 	}
 	dialect := h.knownDialect()
-	h.memory.devices.Wrote(write.UserID, write.Fingerprint, policy.BodyPresence(write.Body, dialect), dialect, time.Now())
+	state := policy.BodyPresence(write.Body, dialect)
+	h.memory.devices.Wrote(write.UserID, write.Fingerprint, state, dialect, time.Now())
+}
+
+// deviceOf tells the devices of a user apart, by the credential. The parameters of an
+// ordinary token have no effect, so that nobody has more devices by making them up.
+func (m *memory) deviceOf(c policy.Credential, userID string) [16]byte {
+	if plain := (policy.Credential{Token: c.Token}); m.identities.LastKnown(plain) == userID {
+		c = plain
+	}
+	return m.identities.Fingerprint(c)
 }

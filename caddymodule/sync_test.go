@@ -147,8 +147,10 @@ func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 		p.wantSync("alice-token", online, online)
 		p.wantSync("alice-token", away, away)
 		p.wantSync("alice-token", online, away)   // what she was
+		p.wantSync("alice-token", away, away)     // which is no change
 		p.wantSync("alice-phone", online, online) // it may have been there all the time
-		p.wantSync("alice-phone", away, online)
+		p.wantSync("alice-phone", away, away)     // it isn't made to say more than it asks for
+		p.wantSync("alice-phone", online, away)
 		time.Sleep(10 * time.Second)
 		p.wantSync("alice-token", online, online)
 		for range 10 {
@@ -158,7 +160,8 @@ func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 		p.wantSync("carol-token", online, online)
 		p.wantSync("carol-token", away, away)
 		p.wantSync("carol-token", online, online)
-		p.wantSync("carol-token", away, online)
+		p.wantSync("carol-token", away, away)
+		p.wantSync("carol-token", online, away)
 		p.wantMetrics(map[string]float64{"outcomes_total held sync": 3, "sync_writes_total limited": 3, "entries syncers": 2})
 	})
 }
@@ -246,7 +249,7 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 		pass("no token", request("GET", syncPath+"?timeout=0&since=s", "", ""))
 		pass("an unknown token", request("GET", syncPath+"?timeout=0&since=s", "nonsense", ""))
 		pass("two tokens", request("GET", syncPath+"?timeout=0&since=s&access_token=bob-token", "alice-token", ""))
-		pass("a query read differently", request("GET", syncPath+"?a=b;set_presence=online", "alice-token", ""))
+		pass("more parameters than are read for certain", request("GET", syncPath+"?a=b"+strings.Repeat("&", 1000), "alice-token", ""))
 		pass("another method", request("POST", syncPath+"?timeout=0&since=s", "alice-token", ""))
 		pass("another path", request("GET", syncPath+"/?timeout=0&since=s", "alice-token", ""))
 		pass("sliding sync", request("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0", "alice-token", "{}"))
@@ -258,7 +261,7 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 		return false, nil
 	}
 	for range 3 {
-		pass("an identity that isn't known", request("GET", syncPath+"?timeout=0&since=s", "alice-token", ""))
+		pass("an identity that isn't known", request("GET", syncPath+"?timeout=0&since=s", "carol-token", ""))
 	}
 	p.wantMetrics(map[string]float64{"sync_writes_total unknown": 15, "requests_total sync": 15, "outcomes_total forwarded sync": 15})
 }
@@ -420,6 +423,7 @@ func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb"})
 		p.get("alice-token", bob)
+		p.sync("alice-token", "since=s&timeout=0")
 		sets := func(presence string) {
 			p.hs.mu.Lock()
 			defer p.hs.mu.Unlock()
@@ -524,10 +528,13 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 	p.sync("alice-token", "set_presence=unavailable") // to have something to change
 	large := `{"set_presence":"offline","x":"` + strings.Repeat("x", 100) + `"}`
 	for _, s := range []struct{ body, want string }{
-		{`{"lists":{}}`, `{"lists":{}}`},
-		{`{"set_presence":"offline","a":1}`, `{"set_presence":"online","a":1}`},
-		{`{"a":1,"set_presence":"unavailable"}`, `{"a":1,"set_presence":"online"}`},
-		{`{"set_presence":"online"}`, `{"set_presence":"online"}`},
+		{`{"lists":{}}`, `{"lists":{}}`},                                         // online, a change
+		{`{"set_presence":"offline","a":1}`, `{"set_presence":"offline","a":1}`}, // over the limit, and less
+		{`{"a":1,"set_presence":"online"}`, `{"a":1,"set_presence":"offline"}`},
+		{`{"set_presence":"foo"}`, `{"set_presence":"foo"}`}, // offline there
+		{`{}`, `{"set_presence":"offline"}`},
+		{``, `{"set_presence":"offline"}`},
+		{`{"set_presence":"foo","set_presence":"online"}`, `{"set_presence":"foo","set_presence":"offline"}`},
 		{`{"set_presence":null}`, `{"set_presence":null}`},
 		{`nonsense`, `nonsense`},
 		{large, large},
@@ -555,7 +562,7 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 	if !errors.Is(broken, io.ErrUnexpectedEOF) {
 		t.Errorf("a body that broke off ended with %v", broken)
 	}
-	p.wantSync("alice-token", "set_presence=unavailable", "set_presence=online")
+	p.wantSync("alice-token", "set_presence=unavailable", "set_presence=offline")
 }
 
 // tells has the scripted homeserver say which one it is.

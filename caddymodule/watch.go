@@ -79,19 +79,21 @@ const unknownToken = "M_UNKNOWN_TOKEN"
 // watchRefusal returns a writer that notes if the homeserver refuses a credential, and a
 // function to be called when the answer is over.
 func (m *memory) watchRefusal(w http.ResponseWriter, c policy.Credential) (http.ResponseWriter, func()) {
+	var was holder
 	return newWatch(w, func(status int) bool {
 		if status != http.StatusUnauthorized {
 			return false
 		}
+		was = m.holderOf(c)
 		m.identities.Doubt(c) // before the client learns of it
 		return true
-	}, func(answer *subresponse) { m.refused(c, answer) })
+	}, func(answer *subresponse) { m.refused(c, was, answer) })
 }
 
 // refused notes that the homeserver has refused a credential with status 401.
-func (m *memory) refused(c policy.Credential, answer *subresponse) {
+func (m *memory) refused(c policy.Credential, was holder, answer *subresponse) {
 	if answer.matrixError() == unknownToken {
-		m.revokeToken(c)
+		m.revokeTokenOf(c, was)
 	} else {
 		m.identities.Doubt(c)
 	}

@@ -56,7 +56,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 		return nil
 	}
 	write := presenceWrite{
-		PresenceWrite: policy.PresenceWrite{UserID: who.userID, Fingerprint: h.memory.identities.Fingerprint(credential)},
+		PresenceWrite: policy.PresenceWrite{UserID: who.userID, Fingerprint: h.memory.deviceOf(credential, who.userID)},
 		credential:    credential,
 		class:         h.set.classOf(who.userID),
 	}
@@ -152,21 +152,26 @@ func (h *Handler) endFence(fence cache.Write, began time.Time, acknowledged bool
 
 // serveActivity passes on a request by which a homeserver may take its user for active,
 // so that what the user last wrote, or their device said by a sync, is no longer what their
-// presence is.
+// presence is. It is looked at before and after:
+//
+//	1 message: the device is online as far as we know, nothing changes by it
+//	2 sync: the device is unavailable; a reader fetches that, and it is stored
+//	1 message: the homeserver acts upon it, the device is online
 func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	if err != nil {
 		return next.ServeHTTP(w, r)
 	}
-	// Who is not in memory has neither written nor synced.
 	userID := h.memory.identities.LastKnown(credential)
 	if userID == "" {
+		// Others may have read the user's presence.
+		defer h.mayChange(r, next, credential)()
 		return next.ServeHTTP(w, r)
 	}
-	m, device := h.memory, h.memory.identities.Fingerprint(credential)
-	active := func() bool {
+	m, device, began := h.memory, h.memory.deviceOf(credential, userID), time.Now()
+	active := func() (changes bool) {
 		m.repeats.Disturb(userID)
-		return m.devices.Active(userID, device, h.knownDialect())
+		return m.devices.Active(userID, device, h.knownDialect(), began, time.Now())
 	}
 	if active() {
 		defer func(write cache.Write) { write.End(time.Now(), h.settle()) }(m.presence.BeginWrite(userID))

@@ -20,6 +20,9 @@ import (
 // sync is judged by what any device last set, and a lower state is held down as
 // long as another device wants a higher one.
 //
+// A sync is never changed to say more than its client asks for, nor anything that this
+// client has not asked for by a sync before.
+//
 // A device of which nothing is known goes as it asks, and costs no budget: it may be
 // one that has been there all the time, and was forgotten because there are too many,
 // or because its syncs failed.
@@ -37,11 +40,8 @@ const (
 	maxUserDevices = 8
 
 	// spareMargin is how long before a state ends a repeat goes to the homeserver all
-	// the same: timers and networks are never exact.
+	// the same, and from when on it may have ended: timers and networks are never exact.
 	spareMargin = 5 * time.Second
-
-	// timerTick is how often a homeserver looks who is gone (Synapse: every 5 s).
-	timerTick = 5 * time.Second
 )
 
 type deviceShard struct {
@@ -70,21 +70,51 @@ type device struct {
 // spoken is what the homeserver was last told of a device, or of a user.
 type spoken struct {
 	state Presence
-	// written tells of a write since. It feeds no timer of syncs (Dendrite), or no more
-	// than some (Synapse), so that the next sync is told.
+	// by is the device that has said so by a sync, nil for a write.
+	by *device
+	// written tells of a write since. It feeds no timer of syncs, or no more than some
+	// (Synapse), so that the next sync is told.
 	written bool
-	// bumped tells that the homeserver may have made the user online since.
-	bumped bool
+	// bumped tells that the homeserver may have made the user online since, doubted that
+	// it may have been told anything.
+	bumped, doubted bool
 
 	changed int64 // since when it is this
-	fed     int64 // when it was last told
-	heard   int64 // the same, or the end of that sync
+	fed     int64 // when it was last told by a sync
+	alive   int64 // when the homeserver last heard anything that keeps the state in place
+	heard   int64 // the same as fed, or the end of that sync
 	open    int   // syncs under way by which it was told
+
+	// version counts what it was told. What has a lower one than unsure was told while a
+	// sync was under way that the homeserver then refused.
+	version, unsure uint64
 }
 
 // tell notes that the homeserver is told what it holds.
 func (s *spoken) tell(at int64) {
-	s.fed, s.heard, s.written, s.bumped = at, at, false, false
+	s.fed, s.heard, s.alive = at, at, at
+	s.written, s.bumped, s.doubted = false, false, false
+	s.version++
+}
+
+// mayBeGone tells that the homeserver may have taken the device for gone: no sync of it is
+// open, and its last sign of life is as old as the homeserver's timer. Synapse counts from
+// when a sync began (synapse/handlers/presence.py, handle_timeout) and looks every five
+// seconds who is gone, so that the shortest pause between two long polls may be one too many:
+//
+//	 0.0 s sync: begins, waits for news
+//	30.0 s sync: ends
+//	30.1 s Synapse: looks, takes the device for offline
+//	30.1 s read: fetches "offline"
+//	30.2 s sync: begins, the device is online
+//
+// Who syncs all the time is idle after five minutes all the same.
+func (s *spoken) mayBeGone(dialect Dialect, at int64) bool {
+	lasts := dialect.lasts()
+	if s.open > 0 {
+		lasts = idleTimer
+	}
+	return at >= s.alive+int64(lasts-spareMargin)
 }
 
 // NewDevices returns a table of at most so many devices, at least one in each shard.
@@ -151,7 +181,8 @@ const (
 	SyncDamped
 )
 
-// SyncDecision is what becomes of one sync. [SyncDecision.End] must be called.
+// SyncDecision is what becomes of one sync. [SyncDecision.End] or [SyncDecision.Refuse]
+// must be called.
 type SyncDecision struct {
 	Verdict SyncVerdict
 
@@ -169,6 +200,16 @@ type SyncDecision struct {
 	shard   *deviceShard
 	device  *device
 	spoken  *spoken
+	at      int64   // when it asked
+	version uint64  // of what it was told
+	before  earlier // for a sync that is refused
+}
+
+// earlier is what there was before a sync.
+type earlier struct {
+	wants         Presence
+	asked, synced int64
+	spoken        spoken
 }
 
 // Sync decides about a sync that is about to be sent.
@@ -179,6 +220,8 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 	defer shard.mu.Unlock()
 	user, dev := shard.device(hash, ask.Device)
 
+	told := user.told(dev, rules.Dialect)
+	before := earlier{dev.wants, dev.asked, dev.synced, *told}
 	gap := Unbounded
 	if dev.synced != 0 {
 		gap = time.Duration(at - dev.synced)
@@ -186,12 +229,17 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 	dev.asked, dev.synced, dev.wants = at, at, ask.Presence
 	dev.syncs++
 
-	told := user.told(dev, rules.Dialect)
-	decision := told.judge(ask, rules, at, gap, !rules.Watch && !rules.Dialect.merges() && user.holdsDown(dev, at-int64(rules.Refresh)))
+	var decision SyncDecision
+	if !rules.Watch && !rules.Dialect.merges() && user.holdsDown(dev, at-int64(rules.Refresh)) {
+		decision = SyncDecision{Verdict: SyncDamped, Value: rules.Dialect.Keep()}
+	} else {
+		decision = told.judge(dev, ask, rules, at, gap)
+	}
 	if decision.Told {
 		told.open++
 	}
 	decision.devices, decision.shard, decision.device, decision.spoken = d, shard, dev, told
+	decision.at, decision.version, decision.before = at, told.version, before
 	return decision
 }
 
@@ -211,22 +259,15 @@ func (u *userDevices) holdsDown(dev *device, since int64) bool {
 }
 
 // judge decides by what the homeserver was told before.
-func (s *spoken) judge(ask SyncAsk, rules SyncRules, at int64, gap time.Duration, heldDown bool) SyncDecision {
-	keep := rules.Dialect.Keep()
-	if heldDown {
-		return SyncDecision{Verdict: SyncDamped, Value: keep}
-	}
-	lasts := int64(rules.Dialect.lasts())
+func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap time.Duration) SyncDecision {
+	keep, lasts := rules.Dialect.Keep(), int64(rules.Dialect.lasts())
 	holds := s.state != NoPresence && (s.open > 0 || at < s.heard+lasts)
+	gone := s.mayBeGone(rules.Dialect, at)
 	// The client comes again after some such time as it took to come now. Until then
 	// the homeserver must not miss it: what is taken out is no more than what leaves
 	// the state in place all that time.
-	spare := holds && keep != "" && !s.written && !s.bumped && at < s.fed+int64(rules.Refresh) &&
+	quiet := holds && keep != "" && !s.written && !s.bumped && !s.doubted &&
 		ask.Timeout+gap < time.Duration(s.fed+lasts-at)-spareMargin
-	// It may not be what readers saw meanwhile: Synapse counts the time from when the
-	// device's sync began (synapse/handlers/presence.py, handle_timeout), so that one
-	// that waited for news and then paused was offline in between.
-	moved := s.bumped || s.open == 0 && at >= s.fed+lasts && at > s.heard+int64(timerTick)
 
 	same := s.state == ask.Presence
 	if rules.Dialect == Synapse && s.state == Busy {
@@ -235,23 +276,31 @@ func (s *spoken) judge(ask SyncAsk, rules SyncRules, at int64, gap time.Duration
 	if same && holds {
 		// A lower state may not have taken effect.
 		lingering := ask.Presence < Online && max(0, time.Duration(s.fed-s.changed)) < rules.Dialect.lingers()
-		if spare && !lingering && !rules.Watch {
+		if quiet && at < s.fed+int64(rules.Refresh) && !lingering && !rules.Watch {
 			return SyncDecision{Verdict: SyncSpared, Value: keep}
 		}
+		changes := lingering || gone || s.bumped || s.doubted
+		s.by = dev
 		s.tell(at)
-		return SyncDecision{Verdict: SyncRepeated, Changes: lingering || moved, Told: true}
+		return SyncDecision{Verdict: SyncRepeated, Changes: changes, Told: true}
 	}
 
 	already := s.bumped && ask.Presence == Online
-	if holds && !already && !rules.Watch && !rules.Allow() {
-		if spare {
+	if holds && !gone && !already && !rules.Watch && !rules.Allow() {
+		switch {
+		case quiet:
 			return SyncDecision{Verdict: SyncLimited, Value: keep}
+		case s.by == dev && s.state < ask.Presence:
+			// What holds must not end meanwhile. It is what this client asked for before,
+			// and no more than it asks for now.
+			changes := s.bumped || s.doubted
+			s.tell(at)
+			return SyncDecision{Verdict: SyncLimited, Value: s.state.String(), Changes: changes, Told: true}
 		}
-		// What holds must not end meanwhile.
-		s.tell(at)
-		return SyncDecision{Verdict: SyncLimited, Value: s.state.String(), Changes: moved, Told: true}
+		// There is nothing that it could say instead. It can't be repeated without end:
+		// to go down again it has to go up first.
 	}
-	s.state, s.changed = ask.Presence, at
+	s.state, s.by, s.changed = ask.Presence, dev, at
 	s.tell(at)
 	return SyncDecision{Verdict: SyncChanged, Changes: true, Told: true}
 }
@@ -273,9 +322,50 @@ func (s SyncDecision) End(taken bool, now time.Time) {
 	s.spoken.open--
 }
 
+// Refuse is called instead of End if the homeserver has refused the sync, so that it has
+// changed nothing: all is as it was before. Otherwise whoever has syncs refused would have
+// none of them limited.
+func (s SyncDecision) Refuse() {
+	s.shard.mu.Lock()
+	defer s.shard.mu.Unlock()
+	s.device.syncs--
+	// Unless the device has asked for something else since.
+	if dev := s.device; dev.asked == s.at {
+		dev.wants, dev.asked, dev.synced = s.before.wants, s.before.asked, s.before.synced
+	}
+	if !s.Told {
+		return
+	}
+	now, before := s.spoken, s.before.spoken
+	now.open--
+	if now.version != s.version {
+		now.changed, now.unsure = now.fed, now.version
+		return
+	}
+	before.open, before.unsure = now.open, now.unsure
+	before.written, before.bumped, before.doubted = before.written || now.written, before.bumped || now.bumped, before.doubted || now.doubted
+	if now.heard > now.fed {
+		before.heard = now.heard
+	}
+	if now.alive > now.fed {
+		before.alive = now.alive
+	}
+	if before.version < before.unsure {
+		before.state = NoPresence
+	}
+	*now = before
+}
+
 // Wrote notes a presence write of a device that the homeserver has taken. NoPresence
 // is for a state that isn't known.
+//
+// Dendrite compares what syncs ask for with what they asked for before, and nothing else
+// (syncapi/sync/requestpool.go, updatePresenceInternal), so that to its syncs a write is
+// nothing.
 func (d *Devices) Wrote(userID string, fingerprint [16]byte, state Presence, dialect Dialect, now time.Time) {
+	if dialect == Dendrite {
+		return
+	}
 	at := int64(now.Sub(d.epoch))
 	shard, hash := d.shardOf(userID)
 	shard.mu.Lock()
@@ -283,32 +373,70 @@ func (d *Devices) Wrote(userID string, fingerprint [16]byte, state Presence, dia
 	user, dev := shard.device(hash, fingerprint)
 	dev.asked, dev.wants = at, state
 	told := user.told(dev, dialect)
-	told.state, told.changed, told.heard = state, at, at
-	told.written, told.bumped = true, false
+	told.state, told.by, told.changed, told.heard, told.alive = state, nil, at, at, at
+	told.written, told.bumped, told.doubted = true, false, false
+	told.version++
 }
 
 // Active notes that a device of the user did what a homeserver takes them for active by,
 // see [IsActivity], and reports whether the user's presence may become another by it.
-// The next sync goes through then.
+// The next sync goes through then. Of a device that isn't known it may. It is called when
+// that begins, and again when it is over.
 //
 //   - Synapse makes a device that was unavailable online (synapse/handlers/presence.py,
-//     bump_presence_active_time), tuwunel any.
+//     bump_presence_active_time).
+//   - tuwunel makes any device online, also one that was busy.
 //   - Dendrite does nothing.
-func (d *Devices) Active(userID string, fingerprint [16]byte, dialect Dialect) (changes bool) {
+func (d *Devices) Active(userID string, fingerprint [16]byte, dialect Dialect, began, now time.Time) (changes bool) {
 	if dialect == Dendrite {
 		return false
 	}
+	changes = true
+	from, at := int64(began.Sub(d.epoch)), int64(now.Sub(d.epoch))
 	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) {
-		changes = told.state < Online
+		changes = told.state < Online || told.state == Busy && dialect != Synapse || told.mayBeGone(dialect, at)
 		told.bumped = told.bumped || changes
+		told.alive = max(told.alive, from)
 	})
 	return changes
+}
+
+// Forget drops a device whose credential has ended: it wants nothing any more.
+func (d *Devices) Forget(userID string, fingerprint [16]byte) {
+	d.forget(userID, func(dev *device) bool { return dev.fingerprint == fingerprint })
+}
+
+// ForgetUser drops all devices of a user.
+func (d *Devices) ForgetUser(userID string) {
+	d.forget(userID, func(*device) bool { return true })
+}
+
+func (d *Devices) forget(userID string, ended func(*device) bool) {
+	shard, hash := d.shardOf(userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	user, ok := shard.users.Peek(hash)
+	if !ok {
+		return
+	}
+	before := len(user.devices)
+	user.devices = slices.DeleteFunc(user.devices, ended)
+	shard.devices -= before - len(user.devices)
+	if len(user.devices) == 0 {
+		shard.users.Remove(hash)
+	}
 }
 
 // Writes notes that a write of a device is on its way or waits to be sent, so that the
 // next sync goes through.
 func (d *Devices) Writes(userID string, fingerprint [16]byte, dialect Dialect) {
 	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) { told.written = true })
+}
+
+// Doubt notes that the homeserver may have been told anything of a device, by a sync that
+// could not be judged.
+func (d *Devices) Doubt(userID string, fingerprint [16]byte, dialect Dialect) {
+	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) { told.doubted = true })
 }
 
 // ofKnown calls f with what the homeserver was told of a device, if it is known.

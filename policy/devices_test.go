@@ -71,8 +71,8 @@ func TestSyncsOfSynapse(t *testing.T) {
 		"a long poll is never spared": {
 			{at: 0, device: 'p', asks: Online, timeout: 30, takes: .1, verdict: SyncChanged, changes: true},
 			{at: .1, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
-			{at: 30.1, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
-			{at: 60.2, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
+			{at: 30.2, device: 'p', asks: Online, timeout: 30, takes: 10, verdict: SyncRepeated, changes: true}, // it may have been gone
+			{at: 40.3, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
 		},
 		"who was offline by the homeserver's timer comes back by a change": {
 			{at: 0, device: 'p', asks: Online, timeout: 30, takes: 10, verdict: SyncChanged, changes: true},
@@ -81,10 +81,16 @@ func TestSyncsOfSynapse(t *testing.T) {
 		},
 		"who paused after a long poll was offline, as that began long ago": {
 			{at: 0, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncChanged, changes: true},
-			{at: 30.1, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
+			{at: 30.1, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated, changes: true},
 			{at: 80, device: 'p', asks: Online, timeout: 30, takes: 5, verdict: SyncRepeated, changes: true},
 			{at: 100, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncRepeated},
-			{at: 150, device: 'p', asks: Unavailable, timeout: 30, verdict: SyncLimited, value: "online", changes: true, noBudget: true},
+			{at: 150, device: 'p', asks: Unavailable, timeout: 30, verdict: SyncChanged, changes: true, noBudget: true}, // it comes back
+		},
+		"the shortest pause between two long polls may be one too many": {
+			{at: 0, device: 'p', asks: Online, timeout: 30, takes: 26, verdict: SyncChanged, changes: true},
+			{at: 26.1, device: 'p', asks: Online, timeout: 30, takes: 40, verdict: SyncRepeated, changes: true},
+			{at: 60, device: 'p', asks: Online, timeout: 30, takes: 5, verdict: SyncRepeated}, // the other one is open still
+			{at: 85.1, device: 'p', asks: Online, timeout: 30, takes: 1, verdict: SyncRepeated, changes: true},
 		},
 		"who is still waiting is not gone": {
 			{at: 0, device: 'p', asks: Online, timeout: 60, takes: 60, verdict: SyncChanged, changes: true},
@@ -95,8 +101,15 @@ func TestSyncsOfSynapse(t *testing.T) {
 			{at: 1, device: 'p', asks: Unavailable, verdict: SyncChanged, changes: true},
 			{at: 2, device: 'p', asks: Online, verdict: SyncLimited, value: "offline", noBudget: true},
 			{at: 3, device: 'p', asks: Online, timeout: 30, verdict: SyncLimited, value: "unavailable", noBudget: true},
+			{at: 3.1, device: 'p', asks: Online, timeout: 30, verdict: SyncLimited, value: "unavailable", noBudget: true},
 			{at: 4, device: 'p', asks: Unavailable, verdict: SyncSpared, value: "offline"},
 			{at: 5, device: 'p', asks: Online, verdict: SyncChanged, changes: true},
+		},
+		"nobody is held to more than they ask for": {
+			{at: 0, device: 'p', asks: Online, timeout: 30, verdict: SyncChanged, changes: true},
+			{at: 1, device: 'p', asks: Unavailable, timeout: 30, verdict: SyncChanged, changes: true, noBudget: true},
+			{at: 2, device: 'p', asks: Online, timeout: 30, verdict: SyncLimited, value: "unavailable", noBudget: true},
+			{at: 3, device: 'p', asks: Unavailable, timeout: 30, verdict: SyncRepeated},
 		},
 		"who holds nothing needs no budget": {
 			{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true, noBudget: true},
@@ -105,7 +118,7 @@ func TestSyncsOfSynapse(t *testing.T) {
 		},
 		"after an outage nobody is kept away": {
 			{at: 0, device: 'p', asks: Online, timeout: 30, takes: 30, verdict: SyncChanged, changes: true},
-			{at: 30, device: 'p', asks: Online, timeout: 30, verdict: SyncRepeated, unasked: true},
+			{at: 30, device: 'p', asks: Online, timeout: 30, verdict: SyncRepeated, changes: true, unasked: true},
 			{at: 35, device: 'p', asks: Online, timeout: 30, verdict: SyncChanged, changes: true, noBudget: true, unasked: true},
 			{at: 40, device: 'p', asks: Online, timeout: 30, verdict: SyncChanged, changes: true, noBudget: true},
 		},
@@ -166,8 +179,10 @@ func TestSyncsOfTuwunel(t *testing.T) {
 	runSteps(t, Tuwunel, []step{ // which has nothing that could be said instead
 		{at: 0, device: 'p', asks: Online, verdict: SyncChanged, changes: true, noBudget: true},
 		{at: 1, device: 'p', asks: Online, verdict: SyncRepeated},
-		{at: 2, device: 'p', asks: Offline, verdict: SyncLimited, value: "online", noBudget: true},
-		{at: 3, device: 'p', asks: Offline, verdict: SyncChanged, changes: true},
+		{at: 2, device: 'p', asks: Offline, verdict: SyncChanged, changes: true, noBudget: true}, // not online
+		{at: 3, device: 'p', asks: Offline, verdict: SyncRepeated},
+		{at: 4, device: 'p', asks: Online, verdict: SyncLimited, value: "offline", noBudget: true},
+		{at: 5, device: 'p', asks: Busy, verdict: SyncChanged, changes: true},
 	})
 }
 
@@ -198,7 +213,7 @@ func TestSyncAfterAWrite(t *testing.T) {
 		{Synapse, Busy, Online, false}, // a sync doesn't end it
 		{Synapse, NoPresence, Online, true},
 		{Dendrite, Unavailable, Online, true},
-		{Dendrite, Online, Online, false},
+		{Dendrite, Online, Online, true}, // what syncs said before isn't known
 		{Tuwunel, Busy, Online, true},
 	} {
 		d := NewDevices(100, testkit.Epoch)
@@ -213,32 +228,30 @@ func TestSyncAfterAWrite(t *testing.T) {
 
 // A write keeps no device's syncs from the homeserver: their timers go by syncs.
 func TestSyncAfterAWriteGoesThrough(t *testing.T) {
-	for _, dialect := range []Dialect{Synapse, Dendrite} {
-		d := NewDevices(100, testkit.Epoch)
-		sync := func(at float64) SyncDecision {
-			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, Online, 0},
-				SyncRules{Dialect: dialect, Refresh: 20 * time.Second, Allow: func() bool { return true }}, testkit.At(seconds(at)))
-			got.End(true, testkit.At(seconds(at)))
-			return got
-		}
-		sync(0)
-		sync(25)
-		d.Wrote("@a:b", [16]byte{1}, Online, dialect, testkit.At(seconds(38)))
-		// The next may be as late as this one was, at 75: too late for Synapse, if it was
-		// not told now.
-		if got := sync(50); got.Verdict != SyncRepeated || got.Value != "" {
-			t.Errorf("dialect %d: after a write: verdict %d, value %q", dialect, got.Verdict, got.Value)
-		}
-		d.Wrote("@a:b", [16]byte{1}, Online, dialect, testkit.At(seconds(51)))
-		sync(51)
-		if got := sync(52); got.Verdict != SyncSpared {
-			t.Errorf("dialect %d: after a sync after a write: verdict %d", dialect, got.Verdict)
-		}
-		for at := 60.; at < 130; at += 10 {
-			d.Wrote("@a:b", [16]byte{1}, Online, dialect, testkit.At(seconds(at)))
-			if got := sync(at + 1); got.Value != "" {
-				t.Errorf("dialect %d: by writes a sync at %v is spared", dialect, at+1)
-			}
+	d := NewDevices(100, testkit.Epoch)
+	sync := func(at float64) SyncDecision {
+		got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, Online, 0},
+			SyncRules{Dialect: Synapse, Refresh: 20 * time.Second, Allow: func() bool { return true }}, testkit.At(seconds(at)))
+		got.End(true, testkit.At(seconds(at)))
+		return got
+	}
+	sync(0)
+	sync(25)
+	d.Wrote("@a:b", [16]byte{1}, Online, Synapse, testkit.At(seconds(38)))
+	// The next may be as late as this one was, at 75: too late for Synapse, if it was
+	// not told now.
+	if got := sync(50); got.Verdict != SyncRepeated || got.Value != "" {
+		t.Errorf("after a write: verdict %d, value %q", got.Verdict, got.Value)
+	}
+	d.Wrote("@a:b", [16]byte{1}, Online, Synapse, testkit.At(seconds(51)))
+	sync(51)
+	if got := sync(52); got.Verdict != SyncSpared {
+		t.Errorf("after a sync after a write: verdict %d", got.Verdict)
+	}
+	for at := 60.; at < 130; at += 10 {
+		d.Wrote("@a:b", [16]byte{1}, Online, Synapse, testkit.At(seconds(at)))
+		if got := sync(at + 1); got.Value != "" {
+			t.Errorf("by writes a sync at %v is spared", at+1)
 		}
 	}
 }
@@ -274,8 +287,8 @@ func TestActivityEndsALowerState(t *testing.T) {
 		{Dendrite, Unavailable, false},
 	} {
 		d := NewDevices(100, testkit.Epoch)
-		if d.Active("@a:b", [16]byte{1}, tt.dialect) || d.Len() != 0 {
-			t.Errorf("dialect %d: who is not known was active", tt.dialect)
+		if d.Active("@a:b", [16]byte{1}, tt.dialect, testkit.At(0), testkit.At(0)) != (tt.dialect != Dendrite) || d.Len() != 0 {
+			t.Errorf("dialect %d: activity of a device that is not known: it may be a change, but on Dendrite", tt.dialect)
 		}
 		sync := func(at float64, allow bool) SyncDecision {
 			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, tt.says, 0},
@@ -285,11 +298,11 @@ func TestActivityEndsALowerState(t *testing.T) {
 		}
 		sync(0, true)
 		sync(20, true) // it lingers no more
-		if got := d.Active("@a:b", [16]byte{1}, tt.dialect); got != tt.changes {
+		if got := d.Active("@a:b", [16]byte{1}, tt.dialect, testkit.At(seconds(20)), testkit.At(seconds(20))); got != tt.changes {
 			t.Errorf("dialect %d: activity after %v changes %v", tt.dialect, tt.says, got)
 		}
-		if d.Active("@a:b", [16]byte{2}, tt.dialect) {
-			t.Errorf("dialect %d: another device's activity changes something", tt.dialect)
+		if d.Active("@a:b", [16]byte{2}, tt.dialect, testkit.At(seconds(20)), testkit.At(seconds(20))) != (tt.dialect != Dendrite) {
+			t.Errorf("dialect %d: another device's activity is taken for this one's", tt.dialect)
 		}
 		if got := sync(21, false); got.Changes != tt.changes || tt.changes && got.Verdict != SyncRepeated {
 			t.Errorf("dialect %d: the same again: verdict %d, changes %v", tt.dialect, got.Verdict, got.Changes)
@@ -297,11 +310,140 @@ func TestActivityEndsALowerState(t *testing.T) {
 		if got := sync(22, false); got.Changes {
 			t.Errorf("dialect %d: and again: verdict %d changes", tt.dialect, got.Verdict)
 		}
-		if d.Active("@a:b", [16]byte{1}, tt.dialect); tt.changes {
+		if d.Active("@a:b", [16]byte{1}, tt.dialect, testkit.At(seconds(20)), testkit.At(seconds(20))); tt.changes {
 			tt.says = Online // which it is by then
 			if got := sync(23, false); got.Value != "" {
 				t.Errorf("dialect %d: online after activity: verdict %d, value %q", tt.dialect, got.Verdict, got.Value)
 			}
+		}
+	}
+}
+
+// A bot says offline by its syncs and online by its writes. Each pair once counted as two
+// changes on Dendrite; when the budget was used up, the next sync was made to say online,
+// as the write had, and the one after that offline again, this time for good: Dendrite
+// compares a sync with what syncs said before. To it a write is nothing to a sync.
+func TestBotOfDendriteSpendsNothing(t *testing.T) {
+	d := NewDevices(100, testkit.Epoch)
+	for n := range 100 {
+		at := testkit.At(seconds(float64(n) * 7))
+		got := d.Sync(SyncAsk{"@bot:b", [16]byte{1}, Offline, 0}, SyncRules{Dialect: Dendrite, Refresh: 20 * time.Second,
+			Allow: func() bool { t.Fatalf("round %d: a sync is charged", n); return false }}, at)
+		if got.Value != "" && got.Value != "unchanged" {
+			t.Fatalf("round %d: a sync for offline says %q", n, got.Value)
+		}
+		got.End(true, at)
+		d.Wrote("@bot:b", [16]byte{1}, Online, Dendrite, at)
+	}
+}
+
+// Over the limit a sync says what its own client has said by a sync before, or nothing, or
+// goes as it came: not what a write has said, nor another device.
+func TestNobodyIsHeldToWhatAnotherSaid(t *testing.T) {
+	over := func() bool { return false }
+	for _, tt := range []struct {
+		dialect Dialect
+		wrote   Presence
+		asks    Presence
+	}{
+		{Synapse, Unavailable, Online}, {Synapse, Offline, Online}, {Synapse, Online, Unavailable},
+		{Tuwunel, Unavailable, Online}, {Tuwunel, Offline, Busy}, {Tuwunel, Busy, Online},
+	} {
+		d := NewDevices(100, testkit.Epoch)
+		d.Wrote("@a:b", [16]byte{1}, tt.wrote, tt.dialect, testkit.At(0))
+		got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, tt.asks, Unbounded}, SyncRules{Dialect: tt.dialect, Refresh: time.Second, Allow: over}, testkit.At(0))
+		if got.Value != "" {
+			t.Errorf("dialect %d: after a write of %v a sync for %v says %q", tt.dialect, tt.wrote, tt.asks, got.Value)
+		}
+	}
+	d := NewDevices(100, testkit.Epoch)
+	rules := SyncRules{Dialect: Dendrite, Refresh: time.Second, Allow: over}
+	d.Sync(SyncAsk{"@a:b", [16]byte{1}, Unavailable, 0}, rules, testkit.At(0)).End(true, testkit.At(0))
+	got := d.Sync(SyncAsk{"@a:b", [16]byte{2}, Online, Unbounded}, rules, testkit.At(time.Second))
+	if got.Value != "" {
+		t.Errorf("a device of Dendrite says what another said: %q", got.Value)
+	}
+}
+
+// A sync that the homeserver refuses has said nothing. It once ended what was known, so that
+// whoever had every other sync refused, by a filter that isn't there, had none limited.
+func TestRefusedSyncChangesNothing(t *testing.T) {
+	for _, dialect := range []Dialect{Synapse, Dendrite, Tuwunel} {
+		d := NewDevices(100, testkit.Epoch)
+		ask := func(at float64, asks Presence) SyncDecision {
+			return d.Sync(SyncAsk{"@a:b", [16]byte{1}, asks, Unbounded},
+				SyncRules{Dialect: dialect, Refresh: 20 * time.Second, Allow: func() bool { return false }}, testkit.At(seconds(at)))
+		}
+		ask(0, Unavailable).End(true, testkit.At(0))
+		for at := 1.; at < 20; at++ {
+			ask(at, Unavailable).Refuse()
+			got := ask(at+.1, Online)
+			if got.Verdict != SyncLimited {
+				t.Fatalf("dialect %d at %v: after a refused sync the verdict is %d", dialect, at, got.Verdict)
+			}
+			got.Refuse()
+		}
+		// Two at a time: what one that is refused has said is not taken for said.
+		first, second := ask(20, Unavailable), ask(20, Unavailable)
+		first.Refuse()
+		second.Refuse()
+		if got := ask(21, Unavailable); got.Verdict == SyncSpared {
+			t.Errorf("dialect %d: what was refused is taken for said", dialect)
+		}
+	}
+}
+
+// A device whose token has ended wants nothing any more. On Dendrite it once held the
+// user's next device down for as long as refresh.
+func TestForgottenDeviceHoldsNobodyDown(t *testing.T) {
+	for name, forget := range map[string]func(*Devices){
+		"one": func(d *Devices) { d.Forget("@a:b", [16]byte{'p'}) },
+		"all": func(d *Devices) { d.ForgetUser("@a:b") },
+	} {
+		d := NewDevices(100, testkit.Epoch)
+		sync := func(device byte, asks Presence) SyncDecision {
+			return d.Sync(SyncAsk{"@a:b", [16]byte{device}, asks, seconds(30)},
+				SyncRules{Dialect: Dendrite, Refresh: 20 * time.Second, Allow: func() bool { return true }}, testkit.At(0))
+		}
+		open := sync('p', Online) // waits for news
+		if got := sync('q', Unavailable); got.Verdict != SyncDamped {
+			t.Fatalf("%s: verdict %d while the other is there", name, got.Verdict)
+		}
+		d.Forget("@a:b", [16]byte{'x'}) // nobody
+		d.ForgetUser("@nobody:b")
+		forget(d)
+		if got := sync('q', Unavailable); got.Verdict != SyncChanged {
+			t.Errorf("%s: verdict %d", name, got.Verdict)
+		}
+		open.End(true, testkit.At(time.Second))
+		d.ForgetUser("@a:b")
+		if n := d.Len(); n != 0 {
+			t.Errorf("%s: %d devices", name, n)
+		}
+	}
+}
+
+// Typing long after the last sync makes an idle user of tuwunel online again, and a
+// sync after it is seen too.
+func TestActivityAfterALongPauseIsAChange(t *testing.T) {
+	for _, dialect := range []Dialect{Synapse, Tuwunel} {
+		d := NewDevices(100, testkit.Epoch)
+		sync := func(at time.Duration) SyncDecision {
+			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, Online, 0},
+				SyncRules{Dialect: dialect, Refresh: time.Second, Allow: func() bool { return true }}, testkit.At(at))
+			got.End(true, testkit.At(at))
+			return got
+		}
+		sync(0)
+		if d.Active("@a:b", [16]byte{1}, dialect, testkit.At(time.Second), testkit.At(time.Second)) {
+			t.Errorf("dialect %d: activity of a device that is online is a change", dialect)
+		}
+		late := time.Second + dialect.lasts() - 2*time.Second
+		if !d.Active("@a:b", [16]byte{1}, dialect, testkit.At(late), testkit.At(late)) {
+			t.Errorf("dialect %d: activity of a device that may be gone is no change", dialect)
+		}
+		if !sync(late + time.Second).Changes {
+			t.Errorf("dialect %d: the sync after it is no change", dialect)
 		}
 	}
 }

@@ -67,8 +67,8 @@ func (d Dialect) Keep() string {
 }
 
 // SyncPresence returns the state that a sync with this set_presence sets, or
-// NoPresence if the homeserver refuses the value, doesn't act upon it, or takes it
-// for a state that we don't know.
+// NoPresence if the homeserver refuses the value or doesn't act upon it. Of an unknown
+// homeserver nothing is known.
 func (d Dialect) SyncPresence(value string) Presence {
 	switch d {
 	case Synapse: // by case, and 400 for any other than these and offline
@@ -78,40 +78,46 @@ func (d Dialect) SyncPresence(value string) Presence {
 		case "unavailable":
 			return Unavailable
 		}
-		return NoPresence
-	case Dendrite: // without case
+	case Dendrite: // without case, and what it doesn't know it ignores
 		switch p := ParsePresence(value); {
 		case value == "":
 			return Online
-		case p == Busy:
-			return NoPresence
-		default:
+		case p != Busy:
 			return p
 		}
-	case Tuwunel: // Ruma's names, by case
-		switch value {
-		case "":
-			return Offline
-		case "offline", "unavailable", "online", "busy":
-			return ParsePresence(value)
-		}
-		return NoPresence
+	case Tuwunel:
+		return ruma(value)
 	}
-	return ParsePresence(value)
+	return NoPresence
+}
+
+// ruma returns the state that tuwunel makes of a word: it knows four by case, and takes
+// every other one for offline, also the empty one and Synapse's name of busy.
+func ruma(word string) Presence {
+	switch word {
+	case "unavailable", "online", "busy":
+		return ParsePresence(word)
+	}
+	return Offline
 }
 
 // merges tells that the homeserver keeps a state of each device, and shows the
 // highest. Another one shows what came last.
 func (d Dialect) merges() bool { return d == Synapse || d == Tuwunel }
 
-// lasts is for how long a device that doesn't sync any more keeps its state:
-// Synapse's sync_online_timeout, and the idle timers of Dendrite and tuwunel.
+// lasts is for how long a device that doesn't sync any more keeps its state, counted from
+// when its last sync began: Synapse's sync_online_timeout, and the idle timers of Dendrite
+// and tuwunel.
 func (d Dialect) lasts() time.Duration {
 	if d == Dendrite || d == Tuwunel {
-		return 5 * time.Minute
+		return idleTimer
 	}
 	return 30 * time.Second
 }
+
+// idleTimer is after which time all homeservers make a device that was online unavailable,
+// if nothing has come of it, also while a sync is open.
+const idleTimer = 5 * time.Minute
 
 // lingers is for how long a higher state that was asked for comes before a lower one
 // that is asked for later: Dendrite's presenceTimeout, of which it makes no difference

@@ -1,0 +1,197 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+const typingPath = "/_matrix/client/v3/rooms/!r:x/typing/" + alice
+
+// slowly delays the requests to a path until release is closed, or by a time if that is nil,
+// before the homeserver acts upon them.
+func (m *modelled) slowly(path string, release <-chan struct{}, delay time.Duration) {
+	m.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if strings.Contains(r.URL.Path, path) {
+			if release != nil {
+				<-release
+			}
+			time.Sleep(delay)
+		}
+		return m.serve(w, r)
+	})
+}
+
+// Whoever types is online on Synapse, however long the homeserver takes to note it. What came
+// of an activity once was looked at when it began and thrown away when it ended: the user
+// was online by then, a sync inside it made them unavailable, and readers kept
+// that although the homeserver acted upon the activity last.
+func TestActivityThatEndsAfterASyncInsideItIsSeen(t *testing.T) {
+	for _, name := range []string{"synapse", "tuwunel"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Sync: "limit", Homeserver: name})
+				p.knows("alice-token")
+				m := p.behaves(name)
+				p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
+				release := make(chan struct{})
+				m.slowly("/typing/", release, 0)
+				go p.do(request("PUT", typingPath, "alice-token", "{}"))
+				synctest.Wait()
+				p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
+				time.Sleep(2 * time.Second)
+				p.wantShown(m, alice, "the sync")
+				close(release)
+				synctest.Wait()
+				if state := p.wantShown(m, alice, "the activity"); state != "online" {
+					t.Errorf("the model says %q", state)
+				}
+				time.Sleep(2 * time.Second)
+				p.wantShown(m, alice, "the activity and a while")
+			})
+		})
+	}
+}
+
+// After a restart nobody's token and no device is known, and whatever comes of one may change
+// the presence of its user. An activity, and a sync that couldn't be judged, were passed on
+// as if they changed nothing, so that readers kept an old state for a ttl. Nothing waits for
+// it to turn out whose it was.
+func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
+	requests := map[string]func() *http.Request{
+		"activity": func() *http.Request { return request("PUT", typingPath, "alice-token", "{}") },
+		"sync":     func() *http.Request { return request("GET", syncPath+"?since=s&timeout=0", "alice-token", "") },
+		"sync that is not judged": func() *http.Request {
+			return request("GET", syncPath+"?since=s&timeout=0"+strings.Repeat("&", 1000), "alice-token", "")
+		},
+	}
+	for what, comes := range requests {
+		for _, known := range []bool{false, true} {
+			for name, slow := range map[string]string{"whoami is slow": "/whoami", "the request is slow": "/_matrix/client/v3/"} {
+				t.Run(fmt.Sprintf("%s, token known %v, %s", what, known, name), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						p := newProxy(t, &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"})
+						m := p.behaves("synapse")
+						m.Sync(alice, "alice-token", "set_presence=unavailable", nil, time.Now()) // before the restart
+						p.shows("bob-token", alice)
+						time.Sleep(2 * time.Second)
+						if got := p.shows("bob-token", alice); got != "unavailable" {
+							t.Fatalf("at first a reader sees %q", got)
+						}
+						if known {
+							p.knows("alice-token")
+						}
+						m.slowly(slow, nil, 3*time.Second)
+						if slow != "/whoami" {
+							m.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+								if r.Header.Get("Authorization") == "Bearer alice-token" && !strings.HasSuffix(r.URL.Path, "/whoami") {
+									time.Sleep(3 * time.Second) // longer than settle
+								}
+								return m.serve(w, r)
+							})
+						}
+						start := time.Now()
+						p.do(comes())
+						if took := time.Since(start); slow == "/whoami" && took != 0 {
+							t.Errorf("it took %v", took)
+						}
+						time.Sleep(5 * time.Second)
+						if state := p.wantShown(m, alice, what); state != "online" {
+							t.Errorf("the model says %q", state)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// A user who has logged a device out is seen as their next one says at once. On Dendrite
+// the old one's state held for as long as refresh.
+func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {
+	ends := map[string]func(p *proxy){
+		"logout":     func(p *proxy) { p.do(request("POST", "/_matrix/client/v3/logout", "alice-token", "{}")) },
+		"logout all": func(p *proxy) { p.do(request("POST", "/_matrix/client/v3/logout/all", "alice-token", "{}")) },
+		"a sync that is refused": func(p *proxy) {
+			p.hs.mu.Lock()
+			delete(p.hs.tokens, "alice-token")
+			p.hs.mu.Unlock()
+			p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
+		},
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+				p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
+				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
+				end(p)
+				p.hs.mu.Lock()
+				p.hs.tokens["alice-phone"] = alice
+				p.hs.mu.Unlock()
+				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
+			})
+		})
+	}
+	t.Run("a logout that is refused", func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.HasSuffix(r.URL.Path, "/logout") {
+				answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"No"}`)
+				return true, nil
+			}
+			return false, nil
+		})
+		p.do(request("POST", "/_matrix/client/v3/logout", "alice-token", "{}"))
+		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
+	})
+}
+
+// A token's parameters are made up at will, and have no effect on an ordinary one. Each once
+// was a new device, which goes as it asks and costs no budget.
+func TestMadeUpParametersMakeNoNewDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+		p.knows("alice-token")
+		for i := range 4 {
+			made := fmt.Sprintf("?user_id=%s&device_id=x%d", url.QueryEscape(fmt.Sprintf("@x%d:example.com", i)), i)
+			p.do(request("GET", statusPath(alice)+made, "alice-token", "")) // shows that they have no effect
+			p.do(request("GET", syncPath+made, "alice-token", ""))
+			p.do(request("PUT", statusPath(alice)+made, "alice-token", online))
+		}
+		if n := p.handler.memory.devices.Len(); n != 1 {
+			t.Errorf("%d devices", n)
+		}
+	})
+}
+
+// A sync that the homeserver refuses is nothing to what comes after it.
+func TestRefusedSyncsAreNotTakenForSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: 1e15}})
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.Contains(r.URL.RawQuery, "filter=bad") {
+				answer(w, 400, `{"errcode":"M_INVALID_PARAM","error":"No such filter"}`)
+				return true, nil
+			}
+			return false, nil
+		})
+		const long = "&timeout=30000&since=s"
+		p.wantSync("alice-token", "set_presence=online"+long, "set_presence=online"+long)
+		p.wantSync("alice-token", "set_presence=unavailable"+long, "set_presence=unavailable"+long)
+		for range 5 {
+			p.sync("alice-token", "filter=bad&set_presence=online"+long)
+			p.wantSync("alice-token", "set_presence=online"+long, "set_presence=unavailable"+long)
+		}
+		if got := policy.ParseSyncQuery(policy.Synapse, p.hs.lastSync().URL.RawQuery).Sets; got != policy.Unavailable {
+			t.Errorf("in the end it says %v", got)
+		}
+	})
+}
