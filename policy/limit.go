@@ -52,11 +52,11 @@ func NewLimit(events int, window time.Duration, burst int) (Limit, error) {
 	l := Limit{interval: (int64(window)-1)/int64(events) + 1, burst: int64(burst)}
 	// An interval that is too long has few events, so the product doesn't overflow either.
 	if longest := maxSpan / (1 + maxDebt); l.interval > longest {
-		return Limit{}, fmt.Errorf("a window of %v for %d events is too long: at most %v", window, events,
+		return Limit{}, fmt.Errorf("a window of %v is too long to refill %d events in: at most %v", window, events,
 			time.Duration(longest*int64(events)))
 	}
 	if most := min(maxSpan/l.interval, maxSpan/maxTimes) - maxDebt; l.burst > most {
-		return Limit{}, fmt.Errorf("a burst of %d is too large for %d events in %v: at most %d", burst, events, window, most)
+		return Limit{}, fmt.Errorf("a burst of %d is too large to be refilled at %d events in %v: at most %d", burst, events, window, most)
 	}
 	return l, nil
 }
