@@ -23,9 +23,9 @@ func TestConfigurationsInJSONThatAreRefused(t *testing.T) {
 		"repeat_writes of class bots: expected":      {Classes: []Class{{Name: "bots", Match: bots, RepeatWrites: "drop"}}},
 		"over_limit of class bots: there is nothing": {Classes: []Class{{Name: "bots", Match: bots, WriteLimit: &Limit{Off: true}, OverLimit: "coalesce"}}},
 		// A limit that can't be computed.
-		"write_limit of class bots: a burst of 1000000 is too large for 1 events in 1h0m0s: at most 640447": {Classes: []Class{{Name: "bots", Match: bots, WriteLimit: &Limit{Events: 1, Window: hour, Burst: 1_000_000}}}},
-		"read_limit: a window of 10000h0m0s for 1 events is too long":                                       {ReadLimit: &Limit{Events: 1, Window: 10_000 * hour}},
-		"rejected_limit: a burst of 1000000 is too large":                                                   {Identity: &Identity{RejectedLimit: &Limit{Events: 1, Window: hour, Burst: 1_000_000}}},
+		"write_limit of class bots: a burst of 1000000 is too large to be refilled at 1 events in 1h0m0s: at most 640447": {Classes: []Class{{Name: "bots", Match: bots, WriteLimit: &Limit{Events: 1, Window: hour, Burst: 1_000_000}}}},
+		"read_limit: a window of 10000h0m0s is too long to refill 1 events in":                                            {ReadLimit: &Limit{Events: 1, Window: 10_000 * hour}},
+		"rejected_limit: a burst of 1000000 is too large":                                                                 {Identity: &Identity{RejectedLimit: &Limit{Events: 1, Window: hour, Burst: 1_000_000}}},
 		"sync_limit: a burst of":            {Sync: "limit", SyncLimit: &Limit{Events: math.MaxInt, Window: hour}},
 		"preflight: expected local or pass": {Preflight: "on"},
 		"pending must be at least 1":        {OverLimit: "coalesce", Coalesce: &Coalesce{Pending: -1}},

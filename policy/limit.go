@@ -52,11 +52,11 @@ func NewLimit(events int, window time.Duration, burst int) (Limit, error) {
 	l := Limit{interval: (int64(window)-1)/int64(events) + 1, burst: int64(burst)}
 	// An interval that is too long has few events, so the product doesn't overflow either.
 	if longest := maxSpan / (1 + maxDebt); l.interval > longest {
-		return Limit{}, fmt.Errorf("a window of %v for %d events is too long: at most %v", window, events,
+		return Limit{}, fmt.Errorf("a window of %v is too long to refill %d events in: at most %v", window, events,
 			time.Duration(longest*int64(events)))
 	}
 	if most := min(maxSpan/l.interval, maxSpan/maxTimes) - maxDebt; l.burst > most {
-		return Limit{}, fmt.Errorf("a burst of %d is too large for %d events in %v: at most %d", burst, events, window, most)
+		return Limit{}, fmt.Errorf("a burst of %d is too large to be refilled at %d events in %v: at most %d", burst, events, window, most)
 	}
 	return l, nil
 }
@@ -128,6 +128,7 @@ type limiterShard struct {
 	fastest int64   // the shortest interval of them
 
 	overflow  budget
+	latest    int64 // up to when events have been judged
 	nextSweep int64 // when a full shard is searched for room again
 }
 
@@ -188,7 +189,7 @@ func (l *Limiter) Take(userID string, limit Limit, now time.Time) (wait time.Dur
 	b, known := shard.find(hash, limit, t)
 	if !known && !shard.hasRoom(t, limit) {
 		l.overflowed.Add(1)
-		shard.overflow = shard.under(limit, shard.overflow, t)
+		shard.overflow = shard.under(limit, shard.overflow)
 		return shard.overflow.take(limit, shard.fastest, t)
 	}
 	announced := b.announced
@@ -285,33 +286,36 @@ func (b budget) move(from, to Limit, fastest, now int64) budget {
 // find returns what is left of a user's budget under a limit, and whether the user is
 // known. One who isn't has a full one.
 func (s *limiterShard) find(hash uint64, limit Limit, now int64) (b budget, known bool) {
+	// An event may be judged late, as of when it came. Before what was used later was
+	// used, that would look like a debt.
+	s.latest = max(s.latest, now)
 	b, known = s.budgets[hash]
 	switch {
 	case !known:
-		return budget{tat: now, limit: s.indexOf(limit, now)}, false
+		return budget{tat: now, limit: s.indexOf(limit)}, false
 	case s.limits[b.limit] == limit:
 		return b, true
 	}
-	b = s.under(limit, b, now)
+	b = s.under(limit, b)
 	s.budgets[hash] = b
 	return b, true
 }
 
 // under returns a budget under a limit.
-func (s *limiterShard) under(limit Limit, b budget, now int64) budget {
+func (s *limiterShard) under(limit Limit, b budget) budget {
 	from := s.limits[b.limit]
 	if from == limit {
 		return b
 	}
-	index := s.indexOf(limit, now)
-	b = b.move(from, limit, s.fastest, now)
+	index := s.indexOf(limit)
+	b = b.move(from, limit, s.fastest, s.latest)
 	b.limit = index
 	return b
 }
 
 // indexOf returns a limit's index. If there are too many limits, which takes as many
 // reloads, all budgets are moved under this one; its users move theirs back.
-func (s *limiterShard) indexOf(limit Limit, now int64) uint16 {
+func (s *limiterShard) indexOf(limit Limit) uint16 {
 	i := slices.Index(s.limits, limit)
 	switch {
 	case i >= 0:
@@ -321,7 +325,7 @@ func (s *limiterShard) indexOf(limit Limit, now int64) uint16 {
 		s.fastest = min(s.fastest, limit.interval)
 	default:
 		move := func(b budget) budget {
-			b = b.move(s.limits[b.limit], limit, s.fastest, now)
+			b = b.move(s.limits[b.limit], limit, s.fastest, s.latest)
 			b.limit = 0
 			return b
 		}

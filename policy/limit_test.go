@@ -103,11 +103,11 @@ func TestLimitsOutOfRangeAreErrors(t *testing.T) {
 		{1, 0, 1, "window"},
 		{1, -time.Second, 1, "window"},
 		{1, time.Second, -1, "burst"},
-		{1, math.MaxInt64, 1, "window of 2562047h47m16.854775807s for 1 events is too long: at most 9854h1m47.83405683s"},
+		{1, math.MaxInt64, 1, "window of 2562047h47m16.854775807s is too long to refill 1 events in: at most 9854h1m47.83405683s"},
 		{1, math.MaxInt64, math.MaxInt, "window"},
 		{200, math.MaxInt64, 1, "at most 1970805h59m26.811366s"},
 		{1, 10_000 * time.Hour, 1, "window"},
-		{1, time.Hour, math.MaxInt, "burst of 9223372036854775807 is too large for 1 events in 1h0m0s: at most 640447"},
+		{1, time.Hour, math.MaxInt, "burst of 9223372036854775807 is too large to be refilled at 1 events in 1h0m0s: at most 640447"},
 		{1, time.Hour, 640_448, "burst"},
 		{1, 9000 * time.Hour, 8, "at most 7"},
 		// With a debt, and as the budget of a network.

@@ -134,6 +134,19 @@ func TestADebtStaysAsManyEvents(t *testing.T) {
 	}
 }
 
+// In mode observe an event is judged when its answer is there, as of when it came. Events
+// that came later have been judged by then, and must not look like a debt.
+func TestAnEventThatIsJudgedLateMakesNoDebt(t *testing.T) {
+	hourly, fast := mustLimit(t, 1, time.Hour, 5), mustLimit(t, 100, time.Second, 50)
+	l := NewLimiter(1000, testkit.Epoch)
+	for range 50 {
+		l.Take("a", fast, testkit.At(30*time.Second))
+	}
+	if wait, ok := l.Take("a", hourly, testkit.Epoch); ok || wait != 30*time.Second+time.Hour {
+		t.Errorf("wait %v, allowed %v, want an hour from the last event", wait, ok)
+	}
+}
+
 // Take used to announce the time of one event to a user with a debt, again and again.
 func TestTakeAnnouncesTheTimeThatADebtTakes(t *testing.T) {
 	limit := mustLimit(t, 1, time.Second, 3)
