@@ -97,12 +97,12 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 	h.memory.counters.requests[routePreflight].Add(1)
 	now := time.Now()
 	known, fresh := h.memory.preflights.recall(kind, now)
-	hasBody := func() bool { return false }
+	hadBody := func() bool { return false }
 	switch {
 	case h.set.observe:
-		hasBody = watchBody(r)
+		hadBody = watchBody(r)
 		defer func() {
-			if known != nil && !hasBody() {
+			if known != nil && !hadBody() {
 				h.noteObserved(r, routePreflight, outcomeHit)
 			} else {
 				h.noteObserved(r, routePreflight, outcomeForwarded)
@@ -116,7 +116,7 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 	h.note(r, outcomeForwarded)
 	return h.forward(w, r, next, reasonPreflight, func(status int) {
 		header, cacheStatus := w.Header(), cacheName+"; fwd=miss"
-		may := learnable(status, header) && !hasBody()
+		may := learnable(status, header) && !hadBody()
 		if may && h.memory.preflights.learn(kind, status, header, now) {
 			cacheStatus += "; stored"
 		}
