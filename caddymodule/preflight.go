@@ -98,12 +98,12 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 	h.memory.counters.requests[routePreflight].Add(1)
 	now := time.Now()
 	known, fresh := h.memory.preflights.recall(kind, now)
-	hasBody := func() bool { return false }
+	hadBody := func() bool { return false }
 	switch {
 	case h.set.observe:
-		hasBody = watchBody(r)
+		hadBody = watchBody(r)
 		defer func() {
-			if known != nil && !hasBody() {
+			if known != nil && !hadBody() {
 				h.noteObserved(r, routePreflight, outcomeHit)
 			} else {
 				h.noteObserved(r, routePreflight, outcomeForwarded)
@@ -118,7 +118,7 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 	answer := &preflightWriter{
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		hold:                  !h.set.observe,
-		hasBody:               hasBody,
+		hadBody:               hadBody,
 		learn:                 func(status int, header http.Header) bool { return h.memory.preflights.learn(kind, status, header, now) },
 	}
 	err := h.forward(answer, r, next, reasonPreflight, func(int) {})
@@ -137,8 +137,8 @@ type preflightWriter struct {
 
 	// hold is false for an answer that goes out as it came.
 	hold bool
-	// hasBody tells of a request that came with one, as no browser's does.
-	hasBody func() bool
+	// hadBody tells of a request that came with one, as no browser's does.
+	hadBody func() bool
 	learn   func(status int, header http.Header) (stored bool)
 
 	status int  // of the final head, or 0
@@ -172,7 +172,7 @@ func (p *preflightWriter) decide(empty bool) {
 	if p.over {
 		return
 	}
-	p.over, empty = true, empty && !p.hasBody()
+	p.over, empty = true, empty && !p.hadBody()
 	params := ""
 	if empty && p.learn(p.status, p.Header()) {
 		params = "; stored"

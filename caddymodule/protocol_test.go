@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -159,6 +160,45 @@ func TestReadWithABodyReachesTheHomeserverWithIt(t *testing.T) {
 			}
 			p.wantCounts(map[string]int{"GET": 2, "whoami": 1})
 		})
+	}
+}
+
+// fitful is a body that comes as it likes: nothing at times, its end with the last bytes or after.
+type fitful struct {
+	random *rand.Rand
+	rest   string
+	end    error
+}
+
+func (f *fitful) Read(p []byte) (int, error) {
+	if len(p) == 0 || f.random.IntN(3) == 0 {
+		return 0, nil
+	}
+	n := copy(p[:f.random.IntN(len(p)+1)], f.rest)
+	if f.rest = f.rest[n:]; f.rest == "" && (n == 0 || f.random.IntN(2) == 0) {
+		return n, f.end
+	}
+	return n, nil
+}
+
+// In whatever pieces a body comes: the look is right, and who reads after it gets all of it, up to
+// the same end.
+func TestLookAtABodyLeavesItAsItWas(t *testing.T) {
+	for seed := range uint64(2000) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		body := strings.Repeat("b", random.IntN(5)*random.IntN(1000))
+		end := []error{io.EOF, io.EOF, io.ErrUnexpectedEOF, http.ErrBodyReadAfterClose}[random.IntN(4)]
+		r := withBody(request("GET", statusPath(alice), "", ""), &fitful{random, body, end})
+		if random.IntN(2) == 0 {
+			r.Trailer = http.Header{"X-Checksum": nil}
+		}
+		if got, want := hasBody(r), body != "" || end != io.EOF; got != want {
+			t.Fatalf("seed %d: of %d bytes that end with %v: %v", seed, len(body), end, got)
+		}
+		got, err := io.ReadAll(r.Body)
+		if string(got) != body || err != end && (err != nil || end != io.EOF) {
+			t.Fatalf("seed %d: then %d bytes and %v, want %d and %v", seed, len(got), err, len(body), end)
+		}
 	}
 }
 

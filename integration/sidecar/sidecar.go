@@ -34,13 +34,13 @@ func StartProxy(ctx context.Context, upstream string, args ...string) (*Sidecar,
 		if err != nil {
 			return nil, err
 		}
-		return start(ctx, addrs[0], addrs[1], "", proxyArgs(addrs[0], upstream, args)...)
+		return start(ctx, protocol.HTTP1, addrs[0], addrs[1], "", proxyArgs(addrs[0], upstream, args)...)
 	})
 }
 
 // StartProxyOn is StartProxy on an address of the caller's.
 func StartProxyOn(ctx context.Context, listen, upstream string, args ...string) (*Sidecar, error) {
-	return start(ctx, listen, "", "", proxyArgs(listen, upstream, args)...)
+	return start(ctx, protocol.HTTP1, listen, "", "", proxyArgs(listen, upstream, args)...)
 }
 
 func proxyArgs(listen, upstream string, args []string) []string {
@@ -86,15 +86,11 @@ func StartCaddyfileOver(ctx context.Context, p protocol.Protocol, caddyfile stri
 		if err != nil {
 			return nil, err
 		}
-		return startOver(ctx, p, addrs[0], addrs[1], caddyfile, "run", "--config", "Caddyfile", "--adapter", "caddyfile")
+		return start(ctx, p, addrs[0], addrs[1], caddyfile, "run", "--config", "Caddyfile", "--adapter", "caddyfile")
 	})
 }
 
-func start(ctx context.Context, listen, admin, caddyfile string, args ...string) (*Sidecar, error) {
-	return startOver(ctx, protocol.HTTP1, listen, admin, caddyfile, args...)
-}
-
-func startOver(ctx context.Context, p protocol.Protocol, listen, admin, caddyfile string, args ...string) (*Sidecar, error) {
+func start(ctx context.Context, p protocol.Protocol, listen, admin, caddyfile string, args ...string) (*Sidecar, error) {
 	protocol.Register()
 	binary, err := Build(nil)
 	if err != nil {

@@ -66,10 +66,11 @@ func Start(directives string, choices ...Option) (*Server, error) {
 			choose(s)
 		}
 		s.URL = s.protocol.URL(s.address)
-		if err := s.certify(); err != nil {
-			return nil, err
+		err = s.certify()
+		if err == nil {
+			err = s.Reload(directives)
 		}
-		if err := s.Reload(directives); err != nil {
+		if err != nil {
 			os.RemoveAll(s.dir)
 			return nil, err
 		}
