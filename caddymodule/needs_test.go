@@ -215,3 +215,37 @@ func TestObservedWriteIsNotOvertakenByOneThatWaits(t *testing.T) {
 		})
 	}
 }
+
+// In mode observe a write was believed before the homeserver had taken it, so that anybody could
+// have a user's state forgotten, and their repeats, also where another site enforces.
+func TestObservedWriteOfSomebodyElseChangesNothing(t *testing.T) {
+	for _, token := range []string{"", "made-up", "bob-token"} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProxy(t, absorbing())
+			other := p.beside(&Handler{Mode: "observe"})
+			p.put("alice-token", alice, online)
+			time.Sleep(defaultSettle)
+			p.get("bob-token", alice)
+			other.put(token, alice, unavailable) // this homeserver takes bob's, as Dendrite does with presence off
+			synctest.Wait()
+			p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+			p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
+		})
+	}
+}
+
+// Whose a write is need not be known for it to count, once the homeserver has taken it.
+func TestObservedWriteOfAnUnknownTokenCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, absorbing())
+		other := p.beside(&Handler{Mode: "observe"})
+		p.put("alice-token", alice, online)
+		time.Sleep(defaultSettle)
+		p.get("bob-token", alice)
+		if resp := other.put("alice-phone", alice, unavailable); resp.StatusCode != http.StatusOK {
+			t.Errorf("status %d", resp.StatusCode)
+		}
+		p.want(p.get("bob-token", alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
+		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+	})
+}

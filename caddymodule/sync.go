@@ -151,7 +151,9 @@ func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyh
 	}
 	userID := h.memory.identities.LastKnown(credential)
 	if userID == "" {
-		h.learn(r, next, credential, h.unsettle)
+		if h.memory.needs.absorbs.Load() { // another device's write may be none to repeat any more
+			h.learn(r, next, credential, h.unsettle)
+		}
 		return w
 	}
 	h.unsettle(userID)
