@@ -210,6 +210,8 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 		{"within handle", one + proxied("hs:1") + two + site("handle /_matrix/* {\nreverse_proxy hs:1\n}\nhandle {\nrespond 404\n}"), 1},
 		{"handle that leads elsewhere", one + proxied("hs:1") + two + site("handle /_matrix/client/v3/account/* {\nreverse_proxy hs:2\n}\nhandle {\nreverse_proxy hs:1\n}"), 2},
 		{"somebody who is asked before", one + proxied("hs:1") + two + site("forward_auth auth:1 {\nuri /auth\n}\nreverse_proxy hs:1"), 1},
+		{"a field of another site", "http://:9080" + proxied("hs:1") + "http://:9443" + proxied("hs:1") +
+			"http://z.example.com:9443 {\nrequest_header X-Tenant z\nrespond ok\n}\n", 1},
 		{"by a snippet", "(hs) {\nmatrix_presence\nreverse_proxy {args[0]}\n}\n" + one + " {\nimport hs hs:1\n}\n" + two + " {\nimport hs hs:2\n}\n", 2},
 		{"an upstream in a named route", "&(hs) {\nreverse_proxy hs:1\n}\n" + one + site("invoke hs") + two + proxied("hs:1"), 1},
 		{"another in a named route", "&(hs) {\nreverse_proxy hs:2\n}\n" + one + site("invoke hs") + two + proxied("hs:1"), 2},
@@ -296,6 +298,10 @@ func TestSingleSiteNeedsNoName(t *testing.T) {
 			c = c.reload("http://0.example.com:9 {\nhandle /a {\nrespond ok\n}\nhandle {\nrespond ok\n}\n}\nhttp://a.example.com:9" + block("max_body 2KiB"))
 			if c.handlers()[0].memory != m {
 				t.Error("a reload has begun another memory")
+			}
+			c = c.reload("http://0.example.com:9, http://a.example.com:9" + block("max_body 2KiB"))
+			if c.handlers()[0].memory != m {
+				t.Error("an alias has begun another memory")
 			}
 		})
 	}

@@ -353,7 +353,7 @@ func (w *walk) prepare(handler handlerJSON, byHost bool) {
 		var destinations []string
 		_ = json.Unmarshal(handler["destinations"], &destinations) // what can't be read fails when it is provisioned
 		for _, destination := range destinations {
-			if byHost || strings.Contains(string(handler["source"]), "{http.request.host") {
+			if byHost || handler["mappings"] != nil && strings.Contains(string(handler["source"]), "{http.request.host") {
 				w.hostNames[strings.Trim(destination, "{}")] = true
 			}
 		}

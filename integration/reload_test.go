@@ -1,6 +1,12 @@
 package integration_test
 
 import (
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
@@ -44,8 +50,71 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectRemembered("after a reload")
+	// A host that comes first, with a port of its own.
+	alias := strings.Replace(config("read_limit 100/1s"), "http://{$LISTEN} {", "http://0.example.com:"+freePort(t)+", http://{$LISTEN} {", 1)
+	if err := s.Reload(t.Context(), alias); err != nil {
+		t.Fatal(err)
+	}
+	expectRemembered("with another host and another port")
+	for _, change := range []struct{ method, path, body string }{
+		{http.MethodPost, "/match/0/host", `"1.example.com"`},
+		{http.MethodPatch, "/match/0/host", `["127.0.0.1", "2.example.com"]`},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), change.method, "http://"+s.Admin+"/config/apps/http/servers/"+servedAs(t, s)+"/routes/0"+change.path, strings.NewReader(change.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s: %s", change.method, resp.Status, text)
+		}
+		http.DefaultClient.CloseIdleConnections()
+		expectRemembered("after " + change.method + " at the admin API")
+	}
 	if err := s.Reload(t.Context(), config("read_limit nonsense")); err == nil {
 		t.Error("a reload with nonsense succeeded")
 	}
 	expectRemembered("after a failed reload")
+}
+
+// servedAs returns what Caddy calls the server that serves a sidecar's site.
+func servedAs(t *testing.T, s *sidecar.Sidecar) string {
+	t.Helper()
+	resp, err := http.Get("http://" + s.Admin + "/config/apps/http/servers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var servers map[string]struct{ Listen []string }
+	if err := json.NewDecoder(resp.Body).Decode(&servers); err != nil {
+		t.Fatal(err)
+	}
+	for name, server := range servers {
+		if slices.Contains(server.Listen, strings.TrimPrefix(s.URL, "http://")) {
+			return name
+		}
+	}
+	t.Fatalf("no server listens on %s: %v", s.URL, servers)
+	return ""
+}
+
+// freePort returns a port of this machine that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }
