@@ -3,13 +3,13 @@ package integration_test
 import (
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
@@ -22,7 +22,8 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 	c.settle(t, "fishing")
 	up := newUpstream(t, hs.URL, nil)
 	config := func(option string) string {
-		return siteWith("write_limit 1/1h burst 1\n\t\t"+option, up.URL)
+		// The admin API leaves it to automatic HTTPS what a host that it adds is served by.
+		return strings.Replace(siteWith("write_limit 1/1h burst 1\n\t\t"+option, up.URL), "admin", "auto_https off\n\tadmin", 1)
 	}
 	s, err := sidecar.StartCaddyfile(t.Context(), config("read_limit off"))
 	if err != nil {
@@ -50,8 +51,13 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectRemembered("after a reload")
+	addrs, err := process.FreeAddresses(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := strings.Cut(addrs[0], ":")
 	// A host that comes first, with a port of its own.
-	alias := strings.Replace(config("read_limit 100/1s"), "http://{$LISTEN} {", "http://0.example.com:"+freePort(t)+", http://{$LISTEN} {", 1)
+	alias := strings.Replace(config("read_limit 100/1s"), "http://{$LISTEN} {", "http://0.example.com:"+port+", http://{$LISTEN} {", 1)
 	if err := s.Reload(t.Context(), alias); err != nil {
 		t.Fatal(err)
 	}
@@ -102,19 +108,4 @@ func servedAs(t *testing.T, s *sidecar.Sidecar) string {
 	}
 	t.Fatalf("no server listens on %s: %v", s.URL, servers)
 	return ""
-}
-
-// freePort returns a port of this machine that nobody listens on.
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
