@@ -56,8 +56,8 @@ type adminTalkers struct{}
 // them all is there. A reload keeps the list, as long as a handler has that cache
 // name.
 type talkerList struct {
-	Cache   string    `json:"cache"`
-	Limit   string    `json:"limit"` // as in the metrics' labels
+	Cache   string    `json:"cache"` // the name of a memory, as in the metrics' labels
+	Limit   string    `json:"limit"` // likewise
 	Since   time.Time `json:"since"`
 	Limited uint64    `json:"limited"` // of all users
 	Users   []talker  `json:"users"`

@@ -110,10 +110,16 @@ type Cache struct {
 	// homeserver should share one, so that a write through one of them is seen
 	// through the other; sites of different homeservers must not, because each
 	// would believe what the other says about whose token is whose. They should
-	// agree on the sizes; those of the last one that was used apply.
+	// agree on the sizes; those of the last one that was used apply, and of settle
+	// the longest.
 	//
-	// Default: one memory for the handler's own site, named after its hosts, or
-	// after the addresses that it is served on if it has none.
+	// Default: one memory for each homeserver, as far as it can be told: sites share it
+	// if they have a host in common, and if GET /_matrix/client/v3/account/whoami goes
+	// to the same upstreams with the same Host and other header fields. Where it
+	// can't be told, a name is required. The memory is named after the hosts, or the
+	// addresses, of its sites when it begins, with their addresses or a number if that
+	// name is taken. A reload keeps it as long as a host and the upstreams stay. A site with
+	// other upstreams gets a new one, unless it has a name.
 	Name string `json:"name,omitempty"`
 
 	// States is for how many users a presence is kept; the least recently read

@@ -19,6 +19,9 @@
 //     by which concurrent ones become one;
 //   - respond.go: the answers that we write ourselves;
 //   - memory.go: what survives a reload, and metrics.go, which shows how full it is;
+//   - plan.go: which handlers of a configuration have one memory, by which homeserver each
+//     fronts, see site.go, to which routing.go follows a request through the configuration;
+//   - needs.go: what all handlers of a memory watch for because one needs to know it;
 //   - admin.go: who is limited most, at Caddy's admin endpoint;
 //   - command.go: presence-proxy.
 //

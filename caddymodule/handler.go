@@ -26,9 +26,10 @@ func init() {
 // HTTP/3 may be.
 //
 // The homeserver is whatever the next handlers proxy to. There must be exactly
-// one: a handler in a wildcard site that routes its hosts to different homeservers,
-// or in a named route that is invoked by several sites, would take one's word for
-// whose access token it is at the other. Give each a handler of its own.
+// one: a handler before several would take one's word for whose access token it is at
+// the other. In a wildcard site that routes its hosts to different homeservers, or in a named
+// route, a handler needs a cache name therefore; better, give each homeserver a site
+// with a handler of its own.
 //
 // Answers from memory have the homeserver's header fields Content-Type,
 // Cache-Control, Vary, Access-Control-*, Content-Language, Expires, Pragma and

@@ -62,9 +62,6 @@ func (h *Handler) watchesOnly() bool {
 // homeserver that merges devices, or that isn't known, is still told what other devices wrote.
 func (h *Handler) passedBy(userID string, c policy.Credential) {
 	m := h.memory
-	if m.identities.LastKnown(c) != userID {
-		return
-	}
 	device, dialect := m.identities.Fingerprint(c), h.knownDialect()
 	if m.needs.limitsSyncs.Load() {
 		m.devices.Writes(userID, device, dialect)

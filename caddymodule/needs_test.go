@@ -92,32 +92,36 @@ func TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat(t *testing.T) {
 
 // What a device says through one site is what the next sync through another is judged by.
 func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
-	const idle, idleSilent = "since=s&set_presence=unavailable&timeout=0", "since=s&set_presence=offline&timeout=0"
+	const active, idle = "since=s&set_presence=online&timeout=0", "since=s&set_presence=unavailable&timeout=0"
+	const silent = "since=s&set_presence=offline&timeout=0"
+	once := &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
 	for _, tc := range []struct {
 		name    string
 		other   *Handler
-		between func(p *proxy)
-		want    string
+		between func(p, other *proxy)
+		last    string // the next sync
+		passes  bool
 	}{
-		{"nothing", &Handler{}, func(*proxy) {}, idleSilent},
-		{"the same", &Handler{}, func(p *proxy) { p.wantSync("alice-token", idle, idle) }, idleSilent},
-		{"another state", &Handler{}, func(p *proxy) { p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0") }, idle},
-		{"a write", &Handler{}, func(p *proxy) { p.put("alice-token", alice, online) }, idle},
-		{"an observed write", &Handler{Mode: "observe"}, func(p *proxy) { p.put("alice-token", alice, online) }, idle},
-		{"an observed write over the limit", &Handler{Mode: "observe", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}}, func(p *proxy) {
-			p.put("alice-token", alice, unavailable)
-			p.put("alice-token", alice, online)
+		{"nothing", &Handler{}, func(_, _ *proxy) {}, idle, false},
+		{"the same", &Handler{}, func(_, other *proxy) { other.wantSync("alice-token", idle, idle) }, idle, false},
+		{"another state", &Handler{}, func(_, other *proxy) { other.wantSync("alice-token", active, active) }, idle, true},
+		{"a write", &Handler{}, func(_, other *proxy) { other.put("alice-token", alice, online) }, idle, true},
+		{"an observed write", &Handler{Mode: "observe"}, func(_, other *proxy) { other.put("alice-token", alice, online) }, idle, true},
+		{"an observed write over the limit", &Handler{Mode: "observe", WriteLimit: once}, func(p, other *proxy) {
+			other.put("alice-token", alice, unavailable)
+			p.wantSync("alice-token", idle, idle)
+			p.wantSync("alice-token", idle, silent)
+			other.put("alice-token", alice, online)
 			synctest.Wait()
-		}, idle},
-		{"an observed sync", &Handler{Mode: "observe", Sync: "limit"}, func(p *proxy) { p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0") }, idle},
-		{"an observed sync over the limit", &Handler{Mode: "observe", Sync: "limit", SyncLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}}, func(p *proxy) {
-			for _, query := range []string{"since=s&timeout=0", idle, "since=s&timeout=0"} {
-				p.wantSync("alice-token", query, query)
-			}
-		}, idle},
-		{"a message", &Handler{}, func(p *proxy) {
-			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
-		}, idle},
+		}, idle, true},
+		{"an observed sync", &Handler{Mode: "observe", Sync: "limit"}, func(_, other *proxy) { other.wantSync("alice-token", active, active) }, idle, true},
+		{"an observed sync over the limit", &Handler{Mode: "observe", Sync: "limit", SyncLimit: once}, func(_, other *proxy) {
+			other.wantSync("alice-token", active, active)
+			other.wantSync("alice-token", idle, idle)
+		}, active, true},
+		{"a message", &Handler{}, func(_, other *proxy) {
+			other.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
+		}, idle, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -125,8 +129,12 @@ func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
 				other := p.beside(tc.other)
 				tc.other.set.dialect = synapse
 				p.wantSync("alice-token", idle, idle)
-				tc.between(other)
-				p.wantSync("alice-token", idle, tc.want)
+				tc.between(p, other)
+				want := silent
+				if tc.passes {
+					want = tc.last
+				}
+				p.wantSync("alice-token", tc.last, want)
 			})
 		})
 	}
@@ -206,4 +214,38 @@ func TestObservedWriteIsNotOvertakenByOneThatWaits(t *testing.T) {
 			})
 		})
 	}
+}
+
+// In mode observe a write was believed before the homeserver had taken it, so that anybody could
+// have a user's state forgotten, and their repeats, also where another site enforces.
+func TestObservedWriteOfSomebodyElseChangesNothing(t *testing.T) {
+	for _, token := range []string{"", "made-up", "bob-token"} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProxy(t, absorbing())
+			other := p.beside(&Handler{Mode: "observe"})
+			p.put("alice-token", alice, online)
+			time.Sleep(defaultSettle)
+			p.get("bob-token", alice)
+			other.put(token, alice, unavailable) // this homeserver takes bob's, as Dendrite does with presence off
+			synctest.Wait()
+			p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+			p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
+		})
+	}
+}
+
+// Whose a write is need not be known for it to count, once the homeserver has taken it.
+func TestObservedWriteOfAnUnknownTokenCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, absorbing())
+		other := p.beside(&Handler{Mode: "observe"})
+		p.put("alice-token", alice, online)
+		time.Sleep(defaultSettle)
+		p.get("bob-token", alice)
+		if resp := other.put("alice-phone", alice, unavailable); resp.StatusCode != http.StatusOK {
+			t.Errorf("status %d", resp.StatusCode)
+		}
+		p.want(p.get("bob-token", alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
+		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+	})
 }

@@ -42,12 +42,20 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	var fence cache.Write
 	opaque := func() bool { return true }
 	var attempt policy.Attempt
+	writer, own := "", false
 	if kind == routeWrite {
 		reason = reasonWrite
 		body = newCopied(r, h.set.maxBody)
-		fence = h.memory.presence.BeginWrite(route.UserID)
-		if seen.beside = h.memory.needs.absorbs.Load(); seen.beside {
-			attempt = h.memory.repeats.Begin(route.UserID, seen.departed)
+		seen.beside = h.memory.needs.absorbs.Load()
+		// Somebody else's changes nothing, and nobody knows whose until the homeserver takes it.
+		if err == nil {
+			writer = h.memory.identities.LastKnown(credential)
+		}
+		if own = writer == route.UserID; own {
+			fence = h.memory.presence.BeginWrite(route.UserID)
+			if seen.beside {
+				attempt = h.memory.repeats.Begin(route.UserID, seen.departed)
+			}
 		}
 		h.note(r, outcomeForwarded)
 	} else {
@@ -63,8 +71,10 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 			var whole bool
 			seen.body, whole = body.take()
 			seen.valid = whole && policy.CheckPresenceBody(seen.body, h.set.presenceValues, h.knownDialect()) == nil
-			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), seen.body)
-			if seen.beside {
+			if own {
+				h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), seen.body)
+			}
+			if own && seen.beside {
 				attempt.End(nil)
 			}
 		} else {
@@ -74,8 +84,12 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}()
 	return h.forward(recorder, r, next, reason, func(status int) {
 		recorder.status, recorder.header = status, w.Header().Clone()
-		if kind == routeWrite && err == nil && status < http.StatusMultipleChoices {
+		switch {
+		case kind != routeWrite || status >= http.StatusMultipleChoices:
+		case own:
 			h.passedBy(route.UserID, credential)
+		case writer == "":
+			h.unsettle(route.UserID)
 		}
 	})
 }

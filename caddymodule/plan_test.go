@@ -196,6 +196,7 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 		{"another Host", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\nheader_up Host staging\n}"), 2},
 		{"the same Host", one + site("reverse_proxy hs:1 {\nheader_up Host {upstream_hostport}\n}") + two + site("reverse_proxy hs:1 {\nheader_up Host {upstream_hostport}\n}"), 1},
 		{"a field that tells the client's address", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\nheader_up X-Real-IP {remote_host}\n}"), 1},
+		{"a field that says what the client sent", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\nheader_up X-Forwarded-Host {host}\nheader_up -Cookie\n}"), 1},
 		{"a field of the proxy", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\nheader_up X-Tenant staging\n}"), 2},
 		{"a field of the site", one + proxied("hs:1") + two + site("request_header X-Tenant staging\nreverse_proxy hs:1"), 2},
 		{"a field of the site that another path gets", one + proxied("hs:1") + two + site("request_header /media/* X-Tenant staging\nreverse_proxy hs:1"), 1},
@@ -209,6 +210,10 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 		{"within handle", one + proxied("hs:1") + two + site("handle /_matrix/* {\nreverse_proxy hs:1\n}\nhandle {\nrespond 404\n}"), 1},
 		{"handle that leads elsewhere", one + proxied("hs:1") + two + site("handle /_matrix/client/v3/account/* {\nreverse_proxy hs:2\n}\nhandle {\nreverse_proxy hs:1\n}"), 2},
 		{"somebody who is asked before", one + proxied("hs:1") + two + site("forward_auth auth:1 {\nuri /auth\n}\nreverse_proxy hs:1"), 1},
+		{"a field of another site", "http://:9080" + proxied("hs:1") + "http://:9443" + proxied("hs:1") +
+			"http://z.example.com:9443 {\nrequest_header X-Tenant z\nrespond ok\n}\n", 1},
+		{"somebody who is asked behind the handler", one + proxied("hs:1") + two + " {\nroute {\nmatrix_presence\nforward_auth auth:1 {\nuri /auth\n}\nreverse_proxy hs:1\n}\n}\n", 1},
+		{"a field of requests that end before", one + proxied("hs:1") + two + site("@bot header User-Agent *bot*\nhandle @bot {\nrequest_header X-Tenant bot\nrespond 403\n}\nhandle {\nreverse_proxy hs:1\n}"), 1},
 		{"by a snippet", "(hs) {\nmatrix_presence\nreverse_proxy {args[0]}\n}\n" + one + " {\nimport hs hs:1\n}\n" + two + " {\nimport hs hs:2\n}\n", 2},
 		{"an upstream in a named route", "&(hs) {\nreverse_proxy hs:1\n}\n" + one + site("invoke hs") + two + proxied("hs:1"), 1},
 		{"another in a named route", "&(hs) {\nreverse_proxy hs:2\n}\n" + one + site("invoke hs") + two + proxied("hs:1"), 2},
@@ -279,6 +284,7 @@ func TestSingleSiteNeedsNoName(t *testing.T) {
 		"a variable":         "vars upstream hs:1\nreverse_proxy {vars.upstream}",
 		"a map":              "map {host} {backend} {\ndefault hs:1\n}\nreverse_proxy {backend}",
 		"no upstream":        "respond ok",
+		"none by path":       "handle /a {\nrespond a\n}\nhandle {\nrespond b\n}",
 		"workers by header":  "@bot header User-Agent *bot*\nreverse_proxy @bot hs:2\nreverse_proxy hs:1",
 		"a presence writer":  "reverse_proxy /_matrix/client/v3/presence/* hs:83\nreverse_proxy hs:1",
 		"two named services": "handle /media/* {\nreverse_proxy media:1\n}\nhandle {\nreverse_proxy hs:1\n}",
@@ -294,6 +300,10 @@ func TestSingleSiteNeedsNoName(t *testing.T) {
 			c = c.reload("http://0.example.com:9 {\nhandle /a {\nrespond ok\n}\nhandle {\nrespond ok\n}\n}\nhttp://a.example.com:9" + block("max_body 2KiB"))
 			if c.handlers()[0].memory != m {
 				t.Error("a reload has begun another memory")
+			}
+			c = c.reload("http://0.example.com:9, http://a.example.com:9" + block("max_body 2KiB"))
+			if c.handlers()[0].memory != m {
+				t.Error("an alias has begun another memory")
 			}
 		})
 	}

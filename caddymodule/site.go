@@ -54,9 +54,8 @@ func (s *site) title() string {
 	return strings.Join(s.listen, " ")
 }
 
-// meets tells whether a request could be for both sites, if they are of two servers or of two
-// configurations. Sites for all hosts of which isn't known where they lead to meet
-// only if they share an address.
+// meets tells in how many hosts two sites meet: of two servers, or of two configurations. Sites
+// for all hosts meet if it is known where they lead to, else only in an address.
 func (s *site) meets(other *site) int {
 	switch {
 	case len(s.hosts) > 0 || len(other.hosts) > 0:
@@ -77,8 +76,8 @@ func common(a, b []string) (n int) {
 	return n
 }
 
-// overlap tells in how many hosts two sites of the same homeserver meet. What they meet in is the
-// proof that it is the same: by other hosts, another proxy may lead to another one.
+// overlap tells in how many hosts two sites of the same homeserver meet, or 0 if it may not be
+// the same. By another host, a proxy behind this one may lead to another one.
 func (s *site) overlap(other *site) int {
 	if s.told != other.told || s.homeserver != other.homeserver {
 		return 0
@@ -96,15 +95,9 @@ func findSites(server *caddyhttp.Server) (sites []*site) {
 	}
 	for i := range routes {
 		standings := standingsIn(routes[i : i+1])
-		unnamed := 0
 		for _, standing := range standings {
 			s := &site{server: server, route: i, listen: listen, name: standing.name, dialect: standing.dialect}
 			s.follow(routes, named, standing)
-			if s.name == "" {
-				if unnamed++; unnamed > 1 {
-					s.trouble = twoHandlers
-				}
-			}
 			sites = append(sites, s)
 		}
 	}
@@ -360,7 +353,7 @@ func (w *walk) prepare(handler handlerJSON, byHost bool) {
 		var destinations []string
 		_ = json.Unmarshal(handler["destinations"], &destinations) // what can't be read fails when it is provisioned
 		for _, destination := range destinations {
-			if byHost || strings.Contains(string(handler["source"]), "{http.request.host") {
+			if byHost || handler["mappings"] != nil && strings.Contains(string(handler["source"]), "{http.request.host") {
 				w.hostNames[strings.Trim(destination, "{}")] = true
 			}
 		}
@@ -494,32 +487,28 @@ var plainFields = []string{
 	"X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto", "X-Real-Ip",
 }
 
-// edit notes what is changed in the header of a request: the upstream may be a proxy that
-// chooses by it.
+// ofRequest is a value that says something about the client's request, which is the same
+// at whatever homeserver.
+var ofRequest = regexp.MustCompile(`^\["\{http\.request\.[^{}]+\}"\]$`)
+
+// edit notes what is set in the header of a request: the upstream may be a proxy that chooses
+// by it. What is deleted there is the client's, who doesn't choose.
 func (w *walk) edit(raw json.RawMessage) {
 	var ops map[string]json.RawMessage
-	if json.Unmarshal(raw, &ops) != nil {
-		return
-	}
+	_ = json.Unmarshal(raw, &ops) // what can't be read fails when it is provisioned
 	for _, op := range slices.Sorted(maps.Keys(ops)) {
-		fields := make(map[string]json.RawMessage)
-		var deleted []string
-		_ = json.Unmarshal(ops[op], &fields)
-		_ = json.Unmarshal(ops[op], &deleted) // one of the two
-		for _, name := range deleted {
-			fields[name] = nil
-		}
+		var fields map[string]json.RawMessage
+		_ = json.Unmarshal(ops[op], &fields) // those that are deleted are a list
 		for _, name := range slices.Sorted(maps.Keys(fields)) {
-			canonical := http.CanonicalHeaderKey(name)
-			if slices.Contains(plainFields, canonical) {
+			value, canonical, use := string(fields[name]), http.CanonicalHeaderKey(name), asField
+			switch {
+			case canonical == "Host":
+				use = asHost
+			case slices.Contains(plainFields, canonical), ofRequest.MatchString(value) && !ofServer(value[len(`["{`):]):
 				continue
 			}
-			use := asField
-			if canonical == "Host" {
-				use = asHost
-			}
-			w.judge(use, string(fields[name]))
-			w.edits = append(slices.Clip(w.edits), op+" "+canonical+" "+string(fields[name]))
+			w.judge(use, value)
+			w.edits = append(slices.Clip(w.edits), op+" "+canonical+" "+value)
 		}
 	}
 }

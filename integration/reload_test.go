@@ -1,9 +1,15 @@
 package integration_test
 
 import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
@@ -16,7 +22,8 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 	c.settle(t, "fishing")
 	up := newUpstream(t, hs.URL, nil)
 	config := func(option string) string {
-		return siteWith("write_limit 1/1h burst 1\n\t\t"+option, up.URL)
+		// The admin API leaves it to automatic HTTPS what a host that it adds is served by.
+		return strings.Replace(siteWith("write_limit 1/1h burst 1\n\t\t"+option, up.URL), "admin", "auto_https off\n\tadmin", 1)
 	}
 	s, err := sidecar.StartCaddyfile(t.Context(), config("read_limit off"))
 	if err != nil {
@@ -44,8 +51,61 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectRemembered("after a reload")
+	addrs, err := process.FreeAddresses(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := strings.Cut(addrs[0], ":")
+	// A host that comes first, with a port of its own.
+	alias := strings.Replace(config("read_limit 100/1s"), "http://{$LISTEN} {", "http://0.example.com:"+port+", http://{$LISTEN} {", 1)
+	if err := s.Reload(t.Context(), alias); err != nil {
+		t.Fatal(err)
+	}
+	expectRemembered("with another host and another port")
+	for _, change := range []struct{ method, path, body string }{
+		{http.MethodPost, "/match/0/host", `"1.example.com"`},
+		{http.MethodPatch, "/match/0/host", `["127.0.0.1", "2.example.com"]`},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), change.method, "http://"+s.Admin+"/config/apps/http/servers/"+servedAs(t, s)+"/routes/0"+change.path, strings.NewReader(change.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s: %s", change.method, resp.Status, text)
+		}
+		http.DefaultClient.CloseIdleConnections()
+		expectRemembered("after " + change.method + " at the admin API")
+	}
 	if err := s.Reload(t.Context(), config("read_limit nonsense")); err == nil {
 		t.Error("a reload with nonsense succeeded")
 	}
 	expectRemembered("after a failed reload")
+}
+
+// servedAs returns what Caddy calls the server that serves a sidecar's site.
+func servedAs(t *testing.T, s *sidecar.Sidecar) string {
+	t.Helper()
+	resp, err := http.Get("http://" + s.Admin + "/config/apps/http/servers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var servers map[string]struct{ Listen []string }
+	if err := json.NewDecoder(resp.Body).Decode(&servers); err != nil {
+		t.Fatal(err)
+	}
+	for name, server := range servers {
+		if slices.Contains(server.Listen, strings.TrimPrefix(s.URL, "http://")) {
+			return name
+		}
+	}
+	t.Fatalf("no server listens on %s: %v", s.URL, servers)
+	return ""
 }
