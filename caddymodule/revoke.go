@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -164,10 +166,7 @@ func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown 
 	var asked *sender
 	if c, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery); err == nil && len(users) == 0 {
 		asked = &sender{handler: h, again: h.inquire(r, next, c, nil)}
-		if !h.inquire(r, next, c, h.set.rejectedLimit).later(asked.learn) {
-			asked.learn(owner{wait: crowdedWait})
-		}
-		runtime.Gosched() // the question had better leave first
+		asked.ask(h.inquire(r, next, c, h.set.rejectedLimit))
 	}
 	return func(http.Header) {
 		for _, c := range shown {
@@ -193,6 +192,37 @@ type sender struct {
 	who       owner
 	succeeded bool
 }
+
+// ask asks whose the request is, and lets the question leave first if it can at once: when
+// the homeserver has done what the request asks for, it may no longer know the token. What
+// is waited for is that another goroutine begins and gets the processor for a while, never
+// the homeserver, nor a place in line.
+func (s *sender) ask(question inquiry) {
+	var left atomic.Bool
+	begins := make(chan struct{})
+	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { left.Store(true) }}
+	question.question.client = httptrace.WithClientTrace(question.question.client, trace)
+	places := s.handler.memory.learning
+	if !places.take(question.from.name) {
+		s.learn(owner{wait: crowdedWait})
+		return
+	}
+	go func() {
+		defer places.leave(question.from.name)
+		close(begins)
+		who := question.answer(nil)
+		left.Store(true)
+		s.learn(who)
+	}()
+	<-begins
+	for turn := 0; turn < maxTurns && !left.Load(); turn++ {
+		runtime.Gosched()
+	}
+}
+
+// maxTurns is how often other goroutines are let go first, which takes microseconds if
+// there are none.
+const maxTurns = 100
 
 // learn is called with the homeserver's answer.
 func (s *sender) learn(who owner) {
