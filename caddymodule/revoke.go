@@ -165,7 +165,8 @@ func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown 
 	}
 	var asked *sender
 	if c, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery); err == nil && len(users) == 0 {
-		asked = &sender{handler: h, again: h.inquire(r, next, c, nil)}
+		asked = &sender{handler: h, again: h.inquire(r, next, c, h.set.rejectedLimit)}
+		asked.again.from = asked.again.from.vouched()
 		asked.ask(h.inquire(r, next, c, h.set.rejectedLimit))
 	}
 	return func(http.Header) {
@@ -185,7 +186,7 @@ func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown 
 // is asked who that is.
 type sender struct {
 	handler *Handler
-	again   inquiry // to be asked of one who has succeeded, and so isn't made up
+	again   inquiry // to be asked once the request has succeeded
 
 	mu        sync.Mutex // guards all below
 	answered  bool
