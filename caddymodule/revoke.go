@@ -8,11 +8,13 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -104,32 +106,33 @@ func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation 
 		}, nothing, nil}
 	case policy.RevokesByLogin:
 		return ending{func(http.Header) {}, nothing, h.learnIssued(true)}
-	case policy.Registers:
+	case policy.RevokesByRefresh:
+		named := h.doubtNamed(r, "refresh_token")
+		both := func() { doubt(); named() }
+		return ending{func(http.Header) { both() }, both, h.learnIssued(false)}
+	case policy.RevokesNamed:
+		named := h.doubtNamed(r, "token")
+		return ending{func(http.Header) { named() }, named, nil}
+	default: // policy.Registers
 		return ending{func(http.Header) {}, nothing, h.learnIssued(false)}
 	}
+}
 
-	// The body names a token: that which ends, or one by whose use another ends. Nobody who
-	// doesn't have it can name it, so it may be in doubt whoever it is.
+// doubtNamed returns what is to be done about a request whose body names a token: one that
+// ends, or by whose use another ends. Nobody can name it who doesn't have it, so it may be
+// in doubt whoever has sent the request.
+func (h *Handler) doubtNamed(r *http.Request, member string) func() {
 	body := newCopied(r, maxSubresponse)
-	doubtNamed := func() {
+	return func() {
 		sent, whole := body.take()
 		if !whole {
 			return
 		}
-		if revocation.Scope == policy.RevokesNamed {
-			token := bodyMember(sent, "token")
-			identities.Doubt(policy.Credential{Token: token})
-			identities.Refreshed(token)
-			return
+		for _, token := range bodyMember(sent, member) {
+			h.memory.identities.Doubt(policy.Credential{Token: token})
+			h.memory.identities.Refreshed(token)
 		}
-		doubt()
-		identities.Refreshed(bodyMember(sent, "refresh_token"))
 	}
-	var answered func(*subresponse)
-	if revocation.Scope == policy.RevokesByRefresh {
-		answered = h.learnIssued(false)
-	}
-	return ending{func(http.Header) { doubtNamed() }, doubtNamed, answered}
 }
 
 // shownCredentials returns what a request shows to tell whose it is: one credential, or
@@ -171,6 +174,9 @@ func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown 
 	}
 	return func(http.Header) {
 		for _, c := range shown {
+			if userID := identities.LastKnown(c); userID != "" && !slices.Contains(users, userID) {
+				users = append(users, userID)
+			}
 			identities.Doubt(c)
 		}
 		for _, userID := range users {
@@ -282,16 +288,25 @@ func (h *Handler) learnIssued(login bool) func(answer *subresponse) {
 	}
 }
 
-// bodyMember returns a string of a JSON object, or of a form.
-func bodyMember(body []byte, name string) string {
-	var object map[string]any
-	if json.Unmarshal(body, &object) == nil {
-		value, _ := object[name].(string)
-		return value
+// bodyMember returns what a string of a JSON object may be, or a value of a form: of several,
+// not all take the same.
+func bodyMember(body []byte, name string) (values []string) {
+	if json.Valid(body) {
+		for key, span := range members.Of(string(body)) {
+			var value string
+			if key == name && json.Unmarshal(body[span.Start:span.End], &value) == nil {
+				values = append(values, value)
+			}
+		}
+	} else {
+		form, _ := url.ParseQuery(string(body)) // as much of it as can be read
+		values = form[name]
 	}
-	form, _ := url.ParseQuery(string(body)) // as much of it as can be read
-	return form.Get(name)
+	return values[:min(len(values), maxMembers)]
 }
+
+// maxMembers is how many are looked at.
+const maxMembers = 8
 
 // statusWriter calls a function with the status of an answer before it is sent.
 type statusWriter struct {
