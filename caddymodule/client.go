@@ -54,12 +54,19 @@ const againShare = 8
 // didn't know when it was asked before. They are others, so that whoever tries again and
 // again with a token that has ended keeps nobody behind the same address from being known.
 // But nobody can collect tokens until the homeserver is asked about many in a rejected_ttl.
-func (c client) again() client {
-	again := client{name: c.name}
+func (c client) again() client { return c.other("again ") }
+
+// vouched returns the client with its budgets of questions about tokens by which a request
+// has succeeded. The homeserver knows them, unless something else has answered.
+func (c client) vouched() client { return c.other("vouched ") }
+
+// other returns the client with budgets of another kind, larger by againShare.
+func (c client) other(kind string) client {
+	other := client{name: c.name}
 	for _, b := range c.budgets {
-		again.budgets = append(again.budgets, budget{"again " + b.name, b.limit.Times(againShare)})
+		other.budgets = append(other.budgets, budget{kind + b.name, b.limit.Times(againShare)})
 	}
-	return again
+	return other
 }
 
 // asker returns who asks about a credential. About a token that the homeserver has known

@@ -168,9 +168,10 @@ type Identity struct {
 	Tokens int `json:"tokens,omitempty"`
 
 	// TTL is how long the homeserver is not asked again whose token it is. A
-	// logout, a device deletion, a password change or a deactivation that
-	// passes through this module takes effect at once; TTL bounds how long
-	// another one goes unnoticed. Default: 2m.
+	// logout, a device deletion, a password change, a deactivation, a login with a
+	// device that was there or a refresh that passes through this module takes
+	// effect at once; TTL bounds how long another one goes unnoticed, and a
+	// password reset by mail, which names nobody. Default: 2m.
 	TTL caddy.Duration `json:"ttl,omitempty"`
 
 	// RejectedTTL is how long a token that the homeserver doesn't know is

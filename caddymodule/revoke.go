@@ -5,12 +5,16 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -102,32 +106,33 @@ func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation 
 		}, nothing, nil}
 	case policy.RevokesByLogin:
 		return ending{func(http.Header) {}, nothing, h.learnIssued(true)}
-	case policy.Registers:
+	case policy.RevokesByRefresh:
+		named := h.doubtNamed(r, "refresh_token")
+		both := func() { doubt(); named() }
+		return ending{func(http.Header) { both() }, both, h.learnIssued(false)}
+	case policy.RevokesNamed:
+		named := h.doubtNamed(r, "token")
+		return ending{func(http.Header) { named() }, named, nil}
+	default: // policy.Registers
 		return ending{func(http.Header) {}, nothing, h.learnIssued(false)}
 	}
+}
 
-	// The body names a token: that which ends, or one by whose use another ends. Nobody who
-	// doesn't have it can name it, so it may be in doubt whoever it is.
+// doubtNamed returns what is to be done about a request whose body names a token: one that
+// ends, or by whose use another ends. Nobody can name it who doesn't have it, so it may be
+// in doubt whoever has sent the request.
+func (h *Handler) doubtNamed(r *http.Request, member string) func() {
 	body := newCopied(r, maxSubresponse)
-	doubtNamed := func() {
+	return func() {
 		sent, whole := body.take()
 		if !whole {
 			return
 		}
-		if revocation.Scope == policy.RevokesNamed {
-			token := bodyMember(sent, "token")
-			identities.Doubt(policy.Credential{Token: token})
-			identities.Refreshed(token)
-			return
+		for _, token := range bodyMember(sent, member) {
+			h.memory.identities.Doubt(policy.Credential{Token: token})
+			h.memory.identities.Refreshed(token)
 		}
-		doubt()
-		identities.Refreshed(bodyMember(sent, "refresh_token"))
 	}
-	var answered func(*subresponse)
-	if revocation.Scope == policy.RevokesByRefresh {
-		answered = h.learnIssued(false)
-	}
-	return ending{func(http.Header) { doubtNamed() }, doubtNamed, answered}
 }
 
 // shownCredentials returns what a request shows to tell whose it is: one credential, or
@@ -163,14 +168,15 @@ func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown 
 	}
 	var asked *sender
 	if c, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery); err == nil && len(users) == 0 {
-		asked = &sender{handler: h, again: h.inquire(r, next, c, nil)}
-		if !h.inquire(r, next, c, h.set.rejectedLimit).later(asked.learn) {
-			asked.learn(owner{wait: crowdedWait})
-		}
-		runtime.Gosched() // the question had better leave first
+		asked = &sender{handler: h, again: h.inquire(r, next, c, h.set.rejectedLimit)}
+		asked.again.from = asked.again.from.vouched()
+		asked.ask(h.inquire(r, next, c, h.set.rejectedLimit))
 	}
 	return func(http.Header) {
 		for _, c := range shown {
+			if userID := identities.LastKnown(c); userID != "" && !slices.Contains(users, userID) {
+				users = append(users, userID)
+			}
 			identities.Doubt(c)
 		}
 		for _, userID := range users {
@@ -192,13 +198,44 @@ func (m *memory) revokeUser(userID string) {
 // is asked who that is.
 type sender struct {
 	handler *Handler
-	again   inquiry // to be asked of one who has succeeded, and so isn't made up
+	again   inquiry // to be asked once the request has succeeded
 
 	mu        sync.Mutex // guards all below
 	answered  bool
 	who       owner
 	succeeded bool
 }
+
+// ask asks whose the request is, and lets the question leave first if it can at once: when
+// the homeserver has done what the request asks for, it may no longer know the token. What
+// is waited for is that another goroutine begins and gets the processor for a while, never
+// the homeserver, nor a place in line.
+func (s *sender) ask(question inquiry) {
+	var left atomic.Bool
+	begins := make(chan struct{})
+	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { left.Store(true) }}
+	question.question.client = httptrace.WithClientTrace(question.question.client, trace)
+	places := s.handler.memory.learning
+	if !places.take(question.from.name) {
+		s.learn(owner{wait: crowdedWait})
+		return
+	}
+	go func() {
+		defer places.leave(question.from.name)
+		close(begins)
+		who := question.answer(nil)
+		left.Store(true)
+		s.learn(who)
+	}()
+	<-begins
+	for turn := 0; turn < maxTurns && !left.Load(); turn++ {
+		runtime.Gosched()
+	}
+}
+
+// maxTurns is how often other goroutines are let go first, which takes microseconds if
+// there are none.
+const maxTurns = 100
 
 // learn is called with the homeserver's answer.
 func (s *sender) learn(who owner) {
@@ -257,16 +294,25 @@ func (h *Handler) learnIssued(login bool) func(answer *subresponse) {
 	}
 }
 
-// bodyMember returns a string of a JSON object, or of a form.
-func bodyMember(body []byte, name string) string {
-	var object map[string]any
-	if json.Unmarshal(body, &object) == nil {
-		value, _ := object[name].(string)
-		return value
+// bodyMember returns what a string of a JSON object may be, or a value of a form: of several,
+// not all take the same.
+func bodyMember(body []byte, name string) (values []string) {
+	if json.Valid(body) {
+		for key, span := range members.Of(string(body)) {
+			var value string
+			if key == name && json.Unmarshal(body[span.Start:span.End], &value) == nil {
+				values = append(values, value)
+			}
+		}
+	} else {
+		form, _ := url.ParseQuery(string(body)) // as much of it as can be read
+		values = form[name]
 	}
-	form, _ := url.ParseQuery(string(body)) // as much of it as can be read
-	return form.Get(name)
+	return values[:min(len(values), maxMembers)]
 }
+
+// maxMembers is how many are looked at.
+const maxMembers = 8
 
 // statusWriter calls a function with the status of an answer before it is sent.
 type statusWriter struct {

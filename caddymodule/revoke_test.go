@@ -476,6 +476,8 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 		"no JSON":                                      {login, clientAPI + "refresh", "", `{"refresh_token"`, 200, 0},
 		"revoked by name":                              {nil, "/_tuwunel/oidc/revoke", "", "token=alice-token", 200, 1},
 		"revoked by name, escaped":                     {nil, "/_tuwunel/oidc/revoke", "", "token_type_hint=access_token&token=alice%2Dtoken", 200, 1},
+		"revoked by name, twice":                       {nil, "/oauth2/revoke", "", "token=x&token=alice-token", 200, 1},
+		"revoked by name in JSON, twice":               {nil, "/oauth2/revoke", "", `{"token":1,"token":"x","tok\u0065n":"alice-token"}`, 200, 1},
 		"revoked by its refresh token":                 {login, "/_tuwunel/oidc/revoke", "", "token=r1", 200, 1},
 		"another revoked by name":                      {nil, "/_tuwunel/oidc/revoke", "alice-token", "token=bob-token", 200, 0},
 		"revoked by name where there is no such route": {nil, "/_tuwunel/oidc/revoke", "", "token=alice-token", 404, 0},

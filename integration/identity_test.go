@@ -42,6 +42,9 @@ func TestRevokedTokenIsRefusedAtOnce(t *testing.T) {
 				}
 				read := get(c.path(ofAlice), second.AccessToken)
 				write := put(c.path(ofAlice), second.AccessToken, online)
+				// Whose the other device is has to be known by then, see
+				// TestSessionsEndedByANewDevice.
+				get(c.path(ofAlice), c.alice.AccessToken).to(t, s.URL)
 				read.to(t, s.URL)
 				if a := read.to(t, s.URL); !a.hit() {
 					t.Errorf("before: %s (%s), want a hit", a, a.cacheStatus())

@@ -26,7 +26,9 @@ type request struct {
 	token  string // sent as a bearer token unless empty
 	// second is another Authorization header.
 	second string
-	body   string
+	// from is the address that a proxy before us has seen.
+	from string
+	body string
 }
 
 // to sends the request to a homeserver or a sidecar.
@@ -62,6 +64,9 @@ func (r request) try(ctx context.Context, base string) (answer, error) {
 		if token != "" {
 			req.Header.Add("Authorization", "Bearer "+token)
 		}
+	}
+	if r.from != "" {
+		req.Header.Set("X-Forwarded-For", r.from)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {

@@ -59,16 +59,16 @@ func ParseRevocation(method, escapedPath string) (Revocation, bool) {
 		return Revocation{}, false
 	}
 	switch segments := splitPath(escapedPath); {
+	case method == "POST" && len(segments) == 2 && segments[0] == "oauth2":
+		return parseAuthentication(segments[1:])
 	case len(segments) < 3:
 		return Revocation{}, false
 	case segments[0] == "_matrix" && segments[1] == "client":
 		return parseClientRevocation(method, cutVersionSegments(segments[2:]))
 	case (segments[0] == "_synapse" || segments[0] == "_dendrite") && segments[1] == "admin":
 		return parseAdminRevocation(method, segments[0], segments[2:])
-	case method == "POST" && slices.Equal(segments, []string{"_tuwunel", "oidc", "revoke"}):
-		return Revocation{Scope: RevokesNamed}, true
-	case method == "POST" && slices.Equal(segments, []string{"_tuwunel", "oidc", "token"}):
-		return Revocation{Scope: RevokesByRefresh}, true
+	case method == "POST" && segments[0] == "_tuwunel" && segments[1] == "oidc":
+		return parseAuthentication(segments[2:])
 	}
 	return Revocation{}, false
 }
@@ -110,6 +110,18 @@ func cutVersionSegments(segments []string) []string {
 		return segments[1:]
 	}
 	return nil
+}
+
+// parseAuthentication is for the routes of an authentication service: tuwunel has one
+// below /_tuwunel/oidc, matrix-authentication-service has its own below /oauth2.
+func parseAuthentication(segments []string) (Revocation, bool) {
+	switch {
+	case slices.Equal(segments, []string{"revoke"}):
+		return Revocation{Scope: RevokesNamed}, true
+	case slices.Equal(segments, []string{"token"}):
+		return Revocation{Scope: RevokesByRefresh}, true
+	}
+	return Revocation{}, false
 }
 
 func parseClientRevocation(method string, segments []string) (Revocation, bool) {

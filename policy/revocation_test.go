@@ -58,6 +58,9 @@ func TestRequestsThatRevokeTokens(t *testing.T) {
 		{"POST", "/_tuwunel/oidc/token", refresh},
 		{"POST", "/_tuwunel/oidc/revoke", Revocation{Scope: RevokesNamed}},
 		{"POST", "/_tuwunel/oidc/%72evoke/", Revocation{Scope: RevokesNamed}},
+		// matrix-authentication-service, where it is served by the same site.
+		{"POST", "/oauth2/revoke", Revocation{Scope: RevokesNamed}},
+		{"POST", "/oauth2/token", refresh},
 		{"POST", v3 + "register", Revocation{Scope: Registers}},
 
 		{"PUT", "/_synapse/admin/v2/users/@a:b", of("@a:b")},
@@ -126,6 +129,9 @@ func TestRequestsThatRevokeNothing(t *testing.T) {
 		{"GET", "/_matrix/client/v3/login/sso/redirect"},
 		{"POST", "/_matrix/client/v3/register/email/requestToken"},
 		{"POST", "/_tuwunel/oidc/revoke/x"},
+		{"POST", "/oauth2/registration"},
+		{"POST", "/oauth2"},
+		{"GET", "/oauth2/revoke"},
 		{"POST", "/_tuwunel/oidc/register"},
 		{"GET", "/_tuwunel/oidc/token"},
 		{"POST", "/_tuwunel/oidc"},

@@ -106,11 +106,11 @@ func (s sizesOfTables) heap(e entries) int64 {
 		permission = 84
 		refusal    = 1024 // a body of 100 bytes, and the header fields that came with it
 		identity   = 240
-		rejection  = 240 // and as much for a user with a revocation
+		rejection  = 240 // and as much for a user with a revocation, and for a refresh token
 		budget     = 57
 	)
 	return int64(s.states*(state+2*e.userID+2*e.body) +
 		s.permissions*permission + s.permissions/8*(refusal+2*e.body) +
-		s.tokens*(identity+e.userID) + s.tokens/8*2*rejection +
+		s.tokens*(identity+e.userID) + s.tokens/8*3*rejection +
 		3*s.tokens*budget)
 }

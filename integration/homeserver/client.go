@@ -31,6 +31,15 @@ type Client struct {
 
 // Register makes a user with the shared secret and logs it in.
 func (c Client) Register(ctx context.Context, localpart, password string) (User, error) {
+	return c.register(ctx, localpart, password, false)
+}
+
+// RegisterAdmin is Register for an admin of the homeserver.
+func (c Client) RegisterAdmin(ctx context.Context, localpart, password string) (User, error) {
+	return c.register(ctx, localpart, password, true)
+}
+
+func (c Client) register(ctx context.Context, localpart, password string, admin bool) (User, error) {
 	const path = "/_synapse/admin/v1/register"
 	var nonce struct {
 		Nonce string `json:"nonce"`
@@ -39,14 +48,18 @@ func (c Client) Register(ctx context.Context, localpart, password string) (User,
 		return User{}, fmt.Errorf("registering %s: asking for a nonce: %w", localpart, err)
 	}
 	mac := hmac.New(sha1.New, []byte(c.SharedSecret))
-	mac.Write([]byte(strings.Join([]string{nonce.Nonce, localpart, password, "notadmin"}, "\x00")))
+	word := "notadmin"
+	if admin {
+		word = "admin"
+	}
+	mac.Write([]byte(strings.Join([]string{nonce.Nonce, localpart, password, word}, "\x00")))
 
 	user := User{Password: password}
 	err := c.Do(ctx, http.MethodPost, path, "", map[string]any{
 		"nonce":    nonce.Nonce,
 		"username": localpart,
 		"password": password,
-		"admin":    false,
+		"admin":    admin,
 		"mac":      hex.EncodeToString(mac.Sum(nil)),
 	}, &user)
 	if err != nil {
