@@ -185,7 +185,7 @@ var homeservers = [...]Dialect{Synapse, Dendrite, Tuwunel}
 // read returns what a homeserver makes of a body.
 func (d Dialect) read(body []byte) bodyReading {
 	if d == UnknownDialect {
-		return readByAll(body)
+		return readEach(body)[d]
 	}
 	if !utf8.Valid(body) || !json.Valid(body) {
 		return bodyReading{}
@@ -293,12 +293,14 @@ func readArray(text string) bodyReading {
 	return r.withWord(Tuwunel, word)
 }
 
-// readByAll returns what is certain whichever homeserver it is.
-func readByAll(body []byte) bodyReading {
+// readEach returns what each homeserver makes of a body, and for the unknown one what is
+// certain whichever it is.
+func readEach(body []byte) (each [Tuwunel + 1]bodyReading) {
 	all := bodyReading{taken: surelyTaken}
 	takers := 0
 	for _, d := range homeservers {
 		r := d.read(body)
+		each[d] = r
 		all.taken = min(all.taken, r.taken)
 		if r.taken == notTaken {
 			continue
@@ -309,13 +311,13 @@ func readByAll(body []byte) bodyReading {
 			all.state = NoPresence
 		}
 	}
-	switch {
-	case takers == 0:
-		return bodyReading{}
-	case takers < len(homeservers), all.state == NoPresence:
-		all.taken = perhapsTaken
+	if takers > 0 {
+		if takers < len(homeservers) || all.state == NoPresence {
+			all.taken = perhapsTaken
+		}
+		each[UnknownDialect] = all
 	}
-	return all
+	return each
 }
 
 // Supersede returns the body with which newest leaves at the homeserver what all of these
