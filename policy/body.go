@@ -23,8 +23,9 @@ func (e *BodyError) Error() string { return e.Errcode + ": " + e.Message }
 // that is among values, or without values one that the homeserver may take.
 //
 // What only some homeservers refuse is left to them: further keys and any status_msg may
-// stand, a key may be spelled in another case, as Dendrite reads it, and of several
-// spellings of a key one has to do.
+// stand, and a key may be spelled in another case, as Dendrite reads it. Of several
+// spellings of a key one has to do; all of them if there are values, so that none is a way
+// around these.
 func CheckPresenceBody(body []byte, values []string, d Dialect) error {
 	// encoding/json takes text that is no UTF-8, homeservers don't.
 	if !utf8.Valid(body) || !json.Valid(body) {
@@ -43,7 +44,13 @@ func CheckPresenceBody(body []byte, values []string, d Dialect) error {
 	default:
 		return &BodyError{"M_BAD_JSON", "The request body must be a JSON object."}
 	}
-	if slices.ContainsFunc(words, func(word string) bool { return allows(values, word, d) }) {
+	good := 0
+	for _, word := range words {
+		if allows(values, word, d) {
+			good++
+		}
+	}
+	if good > 0 && (good == len(words) || len(values) == 0) {
 		return nil
 	}
 	if !given {

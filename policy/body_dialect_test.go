@@ -302,7 +302,8 @@ func TestSupersededWritesLeaveTheSameState(t *testing.T) {
 func FuzzBodyPresence(f *testing.F) {
 	for _, body := range []string{
 		`{"presence":"online","status_msg":"x"}`, `{"PRESENCE":"Online"}`, `{"presence":null}`, `{"presence":"x","presence":"online"}`,
-		`["online",null]`, `{"presence":"online","status_msg":null,"STATUS_MSG":"x"}`, `{"pre\u017fence":"\u0130online"}`, "{\"presence\":\"\xff\"}",
+		`["online",null]`, `{"presence":"online","status_msg":null,"STATUS_MSG":"x"}`, `{"pre\u017fence":"\u0130online"}`, `{"presence":"offline","Presence":"online"}`, `{"presence":"online","PRESENCE":"offline"}`,
+		`{"presence":"offline","presence":null}`, `{"presence":"offline","Presence":null,"PRESENCE":"online"}`, `{"presence":"onl\u0130ne"}`, "{\"presence\":\"\xff\"}",
 	} {
 		f.Add([]byte(body))
 	}
@@ -320,6 +321,16 @@ func FuzzBodyPresence(f *testing.F) {
 			if took && read.status != "" {
 				if text, _ := decodeString(read.status); text != m.message[0] {
 					t.Fatalf("%q on %d: the message %q, read as %q", body, d, m.message[0], text)
+				}
+			}
+		}
+		// What presence_values leave out no spelling sets.
+		for _, d := range homeservers {
+			for _, told := range []Dialect{d, UnknownDialect} {
+				m := model{d: d}
+				if CheckPresenceBody(body, []string{"online", "unavailable"}, told) == nil && m.write(0, body) &&
+					m.state[0] != "online" && m.state[0] != "unavailable" && (told == d || d != Tuwunel) {
+					t.Fatalf("%q sets %s on %d", body, m.state[0], d)
 				}
 			}
 		}
