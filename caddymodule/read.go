@@ -26,7 +26,7 @@ const (
 func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
 	h.memory.counters.requests[routeRead].Add(1)
 	if !h.set.cached && !h.set.limitsReads {
-		return h.bypass(w, r, next, "off", nil)
+		return h.serveUncached(w, r, next, route)
 	}
 	authorization := r.Header["Authorization"]
 	credential, err := policy.ParseCredential(authorization, r.URL.RawQuery)
@@ -73,7 +73,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	switch {
 	case !h.set.cached:
-		return h.bypass(w, r, next, "off", nil)
+		return h.serveUncached(w, r, next, route)
 	case !route.Canonical:
 		return h.bypass(w, r, next, "spelling", nil)
 	case r.ContentLength != 0 || r.Header["Upgrade"] != nil:
@@ -128,6 +128,31 @@ func (h *Handler) bypass(w http.ResponseWriter, r *http.Request, next caddyhttp.
 			then(status)
 		}
 	})
+}
+
+// serveUncached passes a read on where nothing is kept. What it shows may still end what is
+// believed of the last write.
+func (h *Handler) serveUncached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
+	if !h.set.absorbs || r.Method != http.MethodGet || !route.Canonical {
+		return h.bypass(w, r, next, "off", nil)
+	}
+	ticket := h.lookup(reader{target: route.UserID}, time.Now()).Ticket
+	copied := &recorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	err := h.bypass(copied, r, next, "off", func(status int) {
+		copied.status, copied.header = status, w.Header().Clone()
+	})
+	if answer := copied.answer(); err == nil && answer.status == http.StatusOK && !answer.large && answer.isJSON() {
+		h.compareWritten(ticket, route.UserID, answer)
+	}
+	return err
+}
+
+// compareWritten compares what the homeserver shows of a user with what they last wrote, unless
+// the answer may be from before.
+func (h *Handler) compareWritten(ticket cache.Ticket, target string, answer *subresponse) {
+	if !h.memory.presence.Overtaken(ticket) {
+		h.memory.repeats.Observe(target, answer.body, h.knownDialect())
+	}
 }
 
 // reader is who reads whose presence.
@@ -360,8 +385,8 @@ func (h *Handler) remember(ticket cache.Ticket, who reader, result *subresponse)
 		// Not from a homeserver, or in an encoding that we didn't ask for.
 	case result.status == http.StatusOK:
 		answer, err := cache.ParseAnswer(result.body, keptList(result.header))
-		if err == nil && !presence.Overtaken(ticket) {
-			h.memory.repeats.Observe(who.target, result.body, h.knownDialect())
+		if err == nil {
+			h.compareWritten(ticket, who.target, result)
 		}
 		if err != nil || variesByClient(result.header) {
 			presence.MarkUncached(ticket)

@@ -318,6 +318,10 @@ func readEach(body []byte) (each [Tuwunel + 1]bodyReading) {
 			all.state = NoPresence
 		}
 	}
+	if takers == 1 {
+		// One of the others takes it too, if presence is turned off there.
+		all.state = NoPresence
+	}
 	if takers > 0 {
 		if takers < len(homeservers) || all.state == NoPresence {
 			all.taken = perhapsTaken
