@@ -48,6 +48,15 @@ func TestAWriteIsSeenInTickets(t *testing.T) {
 			}
 		}
 	}
+	// Its answer says nothing about a write that has ended since.
+	for name, overtaken := range map[string]bool{
+		"idle": p.Overtaken(idle), "in the first write": p.Overtaken(inFirst), "in both": p.Overtaken(inBoth), "after the second": p.Overtaken(afterSecond),
+		"settling": !p.Overtaken(settling), "settled": !p.Overtaken(settled),
+	} {
+		if !overtaken {
+			t.Errorf("%s: overtaken is wrong", name)
+		}
+	}
 	for _, tt := range []struct {
 		name   string
 		ticket Ticket

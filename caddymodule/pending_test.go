@@ -892,6 +892,7 @@ func TestOnlyWhatTheHomeserverTakesWaits(t *testing.T) {
 					p.put("alice-token", alice, message(0))
 					wanted := make(map[string]float64)
 					for _, body := range bodies {
+						synctest.Wait() // an observation may take longer than its request
 						resp := p.put("alice-token", alice, body)
 						wanted[map[int]string{200: "coalesced", 400: "invalid", 429: "limited"}[want[body]]]++
 						if mode == "enforce" && resp.StatusCode != want[body] {

@@ -122,8 +122,8 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 		learn:                 func(status int, header http.Header) bool { return h.memory.preflights.learn(kind, status, header, now) },
 	}
 	err := h.forward(answer, r, next, reasonPreflight, func(int) {})
-	if err == nil && r.Context().Err() == nil {
-		answer.end()
+	if err == nil {
+		answer.end(r.Context().Err() == nil)
 	}
 	return err
 }
@@ -217,10 +217,10 @@ func (p *preflightWriter) FlushError() error {
 	return http.NewResponseController(p.ResponseWriter).Flush()
 }
 
-// end is called when the answer is whole.
-func (p *preflightWriter) end() {
+// end is called when the answer is over, and whether it is whole.
+func (p *preflightWriter) end(whole bool) {
 	if p.status != 0 {
-		p.decide(true)
+		p.decide(whole)
 	}
 }
 

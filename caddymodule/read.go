@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -26,7 +27,7 @@ const (
 func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
 	h.memory.counters.requests[routeRead].Add(1)
 	if !h.set.cached && !h.set.limitsReads {
-		return h.bypass(w, r, next, "off")
+		return h.serveUncached(w, r, next, route)
 	}
 	authorization := r.Header["Authorization"]
 	credential, err := policy.ParseCredential(authorization, r.URL.RawQuery)
@@ -78,7 +79,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	switch {
 	case !h.set.cached:
-		return h.bypass(w, r, next, "off")
+		return h.serveUncached(w, r, next, route)
 	case !route.Canonical:
 		return h.bypass(w, r, next, "spelling")
 	case uncacheable:
@@ -140,6 +141,31 @@ func (h *Handler) bypass(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	return h.forward(w, r, next, reasonBypass, func(int) {
 		w.Header().Add("Cache-Status", cacheName+"; fwd=bypass; detail="+why)
 	})
+}
+
+// serveUncached passes a read on where nothing is kept. What it shows may still end what is
+// believed of the last write.
+func (h *Handler) serveUncached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
+	absorbs := h.set.absorbs || h.memory.needs.absorbs.Load()
+	if !absorbs || r.Method != http.MethodGet || !route.Canonical {
+		return h.bypass(w, r, next, "off")
+	}
+	ticket := h.lookup(reader{target: route.UserID}, time.Now()).Ticket
+	watched, finish := newWatch(w, func(status int) bool { return status == http.StatusOK }, func(answer *subresponse) {
+		if !answer.large && answer.isJSON() && json.Valid(answer.body) {
+			h.compareWritten(ticket, route.UserID, answer)
+		}
+	})
+	defer finish()
+	return h.bypass(watched, r, next, "off")
+}
+
+// compareWritten compares what the homeserver shows of a user with what they last wrote, unless
+// the answer may be from before.
+func (h *Handler) compareWritten(ticket cache.Ticket, target string, answer *subresponse) {
+	if !h.memory.presence.Overtaken(ticket) {
+		h.memory.repeats.Observe(target, answer.body, h.knownDialect())
+	}
 }
 
 // reader is who reads whose presence.
@@ -372,8 +398,8 @@ func (h *Handler) remember(ticket cache.Ticket, who reader, result *subresponse)
 		// Not from a homeserver, or in an encoding that we didn't ask for.
 	case result.status == http.StatusOK:
 		answer, err := cache.ParseAnswer(result.body, keptList(result.header))
-		if err == nil && !presence.Overtaken(ticket) {
-			h.memory.repeats.Observe(who.target, result.body, h.knownDialect())
+		if err == nil {
+			h.compareWritten(ticket, who.target, result)
 		}
 		if err != nil || variesByClient(result.header) {
 			presence.MarkUncached(ticket)

@@ -153,36 +153,38 @@ func TestAReadThatContradictsTheLastWriteEndsItsRepeats(t *testing.T) {
 			p.get("bob-token", alice)
 		}, false},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				h := absorbing()
-				h.Homeserver = "synapse"
-				p := newProxy(t, h)
-				lose := true
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
-					if r.Method == http.MethodPut && lose {
-						lose = false
-						p.hs.mu.Lock()
-						p.hs.presence[alice] = `{"presence":"offline"}`
-						p.hs.mu.Unlock()
-						answer(w, 200, `{}`)
-						return true, nil
+		for _, cache := range []*Cache{{}, {Off: true}, {PerViewer: true}} {
+			t.Run(fmt.Sprint(name, cache.Off, cache.PerViewer), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					h := absorbing()
+					h.Homeserver, h.Cache = "synapse", cache
+					p := newProxy(t, h)
+					lose := true
+					p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+						if r.Method == http.MethodPut && lose {
+							lose = false
+							p.hs.mu.Lock()
+							p.hs.presence[alice] = `{"presence":"offline"}`
+							p.hs.mu.Unlock()
+							answer(w, 200, `{}`)
+							return true, nil
+						}
+						return false, nil
+					})
+					p.get("bob-token", alice)
+					p.put("alice-token", alice, online)
+					tc.read(p)
+					want := "matrix_presence; fwd=method"
+					if tc.absorbed {
+						want = "matrix_presence; detail=absorbed"
 					}
-					return false, nil
+					p.want(p.put("alice-token", alice, online), 200, "{}", want)
+					if !tc.absorbed {
+						p.want(p.get("bob-token", alice), 200, `{"presence":"online","status_msg":""}`, "")
+					}
 				})
-				p.get("bob-token", alice)
-				p.put("alice-token", alice, online)
-				tc.read(p)
-				want := "matrix_presence; fwd=method"
-				if tc.absorbed {
-					want = "matrix_presence; detail=absorbed"
-				}
-				p.want(p.put("alice-token", alice, online), 200, "{}", want)
-				if !tc.absorbed {
-					p.want(p.get("bob-token", alice), 200, `{"presence":"online","status_msg":""}`, "")
-				}
 			})
-		})
+		}
 	}
 }
 

@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
@@ -133,4 +136,56 @@ func TestObserveChangesNothing(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestALostFirstWriteIsMended: Synapse may lose an acknowledged write that comes at the same moment
+// as the first read of its user. Through absorb the repeats, which mend it directly, were kept
+// from the homeserver for as long as refresh, whatever readers saw.
+func TestALostFirstWriteIsMended(t *testing.T) {
+	hs := server(t, "synapse", homeserver.Options{})
+	s := site(t, "repeat_writes absorb\n\t\trefresh 25s\n\t\twrite_limit off", hs.URL)
+	var users []*cast
+	for range 8 {
+		users = append(users, newCast(t, hs))
+	}
+	var lost atomic.Int64
+	var all sync.WaitGroup
+	for _, c := range users {
+		for _, name := range []string{"alice", "bob", "stranger"} {
+			path := "/_matrix/client/v3/presence/{" + name + "}/status"
+			read, write := c.request(get(path, name)), c.request(put(path, name, online))
+			all.Go(func() {
+				var first sync.WaitGroup
+				for _, r := range []request{read, write, read} {
+					first.Go(func() { _, _ = r.try(t.Context(), s.URL) })
+				}
+				first.Wait()
+				if a, err := read.try(t.Context(), hs.URL); err != nil || a.field("presence") != "online" {
+					lost.Add(1)
+				}
+				for tries := 0; ; tries++ {
+					direct, err := read.try(t.Context(), hs.URL)
+					through, errThrough := read.try(t.Context(), s.URL)
+					if err != nil || errThrough != nil {
+						t.Errorf("reading: %v, %v", err, errThrough)
+						return
+					}
+					if direct.field("presence") == "online" && through.field("presence") == "online" {
+						return
+					}
+					if tries == 50 {
+						t.Errorf("%s is not online after its repeats: %s, through the sidecar %s", name, direct, through)
+						return
+					}
+					if _, err := write.try(t.Context(), s.URL); err != nil {
+						t.Error(err)
+						return
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+			})
+		}
+	}
+	all.Wait()
+	t.Logf("%d of %d first writes were lost", lost.Load(), 3*len(users))
 }

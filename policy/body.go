@@ -23,8 +23,9 @@ func (e *BodyError) Error() string { return e.Errcode + ": " + e.Message }
 // that is among values, or without values one that the homeserver may take.
 //
 // What only some homeservers refuse is left to them: further keys and any status_msg may
-// stand, a key may be spelled in another case, as Dendrite reads it, and of several
-// spellings of a key one has to do.
+// stand, and a key may be spelled in another case, as Dendrite reads it. Of several
+// spellings of a key one has to do; all of them if there are values, so that none is a way
+// around these.
 func CheckPresenceBody(body []byte, values []string, d Dialect) error {
 	// encoding/json takes text that is no UTF-8, homeservers don't.
 	if !utf8.Valid(body) || !json.Valid(body) {
@@ -43,7 +44,13 @@ func CheckPresenceBody(body []byte, values []string, d Dialect) error {
 	default:
 		return &BodyError{"M_BAD_JSON", "The request body must be a JSON object."}
 	}
-	if slices.ContainsFunc(words, func(word string) bool { return allows(values, word, d) }) {
+	good := 0
+	for _, word := range words {
+		if allows(values, word, d) {
+			good++
+		}
+	}
+	if good > 0 && (good == len(words) || len(values) == 0) {
 		return nil
 	}
 	if !given {
@@ -185,7 +192,7 @@ var homeservers = [...]Dialect{Synapse, Dendrite, Tuwunel}
 // read returns what a homeserver makes of a body.
 func (d Dialect) read(body []byte) bodyReading {
 	if d == UnknownDialect {
-		return readByAll(body)
+		return readEach(body)[d]
 	}
 	if !utf8.Valid(body) || !json.Valid(body) {
 		return bodyReading{}
@@ -293,12 +300,14 @@ func readArray(text string) bodyReading {
 	return r.withWord(Tuwunel, word)
 }
 
-// readByAll returns what is certain whichever homeserver it is.
-func readByAll(body []byte) bodyReading {
+// readEach returns what each homeserver makes of a body, and for the unknown one what is
+// certain whichever it is.
+func readEach(body []byte) (each [Tuwunel + 1]bodyReading) {
 	all := bodyReading{taken: surelyTaken}
 	takers := 0
 	for _, d := range homeservers {
 		r := d.read(body)
+		each[d] = r
 		all.taken = min(all.taken, r.taken)
 		if r.taken == notTaken {
 			continue
@@ -309,13 +318,17 @@ func readByAll(body []byte) bodyReading {
 			all.state = NoPresence
 		}
 	}
-	switch {
-	case takers == 0:
-		return bodyReading{}
-	case takers < len(homeservers), all.state == NoPresence:
-		all.taken = perhapsTaken
+	if takers == 1 {
+		// One of the others takes it too, if presence is turned off there.
+		all.state = NoPresence
 	}
-	return all
+	if takers > 0 {
+		if takers < len(homeservers) || all.state == NoPresence {
+			all.taken = perhapsTaken
+		}
+		each[UnknownDialect] = all
+	}
+	return each
 }
 
 // Supersede returns the body with which newest leaves at the homeserver what all of these

@@ -88,6 +88,12 @@ func TestAllowedValuesAreTheConfiguredOnes(t *testing.T) {
 		{[]string{"online", "offline"}, `{"presence":"unavailable"}`, false},
 		{[]string{"online", "offline"}, `{"presence":"offline"}`, true},
 		{[]string{"dnd"}, `{"presence":"dnd"}`, true},
+		// Dendrite takes the last.
+		{[]string{"online"}, `{"presence":"online","Presence":"offline"}`, false},
+		{[]string{"online"}, `{"Presence":"offline","presence":"online"}`, false},
+		{[]string{"online"}, `{"presence":"offline","presence":null}`, false},
+		{[]string{"online"}, `{"presence":"offline","presence":"online"}`, true},
+		{[]string{"online"}, `{"presence":"online","Presence":null}`, true},
 	} {
 		err := CheckPresenceBody([]byte(tt.body), tt.values, UnknownDialect)
 		if (err == nil) != tt.ok {

@@ -173,8 +173,7 @@ func (a Attempt) End(succeeded *PresenceWrite) {
 	delete(shard.writing, user)
 	if succeeded != nil && !w.disturbed {
 		last := wrote{digest: a.repeats.digest(succeeded), departed: a.departed, repeated: a.departed}
-		for d := range Tuwunel + 1 {
-			r := d.read(succeeded.Body)
+		for d, r := range readEach(succeeded.Body) {
 			last.states[d] = r.state
 			if r.status != "" {
 				message, _ := decodeString(r.status)
