@@ -327,6 +327,14 @@ func (h *Handler) wrote(write *policy.PresenceWrite) {
 	h.memory.devices.Wrote(write.UserID, write.Fingerprint, state, dialect, time.Now())
 }
 
+// writeAnswered notes that a presence write was answered with a status, 0 for none. Unless it
+// was taken or refused, the homeserver may have applied it.
+func (h *Handler) writeAnswered(write *policy.PresenceWrite, status int) {
+	if h.set.watchesSyncs() && (status == 0 || status >= http.StatusInternalServerError) {
+		h.memory.devices.Doubt(write.UserID, write.Fingerprint, h.knownDialect())
+	}
+}
+
 // deviceOf tells the devices of a user apart, by the credential. The parameters of an
 // ordinary token have no effect, so that nobody has more devices by making them up.
 func (m *memory) deviceOf(c policy.Credential, userID string) [16]byte {

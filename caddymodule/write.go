@@ -117,11 +117,12 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 	fence := h.memory.presence.BeginWrite(write.UserID)
 	// Also for a handler that absorbs nothing itself: another of this memory may.
 	attempt := h.memory.repeats.Begin(write.UserID, began)
-	acknowledged := false
+	acknowledged, answered := false, 0
 	// Also when the client went away, or the answer broke off and reverse_proxy
 	// panics: the homeserver may have applied it.
 	defer func() {
 		h.endFence(fence, began, acknowledged, write.Body)
+		h.writeAnswered(&write.PresenceWrite, answered)
 		if acknowledged && write.class.absorb {
 			attempt.End(&write.PresenceWrite)
 		} else {
@@ -130,6 +131,7 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 	}()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
+		answered = status
 		switch {
 		case status < http.StatusMultipleChoices:
 			h.wrote(&write.PresenceWrite)
