@@ -116,6 +116,34 @@ func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
 	}
 }
 
+// A request with two tokens is taken for one of theirs, by some homeservers. Then that user's
+// presence may have changed.
+func TestSyncWithTwoTokensMayBeEithers(t *testing.T) {
+	for _, comes := range []func() *http.Request{
+		func() *http.Request {
+			return request("GET", syncPath+"?since=s&timeout=0&access_token=carol-token", "alice-token", "")
+		},
+		func() *http.Request {
+			return request("PUT", typingPath+"?access_token=carol-token", "alice-token", "{}")
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProxy(t, &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"})
+			m := p.behaves("tuwunel") // the header counts
+			p.knows("alice-token")
+			p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
+			time.Sleep(2 * time.Second)
+			p.wantShown(m, alice, "the first sync")
+			p.do(comes())
+			if state := p.wantShown(m, alice, "a request with two tokens"); state != "online" {
+				t.Errorf("the model says %q", state)
+			}
+			p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
+			p.wantShown(m, alice, "the next sync")
+		})
+	}
+}
+
 // A user who has logged a device out is seen as their next one says at once. On Dendrite
 // the old one's state held for as long as refresh.
 func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {

@@ -160,13 +160,13 @@ func (h *Handler) endFence(fence cache.Write, began time.Time, acknowledged bool
 //	1 message: the homeserver acts upon it, the device is online
 func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
-	if err != nil {
-		return next.ServeHTTP(w, r)
+	userID := ""
+	if err == nil {
+		userID = h.memory.identities.LastKnown(credential)
 	}
-	userID := h.memory.identities.LastKnown(credential)
 	if userID == "" {
 		// Others may have read the user's presence.
-		defer h.mayChange(r, next, credential)()
+		defer h.mayChange(r, next)()
 		return next.ServeHTTP(w, r)
 	}
 	m, device, began := h.memory, h.memory.deviceOf(credential, userID), time.Now()
