@@ -2,12 +2,16 @@ package caddymodule
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -112,6 +116,34 @@ func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
 	}
 }
 
+// A request with two tokens is taken for one of theirs, by some homeservers. Then that user's
+// presence may have changed.
+func TestSyncWithTwoTokensMayBeEithers(t *testing.T) {
+	for _, comes := range []func() *http.Request{
+		func() *http.Request {
+			return request("GET", syncPath+"?since=s&timeout=0&access_token=carol-token", "alice-token", "")
+		},
+		func() *http.Request {
+			return request("PUT", typingPath+"?access_token=carol-token", "alice-token", "{}")
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProxy(t, &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"})
+			m := p.behaves("tuwunel") // the header counts
+			p.knows("alice-token")
+			p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
+			time.Sleep(2 * time.Second)
+			p.wantShown(m, alice, "the first sync")
+			p.do(comes())
+			if state := p.wantShown(m, alice, "a request with two tokens"); state != "online" {
+				t.Errorf("the model says %q", state)
+			}
+			p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
+			p.wantShown(m, alice, "the next sync")
+		})
+	}
+}
+
 // A user who has logged a device out is seen as their next one says at once. On Dendrite
 // the old one's state held for as long as refresh.
 func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {
@@ -194,4 +226,37 @@ func TestRefusedSyncsAreNotTakenForSaid(t *testing.T) {
 			t.Errorf("in the end it says %v", got)
 		}
 	})
+}
+
+// A write whose answer breaks off may have been applied. The sync after it, which says what
+// the device said before, once was taken out as a repeat: the user stayed what the write
+// had made of them for up to refresh, and for readers up to a ttl more.
+func TestSyncAfterAWriteThatMayHaveHappened(t *testing.T) {
+	for _, name := range []string{"synapse", "tuwunel"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Sync: "limit", Homeserver: name})
+				p.knows("alice-token")
+				m := p.behaves(name)
+				const sync = syncPath + "?since=s&timeout=0"
+				p.do(request("GET", sync, "alice-token", ""))
+				m.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method != http.MethodPut {
+						return m.serve(w, r)
+					}
+					_, _ = m.serve(httptest.NewRecorder(), r)
+					return true, caddyhttp.Error(502, io.ErrUnexpectedEOF)
+				})
+				p.put("alice-token", alice, `{"presence":"unavailable"}`)
+				time.Sleep(2 * time.Second)
+				if state := p.wantShown(m, alice, "the write"); state != "unavailable" {
+					t.Errorf("the model says %q", state)
+				}
+				p.do(request("GET", sync, "alice-token", ""))
+				if state := p.wantShown(m, alice, "the sync"); state != "online" {
+					t.Errorf("the model says %q", state)
+				}
+			})
+		})
+	}
 }

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // written is what a homeserver has of a user's writes. Synapse keeps a state of each device
@@ -176,43 +174,4 @@ func compareWrites(p *proxy, r *rand.Rand, d dialect, devices int, minds bool) (
 		p.t.Errorf("%sended as %+v, directly as %+v", &story, through, direct)
 	}
 	return got["deliveries_total superseded"] + got["deliveries_total overtaken"]
-}
-
-// On tuwunel a write of a word that it doesn't know makes the device offline. Here it was noted as
-// busy, or online, so that a later sync which was held went out with a state that nobody had
-// asked for.
-func TestAHeldSyncFollowsWhatAWriteMeantOnTheHomeserver(t *testing.T) {
-	for _, tt := range []struct{ homeserver, body, want string }{
-		{"tuwunel", `{"presence":"org.matrix.msc3026.busy"}`, "offline"},
-		{"tuwunel", `{"presence":"ONLINE"}`, "offline"},
-		{"tuwunel", `{"presence":""}`, "offline"},
-		{"tuwunel", `{"presence":"online","presence":"away"}`, "offline"},
-		{"tuwunel", `["offline","x"]`, "offline"},
-		{"tuwunel", `{"presence":"offline"}`, "offline"},
-		{"tuwunel", `{"presence":"OFFLINE"}`, "offline"},
-		{"dendrite", `{"Presence":"OFFLINE"}`, "offline"},
-		{"dendrite", `{"presence":"online","PRESENCE":"offline"}`, "offline"},
-	} {
-		t.Run(tt.homeserver+" "+tt.body, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{
-					Sync: "limit", Homeserver: tt.homeserver, SyncLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)},
-				})
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
-					if r.Method == http.MethodPut {
-						answer(w, 200, `{}`)
-					}
-					return r.Method == http.MethodPut, nil
-				})
-				const unavailable, online = "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=online"
-				p.wantSync("alice-token", online, online)
-				time.Sleep(time.Minute)
-				p.wantSync("alice-token", unavailable, unavailable) // takes the budget
-				time.Sleep(time.Minute)
-				p.want(p.put("alice-token", alice, tt.body), 200, "{}", "")
-				time.Sleep(time.Second)
-				p.wantSync("alice-token", online, "since=s&timeout=0&set_presence="+tt.want)
-			})
-		})
-	}
 }

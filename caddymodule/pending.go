@@ -458,6 +458,7 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 		w.handler.wrote(taken)
 		return deliveryDone, 0
 	}
+	w.handler.writeAnswered(&w.PresenceWrite, answer.status)
 	retry = min(lastRetry, firstRetry<<min(w.attempts-1, 10))
 	switch {
 	case answer.err == nil && answer.status == http.StatusUnauthorized:

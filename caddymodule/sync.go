@@ -105,7 +105,7 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	if err != nil {
-		return h.passSync(w, r, next, syncUnknown)
+		return h.passUnjudged(w, r, next)
 	}
 	// Nothing is authorised by it, and the homeserver looks at the token itself.
 	userID := h.memory.identities.LastKnown(credential)
@@ -144,11 +144,7 @@ func (h *Handler) passUnjudged(w http.ResponseWriter, r *http.Request, next cadd
 // unsettleBy forgets the presence of a sync's user, now and when the answer begins, or if
 // there is none when it is done.
 func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (watched http.ResponseWriter, done func()) {
-	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
-	if err != nil {
-		return w, func() {}
-	}
-	again := h.mayChange(r, next, credential)
+	again := h.mayChange(r, next)
 	answered := false
 	watched = onStatus(w, func(int) {
 		answered = true
@@ -161,23 +157,35 @@ func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyh
 	}
 }
 
-// mayChange is for a request of a credential that may change its user's presence, in a way
-// that isn't known. What is remembered of that is forgotten, and has to be again when the
-// homeserver has acted upon the request. If it isn't known whose it is, that is asked for
-// while the request is served, and forgotten when it turns out: nothing waits for it.
-func (h *Handler) mayChange(r *http.Request, next caddyhttp.Handler, c policy.Credential) (again func()) {
-	known := func() bool {
-		userID := h.memory.identities.LastKnown(c)
-		if userID != "" {
-			h.unsettle(userID)
-			h.memory.devices.Doubt(userID, h.memory.deviceOf(c, userID), h.knownDialect())
+// mayChange is for a request that may change its user's presence, in a way that isn't
+// known. What is remembered of that is forgotten, and has to be again when the homeserver
+// has acted upon the request. If it isn't known whose it is, that is asked for while the
+// request is served, and forgotten when it turns out: nothing waits for it. If homeservers
+// read its credential differently, it is anybody's whose token it has.
+func (h *Handler) mayChange(r *http.Request, next caddyhttp.Handler) (again func()) {
+	authorization := r.Header["Authorization"]
+	credential, err := policy.ParseCredential(authorization, r.URL.RawQuery)
+	credentials := []policy.Credential{credential}
+	if err != nil {
+		credentials = nil
+		for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
+			credentials = append(credentials, policy.Credential{Token: token})
 		}
-		return userID != ""
 	}
-	if !known() {
-		h.learn(r, next, c, h.unsettle)
+	forget := func() (known bool) {
+		for _, c := range credentials {
+			if userID := h.memory.identities.LastKnown(c); userID != "" {
+				h.unsettle(userID)
+				h.memory.devices.Doubt(userID, h.memory.deviceOf(c, userID), h.knownDialect())
+				known = true
+			}
+		}
+		return known
 	}
-	return func() { known() }
+	if !forget() && err == nil {
+		h.learn(r, next, credential, h.unsettle)
+	}
+	return func() { forget() }
 }
 
 // unsettle forgets what a user's presence is, because it may have changed.
@@ -331,6 +339,14 @@ func (h *Handler) wrote(write *policy.PresenceWrite) {
 	dialect := h.knownDialect()
 	state := policy.BodyPresence(write.Body, dialect)
 	h.memory.devices.Wrote(write.UserID, write.Fingerprint, state, dialect, time.Now())
+}
+
+// writeAnswered notes that a presence write was answered with a status, 0 for none. Unless it
+// was taken or refused, the homeserver may have applied it.
+func (h *Handler) writeAnswered(write *policy.PresenceWrite, status int) {
+	if h.watchesSyncs() && (status == 0 || status >= http.StatusInternalServerError) {
+		h.memory.devices.Doubt(write.UserID, write.Fingerprint, h.knownDialect())
+	}
 }
 
 // deviceOf tells the devices of a user apart, by the credential. The parameters of an

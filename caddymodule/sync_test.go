@@ -469,11 +469,11 @@ func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
 		p.put("bob-token", alice, `{"presence":"online"}`) // refused
 		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method == "PUT" {
-				answer(w, 500, `{}`)
+				answer(w, 429, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests"}`)
 			}
 			return r.Method == "PUT", nil
 		}
-		p.put("alice-token", alice, `{"presence":"online"}`) // failed
+		p.put("alice-token", alice, `{"presence":"online"}`) // refused, too
 		p.hs.intercept = nil
 		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline")
 		p.put("alice-token", alice, `{"presence":"online"}`)

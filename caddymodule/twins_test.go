@@ -76,31 +76,46 @@ func (tw *twins) live(random *rand.Rand, who actor, until time.Time) (highest st
 	return word, all
 }
 
-// Two equal homeservers, one behind the busy profile, get the same random traffic. A
+const twinPhase, twinPhases = 240 * time.Second, 3
+
+// Two equal homeservers, one behind the busy profile or another, get the same random traffic. A
 // watcher looks at each user every second. What a request changes is seen at once, what
 // timers change no later than a ttl; in the end both are the same; and who syncs all the time is
 // never offline. Such a test found most of what TestSyncsShowWhatTheyWouldWithoutUs and its
 // neighbours are about.
 func TestTwins(t *testing.T) {
+	profiles := map[string]func() *Handler{
+		"busy": func() *Handler {
+			return &Handler{
+				RepeatWrites: "absorb", OverLimit: "coalesce", Sync: "limit",
+				WriteLimit: &Limit{Events: 2, Window: caddy.Duration(time.Second), Burst: 5},
+				SyncLimit:  &Limit{Events: 1, Window: caddy.Duration(2 * time.Second), Burst: 5},
+			}
+		},
+		"absorbing": func() *Handler { return &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}} },
+		"tight": func() *Handler {
+			return &Handler{Sync: "limit", WriteLimit: &Limit{Off: true}, SyncLimit: &Limit{Events: 1, Window: caddy.Duration(30 * time.Second), Burst: 1}}
+		},
+	}
 	for _, name := range []string{"synapse", "dendrite", "tuwunel"} {
-		t.Run(name, func(t *testing.T) {
-			random := testkit.Rand(t)
-			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{
-					Homeserver: name, RepeatWrites: "absorb", OverLimit: "coalesce", Sync: "limit",
-					WriteLimit: &Limit{Events: 2, Window: caddy.Duration(time.Second), Burst: 5},
-					SyncLimit:  &Limit{Events: 1, Window: caddy.Duration(2 * time.Second), Burst: 5},
+		for profile, handler := range profiles {
+			t.Run(name+"/"+profile, func(t *testing.T) {
+				random := testkit.Rand(t)
+				synctest.Test(t, func(t *testing.T) {
+					h := handler()
+					h.Homeserver = name
+					p := newProxy(t, h)
+					tw := &twins{proxy: p, behind: p.behaves(name), wrote: make(map[string]string)}
+					tw.direct = &modelled{Homeserver: testkit.NewHomeserver(name, time.Now()), hs: p.hs}
+					var users sync.WaitGroup
+					for n := range 4 {
+						userID, seed := fmt.Sprintf("@user%d:example.com", n), random.Uint64()
+						users.Go(func() { tw.user(rand.New(rand.NewPCG(seed, seed)), userID) })
+					}
+					users.Wait()
 				})
-				tw := &twins{proxy: p, behind: p.behaves(name), wrote: make(map[string]string)}
-				tw.direct = &modelled{Homeserver: testkit.NewHomeserver(name, time.Now()), hs: p.hs}
-				var users sync.WaitGroup
-				for n := range 6 {
-					userID, seed := fmt.Sprintf("@user%d:example.com", n), random.Uint64()
-					users.Go(func() { tw.user(rand.New(rand.NewPCG(seed, seed)), userID) })
-				}
-				users.Wait()
 			})
-		})
+		}
 	}
 }
 
@@ -109,8 +124,6 @@ func (tw *twins) lastWritten(userID string) string {
 	defer tw.mu.Unlock()
 	return tw.wrote[userID]
 }
-
-const twinPhase, twinPhases = 240 * time.Second, 3
 
 // user lives through some phases with some devices, and is watched.
 func (tw *twins) user(random *rand.Rand, userID string) {

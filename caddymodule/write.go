@@ -119,11 +119,12 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 	fence := h.memory.presence.BeginWrite(write.UserID)
 	// Also for a handler that absorbs nothing itself: another of this memory may.
 	attempt := h.memory.repeats.Begin(write.UserID, began)
-	acknowledged := false
+	acknowledged, answered := false, 0
 	// Also when the client went away, or the answer broke off and reverse_proxy
 	// panics: the homeserver may have applied it.
 	defer func() {
 		h.endFence(fence, began, acknowledged, write.Body)
+		h.writeAnswered(&write.PresenceWrite, answered)
 		if acknowledged && write.class.absorb {
 			attempt.End(&write.PresenceWrite)
 		} else {
@@ -134,7 +135,7 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 	defer finish()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
-		if status < http.StatusMultipleChoices {
+		if answered = status; status < http.StatusMultipleChoices {
 			h.wrote(&write.PresenceWrite)
 			acknowledged = true
 		}
@@ -159,13 +160,13 @@ func (h *Handler) endFence(fence cache.Write, began time.Time, acknowledged bool
 //	1 message: the homeserver acts upon it, the device is online
 func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
-	if err != nil {
-		return next.ServeHTTP(w, r)
+	userID := ""
+	if err == nil {
+		userID = h.memory.identities.LastKnown(credential)
 	}
-	userID := h.memory.identities.LastKnown(credential)
 	if userID == "" {
 		// Others may have read the user's presence.
-		defer h.mayChange(r, next, credential)()
+		defer h.mayChange(r, next)()
 		return next.ServeHTTP(w, r)
 	}
 	m, device, began := h.memory, h.memory.deviceOf(credential, userID), time.Now()

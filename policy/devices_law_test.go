@@ -130,7 +130,7 @@ func (tw *twins) look(now time.Time) {
 func TestSyncsShowWhatTheyWouldWithoutUs(t *testing.T) {
 	random := testkit.Rand(t)
 	for dialect, name := range map[Dialect]string{Synapse: "synapse", Dendrite: "dendrite", Tuwunel: "tuwunel"} {
-		for round := range 40 {
+		for round := range 25 {
 			limit, err := NewLimit(6, time.Minute, 5)
 			if err != nil {
 				t.Fatal(err)
