@@ -100,7 +100,12 @@ var bodyAxis = axis[*call]{"body", []value[*call]{
 
 // credentialAxis is how a token is shown. What follows comes after it.
 var credentialAxis = axis[*call]{"credential", []value[*call]{
-	{"header", func(c *call) { c.field("Authorization", "Bearer "+c.token) }},
+	{"header", func(c *call) {
+		c.field("Authorization", "Bearer "+c.token)
+		if c.as != "" {
+			c.ask("user_id=" + url.QueryEscape(c.as))
+		}
+	}},
 	{"query", func(c *call) { c.ask("access_token=" + c.token) }},
 	{"user_id of oneself", func(c *call) {
 		c.field("Authorization", "Bearer "+c.token)
@@ -188,6 +193,10 @@ var routeAxis = axis[*call]{"route", []value[*call]{
 	}},
 	{"typing", func(c *call) {
 		c.method, c.path, c.body = "PUT", "/_matrix/client/v3/rooms/!r:example.com/typing/@a:example.com", "{}"
+	}},
+	{"login", func(c *call) {
+		c.method, c.path = "POST", "/_matrix/client/v3/login"
+		c.body = fmt.Sprintf(`{"user":%q,"device_id":%q,"token":%q}`, c.who.user, c.device, secondToken(c.who, c.device))
 	}},
 	{"media", func(c *call) { c.method, c.path = "GET", "/_matrix/media/v3/download/example.com/x" }},
 	{"upload", func(c *call) {

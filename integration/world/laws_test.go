@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -168,28 +169,29 @@ func (p *plan) stateIsTrue(r *run, o *outcome) string {
 		stale = 5 * time.Minute
 	}
 	token := o.call.token
-	lo := o.ended.Add(-identityTTL - stale)
+	from := o.ended.Add(-identityTTL - stale)
 	for _, other := range r.outcomes {
-		if other.ended.Before(o.began) && endsToken(other, token) {
-			lo = latest(lo, other.began)
+		if at, ended := r.endsToken(other, token); ended && other.ended.Before(o.began) {
+			from = latest(from, at)
 		}
 	}
-	good := false
-	for at := range r.hs.Between(lo, o.ended) {
-		_, _, no := r.hs.Viewer(at, token, "")
-		good = good || no == nil
+	viewer := ""
+	for at := range r.hs.Between(from, o.ended) {
+		if user, _, no := r.hs.Viewer(at, token, o.call.as); no == nil {
+			viewer = user
+		}
 	}
-	if !good {
+	if viewer == "" {
 		return "a state for a token that is nobody's"
 	}
 	visible := false
 	for at := range r.hs.Between(o.ended.Add(-ttl-stale), o.ended) {
-		visible = visible || r.hs.MaySee(at, o.call.user, o.call.target)
+		visible = visible || r.hs.MaySee(at, viewer, o.call.target)
 	}
 	if !visible {
 		return "a state that the reader may not see"
 	}
-	from := o.began.Add(-ttl - stale)
+	from = o.began.Add(-ttl - stale)
 	if o.fromMemory() {
 		from = o.ended.Add(-ttl - stale)
 	}
@@ -204,12 +206,20 @@ func (p *plan) stateIsTrue(r *run, o *outcome) string {
 	return ""
 }
 
-// endsToken tells that a request was answered by which a token has ended.
-func endsToken(o *outcome, token string) bool {
-	if o.status < 200 || o.status >= 300 || o.call.presence {
-		return false
+// revoking are the paths by which tokens end.
+var revoking = regexp.MustCompile(`/(logout|logout/all|devices/[^/]*|delete_devices|login|deactivate/[^/]*|revoke)$`)
+
+// endsToken tells that a request was answered by which a token has ended, and when.
+func (r *run) endsToken(o *outcome, token string) (at time.Time, ended bool) {
+	if o.status < 200 || o.status >= 300 || !revoking.MatchString(o.call.path) {
+		return time.Time{}, false
 	}
-	return o.call.token == token && strings.HasSuffix(o.call.path, "/logout")
+	for page := range r.hs.Between(o.began, o.ended) {
+		if _, good := page.Sessions[token]; good && !page.Until.IsZero() && !page.Until.After(o.ended) {
+			return page.Until, true
+		}
+	}
+	return time.Time{}, false
 }
 
 // acknowledges tells that the homeserver has acknowledged a write of a presence.

@@ -51,7 +51,8 @@ type call struct {
 	values   []string // that made it, as axis=value
 	device   string
 	token    string
-	user     string // whose the token is
+	user     string // on whose behalf it is shown
+	as       string // the user that an appservice acts for
 	target   string // of a presence
 	method   string
 	path     string // escaped
@@ -89,7 +90,8 @@ type actor struct {
 	user    string
 	address net.IP
 	devices []string
-	hostile bool // has no account
+	hostile bool     // has no account
+	ghosts  []string // users that an appservice acts for
 }
 
 const (
@@ -102,6 +104,7 @@ var actors = []*actor{
 	{name: "alice", user: "@alice:example.com", address: net.ParseIP(aNAT), devices: []string{"PHONE", "LAPTOP"}},
 	{name: "bob", user: "@bob:example.com", address: net.ParseIP(aNAT), devices: []string{"PHONE"}},
 	{name: "carol", user: "@carol:example.com", address: net.ParseIP("2001:db8::1"), devices: []string{"LAPTOP"}},
+	{name: "bridge", user: "@bridge:example.com", address: net.ParseIP("10.0.0.5"), devices: []string{"AS"}, ghosts: []string{"@ghost_1:example.com", "@ghost_2:example.com"}},
 	{name: "admin", user: "@admin:example.com", address: net.ParseIP("198.51.100.1"), devices: []string{"ADMIN"}},
 }
 
@@ -111,15 +114,20 @@ var mallory = &actor{name: "mallory", user: "@mallory:example.com", address: net
 // tokenOf is the access token of a device, which is made anew when it logs in again.
 func tokenOf(a *actor, device string) string { return bubble.TokenMark + "-" + a.name + "-" + device }
 
+// secondToken is the one that it has then.
+func secondToken(a *actor, device string) string { return tokenOf(a, device) + "-2" }
+
 // found gives a homeserver its accounts.
 func found(d *model.Dialect) *model.Homeserver {
 	hs := model.New(d)
 	hs.Change(func(now *model.Accounts) {
 		for _, a := range actors {
 			for _, device := range a.devices {
-				now.Sessions[tokenOf(a, device)] = model.Session{User: a.user, Device: device, Admin: a.name == "admin"}
+				now.Sessions[tokenOf(a, device)] = model.Session{User: a.user, Device: device, Admin: a.name == "admin", Appservice: len(a.ghosts) > 0}
 			}
-			now.Joined[model.Membership{Room: 0, User: a.user}] = true
+			for _, user := range append(a.ghosts, a.user) {
+				now.Joined[model.Membership{Room: 0, User: user}] = true
+			}
 		}
 		now.Joined[model.Membership{Room: 1, User: stranger}] = true
 		now.Joined[model.Membership{Room: 0, User: "@x/y:example.com"}] = true
@@ -185,6 +193,12 @@ func draw(t *rapid.T, seen *coverage) *plan {
 func drawCall(t *rapid.T, seen *coverage, who *actor, about []string) *call {
 	device := pick(t, "device", who.devices...)
 	c := &call{who: who, device: device, user: who.user, token: tokenOf(who, device), target: pick(t, "whose", actors...).user, again: true}
+	if len(who.ghosts) > 0 {
+		c.as = pick(t, "ghost", who.ghosts...)
+		c.user = c.as
+	} else if pick(t, "session", "first", "first", "second") == "second" {
+		c.token = secondToken(who, device)
+	}
 	c.values = choose(t, seen, routeAxis, c, about)
 	c.more(t, seen)
 	return c
