@@ -1,0 +1,84 @@
+package world_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
+)
+
+var (
+	duration = flag.Duration("duration", 30*time.Second, "for how long worlds are drawn")
+	seed     = flag.Uint64("seed", 0, "the only world to draw, or 0 for one after the other from 1 on")
+)
+
+func TestMain(m *testing.M) {
+	scratch, err := os.MkdirTemp("", "world-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	// Caddy looks for its folders there.
+	os.Setenv("XDG_CONFIG_HOME", scratch)
+	os.Setenv("XDG_DATA_HOME", scratch)
+	flag.Parse()
+	for name, value := range map[string]string{"rapid.checks": "1", "rapid.nofailfile": "true"} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
+	}
+	code := m.Run()
+	os.RemoveAll(scratch)
+	os.Exit(code)
+}
+
+// TestWorld draws worlds and judges what happens in them.
+func TestWorld(t *testing.T) {
+	certificate, key, err := bubble.Certificate(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := [2]string{certificate, key}
+	seen := &coverage{pairs: make(map[[2]string]int)}
+	began, told, first := time.Now(), time.Now(), uint64(1)
+	if *seed != 0 {
+		first = *seed
+	}
+	n, requests := 0, 0
+	for number := first; ; number++ {
+		if err := flag.Set("rapid.seed", fmt.Sprint(number)); err != nil {
+			t.Fatal(err)
+		}
+		var p *plan
+		rapid.Check(t, func(rt *rapid.T) {
+			p = draw(rt, seen)
+			direct := p.play(t, files, variant{direct: true})
+			ours := p.play(t, files, variant{})
+			peaceful := p.play(t, files, variant{peaceful: true})
+			plain := p.play(t, files, variant{protocol: bubble.HTTP1})
+			if wrong := judge(p, direct, ours, peaceful, plain); wrong != "" {
+				// rapid reduces a failure as long as it says the same.
+				law, evidence, _ := strings.Cut(wrong, ":")
+				rt.Logf("seed %d: %s:%s\nin\n%v", number, law, evidence, p)
+				rt.Fatal(law)
+			}
+			requests += len(direct.outcomes) + len(ours.outcomes) + len(peaceful.outcomes) + len(plain.outcomes)
+		})
+		seen.add(p)
+		n++
+		if time.Since(told) > 10*time.Second {
+			told = time.Now()
+			fmt.Printf("… %d worlds, %d requests\n", n, requests)
+		}
+		if *seed != 0 || time.Since(began) > *duration {
+			break
+		}
+	}
+	t.Logf("%d worlds, %d requests; %d pairs of values", n, requests, len(seen.pairs))
+}
