@@ -241,15 +241,15 @@ func (c *call) more(t *rapid.T, seen *coverage) {
 // finish makes the path of a presence. A head of more than 16 KiB goes by a protocol over which
 // Caddy takes it.
 func (c *call) finish() {
-	size := 0
+	if c.presence {
+		c.path = "/_matrix/client/v3/presence/" + url.PathEscape(c.target) + "/status"
+	}
+	size := len(c.path) + len(strings.Join(c.query, "&"))
 	for _, field := range c.fields {
-		size += len(field[0]) + len(field[1])
+		size += len(field[0]) + len(field[1]) + 32 // as HTTP/2 counts (RFC 9113, 6.5.2)
 	}
 	if size > 15<<10 && (c.protocol == bubble.H2C || c.protocol == bubble.HTTP2) {
 		c.protocol = bubble.HTTP1
-	}
-	if c.presence {
-		c.path = "/_matrix/client/v3/presence/" + url.PathEscape(c.target) + "/status"
 	}
 }
 
