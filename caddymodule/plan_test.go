@@ -214,6 +214,8 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 			"http://z.example.com:9443 {\nrequest_header X-Tenant z\nrespond ok\n}\n", 1},
 		{"somebody who is asked behind the handler", one + proxied("hs:1") + two + " {\nroute {\nmatrix_presence\nforward_auth auth:1 {\nuri /auth\n}\nreverse_proxy hs:1\n}\n}\n", 1},
 		{"a field of requests that end before", one + proxied("hs:1") + two + site("@bot header User-Agent *bot*\nhandle @bot {\nrequest_header X-Tenant bot\nrespond 403\n}\nhandle {\nreverse_proxy hs:1\n}"), 1},
+		{"a group that whoami has matched", one + proxied("hs:1") + two + site("handle /_matrix/* {\nheader X y\n}\nhandle {\nreverse_proxy hs:2\n}\nreverse_proxy hs:1"), 1},
+		{"a group that the handler is in", one + proxied("hs:1") + two + " {\nhandle /_matrix/* {\nmatrix_presence\n}\nhandle {\nreverse_proxy hs:2\n}\nreverse_proxy hs:1\n}\n", 1},
 		{"by a snippet", "(hs) {\nmatrix_presence\nreverse_proxy {args[0]}\n}\n" + one + " {\nimport hs hs:1\n}\n" + two + " {\nimport hs hs:2\n}\n", 2},
 		{"an upstream in a named route", "&(hs) {\nreverse_proxy hs:1\n}\n" + one + site("invoke hs") + two + proxied("hs:1"), 1},
 		{"another in a named route", "&(hs) {\nreverse_proxy hs:2\n}\n" + one + site("invoke hs") + two + proxied("hs:1"), 2},
