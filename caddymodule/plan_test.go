@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -551,5 +552,75 @@ func TestHandlersOfAMemoryAgreeOnTheHomeserver(t *testing.T) {
 	_, err := tryProvision(t, adapt(t, "http://a.example.com:9"+block("homeserver dendrite")+"http://b.example.com:9"+block("homeserver synapse")))
 	if err == nil || !strings.Contains(err.Error(), "can't be both homeserver dendrite and homeserver synapse") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// randomSites returns the blocks of a Caddyfile with sites on two ports, of some hosts and
+// upstreams each, in any order.
+func randomSites(random *rand.Rand) string {
+	var blocks []string
+	for _, port := range []string{"9080", "9443"} {
+		hosts := random.Perm(5)
+		for len(hosts) > 0 && (len(blocks) == 0 || random.IntN(4) > 0) {
+			n := 1 + random.IntN(min(3, len(hosts)))
+			var addresses []string
+			for _, host := range hosts[:n] {
+				addresses = append(addresses, fmt.Sprintf("http://h%d.example.com:%s", host, port))
+			}
+			hosts = hosts[n:]
+			blocks = append(blocks, strings.Join(addresses, ", ")+proxied(fmt.Sprintf("hs:%d", 1+random.IntN(2))))
+		}
+	}
+	random.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
+	return strings.Join(blocks, "")
+}
+
+// Whatever sites come and go: no memory is ever given to another homeserver, sites that meet
+// before one homeserver share theirs, each has a name of its own, and a memory that can only
+// be one site's stays with it.
+func TestMemoriesFollowTheirHomeserversThroughRandomReloads(t *testing.T) {
+	for seed := range uint64(8) {
+		random := rand.New(rand.NewPCG(seed, 7))
+		c := provisionSites(t, randomSites(random))
+		homeservers := make(map[*memory]string)
+		for range 25 {
+			before := make(map[*memory][]*site)
+			for _, h := range c.handlers() {
+				before[h.memory] = append(before[h.memory], h.site)
+			}
+			caddyfile := randomSites(random)
+			c = c.reload(caddyfile)
+			names, after := make(map[string]*memory), make(map[*memory][]*site)
+			for _, h := range c.handlers() {
+				after[h.memory] = append(after[h.memory], h.site)
+				if of, ok := homeservers[h.memory]; ok && of != h.site.homeserver {
+					t.Fatalf("seed %d: the memory of %s is given to %s by\n%s", seed, of, h.site.homeserver, caddyfile)
+				}
+				homeservers[h.memory] = h.site.homeserver
+				if m, ok := names[h.memoryName]; ok && m != h.memory {
+					t.Fatalf("seed %d: two memories are called %s by\n%s", seed, h.memoryName, caddyfile)
+				}
+				names[h.memoryName] = h.memory
+				for _, other := range c.handlers() {
+					if h.site.overlap(other.site) > 0 && h.memory != other.memory {
+						t.Fatalf("seed %d: %s and %s don't share in\n%s", seed, h.site.title(), other.site.title(), caddyfile)
+					}
+				}
+			}
+			meeting := func(sites []*site, others map[*memory][]*site) (met []*memory) {
+				for m, tenants := range others {
+					if meet(sites, tenants) > 0 {
+						met = append(met, m)
+					}
+				}
+				return met
+			}
+			for old, sites := range before {
+				if now := meeting(sites, after); len(now) == 1 && now[0] != old && len(meeting(after[now[0]], before)) == 1 {
+					t.Fatalf("seed %d: %s has lost its memory by\n%s", seed, sites[0].title(), caddyfile)
+				}
+			}
+		}
+		c.end()
 	}
 }
