@@ -357,6 +357,21 @@ func TestMemoryStaysWithItsHomeserverThroughChanges(t *testing.T) {
 	}
 }
 
+// A site that is added before another must not get its memory: the two may be of
+// different homeservers.
+func TestMemoryStaysWithItsAddressWhereNothingElseIsKnown(t *testing.T) {
+	const site = " {\nmatrix_presence\nrespond ok\n}\n"
+	c := provisionSites(t, "http://:7"+site)
+	m := c.handlers()[0].memory
+	c = c.reload("http://:6" + site + "http://:7" + site)
+	c.want("another before it", map[string]int{":6": 1, ":7": 1})
+	for _, h := range c.handlers() {
+		if (h.memory == m) != (h.site.title() == ":7") {
+			t.Errorf("%s has the memory %s", h.site.title(), h.memoryName)
+		}
+	}
+}
+
 // What a reader has, and who has used a budget up, is the same after a host was added, and
 // then the first one taken away.
 func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
