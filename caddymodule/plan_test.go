@@ -517,6 +517,9 @@ func TestHandlersInJSON(t *testing.T) {
 		{"an upstream for other hosts in between", []string{
 			server(":9", route(hostA, presence), route(hostB, strings.Replace(proxy, "hs:1", "hs:2", 1)), route(hostA, proxy)), server(":8", route(hostA, presence, proxy)),
 		}, map[string]int{"a.example.com": 2}},
+		{"a route that ends all before the upstream", []string{
+			server(":9", route(hostA, presence), `{"handle":[{"handler":"headers"}],"terminal":true}`, route(hostA, proxy)), server(":8", route(hostA, presence, proxy)),
+		}, nil},
 		{"two routes of a host", []string{
 			server(":9", route(hostA, presence, proxy), route(hostA, presence, proxy)),
 		}, nil},
