@@ -20,7 +20,7 @@
 //   - respond.go: the answers that we write ourselves;
 //   - memory.go: what survives a reload, and metrics.go, which shows how full it is;
 //   - plan.go: which handlers of a configuration have one memory, by which homeserver each
-//     fronts, see site.go, to which routing.go follows a request through the configuration;
+//     fronts, see site.go, as walk.go follows a request through the routes of routing.go;
 //   - needs.go: what all handlers of a memory watch for because one needs to know it;
 //   - admin.go: who is limited most, at Caddy's admin endpoint;
 //   - command.go: presence-proxy.

@@ -188,6 +188,11 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // reload.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	// Before all that may fail: Caddy's admin endpoint shows the metrics of a
+	// configuration that was refused until there is another one.
+	if err := registerMetrics(ctx); err != nil {
+		return err
+	}
 	set, err := h.settings()
 	if err != nil {
 		return err
@@ -197,11 +202,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if set.coalesces {
-		if err := h.flushWhenStopping(ctx); err != nil {
-			return err
-		}
+		return h.flushWhenStopping(ctx)
 	}
-	return registerMetrics(ctx)
+	return nil
 }
 
 // Cleanup delivers the writes that wait, and gives the memory back. Requests may still be

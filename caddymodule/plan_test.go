@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -214,6 +215,8 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 			"http://z.example.com:9443 {\nrequest_header X-Tenant z\nrespond ok\n}\n", 1},
 		{"somebody who is asked behind the handler", one + proxied("hs:1") + two + " {\nroute {\nmatrix_presence\nforward_auth auth:1 {\nuri /auth\n}\nreverse_proxy hs:1\n}\n}\n", 1},
 		{"a field of requests that end before", one + proxied("hs:1") + two + site("@bot header User-Agent *bot*\nhandle @bot {\nrequest_header X-Tenant bot\nrespond 403\n}\nhandle {\nreverse_proxy hs:1\n}"), 1},
+		{"a group that whoami has matched", one + proxied("hs:1") + two + site("handle /_matrix/* {\nheader X y\n}\nhandle {\nreverse_proxy hs:2\n}\nreverse_proxy hs:1"), 1},
+		{"a group that the handler is in", one + proxied("hs:1") + two + " {\nhandle /_matrix/* {\nmatrix_presence\n}\nhandle {\nreverse_proxy hs:2\n}\nreverse_proxy hs:1\n}\n", 1},
 		{"by a snippet", "(hs) {\nmatrix_presence\nreverse_proxy {args[0]}\n}\n" + one + " {\nimport hs hs:1\n}\n" + two + " {\nimport hs hs:2\n}\n", 2},
 		{"an upstream in a named route", "&(hs) {\nreverse_proxy hs:1\n}\n" + one + site("invoke hs") + two + proxied("hs:1"), 1},
 		{"another in a named route", "&(hs) {\nreverse_proxy hs:2\n}\n" + one + site("invoke hs") + two + proxied("hs:1"), 2},
@@ -351,6 +354,21 @@ func TestMemoryStaysWithItsHomeserverThroughChanges(t *testing.T) {
 				t.Errorf("the memory stays: %t, want %t", stays, tc.stays)
 			}
 		})
+	}
+}
+
+// A site that is added before another must not get its memory: the two may be of
+// different homeservers.
+func TestMemoryStaysWithItsAddressWhereNothingElseIsKnown(t *testing.T) {
+	const site = " {\nmatrix_presence\nrespond ok\n}\n"
+	c := provisionSites(t, "http://:7"+site)
+	m := c.handlers()[0].memory
+	c = c.reload("http://:6" + site + "http://:7" + site)
+	c.want("another before it", map[string]int{":6": 1, ":7": 1})
+	for _, h := range c.handlers() {
+		if (h.memory == m) != (h.site.title() == ":7") {
+			t.Errorf("%s has the memory %s", h.site.title(), h.memoryName)
+		}
 	}
 }
 
@@ -499,6 +517,9 @@ func TestHandlersInJSON(t *testing.T) {
 		{"an upstream for other hosts in between", []string{
 			server(":9", route(hostA, presence), route(hostB, strings.Replace(proxy, "hs:1", "hs:2", 1)), route(hostA, proxy)), server(":8", route(hostA, presence, proxy)),
 		}, map[string]int{"a.example.com": 2}},
+		{"a route that ends all before the upstream", []string{
+			server(":9", route(hostA, presence), `{"handle":[{"handler":"headers"}],"terminal":true}`, route(hostA, proxy)), server(":8", route(hostA, presence, proxy)),
+		}, nil},
 		{"two routes of a host", []string{
 			server(":9", route(hostA, presence, proxy), route(hostA, presence, proxy)),
 		}, nil},
@@ -549,5 +570,75 @@ func TestHandlersOfAMemoryAgreeOnTheHomeserver(t *testing.T) {
 	_, err := tryProvision(t, adapt(t, "http://a.example.com:9"+block("homeserver dendrite")+"http://b.example.com:9"+block("homeserver synapse")))
 	if err == nil || !strings.Contains(err.Error(), "can't be both homeserver dendrite and homeserver synapse") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// randomSites returns the blocks of a Caddyfile with sites on two ports, of some hosts and
+// upstreams each, in any order.
+func randomSites(random *rand.Rand) string {
+	var blocks []string
+	for _, port := range []string{"9080", "9443"} {
+		hosts := random.Perm(5)
+		for len(hosts) > 0 && (len(blocks) == 0 || random.IntN(4) > 0) {
+			n := 1 + random.IntN(min(3, len(hosts)))
+			var addresses []string
+			for _, host := range hosts[:n] {
+				addresses = append(addresses, fmt.Sprintf("http://h%d.example.com:%s", host, port))
+			}
+			hosts = hosts[n:]
+			blocks = append(blocks, strings.Join(addresses, ", ")+proxied(fmt.Sprintf("hs:%d", 1+random.IntN(2))))
+		}
+	}
+	random.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
+	return strings.Join(blocks, "")
+}
+
+// Whatever sites come and go: no memory is ever given to another homeserver, sites that meet
+// before one homeserver share theirs, each has a name of its own, and a memory that can only
+// be one site's stays with it.
+func TestMemoriesFollowTheirHomeserversThroughRandomReloads(t *testing.T) {
+	for seed := range uint64(8) {
+		random := rand.New(rand.NewPCG(seed, 7))
+		c := provisionSites(t, randomSites(random))
+		homeservers := make(map[*memory]string)
+		for range 25 {
+			before := make(map[*memory][]*site)
+			for _, h := range c.handlers() {
+				before[h.memory] = append(before[h.memory], h.site)
+			}
+			caddyfile := randomSites(random)
+			c = c.reload(caddyfile)
+			names, after := make(map[string]*memory), make(map[*memory][]*site)
+			for _, h := range c.handlers() {
+				after[h.memory] = append(after[h.memory], h.site)
+				if of, ok := homeservers[h.memory]; ok && of != h.site.homeserver {
+					t.Fatalf("seed %d: the memory of %s is given to %s by\n%s", seed, of, h.site.homeserver, caddyfile)
+				}
+				homeservers[h.memory] = h.site.homeserver
+				if m, ok := names[h.memoryName]; ok && m != h.memory {
+					t.Fatalf("seed %d: two memories are called %s by\n%s", seed, h.memoryName, caddyfile)
+				}
+				names[h.memoryName] = h.memory
+				for _, other := range c.handlers() {
+					if h.site.overlap(other.site) > 0 && h.memory != other.memory {
+						t.Fatalf("seed %d: %s and %s don't share in\n%s", seed, h.site.title(), other.site.title(), caddyfile)
+					}
+				}
+			}
+			meeting := func(sites []*site, others map[*memory][]*site) (met []*memory) {
+				for m, tenants := range others {
+					if meet(sites, tenants) > 0 {
+						met = append(met, m)
+					}
+				}
+				return met
+			}
+			for old, sites := range before {
+				if now := meeting(sites, after); len(now) == 1 && now[0] != old && len(meeting(after[now[0]], before)) == 1 {
+					t.Fatalf("seed %d: %s has lost its memory by\n%s", seed, sites[0].title(), caddyfile)
+				}
+			}
+		}
+		c.end()
 	}
 }

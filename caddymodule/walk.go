@@ -1,0 +1,303 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// walk follows a request from a handler on to where it is proxied to.
+type walk struct {
+	question
+	named map[string]routeJSON
+
+	passed bool // the handler has been passed
+	hostly int  // routes around that match some hosts only
+	groups map[string]bool
+	edits  []string // what was changed in the request on the way
+	depth  int      // of named routes
+
+	// hostNames are placeholders whose values depend on the host.
+	hostNames map[string]bool
+
+	found  map[string]bool // where it may be proxied to
+	byHost bool            // the host decides which
+
+	untold       bool // a placeholder decides
+	untoldByHost bool // which is about the host
+}
+
+// maxInvokes is how deep named routes may invoke each other before that is given up.
+const maxInvokes = 8
+
+// routes follows a request through routes and reports whether it ends there for sure. As
+// long as the handler is not passed, the trail leads there.
+func (w *walk) routes(routes []routeJSON, trail []int) (over bool) {
+	for i, route := range routes {
+		if !w.passed && i == trail[0] {
+			if hosts := hostsOf(route.Match); hosts != nil {
+				w.hosts = hosts
+			}
+			w.groups[route.Group] = route.Group != ""
+			if w.handlers(route.Handle, trail[1:]) || route.Terminal {
+				return true
+			}
+			continue
+		}
+		matches, byHost := w.match(route.Match)
+		if matches == no || w.groups[route.Group] {
+			continue
+		}
+		if !w.passed {
+			if !route.Terminal { // else it isn't before ours
+				w.before(route.Handle, byHost)
+			}
+			continue
+		}
+		w.groups[route.Group] = route.Group != "" && matches == yes
+		if w.branch(route.Handle, matches, byHost) || matches == yes && route.Terminal {
+			return true
+		}
+	}
+	return false
+}
+
+// branch follows a request into a route that it may match.
+func (w *walk) branch(handlers []handlerJSON, matches verdict, byHost bool) (over bool) {
+	edits, path := w.edits, w.path
+	if byHost {
+		w.hostly++
+		defer func() { w.hostly-- }()
+	}
+	over = w.handlers(handlers, nil)
+	if over {
+		// Who comes further was not here.
+		w.edits, w.path = edits, path
+	}
+	return over && matches == yes
+}
+
+// before notes what is changed in requests before they come to the handler, and whether that
+// depends on the host.
+func (w *walk) before(handlers []handlerJSON, byHost bool) {
+	for _, handler := range handlers {
+		w.prepare(handler, byHost)
+		for _, route := range handler.routes() {
+			if matches, host := w.match(route.Match); matches != no {
+				w.before(route.Handle, byHost || host)
+			}
+		}
+	}
+}
+
+// prepare notes what a handler changes in a request that it passes on.
+func (w *walk) prepare(handler handlerJSON, byHost bool) {
+	switch handler.name() {
+	case "headers":
+		w.edit(handler["request"])
+	case "vars":
+		for name := range handler {
+			if byHost || strings.Contains(string(handler[name]), "{http.request.host") {
+				w.hostNames["http.vars."+name] = true
+			}
+		}
+	case "map":
+		var destinations []string
+		_ = json.Unmarshal(handler["destinations"], &destinations) // what can't be read fails when it is provisioned
+		for _, destination := range destinations {
+			if byHost || handler["mappings"] != nil && strings.Contains(string(handler["source"]), "{http.request.host") {
+				w.hostNames[strings.Trim(destination, "{}")] = true
+			}
+		}
+	}
+}
+
+// handlers follows a request through the handlers of a route.
+func (w *walk) handlers(handlers []handlerJSON, trail []int) (over bool) {
+	for i, handler := range handlers {
+		switch {
+		case w.passed:
+			if w.handler(handler) {
+				return true
+			}
+		case i != trail[0]:
+			w.before(handlers[i:i+1], false)
+		case len(trail) == 1:
+			w.passed = true
+		default:
+			if w.routes(handler.routes(), trail[1:]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// handler follows a request into a handler.
+func (w *walk) handler(handler handlerJSON) (over bool) {
+	switch handler.name() {
+	case "subroute":
+		return w.routes(handler.routes(), nil)
+	case "invoke":
+		var name string
+		_ = json.Unmarshal(handler["name"], &name) // no route has no name
+		route, ok := w.named[name]
+		if !ok || w.depth >= maxInvokes {
+			return false
+		}
+		w.depth++
+		defer func() { w.depth-- }()
+		return w.routes([]routeJSON{route}, nil)
+	case "rewrite":
+		raw, _ := json.Marshal(handler)
+		w.edits = append(slices.Clip(w.edits), string(raw))
+		w.path = ""
+		w.judge(asField, string(raw))
+	case "reverse_proxy":
+		return w.proxy(handler)
+	case "static_response", "error":
+		return true
+	}
+	w.prepare(handler, w.hostly > 0)
+	return false
+}
+
+// proxyJSON is what decides where reverse_proxy sends a request to.
+type proxyJSON struct {
+	Upstreams []struct {
+		Dial string `json:"dial"`
+	} `json:"upstreams"`
+	DynamicUpstreams json.RawMessage `json:"dynamic_upstreams"`
+	Transport        json.RawMessage `json:"transport"`
+	Headers          struct {
+		Request json.RawMessage `json:"request"`
+	} `json:"headers"`
+	Rewrite        json.RawMessage   `json:"rewrite"`
+	HandleResponse []json.RawMessage `json:"handle_response"`
+}
+
+// proxy notes where a proxy sends the request to.
+func (w *walk) proxy(handler handlerJSON) (over bool) {
+	raw, _ := json.Marshal(handler)
+	var p proxyJSON
+	if json.Unmarshal(raw, &p) != nil {
+		w.untold = true
+		return true
+	}
+	if p.Rewrite != nil && p.HandleResponse != nil {
+		return false // forward_auth asks somebody else whether a request may go on
+	}
+	edits := w.edits
+	w.edit(p.Headers.Request)
+
+	var dials []string
+	for _, upstream := range p.Upstreams {
+		w.judge(asAddress, upstream.Dial)
+		dials = append(dials, strings.ToLower(upstream.Dial))
+	}
+	slices.Sort(dials)
+	w.judge(asAddress, string(p.DynamicUpstreams))
+	w.judge(asField, string(p.Rewrite))
+	var source struct{ Source string }
+	if p.DynamicUpstreams != nil && (json.Unmarshal(p.DynamicUpstreams, &source) != nil || source.Source != "a" && source.Source != "srv") {
+		w.untold = true // by who knows what
+	}
+	way := append(slices.Clone(w.edits), w.transport(p.Transport), string(p.DynamicUpstreams), string(p.Rewrite))
+	key, _ := json.Marshal([]any{slices.Compact(dials), way})
+	w.found[string(key)] = true
+	w.byHost = w.byHost || w.hostly > 0
+	w.edits = edits
+	return true
+}
+
+// transport returns what of a proxy's transport decides where it leads to: not its
+// timeouts and connections.
+func (w *walk) transport(raw json.RawMessage) string {
+	var about struct {
+		Protocol string `json:"protocol"`
+		TLS      *struct {
+			ServerName string `json:"server_name"`
+		} `json:"tls"`
+		ForwardProxy string          `json:"forward_proxy_url"`
+		NetworkProxy json.RawMessage `json:"network_proxy"`
+	}
+	if raw == nil {
+		raw = json.RawMessage(`{"protocol":"http"}`)
+	}
+	if json.Unmarshal(raw, &about) != nil || about.Protocol != "http" {
+		w.judge(asAddress, string(raw))
+		return string(raw)
+	}
+	kept, _ := json.Marshal(about)
+	w.judge(asAddress, string(kept))
+	return string(kept)
+}
+
+// plainFields are header fields that no proxy chooses a homeserver by.
+var plainFields = []string{
+	"Accept-Encoding", "Connection", "Upgrade", "User-Agent",
+	"X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto", "X-Real-Ip",
+}
+
+// ofRequest is a value that says something about the client's request, which is the same
+// at whatever homeserver.
+var ofRequest = regexp.MustCompile(`^\["\{http\.request\.[^{}]+\}"\]$`)
+
+// edit notes what is set in the header of a request: the upstream may be a proxy that chooses
+// by it. What is deleted there is the client's, who doesn't choose.
+func (w *walk) edit(raw json.RawMessage) {
+	var ops map[string]json.RawMessage
+	_ = json.Unmarshal(raw, &ops) // what can't be read fails when it is provisioned
+	for _, op := range slices.Sorted(maps.Keys(ops)) {
+		var fields map[string]json.RawMessage
+		_ = json.Unmarshal(ops[op], &fields) // those that are deleted are a list
+		for _, name := range slices.Sorted(maps.Keys(fields)) {
+			value, canonical, use := string(fields[name]), http.CanonicalHeaderKey(name), asField
+			switch {
+			case canonical == "Host":
+				use = asHost
+			case slices.Contains(plainFields, canonical), ofRequest.MatchString(value) && !ofServer(value[len(`["{`):]):
+				continue
+			}
+			w.judge(use, value)
+			w.edits = append(slices.Clip(w.edits), op+" "+canonical+" "+value)
+		}
+	}
+}
+
+var placeholder = regexp.MustCompile(`\{([^{}"\s]+)\}`)
+
+// use is what a value with placeholders is for.
+type use int
+
+const (
+	asAddress use = iota
+	asHost        // the Host that an upstream gets
+	asField       // any other header field, or a rewrite
+)
+
+// judge looks for placeholders in what decides where a request goes to. No matter are those that
+// are the same for all requests, and those that say of a request what the upstream is told
+// anyway.
+func (w *walk) judge(use use, value string) {
+	for _, match := range placeholder.FindAllStringSubmatch(value, -1) {
+		switch name := match[1]; {
+		case strings.HasPrefix(name, "env."), strings.HasPrefix(name, "system."), strings.HasPrefix(name, "http.reverse_proxy.upstream."):
+		case strings.HasPrefix(name, "http.request.host") && use != asAddress:
+		case strings.HasPrefix(name, "http.request.") && use == asField && !ofServer(name):
+		default:
+			w.untold = true
+			w.untoldByHost = w.untoldByHost || strings.HasPrefix(name, "http.request.host") || w.hostNames[name]
+		}
+	}
+}
+
+// ofServer tells of a placeholder that it depends on where the server listens.
+func ofServer(name string) bool {
+	return slices.ContainsFunc([]string{"port", "scheme", "local", "tls"}, func(part string) bool {
+		return strings.HasPrefix(name, "http.request."+part)
+	})
+}
