@@ -51,6 +51,12 @@ func TestWorld(t *testing.T) {
 		first = *seed
 	}
 	n, requests := 0, 0
+	evidence := "" // of the first failure, in case that it doesn't come again
+	t.Cleanup(func() {
+		if evidence != "" {
+			t.Log(evidence)
+		}
+	})
 	for number := first; ; number++ {
 		if err := flag.Set("rapid.seed", fmt.Sprint(number)); err != nil {
 			t.Fatal(err)
@@ -64,8 +70,12 @@ func TestWorld(t *testing.T) {
 			plain := p.play(t, files, variant{protocol: bubble.HTTP1})
 			if wrong := judge(p, direct, ours, peaceful, plain); wrong != "" {
 				// rapid reduces a failure as long as it says the same.
-				law, evidence, _ := strings.Cut(wrong, ":")
-				rt.Logf("seed %d: %s:%s\nin\n%v", number, law, evidence, p)
+				law, details, _ := strings.Cut(wrong, ":")
+				said := fmt.Sprintf("seed %d: %s:%s\nin\n%v", number, law, details, p)
+				rt.Log(said)
+				if evidence == "" {
+					evidence = "at first: " + said
+				}
 				rt.Fatal(law)
 			}
 			requests += len(direct.outcomes) + len(ours.outcomes) + len(peaceful.outcomes) + len(plain.outcomes)
