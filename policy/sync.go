@@ -120,8 +120,11 @@ func ParseSyncQuery(d Dialect, rawQuery string) (q SyncQuery) {
 		return q
 	}
 	q = SyncQuery{Certain: true, text: rawQuery}
-	if d == Synapse && !isASCII(rawQuery) || strings.Count(rawQuery, "&") >= maxParameters {
-		q.Certain = false // Synapse refuses the request
+	switch d {
+	case Synapse:
+		q.Certain = isASCII(rawQuery) // or it refuses the request
+	case Dendrite:
+		q.Certain = strings.Count(rawQuery, "&") < maxParameters
 	}
 	word, refused := "", false
 	var timed, since, vague bool
