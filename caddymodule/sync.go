@@ -215,15 +215,15 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 		changes() // the homeserver may have been slow
 	})
 	defer func() {
-		var failed caddyhttp.HandlerError
-		switch {
-		case status != 0:
-		case r.Context().Err() != nil:
+		if status == 0 {
 			changes()
-			status = statusClientClosed
-		case errors.As(err, &failed):
-			changes()
-			status = failed.StatusCode
+			var failed caddyhttp.HandlerError
+			switch {
+			case r.Context().Err() != nil:
+				status = statusClientClosed
+			case errors.As(err, &failed):
+				status = failed.StatusCode
+			}
 		}
 		switch {
 		case status == statusClientClosed: // it has asked all the same

@@ -249,7 +249,7 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 		pass("no token", request("GET", syncPath+"?timeout=0&since=s", "", ""))
 		pass("an unknown token", request("GET", syncPath+"?timeout=0&since=s", "nonsense", ""))
 		pass("two tokens", request("GET", syncPath+"?timeout=0&since=s&access_token=bob-token", "alice-token", ""))
-		pass("more parameters than are read for certain", request("GET", syncPath+"?a=b"+strings.Repeat("&", 1000), "alice-token", ""))
+		pass("a query that is no ASCII", request("GET", syncPath+"?a=\xff", "alice-token", ""))
 		pass("another method", request("POST", syncPath+"?timeout=0&since=s", "alice-token", ""))
 		pass("another path", request("GET", syncPath+"/?timeout=0&since=s", "alice-token", ""))
 		pass("sliding sync", request("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0", "alice-token", "{}"))

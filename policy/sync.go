@@ -120,24 +120,25 @@ func ParseSyncQuery(d Dialect, rawQuery string) (q SyncQuery) {
 		return q
 	}
 	q = SyncQuery{Certain: true, text: rawQuery}
-	if d == Synapse && !isASCII(rawQuery) || strings.Count(rawQuery, "&") >= maxParameters {
-		q.Certain = false // Synapse refuses the request
+	switch d {
+	case Synapse:
+		q.Certain = isASCII(rawQuery) // or it refuses the request
+	case Dendrite:
+		q.Certain = strings.Count(rawQuery, "&") < maxParameters
 	}
 	word, refused := "", false
 	var timed, since, vague bool
 	for p := range d.parameters(rawQuery) {
 		switch {
+		case p.name == "set_presence" && q.given:
+			refused = d == Tuwunel
 		case p.name == "set_presence":
-			switch {
-			case q.given:
-				refused = refused || d == Tuwunel
-			default:
-				q.given, q.start, q.end, q.bare, q.split, word = true, p.start, p.end, p.bare, p.split, p.value
-			}
+			q.given, q.start, q.end, q.bare, q.split, word = true, p.start, p.end, p.bare, p.split, p.value
 		case p.name == "full_state", p.split && (p.name == "since" || p.name == "timeout"):
 			vague = true
 		case p.name == "since":
-			since = since || p.value != ""
+			since = true
+			vague = vague || p.value == "" // which asks for everything, as none does
 		case p.name == "timeout" && !timed:
 			timed = true
 			milliseconds, err := strconv.ParseUint(p.value, 10, 32) // 49 days

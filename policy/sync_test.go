@@ -130,6 +130,7 @@ func TestSyncQueries(t *testing.T) {
 		{"timeout=5&timeout=7&since=s", Synapse, Online, 5 * time.Millisecond, "timeout=5&timeout=7&since=s&set_presence=offline"},
 		{"timeout=-1&since=s", Dendrite, Online, Unbounded, "timeout=-1&since=s&set_presence=offline"},
 		{"timeout=99999999999999999999&since=s", Synapse, Online, Unbounded, "timeout=99999999999999999999&since=s&set_presence=offline"},
+		{"timeout=0&since=&since=s", Synapse, Online, Unbounded, "timeout=0&since=&since=s&set_presence=offline"},
 		{"timeout=0&since=", Synapse, Online, Unbounded, "timeout=0&since=&set_presence=offline"},
 		{"timeout=0&since=s&full_state=true", Synapse, Online, Unbounded, "timeout=0&since=s&full_state=true&set_presence=offline"},
 		{"since=s;timeout=0&since=s", Synapse, Online, Unbounded, "since=s;timeout=0&since=s&set_presence=offline"},

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,8 +13,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 const typingPath = "/_matrix/client/v3/rooms/!r:x/typing/" + alice
@@ -69,19 +68,22 @@ func TestActivityThatEndsAfterASyncInsideItIsSeen(t *testing.T) {
 // it to turn out whose it was.
 func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
 	requests := map[string]func() *http.Request{
-		"activity": func() *http.Request { return request("PUT", typingPath, "alice-token", "{}") },
-		"sync":     func() *http.Request { return request("GET", syncPath+"?since=s&timeout=0", "alice-token", "") },
-		"sync that is not judged": func() *http.Request {
-			return request("GET", syncPath+"?since=s&timeout=0"+strings.Repeat("&", 1000), "alice-token", "")
-		},
+		"activity":                               func() *http.Request { return request("PUT", typingPath, "alice-token", "{}") },
+		"sync":                                   func() *http.Request { return request("GET", syncPath+"?since=s&timeout=0", "alice-token", "") },
+		"sync of a homeserver that is not known": func() *http.Request { return request("GET", syncPath+"?since=s&timeout=0", "alice-token", "") },
 	}
 	for what, comes := range requests {
 		for _, known := range []bool{false, true} {
 			for name, slow := range map[string]string{"whoami is slow": "/whoami", "the request is slow": "/_matrix/client/v3/"} {
 				t.Run(fmt.Sprintf("%s, token known %v, %s", what, known, name), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						p := newProxy(t, &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"})
+						h := &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"}
+						if strings.HasSuffix(what, "not known") {
+							h.Homeserver = ""
+						}
+						p := newProxy(t, h)
 						m := p.behaves("synapse")
+						m.unnamed = true
 						m.Sync(alice, "alice-token", "set_presence=unavailable", nil, time.Now()) // before the restart
 						p.shows("bob-token", alice)
 						time.Sleep(2 * time.Second)
@@ -204,26 +206,55 @@ func TestMadeUpParametersMakeNoNewDevice(t *testing.T) {
 	})
 }
 
-// A sync that the homeserver refuses is nothing to what comes after it.
+// A sync that is refused, by the homeserver or by another handler of the site, is nothing to
+// what comes after it.
 func TestRefusedSyncsAreNotTakenForSaid(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: 1e15}})
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
-			if strings.Contains(r.URL.RawQuery, "filter=bad") {
-				answer(w, 400, `{"errcode":"M_INVALID_PARAM","error":"No such filter"}`)
-				return true, nil
-			}
-			return false, nil
+	for name, refuse := range map[string]func(w http.ResponseWriter) error{
+		"by the homeserver": func(w http.ResponseWriter) error {
+			answer(w, 400, `{"errcode":"M_INVALID_PARAM","error":"No such filter"}`)
+			return nil
+		},
+		"by the site": func(http.ResponseWriter) error { return caddyhttp.Error(429, errors.New("too many")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: 1e15}})
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if strings.Contains(r.URL.RawQuery, "filter=bad") {
+						return true, refuse(w)
+					}
+					return false, nil
+				})
+				const long = "&timeout=30000&since=s"
+				p.wantSync("alice-token", "set_presence=online"+long, "set_presence=online"+long)
+				p.wantSync("alice-token", "set_presence=unavailable"+long, "set_presence=unavailable"+long)
+				for range 5 {
+					p.sync("alice-token", "filter=bad&set_presence=online"+long)
+					p.wantSync("alice-token", "set_presence=online"+long, "set_presence=unavailable"+long)
+				}
+			})
 		})
-		const long = "&timeout=30000&since=s"
-		p.wantSync("alice-token", "set_presence=online"+long, "set_presence=online"+long)
-		p.wantSync("alice-token", "set_presence=unavailable"+long, "set_presence=unavailable"+long)
-		for range 5 {
-			p.sync("alice-token", "filter=bad&set_presence=online"+long)
-			p.wantSync("alice-token", "set_presence=online"+long, "set_presence=unavailable"+long)
-		}
-		if got := policy.ParseSyncQuery(policy.Synapse, p.hs.lastSync().URL.RawQuery).Sets; got != policy.Unavailable {
-			t.Errorf("in the end it says %v", got)
+	}
+}
+
+// On tuwunel sync off can't keep syncs from setting a presence. So a write after one is no
+// repeat.
+func TestNothingIsAbsorbedPastASyncThatCantBeSilenced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "off", RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}})
+		p.knows("alice-token")
+		m := p.behaves("tuwunel")
+		p.do(request("GET", syncPath, "bob-token", "")) // has the homeserver asked for its name
+		synctest.Wait()
+		for range 3 {
+			p.put("alice-token", alice, `{"presence":"unavailable"}`)
+			if state := p.wantShown(m, alice, "the write"); state != "unavailable" {
+				t.Errorf("after a write the model says %q", state)
+			}
+			p.do(request("GET", syncPath, "alice-token", ""))
+			if state := p.wantShown(m, alice, "the sync"); state != "online" {
+				t.Errorf("after a sync the model says %q", state)
+			}
 		}
 	})
 }
