@@ -487,7 +487,7 @@ func TestPreflightsInChunks(t *testing.T) {
 				_, err := io.WriteString(w, tc.body)
 				return true, err
 			})
-			server := httptest.NewServer(newSite(t, hs, "matrix_presence {\npreflight local\n}\nreverse_proxy UPSTREAM"))
+			server := httptest.NewServer(newSite(t, hs, "encode gzip\nmatrix_presence {\npreflight local\n}\nreverse_proxy UPSTREAM"))
 			defer server.Close()
 			for n := range 3 {
 				r := preflight(app, "PUT", "authorization")

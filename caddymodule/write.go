@@ -95,8 +95,7 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 		if class.coalesce {
 			// With a debt it takes longer than until the next event.
 			due := m.writes.Wait(write.UserID, *class.writeLimit, now)
-			// Nothing is acknowledged that the homeserver may refuse.
-			if policy.TakesBody(write.Body, h.knownDialect()) && h.accept(h.newPending(r, next, write), due) {
+			if h.accept(h.newPending(r, next, write), due) {
 				h.writeDone(w, r, outcomeCoalesced)
 				return true
 			}
