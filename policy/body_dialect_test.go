@@ -169,7 +169,6 @@ func (m *model) write(device int, body []byte) bool {
 			Presence  string  `json:"presence"`
 			StatusMsg *string `json:"status_msg"`
 		}
-		presence = content.Presence
 		if !utf8.Valid(body) || json.Unmarshal(body, &content) != nil {
 			return false
 		}
