@@ -98,6 +98,7 @@ type pendingUser struct {
 // delivery take.
 type pendingWrite struct {
 	presenceWrite
+	read     policy.WriteBody // of the body
 	handler  *Handler
 	request  subrequest
 	accepted time.Time
@@ -111,7 +112,7 @@ type pendingWrite struct {
 
 // fallback is what a write took the place of. It goes with that one's fields.
 type fallback struct {
-	body     []byte
+	body     policy.WriteBody
 	accepted time.Time
 }
 
@@ -149,16 +150,19 @@ func (h *Handler) newPending(r *http.Request, next caddyhttp.Handler, write *pre
 	if contentType, ok := r.Header["Content-Type"]; ok {
 		request.request.Header["Content-Type"] = slices.Clone(contentType)
 	}
-	return &pendingWrite{presenceWrite: *write, handler: h, request: request, accepted: time.Now()}
+	return &pendingWrite{
+		presenceWrite: *write, read: policy.ReadWriteBody(write.Body, h.knownDialect()),
+		handler: h, request: request, accepted: time.Now(),
+	}
 }
 
 // accept lets a write wait until the user's budget is refilled, in the place of an older
-// one of the same device. It reports false if there is no room, or it would take too
-// long; then it has done nothing.
+// one of the same device. It reports false if there is no room, it would take too
+// long, or the homeserver may refuse it: nothing is acknowledged then, and nothing done.
 func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	m, bounds := h.memory, h.set.coalesce
 	p := &m.pendings
-	if wait > bounds.maxAge || w.size() > maxPendingBytes {
+	if wait > bounds.maxAge || w.size() > maxPendingBytes || !w.read.Certain() {
 		return false
 	}
 	p.mu.Lock()
@@ -205,37 +209,36 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 // device and this one leave, with what waits between them, and falls back on the older one.
 // It reports false if it can't, and has done nothing then. It needs the lock.
 func (w *pendingWrite) takePlaceOf(older *pendingWrite, between []*pendingWrite) bool {
-	dialect := w.handler.knownDialect()
-	bodies := make([][]byte, len(between))
+	bodies := make([]policy.WriteBody, len(between))
 	for i := range between {
-		bodies[i] = between[i].Body
+		bodies[i] = between[i].read
 	}
-	body, ok := policy.Supersede(older.Body, bodies, w.Body, dialect)
+	body, ok := w.read.Supersede(older.read, bodies)
 	if !ok {
 		return false
 	}
 	var fallbacks []fallback
-	if len(body) != len(w.Body) {
+	if len(body.Text) != len(w.Body) {
 		// What it has taken over may be what the homeserver minds.
-		without := w.Body
+		without := w.read
 		if len(older.fallbacks) > 0 {
-			without, _ = policy.Supersede(older.fallbacks[0].body, bodies, w.Body, dialect)
+			without, _ = w.read.Supersede(older.fallbacks[0].body, bodies)
 		}
 		fallbacks = append(fallbacks, fallback{without, w.accepted})
 	}
 	for _, f := range w.fallbacks {
-		if body, ok := policy.Supersede(older.Body, bodies, f.body, dialect); ok {
+		if body, ok := f.body.Supersede(older.read, bodies); ok {
 			f.body = body
 		}
 		fallbacks = append(fallbacks, f)
 	}
 	kept := len(fallbacks) + 1 // so many at least, or both wait
-	for _, f := range append([]fallback{{older.Body, older.accepted}}, older.fallbacks...) {
-		fallbacks = append(fallbacks, fallback{policy.Fallback(f.body, bodies, dialect), f.accepted})
+	for _, f := range append([]fallback{{older.read, older.accepted}}, older.fallbacks...) {
+		fallbacks = append(fallbacks, fallback{f.body.Fallback(bodies), f.accepted})
 	}
-	size := w.size() - len(w.Body) + len(body)
+	size := w.size() - len(w.Body) + len(body.Text)
 	for i, f := range fallbacks {
-		size += len(f.body)
+		size += len(f.body.Text)
 		if size <= maxPendingBytes && i < maxFallbacks {
 			continue
 		}
@@ -251,9 +254,9 @@ func (w *pendingWrite) takePlaceOf(older *pendingWrite, between []*pendingWrite)
 }
 
 // setBody gives a write another body.
-func (w *pendingWrite) setBody(body []byte) {
-	w.Body = body
-	w.request.request.ContentLength = int64(len(body))
+func (w *pendingWrite) setBody(body policy.WriteBody) {
+	w.read, w.Body = body, body.Text
+	w.request.request.ContentLength = int64(len(body.Text))
 }
 
 // fallBack makes a write that the homeserver doesn't want the one that it took the place of,

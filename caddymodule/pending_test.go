@@ -945,7 +945,7 @@ func TestFallbacksAreBounded(t *testing.T) {
 			for _, w := range user.queue {
 				size := w.size()
 				for _, f := range w.fallbacks {
-					size += len(f.body)
+					size += len(f.body.Text)
 				}
 				if size > maxPendingBytes || len(w.fallbacks) > maxFallbacks {
 					t.Fatalf("%d bytes, %d fallbacks", size, len(w.fallbacks))

@@ -460,13 +460,17 @@ func TestPreflightAnswersWithoutALengthAreLearnedIfTheyAreEmpty(t *testing.T) {
 // abort what breaks off.
 func TestPreflightsInChunks(t *testing.T) {
 	for name, tc := range map[string]struct {
+		http2  bool // of the client
 		body   string
 		breaks bool
 		hit    bool
 	}{
-		"empty":      {"", false, true},
-		"a body":     {"{}", false, false},
-		"broken off": {"", true, false},
+		"empty":              {false, "", false, true},
+		"empty, HTTP/2":      {true, "", false, true},
+		"a body":             {false, "{}", false, false},
+		"a body, HTTP/2":     {true, "{}", false, false},
+		"broken off":         {false, "", true, false},
+		"broken off, HTTP/2": {true, "", true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			hs := newHomeserver()
@@ -488,14 +492,22 @@ func TestPreflightsInChunks(t *testing.T) {
 				_, err := io.WriteString(w, tc.body)
 				return true, err
 			})
-			server := httptest.NewServer(newSite(t, hs, "matrix_presence {\npreflight local\n}\nreverse_proxy UPSTREAM"))
+			server := httptest.NewUnstartedServer(newSite(t, hs, "encode gzip\nmatrix_presence {\npreflight local\n}\nreverse_proxy UPSTREAM"))
+			server.EnableHTTP2 = tc.http2
+			server.StartTLS()
 			defer server.Close()
 			for n := range 3 {
 				r := preflight(app, "PUT", "authorization")
-				r.RequestURI, r.URL.Scheme, r.URL.Host, r.Host = "", "http", server.Listener.Addr().String(), "example.com:9"
-				resp, err := http.DefaultClient.Do(r)
+				r.RequestURI, r.URL.Scheme, r.URL.Host, r.Host = "", "https", server.Listener.Addr().String(), "example.com:9"
+				resp, err := server.Client().Do(r)
 				if err != nil {
-					t.Fatal(err)
+					if !tc.breaks { // else its head may not have gone out
+						t.Fatal(err)
+					}
+					continue
+				}
+				if (resp.ProtoMajor == 2) != tc.http2 {
+					t.Errorf("request %d: over %s", n, resp.Proto)
 				}
 				body, err := io.ReadAll(resp.Body)
 				resp.Body.Close()

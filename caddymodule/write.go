@@ -95,8 +95,7 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if !ok {
 		if limit := class.writeLimit; limit != nil {
 			due := m.writes.Wait(write.UserID, *limit, now)
-			// Nothing is acknowledged that the homeserver may refuse.
-			if class.coalesce && policy.TakesBody(write.Body, h.knownDialect()) && h.accept(h.newPending(r, next, write), due) {
+			if class.coalesce && h.accept(h.newPending(r, next, write), due) {
 				h.writeDone(w, r, outcomeCoalesced)
 				return true
 			}

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -331,50 +333,63 @@ func readEach(body []byte) (each [Tuwunel + 1]bodyReading) {
 	return each
 }
 
-// Supersede returns the body with which newest leaves at the homeserver what all of these
-// writes leave in order, if the first isn't sent, and the others of its user that came
-// between are. It reports false if there is no such body for certain. All are taken.
-//
-// Only Dendrite keeps a status message that a write leaves out.
-func Supersede(first []byte, between [][]byte, newest []byte, d Dialect) (body []byte, ok bool) {
-	if d == Synapse || d == Tuwunel || d.read(newest).status != "" {
-		return newest, true
-	}
-	status := d.read(first).status
-	if status == "" || slices.ContainsFunc(between, func(body []byte) bool { return d.read(body).status != "" }) {
-		return newest, true
-	}
-	if d != Dendrite {
-		return nil, false
-	}
-	end := strings.LastIndexByte(string(newest), '}')
-	return slices.Concat(newest[:end], []byte(`,"status_msg":`+status), newest[end:]), true // the last one counts
+// WriteBody is the body of a write and what a homeserver makes of it. It is immutable.
+type WriteBody struct {
+	Text    []byte
+	dialect Dialect
+	read    bodyReading
 }
 
-// Fallback returns what is to be sent when the homeserver has not taken what first was given
-// up for, and has taken the writes of other devices that came between: a body that leaves
-// there what first and those leave in order. Of one that isn't recognised nobody knows.
+// ReadWriteBody reads a body. What is certain of one for an unknown homeserver is so for all.
+func ReadWriteBody(text []byte, d Dialect) WriteBody { return WriteBody{text, d, d.read(text)} }
+
+// Certain is [TakesBody].
+func (b WriteBody) Certain() bool { return b.read.taken == surelyTaken }
+
+// Supersede returns the body with which b, the newest, leaves at the homeserver what all of
+// these writes leave in order, if the first isn't sent, and the others of its user that
+// came between are. It reports false if there is no such body for certain. All of them are
+// certain.
+//
+// Only Dendrite keeps a status message that a write leaves out.
+func (b WriteBody) Supersede(first WriteBody, between []WriteBody) (newest WriteBody, ok bool) {
+	hasStatus := func(b WriteBody) bool { return b.read.status != "" }
+	if b.dialect == Synapse || b.dialect == Tuwunel || hasStatus(b) || !hasStatus(first) || slices.ContainsFunc(between, hasStatus) {
+		return b, true
+	}
+	if b.dialect != Dendrite {
+		return WriteBody{}, false
+	}
+	end := bytes.LastIndexByte(b.Text, '}')
+	b.read.status = first.read.status
+	b.Text = slices.Concat(b.Text[:end], []byte(`,"status_msg":`+b.read.status), b.Text[end:]) // the last one counts
+	return b, true
+}
+
+// Fallback returns what is to be sent when the homeserver has not taken what b was given up
+// for, and has taken the writes of other devices that came between: a body that leaves
+// there what b and those leave in order. Of an unknown homeserver nobody knows.
 //
 //   - Synapse has a state of each device and one status message.
 //   - Dendrite has one state and one message.
 //   - tuwunel has both of each device.
-func Fallback(first []byte, between [][]byte, d Dialect) []byte {
-	if len(between) == 0 || d == Tuwunel || d == UnknownDialect {
-		return first
+func (b WriteBody) Fallback(between []WriteBody) WriteBody {
+	if len(between) == 0 || b.dialect == Tuwunel || b.dialect == UnknownDialect {
+		return b
 	}
-	old, last := d.read(first), d.read(between[len(between)-1])
-	state, status := old.state, last.status
-	if d == Dendrite {
-		state, status = last.state, old.status
-		for _, body := range between {
-			if r := d.read(body); r.status != "" {
-				status = r.status
-			}
+	last := between[len(between)-1].read
+	if b.dialect == Synapse {
+		b.read.status = last.status
+	} else {
+		b.read.state = last.state
+		for _, other := range between {
+			b.read.status = cmp.Or(other.read.status, b.read.status)
 		}
 	}
-	body := `{"presence":` + strconv.Quote(state.String())
-	if status != "" {
-		body += `,"status_msg":` + status
+	text := `{"presence":` + strconv.Quote(b.read.state.String())
+	if b.read.status != "" {
+		text += `,"status_msg":` + b.read.status
 	}
-	return []byte(body + "}")
+	b.Text = []byte(text + "}")
+	return b
 }

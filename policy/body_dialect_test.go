@@ -169,7 +169,6 @@ func (m *model) write(device int, body []byte) bool {
 			Presence  string  `json:"presence"`
 			StatusMsg *string `json:"status_msg"`
 		}
-		presence = content.Presence
 		if !utf8.Valid(body) || json.Unmarshal(body, &content) != nil {
 			return false
 		}
@@ -261,7 +260,13 @@ func TestSupersededWritesLeaveTheSameState(t *testing.T) {
 			if slices.ContainsFunc(all, func(body []byte) bool { return !TakesBody(body, d) }) {
 				continue // it doesn't wait
 			}
-			body, ok := Supersede(first, between, newest, d)
+			read := func(body []byte) WriteBody { return ReadWriteBody(body, d) }
+			others := make([]WriteBody, len(between))
+			for i := range between {
+				others[i] = read(between[i])
+			}
+			superseded, ok := read(newest).Supersede(read(first), others)
+			body := superseded.Text
 			if !ok {
 				if both++; d != UnknownDialect {
 					t.Fatalf("dialect %d: %s, %s, %s: no body does", d, first, between, newest)
@@ -285,7 +290,14 @@ func TestSupersededWritesLeaveTheSameState(t *testing.T) {
 			if d == UnknownDialect {
 				continue
 			}
-			instead := Fallback(first, between, d)
+			fallback := read(first).Fallback(others)
+			instead := fallback.Text
+			// What is known of both is what is in them.
+			for _, b := range []WriteBody{superseded, fallback} {
+				if again := read(b.Text).read; again.state != b.read.state || again.status != b.read.status {
+					t.Fatalf("dialect %d: %s is known as %+v, and read as %+v", d, b.Text, b.read, again)
+				}
+			}
 			want := after(d, start, devices, all[:len(all)-1]...)
 			got := after(d, start, devices[1:], slices.Concat(between, [][]byte{instead})...)
 			if got != want || !TakesBody(instead, d) {
