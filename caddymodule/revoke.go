@@ -251,15 +251,15 @@ func (s *sender) succeed() {
 }
 
 // end forgets the sender, and asks once more if there was no answer: because the address
-// has shown too many unknown tokens, or too many were being asked about. It needs the
-// lock.
+// has shown too many unknown tokens, too many were being asked about, or the homeserver
+// was too slow. It needs the lock.
 func (s *sender) end() {
 	revoke := func(who owner) {
 		if who.userID != "" {
 			s.handler.memory.identities.RevokeUser(who.userID)
 		}
 	}
-	if s.who.wait > 0 {
+	if s.who.wait > 0 || s.who.err != nil {
 		s.again.laterFrom(s.handler.memory.confirming, revoke)
 		return
 	}
