@@ -13,8 +13,11 @@
 //   - sync.go: the life of a sync whose presence is looked at, and dialect.go: which
 //     homeserver it is, as that decides what to write into one;
 //   - protocol.go: what a request is, whatever protocol brought it;
-//   - identify.go: asking the homeserver whose token it is;
-//   - revoke.go: requests after which a token is no longer good;
+//   - identify.go: asking the homeserver whose token it is; client.go and turnstile.go: who
+//     may ask, and when; refusal.go: whom the homeserver refuses though it knows the token;
+//     seats.go: how much is asked that nobody waits for;
+//   - revoke.go: requests after which a token is no longer good, and watch.go: looking at
+//     answers while they pass;
 //   - upstream.go: requests of our own through the next handler, and flight.go,
 //     by which concurrent ones become one;
 //   - respond.go: the answers that we write ourselves;
@@ -25,7 +28,8 @@
 //   - admin.go: who is limited most, at Caddy's admin endpoint;
 //   - command.go: presence-proxy.
 //
-// Every other request goes to the next handler as it came. Only where a status
-// has to be seen, on presence writes, passed-on reads and preflights, some syncs, and
-// revocations, is there a writer around the client's, and that one doesn't buffer.
+// Every other request goes to the next handler as it came, and waits for nothing. Only where
+// a status or a small answer has to be seen, on presence writes, passed-on reads and preflights,
+// some syncs, logins and revocations, is there a writer around the client's, and that one
+// doesn't buffer.
 package caddymodule

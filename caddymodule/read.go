@@ -47,7 +47,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	who := h.memory.recall(credential, now)
 	if !who.known() {
 		if h.memory.isRefused(credential, now) {
-			return h.serveUnidentified(w, r, next, "unknown-identity", true)
+			return h.serveRefused(w, r, next, credential)
 		}
 		who = h.identify(r, next, credential, h.set.rejectedLimit)
 		now = time.Now()
@@ -66,6 +66,8 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	case who.wait > 0:
 		h.writeLimited(w, r, who.wait)
 		return nil
+	case who.refusal != nil && isAboutCredential(who.refusal):
+		return h.serveRefused(w, r, next, credential)
 	case who.userID == "":
 		// Whatever it is, the homeserver's answer to the read itself is the
 		// right one: we don't make it less available than it is.
@@ -109,6 +111,16 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 		}
 	}
 	return h.serveUnidentified(w, r, next, "uncertain-credential", wasKnown)
+}
+
+// serveRefused passes on a read of who was refused a moment ago. If it succeeds, that is
+// over.
+func (h *Handler) serveRefused(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c policy.Credential) error {
+	return h.serveUnidentified(onStatus(w, func(status int) {
+		if status < http.StatusBadRequest {
+			h.memory.accept(c)
+		}
+	}), r, next, "unknown-identity", true)
 }
 
 // serveUnidentified passes on a read of which it isn't known whose it is. If the

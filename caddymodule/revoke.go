@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
@@ -35,7 +36,7 @@ func (h *Handler) serveRevocation(w http.ResponseWriter, r *http.Request, next c
 	// Also if that panics, because the homeserver's answer breaks off.
 	panics := true
 	defer func() {
-		if panics || mayHaveHappened(status, err) {
+		if panics || mayHaveHappened(r, status, err) {
 			ending.doubt()
 		}
 	}()
@@ -52,14 +53,23 @@ func isSuccess(status int) bool { return status < http.StatusMultipleChoices }
 
 // mayHaveHappened tells of a request that its answer, or that there is none, doesn't say
 // whether the homeserver did what it asks for: the client went away, or the homeserver
-// broke off. If no handler answered, or one said that the homeserver can't be reached,
-// nobody did it.
-func mayHaveHappened(status int, err error) bool {
-	if failed := (caddyhttp.HandlerError{}); status == 0 && errors.As(err, &failed) {
+// broke off. If no handler answered, or one said that there is no homeserver, nobody did it.
+func mayHaveHappened(r *http.Request, status int, err error) bool {
+	switch failed := (caddyhttp.HandlerError{}); {
+	case status != 0:
+		return status == statusClientClosed || status >= http.StatusInternalServerError
+	case errors.As(err, &failed):
 		status = failed.StatusCode
 		return status == statusClientClosed || status == http.StatusBadGateway || status == http.StatusGatewayTimeout
+	case err != nil:
+		return false
 	}
-	return status == statusClientClosed || status >= http.StatusInternalServerError
+	// reverse_proxy may have got what it can't pass on, such as a change of protocols.
+	placeholders, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if ok {
+		_, ok = placeholders.Get("http.reverse_proxy.upstream.address")
+	}
+	return ok
 }
 
 // ending is what is to be done about a request that may end tokens. Who acts for whom can
@@ -257,15 +267,15 @@ func (s *sender) succeed() {
 }
 
 // end forgets the sender, and asks once more if there was no answer: because the address
-// has shown too many unknown tokens, or too many were being asked about. It needs the
-// lock.
+// has shown too many unknown tokens, too many were being asked about, or the homeserver
+// was too slow. It needs the lock.
 func (s *sender) end() {
 	revoke := func(who owner) {
 		if who.userID != "" {
 			s.handler.memory.revokeUser(who.userID)
 		}
 	}
-	if s.who.wait > 0 {
+	if s.who.wait > 0 || s.who.err != nil {
 		s.again.laterFrom(s.handler.memory.confirming, revoke)
 		return
 	}

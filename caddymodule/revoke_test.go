@@ -135,6 +135,30 @@ func TestSessionsEndWhenTheirUserIsKnownLater(t *testing.T) {
 	}
 }
 
+// Nor is it too late if the homeserver didn't tell at first.
+func TestSessionsEndWhenTheirUserIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(Handler))
+		p.get("alice-token", alice)
+		down := true
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.HasSuffix(r.URL.Path, "/whoami") && down {
+				return true, caddyhttp.Error(502, errors.New("no connection"))
+			}
+			if r.Method == http.MethodDelete {
+				synctest.Wait()
+				down = false
+			}
+			return false, nil
+		})
+		p.want(p.do(request("DELETE", clientAPI+"devices/D", "alice-phone", "")), 200, "", "")
+		synctest.Wait()
+		if got := p.lookupsOf("alice-token"); got != 1 {
+			t.Errorf("%d lookups of alice's other token, want 1", got)
+		}
+	})
+}
+
 // Who has made up too many tokens before must not keep a neighbour's device from ending:
 // whose request has succeeded is asked about all the same.
 func TestSessionsEndBehindAnAddressWithoutABudget(t *testing.T) {

@@ -12,7 +12,8 @@
 //     a read of that kind is for the homeserver to judge, a write is refused.
 //   - Whose token is it? (identity.go) [Identities] remembers what the
 //     homeserver answered. Tokens are kept as keyed hashes only, and a
-//     revocation takes effect on the next lookup.
+//     revocation takes effect on the next lookup, and on those of the same token or
+//     user that are under way.
 //   - Is there budget left? (limit.go) [Limiter] keeps one number per user, the
 //     theoretical arrival time of the generic cell rate algorithm, and under which
 //     limit it was made.
@@ -22,8 +23,9 @@
 //
 // body.go holds what each homeserver makes of the body of a write, and which of several may
 // be sent for all of them, repeat.go which write only repeats the last, revocation.go
-// the requests after which tokens are no longer good, and pattern.go the user
-// ID patterns of the configuration. talkers.go tells who was over a budget most.
+// the requests after which tokens are no longer good, activity.go those by which a homeserver
+// takes a user for active, and pattern.go the user ID patterns of the configuration.
+// talkers.go tells who was over a budget most.
 //
 // Time is a parameter everywhere. There is no package-level clock and no
 // background goroutine, and every table is bounded by its constructor.

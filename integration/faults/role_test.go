@@ -421,6 +421,10 @@ func (tr *trial) allOfRead() seen {
 		return got
 	}
 	tr.expectAlone(got, tr.alone[read])
+	if tr.fault.owner == refused && tr.fault.status < 429 {
+		// That the account is refused is remembered, until a read of it succeeds.
+		tr.expect("the next read", tr.ask(tr.T, withUs, read, reader, target), 200, tr.hs.presence(target), "matrix_presence; fwd=bypass")
+	}
 	tr.expectForgotten(reader, target)
 	return got
 }
