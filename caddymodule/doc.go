@@ -14,8 +14,12 @@
 //     homeserver it is, as that decides what to write into one;
 //   - identify.go: asking the homeserver whose token it is;
 //   - revoke.go: requests after which a token is no longer good;
-//   - upstream.go: requests of our own through the next handler, and flight.go,
-//     by which concurrent ones become one;
+//   - upstream.go: requests of our own through the next handler, head.go: what they
+//     carry, sitefields.go: what of that the site's handlers need, and flight.go, by
+//     which concurrent ones become one;
+//   - retrial.go: what becomes of those who shared a request that failed;
+//   - outage.go: whether the homeserver fails, or a client makes it fail;
+//   - stray.go: a handler in the wrong place says so;
 //   - respond.go: the answers that we write ourselves;
 //   - memory.go: what survives a reload, and metrics.go, which shows how full it is;
 //   - admin.go: who is limited most, at Caddy's admin endpoint;

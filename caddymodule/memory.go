@@ -56,6 +56,7 @@ type memory struct {
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *turnstile
 	faults faultLog
+	outage outage
 	losses lossLog
 	// rateHint is the hint about Synapse's rc_presence.
 	rateHint sync.Once
@@ -193,6 +194,18 @@ func (h *Handler) dropMemory() error {
 	return err
 }
 
+// ownRoute returns the server's route that is being provisioned, or nil. Routes are
+// provisioned in order, and a route gets its handlers when all of them are: the first
+// one without is it.
+func ownRoute(server *caddyhttp.Server) *caddyhttp.Route {
+	for i := range server.Routes {
+		if route := &server.Routes[i]; len(route.Handlers) == 0 && len(route.HandlersRaw) > 0 {
+			return route
+		}
+	}
+	return nil
+}
+
 // siteName names the site whose route is being provisioned by its hosts, or by its
 // addresses if it has none: what an admin would know it by. So a reload finds its
 // memory again wherever it stands in the file, and so do its other ports: a site
@@ -205,12 +218,7 @@ func siteName(server *caddyhttp.Server) string {
 		return "default"
 	}
 	var hosts []string
-	for _, route := range server.Routes {
-		// Routes are provisioned in order, and a route gets its handlers when all
-		// of them are: the first one without is ours.
-		if len(route.Handlers) > 0 || len(route.HandlersRaw) == 0 {
-			continue
-		}
+	if route := ownRoute(server); route != nil {
 		for _, set := range route.MatcherSets {
 			for _, matcher := range set {
 				if match, ok := matcher.(*caddyhttp.MatchHost); ok {
@@ -218,7 +226,6 @@ func siteName(server *caddyhttp.Server) string {
 				}
 			}
 		}
-		break
 	}
 	if len(hosts) == 0 {
 		hosts = append(hosts, server.Listen...)
