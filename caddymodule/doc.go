@@ -18,7 +18,7 @@
 //     carry, sitefields.go: what of that the site's handlers need, and flight.go, by
 //     which concurrent ones become one;
 //   - retrial.go: what becomes of those who shared a request that failed;
-//   - outage.go: whether the homeserver fails, or a client makes it fail;
+//   - outage.go: by what host the homeserver is known, and whether the homeserver fails, or a client makes it fail;
 //   - stray.go: a handler in the wrong place says so;
 //   - respond.go: the answers that we write ourselves;
 //   - memory.go: what survives a reload, and metrics.go, which shows how full it is;

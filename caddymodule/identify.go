@@ -254,6 +254,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 		}
 		if !answer.large && answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
 			h.reportFault(faultNone, nil)
+			m.host.note(answer.host)
 			until := asked.Add(h.set.identityTTL)
 			m.identities.Learn(c, policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, until)
 			return owner{userID: who.UserID, until: until}, lookupKnown

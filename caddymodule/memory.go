@@ -57,6 +57,7 @@ type memory struct {
 	asking *turnstile
 	faults faultLog
 	outage outage
+	host   goodHost
 	losses lossLog
 	// rateHint is the hint about Synapse's rc_presence.
 	rateHint sync.Once

@@ -1,7 +1,9 @@
 package caddymodule
 
 import (
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,4 +46,25 @@ func (m *memory) answered(sent time.Time) {
 		m.chargeRejected(o.client, o.at)
 	}
 	o.at = time.Time{}
+}
+
+// goodHost is the host to which a request of ours was last answered as it should be. A site
+// without a host of its own takes any, and what stands before the homeserver may drop those
+// that it doesn't know.
+type goodHost struct{ last atomic.Pointer[string] }
+
+// known returns it, or the one that a client names if there is none yet.
+func (g *goodHost) known(client string) string {
+	if last := g.last.Load(); last != nil {
+		return *last
+	}
+	return client
+}
+
+// note notes that a host is good.
+func (g *goodHost) note(host string) {
+	if g.known("") != host {
+		host = strings.Clone(host)
+		g.last.Store(&host)
+	}
 }

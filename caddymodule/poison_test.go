@@ -115,6 +115,28 @@ func TestFailureByAFieldOfTheClientIsNoOutage(t *testing.T) {
 	}
 }
 
+// What stands before the homeserver may drop requests to a host that it doesn't know, and a
+// site without a host takes any. That one client names another is no outage.
+func TestHostThatAClientNamesIsNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, stale())
+		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			if r.Host != "example.com" {
+				return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+			}
+			return false, nil
+		})
+		p.get("bob-token", alice)
+		p.hs.hidden[bob+" "+alice] = true
+		for range 2 {
+			time.Sleep(20 * time.Second)
+			r := request("GET", statusPath(alice), "bob-token", "")
+			r.Host = "evil.example"
+			p.want(p.do(r), 403, "", "")
+		}
+	})
+}
+
 // With a homeserver that is really down, each question is asked twice at most, and once if
 // there is no connection.
 func TestOutageCostsTwoRequestsAtMost(t *testing.T) {

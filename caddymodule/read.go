@@ -363,6 +363,9 @@ func (h *Handler) fly(request subrequest, who reader, timeout time.Duration) *fe
 		h.memory.answered(now)
 	}
 	result.answer, result.stored = h.remember(found.Ticket, who, result.subresponse)
+	if result.answer != nil {
+		h.memory.host.note(result.host)
+	}
 	return result
 }
 

@@ -31,6 +31,7 @@ type subresponse struct {
 	body    []byte
 	large   bool      // the body had more than maxSubresponse bytes, so it isn't whole
 	arrived time.Time // when all of it had
+	host    string    // that was asked
 
 	// err is the next handler's error, to be returned unwrapped, or a
 	// caddyhttp.HandlerError of ours. With it there is no answer, but perhaps header
@@ -103,6 +104,7 @@ type subrequest struct {
 	vars         map[string]any
 	placeholders *caddy.Replacer // the client's request's
 	site         *siteFields
+	host         *goodHost
 	err          error // why it can't be sent
 }
 
@@ -144,6 +146,7 @@ func (h *Handler) newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.
 		vars:         maps.Clone(vars),
 		placeholders: placeholders,
 		site:         h.site,
+		host:         &h.memory.host,
 	}
 	if line > maxLine || len(r.Host) > maxHost {
 		s.err = caddyhttp.Error(http.StatusBadRequest, errTooLong)
@@ -152,7 +155,7 @@ func (h *Handler) newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.
 }
 
 // plain returns the request without all that the client may have chosen, but for its
-// credential and its host. It reports false if that is the same request.
+// credential. It reports false if that is the same request.
 func (s subrequest) plain() (subrequest, bool) {
 	plain := s
 	plain.chosen = nil
@@ -160,7 +163,8 @@ func (s subrequest) plain() (subrequest, bool) {
 	for _, name := range s.chosen {
 		delete(plain.request.Header, name)
 	}
-	return plain, len(plain.request.Header) < len(s.request.Header)
+	plain.request.Host = s.host.known(s.request.Host)
+	return plain, len(plain.request.Header) < len(s.request.Header) || plain.request.Host != s.request.Host
 }
 
 // sendTwice sends a request, and once more without what the client may have chosen if it
@@ -208,7 +212,7 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 	request := s.prepare(ctx, replacer, collected, srv)
 
 	err := serve(s.next, collected, request)
-	answer := &subresponse{header: collected.header, arrived: time.Now()}
+	answer := &subresponse{header: collected.header, arrived: time.Now(), host: s.request.Host}
 	_, proxied := replacer.Get(proxiedPlaceholder)
 	switch {
 	case collected.large:
