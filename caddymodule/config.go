@@ -145,9 +145,11 @@ type Cache struct {
 	ForbiddenTTL *caddy.Duration `json:"forbidden_ttl,omitempty"`
 
 	// StaleIfError is up to which age a state is served when the homeserver
-	// can't be reached, answers with a 5xx or takes longer than 5 seconds. It is
-	// served to those only who were allowed to see the target when the state was
-	// true. Default: 0, which is never.
+	// can't be reached, answers with a 5xx or takes longer than 5 seconds. A failure
+	// counts only if it comes again without the header fields that the client may have
+	// chosen, and what the site's own handlers answer is none. It is served to those
+	// only who were allowed to see the target when the state was true. Default: 0,
+	// which is never.
 	StaleIfError caddy.Duration `json:"stale_if_error,omitempty"`
 
 	// Settle is for how long after a write nothing is stored about its user but an

@@ -60,10 +60,11 @@ const (
 	reasonSync                    // a client's sync that was looked at
 	reasonWhoAmI                  // whose token it is
 	reasonVersion                 // which homeserver it is
+	reasonRetry                   // a fetch or whoami that failed, without the client's fields
 	reasonCount
 )
 
-var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version"}
+var reasonNames = [reasonCount]string{"fetch", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version", "retry"}
 
 // lookup is what became of a question whose token it is.
 type lookup int

@@ -79,7 +79,7 @@ func (h *Handler) dialect(r *http.Request, next caddyhttp.Handler) dialect {
 	defer s.mu.Unlock()
 	if !s.asking && !time.Now().Before(s.next) {
 		s.asking = true
-		questions := newVersionQuestions(r, next)
+		questions := h.newVersionQuestions(r, next)
 		go h.learnSoftware(questions)
 	}
 	return s.dialect
@@ -117,13 +117,11 @@ func (h *Handler) learnSoftware(questions []subrequest) {
 }
 
 // newVersionQuestions makes the requests that ask a homeserver for its name: where
-// federation asks for it, and where that is closed where clients ask (MSC4383).
-func newVersionQuestions(r *http.Request, next caddyhttp.Handler) (questions []subrequest) {
+// federation asks for it, and where that is closed where clients ask (MSC4383). They have
+// nothing of the client's: the answer is for all.
+func (h *Handler) newVersionQuestions(r *http.Request, next caddyhttp.Handler) (questions []subrequest) {
 	for _, path := range []string{"/_matrix/federation/v1/version", policy.ClientPrefix + "versions"} {
-		question := newSubrequest(r, next, &url.URL{Path: path})
-		for _, private := range []string{"Authorization", "Cookie"} {
-			delete(question.request.Header, private)
-		}
+		question, _ := h.newSubrequest(r, next, &url.URL{Path: path}, "").plain()
 		questions = append(questions, question)
 	}
 	return questions
@@ -135,7 +133,7 @@ func (h *Handler) askSoftware(questions []subrequest) (found dialect, name strin
 	var problems []string
 	for _, question := range questions {
 		answer := question.send(softwareTimeout, h.memory.counters.departs(reasonVersion))
-		failed = failed || answer.failed()
+		failed = failed || answer.failed() || answer.site // perhaps for this client only
 		if answer.err != nil {
 			problems = append(problems, answer.err.Error())
 			continue

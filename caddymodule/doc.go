@@ -18,8 +18,13 @@
 //     seats.go: how much is asked that nobody waits for;
 //   - revoke.go: requests after which a token is no longer good, and watch.go: looking at
 //     answers while they pass;
-//   - upstream.go: requests of our own through the next handler, and flight.go,
-//     by which concurrent ones become one;
+//   - upstream.go: requests of our own through the next handler, head.go: what they
+//     carry, sitefields.go: what of that the site's handlers need, and flight.go, by
+//     which concurrent ones become one;
+//   - retrial.go: what becomes of those who shared a request that failed;
+//   - outage.go: by what host the homeserver is known, and whether the homeserver fails, or a
+//     client makes it fail;
+//   - stray.go: a handler in the wrong place says so;
 //   - respond.go: the answers that we write ourselves;
 //   - memory.go: what survives a reload, and metrics.go, which shows how full it is;
 //   - plan.go: which handlers of a configuration have one memory, by which homeserver each

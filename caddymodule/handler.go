@@ -31,6 +31,10 @@ func init() {
 // route, a handler needs a cache name therefore; better, give each homeserver a site
 // with a handler of its own.
 //
+// It stands before the site's respond, error, abort, handle and handle_path by default:
+// put it into a route, or set the order "matrix_presence before reverse_proxy", for these
+// to come first.
+//
 // Answers from memory have the homeserver's header fields Content-Type,
 // Cache-Control, Vary, Access-Control-*, Content-Language, Expires, Pragma and
 // its security policies (Content-Security-Policy, X-Content-Type-Options and the
@@ -172,6 +176,10 @@ type Handler struct {
 	served     *sync.Once   // the first request makes the memory fit
 	misfit     *sync.Once   // the first sync that sync off can't help tells it
 	ended      *atomic.Bool // the configuration is cleaned up
+	named      *siteFields  // that the site's handlers name
+	siteNames  []string     // of the header fields that requests of ours have for the site
+	oversized  *sync.Once   // the first of these that doesn't fit tells it
+	strays     *strays
 	logger     *zap.Logger
 }
 
@@ -198,6 +206,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.set, h.served, h.misfit, h.ended = set, new(sync.Once), new(sync.Once), new(atomic.Bool)
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	h.named, h.oversized, h.strays = newSiteFields(server), new(sync.Once), new(strays)
+	h.siteNames = h.named.names()
 	if err := h.takeMemory(ctx); err != nil {
 		return err
 	}
@@ -228,12 +239,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	switch method {
 	case http.MethodOptions:
 		if h.set.preflight {
-			if kind, ok := newPreflightKind(r); ok && (h.set.observe || !hasBody(r)) {
+			if kind, ok := newPreflightKind(r); ok && !h.named.readsAny(r.Header) && (h.set.observe || !hasBody(r)) {
 				return h.servePreflight(w, r, next, kind)
 			}
 		}
 	case http.MethodGet, http.MethodHead, http.MethodPut:
 		route, ok := presenceRoute(r)
+		if ok {
+			h.strays.judged.Store(true)
+		}
 		switch {
 		case !ok:
 		case h.set.observe:
@@ -254,6 +268,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if revocation, ok := policy.ParseRevocation(method, r.URL.EscapedPath()); ok {
 		return h.serveRevocation(w, r, next, revocation)
+	}
+	if h.strays.concern(r.URL.Path) {
+		w = h.countStrays(w)
 	}
 	return next.ServeHTTP(w, r)
 }

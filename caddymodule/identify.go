@@ -36,12 +36,29 @@ type owner struct {
 	// long to wait before trying again.
 	wait time.Duration
 
+	// barrier is what the site's own handlers said to the question, which didn't reach
+	// the homeserver. It is for the client that asked.
+	barrier *subresponse
+
 	// err says why there is no answer, with a status: 502, 503 or 504.
 	err error
+
+	// crashed tells of an err that our own code panicked.
+	crashed bool
+
+	// down tells of an err that the homeserver could not be asked, by a question that
+	// had nothing of the client's but its credential.
+	down bool
 }
 
 // known tells that the homeserver has told, one way or the other.
 func (o *owner) known() bool { return o.userID != "" || o.rejection != nil }
+
+// isShared tells that an answer is about the credential, and not about the client that
+// asked with it: its address, its budget, its failure.
+func (o *owner) isShared() bool {
+	return o.known() || o.crashed || o.refusal != nil && o.refusal.status != http.StatusTooManyRequests && !o.refusal.failed()
+}
 
 // recall returns what is remembered of a credential's owner.
 func (m *memory) recall(c policy.Credential, now time.Time) (known owner) {
@@ -70,7 +87,7 @@ type inquiry struct {
 }
 
 func (h *Handler) inquire(r *http.Request, next caddyhttp.Handler, c policy.Credential, limit *policy.Limit) inquiry {
-	return inquiry{h, c, newWhoAmI(r, next, c), newClient(r, limit)}
+	return inquiry{h, c, h.newWhoAmI(r, next, c), newClient(r, limit)}
 }
 
 // answer asks, or waits for another's answer to the same question until gone.
@@ -80,11 +97,12 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 	if wait := m.rejectedWait(from, time.Now()); wait > 0 {
 		return owner{wait: wait}
 	}
+	end := time.Now().Add(h.set.identityTimeout)
 	under := m.identities.Begin(i.credential)
 	defer under.End()
 	for {
 		f, _, depart := m.whoAmIs.board(m.identities.Fingerprint(i.credential), true, func() owner {
-			return h.ask(i.question, i.credential, from, under)
+			return h.ask(i.question, i.credential, from, under, time.Now().Add(h.set.identityTimeout))
 		})
 		if f == nil {
 			return owner{wait: crowdedWait}
@@ -99,6 +117,9 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 			return owner{err: caddyhttp.Error(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
 		}
 		switch who := f.result; {
+		case !who.isShared() && time.Now().Before(end):
+			// The credential is the same, the client need not be.
+			return h.ask(i.question, i.credential, from, under, end)
 		case who.userID == "":
 			return who
 		case !under.Holds(who.userID, who.asOf):
@@ -164,7 +185,17 @@ const crowdedWait = time.Second
 // newWhoAmI makes the request GET /account/whoami, which all homeservers have under
 // v3. It goes as the client, with its address and User-Agent, because Synapse
 // records these as the last use of the token.
-func newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Credential) subrequest {
+func (h *Handler) newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Credential) subrequest {
+	u := &url.URL{Path: policy.ClientPrefix + "v3/account/whoami", RawQuery: assertion(c)}
+	return h.newSubrequest(r, next, u, c.Token)
+}
+
+// assertion is the query by which a request of ours acts for the same user as c. The token
+// goes into the header, wherever it came: queries are logged.
+func assertion(c policy.Credential) string {
+	if c.UserID == "" && c.DeviceID == "" {
+		return ""
+	}
 	query := make(url.Values)
 	if c.UserID != "" {
 		query.Set("user_id", c.UserID)
@@ -172,22 +203,19 @@ func newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Credential) sub
 	if c.DeviceID != "" {
 		query.Set(c.DeviceParameter, c.DeviceID)
 	}
-	question := newSubrequest(r, next, &url.URL{Path: policy.ClientPrefix + "v3/account/whoami", RawQuery: query.Encode()})
-	// A token that came in the query is better off in the header: queries are logged.
-	question.request.Header.Set("Authorization", "Bearer "+c.Token)
-	return question
+	return query.Encode()
 }
 
-// ask asks the homeserver and remembers its answer if it is a definite one.
-func (h *Handler) ask(question subrequest, c policy.Credential, from client, under policy.Inquiry) owner {
-	who, result := h.lookUp(question, c, from, under)
+// ask asks the homeserver, which has until deadline, and remembers its answer if it is a
+// definite one.
+func (h *Handler) ask(question subrequest, c policy.Credential, from client, under policy.Inquiry, deadline time.Time) owner {
+	who, result := h.lookUp(question, c, from, under, deadline)
 	h.memory.counters.lookups[result].Add(1)
 	return who
 }
 
-func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, under policy.Inquiry) (owner, lookup) {
+func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, under policy.Inquiry, deadline time.Time) (owner, lookup) {
 	m := h.memory
-	deadline := time.Now().Add(h.set.identityTimeout)
 	patience, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	if m.asking.enter(patience, from.name) != nil {
@@ -214,12 +242,23 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 		m.chargeRejected(again, asked)
 	}
 
-	answer := question.send(deadline.Sub(asked), m.counters.departs(reasonWhoAmI))
-	if answer.err != nil {
-		h.reportFault(faultUnreachable, answer.err)
-		return owner{err: answer.err}, lookupFailed
+	answer := question.sendTwice(deadline.Sub(asked), m.counters, reasonWhoAmI)
+	if answer.site {
+		return owner{barrier: answer}, lookupFailed
 	}
 	errcode := answer.matrixError()
+	if answer.failed() && errcode == "" {
+		err := answer.err
+		if err == nil {
+			err = caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status))
+		}
+		h.reportFault(faultUnreachable, err)
+		if !asksAgain && m.identities.LastKnown(c) == "" {
+			m.outage.fails(from, time.Now())
+		}
+		return owner{err: err, down: true}, lookupFailed
+	}
+	m.answered(asked)
 	switch {
 	case answer.status == http.StatusOK:
 		var who struct {
@@ -228,6 +267,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 		}
 		if !answer.large && answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
 			h.reportFault(faultNone, nil)
+			m.host.note(answer.host)
 			until := asked.Add(h.set.identityTTL)
 			m.accept(c)
 			under.Learn(policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, until)
@@ -248,13 +288,9 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 		// Also a 5xx, if the homeserver says so itself.
 		m.refuse(c, answer, asked.Add(h.set.rejectedTTL))
 		return owner{refusal: answer}, lookupRefused
-	case answer.status >= http.StatusInternalServerError:
-		err := fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status)
-		h.reportFault(faultUnreachable, err)
-		return owner{err: caddyhttp.Error(http.StatusBadGateway, err)}, lookupFailed
 	}
-	err := fmt.Errorf("GET %s was answered with status %d and Content-Type %q",
-		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"))
+	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",
+		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"))
 	h.reportFault(faultMisfit, err)
 	return owner{err: caddyhttp.Error(http.StatusBadGateway, err)}, lookupFailed
 }

@@ -54,6 +54,8 @@ type memory struct {
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *turnstile
 	faults faultLog
+	outage outage
+	host   goodHost
 	losses lossLog
 	// rateHint is the hint about Synapse's rc_presence.
 	rateHint sync.Once
@@ -98,8 +100,8 @@ func newMemory(name string, s sizes) *memory {
 		repeats:    policy.NewRepeats(s.tokens, now),
 		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
-		fetches:    flights[fetchKey, *fetched]{crashed: func(err error) *fetched { return &fetched{subresponse: &subresponse{err: err}} }},
-		whoAmIs:    flights[[16]byte, owner]{crashed: func(err error) owner { return owner{err: err} }},
+		fetches:    flights[fetchKey, *fetched]{crashed: func(err error) *fetched { return &fetched{subresponse: &subresponse{err: err}, crashed: true} }},
+		whoAmIs:    flights[[16]byte, owner]{crashed: func(err error) owner { return owner{err: err, crashed: true} }},
 		refusals:   newRefusals(),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(name),

@@ -145,11 +145,9 @@ func (p *pendings) len() int {
 // newPending returns a client's write, to be sent later as the client sent it.
 func (h *Handler) newPending(r *http.Request, next caddyhttp.Handler, write *presenceWrite) *pendingWrite {
 	u := *r.URL
-	request := newSubrequest(r, next, &u)
+	u.RawQuery = assertion(write.credential)
+	request := h.newSubrequest(r, next, &u, write.credential.Token, contentTypeField)
 	request.request.Method, request.request.ContentLength = http.MethodPut, int64(len(write.Body))
-	if contentType, ok := r.Header["Content-Type"]; ok {
-		request.request.Header["Content-Type"] = slices.Clone(contentType)
-	}
 	return &pendingWrite{
 		presenceWrite: *write, read: policy.ReadWriteBody(write.Body, h.knownDialect()),
 		handler: h, request: request, accepted: time.Now(),
@@ -162,7 +160,7 @@ func (h *Handler) newPending(r *http.Request, next caddyhttp.Handler, write *pre
 func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	m, bounds := h.memory, h.set.coalesce
 	p := &m.pendings
-	if wait > bounds.maxAge || w.size() > maxPendingBytes || !w.read.Certain() {
+	if wait > bounds.maxAge || w.size() > maxPendingBytes || !w.read.Certain() || w.request.err != nil {
 		return false
 	}
 	p.mu.Lock()
@@ -464,14 +462,14 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 	w.handler.writeAnswered(&w.PresenceWrite, answer.status)
 	retry = min(lastRetry, firstRetry<<min(w.attempts-1, 10))
 	switch {
-	case answer.err == nil && answer.status == http.StatusUnauthorized:
+	case answer.err == nil && answer.status == http.StatusUnauthorized && !answer.site:
 		m.refused(w.credential, m.holderOf(w.credential), answer)
 		if answer.matrixError() == unknownToken {
 			return deliveryDropped, 0
 		}
-	case answer.err == nil && answer.status == http.StatusTooManyRequests:
+	case answer.code() == http.StatusTooManyRequests:
 		return deliveryLost, max(retry, retryAfter(answer))
-	case answer.failed():
+	case answer.failed(), answer.code() >= http.StatusInternalServerError:
 		return deliveryLost, retry
 	}
 	return deliveryLost, 0 // the homeserver doesn't want it

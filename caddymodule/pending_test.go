@@ -81,12 +81,12 @@ func TestOfWritesOverTheLimitTheNewestIsDelivered(t *testing.T) {
 	})
 }
 
-// It goes as the client sent it.
+// It goes as the client sent it, but for what no homeserver looks at.
 func TestDeliveryIsTheClientsOwnRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
 		p.put("alice-token", alice, online)
-		r := request("PUT", "/_matrix/client/r0/presence/%40alice:example.com/status?x=1", "alice-token", unavailable)
+		r := request("PUT", "/_matrix/client/r0/presence/%40alice:example.com/status", "alice-token", unavailable)
 		r.Header.Set("User-Agent", "a client")
 		r.Header.Set("Content-Type", "application/json; charset=utf-8")
 		p.want(p.do(r), 200, "{}", "matrix_presence; detail=coalesced")
@@ -645,9 +645,10 @@ func TestEndOfOneSiteOfTwo(t *testing.T) {
 func TestLargeRequestDoesNotWait(t *testing.T) {
 	p := newProxy(t, coalescing())
 	p.put("alice-token", alice, message(0))
-	large := request("PUT", statusPath(alice), "alice-token", message(1))
-	large.Header.Set("X-Large", strings.Repeat("x", maxPendingBytes))
-	p.wantError(p.do(large), 429, "M_LIMIT_EXCEEDED")
+	large := fmt.Sprintf(`{"presence":"online","status_msg":%q}`, strings.Repeat("x", maxPendingBytes))
+	p.wantError(p.put("alice-token", alice, large), 429, "M_LIMIT_EXCEEDED")
+	path := "/_matrix/client/v3/presence/" + alice + "/status" + strings.Repeat("x", maxLine)
+	p.wantError(p.do(request("PUT", path, "alice-token", message(1))), 429, "M_LIMIT_EXCEEDED")
 	p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -52,7 +53,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 		who = h.identify(r, next, credential, h.set.rejectedLimit)
 		now = time.Now()
 	}
-	if who.err != nil && !errors.Is(who.err, errOutlived) && h.set.rules.StaleIfError > 0 {
+	if who.down && h.set.rules.StaleIfError > 0 {
 		// As long as a stale answer is good enough, so is who was asking for it.
 		who = h.memory.recall(credential, now.Add(-h.set.rules.StaleIfError))
 	}
@@ -221,7 +222,7 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 		return h.bypass(w, r, next, "busy")
 	case result.err != nil:
 		h.note(r, outcomeFailed)
-		return result.err
+		return passOn(w, r, result.subresponse)
 	case result.large:
 		return h.bypass(w, r, next, "large")
 	}
@@ -280,6 +281,10 @@ type fetched struct {
 	answer   *cache.Answer // a presence, or nil
 	stored   bool
 
+	// retrial is there if it failed, for those who shared it.
+	retrial *retrial
+	crashed bool // our own code panicked
+
 	// found is set, and nothing else, if the answer had come into memory before
 	// the fetch departed.
 	found *cache.Found
@@ -295,7 +300,7 @@ func (f *fetched) personal() bool {
 }
 
 // answered tells that it is an answer, and not that there is none to share.
-func (f *fetched) answered() bool { return f.found != nil || !f.failed() && !f.large }
+func (f *fetched) answered() bool { return f.found != nil || f.err == nil && !f.failed() && !f.large }
 
 // fetchKey tells which readers may share a fetch.
 type fetchKey struct {
@@ -326,8 +331,7 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 		defer timer.Stop()
 		slow = timer.C
 	}
-	u := *r.URL
-	request := newSubrequest(r, next, &u)
+	request, end := h.newFetch(r, next, who), time.Now().Add(fetchTimeout)
 	key := fetchKey{target: who.target, generation: found.Ticket.Generation(), settling: found.Ticket.Settling()}
 	shared := found.Permitted && !h.set.rules.PerViewer
 	for {
@@ -335,7 +339,7 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 			key.credential = h.memory.identities.Fingerprint(who.credential)
 		}
 		f, own, depart := h.memory.fetches.board(key, found.Ticket.Settled(), func() *fetched {
-			return h.fly(request, who)
+			return h.fly(request, who, fetchTimeout)
 		})
 		switch {
 		case f == nil:
@@ -360,6 +364,8 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 		// be known and permitted, and it must be fresh.
 		now, result := time.Now(), f.result
 		switch fresh := now.Sub(result.departed) < h.set.rules.TTL; {
+		case !own && result.isOfOneClient() && !(result.failed() && found.Answer != nil):
+			return h.retry(r, request, who, result, end)
 		case !result.answered(), own && result.found == nil:
 			return result, own, nil
 		case h.memory.recall(who.credential, now).userID != who.viewer:
@@ -375,6 +381,15 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 	}
 }
 
+// newFetch makes the request GET of a presence. Its path is in the one spelling that
+// all readers of the target share, and of the query it has what says whose it is.
+func (h *Handler) newFetch(r *http.Request, next caddyhttp.Handler, who reader) subrequest {
+	const before, after = policy.ClientPrefix + "v3/presence/", "/status"
+	return h.newSubrequest(r, next, &url.URL{
+		Path: before + who.target + after, RawPath: before + url.PathEscape(who.target) + after, RawQuery: assertion(who.credential),
+	}, who.credential.Token, originField)
+}
+
 // fly sends a fetch and remembers what its answer says. It looks into memory once
 // more, because a reader may come between the storing and the landing of another's
 // fetch:
@@ -382,18 +397,26 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 //	1 reader: looks up, a miss        2 reader: looks up, a miss
 //	1 reader: fetches, stores, lands
 //	                                  2 reader: finds no flight, begins one
-func (h *Handler) fly(request subrequest, who reader) *fetched {
+func (h *Handler) fly(request subrequest, who reader, timeout time.Duration) *fetched {
 	now := time.Now()
 	found := h.lookup(who, now)
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{departed: now, found: &found}
 	}
-	result := &fetched{departed: now, subresponse: request.send(fetchTimeout, h.memory.counters.departs(reasonFetch))}
-	if result.err != nil {
+	result := &fetched{departed: now, subresponse: request.sendTwice(timeout, h.memory.counters, reasonFetch)}
+	if result.failed() {
+		result.retrial = newRetrial(h.newParty(who, &request))
+	}
+	if result.err != nil || result.site {
 		return result
 	}
-
+	if !result.failed() {
+		h.memory.answered(now)
+	}
 	result.answer, result.stored = h.remember(found.Ticket, who, result.subresponse)
+	if result.answer != nil {
+		h.memory.host.note(result.host)
+	}
 	return result
 }
 
@@ -403,9 +426,15 @@ func (h *Handler) remember(ticket cache.Ticket, who reader, result *subresponse)
 	presence, rules := h.memory.presence, &h.set.rules
 	switch {
 	case result.large:
-		presence.MarkUncached(ticket)
+		// Of an error there is nothing to keep, of any size.
+		if result.status == http.StatusOK {
+			presence.MarkUncached(ticket)
+		}
 	case result.status == http.StatusUnauthorized:
 		h.memory.refused(who.credential, h.memory.holderOf(who.credential), result)
+	case result.echoes:
+		// A proxy names each browser's own origin, as a rule without a Vary. Whoever
+		// asks with another must not decide for all.
 	case !result.isJSON():
 		// Not from a homeserver, or in an encoding that we didn't ask for.
 	case result.status == http.StatusOK:

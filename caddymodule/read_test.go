@@ -377,6 +377,7 @@ func TestAnswersThatAreNotKept(t *testing.T) {
 		"encoded":                     {200, "application/json", http.Header{"Content-Encoding": {"br"}}, `{"presence":"online"}`},
 		"varies by something":         {200, "application/json", http.Header{"Vary": {"Accept-Language"}}, `{"presence":"online"}`},
 		"varies by an echoed origin":  {200, "application/json", http.Header{"Vary": {"Origin"}, "Access-Control-Allow-Origin": {"https://a"}}, `{"presence":"online"}`},
+		"names no origin for none":    {200, "application/json", http.Header{"Vary": {"Origin"}}, `{"presence":"online"}`},
 		"large":                       {200, "application/json", nil, `{"presence":"online","status_msg":"` + strings.Repeat("x", 10_000) + `"}`},
 		"very large":                  {200, "application/json", nil, `{"presence":"online","status_msg":"` + strings.Repeat("x", 1<<20) + `"}`},
 		"404 of an unknown route":     {404, "application/json", nil, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`},

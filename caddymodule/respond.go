@@ -108,8 +108,9 @@ func variesByClient(header http.Header) bool {
 				// No matter: encodings are not kept, viewers are told apart,
 				// and preflights are cached apart.
 			case "origin":
-				// tuwunel names it always; it matters if the origin is echoed.
-				if origins := header[corsPrefix+"Allow-Origin"]; len(origins) > 0 && origins[0] != "*" {
+				// tuwunel names it always; it matters if the origin is echoed. A request
+				// without one gets no field then, and nobody else is to get that answer.
+				if origins := header[corsPrefix+"Allow-Origin"]; len(origins) == 0 || origins[0] != "*" {
 					return true
 				}
 			default:
@@ -173,6 +174,39 @@ func writeSubresponse(w http.ResponseWriter, r *http.Request, a *subresponse, ca
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(a.body)
 	}
+}
+
+// writeForClient passes on the answer to a request of ours that was made without the
+// client's Origin.
+func writeForClient(w http.ResponseWriter, r *http.Request, a *subresponse) {
+	allowAnyOrigin(w.Header(), a.header)
+	writeSubresponse(w, r, a, "")
+}
+
+// allowAnyOrigin lets scripts read an answer that was asked for without an Origin, as
+// homeservers do. Proxies that echo the origin had none to echo.
+func allowAnyOrigin(dst, answer http.Header) {
+	if answer[corsPrefix+"Allow-Origin"] == nil {
+		dst[corsPrefix+"Allow-Origin"] = []string{"*"}
+	}
+}
+
+// passOn gives the client what a request of ours got that isn't the homeserver's word:
+// an error as it is, so that the site's handle_errors works, with the header fields that
+// go with it, such as Retry-After.
+func passOn(w http.ResponseWriter, r *http.Request, a *subresponse) error {
+	switch {
+	case a.aborted:
+		panic(http.ErrAbortHandler)
+	case a.err != nil:
+		header := w.Header()
+		for name, values := range a.header {
+			header[name] = slices.Clone(values)
+		}
+		return a.err
+	}
+	writeSubresponse(w, r, a, "")
+	return nil
 }
 
 // matrixError is the standard error object of the client-server API.
@@ -243,5 +277,6 @@ func (h *Handler) writeMissingToken(w http.ResponseWriter, r *http.Request, mess
 // know, with its soft_logout: a client decides by that whether to keep its keys.
 func (h *Handler) writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
 	h.note(r, outcomeRejected)
+	allowAnyOrigin(w.Header(), rejection.Header)
 	writeKept(w, r, http.StatusUnauthorized, keptList(rejection.Header), "", []byte(rejection.Body))
 }

@@ -312,7 +312,7 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 					return false, nil
 				})
 				r := request("POST", clientAPI+path, "alice-phone", "{}")
-				_ = p.handler.ServeHTTP(&discarded{header: make(http.Header)}, prepared(r), p.hs)
+				_ = p.handler.ServeHTTP(&discarded{header: make(http.Header)}, prepared(r, new(caddyhttp.Server)), p.hs)
 				if got := p.lookupsOf("alice-phone"); got != tc.phone {
 					t.Errorf("%d lookups of the token, want %d", got, tc.phone)
 				}
@@ -322,11 +322,6 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 			})
 		}
 	}
-}
-
-// prepared returns a request as Caddy's server hands it to handlers.
-func prepared(r *http.Request) *http.Request {
-	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), &discarded{header: make(http.Header)}, new(caddyhttp.Server))
 }
 
 // discarded is a response that nobody looks at.
@@ -439,7 +434,7 @@ func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 			t.Error("the old token is still known when the client reads its new one")
 		}
 	}}
-	if err := p.handler.ServeHTTP(w, prepared(request("POST", clientAPI+"login", "", "{}")), p.hs); err != nil || !told {
+	if err := p.handler.ServeHTTP(w, prepared(request("POST", clientAPI+"login", "", "{}"), new(caddyhttp.Server)), p.hs); err != nil || !told {
 		t.Errorf("told: %v, error %v", told, err)
 	}
 }

@@ -23,6 +23,12 @@ import (
 // for the address of hs.
 func newSite(t *testing.T, hs *homeserver, directives string) http.Handler {
 	t.Helper()
+	return newSiteWith(t, hs, "", directives)
+}
+
+// newSiteWith is newSite with global options.
+func newSiteWith(t *testing.T, hs *homeserver, global, directives string) http.Handler {
+	t.Helper()
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := hs.ServeHTTP(w, r); err != nil {
 			t.Error(err)
@@ -31,7 +37,7 @@ func newSite(t *testing.T, hs *homeserver, directives string) http.Handler {
 	t.Cleanup(upstream.Close)
 	directives = strings.ReplaceAll(directives, "UPSTREAM", strings.TrimPrefix(upstream.URL, "http://"))
 
-	config := "{\nadmin off\npersist_config off\n}\nhttp://example.com:9 {\n" + directives + "\n}\n"
+	config := "{\nadmin off\npersist_config off\n" + global + "\n}\nhttp://example.com:9 {\n" + directives + "\n}\n"
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -208,6 +214,10 @@ func TestAnswersThatBreakOff(t *testing.T) {
 		resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", ""))
 		if resp.StatusCode != http.StatusBadGateway {
 			t.Errorf("got %d, want 502", resp.StatusCode)
+		}
+		// Those of the answer that broke off made the error break off as well.
+		if got := resp.Header.Get("Content-Length"); got != "" && got != "0" {
+			t.Errorf("the error has Content-Length %q", got)
 		}
 	}
 	hs.mu.Lock()

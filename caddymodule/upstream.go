@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,10 +12,12 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // maxSubresponse is how much of the answer to a request of ours is taken. An answer
@@ -28,10 +31,22 @@ type subresponse struct {
 	body    []byte
 	large   bool      // the body had more than maxSubresponse bytes, so it isn't whole
 	arrived time.Time // when all of it had
+	host    string    // that was asked
 
 	// err is the next handler's error, to be returned unwrapped, or a
-	// caddyhttp.HandlerError of ours. With it there is no answer.
+	// caddyhttp.HandlerError of ours. With it there is no answer, but perhaps header
+	// fields that go with the error.
 	err error
+
+	// site tells that the answer, or the error, is of the site's own handlers: a
+	// respond, error, abort or rate_limit after us. It says nothing about the
+	// homeserver, and the client gets it as it is.
+	site bool
+	// echoes tells that the answer is for the one origin that the request named.
+	echoes bool
+
+	// aborted tells that the site wants the client's connection closed. There is an err.
+	aborted bool
 }
 
 // matrixError returns the errcode of an answer that is a Matrix error object, or "".
@@ -59,7 +74,23 @@ func (s *subresponse) isJSON() bool {
 
 // failed tells that the homeserver could not answer: it is down, slow or broken.
 func (s *subresponse) failed() bool {
-	return s.err != nil || s.status >= http.StatusInternalServerError
+	return !s.site && (s.err != nil || s.status >= http.StatusInternalServerError)
+}
+
+// code returns the status that the answer has, or that its error will make.
+func (s *subresponse) code() int {
+	var failure caddyhttp.HandlerError
+	if errors.As(s.err, &failure) {
+		return failure.StatusCode
+	}
+	return s.status
+}
+
+// isAuthentication tells that an answer by way of a reverse_proxy may be that of an
+// authentication service, which speaks no Matrix: the service's page, or the way to it.
+func (s *subresponse) isAuthentication() bool {
+	return s.matrixError() == "" && (s.status == http.StatusUnauthorized || s.status == http.StatusForbidden ||
+		s.status >= http.StatusMultipleChoices && s.status < http.StatusBadRequest)
 }
 
 // subrequest is a request of ours on behalf of a client's. It is made while
@@ -67,39 +98,35 @@ func (s *subresponse) failed() bool {
 // and from another goroutine.
 type subrequest struct {
 	request      *http.Request
+	chosen       []string        // fields that it can go without, see head
 	client       context.Context // the client's, without its end
 	next         caddyhttp.Handler
 	vars         map[string]any
 	placeholders *caddy.Replacer // the client's request's
+	site         *siteFields
+	host         *goodHost
+	err          error // why it can't be sent
 }
 
-// notCopied are the fields of a client's request that are about its body, its
-// connection, or what it has of the answer already. Accept-Encoding is among them
-// so that answers come plain: the transport asks for gzip itself and unpacks it,
-// and an encode handler before us has looked at the client's already.
-var notCopied = []string{
-	"Accept-Encoding", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Expect",
-	"If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "Range",
-	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
-	":protocol", // of an extended CONNECT: no transport sends a field of that name
-}
+// errTooLong says that a request of ours would have to be larger than homeservers take.
+var errTooLong = errors.New("the request's target or host is too long")
 
-// newSubrequest returns a GET of u. It goes to the homeserver as the client's own
-// request would: from its address, to the same host, with its header fields and
-// with the variables and placeholders that handlers before us have set.
-func newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.URL) subrequest {
-	header := r.Header.Clone()
-	for _, name := range notCopied {
-		delete(header, name)
-	}
+// newSubrequest returns a GET of u with a token, unless that is empty. It goes to the
+// homeserver by the way of the client's own request: from its address, to the same host,
+// with the variables and placeholders that handlers before us have set, and with a few
+// header fields, see head.
+func (h *Handler) newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.URL, token string, more ...clientField) subrequest {
+	uri := u.RequestURI()
+	line := len("PUT  HTTP/1.1\r\n") + len(uri)
+	head := h.newHead(r, line, token, more)
 	sub := &http.Request{
 		Method:     http.MethodGet,
 		URL:        u,
-		RequestURI: u.RequestURI(),
+		RequestURI: uri,
 		Proto:      r.Proto,
 		ProtoMajor: r.ProtoMajor,
 		ProtoMinor: r.ProtoMinor,
-		Header:     header,
+		Header:     head.header,
 		Body:       http.NoBody,
 		Host:       r.Host,
 		RemoteAddr: r.RemoteAddr,
@@ -109,23 +136,69 @@ func newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.URL) subreque
 	// request, which may end before ours.
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	placeholders, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	return subrequest{
+	s := subrequest{
 		request: sub,
+		chosen:  head.chosen,
 		// A client that goes away cancels neither the others who wait for this
 		// answer nor what is to be learned from it.
 		client:       context.WithoutCancel(r.Context()),
 		next:         next,
 		vars:         maps.Clone(vars),
 		placeholders: placeholders,
+		site:         h.named,
+		host:         &h.memory.host,
 	}
+	if line > maxLine || len(r.Host) > maxHost {
+		s.err = caddyhttp.Error(http.StatusBadRequest, errTooLong)
+	}
+	return s
+}
+
+// plain returns the request without all that the client may have chosen, but for its
+// credential. It reports false if that is the same request.
+func (s subrequest) plain() (subrequest, bool) {
+	plain := s
+	plain.chosen = nil
+	plain.request = s.request.Clone(context.Background())
+	for _, name := range s.chosen {
+		delete(plain.request.Header, name)
+	}
+	plain.request.Host = s.host.known(s.request.Host)
+	return plain, len(plain.request.Header) < len(s.request.Header) || plain.request.Host != s.request.Host
+}
+
+// sendTwice sends a request, and once more without what the client may have chosen if it
+// failed in a way that this may have caused: what is concluded from a failure concerns
+// others, and what this client may read. No connection has nothing to do with it, and
+// after a timeout there is no time.
+func (s subrequest) sendTwice(timeout time.Duration, c *counters, why reason) *subresponse {
+	end := time.Now().Add(timeout)
+	answer := s.send(timeout, c.departs(why))
+	if !answer.failed() || errors.As(answer.err, new(reverseproxy.DialError)) {
+		return answer
+	}
+	left := time.Until(end)
+	plain, differs := s.plain()
+	if !differs || left <= 0 {
+		return answer
+	}
+	return plain.send(left, c.departs(reasonRetry))
 }
 
 // send returns the answer of the next handler, which has so long for it. It calls
 // arrives when that has come, or won't.
 func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 	defer arrives()
-	ctx, cancel := context.WithTimeout(s.client, timeout)
+	if s.err != nil {
+		return &subresponse{err: s.err, site: true}
+	}
+	// At the end of its time the request is cancelled, as if the client had left: a
+	// deadline in the context would be an error that reverse_proxy's passive health
+	// checks count as one of the homeserver, for which it refuses everybody.
+	ctx, cancel := context.WithCancel(s.client)
 	defer cancel()
+	timer := time.AfterFunc(timeout, cancel)
+	defer timer.Stop()
 	// The client's own body and connection are none of this request's.
 	ctx = caddyhttp.ContextWithIdleTimeouts(ctx, nil, nil)
 
@@ -135,54 +208,104 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 		return &subresponse{err: caddyhttp.Error(http.StatusInternalServerError, errors.New("request has no caddyhttp.Server"))}
 	}
 	collected := &collector{header: make(http.Header), stop: cancel}
-
-	// Route groups and variables are kept in the context: with the client's own,
-	// the client's request would find its routes done already.
 	replacer := caddy.NewReplacer()
-	request := caddyhttp.PrepareRequest(s.request.WithContext(ctx), replacer, collected, srv)
+	request := s.prepare(ctx, replacer, collected, srv)
+
+	err := serve(s.next, collected, request)
+	answer := &subresponse{header: collected.header, arrived: time.Now(), host: s.request.Host}
+	_, proxied := replacer.Get(proxiedPlaceholder)
+	switch {
+	case collected.large:
+		// The copying was stopped by us, so its error is none.
+	case ctx.Err() != nil:
+		// reverse_proxy reports a cancelled request as a status without an error.
+		// An error isn't wrapped: Error would keep the status of one of its own.
+		answer.err = caddyhttp.Error(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %v", timeout, cmp.Or(err, ctx.Err())))
+		return answer
+	case err != nil:
+		answer.err = err
+		if collected.status != 0 {
+			answer.header = nil // of an answer that broke off
+		}
+		answer.site = s.site.proxies && !proxied || answer.code() < http.StatusInternalServerError && answer.code() > 0
+		if answer.aborted = answer.site && errors.Is(err, errBrokeOff); !answer.aborted && errors.As(err, new(panicError)) {
+			answer.site = false
+		}
+		return answer
+	case collected.status == 0:
+		answer.err = caddyhttp.Error(http.StatusBadGateway, errors.New("no handler after matrix_presence answered"))
+		return answer
+	}
+	answer.status, answer.body, answer.large = collected.status, collected.body.Bytes(), collected.large
+	answer.unpack()
+	answer.site = s.site.proxies && !proxied && answer.status >= http.StatusMultipleChoices || s.site.authenticates && answer.isAuthentication()
+	origin := request.Header.Get("Origin")
+	answer.echoes = origin != "" && answer.header.Get(corsPrefix+"Allow-Origin") == origin
+	return answer
+}
+
+// proxiedPlaceholder is set by reverse_proxy when it is done with a request.
+const proxiedPlaceholder = "http.reverse_proxy.duration"
+
+// prepare makes the request one of Caddy's. Route groups and variables are kept in the
+// context: with the client's own, the client's request would find its routes done already.
+func (s subrequest) prepare(ctx context.Context, replacer *caddy.Replacer, w http.ResponseWriter, srv *caddyhttp.Server) *http.Request {
+	request := caddyhttp.PrepareRequest(s.request.WithContext(ctx), replacer, w, srv)
 	vars := request.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	for name, value := range s.vars {
-		if _, ok := vars[name]; !ok {
+		// Who the client is was found out from all of its header.
+		if _, ok := vars[name]; !ok || name == caddyhttp.ClientIPVarKey || name == caddyhttp.TrustedProxyVarKey {
 			vars[name] = value
 		}
 	}
 	if s.placeholders != nil {
 		// What isn't known of this request, such as the outputs of "map".
-		replacer.Map(s.placeholders.Get)
+		replacer.Map(func(name string) (any, bool) {
+			if name == proxiedPlaceholder {
+				return nil, false // a forward_auth before us
+			}
+			return s.placeholders.Get(name)
+		})
 	}
-
-	err := serve(s.next, collected, request)
-	switch {
-	case collected.large:
-		// The copying was stopped by us, so its error is none.
-	case err != nil:
-		if ctx.Err() != nil {
-			// Not wrapped: Error would keep the status of an error of its own.
-			err = caddyhttp.Error(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %v", timeout, err))
-		}
-		return &subresponse{err: err}
-	case collected.status == 0:
-		return &subresponse{err: caddyhttp.Error(http.StatusBadGateway, errors.New("no handler after matrix_presence answered"))}
-	case ctx.Err() != nil:
-		// reverse_proxy reports a cancelled request as a status without an error.
-		return &subresponse{err: caddyhttp.Error(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %w", timeout, ctx.Err()))}
-	}
-	return &subresponse{
-		status: collected.status, header: collected.header, body: collected.body.Bytes(), large: collected.large, arrived: time.Now(),
-	}
+	return request
 }
+
+// unpack takes gzip off an answer. The transport does that itself unless the site asks
+// the homeserver for gzip.
+func (s *subresponse) unpack() {
+	encoding := strings.ToLower(strings.Join(s.header["Content-Encoding"], ", "))
+	if s.large || encoding != "gzip" && encoding != "x-gzip" {
+		return
+	}
+	plain, err := gunzip(s.body)
+	if err != nil {
+		s.err = caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("unpacking the homeserver's answer: %w", err))
+		return
+	}
+	s.body, s.large = plain, len(plain) > maxSubresponse
+	s.header.Del("Content-Encoding")
+}
+
+// errBrokeOff says that an answer ended before it was whole.
+var errBrokeOff = errors.New("the homeserver's answer broke off")
+
+// panicError is what a handler after us panicked with.
+type panicError struct{ reason string }
+
+func (e panicError) Error() string { return e.reason }
 
 // serve calls next and turns a panic into an error. In a goroutine of
 // our own nobody else would: reverse_proxy panics with http.ErrAbortHandler
-// when an answer breaks off.
+// when an answer breaks off, and so does abort.
 func serve(next caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (err error) {
 	defer func() {
 		switch reason := recover(); reason {
 		case nil:
 		case http.ErrAbortHandler:
-			err = caddyhttp.Error(http.StatusBadGateway, errors.New("the homeserver's answer broke off"))
+			err = caddyhttp.Error(http.StatusBadGateway, errBrokeOff)
 		default:
-			err = caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("a handler after matrix_presence panicked: %v\n%s", reason, debug.Stack()))
+			err = caddyhttp.Error(http.StatusInternalServerError,
+				panicError{fmt.Sprintf("a handler after matrix_presence panicked: %v\n%s", reason, debug.Stack())})
 		}
 	}()
 	return next.ServeHTTP(w, r)

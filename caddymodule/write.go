@@ -40,8 +40,11 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 		return nil
 	case who.refusal != nil:
 		h.note(r, outcomeFailed)
-		writeSubresponse(w, r, who.refusal, "")
+		writeForClient(w, r, who.refusal)
 		return nil
+	case who.barrier != nil:
+		h.note(r, outcomeFailed)
+		return passOn(w, r, who.barrier)
 	case who.err != nil:
 		h.writeUnverified(w, r, who.err)
 		return nil

@@ -15,7 +15,7 @@ var (
 	// ErrUncertain means that homeservers don't agree on whose request it is:
 	// several tokens, a header that isn't exactly "Bearer <token>", a query
 	// that splits differently at ";", that isn't ASCII or has an empty parameter
-	// of ours, a token too long for some.
+	// of ours, a token or such a parameter too long for some.
 	ErrUncertain = errors.New("homeservers read this request's credential differently")
 )
 
@@ -80,6 +80,10 @@ func ParseCredential(authorization []string, rawQuery string) (Credential, error
 // connection with a line above 16 KiB.
 const maxToken = 4 << 10
 
+// maxDeviceID is the size in bytes above which a device is none that Synapse lets anybody
+// have (synapse/rest/client/login.py). Escaped it is up to three times as long.
+const maxDeviceID = 512
+
 // isToken reports whether a token means the same in a header and in a query:
 // at least one character, all of them visible ASCII.
 func isToken(s string) bool {
@@ -131,7 +135,7 @@ func (c *Credential) parseQuery(rawQuery string) (token bool, err error) {
 		}
 		// An empty value is none to Dendrite and one that is wrong to Synapse. Of
 		// several, the first one counts for both, but nobody has promised that.
-		if err != nil || *seen || value == "" {
+		if err != nil || *seen || value == "" || len(c.UserID) > maxUserID || len(c.DeviceID) > maxDeviceID {
 			return false, ErrUncertain
 		}
 		*seen = true

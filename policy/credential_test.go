@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -87,6 +88,9 @@ func TestParseCredential(t *testing.T) {
 			Credential{Token: "tok", DeviceID: "D", DeviceParameter: "device_id"}, nil},
 		{"a user ID may hold anything", []string{bearer}, "user_id=@a+b%00:c", Credential{Token: "tok", UserID: "@a b\x00:c"}, nil},
 		{"two users", []string{bearer}, "user_id=@a:b&user_id=@c:d", Credential{}, ErrUncertain},
+		{"the longest user ID", []string{bearer}, "user_id=" + strings.Repeat("%40", 255), Credential{Token: "tok", UserID: strings.Repeat("@", 255)}, nil},
+		{"a user ID that is too long", []string{bearer}, "user_id=" + strings.Repeat("@", 256), Credential{}, ErrUncertain},
+		{"a device that is too long", []string{bearer}, "device_id=" + strings.Repeat("D", 513), Credential{}, ErrUncertain},
 		{"two devices", []string{bearer}, "device_id=D&device_id=E", Credential{}, ErrUncertain},
 		{"both device names", []string{bearer}, "device_id=D&org.matrix.msc3202.device_id=D", Credential{}, ErrUncertain},
 		{"empty user", []string{bearer}, "user_id=", Credential{}, ErrUncertain},

@@ -219,8 +219,8 @@ func (b books) own(add func(value, low, high int, format string, args ...any), e
 	// The homeserver may be away, so it has answered no more than it was sent.
 	sent := upstream("write") + upstream("delivery")
 	add(answered(scripted.Write), 0, sent, "writes that the homeserver answered, upstream_requests_total of write and delivery")
-	sent = upstream("fetch") + upstream("bypass")
-	add(answered(scripted.Read), 0, sent, "reads that the homeserver answered, upstream_requests_total of fetch and bypass")
+	sent = upstream("fetch") + upstream("bypass") + upstream("retry")
+	add(answered(scripted.Read), 0, sent, "reads that the homeserver answered, upstream_requests_total of fetch, bypass and retry")
 	exactly(sum("limiter_overflow_total", "limit", "read", "write", "rejected"), 0, "limiter_overflow_total")
 }
 

@@ -1,0 +1,422 @@
+package caddymodule
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// These are about Caddy's other handlers: what our requests do to them, and they to ours.
+
+// limitReached refuses everything as the handler rate_limit of a known plugin does.
+type limitReached struct{}
+
+func (limitReached) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_limit_reached", New: func() caddy.Module { return new(limitReached) }}
+}
+
+func (limitReached) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Handler) error {
+	w.Header().Set("Retry-After", "17")
+	return caddyhttp.Error(http.StatusTooManyRequests, nil)
+}
+
+func init() {
+	caddy.RegisterModule(limitReached{})
+	httpcaddyfile.RegisterHandlerDirective("test_limit_reached", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return limitReached{}, nil
+	})
+}
+
+// logged has what a handler logs noted.
+func logged(h *Handler) *observer.ObservedLogs {
+	core, logs := observer.New(zap.InfoLevel)
+	h.logger = zap.New(core)
+	return logs
+}
+
+// faultOf returns the fault that the handlers of a memory have logged last.
+func faultOf(name string) (found fault) {
+	eachMemory(func(other string, m *memory) {
+		if other == name {
+			found = fault(m.faults.state.Load())
+		}
+	})
+	return found
+}
+
+func presenceRequest(method, token, body string) *http.Request {
+	return request(method, "http://example.com:9"+statusPath(alice), token, body)
+}
+
+// A whoami that took too long ended by a deadline, which reverse_proxy's passive health checks
+// took for a failure of the upstream: with fail_duration 20s the whole homeserver was
+// answered with 503 for 20 seconds, media and federation too.
+func TestSlowLookupIsNoFailureOfTheUpstream(t *testing.T) {
+	for _, options := range []string{
+		"fail_duration 20s",
+		"fail_duration 20s\nmax_fails 1\nlb_try_duration 5s\nlb_retries 3",
+		"fail_duration 20s\nlb_try_duration 5s\nlb_retry_match {\nmethod GET PUT\n}",
+	} {
+		hs := newHomeserver()
+		hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.HasSuffix(r.URL.Path, "/whoami") {
+				<-r.Context().Done()
+				return true, nil
+			}
+			return false, nil
+		}
+		site := newSite(t, hs, "matrix_presence {\nidentity {\ntimeout 50ms\n}\n}\nreverse_proxy UPSTREAM {\n"+options+"\n}")
+		for range 3 {
+			if resp := ask(site, presenceRequest("PUT", "alice-token", `{"presence":"online"}`)); resp.StatusCode != http.StatusGatewayTimeout {
+				t.Errorf("%q: the write got %d", options, resp.StatusCode)
+			}
+		}
+		if n := hs.count("whoami"); n != 3 {
+			t.Errorf("%q: %d questions, want 3", options, n)
+		}
+		if resp := ask(site, request("GET", "http://example.com:9/_matrix/media/v3/download/x/y", "", "")); resp.StatusCode == http.StatusServiceUnavailable {
+			t.Errorf("%q: all others get %d", options, resp.StatusCode)
+		}
+	}
+}
+
+// siteAnswer is what directives of a site answer.
+type siteAnswer struct {
+	directives string
+	status     int
+	body       string
+	retryAfter string
+}
+
+// What the site says to a request of ours became a 502 of ours on writes, a stale answer on
+// reads, and a line in the log that the upstream is no homeserver. The client gets the
+// site's own answer, as it would to any other request.
+func TestSiteAnswersForItself(t *testing.T) {
+	for name, tc := range map[string]siteAnswer{
+		"respond":        {`respond "banned" 403`, 403, "banned", ""},
+		"respond 429":    {"header Retry-After 3\nrespond 429", 429, "", "3"},
+		"respond 503":    {`respond "maintenance" 503`, 503, "maintenance", ""},
+		"redirect":       {"redir https://example.org/", 302, "", ""},
+		"error":          {`error "banned" 403`, 403, "sorry: 403", ""},
+		"error 503":      {`error "maintenance" 503`, 503, "sorry: 503", ""},
+		"rate limit":     {"test_limit_reached", 429, "sorry: 429", "17"},
+		"Matrix respond": {`respond ` + "`{\"errcode\":\"M_FORBIDDEN\"}`" + ` 403`, 403, `{"errcode":"M_FORBIDDEN"}`, ""},
+		"basic_auth":     {"basic_auth {\nx $2a$04$Vm1FvTDKQvsQYVTmKQb1mOoVBrYr8YFFHG1eSkV7tXd3dEQjGzcoK\n}", 401, "sorry: 401", ""},
+	} {
+		for _, ttl := range []string{"1ns", "1h"} { // who they are is not known, and is
+			t.Run(name+" "+ttl, func(t *testing.T) { testSiteAnswer(t, tc, ttl) })
+		}
+	}
+}
+
+func testSiteAnswer(t *testing.T, tc siteAnswer, ttl string) {
+	hs := newHomeserver()
+	site := newSite(t, hs, `
+				matrix_presence {
+					cache {
+						ttl 1ns
+						stale_if_error 1h
+					}
+					identity {
+						ttl `+ttl+`
+					}
+				}
+				route @banned {
+					`+tc.directives+`
+				}
+				@banned remote_ip 203.0.113.1
+				reverse_proxy UPSTREAM
+				handle_errors {
+					respond "sorry: {err.status_code}"
+				}`)
+	if resp := ask(site, presenceRequest("GET", "alice-token", "")); resp.StatusCode != 200 {
+		t.Fatalf("before: %d", resp.StatusCode)
+	}
+	for _, r := range []*http.Request{
+		presenceRequest("GET", "alice-token", ""), presenceRequest("PUT", "alice-token", `{"presence":"online"}`),
+		presenceRequest("GET", "bob-token", ""), presenceRequest("PUT", "other-token", `{"presence":"online"}`),
+	} {
+		r.RemoteAddr = "203.0.113.1:1"
+		resp := ask(site, r)
+		if body := bodyOf(resp); resp.StatusCode != tc.status || body != tc.body || resp.Header.Get("Retry-After") != tc.retryAfter {
+			t.Errorf("%s by %s: %d %q, Retry-After %q", r.Method, r.Header.Get("Authorization"), resp.StatusCode, body, resp.Header.Get("Retry-After"))
+		}
+	}
+	if got := faultOf("example.com"); got != faultNone {
+		t.Errorf("the log says: %s", faultMessages[got])
+	}
+	// Nobody else is told so, and nothing was forgotten.
+	if resp := ask(site, presenceRequest("GET", "alice-token", "")); resp.StatusCode != 200 {
+		t.Errorf("somebody else: %d", resp.StatusCode)
+	}
+}
+
+// An authentication service behind us judges by cookies. It gets them with our requests, and
+// what it says to a client without goes to the client.
+func TestAuthenticationServiceBehindUs(t *testing.T) {
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Cookie") != "session=alice" {
+			w.Header().Set("Location", "https://login.example")
+			w.WriteHeader(302)
+		}
+	}))
+	defer service.Close()
+	hs := newHomeserver()
+	site := newSite(t, hs, "matrix_presence\nhandle {\nforward_auth "+strings.TrimPrefix(service.URL, "http://")+" {\nuri /\n}\nreverse_proxy UPSTREAM\n}")
+	for _, cookie := range []string{"", "session=alice", ""} {
+		r := presenceRequest("PUT", "alice-token", `{"presence":"online"}`)
+		want := 302
+		if cookie != "" {
+			r.Header.Set("Cookie", cookie)
+			want = 200
+		}
+		if resp := ask(site, r); resp.StatusCode != want {
+			t.Errorf("with the cookie %q: %d %s, want %d", cookie, resp.StatusCode, bodyOf(resp), want)
+		}
+	}
+	if got := faultOf("example.com"); got != faultNone {
+		t.Errorf("the log says: %s", faultMessages[got])
+	}
+}
+
+// abort closes the connection of the client, not only that of our request.
+func TestSiteAborts(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, "matrix_presence {\ncache {\nttl 1ns\n}\n}\nroute {\n@banned remote_ip 203.0.113.1\nabort @banned\nreverse_proxy UPSTREAM\n}")
+	ask(site, presenceRequest("GET", "alice-token", "")) // who she is is known then
+	for _, r := range []*http.Request{
+		presenceRequest("PUT", "bob-token", `{"presence":"online"}`), presenceRequest("GET", "bob-token", ""), presenceRequest("GET", "alice-token", ""),
+	} {
+		r.RemoteAddr = "203.0.113.1:1"
+		func() {
+			defer func() {
+				if reason := recover(); reason != http.ErrAbortHandler {
+					t.Errorf("%s: %v", r.Method, reason)
+				}
+			}()
+			resp := ask(site, r)
+			t.Errorf("%s got %d", r.Method, resp.StatusCode)
+		}()
+	}
+}
+
+func zipped(text string) string {
+	var packed bytes.Buffer
+	zip := gzip.NewWriter(&packed)
+	_, _ = io.WriteString(zip, text)
+	_ = zip.Close()
+	return packed.String()
+}
+
+// With header_up Accept-Encoding gzip, which some take for faster, every answer to us came
+// packed, and every write was 502.
+func TestHomeserverThatIsMadeToCompress(t *testing.T) {
+	hs := newHomeserver()
+	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Header.Get("Accept-Encoding") != "gzip" || r.Method == "PUT" {
+			return false, nil
+		}
+		plain := httptest.NewRecorder()
+		without := r.Clone(r.Context())
+		without.Header.Del("Accept-Encoding")
+		err := hs.ServeHTTP(plain, without)
+		for name, values := range plain.Header() {
+			w.Header()[name] = values
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		w.WriteHeader(plain.Code)
+		_, _ = io.WriteString(w, zipped(plain.Body.String()))
+		return true, err
+	}
+	site := newSite(t, hs, "matrix_presence\nreverse_proxy UPSTREAM {\nheader_up Accept-Encoding gzip\n}")
+	if resp := ask(site, presenceRequest("PUT", "alice-token", `{"presence":"online","status_msg":"hi"}`)); resp.StatusCode != 200 {
+		t.Errorf("the write got %d %s", resp.StatusCode, bodyOf(resp))
+	}
+	for _, cacheStatus := range []string{"matrix_presence; fwd=miss", "matrix_presence; hit"} {
+		resp := ask(site, presenceRequest("GET", "bob-token", ""))
+		if body := bodyOf(resp); body != `{"presence":"online","status_msg":"hi"}` || !strings.HasPrefix(resp.Header.Get("Cache-Status"), cacheStatus) || resp.Header.Get("Content-Encoding") != "" {
+			t.Errorf("got %q, %s, %s", body, resp.Header.Get("Cache-Status"), resp.Header.Get("Content-Encoding"))
+		}
+	}
+}
+
+// What is packed in a way that we can't read, or is too much when it is unpacked, is no
+// answer. The log says which way it was.
+func TestAnswersThatCanNotBeUnpacked(t *testing.T) {
+	for name, tc := range map[string]struct{ encoding, body, log string }{
+		"another encoding": {"zstd", "x", "zstd"},
+		"two encodings":    {"gzip, br", "x", "gzip, br"},
+		"no gzip":          {"gzip", "x", "unpacking"},
+		"cut off":          {"gzip", zipped(`{"user_id":"@alice:example.com"}`)[:20], "unpacking"},
+		"a bomb":           {"gzip", zipped(`{"user_id":"@alice:example.com","x":"` + strings.Repeat("0", 20<<20) + `"}`), ""},
+		"upper case":       {"GZIP", zipped("x"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			logs := logged(p.handler)
+			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				w.Header().Set("Content-Type", "application/json")
+				w.Header().Set("Content-Encoding", tc.encoding)
+				_, err := io.WriteString(w, tc.body)
+				return true, err
+			}
+			p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), 502, "M_UNKNOWN")
+			if entries := logs.All(); len(entries) != 1 || !strings.Contains(fmt.Sprint(entries[0].ContextMap()["error"]), tc.log) {
+				t.Errorf("logged %v", entries)
+			}
+		})
+	}
+}
+
+// An error page of more than 64 KiB marked the presence as one that can't be kept, and took
+// away what stale_if_error is there to show.
+func TestLargeErrorTakesNothingAway(t *testing.T) {
+	for _, status := range []int{500, 503, 403, 404} {
+		synctest.Test(t, func(t *testing.T) {
+			h := stale()
+			h.Identity.TTL = caddy.Duration(time.Hour)
+			p := newProxy(t, h)
+			p.get("bob-token", alice)
+			time.Sleep(20 * time.Second)
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				answer(w, status, strings.Repeat("x", 100_000))
+				return true, nil
+			})
+			for range 2 {
+				resp := p.get("bob-token", alice)
+				if status >= 500 {
+					p.want(resp, 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
+				} else {
+					p.want(resp, status, "", "matrix_presence; fwd=bypass; detail=large")
+				}
+			}
+			p.hs.answerBy(nil)
+			p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+		})
+	}
+}
+
+// A site's respond stands after matrix_presence by default, so it doesn't keep a banned
+// client from what is in memory. README tells two ways by which it does.
+func TestBansComeFirstInBothWays(t *testing.T) {
+	const ban, proxy = "@ban remote_ip 203.0.113.1\nrespond @ban 403\n", "reverse_proxy UPSTREAM\n"
+	for name, tc := range map[string]struct {
+		global, directives string
+		banned             int
+	}{
+		"by default": {"", ban + "matrix_presence\n" + proxy, 200},
+		"route":      {"", "route {\n" + ban + "matrix_presence\n" + proxy + "}", 403},
+		"order":      {"order matrix_presence before reverse_proxy", ban + "matrix_presence\n" + proxy, 403},
+	} {
+		t.Run(name, func(t *testing.T) {
+			site := newSiteWith(t, newHomeserver(), tc.global, tc.directives)
+			for _, cacheStatus := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit"} {
+				resp := ask(site, presenceRequest("GET", "bob-token", ""))
+				if got := resp.Header.Get("Cache-Status"); !strings.HasPrefix(got, cacheStatus) {
+					t.Errorf("Cache-Status %q, want %q", got, cacheStatus)
+				}
+			}
+			r := presenceRequest("GET", "bob-token", "")
+			r.RemoteAddr = "203.0.113.1:1"
+			if resp := ask(site, r); resp.StatusCode != tc.banned {
+				t.Errorf("the banned client got %d, want %d", resp.StatusCode, tc.banned)
+			}
+		})
+	}
+}
+
+// In front of handle_path a directive of the site sees other paths than the homeserver, and
+// did nothing without a word. Within the block, or with that order, it works.
+func TestHandlePathAroundTheProxy(t *testing.T) {
+	for name, tc := range map[string]struct {
+		global, directives string
+		works              bool
+	}{
+		"site":  {"", "matrix_presence\nhandle_path /matrix/* {\nreverse_proxy UPSTREAM\n}", false},
+		"block": {"", "handle_path /matrix/* {\nmatrix_presence\nreverse_proxy UPSTREAM\n}", true},
+		"route": {"", "handle_path /matrix/* {\nroute {\nmatrix_presence\nreverse_proxy UPSTREAM\n}\n}", true},
+		"order": {"order matrix_presence before reverse_proxy", "handle_path /matrix/* {\nmatrix_presence\nreverse_proxy UPSTREAM\n}", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			site := newSiteWith(t, newHomeserver(), tc.global, tc.directives)
+			resp := ask(site, request("GET", "http://example.com:9/matrix"+statusPath(alice), "bob-token", ""))
+			if got := resp.Header.Get("Cache-Status"); resp.StatusCode != 200 || (got != "") != tc.works {
+				t.Errorf("%d, Cache-Status %q", resp.StatusCode, got)
+			}
+		})
+	}
+}
+
+// The log says so once, and only where it is so.
+func TestHandlerThatSeesLongerPathsOnlySaysSo(t *testing.T) {
+	for name, tc := range map[string]struct {
+		path   string
+		status int
+		also   string // a path that comes before
+		warned int
+	}{
+		"handle_path":               {"/matrix/_matrix/client/v3/sync", 200, "", 1},
+		"paths that somebody tries": {"/matrix/_matrix/client/v3/sync", 404, "", 0},
+		"no presence":               {"/_matrix/client/v3/sync", 200, "", 0},
+		"both":                      {"/matrix/_matrix/client/v3/sync", 200, statusPath(alice), 0},
+		"another service":           {"/api/v1/things", 200, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			logs := logged(p.handler)
+			if tc.also != "" {
+				p.do(request("GET", tc.also, "bob-token", ""))
+			}
+			p.hs.answerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+				answer(w, tc.status, "{}")
+				return true, nil
+			})
+			for range 3 * manyStrays {
+				p.do(request("GET", tc.path, "bob-token", ""))
+			}
+			if got := logs.FilterMessageSnippet("handle_path").Len(); got != tc.warned {
+				t.Errorf("logged %d times, want %d", got, tc.warned)
+			}
+		})
+	}
+}
+
+// A field that the site needs and that doesn't fit is left out, and the log says so once.
+func TestFieldThatDoesNotFitIsLogged(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	logs := logged(p.handler)
+	p.handler.named.set, p.handler.siteNames = []string{"X-Tenant"}, []string{"X-Tenant"}
+	for range 3 {
+		r := request("GET", statusPath(alice), "bob-token", "")
+		r.Header.Set("X-Tenant", strings.Repeat("x", maxSiteField))
+		p.want(p.do(r), 200, "", "")
+	}
+	if entries := logs.All(); len(entries) != 1 || entries[0].ContextMap()["field"] != "X-Tenant" {
+		t.Errorf("logged %v", entries)
+	}
+}
+
+// What a plugin behind us says with a status is the client's, whatever it is.
+func TestErrorsOfOtherHandlersKeepTheirStatus(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+		return true, caddyhttp.Error(http.StatusTeapot, errors.New("no coffee"))
+	}
+	p.want(p.put("alice-token", alice, `{"presence":"online"}`), 418, "", "")
+	p.want(p.get("alice-token", alice), 418, "", "")
+}

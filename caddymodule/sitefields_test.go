@@ -1,0 +1,143 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// serverOf returns the server that a site with these directives becomes, as it is before
+// it is provisioned.
+func serverOf(t *testing.T, directives string) *caddyhttp.Server {
+	t.Helper()
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("http://example.com:9 {\n"+directives+"\n}\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config caddy.Config
+	var app caddyhttp.App
+	if err := json.Unmarshal(adapted, &config); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(config.AppsRaw["http"], &app); err != nil {
+		t.Fatal(err)
+	}
+	return app.Servers["srv0"]
+}
+
+func TestFieldsThatASiteNames(t *testing.T) {
+	for directives, want := range map[string]struct{ set, read string }{
+		"respond 204":                                {"", ""},
+		"request_header X-Tenant one":                {"X-Tenant", ""},
+		"request_header +x-tenant one":               {"X-Tenant", ""},
+		"request_header X-Tenant one two":            {"", "X-Tenant"},
+		"request_header -X-Tenant":                   {"", ""},
+		"request_header Authorization x":             {"", ""},
+		"request_header User-Agent x":                {"", ""},
+		"@a header X-Beta 1\nrespond @a 204":         {"", "X-Beta"},
+		"@a not header !X-Beta\nrespond @a 204":      {"", "X-Beta"},
+		"@a header_regexp X-Beta ^1\nrespond @a 204": {"", "X-Beta"},
+		"@a `header({\"X-Beta\": \"1\"}) && header_regexp('X-Gamma', '^1')`\nrespond @a 204": {"", "X-Beta X-Gamma"},
+		"@a expression {header.X-Beta} == \"1\"\nrespond @a 204":                             {"", "X-Beta"},
+		"@a vars {http.request.header.X-Beta} 1\nrespond @a 204":                             {"", "X-Beta"},
+		"map {header.X-Beta} {b} {\n default 1\n}\nrespond {b}":                              {"", "X-Beta"},
+		"@a `{cookie.beta} == \"1\"`\nrespond @a 204":                                        {"", "Cookie"},
+		"reverse_proxy a:1 b:2 {\n lb_policy header X-Beta\n}":                               {"", "X-Beta"},
+		"reverse_proxy a:1 b:2 {\n lb_policy cookie beta secret\n}":                          {"", "Cookie"},
+		"reverse_proxy a:1 {\n header_up X-Beta {header.X-Gamma}\n}":                         {"", "X-Gamma"},
+		"handle /x/* {\n route {\n request_header X-Deep 1\n }\n}":                           {"X-Deep", ""},
+		"forward_auth a:1 {\n uri /\n copy_headers Remote-User>X-User Remote-Groups\n}":      {"Remote-Groups X-User", "Cookie"},
+	} {
+		f := newSiteFields(serverOf(t, directives))
+		slices.Sort(f.set)
+		slices.Sort(f.read)
+		read := slices.DeleteFunc(f.read, func(name string) bool { return slices.Contains(f.set, name) })
+		if got := strings.Join(f.set, " "); got != want.set {
+			t.Errorf("%s: sets %q, want %q", directives, got, want.set)
+		}
+		if got := strings.Join(read, " "); got != want.read {
+			t.Errorf("%s: reads %q, want %q", directives, got, want.read)
+		}
+	}
+}
+
+// What the site's handlers set, and what they look at, goes along with requests of ours,
+// and no other field of the client's does.
+func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, `
+		request_header +X-Tenant one
+		matrix_presence
+		@beta header X-Beta 1
+		handle @beta {
+			reverse_proxy UPSTREAM
+		}
+		handle {
+			respond 404
+		}`)
+	r := request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")
+	r.Header.Set("X-Beta", "1")
+	r.Header.Set("X-Tenant", strings.Repeat("x", 20_000))
+	r.Header.Set("X-Evil", "x")
+	r.Header.Set("Cookie", "x=y")
+	if resp := ask(site, r); resp.StatusCode != 200 || resp.Header.Get("Cache-Status") != "matrix_presence; fwd=miss; stored" {
+		t.Errorf("%d, %s", resp.StatusCode, resp.Header.Get("Cache-Status"))
+	}
+	if len(hs.seen) != 2 {
+		t.Errorf("%d requests", len(hs.seen))
+	}
+	for _, r := range hs.seen {
+		if got := r.Header.Get("X-Tenant"); got != "one" || r.Header.Get("X-Beta") != "1" {
+			t.Errorf("%s: X-Tenant %.20q, X-Beta %q", r.URL, got, r.Header.Get("X-Beta"))
+		}
+		if r.Header.Get("X-Evil") != "" || r.Header.Get("Cookie") != "" {
+			t.Errorf("%s: the client's own fields went along: %v", r.URL, r.Header)
+		}
+	}
+}
+
+// A handler after us may answer a preflight by a field that one client sends. That answer
+// isn't learned for all others.
+func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, `
+		@evil {
+			method OPTIONS
+			header X-Evil *
+		}
+		@cors header Access-Control-Request-Method *
+		header @cors X-Cors yes
+		matrix_presence {
+			preflight local
+		}
+		route {
+			header @evil Access-Control-Allow-Origin https://evil.example
+			respond @evil 204
+			header Access-Control-Allow-Origin *
+			respond 204
+		}`)
+	for _, evil := range []string{"1", "", ""} {
+		r := request("OPTIONS", "http://example.com:9"+statusPath(alice), "", "")
+		r.Header.Set("Origin", "https://app.example")
+		r.Header.Set("Access-Control-Request-Method", "GET")
+		if evil != "" {
+			r.Header.Set("X-Evil", evil)
+		}
+		want := map[string]string{"1": "https://evil.example", "": "*"}[evil]
+		if resp := ask(site, r); resp.Header.Get("Access-Control-Allow-Origin") != want {
+			t.Errorf("X-Evil %q: Access-Control-Allow-Origin %q, want %q", evil, resp.Header.Get("Access-Control-Allow-Origin"), want)
+		}
+	}
+	r := request("OPTIONS", "http://example.com:9"+statusPath(alice), "", "")
+	r.Header.Set("Origin", "https://app.example")
+	r.Header.Set("Access-Control-Request-Method", "GET")
+	if resp := ask(site, r); resp.StatusCode != http.StatusNoContent || !strings.HasPrefix(resp.Header.Get("Cache-Status"), "matrix_presence; hit") {
+		t.Errorf("an ordinary one: %d, %s", resp.StatusCode, resp.Header.Get("Cache-Status"))
+	}
+}
