@@ -77,7 +77,7 @@ func (h *Handler) dialect(r *http.Request, next caddyhttp.Handler) dialect {
 	s := &h.memory.software
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.asking && !time.Now().Before(s.next) {
+	if !s.asking && !h.memory.now().Before(s.next) {
 		s.asking = true
 		questions := h.newVersionQuestions(r, next)
 		go h.learnSoftware(questions)
@@ -101,7 +101,7 @@ func (h *Handler) learnSoftware(questions []subrequest) {
 			retry = min(retry, firstSoftwareRetry<<min(s.failures, 10))
 			s.failures++
 		}
-		s.next = time.Now().Add(retry)
+		s.next = h.memory.now().Add(retry)
 		if retry == softwareRetry && !s.warned && s.dialect == auto {
 			s.warned = true
 			h.logger.Warn("the homeserver doesn't tell which one it is, so syncs are left alone: "+
@@ -109,7 +109,7 @@ func (h *Handler) learnSoftware(questions []subrequest) {
 		}
 		return
 	}
-	s.next, s.failures = time.Now().Add(softwareLasts), 0
+	s.next, s.failures = h.memory.now().Add(softwareLasts), 0
 	if found != s.dialect {
 		s.dialect, s.warned = found, false
 		h.logger.Info("the homeserver has told which one it is", zap.String("homeserver", name))

@@ -70,7 +70,7 @@ func (m *memory) recall(c policy.Credential, now time.Time) (known owner) {
 // for as many unknown tokens of a client as limit says, or for all if that is nil.
 func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Credential, limit *policy.Limit) owner {
 	m := h.memory
-	now := time.Now()
+	now := m.now()
 	if known := m.recall(c, now); known.known() {
 		return known
 	}
@@ -94,7 +94,7 @@ func (h *Handler) inquire(r *http.Request, next caddyhttp.Handler, c policy.Cred
 func (i inquiry) answer(gone <-chan struct{}) owner {
 	h, m := i.handler, i.handler.memory
 	from := m.asker(i.credential, i.from)
-	if wait := m.rejectedWait(from, time.Now()); wait > 0 {
+	if wait := m.rejectedWait(from, m.now()); wait > 0 {
 		return owner{wait: wait}
 	}
 	end := time.Now().Add(h.set.identityTimeout)
@@ -124,7 +124,7 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 			return who
 		case !under.Holds(who.userID, who.asOf):
 			// It was true when another asked, and something has been revoked since.
-		case time.Now().Before(who.until):
+		case m.now().Before(who.until):
 			return who
 		default:
 			// It was true when another asked, but is not good for so long.
@@ -161,7 +161,7 @@ func (i inquiry) laterFrom(places *seats, then func(who owner)) bool {
 // learn asks the homeserver whose a credential is, if that isn't known, while its request
 // is served, and calls then with a user that it learns.
 func (h *Handler) learn(r *http.Request, next caddyhttp.Handler, c policy.Credential, then func(userID string)) {
-	now := time.Now()
+	now := h.memory.now()
 	if known := h.memory.recall(c, now); known.known() || h.memory.isRefused(c, now) {
 		return
 	}
@@ -224,7 +224,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 	defer m.asking.leave(from.name)
 	// Another flight may have landed before this one departed, as in fly, and
 	// others of this client may have used its budget up.
-	revision, asked := m.identities.Revision(), time.Now()
+	revision, asked := m.identities.Revision(), m.now()
 	if known := m.recall(c, asked); known.known() {
 		known.until, known.asOf = asked.Add(h.set.identityTTL), revision
 		return known, lookupSpared
@@ -242,7 +242,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 		m.chargeRejected(again, asked)
 	}
 
-	answer := question.sendTwice(deadline.Sub(asked), m.counters, reasonWhoAmI)
+	answer := question.sendTwice(time.Until(deadline), m.counters, reasonWhoAmI)
 	if answer.site {
 		return owner{barrier: answer}, lookupFailed
 	}
@@ -254,7 +254,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 		}
 		h.reportFault(faultUnreachable, err)
 		if !asksAgain && m.identities.LastKnown(c) == "" {
-			m.outage.fails(from, time.Now())
+			m.outage.fails(from, m.now())
 		}
 		return owner{err: err, down: true}, lookupFailed
 	}

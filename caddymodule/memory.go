@@ -29,6 +29,7 @@ func eachMemory(f func(name string, m *memory)) {
 // memory is all that outlives a request. It holds data only: limits and
 // lifetimes belong to the handlers, which a reload replaces.
 type memory struct {
+	clock         *clock // by which all of it ages
 	name          string
 	presence      *cache.Presence
 	identities    *policy.Identities
@@ -87,9 +88,11 @@ const maxWhoAmIsEach = 8
 const maxWhoAmIsWaiting = maxFlights / 2
 
 func newMemory(name string, s sizes) *memory {
-	now := time.Now()
+	clock := newClock()
+	now := clock.now()
 	m := &memory{
 		name:       name,
+		clock:      clock,
 		presence:   cache.NewPresence(s.states, s.permissions, now),
 		identities: policy.NewIdentities(s.tokens, now),
 		reads:      policy.NewLimiter(s.tokens, now),
@@ -115,6 +118,9 @@ func newMemory(name string, s sizes) *memory {
 	}
 	return m
 }
+
+// now returns the time by which all that is remembered ages.
+func (m *memory) now() time.Time { return m.clock.now() }
 
 // Destruct implements caddy.Destructor. It leaves the memory usable: requests
 // may still be under way when the last configuration that names it is gone.

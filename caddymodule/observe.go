@@ -26,7 +26,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	kind := routeOf(r)
 	h.memory.counters.requests[kind].Add(1)
 	seen := &observation{
-		handler: h, kind: kind, route: route, method: r.Method, departed: time.Now(),
+		handler: h, kind: kind, route: route, method: r.Method, departed: h.memory.now(),
 	}
 	seen.ticket = h.memory.presence.Lookup("", route.UserID, &h.set.rules, seen.departed).Ticket
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
@@ -67,6 +67,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	// Also if that panics, because the homeserver's answer breaks off.
 	defer func() {
 		seen.answer = recorder.answer()
+		seen.answer.arrived = h.memory.now()
 		if kind == routeWrite {
 			var whole bool
 			seen.body, whole = body.take()
@@ -326,7 +327,7 @@ func (c *recorder) ReadFrom(r io.Reader) (int64, error) {
 
 // answer returns what went through, without a coding that the client asked for.
 func (c *recorder) answer() *subresponse {
-	a := &subresponse{status: c.status, header: c.header, body: c.body.Bytes(), large: c.large, arrived: time.Now()}
+	a := &subresponse{status: c.status, header: c.header, body: c.body.Bytes(), large: c.large}
 	switch {
 	case c.status == 0:
 		a.err = errors.New("no answer")

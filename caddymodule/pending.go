@@ -150,7 +150,7 @@ func (h *Handler) newPending(r *http.Request, next caddyhttp.Handler, write *pre
 	request.request.Method, request.request.ContentLength = http.MethodPut, int64(len(write.Body))
 	return &pendingWrite{
 		presenceWrite: *write, read: policy.ReadWriteBody(write.Body, h.knownDialect()),
-		handler: h, request: request, accepted: time.Now(),
+		handler: h, request: request, accepted: h.memory.now(),
 	}
 }
 
@@ -335,7 +335,7 @@ func (m *memory) expire(user *pendingUser) (left time.Duration, ok bool) {
 	}
 	for len(user.queue) > 0 {
 		w := user.queue[0]
-		if left = w.handler.set.coalesce.maxAge - time.Since(w.accepted); left > 0 {
+		if left = w.handler.set.coalesce.maxAge - m.clock.since(w.accepted); left > 0 {
 			return left, true
 		}
 		user.queue = user.queue[1:]
@@ -378,7 +378,7 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 		}
 		together--
 		user.queue = user.queue[1:]
-		if time.Since(w.accepted) >= w.handler.set.coalesce.maxAge {
+		if m.clock.since(w.accepted) >= w.handler.set.coalesce.maxAge {
 			m.decide(w, deliveryLost)
 			continue
 		}
@@ -389,7 +389,7 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 		_ = guard(func() { result, retry = w.deliver(timeout) })
 		p.mu.Lock()
 		user.sent = nil
-		if settled := time.Now().Add(w.handler.settle()); settled.After(user.settled) {
+		if settled := m.now().Add(w.handler.settle()); settled.After(user.settled) {
 			user.settled = settled
 		}
 
@@ -402,7 +402,7 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 		case fallen:
 			user.queue = slices.Insert(user.queue, 0, w)
 			together++ // it goes in the place of the one that was charged for
-		case retry > 0 && !ended && time.Since(w.accepted)+retry < w.handler.set.coalesce.maxAge:
+		case retry > 0 && !ended && m.clock.since(w.accepted)+retry < w.handler.set.coalesce.maxAge:
 			user.queue = slices.Insert(user.queue, 0, w)
 			again = retry
 		default:
@@ -434,11 +434,11 @@ func (m *memory) chargeDelivery(w *pendingWrite, along bool) (wait time.Duration
 	case w.attempts > 0 || limit == nil: // it was charged for, or costs nothing
 		return 0
 	case along:
-		m.writes.Charge(w.UserID, *limit, time.Now())
+		m.writes.Charge(w.UserID, *limit, m.now())
 		return 0
 	}
-	wait, _ = m.writes.Take(w.UserID, *limit, time.Now())
-	return min(wait, w.handler.set.coalesce.maxAge-time.Since(w.accepted))
+	wait, _ = m.writes.Take(w.UserID, *limit, m.now())
+	return min(wait, w.handler.set.coalesce.maxAge-m.clock.since(w.accepted))
 }
 
 // deliver sends a write. If that fails in a way that may pass it returns after which time
@@ -449,7 +449,7 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 	request.request = w.request.request.Clone(context.Background())
 	request.request.Body = io.NopCloser(bytes.NewReader(w.Body))
 
-	attempt := m.repeats.Begin(w.UserID, time.Now())
+	attempt := m.repeats.Begin(w.UserID, m.now())
 	var taken *policy.PresenceWrite
 	defer func() { attempt.End(taken) }()
 	answer := request.send(timeout, m.counters.departs(reasonDelivery))
@@ -542,7 +542,7 @@ func (m *memory) dropPending(result delivery, match func(*pendingWrite) bool) {
 // finish is called when nothing of a user's waits any more. It needs the lock.
 func (m *memory) finish(user *pendingUser) {
 	delete(m.pendings.users, user.userID)
-	now := time.Now()
+	now := m.now()
 	user.write.End(now, max(0, user.settled.Sub(now)))
 }
 

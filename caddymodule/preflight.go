@@ -96,7 +96,7 @@ func sortedNames(list string) string {
 // another's.
 func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, kind preflightKind) error {
 	h.memory.counters.requests[routePreflight].Add(1)
-	now := time.Now()
+	now := h.memory.now()
 	known, fresh := h.memory.preflights.recall(kind, now)
 	hadBody := func() bool { return false }
 	switch {

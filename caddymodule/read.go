@@ -44,14 +44,14 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	// Before anything is looked up: what is known may change until the body comes.
 	uncacheable := asksForProtocol(r) || h.set.cached && route.Canonical && hasBody(r)
 
-	now := time.Now()
+	now := h.memory.now()
 	who := h.memory.recall(credential, now)
 	if !who.known() {
 		if h.memory.isRefused(credential, now) {
 			return h.serveRefused(w, r, next, credential)
 		}
 		who = h.identify(r, next, credential, h.set.rejectedLimit)
-		now = time.Now()
+		now = h.memory.now()
 	}
 	if who.down && h.set.rules.StaleIfError > 0 {
 		// As long as a stale answer is good enough, so is who was asking for it.
@@ -99,11 +99,11 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 	for _, token := range policy.CandidateTokens(r.Header["Authorization"], r.URL.RawQuery) {
 		credential := policy.Credential{Token: token}
 		wasKnown = wasKnown || h.memory.isKnown(credential)
-		if h.set.limitsReads && !h.memory.isRefused(credential, time.Now()) {
+		if h.set.limitsReads && !h.memory.isRefused(credential, h.memory.now()) {
 			who := h.identify(r, next, credential, h.set.rejectedLimit)
 			wait, ok := who.wait, who.wait == 0
 			if ok && who.userID != "" {
-				wait, ok = h.memory.take(limitRead, h.set.classOf(who.userID).readLimit, who.userID, time.Now())
+				wait, ok = h.memory.take(limitRead, h.set.classOf(who.userID).readLimit, who.userID, h.memory.now())
 			}
 			if !ok {
 				h.writeLimited(w, r, wait)
@@ -132,7 +132,7 @@ func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next
 	if wasKnown {
 		return h.bypass(w, r, next, why)
 	}
-	from, now := newClient(r, h.set.rejectedLimit), time.Now()
+	from, now := newClient(r, h.set.rejectedLimit), h.memory.now()
 	if wait := h.memory.rejectedWait(from, now); wait > 0 {
 		h.writeLimited(w, r, wait)
 		return nil
@@ -163,7 +163,7 @@ func (h *Handler) serveUncached(w http.ResponseWriter, r *http.Request, next cad
 	if !absorbs || r.Method != http.MethodGet || !route.Canonical {
 		return h.bypass(w, r, next, "off")
 	}
-	ticket := h.lookup(reader{target: route.UserID}, time.Now()).Ticket
+	ticket := h.lookup(reader{target: route.UserID}, h.memory.now()).Ticket
 	watched, finish := newWatch(w, func(status int) bool { return status == http.StatusOK }, func(answer *subresponse) {
 		if !answer.large && answer.isJSON() && json.Valid(answer.body) {
 			h.compareWritten(ticket, route.UserID, answer)
@@ -210,7 +210,7 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 	}
 	if (result == nil || result.failed()) && found.Answer != nil {
 		// Meanwhile it may have been overtaken by a write, or got too old.
-		if found = h.lookup(who, time.Now()); found.Answer != nil {
+		if found = h.lookup(who, h.memory.now()); found.Answer != nil {
 			h.note(r, outcomeStale)
 			writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh)+"; detail=stale-if-error",
 				found.Answer.AppendBody(nil, found.Age))
@@ -362,7 +362,7 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 		// What another has been told may be from any time since it was asked for,
 		// until now. It is no better than what is in memory: this reader must still
 		// be known and permitted, and it must be fresh.
-		now, result := time.Now(), f.result
+		now, result := h.memory.now(), f.result
 		switch fresh := now.Sub(result.departed) < h.set.rules.TTL; {
 		case !own && result.isOfOneClient() && !(result.failed() && found.Answer != nil):
 			return h.retry(r, request, who, result, end)
@@ -398,7 +398,7 @@ func (h *Handler) newFetch(r *http.Request, next caddyhttp.Handler, who reader) 
 //	1 reader: fetches, stores, lands
 //	                                  2 reader: finds no flight, begins one
 func (h *Handler) fly(request subrequest, who reader, timeout time.Duration) *fetched {
-	now := time.Now()
+	now := h.memory.now()
 	found := h.lookup(who, now)
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{departed: now, found: &found}

@@ -113,7 +113,7 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.passUnjudged(w, r, next)
 	}
 
-	now, device := time.Now(), h.memory.deviceOf(credential, userID)
+	now, device := h.memory.now(), h.memory.deviceOf(credential, userID)
 	decision := h.memory.devices.Sync(policy.SyncAsk{
 		UserID: userID, Device: device, Presence: asked.sets, Timeout: asked.timeout,
 	}, policy.SyncRules{
@@ -190,7 +190,7 @@ func (h *Handler) mayChange(r *http.Request, next caddyhttp.Handler) (again func
 
 // unsettle forgets what a user's presence is, because it may have changed.
 func (h *Handler) unsettle(userID string) {
-	h.memory.presence.BeginWrite(userID).End(time.Now(), h.settle())
+	h.memory.presence.BeginWrite(userID).End(h.memory.now(), h.settle())
 	h.memory.repeats.Disturb(userID)
 }
 
@@ -227,11 +227,11 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 		}
 		switch {
 		case status == statusClientClosed: // it has asked all the same
-			decision.End(true, time.Now())
+			decision.End(true, h.memory.now())
 		case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
 			decision.Refuse()
 		default:
-			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), time.Now())
+			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), h.memory.now())
 		}
 	}()
 	return h.passSync(w, r, next, syncVerdicts[decision.Verdict])
@@ -338,7 +338,7 @@ func (h *Handler) wrote(write *policy.PresenceWrite) {
 	}
 	dialect := h.knownDialect()
 	state := policy.BodyPresence(write.Body, dialect)
-	h.memory.devices.Wrote(write.UserID, write.Fingerprint, state, dialect, time.Now())
+	h.memory.devices.Wrote(write.UserID, write.Fingerprint, state, dialect, h.memory.now())
 }
 
 // writeAnswered notes that a presence write was answered with a status, 0 for none. Unless it

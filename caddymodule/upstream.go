@@ -105,6 +105,7 @@ type subrequest struct {
 	placeholders *caddy.Replacer // the client's request's
 	site         *siteFields
 	host         *goodHost
+	clock        *clock
 	err          error // why it can't be sent
 }
 
@@ -147,6 +148,7 @@ func (h *Handler) newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.
 		placeholders: placeholders,
 		site:         h.named,
 		host:         &h.memory.host,
+		clock:        h.memory.clock,
 	}
 	if line > maxLine || len(r.Host) > maxHost {
 		s.err = caddyhttp.Error(http.StatusBadRequest, errTooLong)
@@ -212,7 +214,7 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 	request := s.prepare(ctx, replacer, collected, srv)
 
 	err := serve(s.next, collected, request)
-	answer := &subresponse{header: collected.header, arrived: time.Now(), host: s.request.Host}
+	answer := &subresponse{header: collected.header, arrived: s.clock.now(), host: s.request.Host}
 	_, proxied := replacer.Get(proxiedPlaceholder)
 	switch {
 	case collected.large:

@@ -83,7 +83,7 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	// Behind a write that waits, so do all others: also for a handler that lets none
 	// wait itself, of another site or after a reload.
-	now := time.Now()
+	now := h.memory.now()
 	queued, waits := m.pendings.waits(write.UserID)
 	if class.absorb && !waits && m.repeats.Absorb(&write.PresenceWrite, h.set.refresh, now) {
 		h.writeDone(w, r, outcomeAbsorbed)
@@ -117,7 +117,7 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 // forwardWrite sends a write to the homeserver.
 func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, write *presenceWrite) error {
 	h.note(r, outcomeForwarded)
-	began := time.Now()
+	began := h.memory.now()
 	fence := h.memory.presence.BeginWrite(write.UserID)
 	// Also for a handler that absorbs nothing itself: another of this memory may.
 	attempt := h.memory.repeats.Begin(write.UserID, began)
@@ -147,9 +147,9 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 // endFence ends the fence of a write of this body, which began by then.
 func (h *Handler) endFence(fence cache.Write, began time.Time, acknowledged bool, body []byte) {
 	if acknowledged {
-		fence.Acknowledge(body, began, time.Now(), h.settle())
+		fence.Acknowledge(body, began, h.memory.now(), h.settle())
 	} else {
-		fence.End(time.Now(), h.settle())
+		fence.End(h.memory.now(), h.settle())
 	}
 }
 
@@ -171,13 +171,13 @@ func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next cad
 		defer h.mayChange(r, next)()
 		return next.ServeHTTP(w, r)
 	}
-	m, device, began := h.memory, h.memory.deviceOf(credential, userID), time.Now()
+	m, device, began := h.memory, h.memory.deviceOf(credential, userID), h.memory.now()
 	active := func() (changes bool) {
 		m.repeats.Disturb(userID)
-		return m.devices.Active(userID, device, h.knownDialect(), began, time.Now())
+		return m.devices.Active(userID, device, h.knownDialect(), began, h.memory.now())
 	}
 	if active() {
-		defer func(write cache.Write) { write.End(time.Now(), h.settle()) }(m.presence.BeginWrite(userID))
+		defer func(write cache.Write) { write.End(h.memory.now(), h.settle()) }(m.presence.BeginWrite(userID))
 	}
 	defer func() {
 		if active() { // a write or a sync began meanwhile, and what it brought may be over
