@@ -93,7 +93,7 @@ var mutants = []mutant{
 	{
 		name:     "no settle time for a write that isn't acknowledged",
 		effect:   "as above",
-		edits:    []edit{{put, "fence.End(time.Now(), h.settle())", "fence.End(time.Now(), 0)"}},
+		edits:    []edit{{put, "fence.End(h.memory.now(), h.settle())", "fence.End(time.Now(), 0)"}},
 		scenario: "given-up",
 	},
 	{
