@@ -48,6 +48,8 @@ type outcome struct {
 	err          error
 }
 
+func (o *outcome) took() time.Duration { return o.ended.Sub(o.began) }
+
 func (o *outcome) cacheStatus() string { return strings.Join(o.header["Cache-Status"], ", ") }
 
 // fromMemory tells that the homeserver wasn't asked for this answer.
@@ -58,7 +60,7 @@ func (o *outcome) String() string {
 	if o.again {
 		again = ", again"
 	}
-	return fmt.Sprintf("step %d%s: %v\n\tafter %v: %d %.200s (%s) %v", o.step, again, o.call, o.ended.Sub(o.began), o.status, o.body, o.cacheStatus(), o.err)
+	return fmt.Sprintf("step %d%s: %v\n\tafter %v: %d %.200s (%s) %v", o.step, again, o.call, o.took(), o.status, o.body, o.cacheStatus(), o.err)
 }
 
 // play runs a plan in a bubble.
