@@ -41,6 +41,7 @@ type outcome struct {
 	step         int
 	call         *call
 	again        bool // after the Retry-After of the one before
+	reloaded     bool // Caddy reloaded meanwhile
 	began, ended time.Time
 	status       int // 0: no answer came
 	header       http.Header
@@ -122,6 +123,12 @@ func (p *plan) playInBubble(files [2]string, v variant) *run {
 	}
 	r.received = r.hs.Received()
 	r.tokens, r.panics = journal.Found()
+	for _, o := range r.outcomes {
+		o.reloaded = slices.ContainsFunc(p.steps, func(s step) bool {
+			at := r.began.Add(s.at)
+			return s.reload != nil && at.After(o.began) && at.Before(o.ended)
+		})
+	}
 	slices.SortStableFunc(r.outcomes, func(a, b *outcome) int { return a.step - b.step })
 	return r
 }
