@@ -157,7 +157,7 @@ func speaksEachProtocolAlike(direct, ours, plain *run) string {
 // reader might see it within that, and the token was good.
 func isTrue(p *plan, r *run) string {
 	for _, o := range r.outcomes {
-		if !o.call.presence || o.call.method != http.MethodGet || o.status != http.StatusOK {
+		if !o.call.presence || o.call.staging || o.call.method != http.MethodGet || o.status != http.StatusOK {
 			continue
 		}
 		if wrong := p.stateIsTrue(r, o); wrong != "" {
