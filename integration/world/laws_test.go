@@ -105,7 +105,14 @@ func leavesOthersAlone(direct, ours, peaceful *run) string {
 			return fmt.Sprintf("somebody without an account changes another's answer:\n%v\nwithout that\n%v", o, other)
 		}
 	}
-	if with, without := honest(ours.received), honest(peaceful.received); with != without {
+	// Whose a request is that isn't about presence is asked for beside it, which may be too late.
+	aside := 0
+	for _, o := range peaceful.outcomes {
+		if !o.call.presence {
+			aside++
+		}
+	}
+	if with, without := honest(ours.received), honest(peaceful.received); with > without+aside {
 		return fmt.Sprintf("somebody without an account has the homeserver asked on behalf of others: %d times, not %d", with, without)
 	}
 	return ""
