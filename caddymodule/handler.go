@@ -206,9 +206,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.set, h.served, h.misfit, h.ended = set, new(sync.Once), new(sync.Once), new(atomic.Bool)
-	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	h.named, h.oversized, h.strays = newSiteFields(server), new(sync.Once), new(strays)
-	h.siteNames = h.named.names()
+	h.oversized, h.strays = new(sync.Once), new(strays)
 	if err := h.takeMemory(ctx); err != nil {
 		return err
 	}
