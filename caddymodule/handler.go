@@ -69,7 +69,9 @@ type Handler struct {
 
 	// Exempt lists users whom no limit applies to, such as bots and bridges, as
 	// user ID patterns: "@bridge_*:example.com", where "*" stands for any run
-	// of characters. It comes before the classes.
+	// of characters. It comes before the classes. The homeserver must reserve names like
+	// these, such as by an appservice's exclusive namespace: otherwise anybody can register
+	// one, and has no limits.
 	Exempt []string `json:"exempt,omitempty"`
 
 	// Classes give some users budgets and modes of their own. The first whose
