@@ -128,7 +128,7 @@ func (p *plan) refuse() {
 		for _, b := range p.sites[:i] {
 			trouble := ""
 			switch {
-			case b.name != "" || a.route < 0 || b.route < 0:
+			case b.name != "" || a.trouble != "" && a.route < 0 || b.trouble != "" && b.route < 0:
 			case a.server == b.server && (a.route == b.route || a.meets(b) > 0):
 				trouble = fmt.Sprintf(twoHandlers, a.title())
 			case a.server != b.server && a.meets(b) > 0 && !(a.told && b.told):
