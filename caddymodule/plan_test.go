@@ -268,6 +268,8 @@ func TestHandlersThatCanNotBeToldApartNeedNames(t *testing.T) {
 			"http://a.example.com:9 {\nroute {\ninvoke matrix\nreverse_proxy hs:1\n}\n}\nhttp://b.example.com:9 {\nroute {\ninvoke matrix\nreverse_proxy hs:2\n}\n}\n",
 		"a named route with a field of the site": "&(matrix) {\nmatrix_presence NAME\nreverse_proxy /_matrix/* hs:1\n}\n" +
 			"http://a.example.com:9 {\nrequest_header X-Tenant a\ninvoke matrix\n}\nhttp://b.example.com:9 {\ninvoke matrix\n}\n",
+		"a named route with a field of handle_errors": "&(matrix) {\nmatrix_presence NAME\nreverse_proxy /_matrix/* hs:1\n}\n" +
+			"http://a.example.com:9 {\ninvoke matrix\nhandle_errors {\nrequest_header X-Tenant a\ninvoke matrix\n}\n}\n",
 		"a named route with a variable of the site": "&(matrix) {\nmatrix_presence NAME\nreverse_proxy /_matrix/* {vars.upstream}\n}\n" +
 			"http://a.example.com:9 {\nvars upstream hs:1\ninvoke matrix\n}\nhttp://b.example.com:9 {\nvars upstream hs:2\ninvoke matrix\n}\n",
 		"a named route that chooses by host": "&(matrix) {\nmatrix_presence NAME\n@a host a.example.com\nreverse_proxy @a hs:1\nreverse_proxy hs:2\n}\n" +

@@ -116,15 +116,17 @@ func findSites(server *caddyhttp.Server) (sites []*site) {
 		sites = append(sites, s)
 		return s
 	}
+	var errors []routeJSON
+	if server.Errors != nil {
+		errors = readRoutes(server.Errors.Routes)
+	}
 	for _, name := range slices.Sorted(maps.Keys(named)) {
 		for _, standing := range standingsIn([]routeJSON{named[name]}) {
-			elsewhere(standing).followNamed(routes, named, name, standing)
+			elsewhere(standing).followNamed(slices.Concat(routes, errors), named, name, standing)
 		}
 	}
-	if server.Errors != nil {
-		for _, standing := range standingsIn(readRoutes(server.Errors.Routes)) {
-			elsewhere(standing)
-		}
+	for _, standing := range standingsIn(errors) {
+		elsewhere(standing)
 	}
 	return sites
 }
