@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -34,6 +35,9 @@ type site struct {
 	homeserver string
 	told       bool
 
+	// portable tells that all of that digest is the same on whatever server the site stands.
+	portable bool
+
 	// trouble says why the handler needs a cache name, or is empty.
 	trouble string
 
@@ -62,6 +66,11 @@ func (s *site) meets(other *site) int {
 		return 1
 	}
 	return common(s.listen, other.listen)
+}
+
+// isSame tells that two sites of which it isn't known where they lead to lead to the same place.
+func (s *site) isSame(other *site) bool {
+	return s.portable && other.portable && s.homeserver == other.homeserver
 }
 
 // common returns how many elements two lists have in common.
@@ -99,15 +108,25 @@ func findSites(server *caddyhttp.Server) (sites []*site) {
 			sites = append(sites, s)
 		}
 	}
-	elsewhere := slices.Collect(maps.Values(named))
-	if server.Errors != nil {
-		elsewhere = append(elsewhere, readRoutes(server.Errors.Routes)...)
-	}
-	for _, standing := range standingsIn(elsewhere) {
-		sites = append(sites, &site{
+	elsewhere := func(standing standing) *site {
+		s := &site{
 			server: server, route: -1, listen: listen, name: standing.name, dialect: standing.dialect,
 			trouble: inNamedRoute,
-		})
+		}
+		sites = append(sites, s)
+		return s
+	}
+	var errors []routeJSON
+	if server.Errors != nil {
+		errors = readRoutes(server.Errors.Routes)
+	}
+	for _, name := range slices.Sorted(maps.Keys(named)) {
+		for _, standing := range standingsIn([]routeJSON{named[name]}) {
+			elsewhere(standing).followNamed(slices.Concat(routes, errors), named, name, standing)
+		}
+	}
+	for _, standing := range standingsIn(errors) {
+		elsewhere(standing)
 	}
 	return sites
 }
@@ -120,7 +139,8 @@ const (
 		"if all sites that invoke it front the same one, give it a cache name, such as cache { name example.com }; " +
 		"else give each site a matrix_presence of its own"
 	manyHomeservers = "the matrix_presence handler for %[1]s may stand before several homeservers, because the host decides where requests are proxied to: " +
-		"give each homeserver a site with a matrix_presence of its own, or a cache name such as cache { name example.com } if it is the same one"
+		"give each homeserver a site or a handle block with a matrix_presence of its own, " +
+		"or a cache name such as cache { name example.com } if there is only one"
 	untoldHomeserver = "it can't be told whether the matrix_presence handlers for %[1]s on %[2]s front the same homeserver: " +
 		"give each a cache name, the same one if they do, such as cache { name example.com }"
 	outsideHTTP = "a matrix_presence handler that is in no site needs a cache name, such as cache { name example.com }"
@@ -208,13 +228,75 @@ func (s *site) follow(routes []routeJSON, named map[string]routeJSON, standing s
 		s.homeserver = digest(routes, s, named)
 	case len(keys) == 0 || w.untold:
 		s.homeserver = digest(routes, s, named)
+		s.portable = len(s.hosts) > 0 && s.isAlone(routes) && !ofListener.Match(text(routes, s, named))
 	default:
 		s.homeserver, s.told = strings.Join(keys, " "), true
 	}
 }
 
+// followNamed finds out which homeserver a handler in a named route fronts. It does so only if
+// all is said in there: whoever invokes the route changes nothing in the request before, and all
+// requests end at the same upstreams within it.
+func (s *site) followNamed(routes []routeJSON, named map[string]routeJSON, name string, standing standing) {
+	if standing.trail == nil {
+		return
+	}
+	w := &walk{
+		question: question{path: whoAmIPath}, named: named,
+		groups: make(map[string]bool), hostNames: make(map[string]bool), found: make(map[string]bool),
+	}
+	for _, other := range slices.Sorted(maps.Keys(named)) {
+		if other != name {
+			w.before(named[other].Handle, false)
+		}
+	}
+	everywhere := false
+	for _, route := range routes {
+		raw, err := json.Marshal(route)
+		if err != nil || !strings.Contains(string(raw), `"invoke"`) {
+			continue
+		}
+		w.before(route.Handle, true)
+		hosts := hostsOf(route.Match)
+		s.hosts, everywhere = append(s.hosts, hosts...), everywhere || hosts == nil
+	}
+	if slices.Sort(s.hosts); everywhere {
+		s.hosts = nil
+	}
+	s.hosts = slices.Compact(s.hosts)
+	if w.edits != nil || !w.routes([]routeJSON{named[name]}, slices.Clone(standing.trail)) || w.untold || len(w.found) != 1 {
+		return
+	}
+	s.homeserver, s.told, s.trouble = slices.Collect(maps.Keys(w.found))[0], true, ""
+}
+
+// ofListener finds what depends on where a server listens, or may, as an expression does.
+var ofListener = regexp.MustCompile(`(?i:http\.request\.(port|scheme|local|tls|hostport|proto|header\.host)|` +
+	`"(protocol|tls|local_ip|expression|dynamic_upstreams)":)|"Host":`)
+
+// isAlone tells that no other route of the server is for requests of the site, as those aren't
+// that come after one where they end, such as Caddy's own redirects to HTTPS.
+func (s *site) isAlone(routes []routeJSON) bool {
+	requests := question{path: whoAmIPath, hosts: s.hosts}
+	for i, route := range routes {
+		if i > s.route && routes[s.route].Terminal {
+			break
+		}
+		if matches, _ := requests.match(route.Match); i != s.route && matches != no {
+			return false
+		}
+	}
+	return true
+}
+
 // digest is of all that a site does, but for what is ours and for its hosts.
 func digest(routes []routeJSON, s *site, named map[string]routeJSON) string {
+	sum := sha256.Sum256(text(routes, s, named))
+	return hex.EncodeToString(sum[:])
+}
+
+// text is what a digest is of.
+func text(routes []routeJSON, s *site, named map[string]routeJSON) []byte {
 	var part []routeJSON
 	if own := routes[s.route]; len(hostsOf(own.Match)) > 0 {
 		part = []routeJSON{{Handle: own.Handle}}
@@ -223,13 +305,12 @@ func digest(routes []routeJSON, s *site, named map[string]routeJSON) string {
 	}
 	raw, err := json.Marshal([]any{part, named})
 	if err != nil {
-		return "" // of what has been JSON
+		return nil // of what has been JSON
 	}
 	var all any
 	_ = json.Unmarshal(raw, &all) // it has just been marshalled
 	raw, _ = json.Marshal(withoutOurs(all))
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:])
+	return raw
 }
 
 // withoutOurs takes our own handlers out of a JSON value, and the names of groups, which a
