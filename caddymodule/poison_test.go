@@ -165,7 +165,7 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 			return nil
 		},
 		"large 500":   func(w http.ResponseWriter) error { answer(w, 500, strings.Repeat("x", 100_000)); return nil },
-		"limited":     func(w http.ResponseWriter) error { http.Error(w, "slow down", 429); return nil },
+		"limited":     func(w http.ResponseWriter) error { http.Error(w, "slow down", http.StatusTooManyRequests); return nil },
 		"site's 403":  func(http.ResponseWriter) error { return caddyhttp.Error(403, errors.New("banned")) },
 		"panic":       func(http.ResponseWriter) error { panic("bug") },
 		"broken off":  func(w http.ResponseWriter) error { w.WriteHeader(200); panic(http.ErrAbortHandler) },
