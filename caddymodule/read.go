@@ -96,8 +96,8 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 // are no way around a limit.
 func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	wasKnown := false
-	for _, token := range policy.CandidateTokens(r.Header["Authorization"], r.URL.RawQuery) {
-		credential := policy.Credential{Token: token}
+	might, _ := shownCredentials(r)
+	for _, credential := range might {
 		wasKnown = wasKnown || h.memory.isKnown(credential)
 		if h.set.limitsReads && !h.memory.isRefused(credential, h.memory.now()) {
 			who := h.identify(r, next, credential, h.set.rejectedLimit)

@@ -90,7 +90,7 @@ type ending struct {
 func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) ending {
 	identities := h.memory.identities
 	nothing := func() {}
-	shown := shownCredentials(r)
+	shown, certain := shownCredentials(r)
 	doubt := func() {
 		for _, c := range shown {
 			identities.Doubt(c)
@@ -104,7 +104,7 @@ func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation 
 			}
 		}, doubt, nil}
 	case policy.RevokesUser:
-		return ending{h.endsSessionsOf(r, next, shown), doubt, nil}
+		return ending{h.endsSessionsOf(r, next, shown, certain), doubt, nil}
 	case policy.RevokesOther:
 		return ending{func(header http.Header) {
 			// Not what another handler says where there is no such API.
@@ -145,20 +145,17 @@ func (h *Handler) doubtNamed(r *http.Request, member string) func() {
 	}
 }
 
-// shownCredentials returns what a request shows to tell whose it is: one credential, or
-// if homeservers read it differently, each token that it might be.
-func shownCredentials(r *http.Request) (shown []policy.Credential) {
+// shownCredentials returns what a request shows to tell whose it is: one credential, which is
+// certain, or if homeservers read it differently, each token that it might be.
+func shownCredentials(r *http.Request) (shown []policy.Credential, certain bool) {
 	authorization := r.Header["Authorization"]
-	switch c, err := policy.ParseCredential(authorization, r.URL.RawQuery); {
-	case err == nil:
-		return []policy.Credential{c}
-	case errors.Is(err, policy.ErrMissingToken):
-		return nil
+	if c, err := policy.ParseCredential(authorization, r.URL.RawQuery); err == nil {
+		return []policy.Credential{c}, true
 	}
 	for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
 		shown = append(shown, policy.Credential{Token: token})
 	}
-	return shown
+	return shown, false
 }
 
 // endsSessionsOf returns what is to be done when a request has ended sessions of its
@@ -168,7 +165,7 @@ func shownCredentials(r *http.Request) (shown []policy.Credential) {
 //	1 logout/all: whose it is isn't known; asks, and is sent on
 //	2 the homeserver says 200: what is known of the sender by now is forgotten
 //	1 whoami, answered before the logout, arrives later: forgotten then
-func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown []policy.Credential) (succeed func(http.Header)) {
+func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown []policy.Credential, certain bool) (succeed func(http.Header)) {
 	identities := h.memory.identities
 	var users []string
 	for _, c := range shown {
@@ -177,10 +174,10 @@ func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown 
 		}
 	}
 	var asked *sender
-	if c, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery); err == nil && len(users) == 0 {
-		asked = &sender{handler: h, again: h.inquire(r, next, c, h.set.rejectedLimit)}
+	if certain && len(users) == 0 {
+		asked = &sender{handler: h, again: h.inquire(r, next, shown[0], h.set.rejectedLimit)}
 		asked.again.from = asked.again.from.vouched()
-		asked.ask(h.inquire(r, next, c, h.set.rejectedLimit))
+		asked.ask(h.inquire(r, next, shown[0], h.set.rejectedLimit))
 	}
 	return func(http.Header) {
 		for _, c := range shown {
