@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -143,8 +142,8 @@ func (h *Handler) askSoftware(questions []subrequest) (found dialect, name strin
 				Name string `json:"name"`
 			} `json:"server"`
 		}
-		if answer.status == http.StatusOK && !answer.large && answer.isJSON() {
-			_ = json.Unmarshal(answer.body, &about) // what isn't there is no name
+		if answer.status == http.StatusOK {
+			answer.decode(&about) // what isn't there is no name
 		}
 		product, _, _ := strings.Cut(answer.header.Get("Server"), "/")
 		for _, name := range []string{about.Server.Name, product} {

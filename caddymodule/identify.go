@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -265,7 +264,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 			UserID   string `json:"user_id"`
 			DeviceID string `json:"device_id"`
 		}
-		if !answer.large && answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
+		if answer.decode(&who) && who.UserID != "" {
 			h.reportFault(faultNone, nil)
 			m.host.note(answer.host)
 			until := asked.Add(h.set.identityTTL)

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"io"
 	"net/http"
@@ -328,27 +327,12 @@ func (c *recorder) ReadFrom(r io.Reader) (int64, error) {
 // answer returns what went through, without a coding that the client asked for.
 func (c *recorder) answer() *subresponse {
 	a := &subresponse{status: c.status, header: c.header, body: c.body.Bytes(), large: c.large}
-	switch {
-	case c.status == 0:
+	if c.status == 0 {
 		a.err = errors.New("no answer")
-	case c.large || c.header.Get("Content-Encoding") != "gzip":
-	default:
-		if plain, err := gunzip(a.body); err == nil {
-			a.body, a.large = plain, len(plain) > maxSubresponse
-			a.header = a.header.Clone()
-			a.header.Del("Content-Encoding")
-		}
+		return a
 	}
+	_ = a.unpack() // what can't be unpacked is no JSON
 	return a
-}
-
-// gunzip unpacks as much as is taken of an answer, and a byte more.
-func gunzip(packed []byte) ([]byte, error) {
-	unpacker, err := gzip.NewReader(bytes.NewReader(packed))
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(io.LimitReader(unpacker, maxSubresponse+1))
 }
 
 // Interface guards

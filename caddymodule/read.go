@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -165,7 +164,7 @@ func (h *Handler) serveUncached(w http.ResponseWriter, r *http.Request, next cad
 	}
 	ticket := h.lookup(reader{target: route.UserID}, h.memory.now()).Ticket
 	watched, finish := newWatch(w, func(status int) bool { return status == http.StatusOK }, func(answer *subresponse) {
-		if !answer.large && answer.isJSON() && json.Valid(answer.body) {
+		if answer.isWholeJSON() {
 			h.compareWritten(ticket, route.UserID, answer)
 		}
 	})

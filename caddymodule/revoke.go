@@ -289,7 +289,7 @@ func (h *Handler) learnIssued(login bool) func(answer *subresponse) {
 			AccessToken  string `json:"access_token"`
 			RefreshToken string `json:"refresh_token"`
 		}
-		if answer.large || !answer.isJSON() || json.Unmarshal(answer.body, &issued) != nil {
+		if !answer.decode(&issued) {
 			return
 		}
 		if login && issued.UserID != "" {

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bytes"
-	"encoding/json"
 	"io"
 	"net/http"
 
@@ -59,7 +58,7 @@ func (c *watch) lookIfWhole() {
 	if c.tries++; c.tries > maxLooks || plain && !bytes.HasSuffix(bytes.TrimSpace(c.body.Bytes()), []byte("}")) {
 		return
 	}
-	if a := c.answer(); !a.large && a.isJSON() && json.Valid(a.body) {
+	if a := c.answer(); a.isWholeJSON() {
 		c.done = true
 		c.look(a)
 	}
