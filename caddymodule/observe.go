@@ -85,7 +85,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	return h.forward(recorder, r, next, reason, func(status int) {
 		recorder.status, recorder.header = status, w.Header().Clone()
 		switch {
-		case kind != routeWrite || status >= http.StatusMultipleChoices:
+		case kind != routeWrite || !isSuccess(status):
 		case own:
 			h.passedBy(route.UserID, credential)
 		case writer == "":
@@ -138,7 +138,7 @@ type observation struct {
 
 // acknowledged tells that the homeserver has said that it took the write.
 func (s *observation) acknowledged() bool {
-	return s.answer.err == nil && s.answer.status < http.StatusMultipleChoices
+	return s.answer.err == nil && isSuccess(s.answer.status)
 }
 
 // outcome returns what would have become of the request, and remembers what there is to
