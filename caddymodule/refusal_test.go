@@ -469,7 +469,7 @@ func TestWatchChangesNothing(t *testing.T) {
 
 // parts is a response as it is written.
 type parts struct {
-	discarded
+	discard
 	list []string
 }
 

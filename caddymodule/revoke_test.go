@@ -312,7 +312,7 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 					return false, nil
 				})
 				r := request("POST", clientAPI+path, "alice-phone", "{}")
-				_ = p.handler.ServeHTTP(&discarded{header: make(http.Header)}, prepared(r, new(caddyhttp.Server)), p.hs)
+				_ = p.handler.ServeHTTP(&discard{header: make(http.Header)}, prepared(r, new(caddyhttp.Server)), p.hs)
 				if got := p.lookupsOf("alice-phone"); got != tc.phone {
 					t.Errorf("%d lookups of the token, want %d", got, tc.phone)
 				}
@@ -323,13 +323,6 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 		}
 	}
 }
-
-// discarded is a response that nobody looks at.
-type discarded struct{ header http.Header }
-
-func (d *discarded) Header() http.Header         { return d.header }
-func (d *discarded) Write(p []byte) (int, error) { return len(p), nil }
-func (d *discarded) WriteHeader(int)             {}
 
 // An empty user_id is read differently by homeservers, so it wasn't known whose request it
 // is. Once that ended everybody's identity, by any user's successful request.
@@ -428,7 +421,7 @@ func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 	p.get("alice-token", alice)
 	p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new"}`, nil)
 	told := false
-	w := &onWrite{discarded{make(http.Header)}, func() {
+	w := &onWrite{discard{make(http.Header)}, func() {
 		told = true
 		if userID, _ := p.handler.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now()); userID != "" {
 			t.Error("the old token is still known when the client reads its new one")
@@ -440,7 +433,7 @@ func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 }
 
 type onWrite struct {
-	discarded
+	discard
 	call func()
 }
 
