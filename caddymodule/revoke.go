@@ -1,12 +1,10 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"runtime"
 	"slices"
 	"sync"
@@ -15,7 +13,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -138,7 +135,7 @@ func (h *Handler) doubtNamed(r *http.Request, member string) func() {
 		if !whole {
 			return
 		}
-		for _, token := range bodyMember(sent, member) {
+		for _, token := range policy.NamedTokens(sent, member) {
 			h.memory.identities.Doubt(policy.Credential{Token: token})
 			h.memory.identities.Refreshed(token)
 		}
@@ -300,26 +297,6 @@ func (h *Handler) learnIssued(login bool) func(answer *subresponse) {
 		}
 	}
 }
-
-// bodyMember returns what a string of a JSON object may be, or a value of a form: of several,
-// not all take the same.
-func bodyMember(body []byte, name string) (values []string) {
-	if json.Valid(body) {
-		for key, span := range members.Of(string(body)) {
-			var value string
-			if key == name && json.Unmarshal(body[span.Start:span.End], &value) == nil {
-				values = append(values, value)
-			}
-		}
-	} else {
-		form, _ := url.ParseQuery(string(body)) // as much of it as can be read
-		values = form[name]
-	}
-	return values[:min(len(values), maxMembers)]
-}
-
-// maxMembers is how many are looked at.
-const maxMembers = 8
 
 // statusWriter calls a function with the status of an answer before it is sent.
 type statusWriter struct {
