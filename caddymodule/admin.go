@@ -53,8 +53,7 @@ type adminTalkers struct{}
 // It counts requests over a limit whose user was known: those answered 429, writes that had
 // to wait, and in mode observe those that would have been. Those who may have had
 // the most come first, at most 100 of them; whoever has had more than a hundredth of
-// them all is there. A reload keeps the list, as long as a handler has that cache
-// name.
+// them all is there. A reload keeps the list, as long as a handler has that memory.
 type talkerList struct {
 	Cache   string    `json:"cache"` // the name of a memory, as in the metrics' labels
 	Limit   string    `json:"limit"` // likewise

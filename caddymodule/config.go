@@ -181,8 +181,8 @@ type Identity struct {
 	RejectedTTL *caddy.Duration `json:"rejected_ttl,omitempty"`
 
 	// RejectedLimit is each client's budget of different tokens that the homeserver
-	// turns out not to know. Over it, the answer to any token that isn't in memory
-	// is 429, and the homeserver isn't asked. Tokens that it knows cost nothing, and
+	// turns out not to know. Over it, the answer to any token that isn't in memory, and
+	// that the homeserver hasn't known, is 429. Tokens that it knows cost nothing, and
 	// those that it is known not to know have a budget of their own, eight times as
 	// large, for asking again after RejectedTTL.
 	//

@@ -134,12 +134,12 @@ type Handler struct {
 	// sync often would be taken for offline. Default: pass.
 	Sync string `json:"sync,omitempty"`
 
-	// Homeserver says what Sync has to write to leave a presence alone: "synapse",
+	// Homeserver says how syncs and the bodies of writes are read: "synapse",
 	// "dendrite", "tuwunel", or "auto": as the homeserver itself says at
 	// /_matrix/federation/v1/version, at /_matrix/client/versions (MSC4383) or in a
 	// Server field. It is asked when a sync comes, which doesn't wait for that. As long as
-	// it doesn't say, syncs are left alone; Dendrite doesn't where
-	// its federation is off. Default: auto.
+	// it doesn't say, syncs are left alone, and only those writes are refused that all
+	// three refuse; Dendrite doesn't where its federation is off. Default: auto.
 	Homeserver string `json:"homeserver,omitempty"`
 
 	// Preflight is what becomes of the OPTIONS requests that browsers send before
@@ -192,7 +192,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision checks the configuration and takes the memory that it shares with
-// other handlers of its cache name, and with its own predecessor before a
+// other handlers of its homeserver, and with its own predecessor before a
 // reload.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
