@@ -19,7 +19,7 @@
 //
 // A state is immutable. It is served with last_active_ago grown by the time
 // that it spent in memory, and not past the moment at which currently_active
-// would flip (answer.go). Header fields are kept with it (fields.go).
+// would flip (answer.go). States with the same header fields share them (fields.go).
 //
 // The package knows nothing of HTTP servers or Caddy. Time is a parameter, no
 // goroutine is started, and memory is bounded by the two table sizes, since
