@@ -34,7 +34,7 @@ const maxTalkers = 100
 // adminTalkers is Caddy's admin endpoint /matrix_presence/talkers: which users were over
 // their limits most often. User IDs are nowhere else, neither in logs nor in metrics.
 //
-// GET lists them by cache name and limit, as [talkerList] shows. DELETE forgets them, to
+// GET lists them by memory and limit, as [talkerList] shows. DELETE forgets them, to
 // count anew; budgets stay as they are.
 type adminTalkers struct{}
 
@@ -110,7 +110,7 @@ func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// talkerLists returns a list for each limit of each cache name, also an empty one.
+// talkerLists returns a list for each limit of each memory, also an empty one.
 func talkerLists() []talkerList {
 	lists := []talkerList{}
 	eachMemory(func(name string, m *memory) {

@@ -27,9 +27,9 @@ func init() {
 //
 // The homeserver is whatever the next handlers proxy to. There must be exactly
 // one: a handler before several would take one's word for whose access token it is at
-// the other. In a wildcard site that routes its hosts to different homeservers, or in a named
-// route, a handler needs a cache name therefore; better, give each homeserver a site
-// with a handler of its own.
+// the other. Where it may be several, in a wildcard site that chooses by host or in a named
+// route, a handler is refused unless a cache name says that it is one. Give several each a
+// site with a handler of its own.
 //
 // It stands before the site's respond, error, abort, handle and handle_path by default:
 // put it into a route, or set the order "matrix_presence before reverse_proxy", for these
