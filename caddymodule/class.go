@@ -17,7 +17,8 @@ type Class struct {
 	Name string `json:"name"`
 
 	// Match lists the users as user ID patterns: "@bridge_*:example.com", where "*"
-	// stands for any run of characters.
+	// stands for any run of characters. The homeserver must reserve names like these,
+	// such as by an appservice's exclusive namespace: otherwise anybody can register one.
 	Match []string `json:"match"`
 
 	// WriteLimit is as the handler's.

@@ -28,8 +28,8 @@ func init() {
 // The homeserver is whatever the next handlers proxy to. There must be exactly
 // one: a handler before several would take one's word for whose access token it is at
 // the other. Where it may be several, in a wildcard site that chooses by host or in a named
-// route, a handler is refused unless a cache name says that it is one. Give several each a
-// site with a handler of its own.
+// route that leaves that to its sites, a handler is refused unless a cache name says that it is
+// one. Give several each a site with a handler of its own.
 //
 // It stands before the site's respond, error, abort, handle and handle_path by default:
 // put it into a route, or set the order "matrix_presence before reverse_proxy", for these
@@ -69,7 +69,9 @@ type Handler struct {
 
 	// Exempt lists users whom no limit applies to, such as bots and bridges, as
 	// user ID patterns: "@bridge_*:example.com", where "*" stands for any run
-	// of characters. It comes before the classes.
+	// of characters. It comes before the classes. The homeserver must reserve names like
+	// these, such as by an appservice's exclusive namespace: otherwise anybody can register
+	// one, and has no limits.
 	Exempt []string `json:"exempt,omitempty"`
 
 	// Classes give some users budgets and modes of their own. The first whose
@@ -206,9 +208,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.set, h.served, h.misfit, h.ended = set, new(sync.Once), new(sync.Once), new(atomic.Bool)
-	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	h.named, h.oversized, h.strays = newSiteFields(server), new(sync.Once), new(strays)
-	h.siteNames = h.named.names()
+	h.oversized, h.strays = new(sync.Once), new(strays)
 	if err := h.takeMemory(ctx); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
@@ -161,6 +162,9 @@ func (h *Handler) takeMemory(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	h.named = plan.fieldsIn(server)
+	h.siteNames = h.named.names()
 	value, _, err := memories.LoadOrNew(site.memory, func() (caddy.Destructor, error) {
 		return newMemory(site.memory, h.set.sizes), nil
 	})

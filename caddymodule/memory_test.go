@@ -2,7 +2,11 @@ package caddymodule
 
 import (
 	"context"
+	"math/rand/v2"
+	"net"
 	"net/http"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,4 +103,81 @@ func cleanupHandlers(t *testing.T, handlers []caddyhttp.MiddlewareHandler) {
 			}
 		}
 	}
+}
+
+// Reloads in a row, of which some fail while they are provisioned and some when they start, leave no
+// memory, no tenant, no plan and no goroutine of ours, wherever the handlers stand. Two
+// configurations are there at once at each of them.
+func TestReloadsLeaveNothingBehind(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, busy, _ := net.SplitHostPort(taken.Addr().String())
+
+	const named = "matrix_presence {\ncache {\nname shared\n}\n}\n"
+	sites := []string{
+		"http://a.example.com:0" + proxied("hs:1"),
+		"http://b.example.com:0, http://g.example.com:0 {\nmatrix_presence {\nover_limit coalesce\nrepeat_writes absorb\nsync limit\n}\nreverse_proxy hs:1\n}\n",
+		"http://c.example.com:0 {\n" + named + "reverse_proxy hs:1\nhandle_errors {\n" + named + "reverse_proxy hs:1\n}\n}\n",
+		"&(hs) {\nmatrix_presence\nreverse_proxy /_matrix/* hs:2\n}\nhttp://d.example.com:0 {\ninvoke hs\n}\n",
+		"http://e.example.com:0 {\nintercept {\n@e status 500\nhandle_response @e {\n" + named + "reverse_proxy hs:1\n}\n}\nreverse_proxy hs:1\n}\n",
+		"http://f.example.com:0 {\nreverse_proxy hs:1 {\nhandle_response {\n" + named + "reverse_proxy hs:1\n}\n}\n}\n",
+	}
+	failing := []string{
+		"http://x.example.com:0 {\nmatrix_presence\nhandle {\nmatrix_presence\nreverse_proxy hs:1\n}\n}\n", // needs a name
+		"http://x.example.com:0 {\nmatrix_presence\nrespond @no ok\n@no expression nonsense(\n}\n",
+		"http://x.example.com:" + busy + " {\nbind 127.0.0.1\nmatrix_presence\nreverse_proxy hs:3\n}\n",
+	}
+	started, failed := 0, 0
+	for range 40 {
+		var caddyfile strings.Builder
+		for _, i := range rand.Perm(len(sites))[:1+rand.IntN(3)] {
+			caddyfile.WriteString(sites[i])
+		}
+		fails := rand.IntN(3) == 0
+		if fails {
+			caddyfile.WriteString(failing[rand.IntN(len(failing))])
+		}
+		text := caddyfile.String()
+		if strings.Contains(text, "&(hs)") { // named routes come first
+			text = sites[3] + strings.Replace(text, sites[3], "", 1)
+		}
+		config := strings.ReplaceAll(string(adapt(t, text)), `"listen":[":0"]`, `"listen":["127.0.0.1:0"]`)
+		err := caddy.Load([]byte(config), true)
+		if (err != nil) != fails {
+			t.Fatalf("error %v of\n%s", err, text)
+		}
+		if fails {
+			failed++
+		} else {
+			started++
+		}
+		if limit := min(started, 1); len(plans.of) > limit {
+			t.Fatalf("%d plans after %d reloads that failed and\n%s", len(plans.of), failed, text)
+		}
+	}
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if len(plans.of) != 0 {
+		t.Errorf("%d plans are left", len(plans.of))
+	}
+	eachMemory(func(name string, m *memory) { t.Errorf("the memory %s is left, of %d handlers", name, len(m.tenants)) })
+	var left []string
+	for range 1000 { // they may be about to end
+		left = nil
+		stacks := make([]byte, 1<<20)
+		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			if strings.Contains(stack, "caddymodule.") && !strings.Contains(stack, t.Name()) {
+				left = append(left, stack)
+			}
+		}
+		if left == nil {
+			return
+		}
+		runtime.Gosched()
+	}
+	t.Errorf("goroutines are left:\n%s", strings.Join(left, "\n\n"))
 }

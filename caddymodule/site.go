@@ -99,15 +99,23 @@ func findSites(server *caddyhttp.Server) (sites []*site) {
 			sites = append(sites, s)
 		}
 	}
-	elsewhere := slices.Collect(maps.Values(named))
-	if server.Errors != nil {
-		elsewhere = append(elsewhere, readRoutes(server.Errors.Routes)...)
-	}
-	for _, standing := range standingsIn(elsewhere) {
-		sites = append(sites, &site{
+	elsewhere := func(standing standing) *site {
+		s := &site{
 			server: server, route: -1, listen: listen, name: standing.name, dialect: standing.dialect,
 			trouble: inNamedRoute,
-		})
+		}
+		sites = append(sites, s)
+		return s
+	}
+	for _, name := range slices.Sorted(maps.Keys(named)) {
+		for _, standing := range standingsIn([]routeJSON{named[name]}) {
+			elsewhere(standing).followNamed(routes, named, name, standing)
+		}
+	}
+	if server.Errors != nil {
+		for _, standing := range standingsIn(readRoutes(server.Errors.Routes)) {
+			elsewhere(standing)
+		}
 	}
 	return sites
 }
@@ -120,7 +128,8 @@ const (
 		"if all sites that invoke it front the same one, give it a cache name, such as cache { name example.com }; " +
 		"else give each site a matrix_presence of its own"
 	manyHomeservers = "the matrix_presence handler for %[1]s may stand before several homeservers, because the host decides where requests are proxied to: " +
-		"give each homeserver a site with a matrix_presence of its own, or a cache name such as cache { name example.com } if it is the same one"
+		"give each homeserver a site or a handle block with a matrix_presence of its own, " +
+		"or a cache name such as cache { name example.com } if there is only one"
 	untoldHomeserver = "it can't be told whether the matrix_presence handlers for %[1]s on %[2]s front the same homeserver: " +
 		"give each a cache name, the same one if they do, such as cache { name example.com }"
 	outsideHTTP = "a matrix_presence handler that is in no site needs a cache name, such as cache { name example.com }"
@@ -211,6 +220,42 @@ func (s *site) follow(routes []routeJSON, named map[string]routeJSON, standing s
 	default:
 		s.homeserver, s.told = strings.Join(keys, " "), true
 	}
+}
+
+// followNamed finds out which homeserver a handler in a named route fronts. It does so only if
+// all is said in there: whoever invokes the route changes nothing in the request before, and all
+// requests end at the same upstreams within it.
+func (s *site) followNamed(routes []routeJSON, named map[string]routeJSON, name string, standing standing) {
+	if standing.trail == nil {
+		return
+	}
+	w := &walk{
+		question: question{path: whoAmIPath}, named: named,
+		groups: make(map[string]bool), hostNames: make(map[string]bool), found: make(map[string]bool),
+	}
+	for _, other := range slices.Sorted(maps.Keys(named)) {
+		if other != name {
+			w.before(named[other].Handle, false)
+		}
+	}
+	everywhere := false
+	for _, route := range routes {
+		raw, err := json.Marshal(route)
+		if err != nil || !strings.Contains(string(raw), `"invoke"`) {
+			continue
+		}
+		w.before(route.Handle, true)
+		hosts := hostsOf(route.Match)
+		s.hosts, everywhere = append(s.hosts, hosts...), everywhere || hosts == nil
+	}
+	if slices.Sort(s.hosts); everywhere {
+		s.hosts = nil
+	}
+	s.hosts = slices.Compact(s.hosts)
+	if w.edits != nil || !w.routes([]routeJSON{named[name]}, slices.Clone(standing.trail)) || w.untold || len(w.found) != 1 {
+		return
+	}
+	s.homeserver, s.told, s.trouble = slices.Collect(maps.Keys(w.found))[0], true, ""
 }
 
 // digest is of all that a site does, but for what is ours and for its hosts.

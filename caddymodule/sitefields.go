@@ -32,21 +32,33 @@ type siteFields struct {
 }
 
 // newSiteFields looks through what is known of a server's configuration while a handler of
-// it is provisioned. Its own site comes first: of too many fields in a request the last
-// are left out.
+// it is provisioned.
 func newSiteFields(server *caddyhttp.Server) *siteFields {
 	f := new(siteFields)
 	if server == nil {
 		return f
-	}
-	if own := ownRoute(server); own != nil {
-		f.route(own)
 	}
 	f.routes(server.Routes)
 	for _, route := range server.NamedRoutes {
 		f.route(route)
 	}
 	return f
+}
+
+// in returns the fields of a server as a handler in one of its routes has them. Its own site
+// comes first: of too many fields in a request the last are left out.
+func (f *siteFields) in(server *caddyhttp.Server) *siteFields {
+	own := &siteFields{proxies: f.proxies, authenticates: f.authenticates}
+	if i := routeInProgress(server); i >= 0 {
+		own.route(&server.Routes[i])
+	}
+	for _, name := range f.set {
+		add(&own.set, name)
+	}
+	for _, name := range f.read {
+		add(&own.read, name)
+	}
+	return own
 }
 
 // routes adds what the handlers of some routes name.
@@ -229,16 +241,4 @@ func (f *siteFields) readsAny(header http.Header) bool {
 	return slices.ContainsFunc(f.read, func(name string) bool {
 		return header[name] != nil && !strings.HasPrefix(name, requestPrefix)
 	})
-}
-
-// ownRoute returns the server's route that is being provisioned, or nil. Routes are
-// provisioned in order, and a route gets its handlers when all of them are: the first
-// one without is it.
-func ownRoute(server *caddyhttp.Server) *caddyhttp.Route {
-	for i := range server.Routes {
-		if route := &server.Routes[i]; len(route.Handlers) == 0 && len(route.HandlersRaw) > 0 {
-			return route
-		}
-	}
-	return nil
 }

@@ -238,8 +238,9 @@ func (w *walk) transport(raw json.RawMessage) string {
 
 // plainFields are header fields that no proxy chooses a homeserver by.
 var plainFields = []string{
-	"Accept-Encoding", "Connection", "Upgrade", "User-Agent",
-	"X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto", "X-Real-Ip",
+	"Accept-Encoding", "Connection", "Front-End-Https", "Upgrade", "User-Agent",
+	"X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto", "X-Forwarded-Protocol",
+	"X-Forwarded-Scheme", "X-Forwarded-Ssl", "X-Real-Ip", "X-Scheme", "X-Url-Scheme",
 }
 
 // ofRequest is a value that says something about the client's request, which is the same
