@@ -21,7 +21,7 @@ import (
 // owner is what is known of whose a credential is. One of the fields is set.
 type owner struct {
 	userID    string
-	until     time.Time         // of an answer that was asked for, until when it is good
+	asked     time.Time         // of an answer that was asked for, when that was
 	asOf      policy.Revision   // of such an answer, what had been revoked by then
 	rejection *policy.Rejection // the homeserver doesn't know the token
 
@@ -61,17 +61,15 @@ func (o *owner) isShared() bool {
 }
 
 // recall returns what is remembered of a credential's owner.
-func (m *memory) recall(c policy.Credential, now time.Time) (known owner) {
-	known.userID, known.rejection = m.identities.Lookup(c, now)
+func (h *Handler) recall(c policy.Credential, now time.Time) (known owner) {
+	known.userID, known.rejection = h.memory.identities.Lookup(c, now, h.set.lifetimes)
 	return known
 }
 
 // identify tells on whose behalf c acts, from memory or from the homeserver. It asks
 // for as many unknown tokens of a client as limit says, or for all if that is nil.
 func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Credential, limit *policy.Limit) owner {
-	m := h.memory
-	now := m.now()
-	if known := m.recall(c, now); known.known() {
+	if known := h.recall(c, h.memory.now()); known.known() {
 		return known
 	}
 	return h.inquire(r, next, c, limit).answer(r.Context().Done())
@@ -124,7 +122,7 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 			return who
 		case !under.Holds(who.userID, who.asOf):
 			// It was true when another asked, and something has been revoked since.
-		case m.now().Before(who.until):
+		case m.now().Sub(who.asked) < h.set.lifetimes.Identity:
 			return who
 		default:
 			// It was true when another asked, but is not good for so long.
@@ -162,7 +160,7 @@ func (i inquiry) laterFrom(places *seats, then func(who owner)) bool {
 // is served, and calls then with a user that it learns.
 func (h *Handler) learn(r *http.Request, next caddyhttp.Handler, c policy.Credential, then func(userID string)) {
 	now := h.memory.now()
-	if known := h.memory.recall(c, now); known.known() || h.memory.isRefused(c, now) {
+	if known := h.recall(c, now); known.known() || h.isRefused(c, now) {
 		return
 	}
 	h.inquire(r, next, c, h.set.rejectedLimit).later(func(who owner) {
@@ -225,15 +223,15 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 	// Another flight may have landed before this one departed, as in fly, and
 	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), m.now()
-	if known := m.recall(c, asked); known.known() {
-		known.until, known.asOf = asked.Add(h.set.identityTTL), revision
+	if known := h.recall(c, asked); known.known() {
+		known.asked, known.asOf = asked, revision
 		return known, lookupSpared
 	}
 	if wait := m.rejectedWait(from, asked); wait > 0 {
 		return owner{wait: wait}, lookupLimited
 	}
 
-	asksAgain := h.set.rejectedTTL > 0 && m.identities.WasRejected(c)
+	asksAgain := h.set.lifetimes.Rejection > 0 && m.identities.WasRejected(c)
 	if asksAgain {
 		again := from.again()
 		if wait := m.rejectedWait(again, asked); wait > 0 {
@@ -268,17 +266,16 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 		if !answer.large && answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
 			h.reportFault(faultNone, nil)
 			m.host.note(answer.host)
-			until := asked.Add(h.set.identityTTL)
 			m.accept(c)
-			under.Learn(policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, until)
-			return owner{userID: who.UserID, until: until, asOf: revision}, lookupKnown
+			under.Learn(policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked)
+			return owner{userID: who.UserID, asked: asked, asOf: revision}, lookupKnown
 		}
 	case answer.status == http.StatusUnauthorized && errcode == unknownToken:
 		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
 		// Dendrite says of an appservice's token that it doesn't know it if it is
 		// the user_id that it doesn't know.
 		if c.UserID == "" && c.DeviceID == "" && cache.Fits(rejection.Body, keptList(answer.header)) {
-			m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL))
+			m.identities.Reject(c, rejection, asked)
 		}
 		if !asksAgain {
 			m.chargeRejected(from, asked)
@@ -286,7 +283,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 		return owner{rejection: rejection}, lookupRejected
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
 		// Also a 5xx, if the homeserver says so itself.
-		m.refuse(c, answer, asked.Add(h.set.rejectedTTL))
+		m.refuse(c, answer, asked)
 		return owner{refusal: answer}, lookupRefused
 	}
 	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",

@@ -100,8 +100,8 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
 	who := owner{}
 	if seen.credentialErr == nil {
-		who = h.memory.recall(seen.credential, seen.departed)
-		if !who.known() && !h.memory.isRefused(seen.credential, seen.departed) {
+		who = h.recall(seen.credential, seen.departed)
+		if !who.known() && !h.isRefused(seen.credential, seen.departed) {
 			later := ask.later(func(who owner) { h.memory.counters.observed[seen.kind][seen.outcome(who)].Add(1) })
 			if later {
 				return

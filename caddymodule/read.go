@@ -45,9 +45,9 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	uncacheable := asksForProtocol(r) || h.set.cached && route.Canonical && hasBody(r)
 
 	now := h.memory.now()
-	who := h.memory.recall(credential, now)
+	who := h.recall(credential, now)
 	if !who.known() {
-		if h.memory.isRefused(credential, now) {
+		if h.isRefused(credential, now) {
 			return h.serveRefused(w, r, next, credential)
 		}
 		who = h.identify(r, next, credential, h.set.rejectedLimit)
@@ -55,7 +55,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if who.down && h.set.rules.StaleIfError > 0 {
 		// As long as a stale answer is good enough, so is who was asking for it.
-		who = h.memory.recall(credential, now.Add(-h.set.rules.StaleIfError))
+		who = h.recall(credential, now.Add(-h.set.rules.StaleIfError))
 	}
 	switch {
 	case who.userID == "" && r.Context().Err() != nil:
@@ -99,7 +99,7 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 	for _, token := range policy.CandidateTokens(r.Header["Authorization"], r.URL.RawQuery) {
 		credential := policy.Credential{Token: token}
 		wasKnown = wasKnown || h.memory.isKnown(credential)
-		if h.set.limitsReads && !h.memory.isRefused(credential, h.memory.now()) {
+		if h.set.limitsReads && !h.isRefused(credential, h.memory.now()) {
 			who := h.identify(r, next, credential, h.set.rejectedLimit)
 			wait, ok := who.wait, who.wait == 0
 			if ok && who.userID != "" {
@@ -368,7 +368,7 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 			return h.retry(r, request, who, result, end)
 		case !result.answered(), own && result.found == nil:
 			return result, own, nil
-		case h.memory.recall(who.credential, now).userID != who.viewer:
+		case h.recall(who.credential, now).userID != who.viewer:
 			return nil, false, errIdentityEnded
 		case own, fresh && !shared && !h.memory.presence.DeniedSince(who.viewer, who.target, result.departed),
 			fresh && !result.personal() && h.lookup(who, now).Permitted:
