@@ -36,6 +36,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 		ask = h.inquire(r, next, credential, h.set.rejectedLimit)
 	}
 
+	isSites := h.isSites(r)
 	recorder := &recorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	reason := reasonBypass
 	var body *copied
@@ -68,6 +69,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	defer func() {
 		seen.answer = recorder.answer()
 		seen.answer.arrived = h.memory.now()
+		seen.answer.site = seen.answer.status >= http.StatusMultipleChoices && isSites() || h.named.authenticates && seen.answer.isAuthentication()
 		if kind == routeWrite {
 			var whole bool
 			seen.body, whole = body.take()
@@ -191,7 +193,7 @@ func (s *observation) readOutcome(who owner) outcome {
 	case s.answer.err != nil:
 		return outcomeFailed
 	}
-	if s.method == http.MethodGet {
+	if s.method == http.MethodGet && !s.answer.site {
 		h.remember(s.ticket, reader, s.answer)
 	}
 	return outcomeMiss

@@ -118,7 +118,7 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 // over.
 func (h *Handler) serveRefused(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c policy.Credential) error {
 	return h.serveUnidentified(onStatus(w, func(status int) {
-		if status < http.StatusBadRequest {
+		if isSuccess(status) {
 			h.memory.accept(c)
 		}
 	}), r, next, "unknown-identity", true)
@@ -137,9 +137,13 @@ func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next
 		h.writeLimited(w, r, wait)
 		return nil
 	}
-	w, finish := newWatch(w, func(status int) bool { return status == http.StatusUnauthorized }, func(answer *subresponse) {
-		// The answer to a HEAD doesn't say why.
-		if r.Method == http.MethodHead || answer.matrixError() == unknownToken {
+	isSites := h.isSites(r)
+	w, finish := newWatch(w, func(status int) bool {
+		return status == http.StatusUnauthorized && !isSites()
+	}, func(answer *subresponse) {
+		// The answer to a HEAD doesn't say why, but perhaps that it is a homeserver's.
+		untold := r.Method == http.MethodHead && answer.isJSON() && !h.named.authenticates
+		if untold || answer.matrixError() == unknownToken {
 			h.memory.chargeRejected(from, now)
 		}
 	})
