@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,9 @@ type owner struct {
 
 	// err says why there is no answer, with a status: 502, 503 or 504.
 	err error
+
+	// retries are there if it isn't shared, for those who waited for it.
+	retries *retries
 
 	// crashed tells of an err that our own code panicked.
 	crashed bool
@@ -98,10 +102,19 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 	end := time.Now().Add(h.set.identityTimeout)
 	under := m.identities.Begin(i.credential)
 	defer under.End()
+	var again *retries
 	for {
-		f, _, depart := m.whoAmIs.board(m.identities.Fingerprint(i.credential), true, func() owner {
-			return h.ask(i.question, i.credential, from, under, time.Now().Add(h.set.identityTimeout))
-		})
+		var f *flight[owner]
+		var depart func()
+		if again != nil {
+			f, depart = again.board(i.origin(), func() owner {
+				return m.whoAmIs.alone(func() owner { return i.ask(from, under, end) })
+			})
+		} else {
+			f, _, depart = m.whoAmIs.board(m.identities.Fingerprint(i.credential), true, func() owner {
+				return i.ask(from, under, time.Now().Add(h.set.identityTimeout))
+			})
+		}
 		if f == nil {
 			return owner{wait: crowdedWait}
 		}
@@ -115,19 +128,59 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 			return owner{err: caddyhttp.Error(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
 		}
 		switch who := f.result; {
-		case !who.isShared() && time.Now().Before(end):
-			// The credential is the same, the client need not be.
-			return h.ask(i.question, i.credential, from, under, end)
+		case !who.isShared() && again == nil && time.Now().Before(end):
+			again = who.retries
+		case (who.barrier != nil || who.wait > 0) && time.Now().Before(end):
+			return m.whoAmIs.alone(func() owner { return i.ask(from, under, end) })
 		case who.userID == "":
 			return who
 		case !under.Holds(who.userID, who.asOf):
 			// It was true when another asked, and something has been revoked since.
+			again = nil
 		case m.now().Sub(who.asked) < h.set.lifetimes.Identity:
 			return who
 		default:
 			// It was true when another asked, but is not good for so long.
 			return owner{err: caddyhttp.Error(http.StatusGatewayTimeout, errOutlived)}
 		}
+	}
+}
+
+// origin is where a question came from, as far as the way to the homeserver may depend on it.
+type origin struct {
+	handler *Handler
+	address string
+}
+
+func (i inquiry) origin() origin {
+	address, _ := i.question.vars[caddyhttp.ClientIPVarKey].(string)
+	return origin{i.handler, address}
+}
+
+// retries are the questions of those who have shared one that failed. The credential is the
+// same, the client need not be, so one of each origin asks again: what fails there has
+// nothing to do with what else a client sends.
+type retries struct {
+	mu sync.Mutex // guards by
+	by map[origin]*flight[owner]
+}
+
+// board returns the question of an origin, and if it is the caller's to ask a function that
+// does so. fly doesn't panic.
+func (r *retries) board(from origin, fly func() owner) (f *flight[owner], depart func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f = r.by[from]; f != nil {
+		return f, nil
+	}
+	if r.by == nil {
+		r.by = make(map[origin]*flight[owner])
+	}
+	f = newFlight(fly)
+	r.by[from] = f
+	return f, func() {
+		f.result = f.fly()
+		close(f.landed)
 	}
 }
 
@@ -206,9 +259,12 @@ func assertion(c policy.Credential) string {
 
 // ask asks the homeserver, which has until deadline, and remembers its answer if it is a
 // definite one.
-func (h *Handler) ask(question subrequest, c policy.Credential, from client, under policy.Inquiry, deadline time.Time) owner {
-	who, result := h.lookUp(question, c, from, under, deadline)
-	h.memory.counters.lookups[result].Add(1)
+func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) owner {
+	who, result := i.handler.lookUp(i.question, i.credential, from, under, deadline)
+	i.handler.memory.counters.lookups[result].Add(1)
+	if !who.isShared() {
+		who.retries = new(retries)
+	}
 	return who
 }
 

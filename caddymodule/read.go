@@ -125,7 +125,7 @@ func (h *Handler) serveRefused(w http.ResponseWriter, r *http.Request, next cadd
 }
 
 // serveUnidentified passes on a read of which it isn't known whose it is. If the
-// homeserver doesn't know its token, that is charged to the client as in [Handler.ask]. A
+// homeserver doesn't know its token, that is charged to the client as in [inquiry.ask]. A
 // token that the homeserver has known isn't made up, whatever others do from the same
 // address.
 func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string, wasKnown bool) error {
