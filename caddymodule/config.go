@@ -234,7 +234,8 @@ type settings struct {
 	settle time.Duration
 	sizes  sizes
 
-	identityTTL, rejectedTTL, identityTimeout time.Duration
+	lifetimes       policy.Lifetimes // of identities and rejections
+	identityTimeout time.Duration
 
 	maxBody        int64
 	presenceValues []string // none: what the homeserver may take
@@ -371,8 +372,8 @@ func (s *settings) setIdentity(i *Identity) error {
 	}
 	return errors.Join(
 		setNumber("tokens", &s.sizes.tokens, i.Tokens, defaultTokens),
-		setDuration("ttl", &s.identityTTL, unlessZero(i.TTL), defaultIdentityTTL),
-		setDuration("rejected_ttl", &s.rejectedTTL, i.RejectedTTL, defaultRejectedTTL),
+		setDuration("ttl", &s.lifetimes.Identity, unlessZero(i.TTL), defaultIdentityTTL),
+		setDuration("rejected_ttl", &s.lifetimes.Rejection, i.RejectedTTL, defaultRejectedTTL),
 		setDuration("timeout", &s.identityTimeout, unlessZero(i.Timeout), defaultIdentityTimeout),
 	)
 }

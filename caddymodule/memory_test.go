@@ -46,6 +46,44 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 	})
 }
 
+// What is in memory kept its end, so that identity ttl lowered from an hour to a minute had a
+// token that ended elsewhere read on for the rest of the hour. Rejections and refusals likewise.
+func TestLifetimesOfIdentitiesChangeAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lasting := func(ttl, rejected time.Duration) *Handler {
+			return &Handler{
+				Cache:    &Cache{TTL: caddy.Duration(24 * time.Hour)},
+				Identity: &Identity{TTL: caddy.Duration(ttl), RejectedTTL: ptr(rejected)},
+			}
+		}
+		p := newProxy(t, lasting(time.Hour, time.Hour))
+		p.hs.tokens["locked"] = bob
+		p.hs.locks("locked", 401, lockedBody)
+		lookups := func(what string, want int) {
+			t.Helper()
+			before := p.hs.count("whoami")
+			for range 2 {
+				p.get("bob-token", alice)
+				p.get("made-up", alice)
+				p.get("locked", alice)
+			}
+			if got := p.hs.count("whoami") - before; got != want {
+				t.Errorf("%s: %d lookups, want %d", what, got, want)
+			}
+		}
+		lookups("at first", 3)
+		time.Sleep(30 * time.Minute)
+		lookups("as long as they are good", 0)
+		p.reload(lasting(time.Minute, time.Minute))
+		lookups("lowered", 3)
+		time.Sleep(30 * time.Minute)
+		p.reload(lasting(time.Hour, time.Hour))
+		lookups("raised", 0)
+		p.reload(lasting(time.Hour, 0))
+		lookups("rejections off", 4)
+	})
+}
+
 func TestFailedReloadChangesNothing(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	p.get("bob-token", alice)

@@ -35,6 +35,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 		ask = h.inquire(r, next, credential, h.set.rejectedLimit)
 	}
 
+	isSites := h.isSites(r)
 	recorder := &recorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	reason := reasonBypass
 	var body *copied
@@ -67,6 +68,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	defer func() {
 		seen.answer = recorder.answer()
 		seen.answer.arrived = h.memory.now()
+		seen.answer.site = seen.answer.status >= http.StatusMultipleChoices && isSites() || h.named.authenticates && seen.answer.isAuthentication()
 		if kind == routeWrite {
 			var whole bool
 			seen.body, whole = body.take()
@@ -99,8 +101,8 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
 	who := owner{}
 	if seen.credentialErr == nil {
-		who = h.memory.recall(seen.credential, seen.departed)
-		if !who.known() && !h.memory.isRefused(seen.credential, seen.departed) {
+		who = h.recall(seen.credential, seen.departed)
+		if !who.known() && !h.isRefused(seen.credential, seen.departed) {
 			later := ask.later(func(who owner) { h.memory.counters.observed[seen.kind][seen.outcome(who)].Add(1) })
 			if later {
 				return
@@ -190,7 +192,7 @@ func (s *observation) readOutcome(who owner) outcome {
 	case s.answer.err != nil:
 		return outcomeFailed
 	}
-	if s.method == http.MethodGet {
+	if s.method == http.MethodGet && !s.answer.site {
 		h.remember(s.ticket, reader, s.answer)
 	}
 	return outcomeMiss

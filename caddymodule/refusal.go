@@ -32,22 +32,23 @@ func newRefusals() *refusals {
 }
 
 // isRefused reports whether the homeserver has refused a credential a moment ago.
-func (m *memory) isRefused(c policy.Credential, now time.Time) bool {
+func (h *Handler) isRefused(c policy.Credential, now time.Time) bool {
+	m := h.memory
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()
-	expires, ok := m.refusals.known.Get(m.identities.Fingerprint(c))
-	return ok && now.Before(expires)
+	asked, ok := m.refusals.known.Get(m.identities.Fingerprint(c))
+	return ok && now.Sub(asked) < h.set.lifetimes.Rejection
 }
 
-// refuse remembers until it expires that the homeserver refuses a credential, if the answer
-// is about that.
-func (m *memory) refuse(c policy.Credential, answer *subresponse, expires time.Time) {
+// refuse remembers that the homeserver refuses a credential, as it said when it was asked
+// then, if the answer is about that.
+func (m *memory) refuse(c policy.Credential, answer *subresponse, asked time.Time) {
 	if !isAboutCredential(answer) {
 		return
 	}
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()
-	m.refusals.known.Add(m.identities.Fingerprint(c), expires)
+	m.refusals.known.Add(m.identities.Fingerprint(c), asked)
 }
 
 // accept notes that the homeserver no longer refuses a credential.

@@ -195,7 +195,7 @@ func TestRefusalOfAnAccountIsItsOwn(t *testing.T) {
 						p.want(read("GET", "alice-token"), 200, "", "matrix_presence; fwd=bypass")
 					}
 					p.want(read("GET", "alice-token"), 200, "", "matrix_presence; ")
-					if p.handler.memory.isRefused(policy.Credential{Token: "alice-token"}, time.Now()) {
+					if p.handler.isRefused(policy.Credential{Token: "alice-token"}, time.Now()) {
 						t.Error("it is still remembered")
 					}
 				})

@@ -103,11 +103,12 @@ func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation 
 	case policy.RevokesUser:
 		return ending{h.endsSessionsOf(r, next, shown, certain), doubt, nil}
 	case policy.RevokesOther:
+		isSites := h.isSites(r)
 		return ending{func(header http.Header) {
 			// Not what another handler says where there is no such API.
 			plain := header.Clone()
 			plain.Del("Content-Encoding")
-			if said := (&subresponse{header: plain}); len(shown) > 0 && said.isJSON() {
+			if said := (&subresponse{header: plain}); len(shown) > 0 && said.isJSON() && !isSites() {
 				h.memory.revokeUser(revocation.UserID)
 			}
 		}, nothing, nil}

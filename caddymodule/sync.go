@@ -208,7 +208,7 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	changes()
 	status := 0
-	refusal, finish := h.memory.watchRefusal(w, credential)
+	refusal, finish := h.watchRefusal(w, r, credential)
 	defer finish()
 	w = onStatus(refusal, func(code int) {
 		status = code

@@ -264,6 +264,22 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 // proxiedPlaceholder is set by reverse_proxy when it is done with a request.
 const proxiedPlaceholder = "http.reverse_proxy.duration"
 
+// isSites returns what tells of the answer to a client's own request, once that has begun,
+// whether it is of the site's own handlers: no reverse_proxy has brought it. One before us
+// that asks an authentication service has left its time in the same placeholder.
+func (h *Handler) isSites(r *http.Request) (own func() bool) {
+	placeholders, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok || !h.named.proxies {
+		return func() bool { return false }
+	}
+	const took = "http.reverse_proxy.upstream.latency"
+	before, _ := placeholders.Get(took)
+	return func() bool {
+		now, _ := placeholders.Get(took)
+		return now == before
+	}
+}
+
 // prepare makes the request one of Caddy's. Route groups and variables are kept in the
 // context: with the client's own, the client's request would find its routes done already.
 func (s subrequest) prepare(ctx context.Context, replacer *caddy.Replacer, w http.ResponseWriter, srv *caddyhttp.Server) *http.Request {

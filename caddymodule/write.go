@@ -133,7 +133,7 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 			attempt.End(nil)
 		}
 	}()
-	w, finish := h.memory.watchRefusal(w, write.credential)
+	w, finish := h.watchRefusal(w, r, write.credential)
 	defer finish()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
