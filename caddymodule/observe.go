@@ -53,6 +53,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 		}
 		if own = writer == route.UserID; own {
 			fence = h.memory.presence.BeginWrite(route.UserID)
+			h.passesBy(route.UserID, credential)
 			if seen.beside {
 				attempt = h.memory.repeats.Begin(route.UserID, seen.departed)
 			}
@@ -74,6 +75,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 			seen.body, whole = body.take()
 			seen.valid = whole && policy.CheckPresenceBody(seen.body, h.set.presenceValues, h.knownDialect()) == nil
 			if own {
+				h.passesBy(route.UserID, credential) // it may have failed on the way back
 				h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), seen.body)
 			}
 			if own && seen.beside {
@@ -231,7 +233,7 @@ func (s *observation) writeOutcome(who owner) outcome {
 		return outcomeInvalid
 	}
 	if s.acknowledged() {
-		h.wrote(&write)
+		h.beginWrite(&write, s.departed)(s.answer.status)
 	}
 	if s.beside {
 		return outcomeForwarded // it was remembered as none that could be repeated

@@ -121,12 +121,15 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 	fence := h.memory.presence.BeginWrite(write.UserID)
 	// Also for a handler that absorbs nothing itself: another of this memory may.
 	attempt := h.memory.repeats.Begin(write.UserID, began)
-	acknowledged, answered := false, 0
+	acknowledged, known := false, false
+	answered := h.beginWrite(&write.PresenceWrite, began)
 	// Also when the client went away, or the answer broke off and reverse_proxy
 	// panics: the homeserver may have applied it.
 	defer func() {
 		h.endFence(fence, began, acknowledged, write.Body)
-		h.writeAnswered(&write.PresenceWrite, answered)
+		if !known {
+			answered(0)
+		}
 		if acknowledged && write.class.absorb {
 			attempt.End(&write.PresenceWrite)
 		} else {
@@ -137,10 +140,8 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 	defer finish()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
-		if answered = status; status < http.StatusMultipleChoices {
-			h.wrote(&write.PresenceWrite)
-			acknowledged = true
-		}
+		known, acknowledged = true, status < http.StatusMultipleChoices
+		answered(status) // before the client hears of it
 	})
 }
 
