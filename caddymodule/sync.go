@@ -163,21 +163,13 @@ func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyh
 // request is served, and forgotten when it turns out: nothing waits for it. If homeservers
 // read its credential differently, it is anybody's whose token it has.
 func (h *Handler) mayChange(r *http.Request, next caddyhttp.Handler) (again func()) {
-	authorization := r.Header["Authorization"]
-	credential, err := policy.ParseCredential(authorization, r.URL.RawQuery)
-	credentials := []policy.Credential{credential}
-	if err != nil {
-		credentials = nil
-		for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
-			credentials = append(credentials, policy.Credential{Token: token})
-		}
-	}
+	shown, certain := shownCredentials(r)
 	doubt := func(c policy.Credential, userID string) {
 		h.unsettle(userID)
 		h.memory.devices.Doubt(userID, h.memory.deviceOf(c, userID), h.memory.now())
 	}
 	forget := func() (known bool) {
-		for _, c := range credentials {
+		for _, c := range shown {
 			if userID := h.memory.identities.LastKnown(c); userID != "" {
 				doubt(c, userID)
 				known = true
@@ -185,8 +177,8 @@ func (h *Handler) mayChange(r *http.Request, next caddyhttp.Handler) (again func
 		}
 		return known
 	}
-	if !forget() && err == nil {
-		h.learn(r, next, credential, func(userID string) { doubt(credential, userID) })
+	if !forget() && certain {
+		h.learn(r, next, shown[0], func(userID string) { doubt(shown[0], userID) })
 	}
 	return func() { forget() }
 }
