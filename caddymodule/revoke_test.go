@@ -500,7 +500,8 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 		"revoked by its refresh token":                 {login, "/_tuwunel/oidc/revoke", "", "token=r1", 200, 1},
 		"another revoked by name":                      {nil, "/_tuwunel/oidc/revoke", "alice-token", "token=bob-token", 200, 0},
 		"revoked by name where there is no such route": {nil, "/_tuwunel/oidc/revoke", "", "token=alice-token", 404, 0},
-		"too large a body":                             {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxSubresponse) + "&token=alice-token", 200, 0},
+		"a large body":                                 {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxNamedBody-20) + "&token=alice-token", 200, 1},
+		"too large a body":                             {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxNamedBody) + "&token=alice-token", 200, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
@@ -580,5 +581,21 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 				}
 			})
 		})
+	}
+}
+
+// Of requests that nobody has an account for, only a little is kept while they are under way:
+// what is too large to be looked at is let go at once.
+func TestBodiesOfRevocationsAreBounded(t *testing.T) {
+	for _, sent := range []int{100, maxNamedBody, maxNamedBody + 1, 1 << 20} {
+		r := request("POST", clientAPI+"refresh", "", strings.Repeat("x", sent))
+		newProxy(t, new(Handler)).handler.doubtNamed(r, "refresh_token")
+		body := r.Body.(*copied)
+		if n, err := io.Copy(io.Discard, body); n != int64(sent) || err != nil {
+			t.Fatalf("%d of %d bytes passed, %v", n, sent, err)
+		}
+		if kept := body.kept.Cap(); kept > 4*maxNamedBody || sent > maxNamedBody && kept > 0 {
+			t.Errorf("of %d bytes %d are kept", sent, kept)
+		}
 	}
 }
