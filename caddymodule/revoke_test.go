@@ -599,3 +599,43 @@ func TestBodiesOfRevocationsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// Whoever registers, on a server that is open to all, ends nobody's session, and has nobody be
+// asked about anew, however many they register. Logins of many others cost one lookup at most.
+func TestRegistrationsVoidNobody(t *testing.T) {
+	for path, want := range map[string]int{"register": 0, "login": 1} {
+		t.Run(path, func(t *testing.T) {
+			p := newProxy(t, &Handler{Identity: &Identity{Tokens: 160}})
+			p.get("alice-token", alice)
+			n := 0
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.URL.Path != clientAPI+path {
+					return false, nil
+				}
+				n++
+				answer(w, 200, fmt.Sprintf(`{"user_id":"@new%d:example.com","access_token":"new-%d","refresh_token":"r-%d"}`, n, n, n))
+				return true, nil
+			})
+			flood := func() {
+				for range 1000 {
+					p.do(request("POST", clientAPI+path, "", "{}"))
+				}
+			}
+			flood()
+			for range 3 {
+				if got := p.lookupsOf("alice-token"); got > want {
+					t.Errorf("%d lookups, want %d at most", got, want)
+				}
+			}
+			// Who reads meanwhile isn't touched by what was before.
+			before := p.hs.count("whoami")
+			for range 100 {
+				p.do(request("POST", clientAPI+path, "", "{}"))
+				p.get("alice-token", alice)
+			}
+			if got := p.hs.count("whoami") - before; got > 0 {
+				t.Errorf("%d lookups of who reads meanwhile, want 0", got)
+			}
+		})
+	}
+}
