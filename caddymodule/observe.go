@@ -288,13 +288,15 @@ func (c *copied) Read(p []byte) (n int, err error) {
 	if c.over {
 		return n, err
 	}
-	if c.large = c.large || int64(c.kept.Len()+n) > c.limit; !c.large {
+	if c.large = c.large || int64(c.kept.Len()+n) > c.limit; c.large {
+		c.kept = bytes.Buffer{} // of no use any more
+	} else {
 		c.kept.Write(p[:n])
 	}
 	return n, err
 }
 
-// take returns what has been read, and whether that is all that is within the limit.
+// take returns what has been read, unless that is more than the limit.
 func (c *copied) take() (body []byte, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

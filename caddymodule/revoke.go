@@ -130,7 +130,7 @@ func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation 
 // ends, or by whose use another ends. Nobody can name it who doesn't have it, so it may be
 // in doubt whoever has sent the request.
 func (h *Handler) doubtNamed(r *http.Request, member string) func() {
-	body := newCopied(r, maxSubresponse)
+	body := newCopied(r, maxNamedBody)
 	return func() {
 		sent, whole := body.take()
 		if !whole {
@@ -142,6 +142,10 @@ func (h *Handler) doubtNamed(r *http.Request, member string) func() {
 		}
 	}
 }
+
+// maxNamedBody is the size of the largest body in which a token is looked for. It is kept for
+// as long as its request takes, and whoever has no account may send as many as they like.
+const maxNamedBody = 8 << 10
 
 // shownCredentials returns what a request shows to tell whose it is: one credential, which is
 // certain, or if homeservers read it differently, each token that it might be.

@@ -493,7 +493,8 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 		"revoked by its refresh token":                 {login, "/_tuwunel/oidc/revoke", "", "token=r1", 200, 1},
 		"another revoked by name":                      {nil, "/_tuwunel/oidc/revoke", "alice-token", "token=bob-token", 200, 0},
 		"revoked by name where there is no such route": {nil, "/_tuwunel/oidc/revoke", "", "token=alice-token", 404, 0},
-		"too large a body":                             {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxSubresponse) + "&token=alice-token", 200, 0},
+		"a large body":                                 {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxNamedBody-20) + "&token=alice-token", 200, 1},
+		"too large a body":                             {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxNamedBody) + "&token=alice-token", 200, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
@@ -572,6 +573,62 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 					t.Errorf("%d lookups, want %d", got, tc.lookups)
 				}
 			})
+		})
+	}
+}
+
+// Of requests that nobody has an account for, only a little is kept while they are under way:
+// what is too large to be looked at is let go at once.
+func TestBodiesOfRevocationsAreBounded(t *testing.T) {
+	for _, sent := range []int{100, maxNamedBody, maxNamedBody + 1, 1 << 20} {
+		r := request("POST", clientAPI+"refresh", "", strings.Repeat("x", sent))
+		newProxy(t, new(Handler)).handler.doubtNamed(r, "refresh_token")
+		body := r.Body.(*copied)
+		if n, err := io.Copy(io.Discard, body); n != int64(sent) || err != nil {
+			t.Fatalf("%d of %d bytes passed, %v", n, sent, err)
+		}
+		if kept := body.kept.Cap(); kept > 4*maxNamedBody || sent > maxNamedBody && kept > 0 {
+			t.Errorf("of %d bytes %d are kept", sent, kept)
+		}
+	}
+}
+
+// Whoever registers, on a server that is open to all, ends nobody's session, and has nobody be
+// asked about anew, however many they register. Logins of many others cost one lookup at most.
+func TestRegistrationsVoidNobody(t *testing.T) {
+	for path, want := range map[string]int{"register": 0, "login": 1} {
+		t.Run(path, func(t *testing.T) {
+			p := newProxy(t, &Handler{Identity: &Identity{Tokens: 160}})
+			p.get("alice-token", alice)
+			n := 0
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.URL.Path != clientAPI+path {
+					return false, nil
+				}
+				n++
+				answer(w, 200, fmt.Sprintf(`{"user_id":"@new%d:example.com","access_token":"new-%d","refresh_token":"r-%d"}`, n, n, n))
+				return true, nil
+			})
+			flood := func() {
+				for range 1000 {
+					p.do(request("POST", clientAPI+path, "", "{}"))
+				}
+			}
+			flood()
+			for range 3 {
+				if got := p.lookupsOf("alice-token"); got > want {
+					t.Errorf("%d lookups, want %d at most", got, want)
+				}
+			}
+			// Who reads meanwhile isn't touched by what was before.
+			before := p.hs.count("whoami")
+			for range 100 {
+				p.do(request("POST", clientAPI+path, "", "{}"))
+				p.get("alice-token", alice)
+			}
+			if got := p.hs.count("whoami") - before; got > 0 {
+				t.Errorf("%d lookups of who reads meanwhile, want 0", got)
+			}
 		})
 	}
 }

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"reflect"
 	"strings"
@@ -352,11 +351,14 @@ func TestNoTokenIsKeptInClear(t *testing.T) {
 	ids.Reject(Credential{Token: token + "3"}, &Rejection{Body: "rejection-body"}, until(forever))
 	ids.RevokeToken(Credential{Token: token + "1"})
 	learn(ids, Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
-	for i := range 4 {
+	ids.Issued(token+"4", token+"5")
+	ids.Refreshed(token + "5")
+	ids.Begin(Credential{Token: token + "6"})
+	for i := range 7 {
 		ids.Lookup(Credential{Token: fmt.Sprint(token, i)}, testkit.Epoch, lifetimes)
 	}
 
-	reached := strings.Join(reachable(reflect.ValueOf(ids)), "\n")
+	reached := strings.Join(testkit.Reachable(ids), "\n")
 	for _, present := range []string{"@marker:hs", "@masquerade:hs", "rejection-body", string(ids.secret[:])} {
 		if !strings.Contains(reached, present) {
 			t.Errorf("the search does not find %q, so it proves nothing", present)
@@ -370,52 +372,6 @@ func TestNoTokenIsKeptInClear(t *testing.T) {
 	if printed := fmt.Sprintf("%#v %+v", ids, ids); strings.Contains(printed, "SECRET") {
 		t.Error("a token is printed in clear")
 	}
-}
-
-// reachable returns all strings and byte sequences that a value leads to, through
-// pointers and unexported fields too.
-func reachable(root reflect.Value) []string {
-	found := make(map[string]bool)
-	seen := make(map[uintptr]bool)
-	var walk func(v reflect.Value)
-	walk = func(v reflect.Value) {
-		switch v.Kind() {
-		case reflect.String:
-			found[v.String()] = true
-		case reflect.Pointer:
-			if !v.IsNil() && !seen[v.Pointer()] {
-				seen[v.Pointer()] = true
-				walk(v.Elem())
-			}
-		case reflect.Interface:
-			walk(v.Elem())
-		case reflect.Struct:
-			for i := range v.NumField() {
-				walk(v.Field(i))
-			}
-		case reflect.Map:
-			for _, key := range v.MapKeys() {
-				walk(key)
-				walk(v.MapIndex(key))
-			}
-		case reflect.Array, reflect.Slice:
-			var bytes []byte
-			for i := range v.Len() {
-				if e := v.Index(i); e.Kind() == reflect.Uint8 {
-					bytes = append(bytes, byte(e.Uint()))
-				} else {
-					walk(e)
-				}
-			}
-			found[string(bytes)] = true
-		}
-	}
-	walk(root)
-	var all []string
-	for s := range maps.Keys(found) {
-		all = append(all, s)
-	}
-	return all
 }
 
 func BenchmarkIdentitiesLookup(b *testing.B) {
