@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -327,21 +328,22 @@ func TestSyncOfANewDeviceOfDendriteIsSeen(t *testing.T) {
 }
 
 // A write that goes by in mode observe is none of that site's business, but changes what the
-// other site's next sync of the device does. That was let through, as a repeat that changes
-// nothing; with a parameter that has no effect it wasn't, because the device was taken for
-// another.
+// other site's next sync of the device does. If the write would have been refused, that was let
+// through as a repeat that changes nothing; with a parameter that has no effect it wasn't,
+// because the device was taken for another.
 func TestSyncAfterAnObservedWriteIsSeen(t *testing.T) {
 	for _, parameter := range []string{"", "?device_id=made-up"} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
-			beside := p.beside(&Handler{Mode: "observe", Homeserver: "synapse"})
+			beside := p.beside(&Handler{Mode: "observe", Homeserver: "synapse", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
 			p.knows("alice-token")
 			m := p.behaves("synapse")
 			const sync = syncPath + "?since=s&timeout=0&set_presence=unavailable"
 			p.do(request("GET", sync, "alice-token", ""))
-			beside.do(request("GET", statusPath(alice)+parameter, "alice-token", "")) // learned
-			synctest.Wait()
-			beside.do(request("PUT", statusPath(alice)+parameter, "alice-token", online))
+			for _, body := range []string{unavailable, online} { // one over the limit
+				beside.do(request("PUT", statusPath(alice)+parameter, "alice-token", body))
+				synctest.Wait()
+			}
 			time.Sleep(2 * time.Second)
 			if state := p.wantShown(m, alice, "the write"); state != "online" {
 				t.Errorf("the model says %q", state)

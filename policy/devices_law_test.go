@@ -239,6 +239,9 @@ func (tw *twins) run(random *rand.Rand, devices int) {
 			}
 			// There, what couldn't be judged counts for a moment.
 			sure = sure && (tw.dialect != Dendrite || h.unjudged == 0)
+			// What Synapse has once taken for gone, up to refresh sooner, no activity brings back, but
+			// it would have kept it in place.
+			sure = sure && (tw.dialect != Synapse || h.word != "offline" || h.active == 0)
 			if testkit.StateRank(h.word) > testkit.StateRank(highest) {
 				highest = h.word
 			}
