@@ -131,7 +131,7 @@ func (p *plan) refuse() {
 			case b.name != "" || a.trouble != "" && a.route < 0 || b.trouble != "" && b.route < 0:
 			case a.server == b.server && (a.route == b.route || a.meets(b) > 0):
 				trouble = fmt.Sprintf(twoHandlers, a.title())
-			case a.server != b.server && a.meets(b) > 0 && !(a.told && b.told):
+			case a.server != b.server && a.meets(b) > 0 && !(a.told && b.told) && !a.isSame(b):
 				trouble = fmt.Sprintf(untoldHomeserver, a.title(), strings.Join(append(slices.Clone(b.listen), a.listen...), " and "))
 			}
 			a.trouble, b.trouble = cmp.Or(trouble, a.trouble), cmp.Or(trouble, b.trouble)

@@ -228,6 +228,9 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 		{"the handler in handle_path", one + proxied("hs:1") + two + " {\nhandle_path /matrix/* {\nmatrix_presence\nreverse_proxy hs:1\n}\n}\n", 1},
 		{"dynamic upstreams of one name", one + ", " + two + site("reverse_proxy {\ndynamic a hs 1\n}"), 1},
 		{"dynamic upstreams of two names", one + site("reverse_proxy {\ndynamic a hs 1\n}") + two + site("reverse_proxy {\ndynamic a staging 1\n}"), 2},
+		{"a variable in one block", one + ", " + two + site("vars upstream hs:1\nreverse_proxy {vars.upstream}"), 1},
+		{"a map in one block", one + ", " + two + site("map {path} {upstream} {\n/x hs:2\ndefault hs:1\n}\nreverse_proxy {upstream}"), 1},
+		{"no upstream in one block", one + ", " + two + site("respond ok"), 1},
 		{"the environment's", one + ", " + two + site("reverse_proxy {env.HOMESERVER}:1"), 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -272,11 +275,18 @@ func TestHandlersThatCanNotBeToldApartNeedNames(t *testing.T) {
 			"http://a.example.com:9 {\ninvoke one\n}\nhttp://b.example.com:9 {\ninvoke two\n}\n",
 		"a named route of a site with a handler of its own": "&(matrix) {\nmatrix_presence NAME\nreverse_proxy /_matrix/* hs:1\n}\n" +
 			"http://a.example.com:9 {\nmatrix_presence NAME\ninvoke matrix\n}\n",
-		"a variable on two ports":   "http://a.example.com:9, http://a.example.com:8" + site("vars upstream hs:1\nreverse_proxy {vars.upstream}"),
+		"a variable that depends on the port": "http://a.example.com:9, http://a.example.com:8" + site("map {port} {upstream} {\n9 hs:1\ndefault hs:2\n}\nreverse_proxy {upstream}"),
+		"a variable by an expression": "http://a.example.com:9, http://a.example.com:8" +
+			site("@staging expression `{port} == '8'`\nvars upstream hs:1\nvars @staging upstream hs:2\nreverse_proxy {vars.upstream}"),
+		"a variable by a header": "http://a.example.com:9, http://a.example.com:8" +
+			site("@staging header Host *:8\nvars upstream hs:1\nvars @staging upstream hs:2\nreverse_proxy {vars.upstream}"),
+		"two variables": "http://a.example.com:9" + site("vars upstream hs:1\nreverse_proxy {vars.upstream}") +
+			"http://a.example.com:8" + site("vars upstream hs:2\nreverse_proxy {vars.upstream}"),
+		"a variable, and a site for more hosts": "http://a.example.com:9, http://a.example.com:8" + site("reverse_proxy {vars.upstream}") +
+			"http://*.example.com:8 {\nvars upstream hs:2\nrespond ok\n}\n",
 		"a variable on one of them": "http://a.example.com:9" + site("reverse_proxy hs:1") + "http://a.example.com:8" + site("vars upstream hs:1\nreverse_proxy {vars.upstream}"),
 		"the port as an upstream":   "http://a.example.com:9, http://a.example.com:8" + site("reverse_proxy hs:{port}"),
 		"a field of the port":       "http://a.example.com:9, http://a.example.com:8" + site("reverse_proxy hs:1 {\nheader_up X-Env {port}\n}"),
-		"no upstream on two ports":  "http://a.example.com:9, http://a.example.com:8" + site("respond ok"),
 		"handle_errors":             "http://a.example.com:9 {\nhandle_errors {\nmatrix_presence NAME\nreverse_proxy hs:1\n}\n}\n",
 	} {
 		t.Run(name, func(t *testing.T) {

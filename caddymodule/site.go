@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -34,6 +35,9 @@ type site struct {
 	homeserver string
 	told       bool
 
+	// portable tells that all of that digest is the same on whatever server the site stands.
+	portable bool
+
 	// trouble says why the handler needs a cache name, or is empty.
 	trouble string
 
@@ -62,6 +66,11 @@ func (s *site) meets(other *site) int {
 		return 1
 	}
 	return common(s.listen, other.listen)
+}
+
+// isSame tells that two sites of which it isn't known where they lead to lead to the same place.
+func (s *site) isSame(other *site) bool {
+	return s.portable && other.portable && s.homeserver == other.homeserver
 }
 
 // common returns how many elements two lists have in common.
@@ -217,6 +226,7 @@ func (s *site) follow(routes []routeJSON, named map[string]routeJSON, standing s
 		s.homeserver = digest(routes, s, named)
 	case len(keys) == 0 || w.untold:
 		s.homeserver = digest(routes, s, named)
+		s.portable = len(s.hosts) > 0 && s.isAlone(routes) && !ofListener.Match(text(routes, s, named))
 	default:
 		s.homeserver, s.told = strings.Join(keys, " "), true
 	}
@@ -258,8 +268,29 @@ func (s *site) followNamed(routes []routeJSON, named map[string]routeJSON, name 
 	s.homeserver, s.told, s.trouble = slices.Collect(maps.Keys(w.found))[0], true, ""
 }
 
+// ofListener finds what depends on where a server listens, or may, as an expression does.
+var ofListener = regexp.MustCompile(`(?i:http\.request\.(port|scheme|local|tls|hostport|proto|header\.host)|` +
+	`"(protocol|tls|local_ip|expression|dynamic_upstreams)":)|"Host":`)
+
+// isAlone tells that no other route of the server is for requests of the site.
+func (s *site) isAlone(routes []routeJSON) bool {
+	requests := question{path: whoAmIPath, hosts: s.hosts}
+	for i, route := range routes {
+		if matches, _ := requests.match(route.Match); i != s.route && matches != no {
+			return false
+		}
+	}
+	return true
+}
+
 // digest is of all that a site does, but for what is ours and for its hosts.
 func digest(routes []routeJSON, s *site, named map[string]routeJSON) string {
+	sum := sha256.Sum256(text(routes, s, named))
+	return hex.EncodeToString(sum[:])
+}
+
+// text is what a digest is of.
+func text(routes []routeJSON, s *site, named map[string]routeJSON) []byte {
 	var part []routeJSON
 	if own := routes[s.route]; len(hostsOf(own.Match)) > 0 {
 		part = []routeJSON{{Handle: own.Handle}}
@@ -268,13 +299,12 @@ func digest(routes []routeJSON, s *site, named map[string]routeJSON) string {
 	}
 	raw, err := json.Marshal([]any{part, named})
 	if err != nil {
-		return "" // of what has been JSON
+		return nil // of what has been JSON
 	}
 	var all any
 	_ = json.Unmarshal(raw, &all) // it has just been marshalled
 	raw, _ = json.Marshal(withoutOurs(all))
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:])
+	return raw
 }
 
 // withoutOurs takes our own handlers out of a JSON value, and the names of groups, which a
