@@ -113,7 +113,7 @@ func TestRandomTokensFromManyAddresses(t *testing.T) {
 		work    func(seconds float64) limits
 	}{
 		{
-			"random tokens, many IPv4 addresses", hosts("100.64.%d.%d"),
+			"random tokens, many IPv4 addresses", hosts("203.0.%d.%d"),
 			func(seconds float64) limits {
 				return limits{count: [kinds]int{whoami: scale.clients * rejected(burst, seconds, 1)}}
 			},

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 )
 
 // exchange is a request as it is written to the wire, and what came of it.
@@ -82,7 +84,7 @@ func (c *client) send(x *exchange, patience time.Duration) {
 	for range 2 { // a connection that was kept may have been closed meanwhile
 		kept := c.conn != nil
 		if !kept {
-			conn, err := front.Load().dial(c.from)
+			conn, err := bubble.Dial("80", c.from)
 			if err != nil {
 				return
 			}
@@ -145,5 +147,5 @@ func (c *client) close() {
 func (x *exchange) holdsToken() bool {
 	var b strings.Builder
 	_ = x.header.Write(&b)
-	return holdsToken([]byte(b.String() + x.answer))
+	return bubble.HoldsToken([]byte(b.String() + x.answer))
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 )
 
 // machine is the state machine: a world, Caddy, and those who use it. Its exported
@@ -20,7 +22,7 @@ import (
 type machine struct {
 	hs      *homeserver
 	court   *court
-	journal *journal
+	journal *bubble.Journal
 	clients []*client
 
 	cast     []string // users
@@ -116,7 +118,7 @@ func (m *machine) configuration(t *rapid.T) string {
 
 // logIn makes a token.
 func (m *machine) logIn(w *world, s session) string {
-	token := fmt.Sprintf("%s-%d", tokenMark, len(m.tokens))
+	token := fmt.Sprintf("%s-%d", bubble.TokenMark, len(m.tokens))
 	m.tokens = append(m.tokens, token)
 	w.sessions[token] = s
 	return token
@@ -130,7 +132,7 @@ func (m *machine) Check(t *rapid.T) {
 	if len(leaks) > 0 {
 		t.Fatalf("at the homeserver: %q", leaks)
 	}
-	tokens, panics := m.journal.found()
+	tokens, panics := m.journal.Found()
 	if len(tokens) > 0 {
 		t.Fatalf("a token is in the log: %s", tokens[0])
 	}
@@ -535,7 +537,7 @@ func (m *machine) Masquerade(t *rapid.T) {
 
 // Reload gives Caddy other lifetimes.
 func (m *machine) Reload(t *rapid.T) {
-	if err := load(m.configuration(t)); err != nil {
+	if err := load(m.journal, m.configuration(t)); err != nil {
 		t.Fatal(err)
 	}
 }

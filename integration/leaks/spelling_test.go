@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"pgregory.net/rapid"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 )
 
 // pick draws one of some values. The first is the plainest, which a failure is
@@ -187,7 +189,7 @@ func (m *machine) spellCredential(t *rapid.T, token string, plain bool) credenti
 
 // anyToken draws a token, alive or not, or one that never was.
 func (m *machine) anyToken(t *rapid.T) string {
-	return pick(t, "token", append([]string{tokenMark + "none"}, m.tokens...)...)
+	return pick(t, "token", append([]string{bubble.TokenMark + "none"}, m.tokens...)...)
 }
 
 // otherFields are what clients send besides.

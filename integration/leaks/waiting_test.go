@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 )
 
 // A read that shares a fetch of another's, or an earlier one of its own, was let in by
@@ -18,10 +20,10 @@ import (
 func TestWhatEndsDuringAFetchIsNotGoodForItsState(t *testing.T) {
 	const (
 		alice, bob, carol = "@alice:example.com", "@bob:example.com", "@carol:example.com"
-		aliceToken        = tokenMark + "-alice"
-		aliceOther        = tokenMark + "-alice-other"
-		bobToken          = tokenMark + "-bob"
-		carolToken        = tokenMark + "-carol"
+		aliceToken        = bubble.TokenMark + "-alice"
+		aliceOther        = bubble.TokenMark + "-alice-other"
+		bobToken          = bubble.TokenMark + "-bob"
+		carolToken        = bubble.TokenMark + "-carol"
 	)
 	for _, tc := range []struct {
 		name       string
@@ -135,7 +137,7 @@ func TestWhatEndsDuringAFetchIsNotGoodForItsState(t *testing.T) {
 // fetch of its own.
 func TestRefusalIsNotOvertakenByAnOlderFetch(t *testing.T) {
 	const alice, carol = "@alice:example.com", "@carol:example.com"
-	const phone, desktop = tokenMark + "-phone", tokenMark + "-desktop"
+	const phone, desktop = bubble.TokenMark + "-phone", bubble.TokenMark + "-desktop"
 	synctest.Test(t, func(t *testing.T) {
 		hs := newHomeserver(dialects[0])
 		hs.change(func(w *world) {

@@ -93,7 +93,7 @@ var mutants = []mutant{
 	{
 		name:     "no settle time for a write that isn't acknowledged",
 		effect:   "as above",
-		edits:    []edit{{put, "fence.End(time.Now(), h.settle())", "fence.End(time.Now(), 0)"}},
+		edits:    []edit{{put, "fence.End(h.memory.now(), h.settle())", "fence.End(h.memory.now(), 0)"}},
 		scenario: "given-up",
 	},
 	{
@@ -127,7 +127,7 @@ var mutants = []mutant{
 		name:   "no ticket from the departure",
 		effect: "one from the arrival knows of no write between",
 		edits: []edit{{read, "\tswitch {\n\tcase result.large:",
-			"\tticket = h.lookup(who, time.Now()).Ticket\n\tswitch {\n\tcase result.large:"}},
+			"\tticket = h.lookup(who, h.memory.now()).Ticket\n\tswitch {\n\tcase result.large:"}},
 		scenario: "at-once",
 	},
 	{

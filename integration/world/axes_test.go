@@ -200,7 +200,7 @@ var routeAxis = axis[*call]{"route", []value[*call]{
 	}},
 	{"media", func(c *call) { c.method, c.path = "GET", "/_matrix/media/v3/download/example.com/x" }},
 	{"upload", func(c *call) {
-		c.method, c.path, c.body = "POST", "/_matrix/media/v3/upload", strings.Repeat("m", 100_000)
+		c.method, c.path, c.body = "POST", "/_matrix/media/v3/upload", strings.Repeat("m", 8_000)
 	}},
 	{"federation", func(c *call) { c.method, c.path, c.body = "PUT", "/_matrix/federation/v1/send/1", "{}" }},
 	{"admin deactivates", func(c *call) {

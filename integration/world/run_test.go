@@ -41,12 +41,15 @@ type outcome struct {
 	step         int
 	call         *call
 	again        bool // after the Retry-After of the one before
+	reloaded     bool // Caddy reloaded meanwhile
 	began, ended time.Time
 	status       int // 0: no answer came
 	header       http.Header
 	body         string
 	err          error
 }
+
+func (o *outcome) took() time.Duration { return o.ended.Sub(o.began) }
 
 func (o *outcome) cacheStatus() string { return strings.Join(o.header["Cache-Status"], ", ") }
 
@@ -58,7 +61,7 @@ func (o *outcome) String() string {
 	if o.again {
 		again = ", again"
 	}
-	return fmt.Sprintf("step %d%s: %v\n\tafter %v: %d %.200s (%s) %v", o.step, again, o.call, o.ended.Sub(o.began), o.status, o.body, o.cacheStatus(), o.err)
+	return fmt.Sprintf("step %d%s: %v\n\tafter %v: %d %.200s (%s) %v", o.step, again, o.call, o.took(), o.status, o.body, o.cacheStatus(), o.err)
 }
 
 // play runs a plan in a bubble.
@@ -120,6 +123,12 @@ func (p *plan) playInBubble(files [2]string, v variant) *run {
 	}
 	r.received = r.hs.Received()
 	r.tokens, r.panics = journal.Found()
+	for _, o := range r.outcomes {
+		o.reloaded = slices.ContainsFunc(p.steps, func(s step) bool {
+			at := r.began.Add(s.at)
+			return s.reload != nil && at.After(o.began) && at.Before(o.ended)
+		})
+	}
 	slices.SortStableFunc(r.outcomes, func(a, b *outcome) int { return a.step - b.step })
 	return r
 }

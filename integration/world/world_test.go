@@ -14,7 +14,8 @@ import (
 )
 
 var (
-	duration = flag.Duration("duration", 30*time.Second, "for how long worlds are drawn")
+	worlds   = flag.Int("worlds", 60, "how many worlds are drawn, unless a duration is given")
+	duration = flag.Duration("duration", 0, "for how long worlds are drawn")
 	seed     = flag.Uint64("seed", 0, "the only world to draw, or 0 for one after the other from 1 on")
 )
 
@@ -86,7 +87,7 @@ func TestWorld(t *testing.T) {
 			told = time.Now()
 			fmt.Printf("… %d worlds, %d requests\n", n, requests)
 		}
-		if *seed != 0 || time.Since(began) > *duration {
+		if *seed != 0 || *duration == 0 && n >= *worlds || *duration > 0 && time.Since(began) > *duration {
 			break
 		}
 	}
