@@ -26,7 +26,7 @@ SCRATCH := $(CURDIR)/.cache/test
 SCRATCH_ENV := env XDG_CONFIG_HOME=$(SCRATCH) XDG_DATA_HOME=$(SCRATCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-xcaddy sbom demo bench bench-micro bench-full relief relief-full soak \
+.PHONY: help build build-xcaddy sbom demo bench bench-micro bench-full relief relief-full soak world \
 	test test-unit test-xcaddy test-bench test-leaks test-fuzz test-tools test-soak test-integration fuzz \
 	lint lint-format lint-code lint-security lint-modules lint-caddyfile race-note
 
@@ -73,6 +73,9 @@ bench-micro: ## compare the plugin's micro-benchmarks with their baseline, in so
 
 soak: ## run mixed traffic, reloads and restarts for DURATION (10m), and watch what grows
 	cd integration/soak && go run . -duration $(DURATION) $(SOAK)
+
+world: ## draw worlds for DURATION (10m) and judge what happens in them by laws
+	cd integration && go test ./world -run TestWorld -duration $(DURATION) -timeout 0 -v
 
 # Not test-unit, test-xcaddy and test-bench: test-leaks runs the same tests.
 test: test-leaks test-fuzz test-tools test-soak test-integration ## run every test, and look for leaked goroutines

@@ -37,15 +37,27 @@ var profileAxis = axis[*site]{"profile", []value[*site]{
 	{"busy", func(s *site) {
 		s.busy = true
 		s.directives = append(s.directives, "repeat_writes absorb", "over_limit coalesce", "write_limit 2/1s burst 5",
-			"sync limit", "sync_limit 1/2s burst 5", "preflight local", "cache {\nstale_if_error 5m\nname world\n}")
+			"sync limit", "sync_limit 1/2s burst 5", "preflight local")
+		s.cache = append(s.cache, "stale_if_error 5m")
 	}},
 	{"stale", func(s *site) { s.stale = 5 * time.Minute; s.cache = append(s.cache, "stale_if_error 5m") }},
-	{"cache off", func(s *site) { s.directives = append(s.directives, "cache off") }},
+	{"hardly cached", func(s *site) {
+		s.directives = append(s.directives, "read_limit off", "write_limit off")
+		s.cache = append(s.cache, "ttl 1ms")
+	}},
 	{"limits off", func(s *site) { s.directives = append(s.directives, "write_limit off", "read_limit off") }},
 	{"strict", func(s *site) {
 		s.directives = append(s.directives, "write_limit 1/10s burst 1", "read_limit 1/1s burst 3")
 	}},
 	{"observe", func(s *site) { s.observe = true; s.directives = append(s.directives, "mode observe") }},
+}}
+
+// sitesAxis is which sites there are beside, and what their memories are called.
+var sitesAxis = axis[*site]{"sites", []value[*site]{
+	{"one name", func(s *site) { s.name = "name world" }},
+	{"no names", func(s *site) {}},
+	{"a staging copy", func(s *site) { s.staging = true }},
+	{"a staging copy beside a name", func(s *site) { s.name, s.staging = "name world", true }},
 }}
 
 // handlersAxis is about what stands around matrix_presence.
@@ -229,6 +241,8 @@ var hostileRoutes = axis[*call]{"route", []value[*call]{
 		c.patience = 500 * time.Millisecond
 	}},
 	{"login", func(c *call) { c.method, c.path, c.body = "POST", "/_matrix/client/v3/nologin", "{}" }},
+	{"read at the staging site", func(c *call) { c.method, c.presence, c.staging = "GET", true, true }},
+	{"write at the staging site", func(c *call) { c.method, c.presence, c.staging = "PUT", true, true }},
 }}
 
 // moodAxis is how a homeserver behaves for a while.

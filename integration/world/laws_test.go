@@ -105,7 +105,14 @@ func leavesOthersAlone(direct, ours, peaceful *run) string {
 			return fmt.Sprintf("somebody without an account changes another's answer:\n%v\nwithout that\n%v", o, other)
 		}
 	}
-	if with, without := honest(ours.received), honest(peaceful.received); with != without {
+	// Whose a request is that isn't about presence is asked for beside it, which may be too late.
+	aside := 0
+	for _, o := range peaceful.outcomes {
+		if !o.call.presence {
+			aside++
+		}
+	}
+	if with, without := honest(ours.received), honest(peaceful.received); with > without+aside {
 		return fmt.Sprintf("somebody without an account has the homeserver asked on behalf of others: %d times, not %d", with, without)
 	}
 	return ""
@@ -157,7 +164,7 @@ func speaksEachProtocolAlike(direct, ours, plain *run) string {
 // reader might see it within that, and the token was good.
 func isTrue(p *plan, r *run) string {
 	for _, o := range r.outcomes {
-		if !o.call.presence || o.call.method != http.MethodGet || o.status != http.StatusOK {
+		if !o.call.presence || o.call.staging || o.call.method != http.MethodGet || o.status != http.StatusOK {
 			continue
 		}
 		if wrong := p.stateIsTrue(r, o); wrong != "" {

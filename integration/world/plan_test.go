@@ -30,6 +30,8 @@ type site struct {
 	before     []string // directives that stand before it
 	proxy      []string // of reverse_proxy
 	handle     bool     // the site has handle blocks
+	name       string   // the option of its cache block, or empty
+	staging    bool     // there is another homeserver on port 8080
 
 	busy, observe bool
 	stale         time.Duration
@@ -66,6 +68,7 @@ type call struct {
 	syncs         bool
 	unknownLength bool // a body of which the length isn't announced
 	stuck         bool // its body never comes
+	staging       bool // goes to the staging site, if there is one
 	again         bool // is sent once more after the Retry-After of a 429
 }
 
@@ -134,12 +137,27 @@ func found(d *model.Dialect) *model.Homeserver {
 	return hs
 }
 
+// founded is the homeserver of the staging site: whoever has no account at the other one is
+// there who they like.
+func founded(d *model.Dialect) *model.Homeserver {
+	hs := model.New(d)
+	hs.Change(func(now *model.Accounts) {
+		for i, a := range actors {
+			now.Sessions[fmt.Sprintf("%s-made-up-%d", bubble.TokenMark, i+1)] = model.Session{User: a.user, Device: "STAGING", Admin: true}
+			now.Joined[model.Membership{Room: 0, User: a.user}] = true
+		}
+		now.Joined[model.Membership{Room: 0, User: stranger}] = true
+	})
+	return hs
+}
+
 // draw draws a plan.
 func draw(t *rapid.T, seen *coverage) *plan {
 	p := new(plan)
 	about := choose(t, seen, dialectAxis, p, nil)
 	about = choose(t, seen, profileAxis, &p.site, about)
 	about = choose(t, seen, handlersAxis, &p.site, about)
+	about = choose(t, seen, sitesAxis, &p.site, about)
 	p.site.names = about[1:]
 
 	// Everybody has been there before anything happens.
@@ -173,7 +191,7 @@ func draw(t *rapid.T, seen *coverage) *plan {
 			choose(t, seen, moodAxis, s.mood, about)
 		case "reload":
 			s.reload = new(site)
-			*s.reload = site{before: p.site.before, proxy: p.site.proxy, handle: p.site.handle, names: p.site.names[1:]}
+			*s.reload = site{before: p.site.before, proxy: p.site.proxy, handle: p.site.handle, name: p.site.name, staging: p.site.staging, names: p.site.names[1:]}
 			names := choose(t, seen, profileAxis, s.reload, nil)
 			s.reload.names = append(names, s.reload.names...)
 		}
@@ -247,6 +265,9 @@ func (c *call) finish() {
 	for _, field := range c.fields {
 		size += len(field[0]) + len(field[1]) + 32 // as HTTP/2 counts (RFC 9113, 6.5.2)
 	}
+	if c.staging && c.protocol != bubble.H2C {
+		c.protocol = bubble.HTTP1
+	}
 	if size > 15<<10 && (c.protocol == bubble.H2C || c.protocol == bubble.HTTP2) {
 		c.protocol = bubble.HTTP1
 	}
@@ -318,18 +339,20 @@ func (s *site) caddyfile(with bool, certificate, key string) string {
 	for _, directive := range s.before {
 		b.WriteString(directive + "\n")
 	}
+	presence := "matrix_presence {\n" + strings.Join(s.directives, "\n") + "\n"
+	presence += "cache {\n" + strings.Join(append([]string{s.name}, s.cache...), "\n") + "\n}\n"
+	presence += "}\n"
 	if with {
-		b.WriteString("matrix_presence {\n" + strings.Join(s.directives, "\n") + "\n")
-		if !slices.ContainsFunc(s.directives, func(d string) bool { return strings.HasPrefix(d, "cache") }) {
-			b.WriteString("cache {\nname world\n" + strings.Join(s.cache, "\n") + "\n}\n")
-		}
-		b.WriteString("}\n")
+		b.WriteString(presence)
 	}
 	proxy := "reverse_proxy localhost:8008 {\ntransport model\n" + strings.Join(s.proxy, "\n") + "\n}\n"
 	if s.handle {
 		proxy = "handle /_matrix/* {\n" + proxy + "}\nhandle {\nrespond \"nothing here\" 200\n}\n"
 	}
 	b.WriteString(proxy + "}\nhttp://example.com {\nimport site\n}\nhttps://example.com {\nimport site\ntls " + certificate + " " + key + "\n}\n")
+	if s.staging && with {
+		b.WriteString("http://example.com:8080 {\nbind pipe/site\n" + strings.Replace(presence, "name world", "", 1) + "reverse_proxy localhost:8009 {\ntransport model\n}\n}\n")
+	}
 	return b.String()
 }
 
@@ -370,6 +393,9 @@ func (c *call) String() string {
 	}
 	if c.unknownLength {
 		s += " (no length)"
+	}
+	if c.staging {
+		s += " (at the staging site)"
 	}
 	if c.patience > 0 {
 		s += fmt.Sprintf(" (leaves after %v)", c.patience)

@@ -73,6 +73,7 @@ func (p *plan) play(t *testing.T, files [2]string, v variant) (r *run) {
 func (p *plan) playInBubble(files [2]string, v variant) *run {
 	r := &run{hs: found(p.dialect), began: time.Now()}
 	bubble.Behind("localhost:8008", r.hs)
+	bubble.Behind("localhost:8009", founded(p.dialect))
 	journal := new(bubble.Journal)
 	load := func(s *site) {
 		if err := bubble.Load(s.caddyfile(!v.direct, files[0], files[1]), journal); err != nil {
@@ -94,7 +95,8 @@ func (p *plan) playInBubble(files [2]string, v variant) *run {
 		case s.reload != nil:
 			under.Go(func() { load(s.reload) })
 			synctest.Wait()
-		case s.call != nil && !(v.peaceful && s.call.who.hostile):
+		case s.call != nil && (v.peaceful && s.call.who.hostile || s.call.staging && (v.direct || !p.site.staging)):
+		case s.call != nil:
 			under.Go(func() {
 				o := s.call.send(v.protocol)
 				o.step = i
@@ -145,7 +147,7 @@ func (m *mood) conduct(r *http.Request) model.Conduct {
 
 // send sends a call and waits for its answer.
 func (c *call) send(protocol bubble.Protocol) *outcome {
-	if protocol == "" {
+	if protocol == "" || c.staging {
 		protocol = c.protocol
 	}
 	o := &outcome{call: c, began: time.Now()}
@@ -162,6 +164,9 @@ func (c *call) send(protocol bubble.Protocol) *outcome {
 	}).WithContext(ctx)
 	if protocol.Secure() {
 		r.URL.Scheme = "https"
+	}
+	if c.staging {
+		r.URL.Host, r.Host = "example.com:8080", "example.com:8080"
 	}
 	if r.URL.Path, o.err = url.PathUnescape(c.path); o.err != nil {
 		return o

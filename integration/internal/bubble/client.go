@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -45,9 +46,11 @@ type Client struct {
 
 	mu    sync.Mutex // guards all below
 	ways  map[Protocol]http.RoundTripper
-	ports int
 	close []func()
 }
+
+// ports counts the connections of HTTP/3.
+var ports atomic.Uint32
 
 // Send sends a request, whose URL says the host, by a protocol. The answer's body is to be
 // closed.
@@ -81,15 +84,17 @@ func (c *Client) way(p Protocol) http.RoundTripper {
 		c.ways[p] = way
 		return way
 	}
-	port := "80"
-	if p.Secure() {
-		port = "443"
-	}
 	way := &http.Transport{
 		TLSClientConfig:    trust,
 		DisableCompression: true,
 		Protocols:          new(http.Protocols),
-		DialContext:        func(context.Context, string, string) (net.Conn, error) { return Dial(port, c.From) },
+		DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
+			_, port, err := net.SplitHostPort(address)
+			if err != nil {
+				return nil, err
+			}
+			return Dial(port, c.From)
+		},
 	}
 	way.Protocols.SetHTTP1(p == HTTP1 || p == HTTPS1)
 	way.Protocols.SetHTTP2(p == HTTP2)
@@ -100,11 +105,8 @@ func (c *Client) way(p Protocol) http.RoundTripper {
 }
 
 func (c *Client) dialQUIC(ctx context.Context, _ string, tlsConfig *tls.Config, config *quic.Config) (*quic.Conn, error) {
-	c.mu.Lock()
-	c.ports++
-	port := 40000 + c.ports
-	c.mu.Unlock()
-	end, server, err := dialGram("443", c.From, port)
+	// Two clients of one address have ports of their own.
+	end, server, err := dialGram("443", c.From, 10000+int(ports.Add(1)%50000))
 	if err != nil {
 		return nil, err
 	}
