@@ -429,7 +429,9 @@ func (w DeviceWrite) Taken(state Presence, dialect Dialect, now time.Time) {
 		state = NoPresence
 	}
 	w.device.asked, w.device.wants = at, state
-	told.state, told.by, told.changed, told.heard, told.alive = state, nil, at, at, at
+	told.state, told.by, told.changed = state, nil, at
+	// It may have come long before the answer to it.
+	told.heard, told.alive = max(told.heard, w.began), max(told.alive, w.began)
 	// What made the user online may have come after it, and be no more now.
 	told.written, told.bumped, told.doubted = true, false, told.doubted || told.bumped
 	told.version++

@@ -637,6 +637,24 @@ func TestWhatComesDuringAWriteMayComeFirst(t *testing.T) {
 	}
 }
 
+// A slow homeserver may have taken a write long before it says so, and take the device for gone
+// when it counts from then. The time of the answer was once taken for that of the write.
+func TestSlowWriteKeepsNobodyThereForLonger(t *testing.T) {
+	d := NewDevices(100, testkit.Epoch)
+	sync := func(at float64) SyncDecision {
+		got := d.Sync(SyncAsk{"@a:b", [16]byte{'p'}, Unavailable, seconds(30)},
+			SyncRules{Dialect: Synapse, Refresh: 20 * time.Second, Allow: func() bool { return true }}, testkit.At(seconds(at)))
+		got.End(true, testkit.At(seconds(at)))
+		return got
+	}
+	write := d.BeginWrite("@a:b", [16]byte{'p'}, Synapse, testkit.At(0))
+	sync(2)
+	write.Taken(Unavailable, Synapse, testkit.At(seconds(20)))
+	if got := sync(33); !got.Changes {
+		t.Errorf("verdict %d, changes %v", got.Verdict, got.Changes)
+	}
+}
+
 // What was told of a homeserver as one kind says nothing of it as another: it was recognised late,
 // or a reload has named it. What a write had set once counted as said by a sync of Dendrite.
 func TestAnotherKindOfHomeserverHasBeenToldNothing(t *testing.T) {
