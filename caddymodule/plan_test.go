@@ -229,6 +229,7 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 		{"dynamic upstreams of one name", one + ", " + two + site("reverse_proxy {\ndynamic a hs 1\n}"), 1},
 		{"dynamic upstreams of two names", one + site("reverse_proxy {\ndynamic a hs 1\n}") + two + site("reverse_proxy {\ndynamic a staging 1\n}"), 2},
 		{"a variable in one block", one + ", " + two + site("vars upstream hs:1\nreverse_proxy {vars.upstream}"), 1},
+		{"a variable over http and https", "http://m.example.com:80, https://m.example.com:443" + site("vars upstream hs:1\nreverse_proxy {vars.upstream}"), 1},
 		{"a map in one block", one + ", " + two + site("map {path} {upstream} {\n/x hs:2\ndefault hs:1\n}\nreverse_proxy {upstream}"), 1},
 		{"no upstream in one block", one + ", " + two + site("respond ok"), 1},
 		{"the environment's", one + ", " + two + site("reverse_proxy {env.HOMESERVER}:1"), 1},
@@ -267,6 +268,8 @@ func TestHandlersThatCanNotBeToldApartNeedNames(t *testing.T) {
 			"http://a.example.com:9 {\nroute {\ninvoke matrix\nreverse_proxy hs:1\n}\n}\nhttp://b.example.com:9 {\nroute {\ninvoke matrix\nreverse_proxy hs:2\n}\n}\n",
 		"a named route with a field of the site": "&(matrix) {\nmatrix_presence NAME\nreverse_proxy /_matrix/* hs:1\n}\n" +
 			"http://a.example.com:9 {\nrequest_header X-Tenant a\ninvoke matrix\n}\nhttp://b.example.com:9 {\ninvoke matrix\n}\n",
+		"a named route with a field of handle_errors": "&(matrix) {\nmatrix_presence NAME\nreverse_proxy /_matrix/* hs:1\n}\n" +
+			"http://a.example.com:9 {\ninvoke matrix\nhandle_errors {\nrequest_header X-Tenant a\ninvoke matrix\n}\n}\n",
 		"a named route with a variable of the site": "&(matrix) {\nmatrix_presence NAME\nreverse_proxy /_matrix/* {vars.upstream}\n}\n" +
 			"http://a.example.com:9 {\nvars upstream hs:1\ninvoke matrix\n}\nhttp://b.example.com:9 {\nvars upstream hs:2\ninvoke matrix\n}\n",
 		"a named route that chooses by host": "&(matrix) {\nmatrix_presence NAME\n@a host a.example.com\nreverse_proxy @a hs:1\nreverse_proxy hs:2\n}\n" +
@@ -282,8 +285,6 @@ func TestHandlersThatCanNotBeToldApartNeedNames(t *testing.T) {
 			site("@staging header Host *:8\nvars upstream hs:1\nvars @staging upstream hs:2\nreverse_proxy {vars.upstream}"),
 		"two variables": "http://a.example.com:9" + site("vars upstream hs:1\nreverse_proxy {vars.upstream}") +
 			"http://a.example.com:8" + site("vars upstream hs:2\nreverse_proxy {vars.upstream}"),
-		"a variable, and a site for more hosts": "http://a.example.com:9, http://a.example.com:8" + site("reverse_proxy {vars.upstream}") +
-			"http://*.example.com:8 {\nvars upstream hs:2\nrespond ok\n}\n",
 		"a variable on one of them": "http://a.example.com:9" + site("reverse_proxy hs:1") + "http://a.example.com:8" + site("vars upstream hs:1\nreverse_proxy {vars.upstream}"),
 		"the port as an upstream":   "http://a.example.com:9, http://a.example.com:8" + site("reverse_proxy hs:{port}"),
 		"a field of the port":       "http://a.example.com:9, http://a.example.com:8" + site("reverse_proxy hs:1 {\nheader_up X-Env {port}\n}"),
@@ -546,6 +547,10 @@ func TestHandlersInJSON(t *testing.T) {
 		}, map[string]int{"a.example.com": 2}},
 		{"a route that ends all before the upstream", []string{
 			server(":9", route(hostA, presence), `{"handle":[{"handler":"headers"}],"terminal":true}`, route(hostA, proxy)), server(":8", route(hostA, presence, proxy)),
+		}, nil},
+		{"a variable of another route", []string{
+			server(":9", `{"handle":[{"handler":"vars","upstream":"hs:1"}]}`, route(hostA, presence, strings.Replace(proxy, "hs:1", "{http.vars.upstream}", 1))),
+			server(":8", `{"handle":[{"handler":"vars","upstream":"hs:2"}]}`, route(hostA, presence, strings.Replace(proxy, "hs:1", "{http.vars.upstream}", 1))),
 		}, nil},
 		{"two routes of a host", []string{
 			server(":9", route(hostA, presence, proxy), route(hostA, presence, proxy)),

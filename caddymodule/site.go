@@ -116,15 +116,17 @@ func findSites(server *caddyhttp.Server) (sites []*site) {
 		sites = append(sites, s)
 		return s
 	}
+	var errors []routeJSON
+	if server.Errors != nil {
+		errors = readRoutes(server.Errors.Routes)
+	}
 	for _, name := range slices.Sorted(maps.Keys(named)) {
 		for _, standing := range standingsIn([]routeJSON{named[name]}) {
-			elsewhere(standing).followNamed(routes, named, name, standing)
+			elsewhere(standing).followNamed(slices.Concat(routes, errors), named, name, standing)
 		}
 	}
-	if server.Errors != nil {
-		for _, standing := range standingsIn(readRoutes(server.Errors.Routes)) {
-			elsewhere(standing)
-		}
+	for _, standing := range standingsIn(errors) {
+		elsewhere(standing)
 	}
 	return sites
 }
@@ -272,10 +274,14 @@ func (s *site) followNamed(routes []routeJSON, named map[string]routeJSON, name 
 var ofListener = regexp.MustCompile(`(?i:http\.request\.(port|scheme|local|tls|hostport|proto|header\.host)|` +
 	`"(protocol|tls|local_ip|expression|dynamic_upstreams)":)|"Host":`)
 
-// isAlone tells that no other route of the server is for requests of the site.
+// isAlone tells that no other route of the server is for requests of the site, as those aren't
+// that come after one where they end, such as Caddy's own redirects to HTTPS.
 func (s *site) isAlone(routes []routeJSON) bool {
 	requests := question{path: whoAmIPath, hosts: s.hosts}
 	for i, route := range routes {
+		if i > s.route && routes[s.route].Terminal {
+			break
+		}
 		if matches, _ := requests.match(route.Match); i != s.route && matches != no {
 			return false
 		}
