@@ -36,7 +36,8 @@ certificate that is obtained automatically.
 
 A rate is <events>/<window>, for each user, with an optional burst: "6/1m",
 "6/1m burst 3". "off" lifts a limit. In an --exempt pattern, "*" stands for any
-run of characters. Both --to and --exempt may be repeated.
+run of characters; the homeserver must reserve such names, or anybody can register
+one. Both --to and --exempt may be repeated.
 
 For any other option, a Caddyfile is the place: --print-caddyfile prints the
 one that does the same as the given flags, and exits.`,
