@@ -5,8 +5,8 @@
 // The body of an answer is the same for every permitted viewer; whether a
 // viewer is permitted is not. So there are two tables, never one:
 //
-//   - states: target → the last answer, when it was true, and how it ages;
-//   - permissions: (viewer, target) → allowed, or the homeserver's refusal.
+//   - states (presence.go): target → the last answer, when it was true, and how it ages;
+//   - permissions (permission.go): (viewer, target) → allowed, or the homeserver's refusal.
 //
 // A read is a hit only if both are fresh. A viewer is a Matrix user, not a
 // token. Where a homeserver shapes bodies per viewer, [Rules.PerViewer] gives
@@ -19,7 +19,7 @@
 //
 // A state is immutable. It is served with last_active_ago grown by the time
 // that it spent in memory, and not past the moment at which currently_active
-// would flip (answer.go).
+// would flip (answer.go). States with the same header fields share them (fields.go).
 //
 // The package knows nothing of HTTP servers or Caddy. Time is a parameter, no
 // goroutine is started, and memory is bounded by the two table sizes, since

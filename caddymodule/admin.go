@@ -34,7 +34,7 @@ const maxTalkers = 100
 // adminTalkers is Caddy's admin endpoint /matrix_presence/talkers: which users were over
 // their limits most often. User IDs are nowhere else, neither in logs nor in metrics.
 //
-// GET lists them by cache name and limit, as [talkerList] shows. DELETE forgets them, to
+// GET lists them by memory and limit, as [talkerList] shows. DELETE forgets them, to
 // count anew; budgets stay as they are.
 type adminTalkers struct{}
 
@@ -53,8 +53,7 @@ type adminTalkers struct{}
 // It counts requests over a limit whose user was known: those answered 429, writes that had
 // to wait, and in mode observe those that would have been. Those who may have had
 // the most come first, at most 100 of them; whoever has had more than a hundredth of
-// them all is there. A reload keeps the list, as long as a handler has that cache
-// name.
+// them all is there. A reload keeps the list, as long as a handler has that memory.
 type talkerList struct {
 	Cache   string    `json:"cache"` // the name of a memory, as in the metrics' labels
 	Limit   string    `json:"limit"` // likewise
@@ -111,7 +110,7 @@ func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// talkerLists returns a list for each limit of each cache name, also an empty one.
+// talkerLists returns a list for each limit of each memory, also an empty one.
 func talkerLists() []talkerList {
 	lists := []talkerList{}
 	eachMemory(func(name string, m *memory) {

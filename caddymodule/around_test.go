@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -419,4 +420,136 @@ func TestErrorsOfOtherHandlersKeepTheirStatus(t *testing.T) {
 	}
 	p.want(p.put("alice-token", alice, `{"presence":"online"}`), 418, "", "")
 	p.want(p.get("alice-token", alice), 418, "", "")
+}
+
+// A 401 of the site's own handlers says nothing about a token. By the syncs, the writes and the
+// reads in mode observe that got one, what was known of the token ended; and a HEAD that got one
+// was charged to its address as a made-up token is.
+func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
+	const unknown = "`{\"errcode\":\"M_UNKNOWN_TOKEN\"}`"
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Ban") != "" {
+			w.WriteHeader(401)
+		}
+	}))
+	defer service.Close()
+	auth := "forward_auth " + strings.TrimPrefix(service.URL, "http://") + " {\nuri /\n}\n"
+	for name, directives := range map[string]string{
+		"respond":        "@ban header X-Ban *\nrespond @ban 401\n",
+		"error":          "@ban header X-Ban *\nerror @ban 401\n",
+		"Matrix respond": "@ban header X-Ban *\nrespond @ban " + unknown + " 401\n",
+		"basic_auth":     "@ban header X-Ban *\nbasic_auth @ban {\nx $2a$04$Vm1FvTDKQvsQYVTmKQb1mOoVBrYr8YFFHG1eSkV7tXd3dEQjGzcoK\n}\n",
+		"forward_auth":   "@ban header X-Ban *\n" + strings.Replace(auth, "forward_auth", "forward_auth @ban", 1),
+	} {
+		for _, mode := range []string{"enforce", "observe"} {
+			for _, before := range []string{"", auth} { // which asks at a good moment
+				t.Run(fmt.Sprintf("%s in %s, asked before: %v", name, mode, before != ""), func(t *testing.T) {
+					hs := newHomeserver()
+					site := newSite(t, hs, "route {\n"+strings.ReplaceAll(before, "uri /", "uri /\nheader_up -X-Ban")+
+						"matrix_presence {\nmode "+mode+"\ncache {\nttl 1ns\n}\nidentity {\nttl 1h\nrejected_limit 1/1h burst 2\n}\n"+
+						"homeserver synapse\nsync limit\n}\n"+directives+"reverse_proxy UPSTREAM\n}")
+					from := func(method, path, token, body string, banned bool) *http.Request {
+						r := request(method, "http://example.com:9"+path, token, body)
+						r.RemoteAddr = "203.0.113.1:1"
+						if banned {
+							r.Header.Set("X-Ban", "1")
+						}
+						return r
+					}
+					known := func(token string) (asked int) {
+						asked = hs.count("whoami")
+						ask(site, from("GET", statusPath(alice), token, "", false))
+						memoryOfSite().rest()
+						return hs.count("whoami") - asked
+					}
+					known("alice-token")
+					for i := range 5 {
+						for _, r := range []*http.Request{
+							from("GET", statusPath(alice), "alice-token", "", true),
+							from("HEAD", statusPath(alice), "alice-token", "", true),
+							from("GET", syncPath+"?set_presence=unavailable", "alice-token", "", true),
+							from("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`, true),
+							from("GET", statusPath(alice), fmt.Sprint("new-", i), "", true),
+							from("HEAD", statusPath(alice), fmt.Sprint("new-", i), "", true),
+							from("HEAD", statusPath(alice)+"?user_id=", fmt.Sprint("new-", i), "", true),
+							from("PUT", statusPath(alice), fmt.Sprint("new-", i), `{"presence":"online"}`, true),
+						} {
+							if resp := ask(site, r); resp.StatusCode != 401 {
+								t.Fatalf("%s %s: %d", r.Method, r.URL, resp.StatusCode)
+							}
+						}
+					}
+					if got := known("alice-token"); got != 0 {
+						t.Errorf("what was known of alice's token has ended: %d lookups", got)
+					}
+					if got := known("carol-token"); got != 1 {
+						t.Errorf("a neighbour's new token: %d lookups, want 1", got)
+					}
+				})
+			}
+		}
+	}
+}
+
+// rest waits until nobody asks behind a client's back.
+func (m *memory) rest() {
+	for asking := true; asking; runtime.Gosched() {
+		m.learning.mu.Lock()
+		asking = m.learning.taken > 0
+		m.learning.mu.Unlock()
+	}
+}
+
+// memoryOfSite returns the memory of a test's site.
+func memoryOfSite() (found *memory) {
+	eachMemory(func(name string, m *memory) {
+		if name == "example.com" {
+			found = m
+		}
+	})
+	return found
+}
+
+// A site that answers the admin API itself, with JSON, has ended nobody's sessions. Whoever has
+// made up a token could have any user be asked about anew.
+func TestSitesOwnAnswerRevokesNobody(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, "matrix_presence\nrespond /_synapse/* `{\"ok\":true}` 200\nreverse_proxy UPSTREAM")
+	for path, want := range map[string]int{"/_synapse/admin/v1/deactivate/": 0, clientAPI + "admin/lock/": 1} {
+		ask(site, presenceRequest("GET", "alice-token", ""))
+		before := hs.count("whoami")
+		method := map[int]string{0: "POST", 1: "PUT"}[want]
+		if resp := ask(site, request(method, "http://example.com:9"+path+alice, "made-up", "{}")); want == 0 && resp.StatusCode != 200 {
+			t.Fatalf("%s: %d", path, resp.StatusCode)
+		}
+		hs.mu.Lock()
+		hs.tokens["made-up"] = carol // from now on an admin
+		hs.mu.Unlock()
+		ask(site, request(method, "http://example.com:9"+path+alice, "made-up", "{}"))
+		ask(site, presenceRequest("GET", "alice-token", ""))
+		if got := hs.count("whoami") - before; got != want {
+			t.Errorf("%s: %d lookups, want %d", path, got, want)
+		}
+		hs.mu.Lock()
+		delete(hs.tokens, "made-up")
+		hs.mu.Unlock()
+	}
+}
+
+// In mode observe a 403 of the site's was kept as the homeserver's, which another handler of
+// the memory serves.
+func TestSitesOwnRefusalIsNotKeptInModeObserve(t *testing.T) {
+	for _, status := range []string{"403", "404"} {
+		hs := newHomeserver()
+		site := newSite(t, hs, "matrix_presence {\nmode observe\n}\n@ban remote_ip 203.0.113.1\nrespond @ban `{\"errcode\":\"M_FORBIDDEN\"}` "+status+"\nreverse_proxy UPSTREAM")
+		ask(site, presenceRequest("GET", "alice-token", ""))
+		memoryOfSite().rest()
+		r := request("GET", "http://example.com:9"+statusPath(bob), "alice-token", "")
+		r.RemoteAddr = "203.0.113.1:1"
+		ask(site, r)
+		memoryOfSite().rest()
+		if _, _, refused := memoryOfSite().presence.Len(); refused != 0 {
+			t.Errorf("%s: %d refusals are kept", status, refused)
+		}
+	}
 }

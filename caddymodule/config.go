@@ -181,8 +181,8 @@ type Identity struct {
 	RejectedTTL *caddy.Duration `json:"rejected_ttl,omitempty"`
 
 	// RejectedLimit is each client's budget of different tokens that the homeserver
-	// turns out not to know. Over it, the answer to any token that isn't in memory
-	// is 429, and the homeserver isn't asked. Tokens that it knows cost nothing, and
+	// turns out not to know. Over it, the answer to any token that isn't in memory, and
+	// that the homeserver hasn't known, is 429. Tokens that it knows cost nothing, and
 	// those that it is known not to know have a budget of their own, eight times as
 	// large, for asking again after RejectedTTL.
 	//
@@ -234,7 +234,8 @@ type settings struct {
 	settle time.Duration
 	sizes  sizes
 
-	identityTTL, rejectedTTL, identityTimeout time.Duration
+	lifetimes       policy.Lifetimes // of identities and rejections
+	identityTimeout time.Duration
 
 	maxBody        int64
 	presenceValues []string // none: what the homeserver may take
@@ -371,8 +372,8 @@ func (s *settings) setIdentity(i *Identity) error {
 	}
 	return errors.Join(
 		setNumber("tokens", &s.sizes.tokens, i.Tokens, defaultTokens),
-		setDuration("ttl", &s.identityTTL, unlessZero(i.TTL), defaultIdentityTTL),
-		setDuration("rejected_ttl", &s.rejectedTTL, i.RejectedTTL, defaultRejectedTTL),
+		setDuration("ttl", &s.lifetimes.Identity, unlessZero(i.TTL), defaultIdentityTTL),
+		setDuration("rejected_ttl", &s.lifetimes.Rejection, i.RejectedTTL, defaultRejectedTTL),
 		setDuration("timeout", &s.identityTimeout, unlessZero(i.Timeout), defaultIdentityTimeout),
 	)
 }

@@ -89,7 +89,7 @@ const (
 	deliveryDone       delivery = iota // the homeserver took it
 	deliverySuperseded                 // the same device has written something else before it was tried
 	deliveryOvertaken                  // likewise, when it had been tried in vain
-	deliveryDropped                    // its token was revoked
+	deliveryDropped                    // its token has ended
 	deliveryLost                       // the homeserver didn't take it
 	deliveryCount
 )

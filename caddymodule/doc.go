@@ -6,13 +6,14 @@
 // whether it is within its budget in package policy, what may be answered
 // from memory in package cache. This package carries them out:
 //
-//   - handler.go: the handler, its configuration's life, and the way in;
-//   - config.go, caddyfile.go: the options, in JSON and in the Caddyfile;
+//   - handler.go: the handler, its configuration's life, and the way in; protocol.go: what a
+//     request is, whatever protocol brought it;
+//   - config.go, class.go, caddyfile.go: the options, in JSON and in the Caddyfile;
 //   - read.go and write.go: the life of a GET and of a PUT, preflight.go that of an
-//     OPTIONS, and pending.go: writes that wait for their budget;
+//     OPTIONS, pending.go: writes that wait for their budget, and observe.go: all of it in
+//     mode observe;
 //   - sync.go: the life of a sync whose presence is looked at, and dialect.go: which
-//     homeserver it is, as that decides what to write into one;
-//   - protocol.go: what a request is, whatever protocol brought it;
+//     homeserver it is, as that decides what it and a write mean;
 //   - identify.go: asking the homeserver whose token it is; client.go and turnstile.go: who
 //     may ask, and when; refusal.go: whom the homeserver refuses though it knows the token;
 //     seats.go: how much is asked that nobody waits for;
@@ -21,16 +22,16 @@
 //   - upstream.go: requests of our own through the next handler, head.go: what they
 //     carry, sitefields.go: what of that the site's handlers need, and flight.go, by
 //     which concurrent ones become one;
-//   - retrial.go: what becomes of those who shared a request that failed;
-//   - outage.go: by what host the homeserver is known, and whether the homeserver fails, or a
-//     client makes it fail;
-//   - stray.go: a handler in the wrong place says so;
+//   - retrial.go: what becomes of those who shared a request that failed, and outage.go:
+//     whether the homeserver fails, or a client makes it fail;
 //   - respond.go: the answers that we write ourselves;
-//   - memory.go: what survives a reload, and metrics.go, which shows how full it is;
-//   - plan.go: which handlers of a configuration have one memory, by which homeserver each
+//   - outcome.go, counters.go, metrics.go: what became of requests, in logs and metrics;
+//     admin.go: who is limited most, at Caddy's admin endpoint;
+//   - memory.go: what survives a reload, and clock.go: the time by which it ages;
+//   - plan.go: which handlers of a configuration have one memory, by the homeserver that each
 //     fronts, see site.go, as walk.go follows a request through the routes of routing.go;
 //   - needs.go: what all handlers of a memory watch for because one needs to know it;
-//   - admin.go: who is limited most, at Caddy's admin endpoint;
+//   - stray.go: a handler in the wrong place says so;
 //   - command.go: presence-proxy.
 //
 // Every other request goes to the next handler as it came, and waits for nothing. Only where

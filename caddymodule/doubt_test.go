@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -288,6 +289,69 @@ func TestSyncAfterAWriteThatMayHaveHappened(t *testing.T) {
 					t.Errorf("the model says %q", state)
 				}
 			})
+		})
+	}
+}
+
+// A device of Dendrite whose token nobody knew yet says unavailable by its first sync. Dendrite
+// has one state of all devices, and the next sync of another one, which says online as
+// before, changes that. It was once taken for a repeat, because what couldn't be judged was
+// held against its own device only: readers saw "unavailable" for many seconds.
+func TestSyncOfANewDeviceOfDendriteIsSeen(t *testing.T) {
+	for name, slow := range map[string]string{"whoami is slow": "/whoami", "nothing is slow": "/nothing"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+				p.knows("alice-token")
+				p.hs.mu.Lock()
+				p.hs.tokens["alice-new"] = alice
+				p.hs.mu.Unlock()
+				m := p.behaves("dendrite")
+				m.slowly(slow, nil, 3*time.Second)
+				const sync = syncPath + "?since=s&timeout=0&set_presence="
+				p.do(request("GET", sync+"online", "alice-token", ""))
+				time.Sleep(15 * time.Second)
+				p.do(request("GET", sync+"unavailable", "alice-new", ""))
+				time.Sleep(5 * time.Second)
+				if state := p.wantShown(m, alice, "the new device's sync"); state != "unavailable" {
+					t.Errorf("the model says %q", state)
+				}
+				time.Sleep(2 * time.Second)
+				p.wantShown(m, alice, "a while")
+				p.do(request("GET", sync+"online", "alice-token", ""))
+				if state := p.wantShown(m, alice, "the first device's sync"); state != "online" {
+					t.Errorf("the model says %q", state)
+				}
+			})
+		})
+	}
+}
+
+// A write that goes by in mode observe is none of that site's business, but changes what the
+// other site's next sync of the device does. If the write would have been refused, that was let
+// through as a repeat that changes nothing; with a parameter that has no effect it wasn't,
+// because the device was taken for another.
+func TestSyncAfterAnObservedWriteIsSeen(t *testing.T) {
+	for _, parameter := range []string{"", "?device_id=made-up"} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+			beside := p.beside(&Handler{Mode: "observe", Homeserver: "synapse", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
+			p.knows("alice-token")
+			m := p.behaves("synapse")
+			const sync = syncPath + "?since=s&timeout=0&set_presence=unavailable"
+			p.do(request("GET", sync, "alice-token", ""))
+			for _, body := range []string{unavailable, online} { // one over the limit
+				beside.do(request("PUT", statusPath(alice)+parameter, "alice-token", body))
+				synctest.Wait()
+			}
+			time.Sleep(2 * time.Second)
+			if state := p.wantShown(m, alice, "the write"); state != "online" {
+				t.Errorf("the model says %q", state)
+			}
+			p.do(request("GET", sync, "alice-token", ""))
+			if state := p.wantShown(m, alice, "the sync"); state != "unavailable" {
+				t.Errorf("the model says %q", state)
+			}
 		})
 	}
 }

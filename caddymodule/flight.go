@@ -88,9 +88,15 @@ func newFlight[V any](fly func() V) *flight[V] {
 func (g *flights[K, V]) depart(key K, l *lane[V]) {
 	f := l.current
 	defer g.land(key, l)
-	if err := guard(func() { f.result = f.fly() }); err != nil {
-		f.result = g.crashed(err)
+	f.result = g.alone(f.fly)
+}
+
+// alone flies for a caller who shares that with nobody. If fly panics that is its result.
+func (g *flights[K, V]) alone(fly func() V) (result V) {
+	if err := guard(func() { result = fly() }); err != nil {
+		result = g.crashed(err)
 	}
+	return result
 }
 
 // land ends the current flight of a lane.

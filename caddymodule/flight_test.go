@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -172,6 +175,52 @@ func TestPanicOfALookupIsAnAnswerToAllWhoWait(t *testing.T) {
 		p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
 		p.want(p.put("bob-token", bob, online), 200, "", "")
 	})
+}
+
+// Who asks alone, after what was shared has failed, gets an answer as well: the connection was
+// closed instead.
+func TestPanicOfARetryIsAnAnswer(t *testing.T) {
+	for why, tc := range map[reason]struct {
+		path, cacheStatus string
+		status            int
+	}{
+		reasonWhoAmI: {"/whoami", "matrix_presence; fwd=bypass; detail=unknown-identity", 200},
+		reasonFetch:  {"/status", "", 500},
+	} {
+		t.Run(reasonNames[why], func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, new(Handler))
+				read := func(address string) *http.Response { return p.do(from(address, "alice-token")) }
+				if why == reasonFetch {
+					read("203.0.113.1")
+					p.put("alice-token", alice, online)
+					time.Sleep(2 * time.Second)
+				}
+				release, asked, mend := make(chan struct{}), 0, func() {}
+				p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+					if !strings.HasSuffix(r.URL.Path, tc.path) {
+						return false, nil
+					}
+					if asked++; asked == 1 {
+						<-release
+						return true, caddyhttp.Error(502, io.ErrUnexpectedEOF)
+					}
+					mend = p.breaks(why)
+					return false, nil
+				})
+				var wg sync.WaitGroup
+				wg.Go(func() { read("203.0.113.1") })
+				synctest.Wait()
+				wg.Go(func() { p.want(read("203.0.113.2"), tc.status, "", tc.cacheStatus) })
+				synctest.Wait()
+				close(release)
+				wg.Wait()
+				mend()
+				p.hs.answerBy(nil)
+				p.want(read("203.0.113.2"), 200, "", "matrix_presence; fwd=miss; stored")
+			})
+		})
+	}
 }
 
 // A panic where no client waits was the end of the process.

@@ -27,9 +27,9 @@ func init() {
 //
 // The homeserver is whatever the next handlers proxy to. There must be exactly
 // one: a handler before several would take one's word for whose access token it is at
-// the other. In a wildcard site that routes its hosts to different homeservers, or in a named
-// route that leaves that to its sites, a handler needs a cache name therefore; better, give
-// each homeserver a site with a handler of its own.
+// the other. Where it may be several, in a wildcard site that chooses by host or in a named
+// route that leaves that to its sites, a handler is refused unless a cache name says that it is
+// one. Give several each a site with a handler of its own.
 //
 // It stands before the site's respond, error, abort, handle and handle_path by default:
 // put it into a route, or set the order "matrix_presence before reverse_proxy", for these
@@ -136,12 +136,13 @@ type Handler struct {
 	// sync often would be taken for offline. Default: pass.
 	Sync string `json:"sync,omitempty"`
 
-	// Homeserver says what Sync has to write to leave a presence alone: "synapse",
+	// Homeserver says how syncs and the bodies of writes are read: "synapse",
 	// "dendrite", "tuwunel", or "auto": as the homeserver itself says at
 	// /_matrix/federation/v1/version, at /_matrix/client/versions (MSC4383) or in a
-	// Server field. It is asked when a sync comes, which doesn't wait for that. As long as
-	// it doesn't say, syncs are left alone; Dendrite doesn't where
-	// its federation is off. Default: auto.
+	// Server field. It is asked when a sync comes that is looked at, or a write that may be
+	// absorbed or wait, neither of which waits for that. As long as it doesn't say, syncs
+	// are left alone, and only those writes are refused that all three refuse; Dendrite
+	// doesn't where its federation is off. Default: auto.
 	Homeserver string `json:"homeserver,omitempty"`
 
 	// Preflight is what becomes of the OPTIONS requests that browsers send before
@@ -194,7 +195,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision checks the configuration and takes the memory that it shares with
-// other handlers of its cache name, and with its own predecessor before a
+// other handlers of its homeserver, and with its own predecessor before a
 // reload.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()

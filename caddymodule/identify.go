@@ -2,11 +2,11 @@ package caddymodule
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +21,7 @@ import (
 // owner is what is known of whose a credential is. One of the fields is set.
 type owner struct {
 	userID    string
-	until     time.Time         // of an answer that was asked for, until when it is good
+	asked     time.Time         // of an answer that was asked for, when that was
 	asOf      policy.Revision   // of such an answer, what had been revoked by then
 	rejection *policy.Rejection // the homeserver doesn't know the token
 
@@ -43,6 +43,9 @@ type owner struct {
 	// err says why there is no answer, with a status: 502, 503 or 504.
 	err error
 
+	// retries are there if it isn't shared, for those who waited for it.
+	retries *retries
+
 	// crashed tells of an err that our own code panicked.
 	crashed bool
 
@@ -61,17 +64,15 @@ func (o *owner) isShared() bool {
 }
 
 // recall returns what is remembered of a credential's owner.
-func (m *memory) recall(c policy.Credential, now time.Time) (known owner) {
-	known.userID, known.rejection = m.identities.Lookup(c, now)
+func (h *Handler) recall(c policy.Credential, now time.Time) (known owner) {
+	known.userID, known.rejection = h.memory.identities.Lookup(c, now, h.set.lifetimes)
 	return known
 }
 
 // identify tells on whose behalf c acts, from memory or from the homeserver. It asks
 // for as many unknown tokens of a client as limit says, or for all if that is nil.
 func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Credential, limit *policy.Limit) owner {
-	m := h.memory
-	now := m.now()
-	if known := m.recall(c, now); known.known() {
+	if known := h.recall(c, h.memory.now()); known.known() {
 		return known
 	}
 	return h.inquire(r, next, c, limit).answer(r.Context().Done())
@@ -100,10 +101,19 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 	end := time.Now().Add(h.set.identityTimeout)
 	under := m.identities.Begin(i.credential)
 	defer under.End()
+	var again *retries
 	for {
-		f, _, depart := m.whoAmIs.board(m.identities.Fingerprint(i.credential), true, func() owner {
-			return h.ask(i.question, i.credential, from, under, time.Now().Add(h.set.identityTimeout))
-		})
+		var f *flight[owner]
+		var depart func()
+		if again != nil {
+			f, depart = again.board(i.origin(), func() owner {
+				return m.whoAmIs.alone(func() owner { return i.ask(from, under, end) })
+			})
+		} else {
+			f, _, depart = m.whoAmIs.board(m.identities.Fingerprint(i.credential), true, func() owner {
+				return i.ask(from, under, time.Now().Add(h.set.identityTimeout))
+			})
+		}
 		if f == nil {
 			return owner{wait: crowdedWait}
 		}
@@ -117,19 +127,59 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 			return owner{err: caddyhttp.Error(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
 		}
 		switch who := f.result; {
-		case !who.isShared() && time.Now().Before(end):
-			// The credential is the same, the client need not be.
-			return h.ask(i.question, i.credential, from, under, end)
+		case !who.isShared() && again == nil && time.Now().Before(end):
+			again = who.retries
+		case (who.barrier != nil || who.wait > 0) && time.Now().Before(end):
+			return m.whoAmIs.alone(func() owner { return i.ask(from, under, end) })
 		case who.userID == "":
 			return who
 		case !under.Holds(who.userID, who.asOf):
 			// It was true when another asked, and something has been revoked since.
-		case m.now().Before(who.until):
+			again = nil
+		case m.now().Sub(who.asked) < h.set.lifetimes.Identity:
 			return who
 		default:
 			// It was true when another asked, but is not good for so long.
 			return owner{err: caddyhttp.Error(http.StatusGatewayTimeout, errOutlived)}
 		}
+	}
+}
+
+// origin is where a question came from, as far as the way to the homeserver may depend on it.
+type origin struct {
+	handler *Handler
+	address string
+}
+
+func (i inquiry) origin() origin {
+	address, _ := i.question.vars[caddyhttp.ClientIPVarKey].(string)
+	return origin{i.handler, address}
+}
+
+// retries are the questions of those who have shared one that failed. The credential is the
+// same, the client need not be, so one of each origin asks again: what fails there has
+// nothing to do with what else a client sends.
+type retries struct {
+	mu sync.Mutex // guards by
+	by map[origin]*flight[owner]
+}
+
+// board returns the question of an origin, and if it is the caller's to ask a function that
+// does so. fly doesn't panic.
+func (r *retries) board(from origin, fly func() owner) (f *flight[owner], depart func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f = r.by[from]; f != nil {
+		return f, nil
+	}
+	if r.by == nil {
+		r.by = make(map[origin]*flight[owner])
+	}
+	f = newFlight(fly)
+	r.by[from] = f
+	return f, func() {
+		f.result = f.fly()
+		close(f.landed)
 	}
 }
 
@@ -162,7 +212,7 @@ func (i inquiry) laterFrom(places *seats, then func(who owner)) bool {
 // is served, and calls then with a user that it learns.
 func (h *Handler) learn(r *http.Request, next caddyhttp.Handler, c policy.Credential, then func(userID string)) {
 	now := h.memory.now()
-	if known := h.memory.recall(c, now); known.known() || h.memory.isRefused(c, now) {
+	if known := h.recall(c, now); known.known() || h.isRefused(c, now) {
 		return
 	}
 	h.inquire(r, next, c, h.set.rejectedLimit).later(func(who owner) {
@@ -208,9 +258,12 @@ func assertion(c policy.Credential) string {
 
 // ask asks the homeserver, which has until deadline, and remembers its answer if it is a
 // definite one.
-func (h *Handler) ask(question subrequest, c policy.Credential, from client, under policy.Inquiry, deadline time.Time) owner {
-	who, result := h.lookUp(question, c, from, under, deadline)
-	h.memory.counters.lookups[result].Add(1)
+func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) owner {
+	who, result := i.handler.lookUp(i.question, i.credential, from, under, deadline)
+	i.handler.memory.counters.lookups[result].Add(1)
+	if !who.isShared() {
+		who.retries = new(retries)
+	}
 	return who
 }
 
@@ -225,15 +278,15 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 	// Another flight may have landed before this one departed, as in fly, and
 	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), m.now()
-	if known := m.recall(c, asked); known.known() {
-		known.until, known.asOf = asked.Add(h.set.identityTTL), revision
+	if known := h.recall(c, asked); known.known() {
+		known.asked, known.asOf = asked, revision
 		return known, lookupSpared
 	}
 	if wait := m.rejectedWait(from, asked); wait > 0 {
 		return owner{wait: wait}, lookupLimited
 	}
 
-	asksAgain := h.set.rejectedTTL > 0 && m.identities.WasRejected(c)
+	asksAgain := h.set.lifetimes.Rejection > 0 && m.identities.WasRejected(c)
 	if asksAgain {
 		again := from.again()
 		if wait := m.rejectedWait(again, asked); wait > 0 {
@@ -265,20 +318,19 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 			UserID   string `json:"user_id"`
 			DeviceID string `json:"device_id"`
 		}
-		if !answer.large && answer.isJSON() && json.Unmarshal(answer.body, &who) == nil && who.UserID != "" {
+		if answer.decode(&who) && who.UserID != "" {
 			h.reportFault(faultNone, nil)
 			m.host.note(answer.host)
-			until := asked.Add(h.set.identityTTL)
 			m.accept(c)
-			under.Learn(policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, until)
-			return owner{userID: who.UserID, until: until, asOf: revision}, lookupKnown
+			under.Learn(policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked)
+			return owner{userID: who.UserID, asked: asked, asOf: revision}, lookupKnown
 		}
 	case answer.status == http.StatusUnauthorized && errcode == unknownToken:
 		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
 		// Dendrite says of an appservice's token that it doesn't know it if it is
 		// the user_id that it doesn't know.
 		if c.UserID == "" && c.DeviceID == "" && cache.Fits(rejection.Body, keptList(answer.header)) {
-			m.identities.Reject(c, rejection, asked.Add(h.set.rejectedTTL))
+			m.identities.Reject(c, rejection, asked)
 		}
 		if !asksAgain {
 			m.chargeRejected(from, asked)
@@ -286,7 +338,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 		return owner{rejection: rejection}, lookupRejected
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
 		// Also a 5xx, if the homeserver says so itself.
-		m.refuse(c, answer, asked.Add(h.set.rejectedTTL))
+		m.refuse(c, answer, asked)
 		return owner{refusal: answer}, lookupRefused
 	}
 	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",

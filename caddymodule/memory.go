@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// memories holds the memory of each cache name. A new configuration takes its
+// memories holds each memory by its name, see plan. A new configuration takes its
 // references before the old one drops its own, so what is remembered
 // survives a reload, and a reload that fails changes nothing.
 var memories = caddy.NewUsagePool()

@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -13,6 +15,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // reload provisions handler in the place of p's, as Caddy does: the new one
@@ -43,6 +47,44 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit; ttl=120")
 		p.wantError(p.put("bob-token", bob, `{"presence":"online"}`), 429, "M_LIMIT_EXCEEDED")
 		p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
+	})
+}
+
+// What is in memory kept its end, so that identity ttl lowered from an hour to a minute had a
+// token that ended elsewhere read on for the rest of the hour. Rejections and refusals likewise.
+func TestLifetimesOfIdentitiesChangeAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lasting := func(ttl, rejected time.Duration) *Handler {
+			return &Handler{
+				Cache:    &Cache{TTL: caddy.Duration(24 * time.Hour)},
+				Identity: &Identity{TTL: caddy.Duration(ttl), RejectedTTL: ptr(rejected)},
+			}
+		}
+		p := newProxy(t, lasting(time.Hour, time.Hour))
+		p.hs.tokens["locked"] = bob
+		p.hs.locks("locked", 401, lockedBody)
+		lookups := func(what string, want int) {
+			t.Helper()
+			before := p.hs.count("whoami")
+			for range 2 {
+				p.get("bob-token", alice)
+				p.get("made-up", alice)
+				p.get("locked", alice)
+			}
+			if got := p.hs.count("whoami") - before; got != want {
+				t.Errorf("%s: %d lookups, want %d", what, got, want)
+			}
+		}
+		lookups("at first", 3)
+		time.Sleep(30 * time.Minute)
+		lookups("as long as they are good", 0)
+		p.reload(lasting(time.Minute, time.Minute))
+		lookups("lowered", 3)
+		time.Sleep(30 * time.Minute)
+		p.reload(lasting(time.Hour, time.Hour))
+		lookups("raised", 0)
+		p.reload(lasting(time.Hour, 0))
+		lookups("rejections off", 4)
 	})
 }
 
@@ -180,4 +222,67 @@ func TestReloadsLeaveNothingBehind(t *testing.T) {
 		runtime.Gosched()
 	}
 	t.Errorf("goroutines are left:\n%s", strings.Join(left, "\n\n"))
+}
+
+// Of all that is remembered, and logged, nothing has a token in it, whatever it was shown for:
+// access tokens, refresh tokens, made up, revoked, refused, of bridges.
+func TestNoTokenIsRememberedOrLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const secret = "SECRETabcdefghijk"
+		h := &Handler{Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb", OverLimit: "coalesce", Preflight: "local"}
+		p := newProxy(t, h)
+		logs := logged(h)
+		for n, userID := range []string{alice, bob, carol} {
+			p.hs.tokens[fmt.Sprint(secret, n)] = userID
+		}
+		p.hs.tokens["as-"+secret] = "@bridge:example.com"
+		p.hs.tokens[secret+"-locked"] = "@locked:example.com"
+		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			token := r.Header.Get("Authorization")
+			switch {
+			case r.URL.Path == clientAPI+"login", r.URL.Path == clientAPI+"register", r.URL.Path == clientAPI+"refresh":
+				answer(w, 200, `{"user_id":"@alice:example.com","access_token":"`+secret+`0","refresh_token":"`+secret+`-r"}`)
+			case token == "Bearer "+secret+"-locked":
+				answer(w, 401, lockedBody)
+			case token == "Bearer "+secret+"-down":
+				return true, caddyhttp.Error(502, errors.New("no connection"))
+			case token == "Bearer "+secret+"-panic" && strings.HasSuffix(r.URL.Path, "whoami"):
+				panic("bug")
+			case token == "Bearer "+secret+"-odd":
+				answer(w, 204, "")
+			default:
+				return false, nil
+			}
+			return true, nil
+		})
+		tokens := []string{secret + "0", secret + "1", secret + "2", "as-" + secret, secret + "-locked", secret + "-down", secret + "-panic", secret + "-odd", secret + "-made-up"}
+		for range 2 {
+			for _, token := range tokens {
+				for _, query := range []string{"", "?user_id=@ghost:example.com", "?user_id=", "?access_token=" + token} {
+					p.do(behind("GET", statusPath(alice)+query, token, ""))
+					p.do(behind("PUT", statusPath(alice)+query, token, message(1)))
+					p.do(behind("PUT", statusPath(alice)+query, token, message(2)))
+					p.do(behind("GET", syncPath+query, token, ""))
+				}
+				for _, path := range []string{"login", "register", "refresh", "logout", "logout/all", "delete_devices"} {
+					p.do(behind("POST", clientAPI+path, token, `{"refresh_token":"`+secret+`-r"}`))
+				}
+				p.do(behind("POST", "/oauth2/revoke", "", "token="+token))
+			}
+			time.Sleep(time.Hour) // nothing waits any more
+			synctest.Wait()
+		}
+		found := testkit.Reachable(p.handler.memory)
+		for _, entry := range logs.All() {
+			found = append(found, entry.Message, fmt.Sprint(entry.ContextMap()))
+		}
+		if all := strings.Join(found, "\n"); !strings.Contains(all, lockedBody) && !strings.Contains(all, "@alice:example.com") {
+			t.Error("the search finds nothing, so it proves nothing")
+		} else if i := strings.Index(all, "SECRET"); i >= 0 {
+			t.Errorf("a token is kept in clear: %.200q", all[max(0, i-100):])
+		}
+		if logs.Len() == 0 {
+			t.Error("nothing was logged")
+		}
+	})
 }

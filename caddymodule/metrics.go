@@ -12,7 +12,7 @@ import (
 const metricsPrefix = "caddy_matrix_presence_"
 
 // Each Help says what the metric has to do with the others, when no request is under
-// way. All counters are since the first site of a cache name began.
+// way. All counters are since the memory began.
 var (
 	requestsDesc = newDesc("requests_total",
 		"Presence requests, by route: read, write, preflight with preflight local, and sync for those that the options sync and repeat_writes look at. The sum of outcomes_total of the route.",
@@ -30,10 +30,10 @@ var (
 	upstreamDesc = newDesc("upstream_requests_total",
 		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
 			"bypass is outcome bypass; write and preflight are outcome forwarded of these routes; sync is requests_total of route sync; version asks which homeserver it is; delivery is at least deliveries_total of delivered, and more by what was tried again, overtaken, dropped or lost; "+
-			"whoami is the sum of lookups_total of known, rejected, refused and failed.",
+			"whoami is the sum of lookups_total of known, rejected, refused and failed; retry is a fetch or whoami that failed, sent once more without what the client chose.",
 		"reason")
 	savedDesc = newDesc("saved_total",
-		"Presence requests that the homeserver was spared, none of them a sync: the sum of outcomes_total of hit, collapsed, absorbed, limited, refused, rejected and invalid, and of deliveries_total of superseded. What that cost it is upstream_requests_total of whoami.")
+		"Presence requests that the homeserver was spared, none of them a sync: the sum of outcomes_total of hit, collapsed, absorbed, limited, refused, rejected and invalid, and of deliveries_total of superseded. What that cost it is upstream_requests_total of whoami and retry.")
 	syncWritesDesc = newDesc("sync_writes_total",
 		"Syncs that were looked at, by what became of the presence that they set. The sum is requests_total of route sync: "+
 			"changed, repeated, unknown (it is not known whose it is or what it means) and none (the homeserver makes nothing of it) are outcome forwarded; "+
@@ -45,7 +45,7 @@ var (
 			"crowded, limited and spared (another question had brought the answer) did not.",
 		"result")
 	deliveriesDesc = newDesc("deliveries_total",
-		"Writes that were answered 200 and had to wait, by what became of them: delivered, superseded by another of the same device before it was tried, overtaken by one after it was tried in vain, dropped because the token was revoked, lost. "+
+		"Writes that were answered 200 and had to wait, by what became of them: delivered, superseded by another of the same device before it was tried, overtaken by one after it was tried in vain, dropped because its token has ended, lost (refused, or not taken in time). "+
 			"The sum is outcomes_total of coalesced, without pending.",
 		"result")
 	pendingDesc = newDesc("pending",
@@ -66,8 +66,8 @@ func newDesc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 // memoryCollector reads the memories when it is asked, so it has nothing that a
-// reload could lose, and its series are those of the words above for each cache
-// name: nothing in them comes from a request.
+// reload could lose, and its series are those of the words above for each
+// memory: nothing in them comes from a request.
 type memoryCollector struct{}
 
 func registerMetrics(ctx caddy.Context) error {

@@ -176,7 +176,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		})
 		const last = 5 + 14
 		under := p.handler.memory.identities.Begin(policy.Credential{Token: "alice-token"})
-		under.Learn(policy.WhoAmI{UserID: alice}, p.handler.memory.identities.Revision(), time.Now().Add(time.Hour))
+		under.Learn(policy.WhoAmI{UserID: alice}, p.handler.memory.identities.Revision(), time.Now())
 		under.End()
 		for n := range 5 {
 			p.put("alice-token", alice, message(n))

@@ -57,15 +57,22 @@ func (h *Handler) watchesOnly() bool {
 	return h.set.sync == syncPass || h.set.observe && h.memory.needs.limitsSyncs.Load()
 }
 
-// passedBy notes a write that the homeserver has taken in mode observe, in which it goes as it
-// came: the next sync goes through, and what waits of the device must not come after it. A
-// homeserver that merges devices, or that isn't known, is still told what other devices wrote.
-func (h *Handler) passedBy(userID string, c policy.Credential) {
-	m := h.memory
-	device, dialect := m.identities.Fingerprint(c), h.knownDialect()
-	if m.needs.limitsSyncs.Load() {
-		m.devices.Writes(userID, device, dialect)
+// passesBy notes a write of a credential that is on its way in mode observe, or may have been taken.
+// Handlers that act upon what the homeserver was told have the next sync go through.
+func (h *Handler) passesBy(userID string, c policy.Credential) {
+	if n := &h.memory.needs; n.limitsSyncs.Load() || n.absorbs.Load() {
+		h.doubtAfterWrite(userID, h.memory.deviceOf(c, userID))
 	}
+}
+
+// passedBy notes a write that the homeserver has taken in mode observe, in which it goes as it
+// came: the next sync goes through and may change what that has set, and what waits of the device
+// must not come after it. A homeserver that merges devices, or that isn't known, is still told
+// what other devices wrote.
+func (h *Handler) passedBy(userID string, c policy.Credential) {
+	h.passesBy(userID, c)
+	m := h.memory
+	device, dialect := m.deviceOf(c, userID), h.knownDialect()
 	if _, waits := m.pendings.waits(userID); waits {
 		m.dropPending(deliverySuperseded, func(w *pendingWrite) bool {
 			return w.UserID == userID && (w.Fingerprint == device || dialect == dendrite)

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"io"
 	"net/http"
@@ -36,6 +35,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 		ask = h.inquire(r, next, credential, h.set.rejectedLimit)
 	}
 
+	isSites := h.isSites(r)
 	recorder := &recorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	reason := reasonBypass
 	var body *copied
@@ -53,6 +53,10 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 		}
 		if own = writer == route.UserID; own {
 			fence = h.memory.presence.BeginWrite(route.UserID)
+			h.passesBy(route.UserID, credential)
+			if class := h.set.classOf(route.UserID); class.absorb || class.coalesce {
+				h.dialect(r, next)
+			}
 			if seen.beside {
 				attempt = h.memory.repeats.Begin(route.UserID, seen.departed)
 			}
@@ -68,11 +72,13 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	defer func() {
 		seen.answer = recorder.answer()
 		seen.answer.arrived = h.memory.now()
+		seen.answer.site = seen.answer.status >= http.StatusMultipleChoices && isSites() || h.named.authenticates && seen.answer.isAuthentication()
 		if kind == routeWrite {
 			var whole bool
 			seen.body, whole = body.take()
 			seen.valid = whole && policy.CheckPresenceBody(seen.body, h.set.presenceValues, h.knownDialect()) == nil
 			if own {
+				h.passesBy(route.UserID, credential) // it may have failed on the way back
 				h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), seen.body)
 			}
 			if own && seen.beside {
@@ -86,7 +92,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	return h.forward(recorder, r, next, reason, func(status int) {
 		recorder.status, recorder.header = status, w.Header().Clone()
 		switch {
-		case kind != routeWrite || status >= http.StatusMultipleChoices:
+		case kind != routeWrite || !isSuccess(status):
 		case own:
 			h.passedBy(route.UserID, credential)
 		case writer == "":
@@ -100,8 +106,8 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
 	who := owner{}
 	if seen.credentialErr == nil {
-		who = h.memory.recall(seen.credential, seen.departed)
-		if !who.known() && !h.memory.isRefused(seen.credential, seen.departed) {
+		who = h.recall(seen.credential, seen.departed)
+		if !who.known() && !h.isRefused(seen.credential, seen.departed) {
 			later := ask.later(func(who owner) { h.memory.counters.observed[seen.kind][seen.outcome(who)].Add(1) })
 			if later {
 				return
@@ -139,7 +145,7 @@ type observation struct {
 
 // acknowledged tells that the homeserver has said that it took the write.
 func (s *observation) acknowledged() bool {
-	return s.answer.err == nil && s.answer.status < http.StatusMultipleChoices
+	return s.answer.err == nil && isSuccess(s.answer.status)
 }
 
 // outcome returns what would have become of the request, and remembers what there is to
@@ -191,7 +197,7 @@ func (s *observation) readOutcome(who owner) outcome {
 	case s.answer.err != nil:
 		return outcomeFailed
 	}
-	if s.method == http.MethodGet {
+	if s.method == http.MethodGet && !s.answer.site {
 		h.remember(s.ticket, reader, s.answer)
 	}
 	return outcomeMiss
@@ -230,7 +236,7 @@ func (s *observation) writeOutcome(who owner) outcome {
 		return outcomeInvalid
 	}
 	if s.acknowledged() {
-		h.wrote(&write)
+		h.beginWrite(&write, s.departed)(s.answer.status)
 	}
 	if s.beside {
 		return outcomeForwarded // it was remembered as none that could be repeated
@@ -285,13 +291,15 @@ func (c *copied) Read(p []byte) (n int, err error) {
 	if c.over {
 		return n, err
 	}
-	if c.large = c.large || int64(c.kept.Len()+n) > c.limit; !c.large {
+	if c.large = c.large || int64(c.kept.Len()+n) > c.limit; c.large {
+		c.kept = bytes.Buffer{} // of no use any more
+	} else {
 		c.kept.Write(p[:n])
 	}
 	return n, err
 }
 
-// take returns what has been read, and whether that is all that is within the limit.
+// take returns what has been read, unless that is more than the limit.
 func (c *copied) take() (body []byte, whole bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -328,27 +336,12 @@ func (c *recorder) ReadFrom(r io.Reader) (int64, error) {
 // answer returns what went through, without a coding that the client asked for.
 func (c *recorder) answer() *subresponse {
 	a := &subresponse{status: c.status, header: c.header, body: c.body.Bytes(), large: c.large}
-	switch {
-	case c.status == 0:
+	if c.status == 0 {
 		a.err = errors.New("no answer")
-	case c.large || c.header.Get("Content-Encoding") != "gzip":
-	default:
-		if plain, err := gunzip(a.body); err == nil {
-			a.body, a.large = plain, len(plain) > maxSubresponse
-			a.header = a.header.Clone()
-			a.header.Del("Content-Encoding")
-		}
+		return a
 	}
+	_ = a.unpack() // what can't be unpacked is no JSON
 	return a
-}
-
-// gunzip unpacks as much as is taken of an answer, and a byte more.
-func gunzip(packed []byte) ([]byte, error) {
-	unpacker, err := gzip.NewReader(bytes.NewReader(packed))
-	if err != nil {
-		return nil, err
-	}
-	return io.ReadAll(io.LimitReader(unpacker, maxSubresponse+1))
 }
 
 // Interface guards

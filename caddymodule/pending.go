@@ -195,7 +195,7 @@ func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
 	// What was last written is no longer what the user wants.
 	m.repeats.Disturb(w.UserID)
 	if h.watchesSyncs() {
-		m.devices.Writes(w.UserID, w.Fingerprint, h.knownDialect())
+		h.doubtAfterWrite(w.UserID, w.Fingerprint)
 	}
 	if user.delivering == nil && user.timer == nil {
 		m.schedule(user, wait)
@@ -449,17 +449,23 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 	request.request = w.request.request.Clone(context.Background())
 	request.request.Body = io.NopCloser(bytes.NewReader(w.Body))
 
-	attempt := m.repeats.Begin(w.UserID, m.now())
+	began := m.now()
+	attempt := m.repeats.Begin(w.UserID, began)
+	answered, status := w.handler.beginWrite(&w.PresenceWrite, began), 0
 	var taken *policy.PresenceWrite
-	defer func() { attempt.End(taken) }()
+	defer func() {
+		answered(status)
+		attempt.End(taken)
+	}()
 	answer := request.send(timeout, m.counters.departs(reasonDelivery))
 	w.attempts++
+	if answer.err == nil {
+		status = answer.status
+	}
 	if answer.err == nil && answer.status < http.StatusMultipleChoices {
 		taken = &w.PresenceWrite
-		w.handler.wrote(taken)
 		return deliveryDone, 0
 	}
-	w.handler.writeAnswered(&w.PresenceWrite, answer.status)
 	retry = min(lastRetry, firstRetry<<min(w.attempts-1, 10))
 	switch {
 	case answer.err == nil && answer.status == http.StatusUnauthorized && !answer.site:

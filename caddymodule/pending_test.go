@@ -845,6 +845,7 @@ func TestAWriteThatFailsIsNotLostToANewerOne(t *testing.T) {
 				handler := coalescing()
 				handler.Homeserver = homeserver
 				p := newProxy(t, handler)
+				p.staysUnknown()
 				p.put("alice-token", alice, message(0))
 				p.wantPut("alice-token", message(1), 200, waits)
 				var sent []string
@@ -890,6 +891,7 @@ func TestOnlyWhatTheHomeserverTakesWaits(t *testing.T) {
 					handler := coalescing()
 					handler.Homeserver, handler.Mode = homeserver, mode
 					p := newProxy(t, handler)
+					p.staysUnknown()
 					p.put("alice-token", alice, message(0))
 					wanted := make(map[string]float64)
 					for _, body := range bodies {

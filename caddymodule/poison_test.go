@@ -165,7 +165,7 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 			return nil
 		},
 		"large 500":   func(w http.ResponseWriter) error { answer(w, 500, strings.Repeat("x", 100_000)); return nil },
-		"limited":     func(w http.ResponseWriter) error { http.Error(w, "slow down", 429); return nil },
+		"limited":     func(w http.ResponseWriter) error { http.Error(w, "slow down", http.StatusTooManyRequests); return nil },
 		"site's 403":  func(http.ResponseWriter) error { return caddyhttp.Error(403, errors.New("banned")) },
 		"panic":       func(http.ResponseWriter) error { panic("bug") },
 		"broken off":  func(w http.ResponseWriter) error { w.WriteHeader(200); panic(http.ErrAbortHandler) },
@@ -247,6 +247,53 @@ func TestLookupThatFailsIsOfItsOwnClient(t *testing.T) {
 		close(release)
 		wg.Wait()
 	})
+}
+
+// Everybody who shared a lookup that failed asked once more, all at the same time: of the
+// readers and writers of one token in an outage each cost the homeserver a question. Now one of
+// each address does.
+func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
+	for name, tc := range map[string]struct {
+		fail   func(w http.ResponseWriter) error
+		status int
+	}{
+		"no answer": {func(http.ResponseWriter) error { return caddyhttp.Error(502, io.ErrUnexpectedEOF) }, 502},
+		"500":       {func(w http.ResponseWriter) error { answer(w, 500, `{}`); return nil }, 502},
+		"no Matrix": {func(w http.ResponseWriter) error { answer(w, 204, ""); return nil }, 502},
+		"limited":   {func(w http.ResponseWriter) error { answer(w, 429, `{"errcode":"M_LIMIT_EXCEEDED"}`); return nil }, 429},
+	} {
+		for _, known := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, known: %v", name, known), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newProxy(t, &Handler{Identity: &Identity{TTL: caddy.Duration(time.Minute)}})
+					if known {
+						p.get("alice-token", alice)
+						time.Sleep(2 * time.Minute)
+					}
+					release := make(chan struct{})
+					p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+						<-release
+						return true, tc.fail(w)
+					})
+					before := p.hs.count("whoami")
+					var wg sync.WaitGroup
+					for n := range 200 {
+						wg.Go(func() {
+							r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+							r.RemoteAddr = fmt.Sprintf("203.0.113.%d:%d", 1+n%2, n) // of two addresses
+							p.want(p.do(r), tc.status, "", "")
+						})
+					}
+					synctest.Wait()
+					close(release)
+					wg.Wait()
+					if got := p.hs.count("whoami") - before; got != 1+2 {
+						t.Errorf("%d questions, want one of all and one of each address", got)
+					}
+				})
+			})
+		}
+	}
 }
 
 // fromAddress does a read with a token from an address.

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -45,9 +44,9 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	uncacheable := asksForProtocol(r) || h.set.cached && route.Canonical && hasBody(r)
 
 	now := h.memory.now()
-	who := h.memory.recall(credential, now)
+	who := h.recall(credential, now)
 	if !who.known() {
-		if h.memory.isRefused(credential, now) {
+		if h.isRefused(credential, now) {
 			return h.serveRefused(w, r, next, credential)
 		}
 		who = h.identify(r, next, credential, h.set.rejectedLimit)
@@ -55,7 +54,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if who.down && h.set.rules.StaleIfError > 0 {
 		// As long as a stale answer is good enough, so is who was asking for it.
-		who = h.memory.recall(credential, now.Add(-h.set.rules.StaleIfError))
+		who = h.recall(credential, now.Add(-h.set.rules.StaleIfError))
 	}
 	switch {
 	case who.userID == "" && r.Context().Err() != nil:
@@ -96,10 +95,10 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 // are no way around a limit.
 func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	wasKnown := false
-	for _, token := range policy.CandidateTokens(r.Header["Authorization"], r.URL.RawQuery) {
-		credential := policy.Credential{Token: token}
+	might, _ := shownCredentials(r)
+	for _, credential := range might {
 		wasKnown = wasKnown || h.memory.isKnown(credential)
-		if h.set.limitsReads && !h.memory.isRefused(credential, h.memory.now()) {
+		if h.set.limitsReads && !h.isRefused(credential, h.memory.now()) {
 			who := h.identify(r, next, credential, h.set.rejectedLimit)
 			wait, ok := who.wait, who.wait == 0
 			if ok && who.userID != "" {
@@ -118,14 +117,14 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 // over.
 func (h *Handler) serveRefused(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c policy.Credential) error {
 	return h.serveUnidentified(onStatus(w, func(status int) {
-		if status < http.StatusBadRequest {
+		if isSuccess(status) {
 			h.memory.accept(c)
 		}
 	}), r, next, "unknown-identity", true)
 }
 
 // serveUnidentified passes on a read of which it isn't known whose it is. If the
-// homeserver doesn't know its token, that is charged to the client as in [Handler.ask]. A
+// homeserver doesn't know its token, that is charged to the client as in [inquiry.ask]. A
 // token that the homeserver has known isn't made up, whatever others do from the same
 // address.
 func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string, wasKnown bool) error {
@@ -137,9 +136,13 @@ func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next
 		h.writeLimited(w, r, wait)
 		return nil
 	}
-	w, finish := newWatch(w, func(status int) bool { return status == http.StatusUnauthorized }, func(answer *subresponse) {
-		// The answer to a HEAD doesn't say why.
-		if r.Method == http.MethodHead || answer.matrixError() == unknownToken {
+	isSites := h.isSites(r)
+	w, finish := newWatch(w, func(status int) bool {
+		return status == http.StatusUnauthorized && !isSites()
+	}, func(answer *subresponse) {
+		// The answer to a HEAD doesn't say why, but perhaps that it is a homeserver's.
+		untold := r.Method == http.MethodHead && answer.isJSON() && !h.named.authenticates
+		if untold || answer.matrixError() == unknownToken {
 			h.memory.chargeRejected(from, now)
 		}
 	})
@@ -165,7 +168,7 @@ func (h *Handler) serveUncached(w http.ResponseWriter, r *http.Request, next cad
 	}
 	ticket := h.lookup(reader{target: route.UserID}, h.memory.now()).Ticket
 	watched, finish := newWatch(w, func(status int) bool { return status == http.StatusOK }, func(answer *subresponse) {
-		if !answer.large && answer.isJSON() && json.Valid(answer.body) {
+		if answer.isWholeJSON() {
 			h.compareWritten(ticket, route.UserID, answer)
 		}
 	})
@@ -368,7 +371,7 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 			return h.retry(r, request, who, result, end)
 		case !result.answered(), own && result.found == nil:
 			return result, own, nil
-		case h.memory.recall(who.credential, now).userID != who.viewer:
+		case h.recall(who.credential, now).userID != who.viewer:
 			return nil, false, errIdentityEnded
 		case own, fresh && !shared && !h.memory.presence.DeniedSince(who.viewer, who.target, result.departed),
 			fresh && !result.personal() && h.lookup(who, now).Permitted:

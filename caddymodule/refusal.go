@@ -18,43 +18,56 @@ import (
 // a locked account costs what it costs without us, and not twice that. What the homeserver
 // said is not kept: its answer to each request is the right one.
 type refusals struct {
-	mu    sync.Mutex // guards known
-	known *simplelru.LRU[[16]byte, time.Time]
+	mu sync.Mutex // guards all below
+
+	// plain is about tokens, acting about tokens with a user or device that they may not act
+	// for. An appservice may be refused for as many as it likes to name, and must not have a
+	// locked account be forgotten by that.
+	plain, acting *simplelru.LRU[[16]byte, time.Time]
 }
 
-// maxRefusals is how many are remembered. An appservice may be refused for as many users as
-// it likes to name.
+// maxRefusals is how many are remembered of each kind.
 const maxRefusals = 1024
 
 func newRefusals() *refusals {
-	known, _ := simplelru.NewLRU[[16]byte, time.Time](maxRefusals, nil) // fails below 1 only
-	return &refusals{known: known}
+	plain, _ := simplelru.NewLRU[[16]byte, time.Time](maxRefusals, nil) // fails below 1 only
+	acting, _ := simplelru.NewLRU[[16]byte, time.Time](maxRefusals, nil)
+	return &refusals{plain: plain, acting: acting}
+}
+
+// of returns those of a kind of credential. It needs the lock.
+func (r *refusals) of(c policy.Credential) *simplelru.LRU[[16]byte, time.Time] {
+	if c.UserID != "" || c.DeviceID != "" {
+		return r.acting
+	}
+	return r.plain
 }
 
 // isRefused reports whether the homeserver has refused a credential a moment ago.
-func (m *memory) isRefused(c policy.Credential, now time.Time) bool {
+func (h *Handler) isRefused(c policy.Credential, now time.Time) bool {
+	m := h.memory
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()
-	expires, ok := m.refusals.known.Get(m.identities.Fingerprint(c))
-	return ok && now.Before(expires)
+	asked, ok := m.refusals.of(c).Get(m.identities.Fingerprint(c))
+	return ok && now.Sub(asked) < h.set.lifetimes.Rejection
 }
 
-// refuse remembers until it expires that the homeserver refuses a credential, if the answer
-// is about that.
-func (m *memory) refuse(c policy.Credential, answer *subresponse, expires time.Time) {
+// refuse remembers that the homeserver refuses a credential, as it said when it was asked
+// then, if the answer is about that.
+func (m *memory) refuse(c policy.Credential, answer *subresponse, asked time.Time) {
 	if !isAboutCredential(answer) {
 		return
 	}
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()
-	m.refusals.known.Add(m.identities.Fingerprint(c), expires)
+	m.refusals.of(c).Add(m.identities.Fingerprint(c), asked)
 }
 
 // accept notes that the homeserver no longer refuses a credential.
 func (m *memory) accept(c policy.Credential) {
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()
-	m.refusals.known.Remove(m.identities.Fingerprint(c))
+	m.refusals.of(c).Remove(m.identities.Fingerprint(c))
 }
 
 // isAboutCredential tells of a refusal that it isn't about a limit or trouble of the
@@ -71,5 +84,5 @@ func (m *memory) isKnown(c policy.Credential) bool {
 	}
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()
-	return m.refusals.known.Contains(m.identities.Fingerprint(c))
+	return m.refusals.of(c).Contains(m.identities.Fingerprint(c))
 }

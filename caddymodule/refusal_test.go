@@ -195,7 +195,7 @@ func TestRefusalOfAnAccountIsItsOwn(t *testing.T) {
 						p.want(read("GET", "alice-token"), 200, "", "matrix_presence; fwd=bypass")
 					}
 					p.want(read("GET", "alice-token"), 200, "", "matrix_presence; ")
-					if p.handler.memory.isRefused(policy.Credential{Token: "alice-token"}, time.Now()) {
+					if p.handler.isRefused(policy.Credential{Token: "alice-token"}, time.Now()) {
 						t.Error("it is still remembered")
 					}
 				})
@@ -346,12 +346,18 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 // A bridge may be refused for as many users as it likes to name.
 func TestRefusalsAreBounded(t *testing.T) {
 	p := newProxy(t, new(Handler))
+	p.hs.locks("locked", 401, lockedBody)
+	p.get("locked", alice)
 	p.hs.locks("as-token", 403, `{"errcode":"M_FORBIDDEN","error":"not yours"}`)
 	for i := range 3 * maxRefusals {
 		p.do(request("GET", fmt.Sprintf("%s?user_id=@g%d:example.com", statusPath(bob), i), "as-token", ""))
 	}
-	if n := p.handler.memory.refusals.known.Len(); n != maxRefusals {
+	if n := p.handler.memory.refusals.acting.Len(); n != maxRefusals {
 		t.Errorf("%d are remembered, want %d", n, maxRefusals)
+	}
+	// Once the locked account of somebody else was forgotten then.
+	if got := p.lookupsOf("locked"); got != 0 {
+		t.Errorf("%d lookups of a locked account, want 0", got)
 	}
 }
 
@@ -469,7 +475,7 @@ func TestWatchChangesNothing(t *testing.T) {
 
 // parts is a response as it is written.
 type parts struct {
-	discarded
+	discard
 	list []string
 }
 

@@ -1,12 +1,10 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"runtime"
 	"slices"
 	"sync"
@@ -15,7 +13,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -90,7 +87,7 @@ type ending struct {
 func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) ending {
 	identities := h.memory.identities
 	nothing := func() {}
-	shown := shownCredentials(r)
+	shown, certain := shownCredentials(r)
 	doubt := func() {
 		for _, c := range shown {
 			identities.Doubt(c)
@@ -104,13 +101,14 @@ func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation 
 			}
 		}, doubt, nil}
 	case policy.RevokesUser:
-		return ending{h.endsSessionsOf(r, next, shown), doubt, nil}
+		return ending{h.endsSessionsOf(r, next, shown, certain), doubt, nil}
 	case policy.RevokesOther:
+		isSites := h.isSites(r)
 		return ending{func(header http.Header) {
 			// Not what another handler says where there is no such API.
 			plain := header.Clone()
 			plain.Del("Content-Encoding")
-			if said := (&subresponse{header: plain}); len(shown) > 0 && said.isJSON() {
+			if said := (&subresponse{header: plain}); len(shown) > 0 && said.isJSON() && !isSites() {
 				h.memory.revokeUser(revocation.UserID)
 			}
 		}, nothing, nil}
@@ -132,33 +130,34 @@ func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation 
 // ends, or by whose use another ends. Nobody can name it who doesn't have it, so it may be
 // in doubt whoever has sent the request.
 func (h *Handler) doubtNamed(r *http.Request, member string) func() {
-	body := newCopied(r, maxSubresponse)
+	body := newCopied(r, maxNamedBody)
 	return func() {
 		sent, whole := body.take()
 		if !whole {
 			return
 		}
-		for _, token := range bodyMember(sent, member) {
+		for _, token := range policy.NamedTokens(sent, member) {
 			h.memory.identities.Doubt(policy.Credential{Token: token})
 			h.memory.identities.Refreshed(token)
 		}
 	}
 }
 
-// shownCredentials returns what a request shows to tell whose it is: one credential, or
-// if homeservers read it differently, each token that it might be.
-func shownCredentials(r *http.Request) (shown []policy.Credential) {
+// maxNamedBody is the size of the largest body in which a token is looked for. It is kept for
+// as long as its request takes, and whoever has no account may send as many as they like.
+const maxNamedBody = 8 << 10
+
+// shownCredentials returns what a request shows to tell whose it is: one credential, which is
+// certain, or if homeservers read it differently, each token that it might be.
+func shownCredentials(r *http.Request) (shown []policy.Credential, certain bool) {
 	authorization := r.Header["Authorization"]
-	switch c, err := policy.ParseCredential(authorization, r.URL.RawQuery); {
-	case err == nil:
-		return []policy.Credential{c}
-	case errors.Is(err, policy.ErrMissingToken):
-		return nil
+	if c, err := policy.ParseCredential(authorization, r.URL.RawQuery); err == nil {
+		return []policy.Credential{c}, true
 	}
 	for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
 		shown = append(shown, policy.Credential{Token: token})
 	}
-	return shown
+	return shown, false
 }
 
 // endsSessionsOf returns what is to be done when a request has ended sessions of its
@@ -168,7 +167,7 @@ func shownCredentials(r *http.Request) (shown []policy.Credential) {
 //	1 logout/all: whose it is isn't known; asks, and is sent on
 //	2 the homeserver says 200: what is known of the sender by now is forgotten
 //	1 whoami, answered before the logout, arrives later: forgotten then
-func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown []policy.Credential) (succeed func(http.Header)) {
+func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown []policy.Credential, certain bool) (succeed func(http.Header)) {
 	identities := h.memory.identities
 	var users []string
 	for _, c := range shown {
@@ -177,10 +176,10 @@ func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown 
 		}
 	}
 	var asked *sender
-	if c, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery); err == nil && len(users) == 0 {
-		asked = &sender{handler: h, again: h.inquire(r, next, c, h.set.rejectedLimit)}
+	if certain && len(users) == 0 {
+		asked = &sender{handler: h, again: h.inquire(r, next, shown[0], h.set.rejectedLimit)}
 		asked.again.from = asked.again.from.vouched()
-		asked.ask(h.inquire(r, next, c, h.set.rejectedLimit))
+		asked.ask(h.inquire(r, next, shown[0], h.set.rejectedLimit))
 	}
 	return func(http.Header) {
 		for _, c := range shown {
@@ -292,7 +291,7 @@ func (h *Handler) learnIssued(login bool) func(answer *subresponse) {
 			AccessToken  string `json:"access_token"`
 			RefreshToken string `json:"refresh_token"`
 		}
-		if answer.large || !answer.isJSON() || json.Unmarshal(answer.body, &issued) != nil {
+		if !answer.decode(&issued) {
 			return
 		}
 		if login && issued.UserID != "" {
@@ -303,26 +302,6 @@ func (h *Handler) learnIssued(login bool) func(answer *subresponse) {
 		}
 	}
 }
-
-// bodyMember returns what a string of a JSON object may be, or a value of a form: of several,
-// not all take the same.
-func bodyMember(body []byte, name string) (values []string) {
-	if json.Valid(body) {
-		for key, span := range members.Of(string(body)) {
-			var value string
-			if key == name && json.Unmarshal(body[span.Start:span.End], &value) == nil {
-				values = append(values, value)
-			}
-		}
-	} else {
-		form, _ := url.ParseQuery(string(body)) // as much of it as can be read
-		values = form[name]
-	}
-	return values[:min(len(values), maxMembers)]
-}
-
-// maxMembers is how many are looked at.
-const maxMembers = 8
 
 // statusWriter calls a function with the status of an answer before it is sent.
 type statusWriter struct {

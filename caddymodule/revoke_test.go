@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -312,7 +311,7 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 					return false, nil
 				})
 				r := request("POST", clientAPI+path, "alice-phone", "{}")
-				_ = p.handler.ServeHTTP(&discarded{header: make(http.Header)}, prepared(r, new(caddyhttp.Server)), p.hs)
+				_ = p.handler.ServeHTTP(&discard{header: make(http.Header)}, prepared(r, new(caddyhttp.Server)), p.hs)
 				if got := p.lookupsOf("alice-phone"); got != tc.phone {
 					t.Errorf("%d lookups of the token, want %d", got, tc.phone)
 				}
@@ -323,13 +322,6 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 		}
 	}
 }
-
-// discarded is a response that nobody looks at.
-type discarded struct{ header http.Header }
-
-func (d *discarded) Header() http.Header         { return d.header }
-func (d *discarded) Write(p []byte) (int, error) { return len(p), nil }
-func (d *discarded) WriteHeader(int)             {}
 
 // An empty user_id is read differently by homeservers, so it wasn't known whose request it
 // is. Once that ended everybody's identity, by any user's successful request.
@@ -386,10 +378,11 @@ func TestLoginEndsTheTokenThatItsDeviceHad(t *testing.T) {
 		},
 		"compressed": func(w http.ResponseWriter) {
 			w.Header().Set("Content-Encoding", "gzip")
-			w.Header().Set("Content-Type", "application/json")
-			zip := gzip.NewWriter(w)
-			_, _ = io.WriteString(zip, body)
-			_ = zip.Close()
+			answer(w, 200, zipped(body))
+		},
+		"compressed, by the old name of that": func(w http.ResponseWriter) { // RFC 9110, 8.4.1.3
+			w.Header().Set("Content-Encoding", "x-gzip")
+			answer(w, 200, zipped(body))
 		},
 		"in the specification's spelling": func(w http.ResponseWriter) { answer(w, 200, "\n"+body+"\n") },
 	} {
@@ -428,9 +421,9 @@ func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 	p.get("alice-token", alice)
 	p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new"}`, nil)
 	told := false
-	w := &onWrite{discarded{make(http.Header)}, func() {
+	w := &onWrite{discard{make(http.Header)}, func() {
 		told = true
-		if userID, _ := p.handler.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now()); userID != "" {
+		if userID, _ := p.handler.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now(), p.handler.set.lifetimes); userID != "" {
 			t.Error("the old token is still known when the client reads its new one")
 		}
 	}}
@@ -440,7 +433,7 @@ func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 }
 
 type onWrite struct {
-	discarded
+	discard
 	call func()
 }
 
@@ -500,7 +493,8 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 		"revoked by its refresh token":                 {login, "/_tuwunel/oidc/revoke", "", "token=r1", 200, 1},
 		"another revoked by name":                      {nil, "/_tuwunel/oidc/revoke", "alice-token", "token=bob-token", 200, 0},
 		"revoked by name where there is no such route": {nil, "/_tuwunel/oidc/revoke", "", "token=alice-token", 404, 0},
-		"too large a body":                             {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxSubresponse) + "&token=alice-token", 200, 0},
+		"a large body":                                 {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxNamedBody-20) + "&token=alice-token", 200, 1},
+		"too large a body":                             {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxNamedBody) + "&token=alice-token", 200, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
@@ -579,6 +573,62 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 					t.Errorf("%d lookups, want %d", got, tc.lookups)
 				}
 			})
+		})
+	}
+}
+
+// Of requests that nobody has an account for, only a little is kept while they are under way:
+// what is too large to be looked at is let go at once.
+func TestBodiesOfRevocationsAreBounded(t *testing.T) {
+	for _, sent := range []int{100, maxNamedBody, maxNamedBody + 1, 1 << 20} {
+		r := request("POST", clientAPI+"refresh", "", strings.Repeat("x", sent))
+		newProxy(t, new(Handler)).handler.doubtNamed(r, "refresh_token")
+		body := r.Body.(*copied)
+		if n, err := io.Copy(io.Discard, body); n != int64(sent) || err != nil {
+			t.Fatalf("%d of %d bytes passed, %v", n, sent, err)
+		}
+		if kept := body.kept.Cap(); kept > 4*maxNamedBody || sent > maxNamedBody && kept > 0 {
+			t.Errorf("of %d bytes %d are kept", sent, kept)
+		}
+	}
+}
+
+// Whoever registers, on a server that is open to all, ends nobody's session, and has nobody be
+// asked about anew, however many they register. Logins of many others cost one lookup at most.
+func TestRegistrationsVoidNobody(t *testing.T) {
+	for path, want := range map[string]int{"register": 0, "login": 1} {
+		t.Run(path, func(t *testing.T) {
+			p := newProxy(t, &Handler{Identity: &Identity{Tokens: 160}})
+			p.get("alice-token", alice)
+			n := 0
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.URL.Path != clientAPI+path {
+					return false, nil
+				}
+				n++
+				answer(w, 200, fmt.Sprintf(`{"user_id":"@new%d:example.com","access_token":"new-%d","refresh_token":"r-%d"}`, n, n, n))
+				return true, nil
+			})
+			flood := func() {
+				for range 1000 {
+					p.do(request("POST", clientAPI+path, "", "{}"))
+				}
+			}
+			flood()
+			for range 3 {
+				if got := p.lookupsOf("alice-token"); got > want {
+					t.Errorf("%d lookups, want %d at most", got, want)
+				}
+			}
+			// Who reads meanwhile isn't touched by what was before.
+			before := p.hs.count("whoami")
+			for range 100 {
+				p.do(request("POST", clientAPI+path, "", "{}"))
+				p.get("alice-token", alice)
+			}
+			if got := p.hs.count("whoami") - before; got > 0 {
+				t.Errorf("%d lookups of who reads meanwhile, want 0", got)
+			}
 		})
 	}
 }

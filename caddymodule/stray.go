@@ -35,7 +35,7 @@ func (s *strays) concern(path string) bool {
 // countStrays counts a request if it succeeds, and warns once.
 func (h *Handler) countStrays(w http.ResponseWriter) http.ResponseWriter {
 	return onStatus(w, func(status int) {
-		if status < http.StatusMultipleChoices && h.strays.n.Add(1) == manyStrays {
+		if isSuccess(status) && h.strays.n.Add(1) == manyStrays {
 			h.logger.Warn("matrix_presence sees /_matrix/client/ only within longer paths, so it does nothing: " +
 				"a handler after it takes a prefix off, such as handle_path; put matrix_presence into that block")
 		}

@@ -163,27 +163,22 @@ func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyh
 // request is served, and forgotten when it turns out: nothing waits for it. If homeservers
 // read its credential differently, it is anybody's whose token it has.
 func (h *Handler) mayChange(r *http.Request, next caddyhttp.Handler) (again func()) {
-	authorization := r.Header["Authorization"]
-	credential, err := policy.ParseCredential(authorization, r.URL.RawQuery)
-	credentials := []policy.Credential{credential}
-	if err != nil {
-		credentials = nil
-		for _, token := range policy.CandidateTokens(authorization, r.URL.RawQuery) {
-			credentials = append(credentials, policy.Credential{Token: token})
-		}
+	shown, certain := shownCredentials(r)
+	doubt := func(c policy.Credential, userID string) {
+		h.unsettle(userID)
+		h.memory.devices.Doubt(userID, h.memory.deviceOf(c, userID), h.memory.now())
 	}
 	forget := func() (known bool) {
-		for _, c := range credentials {
+		for _, c := range shown {
 			if userID := h.memory.identities.LastKnown(c); userID != "" {
-				h.unsettle(userID)
-				h.memory.devices.Doubt(userID, h.memory.deviceOf(c, userID), h.knownDialect())
+				doubt(c, userID)
 				known = true
 			}
 		}
 		return known
 	}
-	if !forget() && err == nil {
-		h.learn(r, next, credential, h.unsettle)
+	if !forget() && certain {
+		h.learn(r, next, shown[0], func(userID string) { doubt(shown[0], userID) })
 	}
 	return func() { forget() }
 }
@@ -208,7 +203,7 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	changes()
 	status := 0
-	refusal, finish := h.memory.watchRefusal(w, credential)
+	refusal, finish := h.watchRefusal(w, r, credential)
 	defer finish()
 	w = onStatus(refusal, func(code int) {
 		status = code
@@ -330,22 +325,29 @@ type brokenReader struct{ err error }
 
 func (b brokenReader) Read([]byte) (int, error) { return 0, b.err }
 
-// wrote notes a presence write that the homeserver has taken: it is what its device last
-// asked for, as if by a sync.
-func (h *Handler) wrote(write *policy.PresenceWrite) {
+// beginWrite notes a presence write that is on its way to the homeserver. What is returned must
+// be called when that has answered it with a status, 0 for none: taken, it is what its device
+// last asked for, as if by a sync. Unless it was taken or refused, it may have been.
+func (h *Handler) beginWrite(write *policy.PresenceWrite, began time.Time) (answered func(status int)) {
 	if !h.watchesSyncs() {
-		return
+		return func(int) {}
 	}
-	dialect := h.knownDialect()
-	state := policy.BodyPresence(write.Body, dialect)
-	h.memory.devices.Wrote(write.UserID, write.Fingerprint, state, dialect, h.memory.now())
+	m, dialect := h.memory, h.knownDialect()
+	under := m.devices.BeginWrite(write.UserID, write.Fingerprint, dialect, began)
+	return func(status int) {
+		if status != 0 && status < http.StatusMultipleChoices {
+			under.Taken(policy.BodyPresence(write.Body, dialect), dialect, m.now())
+		} else {
+			under.Failed(status == 0 || status >= http.StatusInternalServerError, m.now())
+		}
+	}
 }
 
-// writeAnswered notes that a presence write was answered with a status, 0 for none. Unless it
-// was taken or refused, the homeserver may have applied it.
-func (h *Handler) writeAnswered(write *policy.PresenceWrite, status int) {
-	if h.watchesSyncs() && (status == 0 || status >= http.StatusInternalServerError) {
-		h.memory.devices.Doubt(write.UserID, write.Fingerprint, h.knownDialect())
+// doubtAfterWrite has the next sync of a device go through, because a write of it waits, or went by
+// and may have been taken. To Dendrite's syncs that is nothing, see [policy.DeviceWrite].
+func (h *Handler) doubtAfterWrite(userID string, device [16]byte) {
+	if h.knownDialect() != dendrite {
+		h.memory.devices.Doubt(userID, device, h.memory.now())
 	}
 }
 

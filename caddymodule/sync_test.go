@@ -43,7 +43,7 @@ func (p *proxy) knows(token string) {
 	p.hs.mu.Unlock()
 	if ids := p.handler.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
 		under := ids.Begin(policy.Credential{Token: token})
-		under.Learn(policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now().Add(time.Minute))
+		under.Learn(policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now())
 		under.End()
 	}
 }

@@ -3,10 +3,12 @@ package caddymodule
 import (
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"mime"
 	"net/http"
@@ -54,12 +56,23 @@ func (s *subresponse) matrixError() string {
 	var object struct {
 		Errcode string `json:"errcode"`
 	}
-	if s.err != nil || s.large || !s.isJSON() || json.Unmarshal(s.body, &object) != nil {
+	if !s.decode(&object) {
 		return ""
 	}
 	return object.Errcode
 }
 
+// decode decodes an answer, and reports false if it isn't JSON, or not all of it.
+func (s *subresponse) decode(into any) bool {
+	return s.err == nil && !s.large && s.isJSON() && json.Unmarshal(s.body, into) == nil
+}
+
+// isWholeJSON tells of an answer that all of it is there, and JSON.
+func (s *subresponse) isWholeJSON() bool {
+	return s.err == nil && !s.large && s.isJSON() && json.Valid(s.body)
+}
+
+// isJSON tells that an answer says so of itself, and has no coding.
 func (s *subresponse) isJSON() bool {
 	if s.header.Get("Content-Encoding") != "" {
 		return false
@@ -239,7 +252,9 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 		return answer
 	}
 	answer.status, answer.body, answer.large = collected.status, collected.body.Bytes(), collected.large
-	answer.unpack()
+	if err := answer.unpack(); err != nil {
+		answer.err = caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("unpacking the homeserver's answer: %w", err))
+	}
 	answer.site = s.site.proxies && !proxied && answer.status >= http.StatusMultipleChoices || s.site.authenticates && answer.isAuthentication()
 	origin := request.Header.Get("Origin")
 	answer.echoes = origin != "" && answer.header.Get(corsPrefix+"Allow-Origin") == origin
@@ -248,6 +263,22 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 
 // proxiedPlaceholder is set by reverse_proxy when it is done with a request.
 const proxiedPlaceholder = "http.reverse_proxy.duration"
+
+// isSites returns what tells of the answer to a client's own request, once that has begun,
+// whether it is of the site's own handlers: no reverse_proxy has brought it. One before us
+// that asks an authentication service has left its time in the same placeholder.
+func (h *Handler) isSites(r *http.Request) (own func() bool) {
+	placeholders, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok || !h.named.proxies {
+		return func() bool { return false }
+	}
+	const took = "http.reverse_proxy.upstream.latency"
+	before, _ := placeholders.Get(took)
+	return func() bool {
+		now, _ := placeholders.Get(took)
+		return now == before
+	}
+}
 
 // prepare makes the request one of Caddy's. Route groups and variables are kept in the
 // context: with the client's own, the client's request would find its routes done already.
@@ -272,20 +303,25 @@ func (s subrequest) prepare(ctx context.Context, replacer *caddy.Replacer, w htt
 	return request
 }
 
-// unpack takes gzip off an answer. The transport does that itself unless the site asks
-// the homeserver for gzip.
-func (s *subresponse) unpack() {
+// unpack takes gzip off an answer: one to a request of ours if the site asks the homeserver
+// for gzip, else the transport does that itself, or one that the client asked for.
+func (s *subresponse) unpack() error {
 	encoding := strings.ToLower(strings.Join(s.header["Content-Encoding"], ", "))
 	if s.large || encoding != "gzip" && encoding != "x-gzip" {
-		return
+		return nil
 	}
-	plain, err := gunzip(s.body)
+	unpacker, err := gzip.NewReader(bytes.NewReader(s.body))
 	if err != nil {
-		s.err = caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("unpacking the homeserver's answer: %w", err))
-		return
+		return err
+	}
+	plain, err := io.ReadAll(io.LimitReader(unpacker, maxSubresponse+1))
+	if err != nil {
+		return err
 	}
 	s.body, s.large = plain, len(plain) > maxSubresponse
+	s.header = s.header.Clone()
 	s.header.Del("Content-Encoding")
+	return nil
 }
 
 // errBrokeOff says that an answer ended before it was whole.

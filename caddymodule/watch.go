@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bytes"
-	"encoding/json"
 	"io"
 	"net/http"
 
@@ -59,7 +58,7 @@ func (c *watch) lookIfWhole() {
 	if c.tries++; c.tries > maxLooks || plain && !bytes.HasSuffix(bytes.TrimSpace(c.body.Bytes()), []byte("}")) {
 		return
 	}
-	if a := c.answer(); !a.large && a.isJSON() && json.Valid(a.body) {
+	if a := c.answer(); a.isWholeJSON() {
 		c.done = true
 		c.look(a)
 	}
@@ -76,18 +75,25 @@ func (c *watch) finish() {
 // 401, such as that of a locked account, are about an account or a request.
 const unknownToken = "M_UNKNOWN_TOKEN"
 
-// watchRefusal returns a writer that notes if the homeserver refuses a credential, and a
-// function to be called when the answer is over.
-func (m *memory) watchRefusal(w http.ResponseWriter, c policy.Credential) (http.ResponseWriter, func()) {
+// watchRefusal returns a writer that notes if the homeserver refuses the credential of a
+// request, and a function to be called when the answer is over.
+func (h *Handler) watchRefusal(w http.ResponseWriter, r *http.Request, c policy.Credential) (http.ResponseWriter, func()) {
 	var was holder
+	m, isSites := h.memory, h.isSites(r)
 	return newWatch(w, func(status int) bool {
-		if status != http.StatusUnauthorized {
+		if status != http.StatusUnauthorized || isSites() {
 			return false
 		}
 		was = m.holderOf(c)
-		m.identities.Doubt(c) // before the client learns of it
+		if !h.named.authenticates {
+			m.identities.Doubt(c) // before the client learns of it
+		}
 		return true
-	}, func(answer *subresponse) { m.refused(c, was, answer) })
+	}, func(answer *subresponse) {
+		if !h.named.authenticates || !answer.isAuthentication() {
+			m.refused(c, was, answer)
+		}
+	})
 }
 
 // refused notes that the homeserver has refused a credential with status 401.

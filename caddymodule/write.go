@@ -76,6 +76,7 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 	// before the body.
 	first := class.absorb || class.coalesce
 	if first {
+		h.dialect(r, next) // for the next ones: whether a write may wait is the homeserver's
 		var ok bool
 		if write.Body, ok = h.readBody(w, r); !ok {
 			return true
@@ -121,26 +122,27 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 	fence := h.memory.presence.BeginWrite(write.UserID)
 	// Also for a handler that absorbs nothing itself: another of this memory may.
 	attempt := h.memory.repeats.Begin(write.UserID, began)
-	acknowledged, answered := false, 0
+	acknowledged, known := false, false
+	answered := h.beginWrite(&write.PresenceWrite, began)
 	// Also when the client went away, or the answer broke off and reverse_proxy
 	// panics: the homeserver may have applied it.
 	defer func() {
 		h.endFence(fence, began, acknowledged, write.Body)
-		h.writeAnswered(&write.PresenceWrite, answered)
+		if !known {
+			answered(0)
+		}
 		if acknowledged && write.class.absorb {
 			attempt.End(&write.PresenceWrite)
 		} else {
 			attempt.End(nil)
 		}
 	}()
-	w, finish := h.memory.watchRefusal(w, write.credential)
+	w, finish := h.watchRefusal(w, r, write.credential)
 	defer finish()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
-		if answered = status; status < http.StatusMultipleChoices {
-			h.wrote(&write.PresenceWrite)
-			acknowledged = true
-		}
+		known, acknowledged = true, status < http.StatusMultipleChoices
+		answered(status) // before the client hears of it
 	})
 }
 

@@ -163,12 +163,8 @@ func (d Dialect) writePresence(word string) (state Presence, is taken) {
 			return ParsePresence(word), surelyTaken
 		}
 		return NoPresence, notTaken
-	case Tuwunel: // Ruma's names; the device is offline after any other
-		switch word {
-		case "online", "unavailable", "offline", "busy":
-			return ParsePresence(word), surelyTaken
-		}
-		return Offline, surelyTaken
+	case Tuwunel:
+		return ruma(word), surelyTaken
 	}
 	// As long as it isn't recognised: what some homeserver takes for what it says.
 	if state = ParsePresence(word); state == NoPresence {

@@ -53,7 +53,8 @@ type deviceShard struct {
 }
 
 type userDevices struct {
-	shared  spoken // where the homeserver doesn't tell devices apart
+	dialect Dialect // of the homeserver that was told
+	shared  spoken  // where the homeserver doesn't tell devices apart
 	devices []*device
 }
 
@@ -64,6 +65,7 @@ type device struct {
 	asked       int64 // when it last said so
 	synced      int64 // when it last did so by a sync
 	syncs       int   // under way, whatever became of them
+	writes      int   // in flight, so that the homeserver may take one any time
 	spoken      spoken
 }
 
@@ -95,6 +97,17 @@ func (s *spoken) tell(at int64) {
 	s.fed, s.heard, s.alive = at, at, at
 	s.written, s.bumped, s.doubted = false, false, false
 	s.version++
+}
+
+// doubt notes that the homeserver may have been told anything. What lingers lingers from then on.
+func (s *spoken) doubt(at int64) {
+	s.doubted, s.changed = true, max(s.changed, at)
+}
+
+// void notes that it isn't known what the homeserver holds.
+func (s *spoken) void() {
+	s.state, s.by = NoPresence, nil
+	s.version++ // so that no sync that is refused brings it back
 }
 
 // mayBeGone tells that the homeserver may have taken the device for gone: no sync of it is
@@ -244,7 +257,15 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 }
 
 // told returns what the homeserver was told of a device, as far as it tells devices apart.
+// What another kind of homeserver was told, or one of an unknown kind, says nothing of it.
 func (u *userDevices) told(dev *device, dialect Dialect) *spoken {
+	if u.dialect != dialect {
+		u.dialect = dialect
+		u.shared.void()
+		for _, other := range u.devices {
+			other.spoken.void()
+		}
+	}
 	if dialect.merges() {
 		return &dev.spoken
 	}
@@ -263,10 +284,11 @@ func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap 
 	keep, lasts := rules.Dialect.Keep(), int64(rules.Dialect.lasts())
 	holds := s.state != NoPresence && (s.open > 0 || at < s.heard+lasts)
 	gone := s.mayBeGone(rules.Dialect, at)
+	unsure := s.bumped || s.doubted || dev.writes > 0 && rules.Dialect != Dendrite || rules.Dialect == UnknownDialect
 	// The client comes again after some such time as it took to come now. Until then
 	// the homeserver must not miss it: what is taken out is no more than what leaves
 	// the state in place all that time.
-	quiet := holds && keep != "" && !s.written && !s.bumped && !s.doubted &&
+	quiet := holds && keep != "" && !s.written && !unsure &&
 		ask.Timeout+gap < time.Duration(s.fed+lasts-at)-spareMargin
 
 	same := s.state == ask.Presence
@@ -279,7 +301,7 @@ func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap 
 		if quiet && at < s.fed+int64(rules.Refresh) && !lingering && !rules.Watch {
 			return SyncDecision{Verdict: SyncSpared, Value: keep}
 		}
-		changes := lingering || gone || s.bumped || s.doubted
+		changes := lingering || gone || unsure
 		s.by = dev
 		s.tell(at)
 		return SyncDecision{Verdict: SyncRepeated, Changes: changes, Told: true}
@@ -293,9 +315,8 @@ func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap 
 		case s.by == dev && s.state < ask.Presence:
 			// What holds must not end meanwhile. It is what this client asked for before,
 			// and no more than it asks for now.
-			changes := s.bumped || s.doubted
 			s.tell(at)
-			return SyncDecision{Verdict: SyncLimited, Value: s.state.String(), Changes: changes, Told: true}
+			return SyncDecision{Verdict: SyncLimited, Value: s.state.String(), Changes: unsure, Told: true}
 		}
 		// There is nothing that it could say instead. It can't be repeated without end:
 		// to go down again it has to go up first.
@@ -350,32 +371,86 @@ func (s SyncDecision) Refuse() {
 	if now.alive > now.fed {
 		before.alive = now.alive
 	}
+	if now.changed > now.fed { // by a doubt
+		before.changed = now.changed
+	}
 	if before.version < before.unsure {
 		before.state = NoPresence
 	}
 	*now = before
 }
 
-// Wrote notes a presence write of a device that the homeserver has taken. NoPresence
-// is for a state that isn't known.
+// DeviceWrite is a presence write of a device that is on its way. [DeviceWrite.Taken] or
+// [DeviceWrite.Failed] must be called when it is over. Meanwhile the device's syncs go through:
+// the homeserver may take the write at any time.
 //
 // Dendrite compares what syncs ask for with what they asked for before, and nothing else
 // (syncapi/sync/requestpool.go, updatePresenceInternal), so that to its syncs a write is
 // nothing.
-func (d *Devices) Wrote(userID string, fingerprint [16]byte, state Presence, dialect Dialect, now time.Time) {
+type DeviceWrite struct {
+	devices *Devices // nil if it is nothing
+	shard   *deviceShard
+	user    *userDevices
+	device  *device
+	began   int64
+}
+
+// BeginWrite notes that a write of a device is on its way.
+func (d *Devices) BeginWrite(userID string, fingerprint [16]byte, dialect Dialect, now time.Time) DeviceWrite {
 	if dialect == Dendrite {
-		return
+		return DeviceWrite{}
 	}
 	at := int64(now.Sub(d.epoch))
 	shard, hash := d.shardOf(userID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	user, dev := shard.device(hash, fingerprint)
-	dev.asked, dev.wants = at, state
-	told := user.told(dev, dialect)
-	told.state, told.by, told.changed, told.heard, told.alive = state, nil, at, at, at
-	told.written, told.bumped, told.doubted = true, false, false
+	dev.asked = max(dev.asked, at)
+	dev.writes++
+	return DeviceWrite{d, shard, user, dev, at}
+}
+
+// Taken notes that the homeserver has taken the write. NoPresence is for a state that isn't
+// known. It isn't either if the device has said something else since the write began, by a
+// sync or another write: nobody knows which one the homeserver took last.
+func (w DeviceWrite) Taken(state Presence, dialect Dialect, now time.Time) {
+	if w.devices == nil {
+		return
+	}
+	at := int64(now.Sub(w.devices.epoch))
+	w.shard.mu.Lock()
+	defer w.shard.mu.Unlock()
+	w.device.writes--
+	if dialect == Dendrite {
+		return
+	}
+	told := w.user.told(w.device, dialect)
+	if told.state != state && max(told.fed, told.changed) >= w.began {
+		state = NoPresence
+	}
+	w.device.asked, w.device.wants = at, state
+	told.state, told.by, told.changed = state, nil, at
+	// It may have come long before the answer to it.
+	told.heard, told.alive = max(told.heard, w.began), max(told.alive, w.began)
+	// What made the user online may have come after it, and be no more now.
+	told.written, told.bumped, told.doubted = true, false, told.doubted || told.bumped
 	told.version++
+}
+
+// Failed notes that the write is over, and whether the homeserver may have taken it all
+// the same.
+func (w DeviceWrite) Failed(mayHave bool, now time.Time) {
+	if w.devices == nil {
+		return
+	}
+	w.shard.mu.Lock()
+	defer w.shard.mu.Unlock()
+	w.device.writes--
+	if mayHave {
+		at := int64(now.Sub(w.devices.epoch))
+		w.user.shared.doubt(at)
+		w.device.spoken.doubt(at)
+	}
 }
 
 // Active notes that a device of the user did what a homeserver takes them for active by,
@@ -393,8 +468,9 @@ func (d *Devices) Active(userID string, fingerprint [16]byte, dialect Dialect, b
 	}
 	changes = true
 	from, at := int64(began.Sub(d.epoch)), int64(now.Sub(d.epoch))
-	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) {
-		changes = told.state < Online || told.state == Busy && dialect != Synapse || told.mayBeGone(dialect, at)
+	d.ofKnown(userID, fingerprint, dialect, func(dev *device, told *spoken) {
+		changes = told.state < Online || told.state == Busy && dialect != Synapse || told.mayBeGone(dialect, at) ||
+			told.doubted || dev.writes > 0 || dialect == UnknownDialect
 		told.bumped = told.bumped || changes
 		told.alive = max(told.alive, from)
 	})
@@ -427,20 +503,28 @@ func (d *Devices) forget(userID string, ended func(*device) bool) {
 	}
 }
 
-// Writes notes that a write of a device is on its way or waits to be sent, so that the
-// next sync goes through.
-func (d *Devices) Writes(userID string, fingerprint [16]byte, dialect Dialect) {
-	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) { told.written = true })
-}
-
 // Doubt notes that the homeserver may have been told anything of a device, by a sync that
-// could not be judged.
-func (d *Devices) Doubt(userID string, fingerprint [16]byte, dialect Dialect) {
-	d.ofKnown(userID, fingerprint, dialect, func(told *spoken) { told.doubted = true })
+// could not be judged, or a write of which isn't known what became. Where all devices have
+// one state, it is that which may be another, also by a device that isn't known.
+func (d *Devices) Doubt(userID string, fingerprint [16]byte, now time.Time) {
+	at := int64(now.Sub(d.epoch))
+	shard, hash := d.shardOf(userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	user, ok := shard.users.Peek(hash)
+	if !ok {
+		return
+	}
+	user.shared.doubt(at)
+	for _, dev := range user.devices {
+		if dev.fingerprint == fingerprint {
+			dev.spoken.doubt(at)
+		}
+	}
 }
 
-// ofKnown calls f with what the homeserver was told of a device, if it is known.
-func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect Dialect, f func(told *spoken)) {
+// ofKnown calls f with a device and what the homeserver was told of it, if it is known.
+func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect Dialect, f func(dev *device, told *spoken)) {
 	shard, hash := d.shardOf(userID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -450,7 +534,7 @@ func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect Dialect, 
 	}
 	for _, dev := range user.devices {
 		if dev.fingerprint == fingerprint {
-			f(user.told(dev, dialect))
+			f(dev, user.told(dev, dialect))
 		}
 	}
 }

@@ -18,6 +18,8 @@ type habit struct {
 	writes         float64 // seconds between two
 	active         float64 // the same, 0 for never
 	away           bool    // it does nothing
+	unjudged       float64 // the share of its syncs that can't be judged
+	slow           float64 // how long a write takes
 }
 
 func newHabit(random *rand.Rand, dialect Dialect) habit {
@@ -37,6 +39,7 @@ func newHabit(random *rand.Rand, dialect Dialect) habit {
 	if random.IntN(4) == 0 {
 		h.write, h.writes = testkit.Pick(random, "online", "unavailable", "offline"), testkit.Pick(random, 3., 11, 40)
 	}
+	h.unjudged, h.slow = testkit.Pick(random, 0, 0, 0, .1), testkit.Pick(random, 0., 0, 2, 20)
 	if random.IntN(4) == 0 {
 		h.active = testkit.Pick(random, 2., 20, 70)
 	}
@@ -52,24 +55,34 @@ type twins struct {
 	direct, behind *testkit.Homeserver
 	devices        *Devices
 	limiter        *Limiter
+	watch          bool    // nothing is changed by us
+	known          Dialect // as which we know it
 	limit          Limit
 	cached         string
+	writing        int                      // writes in flight: nothing is kept
 	wrote          string                   // last
 	asked          map[byte]map[string]bool // by each device's syncs
 }
 
 const twin = "@a:b"
 
-func (tw *twins) sync(device byte, h habit, now time.Time) (end func(now time.Time)) {
+func (tw *twins) sync(device byte, h habit, judged bool, now time.Time) (end func(now time.Time)) {
 	query := "since=s&set_presence=" + h.word
 	_, endDirect := tw.direct.Sync(twin, string(device), query, nil, now)
-	q := ParseSyncQuery(tw.dialect, query)
+	q := ParseSyncQuery(tw.known, query)
+	if !judged || !q.Certain || tw.known == UnknownDialect && !tw.watch {
+		// As if its token wasn't known, or its query odd.
+		tw.doubt(device, now)
+		_, endBehind := tw.behind.Sync(twin, string(device), query, nil, now)
+		tw.doubt(device, now)
+		return func(now time.Time) { endDirect(now); endBehind(now) }
+	}
 	if q.Sets == NoPresence {
 		_, endBehind := tw.behind.Sync(twin, string(device), query, nil, now)
 		return func(now time.Time) { endDirect(now); endBehind(now) }
 	}
 	decision := tw.devices.Sync(SyncAsk{twin, [16]byte{device}, q.Sets, seconds(h.timeout)}, SyncRules{
-		Dialect: tw.dialect, Refresh: 20 * time.Second,
+		Dialect: tw.known, Watch: tw.watch, Refresh: 20 * time.Second,
 		Allow: func() bool { _, ok := tw.limiter.Take(twin, tw.limit, now); return ok },
 	}, now)
 	if tw.asked[device] == nil {
@@ -96,18 +109,39 @@ func (tw *twins) sync(device byte, h habit, now time.Time) (end func(now time.Ti
 	}
 }
 
-func (tw *twins) write(device byte, h habit, now time.Time) {
+func (tw *twins) doubt(device byte, now time.Time) {
+	tw.devices.Doubt(twin, [16]byte{device}, now)
+	tw.cached = ""
+}
+
+// write is a presence write that the homeserver takes at some time between begin and end. Its
+// answer may get lost.
+func (tw *twins) write(device byte, h habit, lost bool, began time.Time) (takes, end func(now time.Time)) {
 	body := []byte(`{"presence":"` + h.write + `"}`)
-	tw.direct.Put(twin, string(device), body, now)
-	tw.behind.Put(twin, string(device), body, now)
-	tw.devices.Wrote(twin, [16]byte{device}, BodyPresence(body, tw.dialect), tw.dialect, now)
-	tw.cached, tw.wrote = "", h.write
+	fingerprint := [16]byte{device}
+	under := tw.devices.BeginWrite(twin, fingerprint, tw.known, began)
+	tw.writing++
+	takes = func(now time.Time) {
+		tw.direct.Put(twin, string(device), body, now)
+		tw.behind.Put(twin, string(device), body, now)
+		tw.wrote = h.write
+	}
+	end = func(now time.Time) {
+		if lost {
+			under.Failed(true, now)
+		} else {
+			under.Taken(BodyPresence(body, tw.known), tw.known, now)
+		}
+		tw.writing--
+		tw.cached = ""
+	}
+	return takes, end
 }
 
 func (tw *twins) activity(device byte, now time.Time) {
 	tw.direct.Active(twin, string(device), now)
 	tw.behind.Active(twin, string(device), now)
-	if tw.devices.Active(twin, [16]byte{device}, tw.dialect, now, now) {
+	if tw.devices.Active(twin, [16]byte{device}, tw.known, now, now) {
 		tw.cached = ""
 	}
 }
@@ -116,6 +150,10 @@ func (tw *twins) activity(device byte, now time.Time) {
 // changed it since.
 func (tw *twins) look(now time.Time) {
 	shown, timed := tw.behind.Presence(twin, now)
+	if tw.writing > 0 {
+		tw.cached = ""
+		return
+	}
 	if tw.cached == "" || !timed.IsZero() && now.Sub(timed) > 30*time.Second { // ttl
 		tw.cached = shown
 	}
@@ -138,10 +176,26 @@ func TestSyncsShowWhatTheyWouldWithoutUs(t *testing.T) {
 			tw := &twins{
 				t: t, what: fmt.Sprintf("%s, round %d", name, round), dialect: dialect, limit: limit,
 				direct: testkit.NewHomeserver(name, testkit.Epoch), behind: testkit.NewHomeserver(name, testkit.Epoch),
+				watch: random.IntN(4) == 0, known: dialect,
 				devices: NewDevices(100, testkit.Epoch), limiter: NewLimiter(100, testkit.Epoch), asked: make(map[byte]map[string]bool),
 			}
 			tw.run(random, 1+random.IntN(3))
 		}
+	}
+}
+
+// turn changes something else between two phases: the homeserver isn't recognised any more, or is
+// again; a device is forgotten.
+func (tw *twins) turn(random *rand.Rand) {
+	tw.known = tw.dialect
+	if random.IntN(5) == 0 {
+		tw.known = UnknownDialect
+	}
+	switch random.IntN(6) {
+	case 0:
+		tw.devices.Forget(twin, [16]byte{byte('p' + random.IntN(3))})
+	case 1:
+		tw.devices.ForgetUser(twin)
 	}
 }
 
@@ -172,15 +226,22 @@ func (tw *twins) run(random *rand.Rand, devices int) {
 	var habits []string
 	var history []string // of the direct one, each second
 	for n := range phases {
+		tw.turn(random)
 		begin, end := float64(n)*phase, float64(n+1)*phase
 		habits = nil
 		highest := "" // that a device asks for
+		sure := true
 		for i := range devices {
 			device, h := byte('p'+i), newHabit(random, tw.dialect)
 			habits = append(habits, fmt.Sprintf("%c %+v", device, h))
 			if h.away {
 				continue
 			}
+			// There, what couldn't be judged counts for a moment.
+			sure = sure && (tw.dialect != Dendrite || h.unjudged == 0)
+			// What Synapse has once taken for gone, up to refresh sooner, no activity brings back, but
+			// it would have kept it in place.
+			sure = sure && (tw.dialect != Synapse || h.word != "offline" || h.active == 0)
 			if testkit.StateRank(h.word) > testkit.StateRank(highest) {
 				highest = h.word
 			}
@@ -190,7 +251,7 @@ func (tw *twins) run(random *rand.Rand, devices int) {
 					return
 				}
 				then(at, func(now time.Time) {
-					over := tw.sync(device, h, now)
+					over := tw.sync(device, h, random.Float64() >= h.unjudged, now)
 					done := min(at+h.timeout, end)
 					then(done, func(now time.Time) {
 						over(now)
@@ -201,7 +262,13 @@ func (tw *twins) run(random *rand.Rand, devices int) {
 			}
 			poll(begin + random.Float64()*5)
 			for at := begin + random.Float64()*h.writes; h.write != "" && at < end; at += h.writes {
-				then(at, func(now time.Time) { tw.write(device, h, now) })
+				lost, done := random.IntN(8) == 0, min(at+h.slow, end)
+				taken := at + random.Float64()*(done-at)
+				then(at, func(now time.Time) {
+					takes, over := tw.write(device, h, lost, now)
+					then(taken, takes)
+					then(done, over)
+				})
 			}
 			for at := begin + random.Float64()*h.active; h.active > 0 && at < end; at += h.active {
 				then(at, func(now time.Time) { tw.activity(device, now) })
@@ -212,7 +279,7 @@ func (tw *twins) run(random *rand.Rand, devices int) {
 				tw.look(now)
 				shown, _ := tw.direct.Presence(twin, now)
 				history = append(history, shown)
-				if at < end-10 {
+				if at < end-10 || !sure {
 					return
 				}
 				was := make(map[string]bool)

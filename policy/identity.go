@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -84,9 +85,9 @@ type identityShard struct {
 // parameters. Base and parameters are in shards of their own, so that an
 // appservice's many users are spread over all of them.
 type identity struct {
-	userID  string // empty in a base entry if only masquerades were looked up
-	expires int64  // nanoseconds since the table's epoch
-	asOf    uint64 // number of the last revocation when the homeserver was asked
+	userID string // empty in a base entry if only masquerades were looked up
+	asked  int64  // when the homeserver was, in nanoseconds since the table's epoch
+	asOf   uint64 // number of the last revocation by then
 
 	// base names a base entry. An entry with parameters holds the name of its
 	// base and is void without it, so dropping the base drops them all.
@@ -98,7 +99,7 @@ type identity struct {
 
 type rejected struct {
 	rejection *Rejection
-	expires   int64
+	asked     int64
 }
 
 // Rejection is the homeserver's answer, with status 401, to a token that it does
@@ -111,6 +112,11 @@ type Rejection struct {
 func (r *Rejection) equal(other *Rejection) bool {
 	return r.Body == other.Body && maps.EqualFunc(r.Header, other.Header, slices.Equal)
 }
+
+// Lifetimes says for how long the homeserver's answers are good, from when it was asked. They
+// are not kept with the answers: those of who looks one up apply, so that another
+// configuration takes effect at once.
+type Lifetimes struct{ Identity, Rejection time.Duration }
 
 // WhoAmI is the homeserver's answer to a token that it knows.
 type WhoAmI struct {
@@ -125,7 +131,7 @@ func NewIdentities(tokens int, now time.Time) *Identities {
 	t := &Identities{epoch: now}
 	rand.Read(t.secret[:]) // never fails, see crypto/rand
 	for i := range t.shards {
-		t.shards[i].identities = sampled.New[tokenKey](tokens/identityShards, func(a, b identity) bool { return a.expires < b.expires })
+		t.shards[i].identities = sampled.New[tokenKey](tokens/identityShards, func(a, b identity) bool { return a.asked < b.asked })
 		t.shards[i].rejections = newLRU[tokenKey, rejected](tokens/identityShards/8, nil)
 		t.shards[i].inquiries = make(map[tokenKey]*inquiries)
 	}
@@ -145,7 +151,7 @@ func newLRU[K comparable, V any](size int, onEvict simplelru.EvictCallback[K, V]
 }
 
 // Resize changes how many tokens are kept. Of a smaller table those go first that
-// end first.
+// were asked about first.
 func (t *Identities) Resize(tokens int) {
 	for i := range t.shards {
 		shard := &t.shards[i]
@@ -165,23 +171,39 @@ func (t *Identities) Resize(tokens int) {
 
 // Lookup returns the user on whose behalf c acts, or the homeserver's rejection
 // of c. Neither means that the homeserver has to be asked.
-func (t *Identities) Lookup(c Credential, now time.Time) (userID string, rejection *Rejection) {
-	key := t.key(c.Token)
+func (t *Identities) Lookup(c Credential, now time.Time, good Lifetimes) (userID string, rejection *Rejection) {
+	return t.lookup(c, t.before(now, good.Identity), t.before(now, good.Rejection))
+}
+
+// before returns a moment so long before now, in nanoseconds since the table's epoch.
+func (t *Identities) before(now time.Time, age time.Duration) int64 {
 	at := int64(now.Sub(t.epoch))
+	if at < math.MinInt64+int64(age) {
+		return math.MinInt64
+	}
+	return at - int64(age)
+}
+
+// ever is before everything that was asked.
+const ever = math.MinInt64
+
+// lookup is Lookup of what was asked after a moment.
+func (t *Identities) lookup(c Credential, since, rejectedSince int64) (userID string, rejection *Rejection) {
+	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
 	base, ok := shard.identities.Get(key)
 	if !ok {
 		known, ok := shard.rejections.Get(key)
 		shard.mu.Unlock()
-		if ok && at < known.expires {
+		if ok && known.asked > rejectedSince {
 			return "", known.rejection
 		}
 		return "", nil
 	}
 	if c = base.effective(c); c.UserID == "" && c.DeviceID == "" {
 		defer shard.mu.Unlock()
-		return t.valid(shard, key, base, at), nil
+		return t.valid(shard, key, base, since), nil
 	}
 	shard.mu.Unlock()
 
@@ -190,7 +212,7 @@ func (t *Identities) Lookup(c Credential, now time.Time) (userID string, rejecti
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if found, ok := shard.identities.Get(key); ok && found.base == base.base {
-		return t.valid(shard, key, found, at), nil
+		return t.valid(shard, key, found, since), nil
 	}
 	return "", nil
 }
@@ -198,7 +220,7 @@ func (t *Identities) Lookup(c Credential, now time.Time) (userID string, rejecti
 // LastKnown is Lookup of what has expired too, as long as there is room for it: whose a
 // token that nobody has revoked is doesn't change. It is for what authorises nothing.
 func (t *Identities) LastKnown(c Credential) (userID string) {
-	userID, _ = t.Lookup(c, t.epoch) // nothing has expired by then
+	userID, _ = t.lookup(c, ever, ever)
 	return userID
 }
 
@@ -217,14 +239,14 @@ func (t *Identities) WasKnown(c Credential) bool {
 // WasRejected reports whether Lookup returns a rejection of c, or did before that expired, as
 // long as there is room for it.
 func (t *Identities) WasRejected(c Credential) bool {
-	_, rejection := t.Lookup(c, t.epoch)
+	_, rejection := t.lookup(c, ever, ever)
 	return rejection != nil
 }
 
-// valid returns the user of an entry that has not ended and that no revocation has
-// touched, or "". It needs the shard's lock.
-func (t *Identities) valid(shard *identityShard, key tokenKey, e identity, at int64) string {
-	if at >= e.expires || !t.current(shard, key, e) {
+// valid returns the user of an entry that was asked for after a moment and that no
+// revocation has touched, or "". It needs the shard's lock.
+func (t *Identities) valid(shard *identityShard, key tokenKey, e identity, since int64) string {
+	if e.asked <= since || !t.current(shard, key, e) {
 		return ""
 	}
 	return e.userID
@@ -330,11 +352,11 @@ func (i Inquiry) Holds(userID string, asOf Revision) bool {
 	return revoked <= asOf.tokens && i.identities.revokedAt(userID) <= asOf.users
 }
 
-// Learn remembers until expires that the credential acts on behalf of who, as the
-// homeserver said when it was asked as of a revision.
-func (i Inquiry) Learn(who WhoAmI, asOf Revision, expires time.Time) {
+// Learn remembers that the credential acts on behalf of who, as the homeserver said when it
+// was asked then and as of a revision.
+func (i Inquiry) Learn(who WhoAmI, asOf Revision, asked time.Time) {
 	t, c, key := i.identities, i.credential, i.key
-	learned := identity{userID: who.UserID, expires: int64(expires.Sub(t.epoch)), asOf: asOf.users}
+	learned := identity{userID: who.UserID, asked: int64(asked.Sub(t.epoch)), asOf: asOf.users}
 	shard := t.shard(key)
 	shard.mu.Lock()
 	if shard.inquiries[key].revoked > asOf.tokens {
@@ -362,7 +384,7 @@ func (i Inquiry) Learn(who WhoAmI, asOf Revision, expires time.Time) {
 	}
 	if plain || base.userID == "" {
 		// A base that is only there for its masquerades lives as long as they.
-		base.expires = learned.expires
+		base.asked = learned.asked
 	}
 	shard.identities.Put(key, base)
 	shard.mu.Unlock()
@@ -378,8 +400,9 @@ func (i Inquiry) Learn(who WhoAmI, asOf Revision, expires time.Time) {
 	shard.mu.Unlock()
 }
 
-// Reject remembers until expires that the homeserver does not know c's token.
-func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Time) {
+// Reject remembers that the homeserver does not know c's token, as it said when it was
+// asked then.
+func (t *Identities) Reject(c Credential, rejection *Rejection, asked time.Time) {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -391,7 +414,7 @@ func (t *Identities) Reject(c Credential, rejection *Rejection, expires time.Tim
 		rejection = last
 	}
 	shard.lastRejection = rejection
-	if shard.rejections.Add(key, rejected{rejection, int64(expires.Sub(t.epoch))}) {
+	if shard.rejections.Add(key, rejected{rejection, int64(asked.Sub(t.epoch))}) {
 		shard.evictedRejections++
 	}
 }
@@ -450,7 +473,7 @@ func (t *Identities) forgetBase(key tokenKey, ended bool) (userID string) {
 	default:
 		// Its masquerades are void, as they hold its old name.
 		shard.identities.Put(key, identity{
-			base: t.bases.Add(1), expires: base.expires, ignoresUserID: base.ignoresUserID, ignoresDeviceID: base.ignoresDeviceID,
+			base: t.bases.Add(1), asked: base.asked, ignoresUserID: base.ignoresUserID, ignoresDeviceID: base.ignoresDeviceID,
 		})
 	}
 	return base.userID

@@ -2,7 +2,7 @@ package policy
 
 import (
 	"fmt"
-	"maps"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -13,16 +13,22 @@ import (
 
 const forever = 100 * 365 * 24 * time.Hour
 
+// lifetimes are those of the tests.
+var lifetimes = Lifetimes{Identity: time.Hour, Rejection: time.Hour}
+
+// until returns when the homeserver was asked for what is good until then.
+func until(expires time.Duration) time.Time { return testkit.At(expires - time.Hour) }
+
 // learn asks a homeserver that says who.
 func learn(t *Identities, c Credential, who WhoAmI, expires time.Duration) {
 	under := t.Begin(c)
 	defer under.End()
-	under.Learn(who, t.Revision(), testkit.At(expires))
+	under.Learn(who, t.Revision(), until(expires))
 }
 
 func wantUser(t *testing.T, ids *Identities, c Credential, now time.Duration, want string) {
 	t.Helper()
-	userID, rejection := ids.Lookup(c, testkit.At(now))
+	userID, rejection := ids.Lookup(c, testkit.At(now), lifetimes)
 	if userID != want || rejection != nil {
 		t.Errorf("%+v at %v is %q, rejection %v, want %q", c, now, userID, rejection, want)
 	}
@@ -48,6 +54,41 @@ func TestAnIdentityIsKnownUntilItExpires(t *testing.T) {
 	learn(ids, c, WhoAmI{UserID: "@a:b"}, 2*time.Minute)
 	wantUser(t, ids, c, 2*time.Minute-1, "@a:b")
 	wantCounts(t, ids, 1, 0)
+}
+
+// Once an answer kept its end, so that a lifetime that was lowered did nothing about what was
+// in memory, and of two sites with one memory the longer one applied to both.
+func TestLifetimesAreThoseOfWhoAsks(t *testing.T) {
+	ids, known, unknown := NewIdentities(100, testkit.Epoch), Credential{Token: "tok"}, Credential{Token: "made up"}
+	ghost := Credential{Token: "as", UserID: "@g:b"}
+	under := ids.Begin(known)
+	under.Learn(WhoAmI{UserID: "@a:b"}, ids.Revision(), testkit.Epoch)
+	under.End()
+	under = ids.Begin(ghost)
+	under.Learn(WhoAmI{UserID: "@g:b"}, ids.Revision(), testkit.Epoch)
+	under.End()
+	ids.Reject(unknown, &Rejection{}, testkit.Epoch)
+	for _, tc := range []struct {
+		now  time.Duration
+		good Lifetimes
+		a, r bool
+	}{
+		{time.Minute, Lifetimes{time.Minute + 1, time.Minute + 1}, true, true},
+		{time.Minute, Lifetimes{time.Minute, time.Minute}, false, false},
+		{time.Minute, Lifetimes{time.Hour, time.Second}, true, false},
+		{time.Minute, Lifetimes{time.Second, time.Hour}, false, true},
+		{0, Lifetimes{}, false, false},
+		{-time.Second, Lifetimes{time.Minute, 0}, true, true},
+		{time.Hour, Lifetimes{math.MaxInt64, math.MaxInt64}, true, true},
+		{-1 << 62, Lifetimes{math.MaxInt64, math.MaxInt64}, true, true},
+	} {
+		user, _ := ids.Lookup(known, testkit.At(tc.now), tc.good)
+		as, _ := ids.Lookup(ghost, testkit.At(tc.now), tc.good)
+		_, rejection := ids.Lookup(unknown, testkit.At(tc.now), tc.good)
+		if (user == "@a:b") != tc.a || (as == "@g:b") != tc.a || (rejection != nil) != tc.r {
+			t.Errorf("at %v with %v: %q, %q, %v", tc.now, tc.good, user, as, rejection)
+		}
+	}
 }
 
 // Whose a token was is whose it is, unless somebody has revoked it.
@@ -80,8 +121,8 @@ func TestARejectionThatHasExpiredWasOne(t *testing.T) {
 	if ids.WasRejected(unknown) {
 		t.Error("a token was rejected of which nobody has asked")
 	}
-	ids.Reject(unknown, &Rejection{Body: "{}"}, testkit.At(time.Second))
-	if _, got := ids.Lookup(unknown, testkit.At(time.Minute)); got != nil {
+	ids.Reject(unknown, &Rejection{Body: "{}"}, until(time.Second))
+	if _, got := ids.Lookup(unknown, testkit.At(time.Minute), lifetimes); got != nil {
 		t.Errorf("an expired rejection is still good: %+v", got)
 	}
 	if !ids.WasRejected(unknown) || !ids.WasRejected(Credential{Token: "unknown", UserID: "@b:b"}) {
@@ -192,9 +233,9 @@ func TestMasqueradesDoNotRunTogether(t *testing.T) {
 func TestRejectionsAreRememberedBriefly(t *testing.T) {
 	ids, c := NewIdentities(1000, testkit.Epoch), Credential{Token: "bad"}
 	rejection := &Rejection{Body: `{"errcode":"M_UNKNOWN_TOKEN","soft_logout":true}`, Header: map[string][]string{"Vary": {"Origin"}}}
-	ids.Reject(c, rejection, testkit.At(time.Minute))
+	ids.Reject(c, rejection, until(time.Minute))
 	for _, c := range []Credential{c, {Token: "bad", UserID: "@a:hs"}, {Token: "bad", DeviceID: "D"}} {
-		userID, got := ids.Lookup(c, testkit.At(time.Minute-1))
+		userID, got := ids.Lookup(c, testkit.At(time.Minute-1), lifetimes)
 		if userID != "" || got == nil || got.Body != rejection.Body || !reflect.DeepEqual(got.Header, rejection.Header) {
 			t.Errorf("%+v is %q, %+v, want the rejection", c, userID, got)
 		}
@@ -206,8 +247,8 @@ func TestRejectionsAreRememberedBriefly(t *testing.T) {
 	learn(ids, c, WhoAmI{UserID: "@a:hs"}, time.Hour)
 	wantUser(t, ids, c, 0, "@a:hs")
 	wantCounts(t, ids, 1, 0)
-	ids.Reject(c, rejection, testkit.At(time.Minute))
-	if userID, got := ids.Lookup(c, testkit.Epoch); userID != "" || got == nil {
+	ids.Reject(c, rejection, until(time.Minute))
+	if userID, got := ids.Lookup(c, testkit.Epoch, lifetimes); userID != "" || got == nil {
 		t.Errorf("a rejected token is %q, %v", userID, got)
 	}
 	wantUser(t, ids, c, time.Minute, "")
@@ -219,7 +260,7 @@ func TestARejectionEndsMasquerades(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
 	c := Credential{Token: "as", UserID: "@a:hs"}
 	learn(ids, c, WhoAmI{UserID: "@a:hs"}, forever)
-	ids.Reject(Credential{Token: "as"}, &Rejection{}, testkit.At(time.Second))
+	ids.Reject(Credential{Token: "as"}, &Rejection{}, until(time.Second))
 	wantUser(t, ids, c, time.Second, "")
 	learn(ids, Credential{Token: "as"}, WhoAmI{UserID: "@sender:hs"}, forever)
 	wantUser(t, ids, c, time.Second, "")
@@ -234,9 +275,9 @@ func TestRandomTokensPushOutNoIdentity(t *testing.T) {
 	var first *Rejection
 	for i := range 100_000 {
 		c := Credential{Token: fmt.Sprint("bad", i)}
-		ids.Reject(c, &Rejection{Body: "no", Header: map[string][]string{"Server": {"x"}}}, testkit.At(forever))
+		ids.Reject(c, &Rejection{Body: "no", Header: map[string][]string{"Server": {"x"}}}, until(forever))
 		if i == 0 {
-			_, first = ids.Lookup(c, testkit.Epoch)
+			_, first = ids.Lookup(c, testkit.Epoch, lifetimes)
 		}
 	}
 	if _, rejections := ids.Len(); rejections > tokens/8 {
@@ -275,7 +316,7 @@ func TestResizeOfIdentities(t *testing.T) {
 	ids := NewIdentities(16_000, testkit.Epoch)
 	for i := range 1000 {
 		learn(ids, Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
-		ids.Reject(Credential{Token: fmt.Sprint("bad", i)}, &Rejection{}, testkit.At(forever))
+		ids.Reject(Credential{Token: fmt.Sprint("bad", i)}, &Rejection{}, until(forever))
 	}
 	wantCounts(t, ids, 1000, 1000)
 	ids.Resize(1)
@@ -284,7 +325,7 @@ func TestResizeOfIdentities(t *testing.T) {
 	}
 	var known int
 	for i := range 1000 {
-		if userID, _ := ids.Lookup(Credential{Token: fmt.Sprint("good", i)}, testkit.Epoch); userID == fmt.Sprint("@", i, ":hs") {
+		if userID, _ := ids.Lookup(Credential{Token: fmt.Sprint("good", i)}, testkit.Epoch, lifetimes); userID == fmt.Sprint("@", i, ":hs") {
 			known++
 		} else if userID != "" {
 			t.Fatalf("token %d is %s after Resize", i, userID)
@@ -307,14 +348,17 @@ func TestNoTokenIsKeptInClear(t *testing.T) {
 	ids := NewIdentities(100, testkit.Epoch)
 	learn(ids, Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
 	learn(ids, Credential{Token: token + "2", UserID: "@masquerade:hs", DeviceID: "D"}, WhoAmI{UserID: "@masquerade:hs", DeviceID: "D"}, forever)
-	ids.Reject(Credential{Token: token + "3"}, &Rejection{Body: "rejection-body"}, testkit.At(forever))
+	ids.Reject(Credential{Token: token + "3"}, &Rejection{Body: "rejection-body"}, until(forever))
 	ids.RevokeToken(Credential{Token: token + "1"})
 	learn(ids, Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
-	for i := range 4 {
-		ids.Lookup(Credential{Token: fmt.Sprint(token, i)}, testkit.Epoch)
+	ids.Issued(token+"4", token+"5")
+	ids.Refreshed(token + "5")
+	ids.Begin(Credential{Token: token + "6"})
+	for i := range 7 {
+		ids.Lookup(Credential{Token: fmt.Sprint(token, i)}, testkit.Epoch, lifetimes)
 	}
 
-	reached := strings.Join(reachable(reflect.ValueOf(ids)), "\n")
+	reached := strings.Join(testkit.Reachable(ids), "\n")
 	for _, present := range []string{"@marker:hs", "@masquerade:hs", "rejection-body", string(ids.secret[:])} {
 		if !strings.Contains(reached, present) {
 			t.Errorf("the search does not find %q, so it proves nothing", present)
@@ -330,52 +374,6 @@ func TestNoTokenIsKeptInClear(t *testing.T) {
 	}
 }
 
-// reachable returns all strings and byte sequences that a value leads to, through
-// pointers and unexported fields too.
-func reachable(root reflect.Value) []string {
-	found := make(map[string]bool)
-	seen := make(map[uintptr]bool)
-	var walk func(v reflect.Value)
-	walk = func(v reflect.Value) {
-		switch v.Kind() {
-		case reflect.String:
-			found[v.String()] = true
-		case reflect.Pointer:
-			if !v.IsNil() && !seen[v.Pointer()] {
-				seen[v.Pointer()] = true
-				walk(v.Elem())
-			}
-		case reflect.Interface:
-			walk(v.Elem())
-		case reflect.Struct:
-			for i := range v.NumField() {
-				walk(v.Field(i))
-			}
-		case reflect.Map:
-			for _, key := range v.MapKeys() {
-				walk(key)
-				walk(v.MapIndex(key))
-			}
-		case reflect.Array, reflect.Slice:
-			var bytes []byte
-			for i := range v.Len() {
-				if e := v.Index(i); e.Kind() == reflect.Uint8 {
-					bytes = append(bytes, byte(e.Uint()))
-				} else {
-					walk(e)
-				}
-			}
-			found[string(bytes)] = true
-		}
-	}
-	walk(root)
-	var all []string
-	for s := range maps.Keys(found) {
-		all = append(all, s)
-	}
-	return all
-}
-
 func BenchmarkIdentitiesLookup(b *testing.B) {
 	ids := NewIdentities(100_000, testkit.Epoch)
 	token := Credential{Token: "syt_YWxpY2U_abcdefghijklmnopqrst_0abcde"}
@@ -383,7 +381,7 @@ func BenchmarkIdentitiesLookup(b *testing.B) {
 	unknown := Credential{Token: "unknown"}
 	learn(ids, token, WhoAmI{UserID: "@alice:example.com"}, forever)
 	learn(ids, masquerade, WhoAmI{UserID: masquerade.UserID}, forever)
-	ids.Reject(unknown, &Rejection{}, testkit.At(forever))
+	ids.Reject(unknown, &Rejection{}, until(forever))
 	for _, bm := range []struct {
 		name string
 		c    Credential
@@ -391,7 +389,7 @@ func BenchmarkIdentitiesLookup(b *testing.B) {
 		b.Run(bm.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if userID, rejection := ids.Lookup(bm.c, testkit.Epoch); userID == "" && rejection == nil {
+				if userID, rejection := ids.Lookup(bm.c, testkit.Epoch, lifetimes); userID == "" && rejection == nil {
 					b.Fatal("not known")
 				}
 			}

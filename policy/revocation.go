@@ -1,9 +1,12 @@
 package policy
 
 import (
+	"encoding/json"
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
 )
 
 // RevocationScope tells whose access tokens a request may end.
@@ -172,4 +175,26 @@ func revocationOf(userID string) (Revocation, bool) {
 		return Revocation{}, false
 	}
 	return Revocation{Scope: RevokesOther, UserID: strings.Clone(userID)}, true
+}
+
+// maxNamedTokens is how many tokens of a body are looked at.
+const maxNamedTokens = 8
+
+// NamedTokens returns the tokens that a member of a body may name: a JSON object's, or a
+// form's. It may be given more than once, and homeservers don't all take the same one.
+func NamedTokens(body []byte, member string) (tokens []string) {
+	if json.Valid(body) {
+		for key, span := range members.Of(string(body)) {
+			if key != member {
+				continue
+			}
+			if token, ok := decodeString(string(body[span.Start:span.End])); ok {
+				tokens = append(tokens, token)
+			}
+		}
+	} else {
+		form, _ := url.ParseQuery(string(body)) // as much of it as can be read
+		tokens = form[member]
+	}
+	return tokens[:min(len(tokens), maxNamedTokens)]
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/quick"
@@ -171,6 +172,27 @@ func TestRequestsThatRevokeNothing(t *testing.T) {
 	for _, tt := range tests {
 		if got, ok := ParseRevocation(tt.method, tt.path); ok || got != (Revocation{}) {
 			t.Errorf("ParseRevocation(%s %s) = %+v, %v, want none", tt.method, tt.path, got, ok)
+		}
+	}
+}
+
+// What ends may be named more than once, by JSON or by a form, and a client may make up as
+// many members as it likes.
+func TestNamedTokens(t *testing.T) {
+	for _, tc := range []struct {
+		body string
+		want []string
+	}{
+		{`{"token":"a"}`, []string{"a"}},
+		{`{"token":"a","other":"b","t\u006fken":"c"}`, []string{"a", "c"}},
+		{`{"token":null,"nested":{"token":"b"}}`, nil},
+		{`["token","a"]`, nil},
+		{"token=a&token_type_hint=access_token&token=b%2B", []string{"a", "b+"}},
+		{"", nil},
+		{strings.Repeat("token=a&", 9), slices.Repeat([]string{"a"}, 8)},
+	} {
+		if got := NamedTokens([]byte(tc.body), "token"); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: got %q, want %q", tc.body, got, tc.want)
 		}
 	}
 }

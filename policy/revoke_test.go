@@ -116,7 +116,7 @@ func TestRevokingAnOrdinaryTokenInAnySpelling(t *testing.T) {
 				learn(ids, plain, WhoAmI{UserID: "@alice:hs", DeviceID: "D"}, forever)
 				end(ids, spelling)
 				for _, c := range []Credential{plain, spelling} {
-					if userID, _ := ids.Lookup(c, testkit.Epoch); userID != "" {
+					if userID, _ := ids.Lookup(c, testkit.Epoch, lifetimes); userID != "" {
 						t.Errorf("%s as %+v, known as %+v: %+v is %s", name, spelling, first, c, userID)
 					}
 				}
@@ -157,7 +157,7 @@ func TestRevocationsOfOtherTokensLeaveALookupAlone(t *testing.T) {
 	if !under.Holds("@alice:hs", asOf) {
 		t.Error("the answer doesn't hold")
 	}
-	under.Learn(WhoAmI{UserID: "@alice:hs"}, asOf, testkit.At(forever))
+	under.Learn(WhoAmI{UserID: "@alice:hs"}, asOf, until(forever))
 	wantUser(t, ids, alice, 0, "@alice:hs")
 }
 
@@ -238,7 +238,7 @@ func TestARevocationDuringALookup(t *testing.T) {
 					asOf := ids.Revision()
 					revoke(ids)
 					late := ids.Begin(c) // shares the question
-					under.Learn(WhoAmI{UserID: "@alice:hs"}, asOf, testkit.At(forever))
+					under.Learn(WhoAmI{UserID: "@alice:hs"}, asOf, until(forever))
 					under.End()
 					if late.Holds("@alice:hs", asOf) {
 						t.Error("what was asked before the revocation holds for a lookup that began after it")
@@ -259,7 +259,7 @@ func TestARevocationDuringALookup(t *testing.T) {
 		defer under.End()
 		asOf := ids.Revision()
 		ids.RevokeUser("@bob:hs")
-		under.Learn(WhoAmI{UserID: "@alice:hs"}, asOf, testkit.At(forever))
+		under.Learn(WhoAmI{UserID: "@alice:hs"}, asOf, until(forever))
 		wantUser(t, ids, alice, 0, "@alice:hs")
 	})
 }
@@ -273,7 +273,7 @@ func TestAForgottenRevocationConcernsEverybody(t *testing.T) {
 	of := func(c Credential, who WhoAmI, asOf Revision) {
 		under := ids.Begin(c)
 		defer under.End()
-		under.Learn(who, asOf, testkit.At(forever))
+		under.Learn(who, asOf, until(forever))
 	}
 	revision := ids.Revision()
 	ids.RevokeUser("@victim:hs")
@@ -357,7 +357,7 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 					i := r.IntN(len(flights))
 					f := flights[i]
 					flights = append(flights[:i], flights[i+1:]...)
-					f.under.Learn(WhoAmI{UserID: f.who}, f.revision, testkit.At(forever))
+					f.under.Learn(WhoAmI{UserID: f.who}, f.revision, until(forever))
 					f.under.End()
 					known[f.c] = max(known[f.c], f.number)
 				}
@@ -376,7 +376,7 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 					revoked[c.Token+c.UserID] = number
 				}
 			default:
-				got, _ := ids.Lookup(c, testkit.Epoch)
+				got, _ := ids.Lookup(c, testkit.Epoch, lifetimes)
 				asOf, learned := known[c]
 				if got != "" && (got != user || !learned || asOf < revoked[user] || asOf < revoked[c.Token+c.UserID]) {
 					t.Fatalf("%+v is %q, learned %v as of %d, revoked at %d and %d", c, got, learned, asOf, revoked[user], revoked[c.Token+c.UserID])
@@ -417,7 +417,7 @@ func TestRevocationRace(t *testing.T) {
 					continue
 				}
 				floor := acknowledged[user].Load()
-				if found, rejection := ids.Lookup(c, testkit.Epoch); found != "" {
+				if found, rejection := ids.Lookup(c, testkit.Epoch, lifetimes); found != "" {
 					if found != userID || n < floor {
 						t.Errorf("session %d of %s is %s, ended up to %d", n, userID, found, floor)
 					}
@@ -428,9 +428,9 @@ func TestRevocationRace(t *testing.T) {
 				under := ids.Begin(c)
 				revision := ids.Revision()
 				if n >= ended[user].Load() { // whoami
-					under.Learn(WhoAmI{UserID: userID}, revision, testkit.At(forever))
+					under.Learn(WhoAmI{UserID: userID}, revision, until(forever))
 				} else {
-					ids.Reject(c, &Rejection{Body: "unknown"}, testkit.At(forever))
+					ids.Reject(c, &Rejection{Body: "unknown"}, until(forever))
 				}
 				under.End()
 			}
@@ -445,6 +445,6 @@ func BenchmarkIdentitiesLookupAfterRevocations(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		ids.RevokeUser("@bob:hs")
-		ids.Lookup(c, testkit.Epoch)
+		ids.Lookup(c, testkit.Epoch, lifetimes)
 	}
 }

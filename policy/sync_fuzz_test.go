@@ -14,26 +14,10 @@ import (
 func twistedQuery(rawQuery string) (pairs [][2]string) {
 	for _, part := range strings.FieldsFunc(rawQuery, func(c rune) bool { return c == '&' || c == ';' }) {
 		if name, value, ok := strings.Cut(part, "="); ok {
-			pairs = append(pairs, [2]string{twistedUnquote(name), twistedUnquote(value)})
+			pairs = append(pairs, [2]string{unquote(name), unquote(value)})
 		}
 	}
 	return pairs
-}
-
-func twistedUnquote(s string) string {
-	s = strings.ReplaceAll(s, "+", " ")
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '%' && i+2 < len(s) {
-			if c, err := url.PathUnescape(s[i : i+3]); err == nil {
-				b.WriteString(c)
-				i += 2
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 func firstOf(pairs [][2]string, name string) (value string, ok bool) {
@@ -55,8 +39,8 @@ func asGo(rawQuery string) (value string, given bool) {
 // it is. Two of them are refused.
 func asTuwunel(rawQuery string) (value string, n int) {
 	for part := range strings.SplitSeq(rawQuery, "&") {
-		if name, v, _ := strings.Cut(part, "="); part != "" && twistedUnquote(name) == "set_presence" {
-			value = twistedUnquote(v)
+		if name, v, _ := strings.Cut(part, "="); part != "" && unquote(name) == "set_presence" {
+			value = unquote(v)
 			n++
 		}
 	}

@@ -1,10 +1,7 @@
 package world_test
 
 import (
-	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"sync"
 )
 
@@ -40,31 +37,4 @@ func pair(a, b string) [2]string {
 		a, b = b, a
 	}
 	return [2]string{a, b}
-}
-
-// table shows for each pair of axes how many pairs of values have been seen, in Markdown.
-func (c *coverage) table(sizes map[string]int) string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	seen := make(map[[2]string]int)
-	for p := range c.pairs {
-		a, _, _ := strings.Cut(p[0], "=")
-		b, _, _ := strings.Cut(p[1], "=")
-		seen[pair(a, b)]++
-	}
-	names := slices.Sorted(maps.Keys(sizes))
-	var b strings.Builder
-	fmt.Fprintf(&b, "| | %s |\n|---|%s\n", strings.Join(names, " | "), strings.Repeat("--:|", len(names)))
-	for _, row := range names {
-		fmt.Fprintf(&b, "| **%s** (%d)", row, sizes[row])
-		for _, column := range names {
-			if n := seen[pair(row, column)]; n > 0 && row != column {
-				fmt.Fprintf(&b, " | %d of %d", n, sizes[row]*sizes[column])
-			} else {
-				b.WriteString(" | ")
-			}
-		}
-		b.WriteString(" |\n")
-	}
-	return b.String()
 }

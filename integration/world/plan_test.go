@@ -83,7 +83,6 @@ type behind struct {
 
 // mood is how the homeserver treats requests from now on.
 type mood struct {
-	name                    string
 	whoami, presence, other model.Conduct
 }
 

@@ -124,6 +124,9 @@ func (hs *Homeserver) pass(now time.Time) {
 			}
 		}
 	}
+	for _, u := range hs.users {
+		u.recheckDendrite(now)
+	}
 }
 
 // timeoutSynapse is handle_timeout of synapse/handlers/presence.py.
@@ -147,17 +150,23 @@ func (u *modelUser) timeoutSynapse(now time.Time) {
 	}
 }
 
-// timeoutDendrite is the second look at an offline, and cleanPresence, of
-// syncapi/sync/requestpool.go, as if that looked all the time.
+// timeoutDendrite is cleanPresence of syncapi/sync/requestpool.go, as if that looked all the time.
 func (u *modelUser) timeoutDendrite(now time.Time) {
-	for len(u.recheck) > 0 && !u.recheck[0].After(now) {
-		at := u.recheck[0]
-		u.recheck = u.recheck[1:]
-		u.syncDendrite("offline", at, false)
-	}
+	u.recheckDendrite(now)
 	if u.synced != "" && now.Sub(u.at) > 5*time.Minute {
 		u.syncDendrite("unavailable", now, true)
 		u.synced = ""
+	}
+}
+
+// recheckDendrite is the second look at an offline, each at its time.
+func (u *modelUser) recheckDendrite(now time.Time) {
+	for len(u.recheck) > 0 && !u.recheck[0].After(now) {
+		at, before := u.recheck[0], u.shown
+		u.recheck = u.recheck[1:]
+		if u.syncDendrite("offline", at, false); u.shown != before {
+			u.timed = at
+		}
 	}
 }
 
