@@ -568,27 +568,18 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 // tells has the scripted homeserver say which one it is.
 func (p *proxy) tells(answers map[string]func(w http.ResponseWriter)) {
 	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-		if !asksForVersion(r) {
+		if r.Header.Get("Authorization") != "" || !strings.HasSuffix(r.URL.Path, "/version") && !strings.HasSuffix(r.URL.Path, "/versions") {
 			return false, nil
 		}
 		if tell := answers[r.URL.Path]; tell != nil {
 			tell(w)
 			return true, nil
 		}
-		saysNothing(w)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(404)
+		_, _ = io.WriteString(w, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)
 		return true, nil
 	}
-}
-
-func asksForVersion(r *http.Request) bool {
-	return r.Header.Get("Authorization") == "" && (strings.HasSuffix(r.URL.Path, "/version") || strings.HasSuffix(r.URL.Path, "/versions"))
-}
-
-// saysNothing is what a homeserver answers that doesn't tell which one it is.
-func saysNothing(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(404)
-	_, _ = io.WriteString(w, `{"errcode":"M_UNRECOGNIZED","error":"Unrecognized request"}`)
 }
 
 func says(server, body string) func(w http.ResponseWriter) {
