@@ -48,13 +48,13 @@ func TestChangeIsNeverAbsorbed(t *testing.T) {
 		"a message": func(p *proxy) {
 			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
 		},
-		"a write that failed": func(p *proxy) { p.put("alice-token", alice, `{"presence":"busy"}`) },
+		"a write that failed": func(p *proxy) { p.put("alice-token", alice, `{"presence":"offline"}`) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, absorbing())
 				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-					if r.Method == "PUT" && r.ContentLength == int64(len(`{"presence":"busy"}`)) {
+					if r.Method == "PUT" && r.ContentLength == int64(len(`{"presence":"offline"}`)) {
 						answer(w, 502, `{}`)
 						return true, nil
 					}
