@@ -94,6 +94,7 @@ test-bench: race-note ## run the tests of the benchmark's own parts
 test-leaks: race-note ## run the tests of these three, each package with goleak
 	mkdir -p $(SCRATCH)
 	cd integration && go run ./leakcheck .. $(RACE) -exec '$(SCRATCH_ENV)' $(TESTFLAGS)
+	$(if $(RACE),go test -exec '$(SCRATCH_ENV)' -run TestTwins $(TESTFLAGS) ./caddymodule)
 	cd integration && go run ./leakcheck ../cmd/xcaddy-build $(RACE) -count=1 -v $(TESTFLAGS)
 	cd integration && go run ./leakcheck bench $(RACE) $(TESTFLAGS)
 

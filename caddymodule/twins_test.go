@@ -91,6 +91,9 @@ const twinPhase, twinPhases = 240 * time.Second, 3
 // never offline. Such a test found most of what TestSyncsShowWhatTheyWouldWithoutUs and its
 // neighbours are about.
 func TestTwins(t *testing.T) {
+	if testkit.Race {
+		t.Skip("the race detector of Go 1.26 fails a check of its own (tsan_rtl.cpp) about so many goroutines in a bubble; make runs it without")
+	}
 	profiles := map[string]func() *Handler{
 		"busy": func() *Handler {
 			return &Handler{
