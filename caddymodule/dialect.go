@@ -79,18 +79,18 @@ func (h *Handler) dialect(r *http.Request, next caddyhttp.Handler) dialect {
 	if !s.asking && !h.memory.now().Before(s.next) {
 		s.asking = true
 		questions := h.newVersionQuestions(r, next)
-		go h.learnSoftware(h.memory, questions)
+		go h.learnSoftware(questions)
 	}
 	return s.dialect
 }
 
 // learnSoftware asks the homeserver for its name and remembers that.
-func (h *Handler) learnSoftware(m *memory, questions []subrequest) {
+func (h *Handler) learnSoftware(questions []subrequest) {
 	found, name, failed, err := auto, "", true, error(nil)
-	if crash := guard(func() { found, name, failed, err = m.askSoftware(questions) }); crash != nil {
+	if crash := guard(func() { found, name, failed, err = h.askSoftware(questions) }); crash != nil {
 		err = crash
 	}
-	s := &m.software
+	s := &h.memory.software
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asking = false
@@ -100,7 +100,7 @@ func (h *Handler) learnSoftware(m *memory, questions []subrequest) {
 			retry = min(retry, firstSoftwareRetry<<min(s.failures, 10))
 			s.failures++
 		}
-		s.next = m.now().Add(retry)
+		s.next = h.memory.now().Add(retry)
 		if retry == softwareRetry && !s.warned && s.dialect == auto {
 			s.warned = true
 			h.logger.Warn("the homeserver doesn't tell which one it is, so syncs are left alone: "+
@@ -108,7 +108,7 @@ func (h *Handler) learnSoftware(m *memory, questions []subrequest) {
 		}
 		return
 	}
-	s.next, s.failures = m.now().Add(softwareLasts), 0
+	s.next, s.failures = h.memory.now().Add(softwareLasts), 0
 	if found != s.dialect {
 		s.dialect, s.warned = found, false
 		h.logger.Info("the homeserver has told which one it is", zap.String("homeserver", name))
@@ -128,10 +128,10 @@ func (h *Handler) newVersionQuestions(r *http.Request, next caddyhttp.Handler) (
 
 // askSoftware asks until the homeserver names itself, as Synapse does in every answer. It
 // reports whether one of the questions failed, so that it may tell soon.
-func (m *memory) askSoftware(questions []subrequest) (found dialect, name string, failed bool, err error) {
+func (h *Handler) askSoftware(questions []subrequest) (found dialect, name string, failed bool, err error) {
 	var problems []string
 	for _, question := range questions {
-		answer := question.send(softwareTimeout, m.counters.departs(reasonVersion))
+		answer := question.send(softwareTimeout, h.memory.counters.departs(reasonVersion))
 		failed = failed || answer.failed() || answer.site // perhaps for this client only
 		if answer.err != nil {
 			problems = append(problems, answer.err.Error())

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // written is what a homeserver has of a user's writes. Synapse keeps a state of each device
@@ -117,21 +115,12 @@ func TestWritesEndAsTheyWouldDirectly(t *testing.T) {
 	}
 }
 
-// staysUnknown has the homeserver not asked which one it is.
-func (p *proxy) staysUnknown() {
-	s := &p.handler.memory.software
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.next = p.handler.memory.now().Add(24 * time.Hour)
-}
-
 // compareWrites makes random writes, and returns how many were superseded.
 func compareWrites(p *proxy, r *rand.Rand, d dialect, devices int, minds bool) (superseded float64) {
 	pick := func(from ...string) string { return from[r.IntN(len(from))] }
 	var direct, through written
 	var story strings.Builder
 	tokens := []string{"alice-token", "alice-phone"}
-	p.staysUnknown()
 	failures := rand.New(rand.NewPCG(r.Uint64(), 2)) // the homeserver's own, under its lock
 	take := func(to *written, device int, body []byte) bool {
 		return !strings.Contains(string(body), minded) && to.write(d, device, body)
@@ -185,44 +174,4 @@ func compareWrites(p *proxy, r *rand.Rand, d dialect, devices int, minds bool) (
 		p.t.Errorf("%sended as %+v, directly as %+v", &story, through, direct)
 	}
 	return got["deliveries_total superseded"] + got["deliveries_total overtaken"]
-}
-
-// With over_limit coalesce alone nobody had the homeserver asked which one it is: syncs do
-// that, and none was looked at. So a write that only one of them would refuse never waited,
-// and got 429 for ever. No write waits for the question.
-func TestWritesHaveTheHomeserverAskedWhichOneItIs(t *testing.T) {
-	const word = `{"presence":"whatever"}` // which only tuwunel takes
-	once := &Limit{Events: 1, Window: caddy.Duration(20 * time.Second), Burst: 1}
-	for name, tt := range map[string]struct {
-		handler *Handler
-		asked   int
-	}{
-		"coalesced":           {&Handler{OverLimit: "coalesce", WriteLimit: once}, 1},
-		"absorbed":            {&Handler{RepeatWrites: "absorb", WriteLimit: once}, 1},
-		"coalesced, observed": {&Handler{Mode: "observe", OverLimit: "coalesce", WriteLimit: once}, 1},
-		"of a class":          {&Handler{Classes: []Class{{Name: "a", Match: []string{alice}, OverLimit: "coalesce"}}}, 1},
-		"of another class":    {&Handler{Classes: []Class{{Name: "b", Match: []string{bob}, OverLimit: "coalesce"}}}, 0},
-		"default":             {&Handler{}, 0},
-		"named":               {&Handler{OverLimit: "coalesce", Homeserver: "tuwunel"}, 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, tt.handler)
-				p.knows("alice-token")
-				release := make(chan struct{})
-				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": func(w http.ResponseWriter) {
-					<-release
-					says("", `{"server":{"name":"Tuwunel"}}`)(w)
-				}})
-				p.put("alice-token", alice, online)
-				p.put("alice-token", alice, unavailable)
-				close(release)
-				synctest.Wait()
-				p.wantMetrics(map[string]float64{"upstream_requests_total version": float64(tt.asked)})
-				if name == "coalesced" {
-					p.want(p.put("alice-token", alice, word), 200, "{}", "")
-				}
-			})
-		})
-	}
 }

@@ -139,10 +139,10 @@ type Handler struct {
 	// Homeserver says how syncs and the bodies of writes are read: "synapse",
 	// "dendrite", "tuwunel", or "auto": as the homeserver itself says at
 	// /_matrix/federation/v1/version, at /_matrix/client/versions (MSC4383) or in a
-	// Server field. It is asked when a sync comes that is looked at, or a write that may be
-	// absorbed or wait, neither of which waits for that. As long as it doesn't say, syncs
-	// are left alone, and only those writes are refused that all three refuse; Dendrite
-	// doesn't where its federation is off. Default: auto.
+	// Server field. It is asked when a sync comes that is looked at, which doesn't wait for
+	// that. As long as it doesn't say, syncs are left alone, and only those writes are
+	// refused that all three refuse; Dendrite doesn't where its federation is off. Default:
+	// auto.
 	Homeserver string `json:"homeserver,omitempty"`
 
 	// Preflight is what becomes of the OPTIONS requests that browsers send before

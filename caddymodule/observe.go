@@ -54,9 +54,6 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 		if own = writer == route.UserID; own {
 			fence = h.memory.presence.BeginWrite(route.UserID)
 			h.passesBy(route.UserID, credential)
-			if class := h.set.classOf(route.UserID); class.absorb || class.coalesce {
-				h.dialect(r, next)
-			}
 			if seen.beside {
 				attempt = h.memory.repeats.Begin(route.UserID, seen.departed)
 			}

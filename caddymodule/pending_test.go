@@ -814,7 +814,6 @@ func TestWhatTheNewerLeavesOutIsWhatTheHomeserverWouldMakeOfIt(t *testing.T) {
 				handler := coalescing()
 				handler.Homeserver = tc.homeserver
 				p := newProxy(t, handler)
-				p.staysUnknown()
 				p.put("alice-token", alice, message(0))
 				sent := p.hs.bodies()
 				for _, w := range tc.writes {
@@ -846,7 +845,6 @@ func TestAWriteThatFailsIsNotLostToANewerOne(t *testing.T) {
 				handler := coalescing()
 				handler.Homeserver = homeserver
 				p := newProxy(t, handler)
-				p.staysUnknown()
 				p.put("alice-token", alice, message(0))
 				p.wantPut("alice-token", message(1), 200, waits)
 				var sent []string
@@ -892,7 +890,6 @@ func TestOnlyWhatTheHomeserverTakesWaits(t *testing.T) {
 					handler := coalescing()
 					handler.Homeserver, handler.Mode = homeserver, mode
 					p := newProxy(t, handler)
-					p.staysUnknown()
 					p.put("alice-token", alice, message(0))
 					wanted := make(map[string]float64)
 					for _, body := range bodies {

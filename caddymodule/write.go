@@ -76,7 +76,6 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 	// before the body.
 	first := class.absorb || class.coalesce
 	if first {
-		h.dialect(r, next) // for the next ones: whether a write may wait is the homeserver's
 		var ok bool
 		if write.Body, ok = h.readBody(w, r); !ok {
 			return true
