@@ -31,7 +31,8 @@ func Generate(ctx context.Context, o Options) (Result, error) {
 			}
 			defer shared.Close()
 		}
-		all.Go(func() { clients[i].run(ctx, g, shared) })
+		conn := shared // the next ones may have another
+		all.Go(func() { clients[i].run(ctx, g, conn) })
 	}
 	all.Wait()
 	if err := ctx.Err(); err != nil {
