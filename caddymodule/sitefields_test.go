@@ -141,3 +141,13 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 		t.Errorf("an ordinary one: %d, %s", resp.StatusCode, resp.Header.Get("Cache-Status"))
 	}
 }
+
+// A site that logs a field of the client's lost its local preflights: the field was taken for
+// one by which the site tells clients apart.
+func TestFieldsThatAreOnlyLoggedAreNotNamed(t *testing.T) {
+	var f siteFields
+	f.raw([]byte(`{"handler":"subroute","routes":[{"handle":[{"handler":"log_append","key":"a","value":"{http.request.header.X-Kind}"}]}]}`))
+	if names := f.names(); len(names) != 0 {
+		t.Errorf("it names %q", names)
+	}
+}
