@@ -19,8 +19,10 @@ import (
 // tell a field that the site has set from one that the client sent, so the names are taken
 // from the configuration. What a plugin sets without its name in there isn't known.
 type siteFields struct {
-	set  []string // by handlers
-	read []string // by matchers, placeholders and load balancing; the client may choose these
+	set []string // by handlers
+	// logged are those that handlers look at for the log only.
+	logged []string
+	read   []string // by matchers, placeholders and load balancing; the client may choose these
 
 	// proxies tells that there is a reverse_proxy, so that an answer that none has
 	// brought is the site's own.
@@ -148,7 +150,12 @@ func (f *siteFields) walk(value any) {
 		}
 	case map[string]any:
 		if value["handler"] == "log_append" {
-			return // what is only logged changes no answer
+			var logged siteFields // which changes no answer
+			logged.walk(value["value"])
+			for _, name := range logged.read {
+				add(&f.logged, name)
+			}
+			return
 		}
 		f.object(value)
 		for key, member := range value {
@@ -227,15 +234,19 @@ func add(names *[]string, name string) {
 
 // names returns all of them, those that the site sets first.
 func (f *siteFields) names() []string {
-	return append(slices.Clone(f.set), slices.DeleteFunc(slices.Clone(f.read), func(name string) bool {
-		return slices.Contains(f.set, name)
-	})...)
+	names := slices.Clone(f.set)
+	for _, name := range slices.Concat(f.read, f.logged) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // reads reports whether a handler may treat a request differently by a field that the
 // client chooses.
 func (f *siteFields) reads(name string) bool {
-	return slices.Contains(f.read, name) && !slices.Contains(f.set, name)
+	return (slices.Contains(f.read, name) || slices.Contains(f.logged, name)) && !slices.Contains(f.set, name)
 }
 
 // readsAny reports whether a request has such a field. Those of a preflight that its kind
