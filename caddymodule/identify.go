@@ -198,14 +198,23 @@ func (i inquiry) later(then func(who owner)) bool {
 }
 
 func (i inquiry) laterFrom(places *seats, then func(who owner)) bool {
+	_, ok := i.start(places, then)
+	return ok
+}
+
+// start is laterFrom, and returns a channel that is closed when another goroutine has begun to
+// ask.
+func (i inquiry) start(places *seats, then func(who owner)) (begins <-chan struct{}, ok bool) {
 	if !places.take(i.from.name) {
-		return false
+		return nil, false
 	}
+	begun := make(chan struct{})
 	go func() {
 		defer places.leave(i.from.name)
+		close(begun)
 		_ = guard(func() { then(i.answer(nil)) })
 	}()
-	return true
+	return begun, true
 }
 
 // learn asks the homeserver whose a credential is, if that isn't known, while its request

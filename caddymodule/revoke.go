@@ -106,9 +106,7 @@ func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation 
 		isSites := h.isSites(r)
 		return ending{func(header http.Header) {
 			// Not what another handler says where there is no such API.
-			plain := header.Clone()
-			plain.Del("Content-Encoding")
-			if said := (&subresponse{header: plain}); len(shown) > 0 && said.isJSON() && !isSites() {
+			if len(shown) > 0 && saysJSON(header) && !isSites() {
 				h.memory.revokeUser(revocation.UserID)
 			}
 		}, nothing, nil}
@@ -221,21 +219,16 @@ type sender struct {
 // the homeserver, nor a place in line.
 func (s *sender) ask(question inquiry) {
 	var left atomic.Bool
-	begins := make(chan struct{})
 	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { left.Store(true) }}
 	question.question.client = httptrace.WithClientTrace(question.question.client, trace)
-	places := s.handler.memory.learning
-	if !places.take(question.from.name) {
+	begins, ok := question.start(s.handler.memory.learning, func(who owner) {
+		left.Store(true)
+		s.learn(who)
+	})
+	if !ok {
 		s.learn(owner{wait: crowdedWait})
 		return
 	}
-	go func() {
-		defer places.leave(question.from.name)
-		close(begins)
-		who := question.answer(nil)
-		left.Store(true)
-		s.learn(who)
-	}()
 	<-begins
 	for turn := 0; turn < maxTurns && !left.Load(); turn++ {
 		runtime.Gosched()

@@ -74,10 +74,12 @@ func (s *subresponse) isWholeJSON() bool {
 
 // isJSON tells that an answer says so of itself, and has no coding.
 func (s *subresponse) isJSON() bool {
-	if s.header.Get("Content-Encoding") != "" {
-		return false
-	}
-	contentType := s.header.Get("Content-Type")
+	return s.header.Get("Content-Encoding") == "" && saysJSON(s.header)
+}
+
+// saysJSON tells that header fields say of a body that it is JSON, in whatever coding.
+func saysJSON(header http.Header) bool {
+	contentType := header.Get("Content-Type")
 	if contentType == "application/json" {
 		return true
 	}
