@@ -8,21 +8,11 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 )
 
-func TestMain(m *testing.M) {
-	scratch, err := os.MkdirTemp("", "leaks-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	// Caddy looks for its folders there.
-	os.Setenv("XDG_CONFIG_HOME", scratch)
-	os.Setenv("XDG_DATA_HOME", scratch)
-	code := m.Run()
-	os.RemoveAll(scratch)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(bubble.Run(m)) }
 
 // TestNobodySeesOrChangesWhatTheHomeserverRefuses plays sequences of steps and
 // judges every answer.

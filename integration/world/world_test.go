@@ -20,23 +20,13 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	scratch, err := os.MkdirTemp("", "world-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	// Caddy looks for its folders there.
-	os.Setenv("XDG_CONFIG_HOME", scratch)
-	os.Setenv("XDG_DATA_HOME", scratch)
 	flag.Parse()
 	for name, value := range map[string]string{"rapid.checks": "1", "rapid.nofailfile": "true"} {
 		if err := flag.Set(name, value); err != nil {
 			panic(err)
 		}
 	}
-	code := m.Run()
-	os.RemoveAll(scratch)
-	os.Exit(code)
+	os.Exit(bubble.Run(m))
 }
 
 // TestWorld draws worlds and judges what happens in them.

@@ -14,18 +14,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 )
 
-func TestMain(m *testing.M) {
-	scratch, err := os.MkdirTemp("", "bubble-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	os.Setenv("XDG_CONFIG_HOME", scratch)
-	os.Setenv("XDG_DATA_HOME", scratch)
-	code := m.Run()
-	os.RemoveAll(scratch)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(bubble.Run(m)) }
 
 const caddyfile = `{
 	%s

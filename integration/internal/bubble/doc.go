@@ -6,7 +6,7 @@
 // are buffers (conn.go), and for HTTP/3 datagrams go through channels. reverse_proxy has
 // a transport "model" (upstream.go), which calls what a test stands behind an
 // address. Caddy's logs go to a [Journal], which looks for access tokens (journal.go).
-// client.go speaks each protocol.
+// client.go speaks each protocol. caddy.go starts Caddy, and scratch.go gives it folders.
 //
 // Caddy is one in a process, and so is what it is tied to here: one bubble at a time.
 package bubble
