@@ -37,46 +37,19 @@ type Class struct {
 	OverLimit string `json:"over_limit,omitempty"`
 }
 
-// class is what applies to a user.
-type class struct {
-	match []policy.UserPattern
-
-	writeLimit, readLimit, syncLimit *policy.Limit // nil: none
-
-	absorb   bool // repeated writes
-	coalesce bool // writes over the limit
-}
-
-// classOf returns what applies to a user.
-func (s *settings) classOf(userID string) *class {
-	if len(s.exempt) == 0 && len(s.classes) == 0 {
-		return s.everybody
-	}
-	matches := func(pattern policy.UserPattern) bool { return pattern.Match(userID) }
-	if slices.ContainsFunc(s.exempt, matches) {
-		return s.exempted
-	}
-	for _, c := range s.classes {
-		if slices.ContainsFunc(c.match, matches) {
-			return c
-		}
-	}
-	return s.everybody
-}
-
 var (
 	repeatWords    = map[string]bool{"pass": false, "absorb": true}
 	overLimitWords = map[string]bool{"reject": false, "coalesce": true}
 )
 
 // setClasses sets what applies to whom.
-func (s *settings) setClasses(h *Handler) error {
+func setClasses(s *settings, h *Handler) error {
 	everybody := &class{
 		writeLimit: mustLimit(defaultWriteEvents, defaultWriteWindow, defaultWriteBurst),
 		readLimit:  mustLimit(defaultReadEvents, defaultReadWindow, defaultReadBurst),
 		syncLimit:  mustLimit(defaultSyncEvents, defaultSyncWindow, defaultSyncBurst),
 	}
-	err := s.setClass(everybody, &Class{
+	err := setClass(s, everybody, &Class{
 		WriteLimit: h.WriteLimit, ReadLimit: h.ReadLimit, SyncLimit: h.SyncLimit,
 		RepeatWrites: h.RepeatWrites, OverLimit: h.OverLimit,
 	}, "")
@@ -108,7 +81,7 @@ func (s *settings) setClasses(h *Handler) error {
 			return blame(option, "checking class %s: it needs a match, such as match @bridge_*:example.com", given.Name)
 		}
 		names[given.Name] = true
-		if err := s.setClass(&c, &given, option); err != nil {
+		if err := setClass(s, &c, &given, option); err != nil {
 			return err
 		}
 		s.classes = append(s.classes, &c)
@@ -129,7 +102,7 @@ func parsePatterns(patterns []string) (parsed []policy.UserPattern, err error) {
 
 // setClass sets what is given of a class, and checks whether it goes together. The
 // block is the class as it stands in a Caddyfile, or empty for everybody.
-func (s *settings) setClass(c *class, given *Class, block string) error {
+func setClass(s *settings, c *class, given *Class, block string) error {
 	of := func(name string) string { return optionOf(block, name) }
 	for _, l := range []struct {
 		name  string

@@ -11,7 +11,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -210,46 +209,6 @@ type Coalesce struct {
 	MaxAge caddy.Duration `json:"max_age,omitempty"`
 }
 
-// settings is the configuration as requests use it: checked, and with the
-// defaults filled in. It is immutable.
-type settings struct {
-	observe       bool
-	rejectedLimit *policy.Limit // of a client; nil: none
-
-	everybody, exempted *class
-	exempt              []policy.UserPattern
-	classes             []*class // the first that matches is a user's
-
-	// absorbs, coalesces and limitsReads tell that some class does.
-	absorbs, coalesces, limitsReads bool
-
-	refresh   time.Duration
-	coalesce  coalesceRules
-	sync      syncMode
-	dialect   dialect
-	preflight bool // answered here
-
-	cached bool
-	rules  cache.Rules
-	settle time.Duration
-	sizes  sizes
-
-	lifetimes       policy.Lifetimes // of identities and rejections
-	identityTimeout time.Duration
-
-	maxBody        int64
-	presenceValues []string // none: what the homeserver may take
-}
-
-// coalesceRules are bounds of the writes that wait.
-type coalesceRules struct {
-	pending int
-	maxAge  time.Duration
-}
-
-// sizes are those of the tables in a memory.
-type sizes struct{ states, permissions, tokens int }
-
 // optionError is about an option of the handler, so that a Caddyfile's line can be
 // named.
 type optionError struct {
@@ -293,16 +252,16 @@ func (h *Handler) settings() (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.setCache(h.Cache); err != nil {
+	if err := setCache(s, h.Cache); err != nil {
 		return nil, fmt.Errorf("checking cache: %w", err)
 	}
-	if err := s.setIdentity(h.Identity); err != nil {
+	if err := setIdentity(s, h.Identity); err != nil {
 		return nil, fmt.Errorf("checking identity: %w", err)
 	}
-	if err := s.setRelief(h); err != nil {
+	if err := setRelief(s, h); err != nil {
 		return nil, err
 	}
-	if err := s.setClasses(h); err != nil {
+	if err := setClasses(s, h); err != nil {
 		return nil, err
 	}
 
@@ -316,7 +275,7 @@ func (h *Handler) settings() (*settings, error) {
 }
 
 // setRelief sets what all classes have in common of repeats, late writes and syncs.
-func (s *settings) setRelief(h *Handler) error {
+func setRelief(s *settings, h *Handler) error {
 	coalesce := h.Coalesce
 	if coalesce == nil {
 		coalesce = new(Coalesce)
@@ -337,7 +296,7 @@ func (s *settings) setRelief(h *Handler) error {
 	return nil
 }
 
-func (s *settings) setCache(c *Cache) error {
+func setCache(s *settings, c *Cache) error {
 	if c == nil {
 		c = new(Cache)
 	}
@@ -358,7 +317,7 @@ func (s *settings) setCache(c *Cache) error {
 	)
 }
 
-func (s *settings) setIdentity(i *Identity) error {
+func setIdentity(s *settings, i *Identity) error {
 	if i == nil {
 		i = new(Identity)
 	}

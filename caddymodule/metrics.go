@@ -94,7 +94,7 @@ func (memoryCollector) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (memoryCollector) Collect(metrics chan<- prometheus.Metric) {
-	eachMemory(func(name string, m *memory) {
+	eachMemory(func(name string, m *pooled) {
 		m.collectCounters(name, metrics)
 		m.collectTables(name, metrics)
 	})
@@ -105,7 +105,7 @@ var savingOutcomes = []outcome{
 	outcomeHit, outcomeCollapsed, outcomeAbsorbed, outcomeLimited, outcomeRefused, outcomeRejected, outcomeInvalid,
 }
 
-func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) {
+func (m *pooled) collectCounters(name string, metrics chan<- prometheus.Metric) {
 	counter := func(desc *prometheus.Desc, n uint64, labels ...string) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), append([]string{name}, labels...)...)
 	}
@@ -139,7 +139,7 @@ func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) 
 	}
 }
 
-func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
+func (m *pooled) collectTables(name string, metrics chan<- prometheus.Metric) {
 	entries := func(table string, n int) {
 		metrics <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(n), name, table)
 	}
@@ -184,3 +184,16 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	overflow("sync", m.syncs.Overflowed())
 	overflow("rejected", m.rejected.Overflowed())
 }
+
+// latencyBuckets are seconds: from a homeserver that answers from its own memory to
+// one that is about to be given up.
+var latencyBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// upstreamSeconds is one for all memories. Caddy makes a registry for each
+// configuration; it is registered with all of them.
+var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	Name: metricsPrefix + "upstream_seconds",
+	Help: "Time until the homeserver began to answer, or a request to it ended without an answer, by reason. " +
+		"Its count is upstream_requests_total, but for reason sync, which is not measured: it waits for news.",
+	Buckets: latencyBuckets,
+}, []string{"cache", "reason"})

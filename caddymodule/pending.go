@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -12,12 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"go.uber.org/zap"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
@@ -99,7 +92,7 @@ type pendingUser struct {
 type pendingWrite struct {
 	presenceWrite
 	read     policy.WriteBody // of the body
-	handler  *Handler
+	handler  *Gateway
 	request  subrequest
 	accepted time.Time
 	attempts int
@@ -143,7 +136,7 @@ func (p *pendings) len() int {
 }
 
 // newPending returns a client's write, to be sent later as the client sent it.
-func (h *Handler) newPending(r *http.Request, next caddyhttp.Handler, write *presenceWrite) *pendingWrite {
+func (h *Gateway) newPending(r *http.Request, next Next, write *presenceWrite) *pendingWrite {
 	u := *r.URL
 	u.RawQuery = assertion(write.credential)
 	request := h.newSubrequest(r, next, &u, write.credential.Token, contentTypeField)
@@ -157,7 +150,7 @@ func (h *Handler) newPending(r *http.Request, next caddyhttp.Handler, write *pre
 // accept lets a write wait until the user's budget is refilled, in the place of an older
 // one of the same device. It reports false if there is no room, it would take too
 // long, or the homeserver may refuse it: nothing is acknowledged then, and nothing done.
-func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
+func (h *Gateway) accept(w *pendingWrite, wait time.Duration) bool {
 	m, bounds := h.memory, h.set.coalesce
 	p := &m.pendings
 	if wait > bounds.maxAge || w.size() > maxPendingBytes || !w.read.Certain() || w.request.err != nil {
@@ -386,7 +379,7 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 		user.sent = w
 		p.mu.Unlock()
 		result, retry := deliveryLost, time.Duration(0)
-		_ = guard(func() { result, retry = w.deliver(timeout) })
+		_ = m.guard(func() { result, retry = w.deliver(timeout) })
 		p.mu.Lock()
 		user.sent = nil
 		if settled := m.now().Add(w.handler.settle()); settled.After(user.settled) {
@@ -552,12 +545,9 @@ func (m *memory) finish(user *pendingUser) {
 	user.write.End(now, max(0, user.settled.Sub(now)))
 }
 
-// flush delivers what waits of a handler whose configuration ends, and returns when that
+// Flush delivers what waits of a handler whose configuration ends, and returns when that
 // is done, or given up. No more will wait.
-func (h *Handler) flush() {
-	if h.memory == nil {
-		return
-	}
+func (h *Gateway) Flush() {
 	p := &h.memory.pendings
 	p.mu.Lock()
 	var users []*pendingUser
@@ -590,7 +580,7 @@ func (h *Handler) flush() {
 }
 
 // flushUser delivers what waits of a user, until nothing of this handler's does.
-func (h *Handler) flushUser(patience context.Context, user *pendingUser) {
+func (h *Gateway) flushUser(patience context.Context, user *pendingUser) {
 	p := &h.memory.pendings
 	end, _ := patience.Deadline()
 	for patience.Err() == nil {
@@ -613,45 +603,19 @@ func (h *Handler) flushUser(patience context.Context, user *pendingUser) {
 
 // concerns reports whether a write of a handler's waits or is being delivered. It needs the
 // lock.
-func (u *pendingUser) concerns(h *Handler) bool {
+func (u *pendingUser) concerns(h *Gateway) bool {
 	return u.sent != nil && u.sent.handler == h ||
 		slices.ContainsFunc(u.queue, func(w *pendingWrite) bool { return w.handler == h })
 }
 
-// flushing is told by Caddy that a configuration is about to end. By the time of Cleanup
-// the servers have waited for all requests under way, as a rule without a limit: for a
-// long poll longer than some process managers wait for the process.
-type flushing struct{ handler *Handler }
-
-// Handle implements caddyevents.Handler.
-func (f flushing) Handle(context.Context, caddy.Event) error {
-	f.handler.flush()
-	return nil
-}
-
-// flushWhenStopping has what waits delivered when the configuration ends.
-func (h *Handler) flushWhenStopping(ctx caddy.Context) error {
-	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server == nil {
-		return nil // not in Caddy's HTTP app
-	}
-	app, err := ctx.App("events")
-	if err != nil {
-		return fmt.Errorf("getting the events app: %w", err)
-	}
-	if err := app.(*caddyevents.App).On("stopping", flushing{h}); err != nil {
-		return fmt.Errorf("subscribing to the end of the configuration: %w", err)
-	}
-	return nil
-}
-
 // reportLoss notes that a write was answered with 200 and then not delivered.
-func (h *Handler) reportLoss() {
+func (h *Gateway) reportLoss() {
 	h.memory.losses.unlogged.Add(1)
 	h.logLosses(faultLogInterval)
 }
 
 // logLosses logs how many writes were lost, unless it did within the interval.
-func (h *Handler) logLosses(interval time.Duration) {
+func (h *Gateway) logLosses(interval time.Duration) {
 	losses := &h.memory.losses
 	at, last := time.Now().UnixNano(), losses.logged.Load()
 	if at-last < int64(interval) || !losses.logged.CompareAndSwap(last, at) {
@@ -659,7 +623,7 @@ func (h *Handler) logLosses(interval time.Duration) {
 	}
 	if n := losses.unlogged.Swap(0); n > 0 {
 		h.logger.Warn("presence writes that were answered with 200 could not be delivered to the homeserver; "+
-			"over_limit reject makes no such promise", zap.Int64("lost_since_last_message", n))
+			"over_limit reject makes no such promise", "lost_since_last_message", n)
 	}
 }
 

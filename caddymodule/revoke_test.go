@@ -423,7 +423,7 @@ func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 	told := false
 	w := &onWrite{discard{make(http.Header)}, func() {
 		told = true
-		if userID, _ := p.handler.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now(), p.handler.set.lifetimes); userID != "" {
+		if userID, _ := p.handler.gateway.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now(), p.handler.gateway.set.lifetimes); userID != "" {
 			t.Error("the old token is still known when the client reads its new one")
 		}
 	}}
@@ -582,7 +582,7 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 func TestBodiesOfRevocationsAreBounded(t *testing.T) {
 	for _, sent := range []int{100, maxNamedBody, maxNamedBody + 1, 1 << 20} {
 		r := request("POST", clientAPI+"refresh", "", strings.Repeat("x", sent))
-		newProxy(t, new(Handler)).handler.doubtNamed(r, "refresh_token")
+		newProxy(t, new(Handler)).handler.gateway.doubtNamed(r, "refresh_token")
 		body := r.Body.(*copied)
 		if n, err := io.Copy(io.Discard, body); n != int64(sent) || err != nil {
 			t.Fatalf("%d of %d bytes passed, %v", n, sent, err)

@@ -12,7 +12,7 @@ func TestLifetimesHoldAfterASuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 1, Window: 1e12}})
 		var suspended time.Duration
-		m := p.handler.memory
+		m := p.handler.gateway.memory
 		m.clock = newClockOf(func() (time.Time, int64) {
 			now := time.Now()
 			return now, now.Add(suspended).UnixNano()
