@@ -2,10 +2,6 @@ package caddymodule
 
 import (
 	"fmt"
-	"slices"
-	"time"
-
-	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -44,11 +40,7 @@ var (
 
 // setClasses sets what applies to whom.
 func setClasses(s *settings, h *Handler) error {
-	everybody := &class{
-		writeLimit: mustLimit(defaultWriteEvents, defaultWriteWindow, defaultWriteBurst),
-		readLimit:  mustLimit(defaultReadEvents, defaultReadWindow, defaultReadBurst),
-		syncLimit:  mustLimit(defaultSyncEvents, defaultSyncWindow, defaultSyncBurst),
-	}
+	everybody := s.everybody
 	err := setClass(s, everybody, &Class{
 		WriteLimit: h.WriteLimit, ReadLimit: h.ReadLimit, SyncLimit: h.SyncLimit,
 		RepeatWrites: h.RepeatWrites, OverLimit: h.OverLimit,
@@ -56,12 +48,6 @@ func setClasses(s *settings, h *Handler) error {
 	if err != nil {
 		return err
 	}
-	s.everybody = everybody
-
-	exempted := *everybody
-	exempted.writeLimit, exempted.readLimit, exempted.syncLimit = nil, nil, nil
-	exempted.coalesce = false
-	s.exempted = &exempted
 	if s.exempt, err = parsePatterns(h.Exempt); err != nil {
 		return blame("exempt", "checking exempt: %w", err)
 	}
@@ -86,7 +72,8 @@ func setClasses(s *settings, h *Handler) error {
 		}
 		s.classes = append(s.classes, &c)
 	}
-	return s.checkUse(h)
+	s.complete()
+	return checkUse(s, h)
 }
 
 func parsePatterns(patterns []string) (parsed []policy.UserPattern, err error) {
@@ -138,8 +125,6 @@ func setClass(s *settings, c *class, given *Class, block string) error {
 		}
 	}
 
-	s.absorbs = s.absorbs || c.absorb
-	s.limitsReads = s.limitsReads || c.readLimit != nil
 	switch {
 	case given.OverLimit == "coalesce" && c.writeLimit == nil:
 		return blame(of("over_limit"), "checking %s: there is nothing to coalesce with write_limit off", of("over_limit"))
@@ -169,8 +154,7 @@ func setClass(s *settings, c *class, given *Class, block string) error {
 }
 
 // checkUse refuses options that nothing makes use of: they are meant to do something.
-func (s *settings) checkUse(h *Handler) error {
-	s.coalesces = s.everybody.coalesce || slices.ContainsFunc(s.classes, func(c *class) bool { return c.coalesce })
+func checkUse(s *settings, h *Handler) error {
 	switch {
 	case h.Refresh != 0 && !s.absorbs && s.sync != syncLimit:
 		return blame("refresh", "checking refresh: it needs repeat_writes absorb or sync limit")
@@ -178,13 +162,4 @@ func (s *settings) checkUse(h *Handler) error {
 		return blame("coalesce", "checking coalesce: it needs over_limit coalesce")
 	}
 	return nil
-}
-
-// mustLimit returns a default.
-func mustLimit(events int, window time.Duration, burst int) *policy.Limit {
-	limit, err := (&Limit{Events: events, Window: caddy.Duration(window), Burst: burst}).limit()
-	if err != nil {
-		panic(fmt.Sprintf("a default limit is wrong: %v", err))
-	}
-	return limit
 }
