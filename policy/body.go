@@ -205,10 +205,15 @@ func (d Dialect) read(body []byte) bodyReading {
 	}
 
 	presences, statuses, further := d.memberValues(text)
-	if d != Dendrite { // encoding/json minds each, Python and serde_json the last only
+	r := bodyReading{taken: surelyTaken}
+	if d != Dendrite {
+		// encoding/json minds each, Python and serde_json the last only, as long as they can
+		// read the others: neither takes any depth, number or half a pair.
+		if slices.ContainsFunc(slices.Concat(presences, statuses), isHardToRead) {
+			r.taken = perhapsTaken
+		}
 		presences, statuses = last(presences), last(statuses)
 	}
-	r := bodyReading{taken: surelyTaken}
 	word, given := "", false
 	for _, value := range presences {
 		if value == "null" && d == Dendrite {
@@ -252,6 +257,19 @@ func (d Dialect) memberValues(text string) (presences, statuses []string, furthe
 		}
 	}
 	return presences, statuses, further
+}
+
+// isHardToRead tells of a JSON value that some parsers refuse, though it is valid.
+func isHardToRead(value string) bool {
+	switch value[0] {
+	case '"':
+		text, _ := decodeString(value)
+		return !isPlain(text)
+	case 't', 'f', 'n': // true, false, null
+		return false
+	}
+	_, err := strconv.ParseInt(value, 10, 32)
+	return err != nil
 }
 
 func last(values []string) []string { return values[max(0, len(values)-1):] }

@@ -15,6 +15,9 @@ import (
 // tuwunel's is from a run of 1.6.1.
 func TestBodiesOfEachClassByHomeserver(t *testing.T) {
 	type columns struct{ synapse, dendrite, tuwunel, unknown string }
+	// serde_json goes 128 levels deep, Python some hundreds, and Python reads no integer of so
+	// many digits.
+	deep, digits := strings.Repeat("[", 2000)+strings.Repeat("]", 2000), strings.Repeat("9", 5000)
 	for body, want := range map[string]columns{
 		`{"presence":"online"}`:                                 {"online*", "online*", "online*", "online*"},
 		` { "presence" : "unavailable" , "status_msg" : "x" } `: {"unavailable*", "unavailable*", "unavailable*", "unavailable*"},
@@ -50,6 +53,13 @@ func TestBodiesOfEachClassByHomeserver(t *testing.T) {
 		`{"presence":"online","status_msg":"x","status_msg":null}`:   {"400", "online*", "online*", "online"},
 		`{"presence":"online","status_msg":null,"status_msg":"x"}`:   {"online*", "online*", "online*", "online*"},
 		`{"presence":"online","presence":"online","presence":false}`: {"400", "400", "400", "400"},
+		// What doesn't count has to be read all the same.
+		`{"presence":` + deep + `,"presence":"online"}`:                   {"online", "400", "online", "online"},
+		`{"presence":1e999,"presence":"online"}`:                          {"online", "400", "online", "online"},
+		`{"presence":` + digits + `,"presence":"online"}`:                 {"online", "400", "online", "online"},
+		`{"presence":"\udc00","presence":"online"}`:                       {"online", "online*", "online", "online"},
+		`{"presence":"online","status_msg":"\ud83d","status_msg":"x"}`:    {"online", "online*", "online", "online"},
+		`{"presence":"online","status_msg":` + deep + `,"status_msg":""}`: {"online", "400", "online", "online"},
 		// not a string
 		`{"presence":null}`:                         {"400", "400", "400", "400"},
 		`{"presence":1}`:                            {"400", "400", "400", "400"},
