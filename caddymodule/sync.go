@@ -266,7 +266,8 @@ func (h *Gateway) readSync(r *http.Request, route policy.SyncRoute, dialect dial
 	switch {
 	case route != policy.SlidingSync:
 		query := policy.ParseSyncQuery(dialect, r.URL.RawQuery)
-		return askedSync{query.Sets, query.Timeout, func(value string) { setQuery(r, query.Set(value)) }}, query.Certain
+		certain := query.Certain && (dialect != dendrite || !mayHaveForm(r))
+		return askedSync{query.Sets, query.Timeout, func(value string) { setQuery(r, query.Set(value)) }}, certain
 	case dialect == auto:
 		return askedSync{}, false
 	}
@@ -276,6 +277,12 @@ func (h *Gateway) readSync(r *http.Request, route policy.SyncRoute, dialect dial
 	}
 	parsed, ok := policy.ParseSyncBody(body)
 	return askedSync{parsed.Sets, policy.Unbounded, func(value string) { setBody(r, parsed.Set(value)) }}, ok
+}
+
+// mayHaveForm tells of a request with a form for a body, in which Dendrite looks for what the
+// query doesn't say, of a GET too (Go's Request.FormValue).
+func mayHaveForm(r *http.Request) bool {
+	return r.ContentLength != 0 && strings.Contains(strings.ToLower(strings.Join(r.Header["Content-Type"], " ")), "multipart")
 }
 
 func setQuery(r *http.Request, rawQuery string) {

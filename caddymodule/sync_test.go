@@ -266,6 +266,27 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 	p.wantMetrics(map[string]float64{"sync_writes_total unknown": 15, "requests_total sync": 15, "outcomes_total forwarded sync": 15})
 }
 
+// Dendrite takes from a form in the body of a GET what the query doesn't say. Such a sync was taken
+// for one that says online: it went up and down past the limit, and readers saw the old state.
+func TestSyncThatSaysItsPresenceInAForm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+		m := p.behaves("dendrite")
+		p.knows("alice-token")
+		p.do(request("GET", syncPath+"?since=s&set_presence=online", "alice-token", ""))
+		time.Sleep(12 * time.Second) // until a lower one counts
+		p.wantShown(m, alice, "a sync")
+		time.Sleep(2 * time.Second)
+		form := request("GET", syncPath+"?since=s", "alice-token",
+			"--x\r\nContent-Disposition: form-data; name=\"set_presence\"\r\n\r\nunavailable\r\n--x--\r\n")
+		form.Header.Set("Content-Type", "Multipart/Form-Data; boundary=x")
+		p.do(form)
+		if got := p.wantShown(m, alice, "a form"); got != "unavailable" || p.hs.lastSync().URL.RawQuery != "since=s" {
+			t.Errorf("a form made the presence %q by %q", got, p.hs.lastSync().URL.RawQuery)
+		}
+	})
+}
+
 // Synapse serves it under a further prefix, and HEAD like GET.
 func TestEverySpellingOfASyncCounts(t *testing.T) {
 	p := newProxy(t, &Handler{Sync: "off", Homeserver: "synapse"})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -55,11 +56,17 @@ func (m *modelled) serve(w http.ResponseWriter, r *http.Request) (handled bool, 
 		if r.Method == http.MethodPost {
 			body, _ = io.ReadAll(r.Body)
 		}
-		word, _ := m.Reads(r.URL.RawQuery, body)
+		query := r.URL.RawQuery
+		if m.Name == "dendrite" {
+			if word := r.FormValue("set_presence"); word != "" {
+				query = "set_presence=" + url.QueryEscape(word)
+			}
+		}
+		word, _ := m.Reads(query, body)
 		m.mu.Lock()
 		m.reached = append(m.reached, word)
 		m.mu.Unlock()
-		status, end := m.Sync(user, token, r.URL.RawQuery, body, time.Now())
+		status, end := m.Sync(user, token, query, body, time.Now())
 		if timeout, err := time.ParseDuration(r.URL.Query().Get("timeout") + "ms"); err == nil && status == 200 {
 			select {
 			case <-time.After(timeout):
