@@ -174,7 +174,7 @@ type SyncRules struct {
 	Refresh time.Duration
 
 	// Allow takes a change from the user's budget and reports whether there was one
-	// left. It is asked about what ends another state only.
+	// left. It is asked only about what ends another state that a sync has set.
 	Allow func() bool
 }
 
@@ -307,8 +307,10 @@ func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap 
 		return SyncDecision{Verdict: SyncRepeated, Changes: changes, Told: true}
 	}
 
-	already := s.bumped && ask.Presence == Online
-	if holds && !gone && !already && !rules.Watch && !rules.Allow() {
+	// What ends what a write has set can't be held, and is not charged for: the user's other
+	// devices, whose syncs can be, would pay for it.
+	free := s.written || s.bumped && ask.Presence == Online
+	if holds && !gone && !free && !rules.Watch && !rules.Allow() {
 		switch {
 		case quiet:
 			return SyncDecision{Verdict: SyncLimited, Value: keep}

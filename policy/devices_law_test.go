@@ -242,9 +242,6 @@ func (tw *twins) run(random *rand.Rand, devices int) {
 			// What Synapse has once taken for gone, up to refresh sooner, no activity brings back, but
 			// it would have kept it in place.
 			sure = sure && (tw.dialect != Synapse || h.word != "offline" || h.active == 0)
-			// A device that goes up and down by writes and syncs may take all of the budget, so that
-			// another keeps what it had.
-			sure = sure && (tw.dialect != Tuwunel || h.write == "" || devices == 1)
 			if testkit.StateRank(h.word) > testkit.StateRank(highest) {
 				highest = h.word
 			}

@@ -323,18 +323,23 @@ func TestActivityEndsALowerState(t *testing.T) {
 // A bot says offline by its syncs and online by its writes. Each pair once counted as two
 // changes on Dendrite; when the budget was used up, the next sync was made to say online,
 // as the write had, and the one after that offline again, this time for good: Dendrite
-// compares a sync with what syncs said before. To it a write is nothing to a sync.
-func TestBotOfDendriteSpendsNothing(t *testing.T) {
-	d := NewDevices(100, testkit.Epoch)
-	for n := range 100 {
-		at := testkit.At(seconds(float64(n) * 7))
-		got := d.Sync(SyncAsk{"@bot:b", [16]byte{1}, Offline, 0}, SyncRules{Dialect: Dendrite, Refresh: 20 * time.Second,
-			Allow: func() bool { t.Fatalf("round %d: a sync is charged", n); return false }}, at)
-		if got.Value != "" && got.Value != "unchanged" {
-			t.Fatalf("round %d: a sync for offline says %q", n, got.Value)
+// compares a sync with what syncs said before. To it a write is nothing to a sync. To the others
+// it is, and the sync goes as it asks with or without a budget, which other devices of
+// the user then hadn't.
+func TestBotSpendsNothing(t *testing.T) {
+	for dialect, lower := range map[Dialect]Presence{Dendrite: Offline, Synapse: Unavailable, Tuwunel: Offline} {
+		d := NewDevices(100, testkit.Epoch)
+		for n := range 100 {
+			at := testkit.At(seconds(float64(n) * 7))
+			got := d.Sync(SyncAsk{"@bot:b", [16]byte{1}, lower, 0}, SyncRules{Dialect: dialect, Refresh: 20 * time.Second,
+				Allow: func() bool { t.Fatalf("dialect %d, round %d: a sync is charged", dialect, n); return false }}, at)
+			if got.Value != "" && (dialect != Dendrite || got.Value != "unchanged") {
+				t.Fatalf("dialect %d, round %d: a sync for %v says %q", dialect, n, lower, got.Value)
+			}
+			got.End(true, at)
+			at = at.Add(time.Second)
+			d.BeginWrite("@bot:b", [16]byte{1}, dialect, at).Taken(Online, dialect, at)
 		}
-		got.End(true, at)
-		d.BeginWrite("@bot:b", [16]byte{1}, Dendrite, at).Taken(Online, Dendrite, at)
 	}
 }
 

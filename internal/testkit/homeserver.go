@@ -90,6 +90,27 @@ func (hs *Homeserver) Presence(user string, now time.Time) (state string, timed 
 	return u.shown, u.timed
 }
 
+// Forget is what a restart does, or a race: nothing is left of a user, whom it shows as offline.
+func (hs *Homeserver) Forget(user string) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	delete(hs.users, user)
+}
+
+// Silence is for how long nothing has come of the one of a user's devices that are online of
+// which nothing has come for longest.
+func (hs *Homeserver) Silence(user string, now time.Time) (longest time.Duration) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.pass(now)
+	for _, d := range hs.user(user).devices {
+		if d.state == "online" {
+			longest = max(longest, now.Sub(d.active))
+		}
+	}
+	return longest
+}
+
 // change runs what a request does, after what the timers did before.
 func (hs *Homeserver) change(user string, now time.Time, f func(u *modelUser)) {
 	hs.pass(now)
