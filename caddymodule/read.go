@@ -158,27 +158,34 @@ func (h *Gateway) bypass(w http.ResponseWriter, r *http.Request, next Next, why 
 }
 
 // serveUncached passes a read on where nothing is kept. What it shows may still end what is
-// believed of the last write.
+// believed of the last write, or of syncs.
 func (h *Gateway) serveUncached(w http.ResponseWriter, r *http.Request, next Next, route policy.PresenceRoute) error {
-	absorbs := h.set.absorbs || h.memory.needs.absorbs.Load()
-	if !absorbs || r.Method != http.MethodGet || !route.Canonical {
+	if !h.comparesShown() || r.Method != http.MethodGet || !route.Canonical {
 		return h.bypass(w, r, next, "off")
 	}
 	ticket := h.lookup(reader{target: route.UserID}, h.memory.now()).Ticket
 	watched, finish := newWatch(w, func(status int) bool { return status == http.StatusOK }, func(answer *subresponse) {
 		if answer.isWholeJSON() {
-			h.compareWritten(ticket, route.UserID, answer)
+			h.compareShown(ticket, route.UserID, answer)
 		}
 	})
 	defer finish()
 	return h.bypass(watched, r, next, "off")
 }
 
-// compareWritten compares what the homeserver shows of a user with what they last wrote, unless
-// the answer may be from before.
-func (h *Gateway) compareWritten(ticket cache.Ticket, target string, answer *subresponse) {
-	if !h.memory.presence.Overtaken(ticket) {
+// comparesShown tells whether this handler, or another of its memory, acts upon what it believes of
+// a user's presence.
+func (h *Gateway) comparesShown() bool {
+	n := &h.memory.needs
+	return h.set.absorbs || h.set.sync == syncLimit || n.absorbs.Load() || n.limitsSyncs.Load()
+}
+
+// compareShown compares what the homeserver shows of a user with what they last wrote, and said
+// by syncs, unless the answer may be from before.
+func (h *Gateway) compareShown(ticket cache.Ticket, target string, answer *subresponse) {
+	if h.comparesShown() && !h.memory.presence.Overtaken(ticket) {
 		h.memory.repeats.Observe(target, answer.body, h.knownDialect())
+		h.memory.devices.Observe(target, answer.body, h.knownDialect(), h.memory.now())
 	}
 }
 
@@ -441,7 +448,7 @@ func (h *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse)
 	case result.status == http.StatusOK:
 		answer, err := cache.ParseAnswer(result.body, keptList(result.header))
 		if err == nil {
-			h.compareWritten(ticket, who.target, result)
+			h.compareShown(ticket, who.target, result)
 		}
 		if err != nil || variesByClient(result.header) {
 			presence.MarkUncached(ticket)

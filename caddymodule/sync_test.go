@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -264,6 +265,35 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 		pass("an identity that isn't known", request("GET", syncPath+"?timeout=0&since=s", "carol-token", ""))
 	}
 	p.wantMetrics(map[string]float64{"sync_writes_total unknown": 15, "requests_total sync": 15, "outcomes_total forwarded sync": 15})
+}
+
+// A homeserver has lost what a sync said: Synapse when it comes with a first read, all by a
+// restart. The next syncs, which would have mended it, were taken for repeats: on Synapse they
+// were taken out for refresh, and on both readers kept "offline" for a ttl.
+func TestALostSyncIsMended(t *testing.T) {
+	for _, homeserver := range []string{"synapse", "tuwunel"} {
+		for _, off := range []bool{false, true} {
+			t.Run(fmt.Sprint(homeserver, off), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newProxy(t, &Handler{Sync: "limit", Homeserver: homeserver, Cache: &Cache{Off: off}})
+					m := p.behaves(homeserver)
+					p.knows("alice-token")
+					for range 4 {
+						p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
+						time.Sleep(2 * time.Second)
+					}
+					m.Forget(alice)
+					if got := p.wantShown(m, alice, "it was lost"); got != "offline" {
+						t.Fatal(got)
+					}
+					p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
+					if got := p.wantShown(m, alice, "the next sync"); got != "online" {
+						t.Errorf("after a sync that was lost, and another, the user is %q", got)
+					}
+				})
+			})
+		}
+	}
 }
 
 // Dendrite takes from a form in the body of a GET what the query doesn't say. Such a sync was taken

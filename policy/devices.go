@@ -525,6 +525,26 @@ func (d *Devices) Doubt(userID string, fingerprint [16]byte, now time.Time) {
 	}
 }
 
+// Observe compares what the homeserver was told of a user's devices with the body of a presence
+// that it has shown since. If that is lower, it has lost what a device said, or begun anew, and
+// the next sync of that device goes through: a first read and a first sync at the same moment
+// do to Synapse what [Repeats.Observe] shows of a write. Dendrite sets nothing by a repeat.
+func (d *Devices) Observe(userID string, answer []byte, dialect Dialect, now time.Time) {
+	shard, hash := d.shardOf(userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	user, ok := shard.users.Peek(hash)
+	if !ok || !dialect.merges() || user.dialect != dialect {
+		return
+	}
+	shown, _, isPresence := readShown(answer)
+	for _, dev := range user.devices {
+		if isPresence && dev.spoken.state > shown {
+			dev.spoken.doubt(int64(now.Sub(d.epoch)))
+		}
+	}
+}
+
 // ofKnown calls f with a device and what the homeserver was told of it, if it is known.
 func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect Dialect, f func(dev *device, told *spoken)) {
 	shard, hash := d.shardOf(userID)

@@ -208,15 +208,9 @@ func (r *Repeats) Observe(userID string, answer []byte, d Dialect) {
 	if !ok {
 		return
 	}
-	var shown struct {
-		Presence  string `json:"presence"`
-		StatusMsg string `json:"status_msg"`
-	}
-	if json.Unmarshal(answer, &shown) != nil {
-		return // it is no presence
-	}
+	shown, message, isPresence := readShown(answer)
 	state := last.states[d]
-	if state != NoPresence && state == ParsePresence(shown.Presence) && r.maySay(&last, shown.StatusMsg, d) {
+	if !isPresence || state != NoPresence && state == shown && r.maySay(&last, message, d) {
 		return
 	}
 	shard.mu.Lock()
@@ -225,6 +219,16 @@ func (r *Repeats) Observe(userID string, answer []byte, d Dialect) {
 	if now, ok := shard.last.Get(user); ok && now.digest == last.digest && now.departed == last.departed {
 		shard.last.Delete(user)
 	}
+}
+
+// readShown reads the body of a presence that a homeserver shows.
+func readShown(answer []byte) (state Presence, message string, ok bool) {
+	var shown struct {
+		Presence  string `json:"presence"`
+		StatusMsg string `json:"status_msg"`
+	}
+	ok = json.Unmarshal(answer, &shown) == nil
+	return ParsePresence(shown.Presence), shown.StatusMsg, ok
 }
 
 // maySay tells whether a message is the one that was written.
