@@ -282,7 +282,7 @@ func TestALostSyncIsMended(t *testing.T) {
 						p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
 						time.Sleep(2 * time.Second)
 					}
-					m.Forget(alice)
+					m.Forget(alice, time.Now())
 					if got := p.wantShown(m, alice, "it was lost"); got != "offline" {
 						t.Fatal(got)
 					}

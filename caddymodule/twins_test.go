@@ -85,7 +85,7 @@ func (tw *twins) live(random *rand.Rand, who actor, until time.Time) (highest st
 const twinPhase, twinPhases = 240 * time.Second, 3
 
 // Two equal homeservers, one behind the busy profile or another, get the same random traffic. A
-// watcher looks at each user every second. What a request changes is seen at once, what
+// watcher looks at each user every second. At times both homeservers lose what they had of one. What a request changes is seen at once, what
 // timers change no later than a ttl; in the end both are the same; and who syncs all the time is
 // never offline. Such a test found most of what TestSyncsShowWhatTheyWouldWithoutUs and its
 // neighbours are about.
@@ -145,6 +145,7 @@ func (tw *twins) user(random *rand.Rand, userID string) {
 		devices = append(devices, who)
 	}
 	var directly []string // each second
+	var lost time.Time
 	for range twinPhases {
 		end := time.Now().Add(twinPhase)
 		var clients []*sync.WaitGroup
@@ -156,11 +157,23 @@ func (tw *twins) user(random *rand.Rand, userID string) {
 				highest = word
 			}
 		}
+		loss := end
+		if tw.behind.Name != "dendrite" && random.IntN(3) == 0 {
+			loss = end.Add(-time.Duration(random.Int64N(int64(twinPhase))))
+		}
 		for time.Sleep(time.Duration(random.IntN(1e9))); time.Now().Before(end); time.Sleep(time.Second) {
+			if !time.Now().Before(loss) {
+				tw.direct.Forget(userID, time.Now())
+				tw.behind.Forget(userID, time.Now())
+				loss, lost = end, time.Now()
+			}
 			shown, _ := tw.direct.Presence(userID, time.Now())
 			state, timed := tw.behind.Presence(userID, time.Now())
 			got := tw.shows("bob-token", userID)
 			directly = append(directly, shown)
+			if got != "offline" && time.Since(lost) < defaultTTL+time.Second {
+				timed = lost // nobody has read what would have told us
+			}
 			if got != state && (timed.IsZero() || time.Since(timed) > defaultTTL+time.Second) {
 				tw.t.Errorf("%s: a reader sees %q, the homeserver has %q since %v", userID, got, state, timed)
 			}

@@ -90,11 +90,14 @@ func (hs *Homeserver) Presence(user string, now time.Time) (state string, timed 
 	return u.shown, u.timed
 }
 
-// Forget is what a restart does, or a race: nothing is left of a user, whom it shows as offline.
-func (hs *Homeserver) Forget(user string) {
+// Forget is what a restart does, or a race: nothing is left of a user, whom it shows as offline,
+// as if a timer had done that.
+func (hs *Homeserver) Forget(user string, now time.Time) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
+	hs.pass(now)
 	delete(hs.users, user)
+	hs.user(user).timed = now
 }
 
 // Silence is for how long nothing has come of the one of a user's devices that are online of
@@ -323,7 +326,7 @@ func (hs *Homeserver) Sync(user, device, rawQuery string, body []byte, now time.
 		defer hs.mu.Unlock()
 		hs.pass(now)
 		// One that was taken for gone while its sync was open isn't: Synapse looks.
-		if d := hs.user(user).devices[device]; d != nil {
+		if d := hs.user(user).devices[device]; d != nil && d.syncs > 0 {
 			d.syncs--
 		}
 	}
