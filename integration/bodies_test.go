@@ -3,6 +3,7 @@ package integration_test
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
@@ -37,6 +38,10 @@ var bodies = []struct{ name, body, dendrite, synapse string }{
 	{"status twice, first a number", `{"presence":"online","status_msg":1,"status_msg":"x"}`, "", "online"},
 	{"status twice, first null", `{"presence":"online","status_msg":null,"status_msg":"x"}`, "online", "online"},
 	{"status twice, last null", `{"presence":"online","status_msg":"x","status_msg":null}`, "online", ""},
+
+	// What doesn't count, and is valid JSON, Synapse has to read all the same.
+	{"twice, first deep", `{"presence":` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `,"presence":"online"}`, "", ""},
+	{"twice, first of many digits", `{"presence":` + strings.Repeat("9", 5000) + `,"presence":"online"}`, "", ""},
 
 	{"null", `{"presence":null}`, "", ""},
 	{"a number", `{"presence":1}`, "", ""},

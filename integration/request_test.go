@@ -27,8 +27,9 @@ type request struct {
 	// second is another Authorization header.
 	second string
 	// from is the address that a proxy before us has seen.
-	from string
-	body string
+	from        string
+	body        string
+	contentType string // of the body
 }
 
 // to sends the request to a homeserver or a sidecar.
@@ -67,6 +68,9 @@ func (r request) try(ctx context.Context, base string) (answer, error) {
 	}
 	if r.from != "" {
 		req.Header.Set("X-Forwarded-For", r.from)
+	}
+	if r.contentType != "" {
+		req.Header.Set("Content-Type", r.contentType)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {

@@ -97,6 +97,28 @@ func TestWordsOfSyncs(t *testing.T) {
 	})
 }
 
+// TestSyncThatSaysItsPresenceInAForm: Dendrite reads a form in the body of a GET, where the query
+// says nothing. Readers see at once what it makes of that.
+func TestSyncThatSaysItsPresenceInAForm(t *testing.T) {
+	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+		s := syncSite(t, hs.URL, "sync limit", "homeserver "+hs.Name)
+		p := newPerson(t, hs)
+		isKnown(t, s.URL, p.User)
+		for range 3 {
+			for _, word := range []string{"unavailable", "online"} {
+				r := get("/_matrix/client/v3/sync?timeout=0", p.AccessToken)
+				r.contentType = "multipart/form-data; boundary=x"
+				r.body = "--x\r\nContent-Disposition: form-data; name=\"set_presence\"\r\n\r\n" + word + "\r\n--x--\r\n"
+				a := r.to(t, s.URL)
+				has := p.sees(t, hs.URL)
+				if got := p.sees(t, s.URL); a.status != http.StatusOK || got != has {
+					t.Errorf("after a form of %q, answered %d, a reader sees %q, and the homeserver has %q", word, a.status, got, has)
+				}
+			}
+		}
+	})
+}
+
 // TestBotThatSyncsOffline: a bot says by its syncs that it is offline, so that they show
 // nothing, and by its writes that it is online. What it is in the end is what it is without
 // the sidecar. On Dendrite it once ended offline for good, because a sync of its over the
