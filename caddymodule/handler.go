@@ -133,8 +133,8 @@ type Handler struct {
 	// /_matrix/federation/v1/version, at /_matrix/client/versions (MSC4383) or in a
 	// Server field. It is asked when a sync comes that is looked at, which doesn't wait for
 	// that. As long as it doesn't say, syncs are left alone, and only those writes are
-	// refused that all three refuse; Dendrite doesn't where its federation is off. Default:
-	// auto.
+	// refused that none of the three takes for what they say; Dendrite doesn't say where
+	// its federation is off. Default: auto.
 	Homeserver string `json:"homeserver,omitempty"`
 
 	// Preflight is what becomes of the OPTIONS requests that browsers send before

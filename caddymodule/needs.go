@@ -23,8 +23,9 @@ type needs struct {
 	settle               atomic.Int64 // the longest, in nanoseconds
 }
 
-// update is called with the settings of all handlers when there are others.
-func (n *needs) update(all []*settings) {
+// update is called with the settings of all handlers when there are others. It tells whether
+// something is watched for from now on that wasn't.
+func (n *needs) update(all []*settings) (began bool) {
 	var syncs, activity, absorbs, limitsSyncs bool
 	var settle time.Duration
 	for _, set := range all {
@@ -34,11 +35,12 @@ func (n *needs) update(all []*settings) {
 		}
 		settle = max(settle, set.settle)
 	}
-	n.syncs.Store(syncs)
-	n.activity.Store(activity)
+	began = n.syncs.Swap(syncs) != syncs && syncs
+	began = n.activity.Swap(activity) != activity && activity || began
 	n.absorbs.Store(absorbs)
 	n.limitsSyncs.Store(limitsSyncs)
 	n.settle.Store(int64(settle))
+	return began
 }
 
 // watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.

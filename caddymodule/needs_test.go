@@ -140,6 +140,37 @@ func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
 	}
 }
 
+// sync limit and absorb were turned off for a while, by a reload, and on again. What had been said before
+// was believed as if nothing could have changed meanwhile.
+func TestWhatNobodyWatchedMayHaveChanged(t *testing.T) {
+	const active, idle = "since=s&set_presence=online&timeout=0", "since=s&set_presence=unavailable&timeout=0"
+	busy := func() *Handler {
+		return &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse", Cache: new(Cache)}
+	}
+	for _, off := range []*Handler{{}, {Mode: "observe"}, {Sync: "off", Homeserver: "synapse"}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProxy(t, busy())
+			p.wantSync("alice-token", active, active)
+			p.put("bob-token", bob, online)
+			off.Cache = new(Cache)
+			p.reload(off)
+			p.sync("alice-token", idle)
+			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/typing/x", "bob-token", "{}"))
+			p.reload(busy())
+			p.wantSync("alice-token", active, active)
+			p.want(p.put("bob-token", bob, online), 200, "{}", "matrix_presence; fwd=method")
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, busy())
+		p.wantSync("alice-token", active, active)
+		p.put("bob-token", bob, online)
+		p.reload(busy())
+		p.wantSync("alice-token", active, "since=s&set_presence=offline&timeout=0")
+		p.want(p.put("bob-token", bob, online), 200, "{}", "matrix_presence; detail=absorbed")
+	})
+}
+
 // Readers of one site must not be shown what was true before a sync through another.
 func TestReadersOfASiteSeeTheSyncsOfAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

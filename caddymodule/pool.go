@@ -108,5 +108,9 @@ func (p *pooled) update() {
 	for h := range p.tenants {
 		all = append(all, h.gateway.set)
 	}
-	p.needs.update(all)
+	if p.needs.update(all) {
+		// What nobody was watching may have changed.
+		p.repeats.Clear()
+		p.devices.Clear()
+	}
 }

@@ -505,6 +505,17 @@ func (d *Devices) forget(userID string, ended func(*device) bool) {
 	}
 }
 
+// Clear forgets all devices, of which nobody knows what the homeserver has been told meanwhile.
+func (d *Devices) Clear() {
+	for i := range d.shards {
+		shard := &d.shards[i]
+		shard.mu.Lock()
+		shard.users.Purge()
+		shard.devices = 0
+		shard.mu.Unlock()
+	}
+}
+
 // Doubt notes that the homeserver may have been told anything of a device, by a sync that
 // could not be judged, or a write of which isn't known what became. Where all devices have
 // one state, it is that which may be another, also by a device that isn't known.

@@ -254,6 +254,19 @@ func (r *Repeats) Disturb(userID string) {
 	}
 }
 
+// Clear forgets what all users last wrote, as [Repeats.Disturb] does of one.
+func (r *Repeats) Clear() {
+	for i := range r.shards {
+		shard := &r.shards[i]
+		shard.mu.Lock()
+		shard.last.Clear()
+		for _, w := range shard.writing {
+			w.disturbed = true
+		}
+		shard.mu.Unlock()
+	}
+}
+
 // Len returns how many users are remembered.
 func (r *Repeats) Len() int {
 	n := 0

@@ -43,6 +43,9 @@ func (m *Map[K, V]) Put(key K, value V) {
 // Delete drops an entry, if there is one.
 func (m *Map[K, V]) Delete(key K) { delete(m.entries, key) }
 
+// Clear drops all entries.
+func (m *Map[K, V]) Clear() { clear(m.entries) }
+
 // Len returns the number of entries.
 func (m *Map[K, V]) Len() int { return len(m.entries) }
 
