@@ -279,7 +279,7 @@ func (h *Gateway) learnIssued(login bool) func(answer *subresponse) {
 			return
 		}
 		if login && issued.UserID != "" {
-			h.memory.identities.RevokeUser(issued.UserID)
+			h.memory.revokeUser(issued.UserID) // one of whose devices it may have taken over
 		}
 		if issued.AccessToken != "" && issued.RefreshToken != "" {
 			h.memory.identities.Issued(issued.AccessToken, issued.RefreshToken)

@@ -214,6 +214,43 @@ func TestDevicesOfDendriteAreDamped(t *testing.T) {
 	})
 }
 
+// A device of Dendrite whose session has ended holds nobody down, whatever has ended it. A login that
+// takes over a device did, so that who was away showed as online for refresh.
+func TestEndedSessionHoldsNobodyDown(t *testing.T) {
+	for name, end := range map[string]func() *http.Request{
+		"logout":     func() *http.Request { return request("POST", "/_matrix/client/v3/logout", "alice-token", "") },
+		"logout/all": func() *http.Request { return request("POST", "/_matrix/client/v3/logout/all", "alice-token", "") },
+		"device":     func() *http.Request { return request("DELETE", "/_matrix/client/v3/devices/ONE", "alice-phone", "{}") },
+		"login":      func() *http.Request { return request("POST", "/_matrix/client/v3/login", "", `{"device_id":"ONE"}`) },
+		"a sync's 401": func() *http.Request {
+			return request("GET", syncPath+"?since=ended", "alice-token", "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+				p.wantSync("alice-token", "", "")
+				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					switch {
+					case strings.HasSuffix(r.URL.Path, "/login"):
+						answer(w, 200, `{"user_id":"`+alice+`","access_token":"alice-new","device_id":"ONE"}`)
+					case strings.HasPrefix(r.URL.RawQuery, "since=ended"):
+						answer(w, 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Unknown token"}`)
+					default:
+						return false, nil
+					}
+					return true, nil
+				})
+				p.do(end())
+				p.hs.answerBy(nil)
+				p.hs.tokens["alice-phone"] = alice
+				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
+			})
+		})
+	}
+}
+
 func TestSyncOffTouchesNoPresence(t *testing.T) {
 	for _, tt := range []struct {
 		homeserver, query, want string
