@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"runtime"
@@ -24,11 +25,20 @@ import (
 // known here, and the lifetime of an identity is what bounds it.
 func (h *Handler) serveRevocation(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) (err error) {
 	ending := h.newEnding(r, next, revocation)
-	if ending.answered != nil {
-		watched, finish := newWatch(w, isSuccess, ending.answered)
-		defer finish()
-		w = watched
+	if ending.answered != nil && !h.set.observe {
+		r = withoutCodings(r)
 	}
+	isSites := h.isSites(r)
+	w, finish := newWatch(w, func(status int) bool {
+		return isSuccess(status) && ending.answered != nil || status == http.StatusUnauthorized && !isSites()
+	}, func(answer *subresponse) {
+		if isSuccess(answer.status) {
+			ending.answered(answer)
+		} else {
+			h.refusedRevocation(r, answer)
+		}
+	})
+	defer finish()
 	status := 0
 	// Also if that panics, because the homeserver's answer breaks off.
 	panics := true
@@ -44,6 +54,33 @@ func (h *Handler) serveRevocation(w http.ResponseWriter, r *http.Request, next c
 	}), r)
 	panics = false
 	return err
+}
+
+// withoutCodings returns a request for whose answer to come plain, or in the one coding that the
+// transport asks for and unpacks: browsers offer codings that nothing here reads.
+func withoutCodings(r *http.Request) *http.Request {
+	plain := *r
+	plain.Header = maps.Clone(r.Header)
+	delete(plain.Header, "Accept-Encoding")
+	return &plain
+}
+
+// refusedRevocation notes a request that may end tokens and was answered with status 401. It
+// may have been sent twice, by its client or by a proxy, and have succeeded at first. Without
+// an errcode, the answer asks for a password only.
+func (h *Handler) refusedRevocation(r *http.Request, answer *subresponse) {
+	unreadable := answer.header.Get("Content-Encoding") != ""
+	if !unreadable && answer.matrixError() != unknownToken {
+		return
+	}
+	shown, certain := shownCredentials(r)
+	for _, c := range shown {
+		if certain {
+			h.memory.refused(c, h.memory.holderOf(c), answer)
+		} else {
+			h.memory.identities.Doubt(c)
+		}
+	}
 }
 
 func isSuccess(status int) bool { return status < http.StatusMultipleChoices }
@@ -111,33 +148,39 @@ func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation 
 			}
 		}, nothing, nil}
 	case policy.RevokesByLogin:
-		return ending{func(http.Header) {}, nothing, h.learnIssued(true)}
+		return ending{func(http.Header) {}, nothing, h.learnIssued(true, nil)}
 	case policy.RevokesByRefresh:
-		named := h.doubtNamed(r, "refresh_token")
-		both := func() { doubt(); named() }
-		return ending{func(http.Header) { both() }, both, h.learnIssued(false)}
+		named := namedTokens(r, "refresh_token")
+		both := func() { doubt(); h.doubtNamed(named()) }
+		return ending{func(http.Header) { both() }, both, h.learnIssued(false, named)}
 	case policy.RevokesNamed:
-		named := h.doubtNamed(r, "token")
-		return ending{func(http.Header) { named() }, named, nil}
+		named := namedTokens(r, "token")
+		end := func() { h.doubtNamed(named()) }
+		return ending{func(http.Header) { end() }, end, nil}
 	default: // policy.Registers
-		return ending{func(http.Header) {}, nothing, h.learnIssued(false)}
+		return ending{func(http.Header) {}, nothing, h.learnIssued(false, nil)}
 	}
 }
 
-// doubtNamed returns what is to be done about a request whose body names a token: one that
-// ends, or by whose use another ends. Nobody can name it who doesn't have it, so it may be
-// in doubt whoever has sent the request.
-func (h *Handler) doubtNamed(r *http.Request, member string) func() {
+// namedTokens returns what tells, once a request is being answered, which tokens its body
+// names: what ends, or by whose use another ends.
+func namedTokens(r *http.Request, member string) (named func() []string) {
 	body := newCopied(r, maxNamedBody)
-	return func() {
+	return sync.OnceValue(func() []string {
 		sent, whole := body.take()
 		if !whole {
-			return
+			return nil
 		}
-		for _, token := range policy.NamedTokens(sent, member) {
-			h.memory.identities.Doubt(policy.Credential{Token: token})
-			h.memory.identities.Refreshed(token)
-		}
+		return policy.NamedTokens(sent, member)
+	})
+}
+
+// doubtNamed forgets on whose behalf tokens act that a request has named. Nobody can name one
+// who doesn't have it, so it may be in doubt whoever has sent the request.
+func (h *Handler) doubtNamed(tokens []string) {
+	for _, token := range tokens {
+		h.memory.identities.Doubt(policy.Credential{Token: token})
+		h.memory.identities.Refreshed(token)
 	}
 }
 
@@ -169,7 +212,7 @@ func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown 
 	identities := h.memory.identities
 	var users []string
 	for _, c := range shown {
-		if userID := identities.LastKnown(c); userID != "" {
+		if userID := identities.Holder(c); userID != "" {
 			users = append(users, userID)
 		}
 	}
@@ -181,7 +224,7 @@ func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown 
 	}
 	return func(http.Header) {
 		for _, c := range shown {
-			if userID := identities.LastKnown(c); userID != "" && !slices.Contains(users, userID) {
+			if userID := identities.Holder(c); userID != "" && !slices.Contains(users, userID) {
 				users = append(users, userID)
 			}
 			identities.Doubt(c)
@@ -275,9 +318,9 @@ func (s *sender) end() {
 }
 
 // learnIssued returns what is to be learned from an answer that gives an access token out:
-// with which refresh token, and if it is a login, that its user's other tokens may have
-// ended by it.
-func (h *Handler) learnIssued(login bool) func(answer *subresponse) {
+// with which refresh token, by the use of which, and to whom. If it is a login, that one's other
+// tokens may have ended by it.
+func (h *Handler) learnIssued(login bool, used func() []string) func(answer *subresponse) {
 	return func(answer *subresponse) {
 		var issued struct {
 			UserID       string `json:"user_id"`
@@ -287,11 +330,18 @@ func (h *Handler) learnIssued(login bool) func(answer *subresponse) {
 		if !answer.decode(&issued) {
 			return
 		}
+		identities := h.memory.identities
 		if login && issued.UserID != "" {
-			h.memory.identities.RevokeUser(issued.UserID)
+			identities.RevokeUser(issued.UserID)
 		}
-		if issued.AccessToken != "" && issued.RefreshToken != "" {
-			h.memory.identities.Issued(issued.AccessToken, issued.RefreshToken)
+		if issued.AccessToken == "" {
+			return
+		}
+		identities.IssuedTo(issued.UserID, issued.AccessToken)
+		if used != nil {
+			identities.Issued(issued.AccessToken, issued.RefreshToken, used()...)
+		} else if issued.RefreshToken != "" {
+			identities.Issued(issued.AccessToken, issued.RefreshToken)
 		}
 	}
 }
