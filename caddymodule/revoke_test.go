@@ -682,6 +682,45 @@ func TestSessionsEndOfWhoseTokenOnlyALoginTold(t *testing.T) {
 	}
 }
 
+// Whoever had a token of hers, that ended elsewhere, had alice's presence be fetched by each
+// reader for as long as they went on to show it: it might be changed by them.
+func TestATokenThatHasEndedPutsNothingInDoubt(t *testing.T) {
+	for name, tc := range map[string]struct{ method, path, body string }{
+		"a message":                {"PUT", clientAPI + "rooms/!r:x/send/m.room.message/1", "{}"},
+		"an uncertain message":     {"PUT", clientAPI + "rooms/!r:x/send/m.room.message/1?user_id=", "{}"},
+		"a sync":                   {"GET", syncPath, ""},
+		"an uncertain sync":        {"GET", syncPath + "?user_id=", ""},
+		"a sync of another mind":   {"GET", syncPath + "?set_presence=unavailable", ""},
+		"a sync that says no word": {"GET", syncPath + "?set_presence=%zz", ""},
+		"a write":                  {"PUT", statusPath(alice), online},
+	} {
+		for _, handler := range []*Handler{
+			{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"},
+			{Sync: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"},
+			{Sync: "pass", RepeatWrites: "absorb"},
+		} {
+			t.Run(fmt.Sprint(name, ", ", handler.Sync, " ", handler.Homeserver), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newProxy(t, handler)
+					p.knows("alice-phone")
+					p.hs.mu.Lock()
+					delete(p.hs.tokens, "alice-phone")
+					p.hs.mu.Unlock()
+					for range 2 {
+						p.do(request(tc.method, tc.path, "alice-phone", tc.body))
+						synctest.Wait()
+						time.Sleep(3 * time.Second) // until all has settled
+					}
+					p.get("bob-token", alice)
+					p.do(request(tc.method, tc.path, "alice-phone", tc.body))
+					synctest.Wait()
+					p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+				})
+			})
+		}
+	}
+}
+
 // No other token is asked about anew when one ends, and whoever comes after that has what
 // was asked before it no longer.
 func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) {

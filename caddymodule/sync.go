@@ -146,11 +146,13 @@ func (h *Handler) passUnjudged(w http.ResponseWriter, r *http.Request, next cadd
 func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (watched http.ResponseWriter, done func()) {
 	again := h.mayChange(r, next)
 	answered := false
+	w, finish := h.watchShown(w, r)
 	watched = onStatus(w, func(int) {
 		answered = true
 		again()
 	})
 	return watched, func() {
+		finish()
 		if !answered {
 			again()
 		}

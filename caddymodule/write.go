@@ -167,6 +167,8 @@ func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next cad
 	if err == nil {
 		userID = h.memory.identities.LastKnown(credential)
 	}
+	w, finish := h.watchShown(w, r)
+	defer finish()
 	if userID == "" {
 		// Others may have read the user's presence.
 		defer h.mayChange(r, next)()
