@@ -96,20 +96,22 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 				"every sync, drops the presence of most without a word, and takes users who sync often for offline")
 		})
 	}
+	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	userID := ""
+	if err == nil {
+		// Nothing is authorised by it, and the homeserver looks at the token itself.
+		userID = h.memory.identities.LastKnown(credential)
+	}
+	if userID == "" && route == policy.SlidingSync {
+		return h.passUnjudged(w, r, next) // no body is kept of who may have no account
+	}
 	asked, ok := h.readSync(r, route, dialect)
 	switch {
 	case !ok:
 		return h.passUnjudged(w, r, next)
 	case asked.sets == policy.NoPresence:
 		return h.passSync(w, r, next, syncNone)
-	}
-	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
-	if err != nil {
-		return h.passUnjudged(w, r, next)
-	}
-	// Nothing is authorised by it, and the homeserver looks at the token itself.
-	userID := h.memory.identities.LastKnown(credential)
-	if userID == "" {
+	case userID == "":
 		return h.passUnjudged(w, r, next)
 	}
 
