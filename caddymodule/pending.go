@@ -653,7 +653,7 @@ func (h *Handler) reportLoss() {
 // logLosses logs how many writes were lost, unless it did within the interval.
 func (h *Handler) logLosses(interval time.Duration) {
 	losses := &h.memory.losses
-	at, last := time.Now().UnixNano(), losses.logged.Load()
+	at, last := h.memory.clock.stamp(), losses.logged.Load()
 	if at-last < int64(interval) || !losses.logged.CompareAndSwap(last, at) {
 		return
 	}
@@ -666,5 +666,5 @@ func (h *Handler) logLosses(interval time.Duration) {
 // lossLog makes one line in the log of many losses.
 type lossLog struct {
 	unlogged atomic.Int64
-	logged   atomic.Int64 // when the last line was, in Unix nanoseconds
+	logged   atomic.Int64 // when the last line was, see [clock.stamp]
 }
