@@ -62,7 +62,8 @@ type Identities struct {
 	muIssued sync.Mutex // guards all below
 	// succeeds tells which access token ends when a refresh token is used.
 	succeeds *simplelru.LRU[tokenKey, tokenKey]
-	// issuedTo tells to whom an access token was given out. It authorises nothing.
+	// issuedTo tells to whom an access token was given out, or whose one was that is in doubt. It
+	// authorises nothing.
 	issuedTo *simplelru.LRU[tokenKey, string]
 }
 
@@ -237,16 +238,21 @@ func (t *Identities) Holder(c Credential) (userID string) {
 	shard.mu.Lock()
 	base, ok := shard.identities.Get(key)
 	shard.mu.Unlock()
-	if c = base.effective(c); ok && (c.UserID != "" || c.DeviceID != "") {
-		masquerade := t.masqueradeKey(key, c)
-		shard = t.shard(masquerade)
-		shard.mu.Lock()
-		defer shard.mu.Unlock()
-		if found, ok := shard.identities.Get(masquerade); ok && found.base == base.base {
-			return found.userID
-		}
-		return ""
+	if c = base.effective(c); !ok || c.UserID == "" && c.DeviceID == "" {
+		return t.holderOf(key, base)
 	}
+	key = t.masqueradeKey(key, c)
+	shard = t.shard(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if found, ok := shard.identities.Get(key); ok && found.base == base.base {
+		return found.userID
+	}
+	return ""
+}
+
+// holderOf returns whose a token is, by its base entry or by the answer that gave it out.
+func (t *Identities) holderOf(key tokenKey, base identity) (userID string) {
 	if base.userID != "" {
 		return base.userID
 	}
@@ -503,6 +509,9 @@ func (t *Identities) forgetBase(key tokenKey, ended bool) (userID string) {
 	case ended:
 		shard.identities.Delete(key)
 	default:
+		if base.userID != "" {
+			t.isOf(key, base.userID) // for what it may yet end
+		}
 		// Its masquerades are void, as they hold its old name.
 		shard.identities.Put(key, identity{
 			base: t.bases.Add(1), asked: base.asked, ignoresUserID: base.ignoresUserID, ignoresDeviceID: base.ignoresDeviceID,
@@ -547,10 +556,14 @@ func (t *Identities) IssuedTo(userID, accessToken string) {
 	if userID == "" || len(userID) > maxUserID {
 		return
 	}
-	access := t.key(accessToken)
+	t.isOf(t.key(accessToken), strings.Clone(userID))
+}
+
+// isOf notes whose a token is.
+func (t *Identities) isOf(key tokenKey, userID string) {
 	t.muIssued.Lock()
 	defer t.muIssued.Unlock()
-	t.issuedTo.Add(access, strings.Clone(userID))
+	t.issuedTo.Add(key, userID)
 }
 
 // Issued remembers that the homeserver has given out an access token together with a
@@ -559,27 +572,50 @@ func (t *Identities) IssuedTo(userID, accessToken string) {
 // and ends this access token then (tuwunel). Of used there are those that it may have been.
 func (t *Identities) Issued(accessToken, refreshToken string, used ...string) {
 	access := t.key(accessToken)
-	t.muIssued.Lock()
-	defer t.muIssued.Unlock()
 	for _, token := range used {
+		refresh := t.key(token)
+		before, known := t.issuedWith(refresh)
+		if known {
+			t.inherit(access, before)
+		}
 		// Not what somebody makes up: it would make room for itself.
-		if refresh := t.key(token); refreshToken == "" || t.succeeds.Contains(refresh) {
-			t.succeeds.Add(refresh, access)
+		if known || refreshToken == "" {
+			t.endsBy(refresh, access)
 		}
 	}
 	if refreshToken != "" {
-		t.succeeds.Add(t.key(refreshToken), access)
+		t.endsBy(t.key(refreshToken), access)
+	}
+}
+
+// issuedWith returns the access token that was last given out with a refresh token.
+func (t *Identities) issuedWith(refresh tokenKey) (access tokenKey, ok bool) {
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
+	return t.succeeds.Get(refresh)
+}
+
+func (t *Identities) endsBy(refresh, access tokenKey) {
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
+	t.succeeds.Add(refresh, access)
+}
+
+// inherit notes that an access token is whose the one before was.
+func (t *Identities) inherit(access, before tokenKey) {
+	shard := t.shard(before)
+	shard.mu.Lock()
+	base, _ := shard.identities.Get(before)
+	shard.mu.Unlock()
+	if userID := t.holderOf(before, base); userID != "" {
+		t.isOf(access, userID)
 	}
 }
 
 // Refreshed forgets on whose behalf the access token acts that was given out with a
 // refresh token, as [Identities.Doubt] does: that has been used.
 func (t *Identities) Refreshed(refreshToken string) {
-	refresh := t.key(refreshToken)
-	t.muIssued.Lock()
-	access, ok := t.succeeds.Get(refresh)
-	t.muIssued.Unlock()
-	if ok {
+	if access, ok := t.issuedWith(t.key(refreshToken)); ok {
 		t.forgetBase(access, false)
 	}
 }

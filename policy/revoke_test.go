@@ -259,8 +259,19 @@ func TestHolderOfWhatMayHaveEnded(t *testing.T) {
 			t.Errorf("%+v was last %q", c, got)
 		}
 	}
-	ids.RevokeToken(plain)
-	want(plain, "")
+	// Also in doubt, and whoever refreshes it.
+	ids.Doubt(plain)
+	want(plain, "@a:hs")
+	ids.Issued("tok", "r")
+	ids.Issued("next", "r2", "made up", "r")
+	ids.Issued("last", "", "r2")
+	for _, token := range []string{"next", "last"} {
+		want(Credential{Token: token}, "@a:hs")
+		wantUser(t, ids, Credential{Token: token}, 0, "")
+	}
+	learn(ids, Credential{Token: "new"}, WhoAmI{UserID: "@n:hs"}, forever)
+	ids.RevokeToken(Credential{Token: "new"})
+	want(Credential{Token: "new"}, "")
 }
 
 // The interleaving of the documentation: the homeserver was asked before the
