@@ -15,22 +15,6 @@ func init() {
 	caddy.RegisterModule(adminTalkers{})
 }
 
-// limitKind is a limit of users that is kept a list of talkers for.
-type limitKind int
-
-const (
-	limitRead limitKind = iota
-	limitWrite
-	limitSync
-	limitCount
-)
-
-var limitNames = [limitCount]string{"read", "write", "sync"}
-
-// maxTalkers is how many users are listed for each limit, some 400 bytes each: whoever
-// has more than a hundredth of what was over it is among them.
-const maxTalkers = 100
-
 // adminTalkers is Caddy's admin endpoint /matrix_presence/talkers: which users were over
 // their limits most often. User IDs are nowhere else, neither in logs nor in metrics.
 //
@@ -97,7 +81,7 @@ func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	case http.MethodDelete:
 		now := time.Now()
-		eachMemory(func(_ string, m *memory) {
+		eachMemory(func(_ string, m *pooled) {
 			for _, talkers := range m.talkers {
 				talkers.Reset(now)
 			}
@@ -113,7 +97,7 @@ func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
 // talkerLists returns a list for each limit of each memory, also an empty one.
 func talkerLists() []talkerList {
 	lists := []talkerList{}
-	eachMemory(func(name string, m *memory) {
+	eachMemory(func(name string, m *pooled) {
 		for limit, talkers := range m.talkers {
 			top, total, since := talkers.Top()
 			list := talkerList{name, limitNames[limit], since.UTC(), total, make([]talker, len(top))}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -14,12 +15,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // These are about Caddy's other handlers: what our requests do to them, and they to ours.
@@ -44,15 +44,15 @@ func init() {
 }
 
 // logged has what a handler logs noted.
-func logged(h *Handler) *observer.ObservedLogs {
-	core, logs := observer.New(zap.InfoLevel)
-	h.logger = zap.New(core)
+func logged(h *Handler) *testkit.Logs {
+	logger, logs := testkit.NewLogs(slog.LevelInfo)
+	h.gateway.logger = logger
 	return logs
 }
 
 // faultOf returns the fault that the handlers of a memory have logged last.
 func faultOf(name string) (found fault) {
-	eachMemory(func(other string, m *memory) {
+	eachMemory(func(other string, m *pooled) {
 		if other == name {
 			found = fault(m.faults.state.Load())
 		}
@@ -277,7 +277,7 @@ func TestAnswersThatCanNotBeUnpacked(t *testing.T) {
 				return true, err
 			}
 			p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), 502, "M_UNKNOWN")
-			if entries := logs.All(); len(entries) != 1 || !strings.Contains(fmt.Sprint(entries[0].ContextMap()["error"]), tc.log) {
+			if entries := logs.All(); len(entries) != 1 || !strings.Contains(fmt.Sprint(entries[0].Fields["error"]), tc.log) {
 				t.Errorf("logged %v", entries)
 			}
 		})
@@ -390,7 +390,7 @@ func TestHandlerThatSeesLongerPathsOnlySaysSo(t *testing.T) {
 			for range 3 * manyStrays {
 				p.do(request("GET", tc.path, "bob-token", ""))
 			}
-			if got := logs.FilterMessageSnippet("handle_path").Len(); got != tc.warned {
+			if got := logs.Count("handle_path"); got != tc.warned {
 				t.Errorf("logged %d times, want %d", got, tc.warned)
 			}
 		})
@@ -401,13 +401,13 @@ func TestHandlerThatSeesLongerPathsOnlySaysSo(t *testing.T) {
 func TestFieldThatDoesNotFitIsLogged(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	logs := logged(p.handler)
-	p.handler.named.set, p.handler.siteNames = []string{"X-Tenant"}, []string{"X-Tenant"}
+	p.handler.gateway.named.Set, p.handler.gateway.siteNames = []string{"X-Tenant"}, []string{"X-Tenant"}
 	for range 3 {
 		r := request("GET", statusPath(alice), "bob-token", "")
 		r.Header.Set("X-Tenant", strings.Repeat("x", maxSiteField))
 		p.want(p.do(r), 200, "", "")
 	}
-	if entries := logs.All(); len(entries) != 1 || entries[0].ContextMap()["field"] != "X-Tenant" {
+	if entries := logs.All(); len(entries) != 1 || entries[0].Fields["field"] != "X-Tenant" {
 		t.Errorf("logged %v", entries)
 	}
 }
@@ -502,9 +502,9 @@ func (m *memory) rest() {
 
 // memoryOfSite returns the memory of a test's site.
 func memoryOfSite() (found *memory) {
-	eachMemory(func(name string, m *memory) {
+	eachMemory(func(name string, m *pooled) {
 		if name == "example.com" {
-			found = m
+			found = m.memory
 		}
 	})
 	return found

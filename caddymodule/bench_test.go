@@ -113,8 +113,8 @@ func BenchmarkHitLarge(b *testing.B) {
 		for i := range paths {
 			target := fmt.Sprintf("@user%06d:example.com", i*7919%targets)
 			paths[i] = statusPath(target)
-			found := p.handler.lookup(reader{viewer: viewer.userID, target: target}, time.Now())
-			p.handler.memory.presence.Allow(viewer.userID, found.Ticket, answer, &p.handler.set.rules, time.Now())
+			found := p.handler.gateway.lookup(reader{viewer: viewer.userID, target: target}, time.Now())
+			p.handler.gateway.memory.presence.Allow(viewer.userID, found.Ticket, answer, &p.handler.gateway.set.rules, time.Now())
 		}
 	}
 	b.ReportAllocs()
@@ -141,7 +141,7 @@ func BenchmarkLimited(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	p.handler.set.everybody.readLimit = &limit
+	p.handler.gateway.set.everybody.readLimit = &limit
 	p.get("bob-token", alice)
 	p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
 	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(alice), "bob-token", ""))
@@ -161,7 +161,7 @@ func BenchmarkPassThrough(b *testing.B) {
 // BenchmarkMiss is all that a miss costs beside the next handler's work.
 func BenchmarkMiss(b *testing.B) {
 	p := newBenchProxy(b)
-	p.handler.set.rules.TTL = 1 // nothing is fresh for longer than a nanosecond
+	p.handler.gateway.set.rules.TTL = 1 // nothing is fresh for longer than a nanosecond
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		answer(w, 200, benchBody)
 		return nil

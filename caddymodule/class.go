@@ -2,10 +2,6 @@ package caddymodule
 
 import (
 	"fmt"
-	"slices"
-	"time"
-
-	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -37,58 +33,21 @@ type Class struct {
 	OverLimit string `json:"over_limit,omitempty"`
 }
 
-// class is what applies to a user.
-type class struct {
-	match []policy.UserPattern
-
-	writeLimit, readLimit, syncLimit *policy.Limit // nil: none
-
-	absorb   bool // repeated writes
-	coalesce bool // writes over the limit
-}
-
-// classOf returns what applies to a user.
-func (s *settings) classOf(userID string) *class {
-	if len(s.exempt) == 0 && len(s.classes) == 0 {
-		return s.everybody
-	}
-	matches := func(pattern policy.UserPattern) bool { return pattern.Match(userID) }
-	if slices.ContainsFunc(s.exempt, matches) {
-		return s.exempted
-	}
-	for _, c := range s.classes {
-		if slices.ContainsFunc(c.match, matches) {
-			return c
-		}
-	}
-	return s.everybody
-}
-
 var (
 	repeatWords    = map[string]bool{"pass": false, "absorb": true}
 	overLimitWords = map[string]bool{"reject": false, "coalesce": true}
 )
 
 // setClasses sets what applies to whom.
-func (s *settings) setClasses(h *Handler) error {
-	everybody := &class{
-		writeLimit: mustLimit(defaultWriteEvents, defaultWriteWindow, defaultWriteBurst),
-		readLimit:  mustLimit(defaultReadEvents, defaultReadWindow, defaultReadBurst),
-		syncLimit:  mustLimit(defaultSyncEvents, defaultSyncWindow, defaultSyncBurst),
-	}
-	err := s.setClass(everybody, &Class{
+func setClasses(s *settings, h *Handler) error {
+	everybody := s.everybody
+	err := setClass(s, everybody, &Class{
 		WriteLimit: h.WriteLimit, ReadLimit: h.ReadLimit, SyncLimit: h.SyncLimit,
 		RepeatWrites: h.RepeatWrites, OverLimit: h.OverLimit,
 	}, "")
 	if err != nil {
 		return err
 	}
-	s.everybody = everybody
-
-	exempted := *everybody
-	exempted.writeLimit, exempted.readLimit, exempted.syncLimit = nil, nil, nil
-	exempted.coalesce = false
-	s.exempted = &exempted
 	if s.exempt, err = parsePatterns(h.Exempt); err != nil {
 		return blame("exempt", "checking exempt: %w", err)
 	}
@@ -108,12 +67,13 @@ func (s *settings) setClasses(h *Handler) error {
 			return blame(option, "checking class %s: it needs a match, such as match @bridge_*:example.com", given.Name)
 		}
 		names[given.Name] = true
-		if err := s.setClass(&c, &given, option); err != nil {
+		if err := setClass(s, &c, &given, option); err != nil {
 			return err
 		}
 		s.classes = append(s.classes, &c)
 	}
-	return s.checkUse(h)
+	s.complete()
+	return checkUse(s, h)
 }
 
 func parsePatterns(patterns []string) (parsed []policy.UserPattern, err error) {
@@ -129,7 +89,7 @@ func parsePatterns(patterns []string) (parsed []policy.UserPattern, err error) {
 
 // setClass sets what is given of a class, and checks whether it goes together. The
 // block is the class as it stands in a Caddyfile, or empty for everybody.
-func (s *settings) setClass(c *class, given *Class, block string) error {
+func setClass(s *settings, c *class, given *Class, block string) error {
 	of := func(name string) string { return optionOf(block, name) }
 	for _, l := range []struct {
 		name  string
@@ -165,8 +125,6 @@ func (s *settings) setClass(c *class, given *Class, block string) error {
 		}
 	}
 
-	s.absorbs = s.absorbs || c.absorb
-	s.limitsReads = s.limitsReads || c.readLimit != nil
 	switch {
 	case given.OverLimit == "coalesce" && c.writeLimit == nil:
 		return blame(of("over_limit"), "checking %s: there is nothing to coalesce with write_limit off", of("over_limit"))
@@ -196,8 +154,7 @@ func (s *settings) setClass(c *class, given *Class, block string) error {
 }
 
 // checkUse refuses options that nothing makes use of: they are meant to do something.
-func (s *settings) checkUse(h *Handler) error {
-	s.coalesces = s.everybody.coalesce || slices.ContainsFunc(s.classes, func(c *class) bool { return c.coalesce })
+func checkUse(s *settings, h *Handler) error {
 	switch {
 	case h.Refresh != 0 && !s.absorbs && s.sync != syncLimit:
 		return blame("refresh", "checking refresh: it needs repeat_writes absorb or sync limit")
@@ -205,13 +162,4 @@ func (s *settings) checkUse(h *Handler) error {
 		return blame("coalesce", "checking coalesce: it needs over_limit coalesce")
 	}
 	return nil
-}
-
-// mustLimit returns a default.
-func mustLimit(events int, window time.Duration, burst int) *policy.Limit {
-	limit, err := (&Limit{Events: events, Window: caddy.Duration(window), Burst: burst}).limit()
-	if err != nil {
-		panic(fmt.Sprintf("a default limit is wrong: %v", err))
-	}
-	return limit
 }

@@ -4,8 +4,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -27,9 +25,8 @@ const networkShare = 8
 
 // newClient returns the client of a request, which has no budgets if limit is nil or
 // its address tells it from no other.
-func newClient(r *http.Request, limit *policy.Limit) client {
-	address, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-	block, ok := policy.ParseClientBlock(address)
+func (h *Gateway) newClient(r *http.Request, limit *policy.Limit) client {
+	block, ok := policy.ParseClientBlock(h.server.ClientIP(r))
 	if !ok {
 		// A proxy, before whom we can't tell who is who: nobody has to wait for
 		// another more than all do.

@@ -11,62 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
-)
-
-// The defaults. Each has to be safe on Synapse, Dendrite and tuwunel.
-const (
-	// The sustained rate is Synapse's own (rc_presence, 0.1/s); the burst lets a
-	// client come and go a few times without seeing a 429.
-	defaultWriteEvents, defaultWriteWindow, defaultWriteBurst = 6, time.Minute, 5
-	// Some clients ask for every member when a big room opens, 2,600 at once.
-	defaultReadEvents, defaultReadWindow, defaultReadBurst = 100, time.Second, 5000
-
-	// Some 450 B each as a rule: about 45 MB for the users of a large server.
-	defaultStates = 100_000
-	// Ten viewers for each state.
-	defaultPermissions = 1_000_000
-	// Synapse itself takes as long to notice that a user has gone offline.
-	defaultTTL = 30 * time.Second
-	// Who has just joined a room should not look at a 403 for longer.
-	defaultForbiddenTTL = 5 * time.Second
-	// What nobody asked for should not be older than usual.
-	defaultStaleIfError = 0
-	// Dendrite applied every write within 50 ms of its answer unless it was
-	// flooded; Synapse and tuwunel need none.
-	defaultSettle = time.Second
-
-	// As many as states: a token for each user.
-	defaultTokens = 100_000
-	// As long as Synapse trusts a token that its authentication service has
-	// vouched for; a revocation that passes through us takes effect at once.
-	defaultIdentityTTL = 2 * time.Minute
-	// Long enough to stop a client that repeats itself; a token is never
-	// issued after it was refused.
-	defaultRejectedTTL = 10 * time.Second
-	// What a client forgets to log out of, and what a large NAT collects of that,
-	// without a homeserver noticing who makes tokens up.
-	defaultRejectedEvents, defaultRejectedWindow, defaultRejectedBurst = 10, time.Minute, 50
-	// As long as Dendrite waits for its own components.
-	defaultIdentityTimeout = 10 * time.Second
-
-	// Many times the longest status that a client lets a person type.
-	defaultMaxBody = 64 << 10
-
-	// Synapse takes a device that is not syncing for offline 30 seconds after it was
-	// last heard of; its own workers let repeats through each 25 (handlers/presence.py).
-	defaultRefresh, maxRefresh = 20 * time.Second, 25 * time.Second
-
-	// A user whose client comes and goes makes a few changes in a minute; two devices
-	// that fight make hundreds.
-	defaultSyncEvents, defaultSyncWindow, defaultSyncBurst = 6, time.Minute, 5
-
-	// Some 10 KB each, with the header fields that they are to be sent with.
-	defaultPending = 10_000
-	// A client that was told 200 has no reason to try again, so this is for how
-	// long the homeserver may be restarted without a change of presence lost.
-	defaultMaxAge = time.Minute
 )
 
 // Limit is a budget of events. It refills evenly.
@@ -210,46 +155,6 @@ type Coalesce struct {
 	MaxAge caddy.Duration `json:"max_age,omitempty"`
 }
 
-// settings is the configuration as requests use it: checked, and with the
-// defaults filled in. It is immutable.
-type settings struct {
-	observe       bool
-	rejectedLimit *policy.Limit // of a client; nil: none
-
-	everybody, exempted *class
-	exempt              []policy.UserPattern
-	classes             []*class // the first that matches is a user's
-
-	// absorbs, coalesces and limitsReads tell that some class does.
-	absorbs, coalesces, limitsReads bool
-
-	refresh   time.Duration
-	coalesce  coalesceRules
-	sync      syncMode
-	dialect   dialect
-	preflight bool // answered here
-
-	cached bool
-	rules  cache.Rules
-	settle time.Duration
-	sizes  sizes
-
-	lifetimes       policy.Lifetimes // of identities and rejections
-	identityTimeout time.Duration
-
-	maxBody        int64
-	presenceValues []string // none: what the homeserver may take
-}
-
-// coalesceRules are bounds of the writes that wait.
-type coalesceRules struct {
-	pending int
-	maxAge  time.Duration
-}
-
-// sizes are those of the tables in a memory.
-type sizes struct{ states, permissions, tokens int }
-
 // optionError is about an option of the handler, so that a Caddyfile's line can be
 // named.
 type optionError struct {
@@ -283,7 +188,8 @@ func blameFirst(options []string, format string, args ...any) error {
 
 // settings checks the configuration.
 func (h *Handler) settings() (*settings, error) {
-	s := &settings{maxBody: h.MaxBody, presenceValues: h.PresenceValues}
+	s := defaults()
+	s.presenceValues = h.PresenceValues
 	err := cmp.Or( // the first only: one line can be named
 		setWord("mode", &s.observe, h.Mode, map[string]bool{"": false, "enforce": false, "observe": true}),
 		setWord("sync", &s.sync, h.Sync, syncModes),
@@ -293,38 +199,38 @@ func (h *Handler) settings() (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.setCache(h.Cache); err != nil {
+	if err := setCache(s, h.Cache); err != nil {
 		return nil, fmt.Errorf("checking cache: %w", err)
 	}
-	if err := s.setIdentity(h.Identity); err != nil {
+	if err := setIdentity(s, h.Identity); err != nil {
 		return nil, fmt.Errorf("checking identity: %w", err)
 	}
-	if err := s.setRelief(h); err != nil {
+	if err := setRelief(s, h); err != nil {
 		return nil, err
 	}
-	if err := s.setClasses(h); err != nil {
+	if err := setClasses(s, h); err != nil {
 		return nil, err
 	}
 
-	if s.maxBody < 0 {
+	switch {
+	case h.MaxBody < 0:
 		return nil, blame("max_body", "checking max_body: must be above 0")
-	}
-	if s.maxBody == 0 {
-		s.maxBody = defaultMaxBody
+	case h.MaxBody > 0:
+		s.maxBody = h.MaxBody
 	}
 	return s, nil
 }
 
 // setRelief sets what all classes have in common of repeats, late writes and syncs.
-func (s *settings) setRelief(h *Handler) error {
+func setRelief(s *settings, h *Handler) error {
 	coalesce := h.Coalesce
 	if coalesce == nil {
 		coalesce = new(Coalesce)
 	}
 	err := errors.Join(
-		setDuration("refresh", &s.refresh, unlessZero(h.Refresh), defaultRefresh),
-		setNumber("pending", &s.coalesce.pending, coalesce.Pending, defaultPending),
-		setDuration("max_age", &s.coalesce.maxAge, unlessZero(coalesce.MaxAge), defaultMaxAge),
+		setDuration("refresh", &s.refresh, unlessZero(h.Refresh)),
+		setNumber("pending", &s.coalesce.pending, coalesce.Pending),
+		setDuration("max_age", &s.coalesce.maxAge, unlessZero(coalesce.MaxAge)),
 	)
 	switch {
 	case err != nil:
@@ -337,7 +243,7 @@ func (s *settings) setRelief(h *Handler) error {
 	return nil
 }
 
-func (s *settings) setCache(c *Cache) error {
+func setCache(s *settings, c *Cache) error {
 	if c == nil {
 		c = new(Cache)
 	}
@@ -349,32 +255,31 @@ func (s *settings) setCache(c *Cache) error {
 	s.cached = !c.Off
 	s.rules.PerViewer = c.PerViewer
 	return errors.Join(
-		setNumber("states", &s.sizes.states, c.States, defaultStates),
-		setNumber("permissions", &s.sizes.permissions, c.Permissions, defaultPermissions),
-		setDuration("ttl", &s.rules.TTL, unlessZero(c.TTL), defaultTTL),
-		setDuration("forbidden_ttl", &s.rules.ForbiddenTTL, c.ForbiddenTTL, defaultForbiddenTTL),
-		setDuration("stale_if_error", &s.rules.StaleIfError, unlessZero(c.StaleIfError), defaultStaleIfError),
-		setDuration("settle", &s.settle, c.Settle, defaultSettle),
+		setNumber("states", &s.sizes.states, c.States),
+		setNumber("permissions", &s.sizes.permissions, c.Permissions),
+		setDuration("ttl", &s.rules.TTL, unlessZero(c.TTL)),
+		setDuration("forbidden_ttl", &s.rules.ForbiddenTTL, c.ForbiddenTTL),
+		setDuration("stale_if_error", &s.rules.StaleIfError, unlessZero(c.StaleIfError)),
+		setDuration("settle", &s.settle, c.Settle),
 	)
 }
 
-func (s *settings) setIdentity(i *Identity) error {
+func setIdentity(s *settings, i *Identity) error {
 	if i == nil {
 		i = new(Identity)
 	}
-	rejectedLimit := i.RejectedLimit
-	if rejectedLimit == nil {
-		rejectedLimit = &Limit{Events: defaultRejectedEvents, Window: caddy.Duration(defaultRejectedWindow), Burst: defaultRejectedBurst}
-	}
-	var err error
-	if s.rejectedLimit, err = rejectedLimit.limit(); err != nil {
-		return fmt.Errorf("rejected_limit: %w", err)
+	if i.RejectedLimit != nil {
+		limit, err := i.RejectedLimit.limit()
+		if err != nil {
+			return fmt.Errorf("rejected_limit: %w", err)
+		}
+		s.rejectedLimit = limit
 	}
 	return errors.Join(
-		setNumber("tokens", &s.sizes.tokens, i.Tokens, defaultTokens),
-		setDuration("ttl", &s.lifetimes.Identity, unlessZero(i.TTL), defaultIdentityTTL),
-		setDuration("rejected_ttl", &s.lifetimes.Rejection, i.RejectedTTL, defaultRejectedTTL),
-		setDuration("timeout", &s.identityTimeout, unlessZero(i.Timeout), defaultIdentityTimeout),
+		setNumber("tokens", &s.sizes.tokens, i.Tokens),
+		setDuration("ttl", &s.lifetimes.Identity, unlessZero(i.TTL)),
+		setDuration("rejected_ttl", &s.lifetimes.Rejection, i.RejectedTTL),
+		setDuration("timeout", &s.identityTimeout, unlessZero(i.Timeout)),
 	)
 }
 
@@ -396,14 +301,13 @@ func wordList[T any](words map[string]T) string {
 }
 
 // setNumber sets a table size, which a given 0 leaves at its default.
-func setNumber(name string, dst *int, given, fallback int) error {
-	if given < 0 {
+func setNumber(name string, dst *int, given int) error {
+	switch {
+	case given < 0:
 		return fmt.Errorf("%s must be at least 1, not %d", name, given)
+	case given > 0:
+		*dst = given
 	}
-	if given == 0 {
-		given = fallback
-	}
-	*dst = given
 	return nil
 }
 
@@ -415,11 +319,10 @@ func unlessZero(given caddy.Duration) *caddy.Duration {
 	return &given
 }
 
-// setDuration sets a duration to what is given, or to its default if nothing is.
-func setDuration(name string, dst *time.Duration, given *caddy.Duration, fallback time.Duration) error {
+// setDuration sets a duration to what is given, and leaves its default if nothing is.
+func setDuration(name string, dst *time.Duration, given *caddy.Duration) error {
 	switch {
 	case given == nil:
-		*dst = fallback
 	case *given < 0:
 		return fmt.Errorf("%s must not be negative, not %v", name, time.Duration(*given))
 	default:

@@ -4,10 +4,6 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // counters are what a memory has counted since it is there. They outlive a reload as it
@@ -22,7 +18,7 @@ type counters struct {
 	syncWrites [syncWriteCount]atomic.Uint64
 	deliveries [deliveryCount]atomic.Uint64
 
-	latency [reasonCount]prometheus.Observer // children of upstreamSeconds
+	latency [reasonCount]Observer // of all but sync, which waits for news
 }
 
 // route is what a presence request asks for.
@@ -96,31 +92,6 @@ const (
 
 var deliveryNames = [deliveryCount]string{"delivered", "superseded", "overtaken", "dropped", "lost"}
 
-// latencyBuckets are seconds: from a homeserver that answers from its own memory to
-// one that is about to be given up.
-var latencyBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
-
-// upstreamSeconds is one for all memories. Caddy makes a registry for each
-// configuration; it is registered with all of them.
-var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-	Name: metricsPrefix + "upstream_seconds",
-	Help: "Time until the homeserver began to answer, or a request to it ended without an answer, by reason. " +
-		"Its count is upstream_requests_total, but for reason sync, which is not measured: it waits for news.",
-	Buckets: latencyBuckets,
-}, []string{"cache", "reason"})
-
-// newCounters returns the counters of the memory of a name.
-func newCounters(name string) *counters {
-	c := new(counters)
-	for reason, word := range reasonNames {
-		if reason == int(reasonSync) {
-			continue
-		}
-		c.latency[reason] = upstreamSeconds.WithLabelValues(name, word)
-	}
-	return c
-}
-
 // departs counts a request to the homeserver. The function that it returns is to be
 // called when the answer begins, or there won't be any.
 func (c *counters) departs(why reason) (arrives func()) {
@@ -131,7 +102,7 @@ func (c *counters) departs(why reason) (arrives func()) {
 
 // forward passes a client's request on. It calls then with the status of the answer
 // before that goes out.
-func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why reason, then func(status int)) error {
+func (h *Gateway) forward(w http.ResponseWriter, r *http.Request, next Next, why reason, then func(status int)) error {
 	arrives := h.memory.counters.departs(why)
 	arrived := false
 	defer func() {
@@ -144,4 +115,19 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 		arrives()
 		then(status)
 	}), r)
+}
+
+// Observer is told of a time in seconds.
+type Observer interface{ Observe(seconds float64) }
+
+// newCounters returns counters that tell latency how long the homeserver takes, by the reason
+// of a request.
+func newCounters(latency func(reason string) Observer) *counters {
+	c := new(counters)
+	for reason, word := range reasonNames {
+		if reason != int(reasonSync) {
+			c.latency[reason] = latency(word)
+		}
+	}
+	return c
 }

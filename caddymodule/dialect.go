@@ -9,10 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -60,7 +56,7 @@ func (s *software) known() dialect {
 }
 
 // knownDialect returns what is known of the homeserver without asking.
-func (h *Handler) knownDialect() dialect {
+func (h *Gateway) knownDialect() dialect {
 	if h.set.dialect != auto {
 		return h.set.dialect
 	}
@@ -69,7 +65,7 @@ func (h *Handler) knownDialect() dialect {
 
 // dialect returns what is known of the homeserver. Now and then it has that asked, while the
 // request is served: no client waits for it.
-func (h *Handler) dialect(r *http.Request, next caddyhttp.Handler) dialect {
+func (h *Gateway) dialect(r *http.Request, next Next) dialect {
 	if h.set.dialect != auto {
 		return h.set.dialect
 	}
@@ -85,9 +81,9 @@ func (h *Handler) dialect(r *http.Request, next caddyhttp.Handler) dialect {
 }
 
 // learnSoftware asks the homeserver for its name and remembers that.
-func (h *Handler) learnSoftware(questions []subrequest) {
+func (h *Gateway) learnSoftware(questions []subrequest) {
 	found, name, failed, err := auto, "", true, error(nil)
-	if crash := guard(func() { found, name, failed, err = h.askSoftware(questions) }); crash != nil {
+	if crash := h.memory.guard(func() { found, name, failed, err = h.askSoftware(questions) }); crash != nil {
 		err = crash
 	}
 	s := &h.memory.software
@@ -104,21 +100,21 @@ func (h *Handler) learnSoftware(questions []subrequest) {
 		if retry == softwareRetry && !s.warned && s.dialect == auto {
 			s.warned = true
 			h.logger.Warn("the homeserver doesn't tell which one it is, so syncs are left alone: "+
-				"set homeserver to synapse, dendrite or tuwunel", zap.Error(err))
+				"set homeserver to synapse, dendrite or tuwunel", "error", err)
 		}
 		return
 	}
 	s.next, s.failures = h.memory.now().Add(softwareLasts), 0
 	if found != s.dialect {
 		s.dialect, s.warned = found, false
-		h.logger.Info("the homeserver has told which one it is", zap.String("homeserver", name))
+		h.logger.Info("the homeserver has told which one it is", "homeserver", name)
 	}
 }
 
 // newVersionQuestions makes the requests that ask a homeserver for its name: where
 // federation asks for it, and where that is closed where clients ask (MSC4383). They have
 // nothing of the client's: the answer is for all.
-func (h *Handler) newVersionQuestions(r *http.Request, next caddyhttp.Handler) (questions []subrequest) {
+func (h *Gateway) newVersionQuestions(r *http.Request, next Next) (questions []subrequest) {
 	for _, path := range []string{"/_matrix/federation/v1/version", policy.ClientPrefix + "versions"} {
 		question, _ := h.newSubrequest(r, next, &url.URL{Path: path}, "").plain()
 		questions = append(questions, question)
@@ -128,7 +124,7 @@ func (h *Handler) newVersionQuestions(r *http.Request, next caddyhttp.Handler) (
 
 // askSoftware asks until the homeserver names itself, as Synapse does in every answer. It
 // reports whether one of the questions failed, so that it may tell soon.
-func (h *Handler) askSoftware(questions []subrequest) (found dialect, name string, failed bool, err error) {
+func (h *Gateway) askSoftware(questions []subrequest) (found dialect, name string, failed bool, err error) {
 	var problems []string
 	for _, question := range questions {
 		answer := question.send(softwareTimeout, h.memory.counters.departs(reasonVersion))

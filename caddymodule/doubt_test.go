@@ -201,7 +201,7 @@ func TestMadeUpParametersMakeNoNewDevice(t *testing.T) {
 			p.do(request("GET", syncPath+made, "alice-token", ""))
 			p.do(request("PUT", statusPath(alice)+made, "alice-token", online))
 		}
-		if n := p.handler.memory.devices.Len(); n != 1 {
+		if n := p.handler.gateway.memory.devices.Len(); n != 1 {
 			t.Errorf("%d devices", n)
 		}
 	})

@@ -2,13 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
-	"net/http"
 	"sync"
-
-	"go.uber.org/zap"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // maxFlights bounds how many requests of ours are under way in one group at a
@@ -30,6 +24,8 @@ const maxFlights = 4096
 // So under a write a target costs no more than one request at a time, and no
 // reader gets a state from before it came.
 type flights[K comparable, V any] struct {
+	// panicked is told of the panic of a flight's function, unless it is nil.
+	panicked func(reason any)
 	// crashed returns the result of a flight whose function has panicked.
 	crashed func(err error) V
 
@@ -93,7 +89,7 @@ func (g *flights[K, V]) depart(key K, l *lane[V]) {
 
 // alone flies for a caller who shares that with nobody. If fly panics that is its result.
 func (g *flights[K, V]) alone(fly func() V) (result V) {
-	if err := guard(func() { result = fly() }); err != nil {
+	if err := guard(g.panicked, func() { result = fly() }); err != nil {
 		result = g.crashed(err)
 	}
 	return result
@@ -112,14 +108,15 @@ func (g *flights[K, V]) land(key K, l *lane[V]) {
 	}
 }
 
-// guard calls f, and logs a panic and returns it as an error. In a goroutine of our own
+// guard calls f, and tells of a panic and returns it as an error. In a goroutine of our own
 // nobody else would, and that would be the end of the process.
-func guard(f func()) (err error) {
+func guard(panicked func(reason any), f func()) (err error) {
 	defer func() {
 		if reason := recover(); reason != nil {
-			caddy.Log().Named("http.handlers.matrix_presence").Error("a request of our own panicked",
-				zap.Any("panic", reason), zap.Stack("stack"))
-			err = caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("a request of our own panicked: %v", reason))
+			if panicked != nil {
+				panicked(reason)
+			}
+			err = fmt.Errorf("a request of our own panicked: %v", reason)
 		}
 	}()
 	f()

@@ -125,7 +125,7 @@ func TestFlightThatPanicsLandsWithAnError(t *testing.T) {
 
 // breaks makes our requests of a reason panic, in code of ours, until it is mended.
 func (p *proxy) breaks(why reason) (mend func()) {
-	latency := &p.handler.memory.counters.latency[why]
+	latency := &p.handler.gateway.memory.counters.latency[why]
 	whole := *latency
 	*latency = nil
 	return func() { *latency = whole }
@@ -232,13 +232,13 @@ func TestPanicOfALookupThatNobodyWaitsForIsNotTheEnd(t *testing.T) {
 			p.want(p.get("alice-token", alice), 200, "", "")
 		}
 		synctest.Wait()
-		if n := p.handler.memory.learning.taken; n != 0 {
+		if n := p.handler.gateway.memory.learning.taken; n != 0 {
 			t.Errorf("%d places are taken for ever", n)
 		}
 		mend()
 		p.get("alice-token", alice)
 		synctest.Wait()
-		if p.handler.memory.identities.LastKnown(policy.Credential{Token: "alice-token"}) != alice {
+		if p.handler.gateway.memory.identities.LastKnown(policy.Credential{Token: "alice-token"}) != alice {
 			t.Error("nobody asks any more")
 		}
 	})
@@ -254,7 +254,7 @@ func TestPanicOfTheQuestionWhichHomeserverItIsIsNotTheEnd(t *testing.T) {
 		time.Sleep(firstSoftwareRetry)
 		p.sync("alice-token", "timeout=0")
 		synctest.Wait()
-		if got := p.handler.knownDialect(); got != synapse {
+		if got := p.handler.gateway.knownDialect(); got != synapse {
 			t.Errorf("the homeserver is known as %v", got)
 		}
 	})

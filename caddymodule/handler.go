@@ -2,17 +2,9 @@ package caddymodule
 
 import (
 	"net/http"
-	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 func init() {
@@ -171,19 +163,9 @@ type Handler struct {
 	// first three, busy and org.matrix.msc3026.busy.
 	PresenceValues []string `json:"presence_values,omitempty"`
 
-	set        *settings
-	memory     *memory
-	memoryName string
-	plan       *plan
-	site       *site
-	served     *sync.Once   // the first request makes the memory fit
-	misfit     *sync.Once   // the first sync that sync off can't help tells it
-	ended      *atomic.Bool // the configuration is cleaned up
-	named      *siteFields  // that the site's handlers name
-	siteNames  []string     // of the header fields that requests of ours have for the site
-	oversized  *sync.Once   // the first of these that doesn't fit tells it
-	strays     *strays
-	logger     *zap.Logger
+	gateway *Gateway
+	pooled  *pooled // the memory that it has
+	plan    *plan
 }
 
 // CaddyModule returns the Caddy module information.
@@ -198,7 +180,6 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // other handlers of its homeserver, and with its own predecessor before a
 // reload.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
 	// Before all that may fail: Caddy's admin endpoint shows the metrics of a
 	// configuration that was refused until there is another one.
 	if err := registerMetrics(ctx); err != nil {
@@ -208,13 +189,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.set, h.served, h.misfit, h.ended = set, new(sync.Once), new(sync.Once), new(atomic.Bool)
-	h.oversized, h.strays = new(sync.Once), new(strays)
-	if err := h.takeMemory(ctx); err != nil {
+	if err := h.takeMemory(ctx, set); err != nil {
 		return err
 	}
 	if set.coalesces {
-		return h.flushWhenStopping(ctx)
+		return flushWhenStopping(ctx, h.gateway)
 	}
 	return nil
 }
@@ -222,95 +201,20 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // Cleanup delivers the writes that wait, and gives the memory back. Requests may still be
 // under way.
 func (h *Handler) Cleanup() error {
-	h.flush()
+	if h.gateway == nil {
+		return nil // it was refused
+	}
+	h.gateway.Flush()
 	return h.dropMemory()
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	h.served.Do(func() { h.memory.resize(h.set.sizes) })
-
-	if isNoPath(r) && !h.set.observe {
-		writeMatrixError(w, r, http.StatusBadRequest, matrixError{
-			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL, and CONNECT is for WebSockets only",
-		})
-		return nil
+	err := h.gateway.Serve(w, r, next)
+	if failure, ok := err.(*Failure); ok {
+		return caddyhttp.Error(failure.Status, failure.Err)
 	}
-	method := methodOf(r)
-	switch method {
-	case http.MethodOptions:
-		if h.set.preflight {
-			if kind, ok := newPreflightKind(r); ok && !h.named.readsAny(r.Header) && (h.set.observe || !hasBody(r)) {
-				return h.servePreflight(w, r, next, kind)
-			}
-		}
-	case http.MethodGet, http.MethodHead, http.MethodPut:
-		route, ok := presenceRoute(r)
-		if ok {
-			h.strays.judged.Store(true)
-		}
-		switch {
-		case !ok:
-		case h.set.observe:
-			return h.observe(w, r, next, route)
-		case method == http.MethodPut:
-			return h.serveWrite(w, r, next, route)
-		default:
-			return h.serveRead(w, r, next, route)
-		}
-	}
-	if h.watchesSyncs() {
-		if route, ok := syncRoute(r); ok {
-			return h.serveSync(w, r, next, route)
-		}
-	}
-	if h.watchesActivity() && policy.IsActivity(method, r.URL.EscapedPath()) {
-		return h.serveActivity(w, r, next)
-	}
-	if revocation, ok := policy.ParseRevocation(method, r.URL.EscapedPath()); ok {
-		return h.serveRevocation(w, r, next, revocation)
-	}
-	if h.strays.concern(r.URL.Path) {
-		w = h.countStrays(w)
-	}
-	return next.ServeHTTP(w, r)
-}
-
-// isNoPath tells of a request that its URL's path doesn't tell where it goes. No client
-// sends such to a homeserver:
-//
-//   - PUT x:http://h/_matrix/…: net/http keeps what is after the colon apart
-//     from the path, and reverse_proxy sends it as the target. Dendrite takes the
-//     write.
-//   - CONNECT h: for a homeserver that goes along, all that follows is a tunnel. The same
-//     holds for an extended CONNECT, which has a path, unless it is for a WebSocket:
-//     reverse_proxy sends it on as a CONNECT, and what the client sends then follows
-//     on the homeserver's connection as it is. That may be other requests.
-func isNoPath(r *http.Request) bool {
-	return r.URL.Opaque != "" || methodOf(r) == http.MethodConnect
-}
-
-// presenceRoute recognises a presence request by the path that goes upstream. All
-// its literal parts are in the decoded path too, which tells other requests
-// apart for less.
-func presenceRoute(r *http.Request) (policy.PresenceRoute, bool) {
-	if !strings.HasPrefix(r.URL.Path, policy.ClientPrefix) || !strings.Contains(r.URL.Path, "/presence/") {
-		return policy.PresenceRoute{}, false
-	}
-	return policy.ParsePresenceRoute(r.URL.EscapedPath())
-}
-
-// take takes one event from a user's budget, and returns how long to wait if there
-// is none. Then the user is counted among the talkers.
-func (m *memory) take(kind limitKind, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
-	if limit == nil {
-		return 0, true
-	}
-	limiter := [limitCount]*policy.Limiter{limitRead: m.reads, limitWrite: m.writes, limitSync: m.syncs}[kind]
-	if wait, ok = limiter.Take(userID, *limit, now); !ok {
-		m.talkers[kind].Add(userID)
-	}
-	return wait, ok
+	return err
 }
 
 // Interface guards

@@ -4,10 +4,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-
-	"go.uber.org/zap"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // What a request of ours carries must not be the client's choice. Homeservers refuse a
@@ -69,8 +65,9 @@ var (
 	contentTypeField = clientField{"Content-Type", 128, oneValue}
 )
 
-// maxClientIP is the size of each field that the server takes a client's address from.
-const maxClientIP = 256
+// maxClientIP is the size of each field that the server takes a client's address from, and
+// maxClientIPFields how many of them are looked at.
+const maxClientIP, maxClientIPFields = 256, 4
 
 // withoutCopy are fields that a request of ours never has from the client's, even if a
 // handler names them: they are about its connection, its body, or what it has of the
@@ -103,7 +100,7 @@ type head struct {
 // newHead returns the head of a request of ours on behalf of a client's, with so many
 // bytes in its request line, with an access token unless that is empty, and with what
 // else it needs of the client's.
-func (h *Handler) newHead(r *http.Request, line int, token string, more []clientField) *head {
+func (h *Gateway) newHead(r *http.Request, line int, token string, more []clientField) *head {
 	b := &head{
 		header: make(http.Header, 8),
 		left:   maxHead - line - len("Host: \r\n") - len(r.Host),
@@ -116,7 +113,7 @@ func (h *Handler) newHead(r *http.Request, line int, token string, more []client
 		if values, ok := r.Header[name]; ok && !b.copy(name, values) {
 			h.oversized.Do(func() {
 				h.logger.Warn("a header field that the site's configuration names is too large for the requests "+
-					"that matrix_presence makes itself, so they go without it", zap.String("field", name))
+					"that matrix_presence makes itself, so they go without it", "field", name)
 			})
 		}
 		if h.named.reads(name) {
@@ -129,12 +126,10 @@ func (h *Handler) newHead(r *http.Request, line int, token string, more []client
 	for i := range more {
 		b.take(r, more[i])
 	}
-	if server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server != nil {
-		for _, name := range server.ClientIPHeaders[:min(len(server.ClientIPHeaders), 4)] {
-			name = http.CanonicalHeaderKey(name)
-			if b.header[name] == nil && !slices.Contains(withoutCopy, name) {
-				b.take(r, clientField{name, maxClientIP, listTail})
-			}
+	for i, name := range h.server.ClientIPHeaders(r) {
+		name = http.CanonicalHeaderKey(name)
+		if i < maxClientIPFields && b.header[name] == nil && !slices.Contains(withoutCopy, name) {
+			b.take(r, clientField{name, maxClientIP, listTail})
 		}
 	}
 	return b

@@ -51,12 +51,12 @@ func TestRequestsOfOursAreBounded(t *testing.T) {
 		return strings.Repeat(string("abc,; é\xff"[random.IntN(9)]), random.IntN(1<<random.IntN(15)))
 	}
 	for range 3000 {
-		p.handler.named = new(siteFields)
+		p.handler.gateway.named = new(SiteFields)
 		for range random.IntN(100) {
 			name := names[random.IntN(len(names))]
-			add([]*[]string{&p.handler.named.set, &p.handler.named.read}[random.IntN(2)], name)
+			add([]*[]string{&p.handler.gateway.named.Set, &p.handler.gateway.named.Read}[random.IntN(2)], name)
 		}
-		p.handler.siteNames = p.handler.named.names()
+		p.handler.gateway.siteNames = p.handler.gateway.named.Names()
 
 		c := policy.Credential{Token: strings.Repeat("t", 1+random.IntN(4096))}
 		if random.IntN(2) == 0 {
@@ -70,9 +70,9 @@ func TestRequestsOfOursAreBounded(t *testing.T) {
 			r.Header[name] = append(r.Header[name], text())
 		}
 		r = prepared(r, server)
-		requests := append(p.handler.newVersionQuestions(r, p.hs), p.handler.newWhoAmI(r, p.hs, c),
-			p.handler.newFetch(r, p.hs, reader{alice, target, c}),
-			p.handler.newPending(r, p.hs, &presenceWrite{credential: c}).request)
+		requests := append(p.handler.gateway.newVersionQuestions(r, p.hs), p.handler.gateway.newWhoAmI(r, p.hs, c),
+			p.handler.gateway.newFetch(r, p.hs, reader{alice, target, c}),
+			p.handler.gateway.newPending(r, p.hs, &presenceWrite{credential: c}).request)
 		for i, sub := range requests {
 			if sub.err != nil {
 				if len(r.Host) <= maxHost && i < len(requests)-1 {
@@ -92,7 +92,7 @@ func TestRequestsOfOursAreBounded(t *testing.T) {
 				t.Fatalf("request %d has Authorization %q", i, got)
 			}
 			for _, name := range []string{"X-Evil", "Cookie"} {
-				if !slices.Contains(p.handler.siteNames, name) && sub.request.Header[name] != nil {
+				if !slices.Contains(p.handler.gateway.siteNames, name) && sub.request.Header[name] != nil {
 					t.Fatalf("request %d has the client's %s", i, name)
 				}
 			}
@@ -101,7 +101,7 @@ func TestRequestsOfOursAreBounded(t *testing.T) {
 					t.Fatalf("request %d has %s %q", i, name, values)
 				}
 			}
-			if plain, _ := sub.plain(); len(plain.request.Header) > len(p.handler.named.set)+1 {
+			if plain, _ := sub.plain(); len(plain.request.Header) > len(p.handler.gateway.named.Set)+1 {
 				t.Fatalf("without what the client chose there is %v", plain.request.Header)
 			}
 		}

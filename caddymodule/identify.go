@@ -10,10 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.uber.org/zap"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -64,14 +60,14 @@ func (o *owner) isShared() bool {
 }
 
 // recall returns what is remembered of a credential's owner.
-func (h *Handler) recall(c policy.Credential, now time.Time) (known owner) {
+func (h *Gateway) recall(c policy.Credential, now time.Time) (known owner) {
 	known.userID, known.rejection = h.memory.identities.Lookup(c, now, h.set.lifetimes)
 	return known
 }
 
 // identify tells on whose behalf c acts, from memory or from the homeserver. It asks
 // for as many unknown tokens of a client as limit says, or for all if that is nil.
-func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Credential, limit *policy.Limit) owner {
+func (h *Gateway) identify(r *http.Request, next Next, c policy.Credential, limit *policy.Limit) owner {
 	if known := h.recall(c, h.memory.now()); known.known() {
 		return known
 	}
@@ -81,14 +77,14 @@ func (h *Handler) identify(r *http.Request, next caddyhttp.Handler, c policy.Cre
 // inquiry is a question whose a credential is, that may be asked later than its request
 // is served.
 type inquiry struct {
-	handler    *Handler
+	handler    *Gateway
 	credential policy.Credential
 	question   subrequest
 	from       client
 }
 
-func (h *Handler) inquire(r *http.Request, next caddyhttp.Handler, c policy.Credential, limit *policy.Limit) inquiry {
-	return inquiry{h, c, h.newWhoAmI(r, next, c), newClient(r, limit)}
+func (h *Gateway) inquire(r *http.Request, next Next, c policy.Credential, limit *policy.Limit) inquiry {
+	return inquiry{h, c, h.newWhoAmI(r, next, c), h.newClient(r, limit)}
 }
 
 // answer asks, or waits for another's answer to the same question until gone.
@@ -124,7 +120,7 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 		select {
 		case <-f.landed:
 		case <-gone:
-			return owner{err: caddyhttp.Error(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
+			return owner{err: fail(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
 		}
 		switch who := f.result; {
 		case !who.isShared() && again == nil && time.Now().Before(end):
@@ -140,20 +136,19 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 			return who
 		default:
 			// It was true when another asked, but is not good for so long.
-			return owner{err: caddyhttp.Error(http.StatusGatewayTimeout, errOutlived)}
+			return owner{err: fail(http.StatusGatewayTimeout, errOutlived)}
 		}
 	}
 }
 
 // origin is where a question came from, as far as the way to the homeserver may depend on it.
 type origin struct {
-	handler *Handler
+	handler *Gateway
 	address string
 }
 
 func (i inquiry) origin() origin {
-	address, _ := i.question.vars[caddyhttp.ClientIPVarKey].(string)
-	return origin{i.handler, address}
+	return origin{i.handler, i.question.route.ClientIP()}
 }
 
 // retries are the questions of those who have shared one that failed. The credential is the
@@ -212,14 +207,14 @@ func (i inquiry) start(places *seats, then func(who owner)) (begins <-chan struc
 	go func() {
 		defer places.leave(i.from.name)
 		close(begun)
-		_ = guard(func() { then(i.answer(nil)) })
+		_ = i.handler.memory.guard(func() { then(i.answer(nil)) })
 	}()
 	return begun, true
 }
 
 // learn asks the homeserver whose a credential is, if that isn't known, while its request
 // is served, and calls then with a user that it learns.
-func (h *Handler) learn(r *http.Request, next caddyhttp.Handler, c policy.Credential, then func(userID string)) {
+func (h *Gateway) learn(r *http.Request, next Next, c policy.Credential, then func(userID string)) {
 	now := h.memory.now()
 	if known := h.recall(c, now); known.known() || h.isRefused(c, now) {
 		return
@@ -244,7 +239,7 @@ const crowdedWait = time.Second
 // newWhoAmI makes the request GET /account/whoami, which all homeservers have under
 // v3. It goes as the client, with its address and User-Agent, because Synapse
 // records these as the last use of the token.
-func (h *Handler) newWhoAmI(r *http.Request, next caddyhttp.Handler, c policy.Credential) subrequest {
+func (h *Gateway) newWhoAmI(r *http.Request, next Next, c policy.Credential) subrequest {
 	u := &url.URL{Path: policy.ClientPrefix + "v3/account/whoami", RawQuery: assertion(c)}
 	return h.newSubrequest(r, next, u, c.Token)
 }
@@ -276,7 +271,7 @@ func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) owne
 	return who
 }
 
-func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, under policy.Inquiry, deadline time.Time) (owner, lookup) {
+func (h *Gateway) lookUp(question subrequest, c policy.Credential, from client, under policy.Inquiry, deadline time.Time) (owner, lookup) {
 	m := h.memory
 	patience, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
@@ -312,7 +307,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 	if answer.failed() && errcode == "" {
 		err := answer.err
 		if err == nil {
-			err = caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status))
+			err = fail(http.StatusBadGateway, fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status))
 		}
 		h.reportFault(faultUnreachable, err)
 		if !asksAgain && m.identities.LastKnown(c) == "" {
@@ -353,7 +348,7 @@ func (h *Handler) lookUp(question subrequest, c policy.Credential, from client, 
 	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",
 		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"))
 	h.reportFault(faultMisfit, err)
-	return owner{err: caddyhttp.Error(http.StatusBadGateway, err)}, lookupFailed
+	return owner{err: fail(http.StatusBadGateway, err)}, lookupFailed
 }
 
 // fault says why the homeserver can't be asked whose an access token is.
@@ -385,7 +380,7 @@ type faultLog struct {
 }
 
 // reportFault logs a fault, or its end, if it is news.
-func (h *Handler) reportFault(now fault, err error) {
+func (h *Gateway) reportFault(now fault, err error) {
 	log := &h.memory.faults
 	before := log.state.Load()
 	if before == int32(now) {
@@ -399,6 +394,6 @@ func (h *Handler) reportFault(now fault, err error) {
 	if now == faultNone {
 		h.logger.Info(faultMessages[now])
 	} else {
-		h.logger.Error(faultMessages[now], zap.Error(err))
+		h.logger.Error(faultMessages[now], "error", err)
 	}
 }

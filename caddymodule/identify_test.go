@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -10,11 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func TestUnknownTokenIsAnsweredAsTheHomeserverDidAndRememberedBriefly(t *testing.T) {
@@ -150,8 +150,8 @@ func TestConcurrentLookupsOfATokenAreOneAndTheirNumberIsBounded(t *testing.T) {
 
 func TestUpstreamThatIsNoHomeserverIsLoggedOnce(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	core, logs := observer.New(zap.InfoLevel)
-	p.handler.logger = zap.New(core)
+	logger, logs := testkit.NewLogs(slog.LevelInfo)
+	p.handler.gateway.logger = logger
 	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		http.NotFound(w, r)
 		return true, nil
@@ -160,16 +160,16 @@ func TestUpstreamThatIsNoHomeserverIsLoggedOnce(t *testing.T) {
 		p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), 502, "M_UNKNOWN")
 		p.want(p.get("alice-token", alice), 404, "", "matrix_presence; fwd=bypass")
 	}
-	if got := logs.FilterMessageSnippet("check the address").Len(); got != 1 {
+	if got := logs.Count("check the address"); got != 1 {
 		t.Errorf("logged %d times: %v", got, logs.All())
 	}
 	p.hs.intercept = nil
 	p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
-	if logs.Len() != 1 {
+	if len(logs.All()) != 1 {
 		t.Errorf("a change within the same minute was logged: %v", logs.All())
 	}
 	for _, entry := range logs.All() {
-		if line := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(line, "alice-token") {
+		if line := fmt.Sprint(entry.Message, entry.Fields); strings.Contains(line, "alice-token") {
 			t.Errorf("a token was logged: %s", line)
 		}
 	}

@@ -1,37 +1,18 @@
 package caddymodule
 
 import (
-	"fmt"
+	"net/http"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// memories holds each memory by its name, see plan. A new configuration takes its
-// references before the old one drops its own, so what is remembered
-// survives a reload, and a reload that fails changes nothing.
-var memories = caddy.NewUsagePool()
-
-// eachMemory calls f with each memory of the running configuration and its name.
-func eachMemory(f func(name string, m *memory)) {
-	memories.Range(func(key, value any) bool {
-		f(key.(string), value.(*memory))
-		return true
-	})
-}
-
 // memory is all that outlives a request. It holds data only: limits and
 // lifetimes belong to the handlers, which a reload replaces.
 type memory struct {
 	clock         *clock // by which all of it ages
-	name          string
 	presence      *cache.Presence
 	identities    *policy.Identities
 	reads, writes *policy.Limiter
@@ -70,10 +51,10 @@ type memory struct {
 	mu    sync.Mutex // guards sizes
 	sizes sizes
 
-	// tenants are the handlers that have this memory, and where they stand. The plans' lock
-	// guards it.
-	tenants map[*Handler]*site
-	needs   needs
+	needs needs
+
+	// panicked is told of a panic in a goroutine of ours.
+	panicked func(reason any)
 }
 
 // maxWhoAmIs is how many tokens the homeserver is asked about at a time. Each takes
@@ -88,11 +69,12 @@ const maxWhoAmIsEach = 8
 // haven't come to wait yet.
 const maxWhoAmIsWaiting = maxFlights / 2
 
-func newMemory(name string, s sizes) *memory {
+// newMemory returns an empty memory with tables of these sizes. It tells latency how long the
+// homeserver takes, by the reason of a request, and panicked of panics in goroutines of ours.
+func newMemory(s sizes, latency func(reason string) Observer, panicked func(reason any)) *memory {
 	clock := newClock()
 	now := clock.now()
 	m := &memory{
-		name:       name,
 		clock:      clock,
 		presence:   cache.NewPresence(s.states, s.permissions, now),
 		identities: policy.NewIdentities(s.tokens, now),
@@ -104,32 +86,31 @@ func newMemory(name string, s sizes) *memory {
 		repeats:    policy.NewRepeats(s.tokens, now),
 		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
-		fetches:    flights[fetchKey, *fetched]{crashed: func(err error) *fetched { return &fetched{subresponse: &subresponse{err: err}, crashed: true} }},
-		whoAmIs:    flights[[16]byte, owner]{crashed: func(err error) owner { return owner{err: err, crashed: true} }},
 		refusals:   newRefusals(),
 		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
-		counters:   newCounters(name),
+		counters:   newCounters(latency),
 		learning:   newSeats(maxLearning, maxLearningEach),
 		confirming: newSeats(maxLearning, maxLearningEach),
 		sizes:      s,
-		tenants:    make(map[*Handler]*site),
+		panicked:   panicked,
 	}
+	m.fetches = flights[fetchKey, *fetched]{panicked: panicked, crashed: func(err error) *fetched {
+		return &fetched{subresponse: &subresponse{err: fail(http.StatusInternalServerError, err)}, crashed: true}
+	}}
+	m.whoAmIs = flights[[16]byte, owner]{panicked: panicked, crashed: func(err error) owner {
+		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
+	}}
 	for limit := range m.talkers {
 		m.talkers[limit] = policy.NewTalkers(maxTalkers, now)
 	}
 	return m
 }
 
+// guard calls f in a goroutine of ours. A panic is told of, and returned as an error.
+func (m *memory) guard(f func()) error { return guard(m.panicked, f) }
+
 // now returns the time by which all that is remembered ages.
 func (m *memory) now() time.Time { return m.clock.now() }
-
-// Destruct implements caddy.Destructor. It leaves the memory usable: requests
-// may still be under way when the last configuration that names it is gone.
-func (m *memory) Destruct() error {
-	// As the other counters do, these begin anew with another memory of the name.
-	upstreamSeconds.DeletePartialMatch(prometheus.Labels{"cache": m.name})
-	return nil
-}
 
 // resize makes the tables fit s. It is called when a handler serves its first
 // request, not when it is provisioned: that configuration may yet fail.
@@ -148,55 +129,4 @@ func (m *memory) resize(s sizes) {
 	m.devices.Resize(s.tokens)
 	m.rejected.Resize(s.tokens)
 	m.repeats.Resize(s.tokens)
-}
-
-// takeMemory gets the handler's memory out of the pool.
-func (h *Handler) takeMemory(ctx caddy.Context) error {
-	name := ""
-	if h.Cache != nil {
-		name = h.Cache.Name
-	}
-	plans.Lock()
-	defer plans.Unlock()
-	plan, site, err := planFor(ctx, name)
-	if err != nil {
-		return err
-	}
-	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	h.named = plan.fieldsIn(server)
-	h.siteNames = h.named.names()
-	value, _, err := memories.LoadOrNew(site.memory, func() (caddy.Destructor, error) {
-		return newMemory(site.memory, h.set.sizes), nil
-	})
-	if err != nil {
-		return fmt.Errorf("taking the memory %q: %w", site.memory, err)
-	}
-	h.memory, h.memoryName, h.plan, h.site = value.(*memory), site.memory, plan, site
-	if h.set.dialect == auto {
-		h.set.dialect = dialects[site.dialect]
-	}
-	plan.taken++
-	if plan.app != nil {
-		plans.of[plan.app] = plan
-	}
-	h.memory.tenants[h] = site
-	h.memory.needs.update(h.memory.tenants)
-	return nil
-}
-
-// dropMemory undoes what takeMemory did, if it did. The handler stays usable for requests that
-// are still under way.
-func (h *Handler) dropMemory() error {
-	plans.Lock()
-	defer plans.Unlock()
-	if h.memory == nil {
-		return nil
-	}
-	if h.plan.taken--; h.plan.taken == 0 {
-		delete(plans.of, h.plan.app)
-	}
-	delete(h.memory.tenants, h)
-	h.memory.needs.update(h.memory.tenants)
-	_, err := memories.Delete(h.memoryName)
-	return err
 }

@@ -29,7 +29,7 @@ func (p *proxy) reload(handler *Handler) {
 	if err := old.Cleanup(); err != nil {
 		p.t.Fatalf("cleaning up: %v", err)
 	}
-	old.memory = nil // its test's cleanup has nothing more to do
+	old.gateway = nil // its test's cleanup has nothing more to do
 	p.handler = handler
 }
 
@@ -108,7 +108,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 		if refs, _ := memories.References(t.Name()); refs != 1 {
 			t.Errorf("%s: %d references to the memory, want 1", name, refs)
 		}
-		if p.handler.memory.sizes.states != defaultStates {
+		if p.handler.gateway.memory.sizes.states != defaultStates {
 			t.Errorf("%s: the tables were resized", name)
 		}
 	}
@@ -119,7 +119,7 @@ func TestRequestsOutliveTheirConfiguration(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == "PUT" {
-			if _, err := memories.Delete(p.handler.memoryName); err != nil {
+			if _, err := memories.Delete(p.handler.pooled.name); err != nil {
 				t.Error(err)
 			}
 		}
@@ -128,7 +128,7 @@ func TestRequestsOutliveTheirConfiguration(t *testing.T) {
 	p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
 	p.hs.intercept = nil
 	p.want(p.get("bob-token", alice), 200, "", "")
-	p.handler.memory = nil // dropped above
+	p.handler.gateway = nil // dropped above
 }
 
 // cleanupHandlers does what ending a configuration does, for our handlers.
@@ -206,7 +206,7 @@ func TestReloadsLeaveNothingBehind(t *testing.T) {
 	if len(plans.of) != 0 {
 		t.Errorf("%d plans are left", len(plans.of))
 	}
-	eachMemory(func(name string, m *memory) { t.Errorf("the memory %s is left, of %d handlers", name, len(m.tenants)) })
+	eachMemory(func(name string, m *pooled) { t.Errorf("the memory %s is left, of %d handlers", name, len(m.tenants)) })
 	var left []string
 	for range 1000 { // they may be about to end
 		left = nil
@@ -272,16 +272,16 @@ func TestNoTokenIsRememberedOrLogged(t *testing.T) {
 			time.Sleep(time.Hour) // nothing waits any more
 			synctest.Wait()
 		}
-		found := testkit.Reachable(p.handler.memory)
+		found := testkit.Reachable(p.handler.gateway.memory)
 		for _, entry := range logs.All() {
-			found = append(found, entry.Message, fmt.Sprint(entry.ContextMap()))
+			found = append(found, entry.Message, fmt.Sprint(entry.Fields))
 		}
 		if all := strings.Join(found, "\n"); !strings.Contains(all, lockedBody) && !strings.Contains(all, "@alice:example.com") {
 			t.Error("the search finds nothing, so it proves nothing")
 		} else if i := strings.Index(all, "SECRET"); i >= 0 {
 			t.Errorf("a token is kept in clear: %.200q", all[max(0, i-100):])
 		}
-		if logs.Len() == 0 {
+		if len(logs.All()) == 0 {
 			t.Error("nothing was logged")
 		}
 	})

@@ -1,103 +1,79 @@
 package caddymodule
 
-import (
-	"errors"
-	"fmt"
+// Metric is something that a memory counts.
+type Metric struct {
+	Name   string // in snake case, without a prefix
+	Help   string
+	Labels []string // the names of its labels
 
-	"github.com/prometheus/client_golang/prometheus"
+	// IsGauge tells that it may go down.
+	IsGauge bool
+}
 
-	"github.com/caddyserver/caddy/v2"
-)
-
-const metricsPrefix = "caddy_matrix_presence_"
-
-// Each Help says what the metric has to do with the others, when no request is under
-// way. All counters are since the memory began.
+// The metrics. docs/metrics.md says what each has to do with the others. All counters are
+// since the memory began.
 var (
-	requestsDesc = newDesc("requests_total",
-		"Presence requests, by route: read, write, preflight with preflight local, and sync for those that the options sync and repeat_writes look at. The sum of outcomes_total of the route.",
-		"route")
-	outcomesDesc = newDesc("outcomes_total",
-		"Presence requests by how they were answered: hit, stale, collapsed, absorbed, limited, refused, rejected and invalid without asking the homeserver for them; coalesced, perhaps later; "+
-			"miss by an upstream request of reason fetch, bypass by one of reason bypass, forwarded by one of reason write, preflight or sync, as the route says; "+
-			"quieted (without its presence, which changes nothing) and held (without its presence, which is too much) are syncs, by one of reason sync; "+
-			"failed (the homeserver could not be asked) and canceled (the client left) with or without one.",
-		"route", "outcome")
-	observedDesc = newDesc("observed_total",
-		"In mode observe: presence requests by what would have become of them in mode enforce, by the words of outcomes_total. "+
-			"Of all requests since the mode was set, as requests_total; a collapsed one counts as miss.",
-		"route", "outcome")
-	upstreamDesc = newDesc("upstream_requests_total",
-		"Requests to the homeserver, by reason. fetch is at least outcome miss, and more by those whose readers left, were told a failure or a stale answer, or found it too large; "+
-			"bypass is outcome bypass; write and preflight are outcome forwarded of these routes; sync is requests_total of route sync; version asks which homeserver it is; delivery is at least deliveries_total of delivered, and more by what was tried again, overtaken, dropped or lost; "+
-			"whoami is the sum of lookups_total of known, rejected, refused and failed; retry is a fetch or whoami that failed, sent once more without what the client chose.",
-		"reason")
-	savedDesc = newDesc("saved_total",
-		"Presence requests that the homeserver was spared, none of them a sync: the sum of outcomes_total of hit, collapsed, absorbed, limited, refused, rejected and invalid, and of deliveries_total of superseded. What that cost it is upstream_requests_total of whoami and retry.")
-	syncWritesDesc = newDesc("sync_writes_total",
-		"Syncs that were looked at, by what became of the presence that they set. The sum is requests_total of route sync: "+
-			"changed, repeated, unknown (it is not known whose it is or what it means) and none (the homeserver makes nothing of it) are outcome forwarded; "+
-			"spared (a repeat) and off are quieted; limited and damped (another device of the user comes first) are held. "+
-			"The homeserver was spared a write of presence by each that is spared, off, limited or damped, but for those limited that feed its timers with the old state.",
-		"result")
-	lookupsDesc = newDesc("lookups_total",
-		"Access tokens that were not in memory, by what became of the question whose they are: known, rejected, refused and failed asked the homeserver, one upstream request of reason whoami each; "+
-			"crowded, limited and spared (another question had brought the answer) did not.",
-		"result")
-	deliveriesDesc = newDesc("deliveries_total",
-		"Writes that were answered 200 and had to wait, by what became of them: delivered, superseded by another of the same device before it was tried, overtaken by one after it was tried in vain, dropped because its token has ended, lost (refused, or not taken in time). "+
-			"The sum is outcomes_total of coalesced, without pending.",
-		"result")
-	pendingDesc = newDesc("pending",
-		"Writes that were answered 200 and wait for their user's budget, or are being delivered.")
-	entriesDesc = newDesc("entries",
-		"Entries in a table of a memory, fresh or not. At most the size that is configured for it, and 64 preflights.",
-		"table")
-	evictionsDesc = newDesc("evictions_total",
-		"Entries that a table dropped because there were too many.",
-		"table")
-	overflowDesc = newDesc("limiter_overflow_total",
-		"Events charged to the overflow budget of a limit because its table was full of users whose budgets are not full.",
-		"limit")
+	requestsMetric = &Metric{
+		Name: "requests_total", Labels: []string{"route"},
+		Help: "Presence requests, and the syncs that are looked at, by route.",
+	}
+	outcomesMetric = &Metric{
+		Name: "outcomes_total", Labels: []string{"route", "outcome"},
+		Help: "Presence requests by how they were answered.",
+	}
+	observedMetric = &Metric{
+		Name: "observed_total", Labels: []string{"route", "outcome"},
+		Help: "Presence requests in mode observe, by what mode enforce would have answered.",
+	}
+	upstreamMetric = &Metric{
+		Name: "upstream_requests_total", Labels: []string{"reason"},
+		Help: "Requests to the homeserver, by reason.",
+	}
+	savedMetric = &Metric{
+		Name: "saved_total",
+		Help: "Presence requests, without syncs, that the homeserver was spared.",
+	}
+	syncWritesMetric = &Metric{
+		Name: "sync_writes_total", Labels: []string{"result"},
+		Help: "Syncs that are looked at, by what became of their set_presence.",
+	}
+	lookupsMetric = &Metric{
+		Name: "lookups_total", Labels: []string{"result"},
+		Help: "Access tokens that were not in memory, by what became of the question whose they are.",
+	}
+	deliveriesMetric = &Metric{
+		Name: "deliveries_total", Labels: []string{"result"},
+		Help: "Writes that were answered 200 and had to wait, by what became of them.",
+	}
+	pendingMetric = &Metric{
+		Name: "pending", IsGauge: true,
+		Help: "Writes that were answered 200 and wait for their user's budget, or are being delivered.",
+	}
+	entriesMetric = &Metric{
+		Name: "entries", Labels: []string{"table"}, IsGauge: true,
+		Help: "Entries in a table, fresh or not. At most as many as are configured, and 64 preflights.",
+	}
+	evictionsMetric = &Metric{
+		Name: "evictions_total", Labels: []string{"table"},
+		Help: "Entries that a table dropped to make room.",
+	}
+	overflowMetric = &Metric{
+		Name: "limiter_overflow_total", Labels: []string{"limit"},
+		Help: "Events charged to the budget that users share for whom a limit's table has no room.",
+	}
 )
 
-func newDesc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(metricsPrefix+name, help, append([]string{"cache"}, labels...), nil)
+// Metrics are all of them.
+var Metrics = []*Metric{
+	requestsMetric, outcomesMetric, observedMetric, upstreamMetric, savedMetric, syncWritesMetric, lookupsMetric, deliveriesMetric,
+	pendingMetric, entriesMetric, evictionsMetric, overflowMetric,
 }
 
-// memoryCollector reads the memories when it is asked, so it has nothing that a
-// reload could lose, and its series are those of the words above for each
-// memory: nothing in them comes from a request.
-type memoryCollector struct{}
-
-func registerMetrics(ctx caddy.Context) error {
-	for _, collector := range []prometheus.Collector{memoryCollector{}, upstreamSeconds} {
-		err := ctx.GetMetricsRegistry().Register(collector)
-		if registered := (prometheus.AlreadyRegisteredError{}); errors.As(err, &registered) {
-			continue // by another handler of this configuration
-		}
-		if err != nil {
-			return fmt.Errorf("registering metrics: %w", err)
-		}
-	}
-	return nil
-}
-
-// Describe implements prometheus.Collector.
-func (memoryCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{
-		requestsDesc, outcomesDesc, observedDesc, upstreamDesc, savedDesc, syncWritesDesc, lookupsDesc, deliveriesDesc, pendingDesc, entriesDesc, evictionsDesc, overflowDesc,
-	} {
-		descs <- desc
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (memoryCollector) Collect(metrics chan<- prometheus.Metric) {
-	eachMemory(func(name string, m *memory) {
-		m.collectCounters(name, metrics)
-		m.collectTables(name, metrics)
-	})
+// Samples calls yield with each value of each metric, and the values of its labels. They are
+// from lists of words in this package: nothing in them comes from a request.
+func (m *memory) Samples(yield func(metric *Metric, value float64, labels ...string)) {
+	m.sampleCounters(yield)
+	m.sampleTables(yield)
 }
 
 // savingOutcomes are those without an upstream request of any kind.
@@ -105,46 +81,44 @@ var savingOutcomes = []outcome{
 	outcomeHit, outcomeCollapsed, outcomeAbsorbed, outcomeLimited, outcomeRefused, outcomeRejected, outcomeInvalid,
 }
 
-func (m *memory) collectCounters(name string, metrics chan<- prometheus.Metric) {
-	counter := func(desc *prometheus.Desc, n uint64, labels ...string) {
-		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), append([]string{name}, labels...)...)
-	}
+func (m *memory) sampleCounters(yield func(metric *Metric, value float64, labels ...string)) {
+	counter := func(metric *Metric, n uint64, labels ...string) { yield(metric, float64(n), labels...) }
 	c := m.counters
 	var saved uint64
 	for route, routeName := range routeNames {
 		// The outcomes come first, so that a request that comes meanwhile makes
 		// them no more than the requests.
 		for o, words := range outcomes {
-			counter(outcomesDesc, c.outcomes[route][o].Load(), routeName, words.name)
-			counter(observedDesc, c.observed[route][o].Load(), routeName, words.name)
+			counter(outcomesMetric, c.outcomes[route][o].Load(), routeName, words.name)
+			counter(observedMetric, c.observed[route][o].Load(), routeName, words.name)
 		}
 		for _, o := range savingOutcomes {
 			saved += c.outcomes[route][o].Load()
 		}
-		counter(requestsDesc, c.requests[route].Load(), routeName)
+		counter(requestsMetric, c.requests[route].Load(), routeName)
 	}
 	for result, resultName := range deliveryNames {
-		counter(deliveriesDesc, c.deliveries[result].Load(), resultName)
+		counter(deliveriesMetric, c.deliveries[result].Load(), resultName)
 	}
 	saved += c.deliveries[deliverySuperseded].Load()
-	counter(savedDesc, saved)
+	counter(savedMetric, saved)
 	for result, resultName := range syncWriteNames {
-		counter(syncWritesDesc, c.syncWrites[result].Load(), resultName)
+		counter(syncWritesMetric, c.syncWrites[result].Load(), resultName)
 	}
 	for result, resultName := range lookupNames {
-		counter(lookupsDesc, c.lookups[result].Load(), resultName)
+		counter(lookupsMetric, c.lookups[result].Load(), resultName)
 	}
 	for reason, reasonName := range reasonNames {
-		counter(upstreamDesc, c.upstream[reason].Load(), reasonName)
+		counter(upstreamMetric, c.upstream[reason].Load(), reasonName)
 	}
 }
 
-func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
+func (m *memory) sampleTables(yield func(metric *Metric, value float64, labels ...string)) {
 	entries := func(table string, n int) {
-		metrics <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(n), name, table)
+		yield(entriesMetric, float64(n), table)
 	}
 	evictions := func(table string, n uint64) {
-		metrics <- prometheus.MustNewConstMetric(evictionsDesc, prometheus.CounterValue, float64(n), name, table)
+		yield(evictionsMetric, float64(n), table)
 	}
 	states, permissions, refusals := m.presence.Len()
 	entries("states", states)
@@ -159,7 +133,7 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	entries("devices", m.devices.Len())
 	entries("rejected_clients", m.rejected.Users())
 	entries("last_writes", m.repeats.Len())
-	metrics <- prometheus.MustNewConstMetric(pendingDesc, prometheus.GaugeValue, float64(m.pendings.len()), name)
+	yield(pendingMetric, float64(m.pendings.len()))
 	preflights, evictedPreflights := m.preflights.usage()
 	entries("preflights", preflights)
 
@@ -177,7 +151,7 @@ func (m *memory) collectTables(name string, metrics chan<- prometheus.Metric) {
 	evictions("devices", m.devices.Evicted())
 
 	overflow := func(limit string, n uint64) {
-		metrics <- prometheus.MustNewConstMetric(overflowDesc, prometheus.CounterValue, float64(n), name, limit)
+		yield(overflowMetric, float64(n), limit)
 	}
 	overflow("read", m.reads.Overflowed())
 	overflow("write", m.writes.Overflowed())

@@ -175,8 +175,8 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			return true, nil
 		})
 		const last = 5 + 14
-		under := p.handler.memory.identities.Begin(policy.Credential{Token: "alice-token"})
-		under.Learn(policy.WhoAmI{UserID: alice}, p.handler.memory.identities.Revision(), time.Now())
+		under := p.handler.gateway.memory.identities.Begin(policy.Credential{Token: "alice-token"})
+		under.Learn(policy.WhoAmI{UserID: alice}, p.handler.gateway.memory.identities.Revision(), time.Now())
 		under.End()
 		for n := range 5 {
 			p.put("alice-token", alice, message(n))

@@ -23,16 +23,16 @@ type needs struct {
 	settle               atomic.Int64 // the longest, in nanoseconds
 }
 
-// update is called when there are others. It needs the plans' lock.
-func (n *needs) update(tenants map[*Handler]*site) {
+// update is called with the settings of all handlers when there are others.
+func (n *needs) update(all []*settings) {
 	var syncs, activity, absorbs, limitsSyncs bool
 	var settle time.Duration
-	for h := range tenants {
-		syncs, activity = syncs || h.set.watchesSyncs(), activity || h.set.watchesActivity()
-		if !h.set.observe {
-			absorbs, limitsSyncs = absorbs || h.set.absorbs, limitsSyncs || h.set.sync == syncLimit
+	for _, set := range all {
+		syncs, activity = syncs || set.watchesSyncs(), activity || set.watchesActivity()
+		if !set.observe {
+			absorbs, limitsSyncs = absorbs || set.absorbs, limitsSyncs || set.sync == syncLimit
 		}
-		settle = max(settle, h.set.settle)
+		settle = max(settle, set.settle)
 	}
 	n.syncs.Store(syncs)
 	n.activity.Store(activity)
@@ -43,23 +43,23 @@ func (n *needs) update(tenants map[*Handler]*site) {
 
 // watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.
 // One whose configuration has ended may have requests under way.
-func (h *Handler) watchesSyncs() bool { return h.set.watchesSyncs() || h.memory.needs.syncs.Load() }
+func (h *Gateway) watchesSyncs() bool { return h.set.watchesSyncs() || h.memory.needs.syncs.Load() }
 
 // watchesActivity tells the same of activity.
-func (h *Handler) watchesActivity() bool {
+func (h *Gateway) watchesActivity() bool {
 	return h.set.watchesActivity() || h.memory.needs.activity.Load()
 }
 
 // watchesOnly tells that this handler lets all syncs through as they came. In mode observe it
 // finds out what it would do only if nobody of the memory does it: for who does, it has to
 // be remembered what the homeserver was told, not what it would have been.
-func (h *Handler) watchesOnly() bool {
+func (h *Gateway) watchesOnly() bool {
 	return h.set.sync == syncPass || h.set.observe && h.memory.needs.limitsSyncs.Load()
 }
 
 // passesBy notes a write of a credential that is on its way in mode observe, or may have been taken.
 // Handlers that act upon what the homeserver was told have the next sync go through.
-func (h *Handler) passesBy(userID string, c policy.Credential) {
+func (h *Gateway) passesBy(userID string, c policy.Credential) {
 	if n := &h.memory.needs; n.limitsSyncs.Load() || n.absorbs.Load() {
 		h.doubtAfterWrite(userID, h.memory.deviceOf(c, userID))
 	}
@@ -69,7 +69,7 @@ func (h *Handler) passesBy(userID string, c policy.Credential) {
 // came: the next sync goes through and may change what that has set, and what waits of the device
 // must not come after it. A homeserver that merges devices, or that isn't known, is still told
 // what other devices wrote.
-func (h *Handler) passedBy(userID string, c policy.Credential) {
+func (h *Gateway) passedBy(userID string, c policy.Credential) {
 	h.passesBy(userID, c)
 	m := h.memory
 	device, dialect := m.deviceOf(c, userID), h.knownDialect()
@@ -82,6 +82,6 @@ func (h *Handler) passedBy(userID string, c policy.Credential) {
 
 // settle is for how long nothing is kept after a write: as long as any handler of the memory
 // has it, because what one stores the others serve.
-func (h *Handler) settle() time.Duration {
+func (h *Gateway) settle() time.Duration {
 	return max(h.set.settle, time.Duration(h.memory.needs.settle.Load()))
 }

@@ -76,7 +76,7 @@ func TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat(t *testing.T) {
 				p := newProxy(t, handler)
 				other := p.beside(tc.other)
 				if tc.homeserver != "" {
-					tc.other.set.dialect = dialects[tc.homeserver]
+					tc.other.gateway.set.dialect = dialects[tc.homeserver]
 				}
 				p.put("alice-token", alice, online)
 				tc.between(other)
@@ -127,7 +127,7 @@ func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Off: true}})
 				other := p.beside(tc.other)
-				tc.other.set.dialect = synapse
+				tc.other.gateway.set.dialect = synapse
 				p.wantSync("alice-token", idle, idle)
 				tc.between(p, other)
 				want := silent
@@ -162,13 +162,13 @@ func TestNeedsEndWithTheirHandlers(t *testing.T) {
 		other := p.beside(new(Handler))
 		other.sync("alice-token", "timeout=0")
 		other.wantMetrics(map[string]float64{"requests_total sync": 1})
-		if got := other.handler.settle(); got != time.Minute {
+		if got := other.handler.gateway.settle(); got != time.Minute {
 			t.Errorf("what one site's write leaves unsure for a minute settles after %v through another", got)
 		}
 		p.reload(&Handler{Cache: new(Cache)})
 		other.sync("alice-token", "timeout=0")
 		other.wantMetrics(map[string]float64{"requests_total sync": 1})
-		if got := other.handler.settle(); got != defaultSettle {
+		if got := other.handler.gateway.settle(); got != defaultSettle {
 			t.Errorf("it settles after %v", got)
 		}
 
@@ -176,7 +176,7 @@ func TestNeedsEndWithTheirHandlers(t *testing.T) {
 		if err := failed.handler.Cleanup(); err != nil {
 			t.Fatal(err)
 		}
-		failed.handler.memory = nil // its test's cleanup has nothing more to do
+		failed.handler.gateway = nil // its test's cleanup has nothing more to do
 		other.sync("alice-token", "timeout=0")
 		other.wantMetrics(map[string]float64{"requests_total sync": 1})
 	})
@@ -198,7 +198,7 @@ func TestObservedWriteIsNotOvertakenByOneThatWaits(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
 				other := p.beside(&Handler{Mode: "observe"})
-				other.handler.set.dialect = tc.dialect
+				other.handler.gateway.set.dialect = tc.dialect
 				p.knows("alice-phone")
 				sent := p.hs.bodies()
 				p.put("alice-token", alice, message(0))

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -21,7 +19,7 @@ import (
 // nobody told them is limited more often than they would be.
 
 // observe passes a presence request on and counts what would have become of it.
-func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
+func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, route policy.PresenceRoute) error {
 	kind := routeOf(r)
 	h.memory.counters.requests[kind].Add(1)
 	seen := &observation{
@@ -36,7 +34,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 
 	isSites := h.isSites(r)
-	recorder := &recorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	recorder := &recorder{responseWriter: responseWriter{w}}
 	reason := reasonBypass
 	var body *copied
 	var fence cache.Write
@@ -69,7 +67,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 	defer func() {
 		seen.answer = recorder.answer()
 		seen.answer.arrived = h.memory.now()
-		seen.answer.site = seen.answer.status >= http.StatusMultipleChoices && isSites() || h.named.authenticates && seen.answer.isAuthentication()
+		seen.answer.site = seen.answer.status >= http.StatusMultipleChoices && isSites() || h.named.Authenticates && seen.answer.isAuthentication()
 		if kind == routeWrite {
 			var whole bool
 			seen.body, whole = body.take()
@@ -101,7 +99,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 // observedBody is the size of the largest body of a write that is kept while the write is under
 // way: as much as is judged, and no more than a client sends if nobody knows yet whether its
 // sender has an account.
-func (h *Handler) observedBody(credentialErr error, writer, target string) int64 {
+func (h *Gateway) observedBody(credentialErr error, writer, target string) int64 {
 	switch {
 	case credentialErr != nil, writer != "" && writer != target:
 		return 0 // it would be refused, whatever it says
@@ -113,7 +111,7 @@ func (h *Handler) observedBody(credentialErr error, writer, target string) int64
 
 // judge finds out what would have become of a request. If it isn't known whose that is,
 // the homeserver is asked meanwhile: the client is not to wait for that.
-func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
+func (h *Gateway) judge(r *http.Request, seen *observation, ask inquiry) {
 	who := owner{}
 	if seen.credentialErr == nil {
 		who = h.recall(seen.credential, seen.departed)
@@ -129,14 +127,16 @@ func (h *Handler) judge(r *http.Request, seen *observation, ask inquiry) {
 }
 
 // noteObserved counts what would have become of a request and sets its variable.
-func (h *Handler) noteObserved(r *http.Request, route route, o outcome) {
+func (h *Gateway) noteObserved(r *http.Request, route route, o outcome) {
 	h.memory.counters.observed[route][o].Add(1)
-	caddyhttp.SetVar(r.Context(), varObserved, outcomes[o].name)
+	if vars := h.server.Vars(r); vars != nil {
+		vars[varObserved] = outcomes[o].name
+	}
 }
 
 // observation is what is known of a request when it is over.
 type observation struct {
-	handler  *Handler
+	handler  *Gateway
 	kind     route
 	route    policy.PresenceRoute
 	method   string
@@ -320,7 +320,7 @@ func (c *copied) take() (body []byte, whole bool) {
 // recorder is a response writer that keeps a copy of the body that goes through it, with
 // the status and the header fields that it is told.
 type recorder struct {
-	*caddyhttp.ResponseWriterWrapper
+	responseWriter
 	status int
 	header http.Header
 	body   bytes.Buffer
@@ -329,7 +329,7 @@ type recorder struct {
 
 func (c *recorder) Write(p []byte) (int, error) {
 	c.keep(p)
-	return c.ResponseWriterWrapper.Write(p)
+	return c.responseWriter.Write(p)
 }
 
 func (c *recorder) keep(p []byte) {

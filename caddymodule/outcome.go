@@ -1,10 +1,6 @@
 package caddymodule
 
-import (
-	"net/http"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-)
+import "net/http"
 
 // How a presence request, or a sync that was looked at, was answered, in the variables
 // matrix_presence.cache and matrix_presence.decision of the request, for access
@@ -66,14 +62,13 @@ var outcomes = [outcomeCount]struct {
 	outcomeCanceled:  {"canceled", nil, "canceled"},
 }
 
-// note counts the outcome of a request and sets its variables, as
-// caddyhttp.SetVar does.
-func (h *Handler) note(r *http.Request, o outcome) { h.noteAs(r, routeOf(r), o) }
+// note counts the outcome of a request and sets its variables.
+func (h *Gateway) note(r *http.Request, o outcome) { h.noteAs(r, routeOf(r), o) }
 
-func (h *Handler) noteAs(r *http.Request, route route, o outcome) {
+func (h *Gateway) noteAs(r *http.Request, route route, o outcome) {
 	h.memory.counters.outcomes[route][o].Add(1)
-	vars, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	if !ok {
+	vars := h.server.Vars(r)
+	if vars == nil {
 		return
 	}
 	if words := &outcomes[o]; words.cache != nil {

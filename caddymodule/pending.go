@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -12,12 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"go.uber.org/zap"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
@@ -100,7 +93,7 @@ type pendingUser struct {
 type pendingWrite struct {
 	presenceWrite
 	read     policy.WriteBody // of the body
-	handler  *Handler
+	handler  *Gateway
 	request  subrequest
 	came     int // bytes of the head of the client's own request, which is kept as long
 	accepted time.Time
@@ -145,7 +138,7 @@ func (p *pendings) len() int {
 }
 
 // newPending returns a client's write, to be sent later as the client sent it.
-func (h *Handler) newPending(r *http.Request, next caddyhttp.Handler, write *presenceWrite) *pendingWrite {
+func (h *Gateway) newPending(r *http.Request, next Next, write *presenceWrite) *pendingWrite {
 	u := *r.URL
 	u.RawQuery = assertion(write.credential)
 	request := h.newSubrequest(r, next, &u, write.credential.Token, contentTypeField)
@@ -156,15 +149,9 @@ func (h *Handler) newPending(r *http.Request, next caddyhttp.Handler, write *pre
 	}
 }
 
-// sizeOfHead is how many bytes of a request's line, as it came, and of its fields its client
-// has chosen. The placeholders of the site's handlers hold all of it.
-func sizeOfHead(r *http.Request) int {
-	n := len(r.RequestURI)
-	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		n = max(n, len(original.RequestURI))
-	}
-	return n + sizeOfFields(r.Header)
-}
+// sizeOfHead is how many bytes of a request's line and fields its client has chosen. The
+// placeholders of the site's handlers hold all of it.
+func sizeOfHead(r *http.Request) int { return len(r.RequestURI) + sizeOfFields(r.Header) }
 
 func sizeOfFields(header http.Header) (n int) {
 	for name, values := range header {
@@ -178,7 +165,7 @@ func sizeOfFields(header http.Header) (n int) {
 // accept lets a write wait until the user's budget is refilled, in the place of an older
 // one of the same device. It reports false if there is no room, it would take too
 // long, or the homeserver may refuse it: nothing is acknowledged then, and nothing done.
-func (h *Handler) accept(w *pendingWrite, wait time.Duration) bool {
+func (h *Gateway) accept(w *pendingWrite, wait time.Duration) bool {
 	m, bounds := h.memory, h.set.coalesce
 	p := &m.pendings
 	if wait > bounds.maxAge || max(w.size(), w.came) > maxPendingBytes || !w.read.Certain() || w.request.err != nil {
@@ -401,7 +388,7 @@ func (m *memory) deliverQueue(user *pendingUser, end time.Time) {
 		user.sent = w
 		p.mu.Unlock()
 		result, retry := deliveryLost, time.Duration(0)
-		_ = guard(func() { result, retry = w.deliver(timeout) })
+		_ = m.guard(func() { result, retry = w.deliver(timeout) })
 		p.mu.Lock()
 		user.sent = nil
 		if settled := m.now().Add(w.handler.settle()); settled.After(user.settled) {
@@ -567,12 +554,9 @@ func (m *memory) finish(user *pendingUser) {
 	user.write.End(now, max(0, user.settled.Sub(now)))
 }
 
-// flush delivers what waits of a handler whose configuration ends, and returns when that
+// Flush delivers what waits of a handler whose configuration ends, and returns when that
 // is done, or given up. No more will wait.
-func (h *Handler) flush() {
-	if h.memory == nil {
-		return
-	}
+func (h *Gateway) Flush() {
 	p := &h.memory.pendings
 	p.mu.Lock()
 	var users []*pendingUser
@@ -605,7 +589,7 @@ func (h *Handler) flush() {
 }
 
 // flushUser delivers what waits of a user, until nothing of this handler's does.
-func (h *Handler) flushUser(patience context.Context, user *pendingUser) {
+func (h *Gateway) flushUser(patience context.Context, user *pendingUser) {
 	p := &h.memory.pendings
 	end, _ := patience.Deadline()
 	for patience.Err() == nil {
@@ -628,45 +612,19 @@ func (h *Handler) flushUser(patience context.Context, user *pendingUser) {
 
 // concerns reports whether a write of a handler's waits or is being delivered. It needs the
 // lock.
-func (u *pendingUser) concerns(h *Handler) bool {
+func (u *pendingUser) concerns(h *Gateway) bool {
 	return u.sent != nil && u.sent.handler == h ||
 		slices.ContainsFunc(u.queue, func(w *pendingWrite) bool { return w.handler == h })
 }
 
-// flushing is told by Caddy that a configuration is about to end. By the time of Cleanup
-// the servers have waited for all requests under way, as a rule without a limit: for a
-// long poll longer than some process managers wait for the process.
-type flushing struct{ handler *Handler }
-
-// Handle implements caddyevents.Handler.
-func (f flushing) Handle(context.Context, caddy.Event) error {
-	f.handler.flush()
-	return nil
-}
-
-// flushWhenStopping has what waits delivered when the configuration ends.
-func (h *Handler) flushWhenStopping(ctx caddy.Context) error {
-	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server == nil {
-		return nil // not in Caddy's HTTP app
-	}
-	app, err := ctx.App("events")
-	if err != nil {
-		return fmt.Errorf("getting the events app: %w", err)
-	}
-	if err := app.(*caddyevents.App).On("stopping", flushing{h}); err != nil {
-		return fmt.Errorf("subscribing to the end of the configuration: %w", err)
-	}
-	return nil
-}
-
 // reportLoss notes that a write was answered with 200 and then not delivered.
-func (h *Handler) reportLoss() {
+func (h *Gateway) reportLoss() {
 	h.memory.losses.unlogged.Add(1)
 	h.logLosses(faultLogInterval)
 }
 
 // logLosses logs how many writes were lost, unless it did within the interval.
-func (h *Handler) logLosses(interval time.Duration) {
+func (h *Gateway) logLosses(interval time.Duration) {
 	losses := &h.memory.losses
 	at, last := h.memory.clock.stamp(), losses.logged.Load()
 	if at-last < int64(interval) || !losses.logged.CompareAndSwap(last, at) {
@@ -674,7 +632,7 @@ func (h *Handler) logLosses(interval time.Duration) {
 	}
 	if n := losses.unlogged.Swap(0); n > 0 {
 		h.logger.Warn("presence writes that were answered with 200 could not be delivered to the homeserver; "+
-			"over_limit reject makes no such promise", zap.Int64("lost_since_last_message", n))
+			"over_limit reject makes no such promise", "lost_since_last_message", n)
 	}
 }
 

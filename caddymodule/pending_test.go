@@ -157,12 +157,12 @@ func TestDeliveriesSettleWhateverEndsTheWait(t *testing.T) {
 				p.put("alice-token", alice, message(2))
 				time.Sleep(10 * time.Second)
 				synctest.Wait()
-				if writes < 2 || p.handler.memory.pendings.len() != 1 {
-					t.Fatalf("%d writes were sent, and %d wait", writes, p.handler.memory.pendings.len())
+				if writes < 2 || p.handler.gateway.memory.pendings.len() != 1 {
+					t.Fatalf("%d writes were sent, and %d wait", writes, p.handler.gateway.memory.pendings.len())
 				}
 				end(p)
 				synctest.Wait()
-				if n := p.handler.memory.pendings.len(); n != 0 {
+				if n := p.handler.gateway.memory.pendings.len(); n != 0 {
 					t.Fatalf("%d writes wait", n)
 				}
 				p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss")
@@ -250,7 +250,7 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 				time.Sleep(3 * time.Minute)
 				p.wantDeliveries(tc.want)
 				p.wantCounts(map[string]int{"PUT": 1 + tc.tries})
-				if _, waits := p.handler.memory.pendings.waits(alice); waits {
+				if _, waits := p.handler.gateway.memory.pendings.waits(alice); waits {
 					t.Error("something still waits")
 				}
 			})
@@ -629,7 +629,7 @@ func TestEndOfOneSiteOfTwo(t *testing.T) {
 		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		sent := p.hs.bodies()
 		start := time.Now()
-		other.flush()
+		other.gateway.Flush()
 		if took := time.Since(start); took != 0 {
 			t.Errorf("it took %v", took)
 		}
@@ -782,7 +782,7 @@ func TestOfTwoWritesTheOlderIsSentIfTheNewerIsRefused(t *testing.T) {
 				}
 				p.wantDeliveries(tc.want)
 				// What was sent in the place of a refused one is charged for as well.
-				due := p.handler.memory.writes.Wait(alice, *p.handler.set.classOf(alice).writeLimit, time.Now())
+				due := p.handler.gateway.memory.writes.Wait(alice, *p.handler.gateway.set.classOf(alice).writeLimit, time.Now())
 				if want := time.Duration(10*len(tc.sent)-5) * time.Second; due != want {
 					t.Errorf("the next write in %v, want %v", due, want)
 				}
@@ -951,7 +951,7 @@ func TestFallbacksAreBounded(t *testing.T) {
 		large := func(n int) string { return fmt.Sprintf(`{"presence":"online","status_msg":"%*d"}`, n, n) }
 		for n := range 200 {
 			p.put("alice-token", alice, large(100+40*n))
-			user := p.handler.memory.pendings.users[alice]
+			user := p.handler.gateway.memory.pendings.users[alice]
 			for _, w := range user.queue {
 				size := w.size()
 				for _, f := range w.fallbacks {

@@ -77,9 +77,9 @@ func planFor(ctx caddy.Context, name string) (*plan, *site, error) {
 
 // fieldsIn returns the header fields that are named around a handler which is being
 // provisioned.
-func (p *plan) fieldsIn(server *caddyhttp.Server) *siteFields {
+func (p *plan) fieldsIn(server *caddyhttp.Server) *SiteFields {
 	if server == nil {
-		return new(siteFields)
+		return new(SiteFields)
 	}
 	if p.fields == nil {
 		p.fields = make(map[*caddyhttp.Server]*siteFields)
@@ -87,7 +87,7 @@ func (p *plan) fieldsIn(server *caddyhttp.Server) *siteFields {
 	if p.fields[server] == nil {
 		p.fields[server] = newSiteFields(server)
 	}
-	return p.fields[server].in(server)
+	return &p.fields[server].in(server).SiteFields
 }
 
 // routeInProgress returns the server's route whose handlers are being provisioned, or -1 if
@@ -142,7 +142,7 @@ func (p *plan) refuse() {
 // assign gives each handler the name of a memory: one that is there, or a new one.
 func (p *plan) assign() {
 	living := make(map[string][]*site)
-	eachMemory(func(label string, m *memory) {
+	eachMemory(func(label string, m *pooled) {
 		living[label] = slices.Collect(maps.Values(m.tenants))
 	})
 	used := make(map[string]bool)

@@ -88,7 +88,7 @@ func (c *configuration) handlers() (found []*Handler) {
 	}
 	plans.Lock()
 	defer plans.Unlock()
-	eachMemory(func(_ string, m *memory) {
+	eachMemory(func(_ string, m *pooled) {
 		for h, site := range m.tenants {
 			for _, server := range c.app.Servers {
 				if site.server == server {
@@ -97,15 +97,18 @@ func (c *configuration) handlers() (found []*Handler) {
 			}
 		}
 	})
-	slices.SortFunc(found, func(a, b *Handler) int { return strings.Compare(a.site.title(), b.site.title()) })
+	slices.SortFunc(found, func(a, b *Handler) int { return strings.Compare(siteOf(a).title(), siteOf(b).title()) })
 	return found
 }
+
+// siteOf returns where a handler stands.
+func siteOf(h *Handler) *site { return h.pooled.tenants[h] }
 
 // memories returns how many handlers have which memory.
 func (c *configuration) memories() map[string]int {
 	count := make(map[string]int)
 	for _, h := range c.handlers() {
-		count[h.memoryName]++
+		count[h.pooled.name]++
 	}
 	return count
 }
@@ -300,7 +303,7 @@ func TestHandlersThatCanNotBeToldApartNeedNames(t *testing.T) {
 			if len(plans.of) != 0 {
 				t.Errorf("%d plans are left of refused configurations", len(plans.of))
 			}
-			eachMemory(func(name string, _ *memory) { t.Errorf("the memory %s is left of a refused configuration", name) })
+			eachMemory(func(name string, _ *pooled) { t.Errorf("the memory %s is left of a refused configuration", name) })
 			c := provisionSites(t, strings.ReplaceAll(caddyfile, "NAME", "{\ncache {\nname shared\n}\n}"))
 			if got := c.memories(); len(got) != 1 || got["shared"] == 0 {
 				t.Errorf("with a name: memories %v", got)
@@ -326,14 +329,14 @@ func TestSingleSiteNeedsNoName(t *testing.T) {
 			}
 			c := provisionSites(t, "http://a.example.com:9"+block("max_body 1KiB"))
 			c.want("at first", map[string]int{"a.example.com": 1})
-			m := c.handlers()[0].memory
+			m := c.handlers()[0].pooled
 			// Our own options are no part of where a site leads, nor are others.
 			c = c.reload("http://0.example.com:9 {\nhandle /a {\nrespond ok\n}\nhandle {\nrespond ok\n}\n}\nhttp://a.example.com:9" + block("max_body 2KiB"))
-			if c.handlers()[0].memory != m {
+			if c.handlers()[0].pooled != m {
 				t.Error("a reload has begun another memory")
 			}
 			c = c.reload("http://0.example.com:9, http://a.example.com:9" + block("max_body 2KiB"))
-			if c.handlers()[0].memory != m {
+			if c.handlers()[0].pooled != m {
 				t.Error("an alias has begun another memory")
 			}
 		})
@@ -366,16 +369,16 @@ func TestMemoryStaysWithItsHomeserverThroughChanges(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			address := upstreamOf(t, newHomeserver())
 			c := provisionSites(t, before+proxied(address))
-			m := c.handlers()[0].memory
+			m := c.handlers()[0].pooled
 			c = c.reload(strings.ReplaceAll(tc.after, "HS", address))
 			stays := false
 			for _, h := range c.handlers() {
-				stays = stays || h.memory == m
-				if h.memory == m && h.memoryName != "b.example.com" {
-					t.Errorf("it is called %s now", h.memoryName)
+				stays = stays || h.pooled == m
+				if h.pooled == m && h.pooled.name != "b.example.com" {
+					t.Errorf("it is called %s now", h.pooled.name)
 				}
-				if h.memory == m && !strings.Contains(h.site.homeserver, address) {
-					t.Errorf("it is given to %s", h.site.homeserver)
+				if h.pooled == m && !strings.Contains(siteOf(h).homeserver, address) {
+					t.Errorf("it is given to %s", siteOf(h).homeserver)
 				}
 			}
 			if stays != tc.stays {
@@ -390,12 +393,12 @@ func TestMemoryStaysWithItsHomeserverThroughChanges(t *testing.T) {
 func TestMemoryStaysWithItsAddressWhereNothingElseIsKnown(t *testing.T) {
 	const site = " {\nmatrix_presence\nrespond ok\n}\n"
 	c := provisionSites(t, "http://:7"+site)
-	m := c.handlers()[0].memory
+	m := c.handlers()[0].pooled
 	c = c.reload("http://:6" + site + "http://:7" + site)
 	c.want("another before it", map[string]int{":6": 1, ":7": 1})
 	for _, h := range c.handlers() {
-		if (h.memory == m) != (h.site.title() == ":7") {
-			t.Errorf("%s has the memory %s", h.site.title(), h.memoryName)
+		if (h.pooled == m) != (siteOf(h).title() == ":7") {
+			t.Errorf("%s has the memory %s", siteOf(h).title(), h.pooled.name)
 		}
 	}
 }
@@ -442,16 +445,16 @@ func TestSitesThatPartAndMerge(t *testing.T) {
 		c.end()
 
 		c = provisionSites(t, "http://a.example.com:9080, http://b.example.com:9080"+proxied("hs:1"))
-		m := c.handlers()[0].memory
+		m := c.handlers()[0].pooled
 		c = c.reload(parted)
 		c.want("parted", map[string]int{"a.example.com b.example.com": 1, "b.example.com": 1})
 		for _, h := range c.handlers() {
-			if h.memory == m && h.site.title() != "a.example.com" {
-				t.Errorf("the memory went with %s", h.site.title())
+			if h.pooled == m && siteOf(h).title() != "a.example.com" {
+				t.Errorf("the memory went with %s", siteOf(h).title())
 			}
 		}
 		c = c.reload("http://a.example.com:9080, http://b.example.com:9080" + proxied("hs:1"))
-		if c.handlers()[0].memory != m {
+		if c.handlers()[0].pooled != m {
 			t.Error("merged, they got another memory")
 		}
 		c.end()
@@ -462,7 +465,7 @@ func TestSitesThatPartAndMerge(t *testing.T) {
 // finds the memory by what it was before.
 func TestFailedReloadLeavesMemoriesToTheirSites(t *testing.T) {
 	c := provisionSites(t, "http://a.example.com:9080"+proxied("hs:1"))
-	m := c.handlers()[0].memory
+	m := c.handlers()[0].pooled
 	// The alias is of a homeserver of its own in truth.
 	failing := adapt(t, "http://a.example.com:9080, http://b.example.com:9080"+proxied("hs:1")+
 		"http://a.example.com:9999 {\nmatrix_presence {\nrepeat_writes absorb\n}\nreverse_proxy hs:1\n}\nhttp://z.example.com:9998 {\nreverse_proxy hs:9\n}\n")
@@ -477,7 +480,7 @@ func TestFailedReloadLeavesMemoriesToTheirSites(t *testing.T) {
 		if m.needs.absorbs.Load() {
 			t.Error("the failed configuration's needs are there")
 		}
-		eachMemory(func(label string, _ *memory) {
+		eachMemory(func(label string, _ *pooled) {
 			if label != "a.example.com" {
 				t.Errorf("the memory %s is left of a failure", label)
 			}
@@ -485,7 +488,7 @@ func TestFailedReloadLeavesMemoriesToTheirSites(t *testing.T) {
 	}
 	next := provisionSites(t, "http://b.example.com:9080"+proxied("hs:1"))
 	next.want("the alias alone", map[string]int{"b.example.com": 1})
-	if next.handlers()[0].memory == m {
+	if next.handlers()[0].pooled == m {
 		t.Error("the failed configuration's host has taken the memory over")
 	}
 }
@@ -498,25 +501,25 @@ func TestNamesOfMemoriesAreUnique(t *testing.T) {
 	c := provisionSites(t, "http://a.example.com:9080"+proxied("hs:1")+"http://b.example.com:9080"+named("hs:2"))
 	c.want("a site and a name", map[string]int{"a.example.com": 1, "a.example.com :9080": 1})
 	for _, h := range c.handlers() {
-		if named := h.Cache != nil; named != (h.memoryName == "a.example.com") {
-			t.Errorf("%s has the memory %s", h.site.title(), h.memoryName)
+		if named := h.Cache != nil; named != (h.pooled.name == "a.example.com") {
+			t.Errorf("%s has the memory %s", siteOf(h).title(), h.pooled.name)
 		}
 	}
 	c.end()
 
 	c = provisionSites(t, "http://a.example.com:9080"+proxied("hs:1"))
-	m := c.handlers()[0].memory
+	m := c.handlers()[0].pooled
 	c = c.reload("http://a.example.com:9080" + proxied("hs:1") + "http://b.example.com:9080" + named("hs:2"))
 	c.want("a name that is a site's", map[string]int{"a.example.com": 1, "a.example.com (2)": 1})
 	for _, h := range c.handlers() {
-		if (h.memory == m) != (h.Cache == nil) {
-			t.Errorf("%s has the memory %s", h.site.title(), h.memoryName)
+		if (h.pooled == m) != (h.Cache == nil) {
+			t.Errorf("%s has the memory %s", siteOf(h).title(), h.pooled.name)
 		}
 	}
 	// The name finds its memory again, whatever that is called.
-	other := c.handlers()[slices.IndexFunc(c.handlers(), func(h *Handler) bool { return h.Cache != nil })].memory
+	other := c.handlers()[slices.IndexFunc(c.handlers(), func(h *Handler) bool { return h.Cache != nil })].pooled
 	c = c.reload("http://b.example.com:9080" + named("hs:3"))
-	if c.handlers()[0].memory != other {
+	if c.handlers()[0].pooled != other {
 		t.Error("the name has another memory after a reload")
 	}
 }
@@ -578,7 +581,7 @@ func TestHandlersInJSON(t *testing.T) {
 				t.Error(err)
 			case tc.memories != nil:
 				got := make(map[string]int)
-				eachMemory(func(label string, m *memory) { got[label] = len(m.tenants) })
+				eachMemory(func(label string, m *pooled) { got[label] = len(m.tenants) })
 				if !maps.Equal(got, tc.memories) {
 					t.Errorf("memories %v, want %v", got, tc.memories)
 				}
@@ -594,8 +597,8 @@ func TestHandlersOfAMemoryAgreeOnTheHomeserver(t *testing.T) {
 	}
 	c := provisionSites(t, "http://a.example.com:9"+block("homeserver dendrite")+"http://b.example.com:9"+block("homeserver auto"))
 	for _, h := range c.handlers() {
-		if h.knownDialect() != dendrite {
-			t.Errorf("%s doesn't know that it fronts a Dendrite", h.site.title())
+		if h.gateway.knownDialect() != dendrite {
+			t.Errorf("%s doesn't know that it fronts a Dendrite", siteOf(h).title())
 		}
 	}
 	c.end()
@@ -632,32 +635,32 @@ func TestMemoriesFollowTheirHomeserversThroughRandomReloads(t *testing.T) {
 	for seed := range uint64(8) {
 		random := rand.New(rand.NewPCG(seed, 7))
 		c := provisionSites(t, randomSites(random))
-		homeservers := make(map[*memory]string)
+		homeservers := make(map[*pooled]string)
 		for range 25 {
-			before := make(map[*memory][]*site)
+			before := make(map[*pooled][]*site)
 			for _, h := range c.handlers() {
-				before[h.memory] = append(before[h.memory], h.site)
+				before[h.pooled] = append(before[h.pooled], siteOf(h))
 			}
 			caddyfile := randomSites(random)
 			c = c.reload(caddyfile)
-			names, after := make(map[string]*memory), make(map[*memory][]*site)
+			names, after := make(map[string]*pooled), make(map[*pooled][]*site)
 			for _, h := range c.handlers() {
-				after[h.memory] = append(after[h.memory], h.site)
-				if of, ok := homeservers[h.memory]; ok && of != h.site.homeserver {
-					t.Fatalf("seed %d: the memory of %s is given to %s by\n%s", seed, of, h.site.homeserver, caddyfile)
+				after[h.pooled] = append(after[h.pooled], siteOf(h))
+				if of, ok := homeservers[h.pooled]; ok && of != siteOf(h).homeserver {
+					t.Fatalf("seed %d: the memory of %s is given to %s by\n%s", seed, of, siteOf(h).homeserver, caddyfile)
 				}
-				homeservers[h.memory] = h.site.homeserver
-				if m, ok := names[h.memoryName]; ok && m != h.memory {
-					t.Fatalf("seed %d: two memories are called %s by\n%s", seed, h.memoryName, caddyfile)
+				homeservers[h.pooled] = siteOf(h).homeserver
+				if m, ok := names[h.pooled.name]; ok && m != h.pooled {
+					t.Fatalf("seed %d: two memories are called %s by\n%s", seed, h.pooled.name, caddyfile)
 				}
-				names[h.memoryName] = h.memory
+				names[h.pooled.name] = h.pooled
 				for _, other := range c.handlers() {
-					if h.site.overlap(other.site) > 0 && h.memory != other.memory {
-						t.Fatalf("seed %d: %s and %s don't share in\n%s", seed, h.site.title(), other.site.title(), caddyfile)
+					if siteOf(h).overlap(siteOf(other)) > 0 && h.pooled != other.pooled {
+						t.Fatalf("seed %d: %s and %s don't share in\n%s", seed, siteOf(h).title(), siteOf(other).title(), caddyfile)
 					}
 				}
 			}
-			meeting := func(sites []*site, others map[*memory][]*site) (met []*memory) {
+			meeting := func(sites []*site, others map[*pooled][]*site) (met []*pooled) {
 				for m, tenants := range others {
 					if meet(sites, tenants) > 0 {
 						met = append(met, m)

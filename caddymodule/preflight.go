@@ -10,8 +10,6 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 )
 
@@ -94,7 +92,7 @@ func sortedNames(list string) string {
 // the request on and learns. Several that come before the first answer all go to the
 // homeserver: that is a handful, every five minutes, and nobody has to wait for
 // another's.
-func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, kind preflightKind) error {
+func (h *Gateway) servePreflight(w http.ResponseWriter, r *http.Request, next Next, kind preflightKind) error {
 	h.memory.counters.requests[routePreflight].Add(1)
 	now := h.memory.now()
 	known, fresh := h.memory.preflights.recall(kind, now)
@@ -116,10 +114,10 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 	}
 	h.note(r, outcomeForwarded)
 	answer := &preflightWriter{
-		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		hold:                  !h.set.observe,
-		hadBody:               hadBody,
-		learn:                 func(status int, header http.Header) bool { return h.memory.preflights.learn(kind, status, header, now) },
+		responseWriter: responseWriter{w},
+		hold:           !h.set.observe,
+		hadBody:        hadBody,
+		learn:          func(status int, header http.Header) bool { return h.memory.preflights.learn(kind, status, header, now) },
 	}
 	err := h.forward(answer, r, next, reasonPreflight, func(int) {})
 	if err == nil {
@@ -133,7 +131,7 @@ func (h *Handler) servePreflight(w http.ResponseWriter, r *http.Request, next ca
 // that is known to have no body, for nothing. tuwunel's comes in chunks, of which there is
 // none.
 type preflightWriter struct {
-	*caddyhttp.ResponseWriterWrapper
+	responseWriter
 
 	// hold is false for an answer that goes out as it came.
 	hold bool
@@ -149,7 +147,7 @@ type preflightWriter struct {
 // WriteHeader implements http.ResponseWriter.
 func (p *preflightWriter) WriteHeader(status int) {
 	if status < http.StatusOK {
-		p.ResponseWriterWrapper.WriteHeader(status)
+		p.responseWriter.WriteHeader(status)
 		return
 	}
 	if p.status != 0 {
@@ -192,7 +190,7 @@ func (p *preflightWriter) release(params string) {
 	if p.hold {
 		p.Header().Add("Cache-Status", cacheName+"; fwd=miss"+params)
 	}
-	p.ResponseWriterWrapper.WriteHeader(p.status)
+	p.responseWriter.WriteHeader(p.status)
 }
 
 // Write implements http.ResponseWriter.
@@ -202,7 +200,7 @@ func (p *preflightWriter) Write(b []byte) (int, error) {
 		return 0, nil
 	}
 	p.decide(false)
-	return p.ResponseWriterWrapper.Write(b)
+	return p.responseWriter.Write(b)
 }
 
 // ReadFrom is there because the embedded one would go around Write.

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -24,7 +22,7 @@ const (
 )
 
 // serveRead is the life of a GET or HEAD of a presence.
-func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
+func (h *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, route policy.PresenceRoute) error {
 	h.memory.counters.requests[routeRead].Add(1)
 	if !h.set.cached && !h.set.limitsReads {
 		return h.serveUncached(w, r, next, route)
@@ -59,7 +57,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 	switch {
 	case who.userID == "" && r.Context().Err() != nil:
 		h.note(r, outcomeCanceled)
-		return caddyhttp.Error(statusClientClosed, r.Context().Err())
+		return fail(statusClientClosed, r.Context().Err())
 	case who.rejection != nil && route.Canonical:
 		h.writeRejection(w, r, who.rejection)
 		return nil
@@ -93,7 +91,7 @@ func (h *Handler) serveRead(w http.ResponseWriter, r *http.Request, next caddyht
 // serveUncertain passes on a read whose credential homeservers read differently. It
 // is charged to the user of every token that it might be, so that such spellings
 // are no way around a limit.
-func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (h *Gateway) serveUncertain(w http.ResponseWriter, r *http.Request, next Next) error {
 	wasKnown := false
 	might, _ := shownCredentials(r)
 	for _, credential := range might {
@@ -115,7 +113,7 @@ func (h *Handler) serveUncertain(w http.ResponseWriter, r *http.Request, next ca
 
 // serveRefused passes on a read of who was refused a moment ago. If it succeeds, that is
 // over.
-func (h *Handler) serveRefused(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, c policy.Credential) error {
+func (h *Gateway) serveRefused(w http.ResponseWriter, r *http.Request, next Next, c policy.Credential) error {
 	return h.serveUnidentified(onStatus(w, func(status int) {
 		if isSuccess(status) {
 			h.memory.accept(c)
@@ -127,11 +125,11 @@ func (h *Handler) serveRefused(w http.ResponseWriter, r *http.Request, next cadd
 // homeserver doesn't know its token, that is charged to the client as in [inquiry.ask]. A
 // token that the homeserver has known isn't made up, whatever others do from the same
 // address.
-func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string, wasKnown bool) error {
+func (h *Gateway) serveUnidentified(w http.ResponseWriter, r *http.Request, next Next, why string, wasKnown bool) error {
 	if wasKnown {
 		return h.bypass(w, r, next, why)
 	}
-	from, now := newClient(r, h.set.rejectedLimit), h.memory.now()
+	from, now := h.newClient(r, h.set.rejectedLimit), h.memory.now()
 	if wait := h.memory.rejectedWait(from, now); wait > 0 {
 		h.writeLimited(w, r, wait)
 		return nil
@@ -141,7 +139,7 @@ func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next
 		return status == http.StatusUnauthorized && !isSites()
 	}, func(answer *subresponse) {
 		// The answer to a HEAD doesn't say why, but perhaps that it is a homeserver's.
-		untold := r.Method == http.MethodHead && answer.isJSON() && !h.named.authenticates
+		untold := r.Method == http.MethodHead && answer.isJSON() && !h.named.Authenticates
 		if untold || answer.matrixError() == unknownToken {
 			h.memory.chargeRejected(from, now)
 		}
@@ -152,7 +150,7 @@ func (h *Handler) serveUnidentified(w http.ResponseWriter, r *http.Request, next
 
 // bypass sends a read to the homeserver as it came. Its answer is not stored.
 // Why is a word for the detail of Cache-Status.
-func (h *Handler) bypass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, why string) error {
+func (h *Gateway) bypass(w http.ResponseWriter, r *http.Request, next Next, why string) error {
 	h.note(r, outcomeBypass)
 	return h.forward(w, r, next, reasonBypass, func(int) {
 		w.Header().Add("Cache-Status", cacheName+"; fwd=bypass; detail="+why)
@@ -161,7 +159,7 @@ func (h *Handler) bypass(w http.ResponseWriter, r *http.Request, next caddyhttp.
 
 // serveUncached passes a read on where nothing is kept. What it shows may still end what is
 // believed of the last write.
-func (h *Handler) serveUncached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
+func (h *Gateway) serveUncached(w http.ResponseWriter, r *http.Request, next Next, route policy.PresenceRoute) error {
 	absorbs := h.set.absorbs || h.memory.needs.absorbs.Load()
 	if !absorbs || r.Method != http.MethodGet || !route.Canonical {
 		return h.bypass(w, r, next, "off")
@@ -178,7 +176,7 @@ func (h *Handler) serveUncached(w http.ResponseWriter, r *http.Request, next cad
 
 // compareWritten compares what the homeserver shows of a user with what they last wrote, unless
 // the answer may be from before.
-func (h *Handler) compareWritten(ticket cache.Ticket, target string, answer *subresponse) {
+func (h *Gateway) compareWritten(ticket cache.Ticket, target string, answer *subresponse) {
 	if !h.memory.presence.Overtaken(ticket) {
 		h.memory.repeats.Observe(target, answer.body, h.knownDialect())
 	}
@@ -191,7 +189,7 @@ type reader struct {
 }
 
 // serveCached answers a read from memory, or else from a fetch that it may share.
-func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, who reader, now time.Time) error {
+func (h *Gateway) serveCached(w http.ResponseWriter, r *http.Request, next Next, who reader, now time.Time) error {
 	found := h.lookup(who, now)
 	if h.writeFound(w, r, &found) {
 		return nil
@@ -250,12 +248,12 @@ func (h *Handler) serveCached(w http.ResponseWriter, r *http.Request, next caddy
 	return nil
 }
 
-func (h *Handler) lookup(who reader, now time.Time) cache.Found {
+func (h *Gateway) lookup(who reader, now time.Time) cache.Found {
 	return h.memory.presence.Lookup(who.viewer, who.target, &h.set.rules, now)
 }
 
 // writeFound answers a read with what was found in memory, if that can be done.
-func (h *Handler) writeFound(w http.ResponseWriter, r *http.Request, found *cache.Found) bool {
+func (h *Gateway) writeFound(w http.ResponseWriter, r *http.Request, found *cache.Found) bool {
 	switch found.Outcome {
 	case cache.Hit:
 		buffer := bodies.Get().(*[]byte)
@@ -327,7 +325,7 @@ var errIdentityEnded = errors.New("the identity has ended meanwhile")
 // was on its way, and whether it was made for this reader. The result is nil if
 // there is none in time and a stale answer could be served, or if too
 // many fetches are under way.
-func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, found cache.Found) (result *fetched, own bool, err error) {
+func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Found) (result *fetched, own bool, err error) {
 	var slow <-chan time.Time
 	if found.Answer != nil {
 		timer := time.NewTimer(slowAfter)
@@ -360,7 +358,7 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 		case <-slow:
 			return nil, false, nil
 		case <-r.Context().Done():
-			return nil, false, caddyhttp.Error(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
+			return nil, false, fail(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 		}
 		// What another has been told may be from any time since it was asked for,
 		// until now. It is no better than what is in memory: this reader must still
@@ -386,7 +384,7 @@ func (h *Handler) fetch(r *http.Request, next caddyhttp.Handler, who reader, fou
 
 // newFetch makes the request GET of a presence. Its path is in the one spelling that
 // all readers of the target share, and of the query it has what says whose it is.
-func (h *Handler) newFetch(r *http.Request, next caddyhttp.Handler, who reader) subrequest {
+func (h *Gateway) newFetch(r *http.Request, next Next, who reader) subrequest {
 	const before, after = policy.ClientPrefix + "v3/presence/", "/status"
 	return h.newSubrequest(r, next, &url.URL{
 		Path: before + who.target + after, RawPath: before + url.PathEscape(who.target) + after, RawQuery: assertion(who.credential),
@@ -400,7 +398,7 @@ func (h *Handler) newFetch(r *http.Request, next caddyhttp.Handler, who reader) 
 //	1 reader: looks up, a miss        2 reader: looks up, a miss
 //	1 reader: fetches, stores, lands
 //	                                  2 reader: finds no flight, begins one
-func (h *Handler) fly(request subrequest, who reader, timeout time.Duration) *fetched {
+func (h *Gateway) fly(request subrequest, who reader, timeout time.Duration) *fetched {
 	now := h.memory.now()
 	found := h.lookup(who, now)
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
@@ -425,7 +423,7 @@ func (h *Handler) fly(request subrequest, who reader, timeout time.Duration) *fe
 
 // remember keeps what an answer says, and reports whether it was stored. The answer is
 // nil if it isn't a presence.
-func (h *Handler) remember(ticket cache.Ticket, who reader, result *subresponse) (answer *cache.Answer, stored bool) {
+func (h *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse) (answer *cache.Answer, stored bool) {
 	presence, rules := h.memory.presence, &h.set.rules
 	switch {
 	case result.large:

@@ -44,7 +44,7 @@ func (r *refusals) of(c policy.Credential) *simplelru.LRU[[16]byte, time.Time] {
 }
 
 // isRefused reports whether the homeserver has refused a credential a moment ago.
-func (h *Handler) isRefused(c policy.Credential, now time.Time) bool {
+func (h *Gateway) isRefused(c policy.Credential, now time.Time) bool {
 	m := h.memory
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()

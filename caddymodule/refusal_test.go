@@ -3,18 +3,18 @@ package caddymodule
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
-
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // locks has the homeserver refuse whatever a token asks for.
@@ -195,7 +195,7 @@ func TestRefusalOfAnAccountIsItsOwn(t *testing.T) {
 						p.want(read("GET", "alice-token"), 200, "", "matrix_presence; fwd=bypass")
 					}
 					p.want(read("GET", "alice-token"), 200, "", "matrix_presence; ")
-					if p.handler.isRefused(policy.Credential{Token: "alice-token"}, time.Now()) {
+					if p.handler.gateway.isRefused(policy.Credential{Token: "alice-token"}, time.Now()) {
 						t.Error("it is still remembered")
 					}
 				})
@@ -312,8 +312,8 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 					h := coalescing()
 					h.Sync, h.Homeserver = "limit", "synapse"
 					p := newProxy(t, h)
-					core, logs := observer.New(zap.WarnLevel)
-					p.handler.logger = zap.New(core)
+					logger, logs := testkit.NewLogs(slog.LevelWarn)
+					p.handler.gateway.logger = logger
 					p.hs.tokens["as-token"] = "@bridge:example.com"
 					for _, ghost := range []string{cat, dog} {
 						p.want(p.do(as("PUT", ghost, message(0))), 200, "", "")
@@ -333,7 +333,7 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 						want["lost"] = 1
 					}
 					p.wantDeliveries(want)
-					if got := logs.FilterMessageSnippet("answered with 200").Len(); got != 1 {
+					if got := logs.Count("answered with 200"); got != 1 {
 						t.Errorf("%d lines in the log about it: %v", got, logs.All())
 					}
 					p.want(p.do(as("GET", dog, "")), 200, "", "")
@@ -352,7 +352,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 	for i := range 3 * maxRefusals {
 		p.do(request("GET", fmt.Sprintf("%s?user_id=@g%d:example.com", statusPath(bob), i), "as-token", ""))
 	}
-	if n := p.handler.memory.refusals.acting.Len(); n != maxRefusals {
+	if n := p.handler.gateway.memory.refusals.acting.Len(); n != maxRefusals {
 		t.Errorf("%d are remembered, want %d", n, maxRefusals)
 	}
 	// Once the locked account of somebody else was forgotten then.
@@ -394,7 +394,7 @@ func TestLockedAccountReadsNothingFromMemory(t *testing.T) {
 	p.hs.locks("alice-token", 401, lockedBody)
 	p.want(p.get("alice-token", bob), 401, lockedBody, "matrix_presence; fwd=miss")
 	p.want(p.get("alice-token", alice), 401, lockedBody, "matrix_presence; fwd=bypass")
-	if !p.handler.memory.isKnown(policy.Credential{Token: "alice-token"}) {
+	if !p.handler.gateway.memory.isKnown(policy.Credential{Token: "alice-token"}) {
 		t.Error("the token is no longer one that was known")
 	}
 }

@@ -224,7 +224,7 @@ func TestAWriteThatWaitsForADebtIsLostInTime(t *testing.T) {
 		p.put("alice-token", alice, message(0))
 		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
 		for range 20 {
-			p.handler.memory.writes.Charge(alice, *p.handler.set.everybody.writeLimit, time.Now())
+			p.handler.gateway.memory.writes.Charge(alice, *p.handler.gateway.set.everybody.writeLimit, time.Now())
 		}
 		time.Sleep(59 * time.Second)
 		synctest.Wait()

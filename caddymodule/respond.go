@@ -2,14 +2,11 @@ package caddymodule
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
@@ -229,7 +226,7 @@ var ownFields = []cache.Field{
 }
 
 // writeError answers a presence request with a Matrix error of ours.
-func (h *Handler) writeError(w http.ResponseWriter, r *http.Request, status int, o outcome, e matrixError) {
+func (h *Gateway) writeError(w http.ResponseWriter, r *http.Request, status int, o outcome, e matrixError) {
 	h.note(r, o)
 	writeMatrixError(w, r, status, e)
 }
@@ -240,7 +237,7 @@ func writeMatrixError(w http.ResponseWriter, r *http.Request, status int, e matr
 }
 
 // writeDone answers a write as homeservers do, without one.
-func (h *Handler) writeDone(w http.ResponseWriter, r *http.Request, o outcome) {
+func (h *Gateway) writeDone(w http.ResponseWriter, r *http.Request, o outcome) {
 	h.note(r, o)
 	writeKept(w, r, http.StatusOK, ownFields, cacheName+"; detail="+outcomes[o].name, []byte("{}"))
 }
@@ -248,7 +245,7 @@ func (h *Handler) writeDone(w http.ResponseWriter, r *http.Request, o outcome) {
 // writeLimited answers that a budget is used up. The header and the body give
 // the time rounded up, so that a client that obeys either never comes too early
 // (specification, "Rate limiting": the header since v1.10, the member before).
-func (h *Handler) writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
+func (h *Gateway) writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
 	seconds := (wait + time.Second - 1) / time.Second
 	milliseconds := (wait + time.Millisecond - 1) / time.Millisecond
 	w.Header().Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
@@ -258,24 +255,23 @@ func (h *Handler) writeLimited(w http.ResponseWriter, r *http.Request, wait time
 }
 
 // writeUnverified answers a write whose owner could not be found out.
-func (h *Handler) writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
-	status := http.StatusBadGateway
-	var handlerErr caddyhttp.HandlerError
-	if errors.As(err, &handlerErr) && handlerErr.StatusCode >= http.StatusInternalServerError {
-		status = handlerErr.StatusCode
+func (h *Gateway) writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
+	status := statusOf(h.server, err)
+	if status < http.StatusInternalServerError {
+		status = http.StatusBadGateway
 	}
 	h.writeError(w, r, status, outcomeFailed, matrixError{
 		Errcode: "M_UNKNOWN", Error: "The homeserver could not be asked whose access token this is",
 	})
 }
 
-func (h *Handler) writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
+func (h *Gateway) writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
 	h.writeError(w, r, http.StatusUnauthorized, outcomeRejected, matrixError{Errcode: "M_MISSING_TOKEN", Error: message})
 }
 
 // writeRejection passes on the homeserver's answer to a token that it doesn't
 // know, with its soft_logout: a client decides by that whether to keep its keys.
-func (h *Handler) writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
+func (h *Gateway) writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
 	h.note(r, outcomeRejected)
 	allowAnyOrigin(w.Header(), rejection.Header)
 	writeKept(w, r, http.StatusUnauthorized, keptList(rejection.Header), "", []byte(rejection.Body))

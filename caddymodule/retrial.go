@@ -5,8 +5,6 @@ import (
 	"net/http"
 	"slices"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // isOfOneClient tells that a fetch brought what may be due to the client that it was made
@@ -43,9 +41,8 @@ type party struct {
 	address    string
 }
 
-func (h *Handler) newParty(who reader, request *subrequest) party {
-	address, _ := request.vars[caddyhttp.ClientIPVarKey].(string)
-	return party{who.viewer, h.memory.identities.Fingerprint(who.credential), address}
+func (h *Gateway) newParty(who reader, request *subrequest) party {
+	return party{who.viewer, h.memory.identities.Fingerprint(who.credential), request.route.ClientIP()}
 }
 
 func newRetrial(first party) *retrial {
@@ -69,7 +66,7 @@ func (t *retrial) convinces(p party) bool {
 // retry asks for a reader who has shared a fetch that failed, by a request that has nothing
 // of the client's but its credential, or tells that it is of no use, or that the reader's
 // own time is over. It reports whether the result is the reader's own.
-func (h *Handler) retry(r *http.Request, request subrequest, who reader, failed *fetched, end time.Time) (result *fetched, own bool, err error) {
+func (h *Gateway) retry(r *http.Request, request subrequest, who reader, failed *fetched, end time.Time) (result *fetched, own bool, err error) {
 	if time.Until(end) <= 0 {
 		return failed, false, nil
 	}
@@ -87,7 +84,7 @@ func (h *Handler) retry(r *http.Request, request subrequest, who reader, failed 
 	case <-patience.C:
 		return failed, false, nil
 	case <-r.Context().Done():
-		return nil, false, caddyhttp.Error(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
+		return nil, false, fail(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 	}
 	request, _ = request.plain()
 	p := h.newParty(who, &request)

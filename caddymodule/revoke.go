@@ -1,8 +1,6 @@
 package caddymodule
 
 import (
-	"errors"
-	"io"
 	"maps"
 	"net/http"
 	"net/http/httptrace"
@@ -10,9 +8,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -23,7 +18,7 @@ import (
 // What is forgotten is what its sender could end at the homeserver, and nobody else's. A
 // password reset by mail carries no token and names no user: whose tokens it ends is not
 // known here, and the lifetime of an identity is what bounds it.
-func (h *Handler) serveRevocation(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) (err error) {
+func (h *Gateway) serveRevocation(w http.ResponseWriter, r *http.Request, next Next, revocation policy.Revocation) (err error) {
 	ending := h.newEnding(r, next, revocation)
 	if ending.answered != nil && !h.set.observe {
 		r = withoutCodings(r)
@@ -43,7 +38,7 @@ func (h *Handler) serveRevocation(w http.ResponseWriter, r *http.Request, next c
 	// Also if that panics, because the homeserver's answer breaks off.
 	panics := true
 	defer func() {
-		if panics || mayHaveHappened(r, status, err) {
+		if panics || mayHaveHappened(h.server, r, status, err) {
 			ending.doubt()
 		}
 	}()
@@ -68,7 +63,7 @@ func withoutCodings(r *http.Request) *http.Request {
 // refusedRevocation notes a request that may end tokens and was answered with status 401. It
 // may have been sent twice, by its client or by a proxy, and have succeeded at first. Without
 // an errcode, the answer asks for a password only.
-func (h *Handler) refusedRevocation(r *http.Request, answer *subresponse) {
+func (h *Gateway) refusedRevocation(r *http.Request, answer *subresponse) {
 	unreadable := answer.header.Get("Content-Encoding") != ""
 	if !unreadable && answer.matrixError() != unknownToken {
 		return
@@ -88,22 +83,18 @@ func isSuccess(status int) bool { return status < http.StatusMultipleChoices }
 // mayHaveHappened tells of a request that its answer, or that there is none, doesn't say
 // whether the homeserver did what it asks for: the client went away, or the homeserver
 // broke off. If no handler answered, or one said that there is no homeserver, nobody did it.
-func mayHaveHappened(r *http.Request, status int, err error) bool {
-	switch failed := (caddyhttp.HandlerError{}); {
+func mayHaveHappened(server Server, r *http.Request, status int, err error) bool {
+	switch failed := statusOf(server, err); {
 	case status != 0:
 		return status == statusClientClosed || status >= http.StatusInternalServerError
-	case errors.As(err, &failed):
-		status = failed.StatusCode
+	case failed != 0:
+		status = failed
 		return status == statusClientClosed || status == http.StatusBadGateway || status == http.StatusGatewayTimeout
 	case err != nil:
 		return false
 	}
 	// reverse_proxy may have got what it can't pass on, such as a change of protocols.
-	placeholders, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if ok {
-		_, ok = placeholders.Get("http.reverse_proxy.upstream.address")
-	}
-	return ok
+	return server.HasUpstream(r)
 }
 
 // ending is what is to be done about a request that may end tokens. Who acts for whom can
@@ -121,7 +112,7 @@ type ending struct {
 	answered func(answer *subresponse)
 }
 
-func (h *Handler) newEnding(r *http.Request, next caddyhttp.Handler, revocation policy.Revocation) ending {
+func (h *Gateway) newEnding(r *http.Request, next Next, revocation policy.Revocation) ending {
 	identities := h.memory.identities
 	nothing := func() {}
 	shown, certain := shownCredentials(r)
@@ -177,7 +168,7 @@ func namedTokens(r *http.Request, member string) (named func() []string) {
 
 // doubtNamed forgets on whose behalf tokens act that a request has named. Nobody can name one
 // who doesn't have it, so it may be in doubt whoever has sent the request.
-func (h *Handler) doubtNamed(tokens []string) {
+func (h *Gateway) doubtNamed(tokens []string) {
 	for _, token := range tokens {
 		h.memory.identities.Doubt(policy.Credential{Token: token})
 		h.memory.identities.Refreshed(token)
@@ -208,7 +199,7 @@ func shownCredentials(r *http.Request) (shown []policy.Credential, certain bool)
 //	1 logout/all: whose it is isn't known; asks, and is sent on
 //	2 the homeserver says 200: what is known of the sender by now is forgotten
 //	1 whoami, answered before the logout, arrives later: forgotten then
-func (h *Handler) endsSessionsOf(r *http.Request, next caddyhttp.Handler, shown []policy.Credential, certain bool) (succeed func(http.Header)) {
+func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []policy.Credential, certain bool) (succeed func(http.Header)) {
 	identities := h.memory.identities
 	var users []string
 	for _, c := range shown {
@@ -247,7 +238,7 @@ func (m *memory) revokeUser(userID string) {
 // sender is who has sent a request that ends its sender's sessions, while the homeserver
 // is asked who that is.
 type sender struct {
-	handler *Handler
+	handler *Gateway
 	again   inquiry // to be asked once the request has succeeded
 
 	mu        sync.Mutex // guards all below
@@ -320,7 +311,7 @@ func (s *sender) end() {
 // learnIssued returns what is to be learned from an answer that gives an access token out:
 // with which refresh token, by the use of which, and to whom. If it is a login, that one's other
 // tokens may have ended by it.
-func (h *Handler) learnIssued(login bool, used func() []string) func(answer *subresponse) {
+func (h *Gateway) learnIssued(login bool, used func() []string) func(answer *subresponse) {
 	return func(answer *subresponse) {
 		var issued struct {
 			UserID       string `json:"user_id"`
@@ -345,45 +336,3 @@ func (h *Handler) learnIssued(login bool, used func() []string) func(answer *sub
 		}
 	}
 }
-
-// statusWriter calls a function with the status of an answer before it is sent.
-type statusWriter struct {
-	*caddyhttp.ResponseWriterWrapper
-	call func(status int)
-	done bool
-}
-
-// onStatus returns w with call to be called once, before the final status goes out.
-func onStatus(w http.ResponseWriter, call func(status int)) http.ResponseWriter {
-	return &statusWriter{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, call: call}
-}
-
-func (s *statusWriter) WriteHeader(status int) {
-	s.final(status)
-	s.ResponseWriterWrapper.WriteHeader(status)
-}
-
-func (s *statusWriter) Write(p []byte) (int, error) {
-	s.final(http.StatusOK)
-	return s.ResponseWriterWrapper.Write(p)
-}
-
-// ReadFrom is there because the embedded one would go around Write.
-func (s *statusWriter) ReadFrom(r io.Reader) (int64, error) {
-	s.final(http.StatusOK)
-	return s.ResponseWriterWrapper.ReadFrom(r)
-}
-
-// final notes a status unless it is an interim one or there was one before.
-func (s *statusWriter) final(status int) {
-	if !s.done && status >= http.StatusOK {
-		s.done = true
-		s.call(status)
-	}
-}
-
-// Interface guards
-var (
-	_ http.ResponseWriter = (*statusWriter)(nil)
-	_ io.ReaderFrom       = (*statusWriter)(nil)
-)

@@ -450,7 +450,7 @@ func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 	told := false
 	w := &onWrite{discard{make(http.Header)}, func() {
 		told = true
-		if userID, _ := p.handler.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now(), p.handler.set.lifetimes); userID != "" {
+		if userID, _ := p.handler.gateway.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now(), p.handler.gateway.set.lifetimes); userID != "" {
 			t.Error("the old token is still known when the client reads its new one")
 		}
 	}}

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"encoding/json"
-	"net/http"
 	"net/textproto"
 	"regexp"
 	"slices"
@@ -13,25 +12,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// siteFields are the request header fields that the handlers around us name. A request of
-// ours carries those of them that the client's request has when it comes to us: a handler
-// before us may have set one, and one after us may look at it. At that moment nobody can
-// tell a field that the site has set from one that the client sent, so the names are taken
-// from the configuration. What a plugin sets without its name in there isn't known.
-type siteFields struct {
-	set []string // by handlers
-	// logged are those that handlers look at for the log only.
-	logged []string
-	read   []string // by matchers, placeholders and load balancing; the client may choose these
-
-	// proxies tells that there is a reverse_proxy, so that an answer that none has
-	// brought is the site's own.
-	proxies bool
-
-	// authenticates tells that there is a forward_auth, which is one as well: a refusal
-	// that speaks no Matrix is its.
-	authenticates bool
-}
+// siteFields finds the header fields that the handlers of a server name. They are taken from
+// the configuration: what a plugin sets without its name in there isn't known.
+type siteFields struct{ SiteFields }
 
 // newSiteFields looks through what is known of a server's configuration while a handler of
 // it is provisioned.
@@ -50,15 +33,15 @@ func newSiteFields(server *caddyhttp.Server) *siteFields {
 // in returns the fields of a server as a handler in one of its routes has them. Its own site
 // comes first: of too many fields in a request the last are left out.
 func (f *siteFields) in(server *caddyhttp.Server) *siteFields {
-	own := &siteFields{proxies: f.proxies, authenticates: f.authenticates}
+	own := &siteFields{SiteFields{Proxies: f.Proxies, Authenticates: f.Authenticates}}
 	if i := routeInProgress(server); i >= 0 {
 		own.route(&server.Routes[i])
 	}
-	for _, name := range f.set {
-		add(&own.set, name)
+	for _, name := range f.Set {
+		add(&own.Set, name)
 	}
-	for _, name := range f.read {
-		add(&own.read, name)
+	for _, name := range f.Read {
+		add(&own.Read, name)
 	}
 	return own
 }
@@ -100,7 +83,7 @@ func (f *siteFields) handler(handler caddyhttp.MiddlewareHandler) {
 			f.headerOps(handler.Request)
 		}
 	case *reverseproxy.Handler:
-		f.proxies = true
+		f.Proxies = true
 		for _, response := range handler.HandleResponse { // forward_auth's copy_headers
 			f.routes(response.Routes)
 		}
@@ -109,13 +92,13 @@ func (f *siteFields) handler(handler caddyhttp.MiddlewareHandler) {
 
 func (f *siteFields) headerOps(ops *headers.HeaderOps) {
 	for name := range ops.Set {
-		add(&f.set, name)
+		add(&f.Set, name)
 	}
 	for name := range ops.Add {
-		add(&f.set, name)
+		add(&f.Set, name)
 	}
 	for name := range ops.Replace {
-		add(&f.read, name)
+		add(&f.Read, name)
 	}
 }
 
@@ -123,11 +106,11 @@ func (f *siteFields) matcher(matcher any) {
 	switch matcher := matcher.(type) {
 	case *caddyhttp.MatchHeader:
 		for name := range *matcher {
-			add(&f.read, name)
+			add(&f.Read, name)
 		}
 	case *caddyhttp.MatchHeaderRE:
 		for name := range *matcher {
-			add(&f.read, name)
+			add(&f.Read, name)
 		}
 	}
 }
@@ -152,8 +135,8 @@ func (f *siteFields) walk(value any) {
 		if value["handler"] == "log_append" {
 			var logged siteFields // which changes no answer
 			logged.walk(value["value"])
-			for _, name := range logged.read {
-				add(&f.logged, name)
+			for _, name := range logged.Read {
+				add(&f.Logged, name)
 			}
 			return
 		}
@@ -170,29 +153,29 @@ func (f *siteFields) object(object map[string]any) {
 	switch object["handler"] {
 	case "headers":
 		request, _ := object["request"].(map[string]any)
-		addKeys(&f.set, request["set"])
-		addKeys(&f.set, request["add"])
-		addKeys(&f.read, request["replace"])
+		addKeys(&f.Set, request["set"])
+		addKeys(&f.Set, request["add"])
+		addKeys(&f.Read, request["replace"])
 	case "reverse_proxy":
-		f.proxies = true
+		f.Proxies = true
 		ops, _ := object["headers"].(map[string]any)
 		request, _ := ops["request"].(map[string]any)
-		addKeys(&f.read, request["replace"])
+		addKeys(&f.Read, request["replace"])
 		if rewrite, _ := object["rewrite"].(map[string]any); rewrite["method"] == "GET" {
-			f.authenticates = true
-			add(&f.read, "Cookie") // it judges by these
+			f.Authenticates = true
+			add(&f.Read, "Cookie") // it judges by these
 		}
 	}
 	switch object["policy"] { // of load balancing
 	case "header":
 		if field, ok := object["field"].(string); ok {
-			add(&f.read, field)
+			add(&f.Read, field)
 		}
 	case "cookie":
-		add(&f.read, "Cookie")
+		add(&f.Read, "Cookie")
 	}
-	addKeys(&f.read, object["header"])
-	addKeys(&f.read, object["header_regexp"])
+	addKeys(&f.Read, object["header"])
+	addKeys(&f.Read, object["header_regexp"])
 }
 
 var (
@@ -203,14 +186,14 @@ var (
 // text adds what the placeholders in a text name, and what a CEL expression does.
 func (f *siteFields) text(text string) {
 	for _, match := range headerPlaceholder.FindAllStringSubmatch(text, -1) {
-		add(&f.read, match[1])
+		add(&f.Read, match[1])
 	}
 	if strings.Contains(text, "{http.request.cookie.") || strings.Contains(text, "{cookie.") {
-		add(&f.read, "Cookie")
+		add(&f.Read, "Cookie")
 	}
 	if strings.Contains(text, "header(") || strings.Contains(text, "header_regexp(") {
 		for _, match := range quotedName.FindAllStringSubmatch(text, -1) {
-			add(&f.read, match[1])
+			add(&f.Read, match[1])
 		}
 	}
 }
@@ -230,29 +213,4 @@ func add(names *[]string, name string) {
 		return
 	}
 	*names = append(*names, name)
-}
-
-// names returns all of them, those that the site sets first.
-func (f *siteFields) names() []string {
-	names := slices.Clone(f.set)
-	for _, name := range slices.Concat(f.read, f.logged) {
-		if !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// reads reports whether a handler may treat a request differently by a field that the
-// client chooses.
-func (f *siteFields) reads(name string) bool {
-	return (slices.Contains(f.read, name) || slices.Contains(f.logged, name)) && !slices.Contains(f.set, name)
-}
-
-// readsAny reports whether a request has such a field. Those of a preflight that its kind
-// tells apart don't count.
-func (f *siteFields) readsAny(header http.Header) bool {
-	return slices.ContainsFunc(f.read, func(name string) bool {
-		return header[name] != nil && !strings.HasPrefix(name, requestPrefix)
-	})
 }

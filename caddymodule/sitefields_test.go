@@ -12,9 +12,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// serverOf returns the server that a site with these directives becomes, as it is before
+// provisioningServer returns the server that a site with these directives becomes, as it is before
 // it is provisioned.
-func serverOf(t *testing.T, directives string) *caddyhttp.Server {
+func provisioningServer(t *testing.T, directives string) *caddyhttp.Server {
 	t.Helper()
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("http://example.com:9 {\n"+directives+"\n}\n"), nil)
 	if err != nil {
@@ -54,11 +54,11 @@ func TestFieldsThatASiteNames(t *testing.T) {
 		"handle /x/* {\n route {\n request_header X-Deep 1\n }\n}":                           {"X-Deep", ""},
 		"forward_auth a:1 {\n uri /\n copy_headers Remote-User>X-User Remote-Groups\n}":      {"Remote-Groups X-User", "Cookie"},
 	} {
-		f := newSiteFields(serverOf(t, directives))
-		slices.Sort(f.set)
-		slices.Sort(f.read)
-		read := slices.DeleteFunc(f.read, func(name string) bool { return slices.Contains(f.set, name) })
-		if got := strings.Join(f.set, " "); got != want.set {
+		f := newSiteFields(provisioningServer(t, directives))
+		slices.Sort(f.Set)
+		slices.Sort(f.Read)
+		read := slices.DeleteFunc(f.Read, func(name string) bool { return slices.Contains(f.Set, name) })
+		if got := strings.Join(f.Set, " "); got != want.set {
 			t.Errorf("%s: sets %q, want %q", directives, got, want.set)
 		}
 		if got := strings.Join(read, " "); got != want.read {
@@ -147,7 +147,7 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 func TestFieldsThatAreOnlyLoggedTellNobodyApart(t *testing.T) {
 	var f siteFields
 	f.raw([]byte(`{"handler":"subroute","routes":[{"handle":[{"handler":"log_append","key":"a","value":"{http.request.header.X-Kind}"}]}]}`))
-	if names := f.names(); len(names) != 1 || f.readsAny(http.Header{"X-Kind": {"a"}}) {
+	if names := f.Names(); len(names) != 1 || f.readsAny(http.Header{"X-Kind": {"a"}}) {
 		t.Errorf("it names %q, and looks at them: %v", names, f.readsAny(http.Header{"X-Kind": {"a"}}))
 	}
 }

@@ -33,7 +33,7 @@ func (s *strays) concern(path string) bool {
 }
 
 // countStrays counts a request if it succeeds, and warns once.
-func (h *Handler) countStrays(w http.ResponseWriter) http.ResponseWriter {
+func (h *Gateway) countStrays(w http.ResponseWriter) http.ResponseWriter {
 	return onStatus(w, func(status int) {
 		if isSuccess(status) && h.strays.n.Add(1) == manyStrays {
 			h.logger.Warn("matrix_presence sees /_matrix/client/ only within longer paths, so it does nothing: " +

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,7 +13,7 @@ func TestLifetimesHoldAfterASuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 1, Window: 1e12}})
 		var suspended time.Duration
-		m := p.handler.memory
+		m := p.handler.gateway.memory
 		m.clock = newClockOf(func() (time.Time, int64) {
 			now := time.Now()
 			return now, now.Add(suspended).UnixNano()
@@ -41,16 +42,16 @@ func TestFaultsAreLoggedByTheClockOfMemory(t *testing.T) {
 		p := newProxy(t, new(Handler))
 		logs := logged(p.handler)
 		var passed time.Duration
-		p.handler.memory.clock = newClockOf(func() (time.Time, int64) {
+		p.handler.gateway.memory.clock = newClockOf(func() (time.Time, int64) {
 			now := time.Now().Add(passed)
 			return now, now.Add(-2 * passed).UnixNano() // set back, again and again
 		})
 		for i, now := range []fault{faultUnreachable, faultNone, faultUnreachable} {
 			passed = time.Duration(i) * time.Hour
-			p.handler.reportFault(now, nil)
-			p.handler.reportLoss()
+			p.handler.gateway.reportFault(now, io.ErrUnexpectedEOF)
+			p.handler.gateway.reportLoss()
 		}
-		if n := logs.Len(); n != 6 {
+		if n := len(logs.All()); n != 6 {
 			t.Errorf("%d lines are in the log, want 6: %v", n, logs.All())
 		}
 	})

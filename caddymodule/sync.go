@@ -2,13 +2,10 @@ package caddymodule
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -23,14 +20,6 @@ const (
 )
 
 var syncModes = map[string]syncMode{"": syncPass, "pass": syncPass, "limit": syncLimit, "off": syncOff}
-
-// watchesSyncs tells whether syncs are looked at: to change them, or because a repeat of
-// a write is none if a sync came between.
-func (s *settings) watchesSyncs() bool { return s.sync != syncPass || s.absorbs }
-
-// watchesActivity tells whether that is looked at by which a homeserver takes its user for
-// active: it may change what a write or a sync has set.
-func (s *settings) watchesActivity() bool { return s.sync == syncLimit || s.absorbs }
 
 // syncRoute recognises a sync that sets a presence.
 func syncRoute(r *http.Request) (policy.SyncRoute, bool) {
@@ -80,7 +69,7 @@ var syncVerdicts = [...]syncWrite{
 // serveSync is the life of a sync. It always goes to the homeserver, with another
 // set_presence or as it came; whatever is uncertain goes as it came. It waits for no
 // request of ours: what it would take to judge it is there for the next one.
-func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.SyncRoute) error {
+func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, route policy.SyncRoute) error {
 	dialect := h.dialect(r, next)
 	switch {
 	case !route.Sets(dialect), dialect == dendrite && r.Method == http.MethodHead:
@@ -137,7 +126,7 @@ func (h *Handler) serveSync(w http.ResponseWriter, r *http.Request, next caddyht
 
 // passUnjudged passes a sync on of which isn't known what the homeserver makes of it, or
 // whose it is. So nothing about its user's presence is sure until the answer begins.
-func (h *Handler) passUnjudged(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (h *Gateway) passUnjudged(w http.ResponseWriter, r *http.Request, next Next) error {
 	w, done := h.unsettleBy(w, r, next)
 	defer done()
 	return h.passSync(w, r, next, syncUnknown)
@@ -145,7 +134,7 @@ func (h *Handler) passUnjudged(w http.ResponseWriter, r *http.Request, next cadd
 
 // unsettleBy forgets the presence of a sync's user, now and when the answer begins, or if
 // there is none when it is done.
-func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (watched http.ResponseWriter, done func()) {
+func (h *Gateway) unsettleBy(w http.ResponseWriter, r *http.Request, next Next) (watched http.ResponseWriter, done func()) {
 	again := h.mayChange(r, next)
 	answered := false
 	w, finish := h.watchShown(w, r)
@@ -166,7 +155,7 @@ func (h *Handler) unsettleBy(w http.ResponseWriter, r *http.Request, next caddyh
 // has acted upon the request. If it isn't known whose it is, that is asked for while the
 // request is served, and forgotten when it turns out: nothing waits for it. If homeservers
 // read its credential differently, it is anybody's whose token it has.
-func (h *Handler) mayChange(r *http.Request, next caddyhttp.Handler) (again func()) {
+func (h *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 	shown, certain := shownCredentials(r)
 	doubt := func(c policy.Credential, userID string) {
 		h.unsettle(userID)
@@ -188,13 +177,13 @@ func (h *Handler) mayChange(r *http.Request, next caddyhttp.Handler) (again func
 }
 
 // unsettle forgets what a user's presence is, because it may have changed.
-func (h *Handler) unsettle(userID string) {
+func (h *Gateway) unsettle(userID string) {
 	h.memory.presence.BeginWrite(userID).End(h.memory.now(), h.settle())
 	h.memory.repeats.Disturb(userID)
 }
 
 // sendSync passes a sync on that was decided about.
-func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 	credential policy.Credential, userID string, decision policy.SyncDecision,
 ) (err error) {
 	// A homeserver sets the presence before it waits for news, so this is no write
@@ -216,12 +205,8 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 	defer func() {
 		if status == 0 {
 			changes()
-			var failed caddyhttp.HandlerError
-			switch {
-			case r.Context().Err() != nil:
+			if status = statusOf(h.server, err); r.Context().Err() != nil {
 				status = statusClientClosed
-			case errors.As(err, &failed):
-				status = failed.StatusCode
 			}
 		}
 		switch {
@@ -237,7 +222,7 @@ func (h *Handler) sendSync(w http.ResponseWriter, r *http.Request, next caddyhtt
 }
 
 // silenceSync keeps a sync from touching the presence.
-func (h *Handler) silenceSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, dialect dialect) error {
+func (h *Gateway) silenceSync(w http.ResponseWriter, r *http.Request, next Next, dialect dialect) error {
 	keep := dialect.Keep()
 	if keep == "" {
 		h.misfit.Do(func() {
@@ -260,7 +245,7 @@ func (h *Handler) silenceSync(w http.ResponseWriter, r *http.Request, next caddy
 
 // passSync counts a sync and sends it on. The time that it takes says nothing about
 // the homeserver: it waits for news.
-func (h *Handler) passSync(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, what syncWrite) error {
+func (h *Gateway) passSync(w http.ResponseWriter, r *http.Request, next Next, what syncWrite) error {
 	c := h.memory.counters
 	if h.set.observe {
 		h.noteObserved(r, routeSync, syncOutcomes[what])
@@ -281,7 +266,7 @@ type askedSync struct {
 }
 
 // readSync reads what a sync asks for. It reports false if that is uncertain.
-func (h *Handler) readSync(r *http.Request, route policy.SyncRoute, dialect dialect) (asked askedSync, ok bool) {
+func (h *Gateway) readSync(r *http.Request, route policy.SyncRoute, dialect dialect) (asked askedSync, ok bool) {
 	switch {
 	case route != policy.SlidingSync:
 		query := policy.ParseSyncQuery(dialect, r.URL.RawQuery)
@@ -304,7 +289,7 @@ func setQuery(r *http.Request, rawQuery string) {
 
 // peekBody reads a body and puts it back as it was. It reports false if that is larger
 // than max_body or broke off.
-func (h *Handler) peekBody(r *http.Request) (body []byte, ok bool) {
+func (h *Gateway) peekBody(r *http.Request) (body []byte, ok bool) {
 	if r.Body == nil || r.ContentLength > h.set.maxBody {
 		return nil, false
 	}
@@ -332,7 +317,7 @@ func (b brokenReader) Read([]byte) (int, error) { return 0, b.err }
 // beginWrite notes a presence write that is on its way to the homeserver. What is returned must
 // be called when that has answered it with a status, 0 for none: taken, it is what its device
 // last asked for, as if by a sync. Unless it was taken or refused, it may have been.
-func (h *Handler) beginWrite(write *policy.PresenceWrite, began time.Time) (answered func(status int)) {
+func (h *Gateway) beginWrite(write *policy.PresenceWrite, began time.Time) (answered func(status int)) {
 	if !h.watchesSyncs() {
 		return func(int) {}
 	}
@@ -349,7 +334,7 @@ func (h *Handler) beginWrite(write *policy.PresenceWrite, began time.Time) (answ
 
 // doubtAfterWrite has the next sync of a device go through, because a write of it waits, or went by
 // and may have been taken. To Dendrite's syncs that is nothing, see [policy.DeviceWrite].
-func (h *Handler) doubtAfterWrite(userID string, device [16]byte) {
+func (h *Gateway) doubtAfterWrite(userID string, device [16]byte) {
 	if h.knownDialect() != dendrite {
 		h.memory.devices.Doubt(userID, device, h.memory.now())
 	}

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,13 +12,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 const syncPath = "/_matrix/client/v3/sync"
@@ -41,7 +41,7 @@ func (p *proxy) knows(token string) {
 	p.hs.mu.Lock()
 	userID, ok := p.hs.tokens[token]
 	p.hs.mu.Unlock()
-	if ids := p.handler.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
+	if ids := p.handler.gateway.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
 		under := ids.Begin(policy.Credential{Token: token})
 		under.Learn(policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now())
 		under.End()
@@ -86,7 +86,7 @@ func TestSyncsAreNotLookedAtUnlessAskedFor(t *testing.T) {
 			}
 			p.wantCounts(map[string]int{"other": 3, "whoami": 0})
 			p.put("alice-token", alice, `{"presence":"online"}`)
-			if n := p.handler.memory.devices.Len(); n != 0 {
+			if n := p.handler.gateway.memory.devices.Len(); n != 0 {
 				t.Errorf("%d devices are remembered", n)
 			}
 			p.wantMetrics(map[string]float64{"requests_total sync": 0, "upstream_requests_total sync": 0})
@@ -182,8 +182,8 @@ func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, tt.handler)
-				core, logs := observer.New(zap.WarnLevel)
-				p.handler.logger = zap.New(core)
+				logger, logs := testkit.NewLogs(slog.LevelWarn)
+				p.handler.gateway.logger = logger
 				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
 				for range 3 {
 					p.sync("alice-token", "")
@@ -191,9 +191,9 @@ func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
 				}
 				reloaded := *tt.handler
 				p.reload(&reloaded)
-				p.handler.logger = zap.New(core)
+				p.handler.gateway.logger = logger
 				p.sync("alice-token", "")
-				if got := logs.FilterMessageSnippet(warning).Len(); got != tt.want {
+				if got := logs.Count(warning); got != tt.want {
 					t.Errorf("%d warnings", got)
 				}
 			})
@@ -666,8 +666,8 @@ func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, &Handler{Sync: "limit"})
-				core, logs := observer.New(zap.WarnLevel)
-				p.handler.logger = zap.New(core)
+				logger, logs := testkit.NewLogs(slog.LevelWarn)
+				p.handler.gateway.logger = logger
 				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.Contains(r.URL.Path, "/version") {
 						return true, fail()
@@ -681,7 +681,7 @@ func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 					t.Errorf("two syncs took %v", took)
 				}
 				time.Sleep(2*softwareTimeout + firstSoftwareRetry)
-				if n := logs.Len(); n != 0 {
+				if n := len(logs.All()); n != 0 {
 					t.Errorf("a warning: %v", logs.All())
 				}
 				p.hs.answerBy(nil)

@@ -9,17 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"mime"
 	"net/http"
 	"net/url"
 	"runtime/debug"
 	"strings"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // maxSubresponse is how much of the answer to a request of ours is taken. An answer
@@ -35,10 +30,11 @@ type subresponse struct {
 	arrived time.Time // when all of it had
 	host    string    // that was asked
 
-	// err is the next handler's error, to be returned unwrapped, or a
-	// caddyhttp.HandlerError of ours. With it there is no answer, but perhaps header
-	// fields that go with the error.
+	// err is the next handler's error, to be returned unwrapped, or a [Failure] of ours. With
+	// it there is no answer, but perhaps header fields that go with the error.
 	err error
+	// errStatus is the status that the server gives an error of the next handler's, or 0.
+	errStatus int
 
 	// site tells that the answer, or the error, is of the site's own handlers: a
 	// respond, error, abort or rate_limit after us. It says nothing about the
@@ -94,11 +90,10 @@ func (s *subresponse) failed() bool {
 
 // code returns the status that the answer has, or that its error will make.
 func (s *subresponse) code() int {
-	var failure caddyhttp.HandlerError
-	if errors.As(s.err, &failure) {
-		return failure.StatusCode
+	if failure, ok := errors.AsType[*Failure](s.err); ok {
+		return failure.Status
 	}
-	return s.status
+	return cmp.Or(s.errStatus, s.status)
 }
 
 // isAuthentication tells that an answer by way of a reverse_proxy may be that of an
@@ -112,16 +107,15 @@ func (s *subresponse) isAuthentication() bool {
 // the client's is being served, and sent by [subrequest.send], perhaps later
 // and from another goroutine.
 type subrequest struct {
-	request      *http.Request
-	chosen       []string        // fields that it can go without, see head
-	client       context.Context // the client's, without its end
-	next         caddyhttp.Handler
-	vars         map[string]any
-	placeholders *caddy.Replacer // the client's request's
-	site         *siteFields
-	host         *goodHost
-	clock        *clock
-	err          error // why it can't be sent
+	request *http.Request
+	chosen  []string        // fields that it can go without, see head
+	client  context.Context // the client's, without its end
+	route   Route
+	server  Server
+	site    *SiteFields
+	host    *goodHost
+	clock   *clock
+	err     error // why it can't be sent
 }
 
 // errTooLong says that a request of ours would have to be larger than homeservers take.
@@ -131,7 +125,7 @@ var errTooLong = errors.New("the request's target or host is too long")
 // homeserver by the way of the client's own request: from its address, to the same host,
 // with the variables and placeholders that handlers before us have set, and with a few
 // header fields, see head.
-func (h *Handler) newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.URL, token string, more ...clientField) subrequest {
+func (h *Gateway) newSubrequest(r *http.Request, next Next, u *url.URL, token string, more ...clientField) subrequest {
 	uri := u.RequestURI()
 	line := len("PUT  HTTP/1.1\r\n") + len(uri)
 	head := h.newHead(r, line, token, more)
@@ -148,25 +142,20 @@ func (h *Handler) newSubrequest(r *http.Request, next caddyhttp.Handler, u *url.
 		RemoteAddr: r.RemoteAddr,
 		TLS:        r.TLS,
 	}
-	// The variables are a map without a lock. It belongs to the client's
-	// request, which may end before ours.
-	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	placeholders, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	s := subrequest{
 		request: sub,
 		chosen:  head.chosen,
 		// A client that goes away cancels neither the others who wait for this
 		// answer nor what is to be learned from it.
-		client:       context.WithoutCancel(r.Context()),
-		next:         next,
-		vars:         maps.Clone(vars),
-		placeholders: placeholders,
-		site:         h.named,
-		host:         &h.memory.host,
-		clock:        h.memory.clock,
+		client: context.WithoutCancel(r.Context()),
+		route:  h.server.Route(r, next),
+		server: h.server,
+		site:   h.named,
+		host:   &h.memory.host,
+		clock:  h.memory.clock,
 	}
 	if line > maxLine || len(r.Host) > maxHost {
-		s.err = caddyhttp.Error(http.StatusBadRequest, errTooLong)
+		s.err = fail(http.StatusBadRequest, errTooLong)
 	}
 	return s
 }
@@ -191,7 +180,7 @@ func (s subrequest) plain() (subrequest, bool) {
 func (s subrequest) sendTwice(timeout time.Duration, c *counters, why reason) *subresponse {
 	end := time.Now().Add(timeout)
 	answer := s.send(timeout, c.departs(why))
-	if !answer.failed() || errors.As(answer.err, new(reverseproxy.DialError)) {
+	if !answer.failed() || s.server.IsUnconnected(answer.err) {
 		return answer
 	}
 	left := time.Until(end)
@@ -216,93 +205,54 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 	defer cancel()
 	timer := time.AfterFunc(timeout, cancel)
 	defer timer.Stop()
-	// The client's own body and connection are none of this request's.
-	ctx = caddyhttp.ContextWithIdleTimeouts(ctx, nil, nil)
-
-	srv, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || srv == nil {
-		// reverse_proxy relies on it.
-		return &subresponse{err: caddyhttp.Error(http.StatusInternalServerError, errors.New("request has no caddyhttp.Server"))}
-	}
 	collected := &collector{header: make(http.Header), stop: cancel}
-	replacer := caddy.NewReplacer()
-	request := s.prepare(ctx, replacer, collected, srv)
-
-	err := serve(s.next, collected, request)
+	send, proxied := s.route.Prepare(collected, s.request.WithContext(ctx))
+	err := recovered(send)
 	answer := &subresponse{header: collected.header, arrived: s.clock.now(), host: s.request.Host}
-	_, proxied := replacer.Get(proxiedPlaceholder)
 	switch {
 	case collected.large:
 		// The copying was stopped by us, so its error is none.
 	case ctx.Err() != nil:
 		// reverse_proxy reports a cancelled request as a status without an error.
 		// An error isn't wrapped: Error would keep the status of one of its own.
-		answer.err = caddyhttp.Error(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %v", timeout, cmp.Or(err, ctx.Err())))
+		answer.err = fail(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %v", timeout, cmp.Or(err, ctx.Err())))
 		return answer
 	case err != nil:
-		answer.err = err
+		answer.err, answer.errStatus = err, statusOf(s.server, err)
 		if collected.status != 0 {
 			answer.header = nil // of an answer that broke off
 		}
-		answer.site = s.site.proxies && !proxied || answer.code() < http.StatusInternalServerError && answer.code() > 0
+		answer.site = s.site.Proxies && !proxied() || answer.code() < http.StatusInternalServerError && answer.code() > 0
 		if answer.aborted = answer.site && errors.Is(err, errBrokeOff); !answer.aborted && errors.As(err, new(panicError)) {
 			answer.site = false
 		}
 		return answer
 	case collected.status == 0:
-		answer.err = caddyhttp.Error(http.StatusBadGateway, errors.New("no handler after matrix_presence answered"))
+		answer.err = fail(http.StatusBadGateway, errors.New("no handler after matrix_presence answered"))
 		return answer
 	}
 	answer.status, answer.body, answer.large = collected.status, collected.body.Bytes(), collected.large
 	if err := answer.unpack(); err != nil {
-		answer.err = caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("unpacking the homeserver's answer: %w", err))
+		answer.err = fail(http.StatusBadGateway, fmt.Errorf("unpacking the homeserver's answer: %w", err))
 	}
-	answer.site = s.site.proxies && !proxied && answer.status >= http.StatusMultipleChoices || s.site.authenticates && answer.isAuthentication()
-	origin := request.Header.Get("Origin")
+	answer.site = s.site.Proxies && !proxied() && answer.status >= http.StatusMultipleChoices || s.site.Authenticates && answer.isAuthentication()
+	origin := s.request.Header.Get("Origin")
 	answer.echoes = origin != "" && answer.header.Get(corsPrefix+"Allow-Origin") == origin
 	return answer
 }
 
-// proxiedPlaceholder is set by reverse_proxy when it is done with a request.
-const proxiedPlaceholder = "http.reverse_proxy.duration"
-
 // isSites returns what tells of the answer to a client's own request, once that has begun,
 // whether it is of the site's own handlers: no reverse_proxy has brought it. One before us
 // that asks an authentication service has left its time in the same placeholder.
-func (h *Handler) isSites(r *http.Request) (own func() bool) {
-	placeholders, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok || !h.named.proxies {
+func (h *Gateway) isSites(r *http.Request) (own func() bool) {
+	before, ok := h.server.ProxyMark(r)
+	if !ok || !h.named.Proxies {
 		return func() bool { return false }
 	}
-	const took = "http.reverse_proxy.upstream.latency"
-	before, _ := placeholders.Get(took)
 	return func() bool {
-		now, _ := placeholders.Get(took)
+		now, _ := h.server.ProxyMark(r)
 		return now == before
 	}
-}
-
-// prepare makes the request one of Caddy's. Route groups and variables are kept in the
-// context: with the client's own, the client's request would find its routes done already.
-func (s subrequest) prepare(ctx context.Context, replacer *caddy.Replacer, w http.ResponseWriter, srv *caddyhttp.Server) *http.Request {
-	request := caddyhttp.PrepareRequest(s.request.WithContext(ctx), replacer, w, srv)
-	vars := request.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	for name, value := range s.vars {
-		// Who the client is was found out from all of its header.
-		if _, ok := vars[name]; !ok || name == caddyhttp.ClientIPVarKey || name == caddyhttp.TrustedProxyVarKey {
-			vars[name] = value
-		}
-	}
-	if s.placeholders != nil {
-		// What isn't known of this request, such as the outputs of "map".
-		replacer.Map(func(name string) (any, bool) {
-			if name == proxiedPlaceholder {
-				return nil, false // a forward_auth before us
-			}
-			return s.placeholders.Get(name)
-		})
-	}
-	return request
 }
 
 // unpack takes gzip off an answer: one to a request of ours if the site asks the homeserver
@@ -334,21 +284,21 @@ type panicError struct{ reason string }
 
 func (e panicError) Error() string { return e.reason }
 
-// serve calls next and turns a panic into an error. In a goroutine of
+// recovered calls send and turns its panic into an error. In a goroutine of
 // our own nobody else would: reverse_proxy panics with http.ErrAbortHandler
 // when an answer breaks off, and so does abort.
-func serve(next caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (err error) {
+func recovered(send func() error) (err error) {
 	defer func() {
 		switch reason := recover(); reason {
 		case nil:
 		case http.ErrAbortHandler:
-			err = caddyhttp.Error(http.StatusBadGateway, errBrokeOff)
+			err = fail(http.StatusBadGateway, errBrokeOff)
 		default:
-			err = caddyhttp.Error(http.StatusInternalServerError,
+			err = fail(http.StatusInternalServerError,
 				panicError{fmt.Sprintf("a handler after matrix_presence panicked: %v\n%s", reason, debug.Stack())})
 		}
 	}()
-	return next.ServeHTTP(w, r)
+	return send()
 }
 
 // collector is a response writer that keeps what is written. It has a header map

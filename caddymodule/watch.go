@@ -5,8 +5,6 @@ import (
 	"io"
 	"net/http"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -29,7 +27,7 @@ const maxLooks = 64
 // the answer: before its last part goes out if it can be told by then that it is whole, so
 // that the client doesn't act on it sooner than we do.
 func newWatch(w http.ResponseWriter, wants func(status int) bool, look func(answer *subresponse)) (http.ResponseWriter, func()) {
-	c := &watch{recorder: recorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}, wants: wants, look: look, done: true}
+	c := &watch{recorder: recorder{responseWriter: responseWriter{w}}, wants: wants, look: look, done: true}
 	return onStatus(c, func(status int) {
 		if c.wants(status) {
 			c.status, c.header, c.done = status, w.Header().Clone(), false
@@ -42,13 +40,13 @@ func (c *watch) Write(p []byte) (int, error) {
 		c.keep(p)
 		c.lookIfWhole()
 	}
-	return c.ResponseWriterWrapper.Write(p)
+	return c.responseWriter.Write(p)
 }
 
 // ReadFrom is there because the embedded one would go around Write.
 func (c *watch) ReadFrom(r io.Reader) (int64, error) {
 	if c.done {
-		return c.ResponseWriterWrapper.ReadFrom(r)
+		return c.responseWriter.ReadFrom(r)
 	}
 	return io.Copy(struct{ io.Writer }{c}, r)
 }
@@ -77,7 +75,7 @@ const unknownToken = "M_UNKNOWN_TOKEN"
 
 // watchRefusal returns a writer that notes if the homeserver refuses the credential of a
 // request, and a function to be called when the answer is over.
-func (h *Handler) watchRefusal(w http.ResponseWriter, r *http.Request, c policy.Credential) (http.ResponseWriter, func()) {
+func (h *Gateway) watchRefusal(w http.ResponseWriter, r *http.Request, c policy.Credential) (http.ResponseWriter, func()) {
 	var was holder
 	m, isSites := h.memory, h.isSites(r)
 	return newWatch(w, func(status int) bool {
@@ -85,12 +83,12 @@ func (h *Handler) watchRefusal(w http.ResponseWriter, r *http.Request, c policy.
 			return false
 		}
 		was = m.holderOf(c)
-		if !h.named.authenticates {
+		if !h.named.Authenticates {
 			m.identities.Doubt(c) // before the client learns of it
 		}
 		return true
 	}, func(answer *subresponse) {
-		if !h.named.authenticates || !answer.isAuthentication() {
+		if !h.named.Authenticates || !answer.isAuthentication() {
 			m.refused(c, was, answer)
 		}
 	})
@@ -98,14 +96,14 @@ func (h *Handler) watchRefusal(w http.ResponseWriter, r *http.Request, c policy.
 
 // watchShown is watchRefusal for whatever a request shows to tell whose it is. Whoever shows a
 // token that has ended elsewhere must not go on to have its user's presence in doubt by it.
-func (h *Handler) watchShown(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func()) {
+func (h *Gateway) watchShown(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func()) {
 	shown, certain := shownCredentials(r)
 	if certain {
 		return h.watchRefusal(w, r, shown[0])
 	}
 	isSites := h.isSites(r)
 	return onStatus(w, func(status int) {
-		if status == http.StatusUnauthorized && !isSites() && !h.named.authenticates {
+		if status == http.StatusUnauthorized && !isSites() && !h.named.Authenticates {
 			for _, c := range shown {
 				h.memory.identities.Doubt(c)
 			}

@@ -8,14 +8,12 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // serveWrite is the life of a PUT of a presence. Whatever is uncertain is refused.
-func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, route policy.PresenceRoute) error {
+func (h *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, route policy.PresenceRoute) error {
 	h.memory.counters.requests[routeWrite].Add(1)
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	switch {
@@ -31,7 +29,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 	switch {
 	case who.userID == "" && r.Context().Err() != nil:
 		h.note(r, outcomeCanceled)
-		return caddyhttp.Error(statusClientClosed, r.Context().Err())
+		return fail(statusClientClosed, r.Context().Err())
 	case who.wait > 0:
 		h.writeLimited(w, r, who.wait)
 		return nil
@@ -70,7 +68,7 @@ func (h *Handler) serveWrite(w http.ResponseWriter, r *http.Request, next caddyh
 }
 
 // relieved answers a write that the homeserver doesn't have to be asked for, or not yet.
-func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, write *presenceWrite) bool {
+func (h *Gateway) relieved(w http.ResponseWriter, r *http.Request, next Next, write *presenceWrite) bool {
 	m, class := h.memory, write.class
 	// A repeat costs no budget, and has to be read to be told. Else the budget comes
 	// before the body.
@@ -115,7 +113,7 @@ func (h *Handler) relieved(w http.ResponseWriter, r *http.Request, next caddyhtt
 }
 
 // forwardWrite sends a write to the homeserver.
-func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, write *presenceWrite) error {
+func (h *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next, write *presenceWrite) error {
 	h.note(r, outcomeForwarded)
 	began := h.memory.now()
 	fence := h.memory.presence.BeginWrite(write.UserID)
@@ -146,7 +144,7 @@ func (h *Handler) forwardWrite(w http.ResponseWriter, r *http.Request, next cadd
 }
 
 // endFence ends the fence of a write of this body, which began by then.
-func (h *Handler) endFence(fence cache.Write, began time.Time, acknowledged bool, body []byte) {
+func (h *Gateway) endFence(fence cache.Write, began time.Time, acknowledged bool, body []byte) {
 	if acknowledged {
 		fence.Acknowledge(body, began, h.memory.now(), h.settle())
 	} else {
@@ -161,7 +159,7 @@ func (h *Handler) endFence(fence cache.Write, began time.Time, acknowledged bool
 //	1 message: the device is online as far as we know, nothing changes by it
 //	2 sync: the device is unavailable; a reader fetches that, and it is stored
 //	1 message: the homeserver acts upon it, the device is online
-func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (h *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Next) error {
 	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	userID := ""
 	if err == nil {
@@ -192,7 +190,7 @@ func (h *Handler) serveActivity(w http.ResponseWriter, r *http.Request, next cad
 
 // readBody reads the body and puts it back. It reports whether a homeserver may
 // take it, and has answered the request if not.
-func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) (body []byte, ok bool) {
+func (h *Gateway) readBody(w http.ResponseWriter, r *http.Request) (body []byte, ok bool) {
 	tooLarge := r.ContentLength > h.set.maxBody
 	if !tooLarge {
 		var err error

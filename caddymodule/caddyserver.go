@@ -1,0 +1,141 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+// caddyServer is Caddy as a gateway sees it.
+type caddyServer struct{}
+
+// Placeholders that reverse_proxy sets.
+const (
+	// proxiedPlaceholder is set when it is done with a request.
+	proxiedPlaceholder = "http.reverse_proxy.duration"
+	// latencyPlaceholder is set when an answer begins.
+	latencyPlaceholder = "http.reverse_proxy.upstream.latency"
+	// addressPlaceholder is set when it has chosen an upstream.
+	addressPlaceholder = "http.reverse_proxy.upstream.address"
+)
+
+func (caddyServer) ClientIP(r *http.Request) string {
+	address, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return address
+}
+
+func (caddyServer) ClientIPHeaders(r *http.Request) []string {
+	if server := serverOf(r.Context()); server != nil {
+		return server.ClientIPHeaders
+	}
+	return nil
+}
+
+func (caddyServer) Vars(r *http.Request) map[string]any {
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	return vars
+}
+
+// ProxyMark implements Server. A forward_auth before us has left a time there as well.
+func (caddyServer) ProxyMark(r *http.Request) (mark any, ok bool) {
+	placeholders := placeholdersOf(r)
+	if placeholders == nil {
+		return nil, false
+	}
+	mark, _ = placeholders.Get(latencyPlaceholder)
+	return mark, true
+}
+
+func (caddyServer) HasUpstream(r *http.Request) bool {
+	placeholders := placeholdersOf(r)
+	if placeholders == nil {
+		return false
+	}
+	_, ok := placeholders.Get(addressPlaceholder)
+	return ok
+}
+
+func (caddyServer) Status(err error) (status int, ok bool) {
+	failure, ok := errors.AsType[caddyhttp.HandlerError](err)
+	return failure.StatusCode, ok
+}
+
+func (caddyServer) IsUnconnected(err error) bool {
+	_, ok := errors.AsType[reverseproxy.DialError](err)
+	return ok
+}
+
+func (s caddyServer) Route(r *http.Request, next Next) Route {
+	// The variables are a map without a lock. It belongs to the client's
+	// request, which may end before ours.
+	return &caddyRoute{next: next, vars: maps.Clone(s.Vars(r)), placeholders: placeholdersOf(r)}
+}
+
+func serverOf(ctx context.Context) *caddyhttp.Server {
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return server
+}
+
+func placeholdersOf(r *http.Request) *caddy.Replacer {
+	placeholders, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	return placeholders
+}
+
+// caddyRoute is the way of a client's request by Caddy's handlers.
+type caddyRoute struct {
+	next         Next
+	vars         map[string]any
+	placeholders *caddy.Replacer // the client's request's
+}
+
+func (c *caddyRoute) ClientIP() string {
+	address, _ := c.vars[caddyhttp.ClientIPVarKey].(string)
+	return address
+}
+
+func (c *caddyRoute) Prepare(w http.ResponseWriter, r *http.Request) (send func() error, proxied func() bool) {
+	replacer := caddy.NewReplacer()
+	send = func() error {
+		server := serverOf(r.Context())
+		if server == nil {
+			// reverse_proxy relies on it.
+			return caddyhttp.Error(http.StatusInternalServerError, errors.New("request has no caddyhttp.Server"))
+		}
+		// The client's own body and connection are none of this request's.
+		ctx := caddyhttp.ContextWithIdleTimeouts(r.Context(), nil, nil)
+		return c.next.ServeHTTP(w, c.prepare(r.WithContext(ctx), replacer, w, server))
+	}
+	proxied = func() bool {
+		_, ok := replacer.Get(proxiedPlaceholder)
+		return ok
+	}
+	return send, proxied
+}
+
+// prepare makes the request one of Caddy's. Route groups and variables are kept in the
+// context: with the client's own, the client's request would find its routes done already.
+func (c *caddyRoute) prepare(r *http.Request, replacer *caddy.Replacer, w http.ResponseWriter, server *caddyhttp.Server) *http.Request {
+	request := caddyhttp.PrepareRequest(r, replacer, w, server)
+	vars := request.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	for name, value := range c.vars {
+		// Who the client is was found out from all of its header.
+		if _, ok := vars[name]; !ok || name == caddyhttp.ClientIPVarKey || name == caddyhttp.TrustedProxyVarKey {
+			vars[name] = value
+		}
+	}
+	if c.placeholders != nil {
+		// What isn't known of this request, such as the outputs of "map".
+		replacer.Map(func(name string) (any, bool) {
+			if name == proxiedPlaceholder {
+				return nil, false // a forward_auth before us
+			}
+			return c.placeholders.Get(name)
+		})
+	}
+	return request
+}

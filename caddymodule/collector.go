@@ -1,0 +1,70 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+const metricsPrefix = "caddy_matrix_presence_"
+
+// descs are the metrics as Prometheus has them.
+var descs = func() map[*Metric]*prometheus.Desc {
+	descs := make(map[*Metric]*prometheus.Desc)
+	for _, metric := range Metrics {
+		descs[metric] = prometheus.NewDesc(metricsPrefix+metric.Name, metric.Help, append([]string{"cache"}, metric.Labels...), nil)
+	}
+	return descs
+}()
+
+// latencyBuckets are seconds: from a homeserver that answers from its own memory to
+// one that is about to be given up.
+var latencyBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// upstreamSeconds is one for all memories. Caddy makes a registry for each
+// configuration; it is registered with all of them.
+var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	Name:    metricsPrefix + "upstream_seconds",
+	Help:    "Time until the homeserver began to answer or gave up, by reason. Syncs wait for news and are not measured.",
+	Buckets: latencyBuckets,
+}, []string{"cache", "reason"})
+
+// memoryCollector reads the memories when it is asked, so it has nothing that a
+// reload could lose.
+type memoryCollector struct{}
+
+func registerMetrics(ctx caddy.Context) error {
+	for _, collector := range []prometheus.Collector{memoryCollector{}, upstreamSeconds} {
+		err := ctx.GetMetricsRegistry().Register(collector)
+		if registered := (prometheus.AlreadyRegisteredError{}); errors.As(err, &registered) {
+			continue // by another handler of this configuration
+		}
+		if err != nil {
+			return fmt.Errorf("registering metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// Describe implements prometheus.Collector.
+func (memoryCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, metric := range Metrics {
+		out <- descs[metric]
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (memoryCollector) Collect(out chan<- prometheus.Metric) {
+	eachMemory(func(name string, m *pooled) {
+		m.Samples(func(metric *Metric, value float64, labels ...string) {
+			kind := prometheus.CounterValue
+			if metric.IsGauge {
+				kind = prometheus.GaugeValue
+			}
+			out <- prometheus.MustNewConstMetric(descs[metric], kind, value, append([]string{name}, labels...)...)
+		})
+	})
+}

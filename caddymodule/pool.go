@@ -1,0 +1,112 @@
+package caddymodule
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// memories holds each memory by its name, see plan. A new configuration takes its
+// references before the old one drops its own, so what is remembered
+// survives a reload, and a reload that fails changes nothing.
+var memories = caddy.NewUsagePool()
+
+// eachMemory calls f with each memory of the running configuration and its name.
+func eachMemory(f func(name string, m *pooled)) {
+	memories.Range(func(key, value any) bool {
+		f(key.(string), value.(*pooled))
+		return true
+	})
+}
+
+// pooled is a memory in the pool.
+type pooled struct {
+	*memory
+	name string
+
+	// tenants are the handlers that have it, and where they stand. The plans' lock guards
+	// it.
+	tenants map[*Handler]*site
+}
+
+// newPooled returns a new memory of a name.
+func newPooled(name string, s sizes) *pooled {
+	latency := func(reason string) Observer { return upstreamSeconds.WithLabelValues(name, reason) }
+	return &pooled{memory: newMemory(s, latency, logPanic), name: name, tenants: make(map[*Handler]*site)}
+}
+
+// logPanic logs a panic of a request of our own, which belongs to no handler of the running
+// configuration for certain.
+func logPanic(reason any) {
+	caddy.Log().Named("http.handlers.matrix_presence").Error("a request of our own panicked",
+		zap.Any("panic", reason), zap.Stack("stack"))
+}
+
+// Destruct implements caddy.Destructor. It leaves the memory usable: requests
+// may still be under way when the last configuration that names it is gone.
+func (p *pooled) Destruct() error {
+	// As the other counters do, these begin anew with another memory of the name.
+	upstreamSeconds.DeletePartialMatch(prometheus.Labels{"cache": p.name})
+	return nil
+}
+
+// takeMemory gets the handler's memory out of the pool, and makes its gateway.
+func (h *Handler) takeMemory(ctx caddy.Context, set *settings) error {
+	name := ""
+	if h.Cache != nil {
+		name = h.Cache.Name
+	}
+	plans.Lock()
+	defer plans.Unlock()
+	plan, site, err := planFor(ctx, name)
+	if err != nil {
+		return err
+	}
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	value, _, err := memories.LoadOrNew(site.memory, func() (caddy.Destructor, error) {
+		return newPooled(site.memory, set.sizes), nil
+	})
+	if err != nil {
+		return fmt.Errorf("taking the memory %q: %w", site.memory, err)
+	}
+	if set.dialect == auto {
+		set.dialect = dialects[site.dialect]
+	}
+	h.pooled, h.plan = value.(*pooled), plan
+	h.gateway = NewGateway(set, h.pooled.memory, caddyServer{}, plan.fieldsIn(server), ctx.Slogger())
+	plan.taken++
+	if plan.app != nil {
+		plans.of[plan.app] = plan
+	}
+	h.pooled.tenants[h] = site
+	h.pooled.update()
+	return nil
+}
+
+// dropMemory undoes what takeMemory did. The handler stays usable for requests that
+// are still under way.
+func (h *Handler) dropMemory() error {
+	plans.Lock()
+	defer plans.Unlock()
+	if h.plan.taken--; h.plan.taken == 0 {
+		delete(plans.of, h.plan.app)
+	}
+	delete(h.pooled.tenants, h)
+	h.pooled.update()
+	_, err := memories.Delete(h.pooled.name)
+	return err
+}
+
+// update has all who use the memory watch for what one of them needs to know. It needs the
+// plans' lock.
+func (p *pooled) update() {
+	var all []*settings
+	for h := range p.tenants {
+		all = append(all, h.gateway.set)
+	}
+	p.needs.update(all)
+}
