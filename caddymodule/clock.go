@@ -54,6 +54,9 @@ func (c *clock) now() time.Time {
 // since returns how long ago a time of this clock was.
 func (c *clock) since(then time.Time) time.Duration { return c.now().Sub(then) }
 
+// stamp returns the time as a number of nanoseconds, larger than an hour.
+func (c *clock) stamp() int64 { return int64(time.Hour + c.since(c.start)) }
+
 func (c *clock) leapt(now time.Time, wall int64) bool {
 	change := wall - int64(now.Sub(c.start)) - c.ahead.Load()
 	return change >= int64(leap) || change <= -int64(leap)

@@ -34,8 +34,9 @@
 //   - stray.go: a handler in the wrong place says so;
 //   - command.go: presence-proxy.
 //
-// Every other request goes to the next handler as it came, and waits for nothing. Only where
+// Every other request goes to the next handler as it came, and waits for nothing; what gives
+// tokens out goes without its Accept-Encoding, for its answer to be read. Only where
 // a status or a small answer has to be seen, on presence writes, passed-on reads and preflights,
-// some syncs, logins and revocations, is there a writer around the client's, and that one
-// doesn't buffer.
+// some syncs and messages, logins and revocations, is there a writer around the client's, and
+// that one doesn't buffer.
 package caddymodule

@@ -376,7 +376,7 @@ const faultLogInterval = time.Minute
 // faultLog makes one line in the log of a fault, not one of each request.
 type faultLog struct {
 	state  atomic.Int32 // the fault as last logged
-	logged atomic.Int64 // when that was, in Unix nanoseconds
+	logged atomic.Int64 // when that was, see [clock.stamp]
 }
 
 // reportFault logs a fault, or its end, if it is news.
@@ -386,7 +386,7 @@ func (h *Gateway) reportFault(now fault, err error) {
 	if before == int32(now) {
 		return
 	}
-	at, last := time.Now().UnixNano(), log.logged.Load()
+	at, last := h.memory.clock.stamp(), log.logged.Load()
 	if at-last < int64(faultLogInterval) || !log.state.CompareAndSwap(before, int32(now)) {
 		return
 	}

@@ -43,12 +43,12 @@ func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 	writer, own := "", false
 	if kind == routeWrite {
 		reason = reasonWrite
-		body = newCopied(r, h.set.maxBody)
 		seen.beside = h.memory.needs.absorbs.Load()
 		// Somebody else's changes nothing, and nobody knows whose until the homeserver takes it.
 		if err == nil {
 			writer = h.memory.identities.LastKnown(credential)
 		}
+		body = newCopied(r, h.observedBody(err, writer, route.UserID))
 		if own = writer == route.UserID; own {
 			fence = h.memory.presence.BeginWrite(route.UserID)
 			h.passesBy(route.UserID, credential)
@@ -94,6 +94,19 @@ func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 			h.unsettle(route.UserID)
 		}
 	})
+}
+
+// observedBody is the size of the largest body of a write that is kept while the write is under
+// way: as much as is judged, and no more than a client sends if nobody knows yet whether its
+// sender has an account.
+func (h *Gateway) observedBody(credentialErr error, writer, target string) int64 {
+	switch {
+	case credentialErr != nil, writer != "" && writer != target:
+		return 0 // it would be refused, whatever it says
+	case writer == "":
+		return min(h.set.maxBody, maxNamedBody)
+	}
+	return h.set.maxBody
 }
 
 // judge finds out what would have become of a request. If it isn't known whose that is,

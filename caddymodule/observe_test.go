@@ -228,3 +228,64 @@ func TestObservedClientDoesNotWaitForWhoAmI(t *testing.T) {
 		}
 	})
 }
+
+// Whoever had no account had as much of memory as there were connections, each with a body of
+// max_body that never ended: it was kept to be judged, also if it would have been refused unread.
+func TestBodiesOfWhoMayHaveNoAccountAreNotKept(t *testing.T) {
+	const tuwunelSync = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+	for name, tc := range map[string]struct {
+		mode, method, path, token string
+		size, want                int
+	}{
+		"no token":         {"observe", "PUT", statusPath(alice), "", 100, 0},
+		"made up":          {"observe", "PUT", statusPath(alice), "made-up", 1 << 15, 0},
+		"made up, small":   {"observe", "PUT", statusPath(alice), "made-up", 100, 100},
+		"another's":        {"observe", "PUT", statusPath(bob), "alice-token", 100, 0},
+		"one's own":        {"observe", "PUT", statusPath(alice), "alice-token", 1 << 15, 1 << 15},
+		"a made-up sync":   {"enforce", "POST", tuwunelSync, "made-up", 1 << 15, 0},
+		"one's own sync":   {"enforce", "POST", tuwunelSync, "alice-token", 1 << 15, 1 << 15},
+		"uncertain, a PUT": {"observe", "PUT", statusPath(alice) + "?user_id=", "alice-token", 100, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &Handler{Mode: tc.mode, Sync: "limit", Homeserver: "tuwunel"})
+				p.knows("alice-token")
+				sent := &counted{Reader: strings.NewReader(strings.Repeat(" ", tc.size))}
+				path, _, _ := strings.Cut(tc.path, "?")
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.URL.Path != path {
+						return false, nil
+					}
+					kept := sent.n // read before the homeserver does
+					if n, _ := io.Copy(io.Discard, r.Body); n != int64(tc.size) {
+						t.Errorf("the homeserver got %d bytes", n)
+					}
+					if body, ok := r.Body.(*copied); ok {
+						kept = body.kept.Len()
+					}
+					if kept != tc.want {
+						t.Errorf("%d bytes are kept, want %d", kept, tc.want)
+					}
+					answer(w, 200, "{}")
+					return true, nil
+				})
+				r := request(tc.method, tc.path, tc.token, "")
+				r.Body, r.ContentLength = io.NopCloser(sent), int64(tc.size)
+				p.do(r)
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// counted counts what is read.
+type counted struct {
+	io.Reader
+	n int
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.n += n
+	return n, err
+}

@@ -18,7 +18,8 @@ import (
 
 const (
 	// maxPendingBytes is the size of the largest request that may wait, as far as the client
-	// chose it, with the bodies that it falls back on: many times what clients send.
+	// chose it, with the bodies that it falls back on, and of the head of the one that came: many
+	// times what clients send.
 	maxPendingBytes = 16 << 10
 
 	// maxFallbacks is how many bodies a write may fall back on: more than homeservers refuse in
@@ -94,6 +95,7 @@ type pendingWrite struct {
 	read     policy.WriteBody // of the body
 	handler  *Gateway
 	request  subrequest
+	came     int // bytes of the head of the client's own request, which is kept as long
 	accepted time.Time
 	attempts int
 
@@ -143,8 +145,21 @@ func (h *Gateway) newPending(r *http.Request, next Next, write *presenceWrite) *
 	request.request.Method, request.request.ContentLength = http.MethodPut, int64(len(write.Body))
 	return &pendingWrite{
 		presenceWrite: *write, read: policy.ReadWriteBody(write.Body, h.knownDialect()),
-		handler: h, request: request, accepted: h.memory.now(),
+		handler: h, request: request, came: sizeOfHead(r), accepted: h.memory.now(),
 	}
+}
+
+// sizeOfHead is how many bytes of a request's line and fields its client has chosen. The
+// placeholders of the site's handlers hold all of it.
+func sizeOfHead(r *http.Request) int { return len(r.RequestURI) + sizeOfFields(r.Header) }
+
+func sizeOfFields(header http.Header) (n int) {
+	for name, values := range header {
+		for _, value := range values {
+			n += len(name) + len(value)
+		}
+	}
+	return n
 }
 
 // accept lets a write wait until the user's budget is refilled, in the place of an older
@@ -153,7 +168,7 @@ func (h *Gateway) newPending(r *http.Request, next Next, write *presenceWrite) *
 func (h *Gateway) accept(w *pendingWrite, wait time.Duration) bool {
 	m, bounds := h.memory, h.set.coalesce
 	p := &m.pendings
-	if wait > bounds.maxAge || w.size() > maxPendingBytes || !w.read.Certain() || w.request.err != nil {
+	if wait > bounds.maxAge || max(w.size(), w.came) > maxPendingBytes || !w.read.Certain() || w.request.err != nil {
 		return false
 	}
 	p.mu.Lock()
@@ -264,13 +279,7 @@ func (w *pendingWrite) fallBack() bool {
 
 // size is how many bytes of a write its client has chosen.
 func (w *pendingWrite) size() int {
-	n := len(w.Body) + len(w.request.request.RequestURI)
-	for name, values := range w.request.request.Header {
-		for _, value := range values {
-			n += len(name) + len(value)
-		}
-	}
-	return n
+	return len(w.Body) + len(w.request.request.RequestURI) + sizeOfFields(w.request.request.Header)
 }
 
 // decide counts what became of a write that waited. It needs the lock.
@@ -617,7 +626,7 @@ func (h *Gateway) reportLoss() {
 // logLosses logs how many writes were lost, unless it did within the interval.
 func (h *Gateway) logLosses(interval time.Duration) {
 	losses := &h.memory.losses
-	at, last := time.Now().UnixNano(), losses.logged.Load()
+	at, last := h.memory.clock.stamp(), losses.logged.Load()
 	if at-last < int64(interval) || !losses.logged.CompareAndSwap(last, at) {
 		return
 	}
@@ -630,5 +639,5 @@ func (h *Gateway) logLosses(interval time.Duration) {
 // lossLog makes one line in the log of many losses.
 type lossLog struct {
 	unlogged atomic.Int64
-	logged   atomic.Int64 // when the last line was, in Unix nanoseconds
+	logged   atomic.Int64 // when the last line was, see [clock.stamp]
 }

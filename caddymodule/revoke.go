@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"runtime"
@@ -19,11 +20,20 @@ import (
 // known here, and the lifetime of an identity is what bounds it.
 func (h *Gateway) serveRevocation(w http.ResponseWriter, r *http.Request, next Next, revocation policy.Revocation) (err error) {
 	ending := h.newEnding(r, next, revocation)
-	if ending.answered != nil {
-		watched, finish := newWatch(w, isSuccess, ending.answered)
-		defer finish()
-		w = watched
+	if ending.answered != nil && !h.set.observe {
+		r = withoutCodings(r)
 	}
+	isSites := h.isSites(r)
+	w, finish := newWatch(w, func(status int) bool {
+		return isSuccess(status) && ending.answered != nil || status == http.StatusUnauthorized && !isSites()
+	}, func(answer *subresponse) {
+		if isSuccess(answer.status) {
+			ending.answered(answer)
+		} else {
+			h.refusedRevocation(r, answer)
+		}
+	})
+	defer finish()
 	status := 0
 	// Also if that panics, because the homeserver's answer breaks off.
 	panics := true
@@ -39,6 +49,33 @@ func (h *Gateway) serveRevocation(w http.ResponseWriter, r *http.Request, next N
 	}), r)
 	panics = false
 	return err
+}
+
+// withoutCodings returns a request for whose answer to come plain, or in the one coding that the
+// transport asks for and unpacks: browsers offer codings that nothing here reads.
+func withoutCodings(r *http.Request) *http.Request {
+	plain := *r
+	plain.Header = maps.Clone(r.Header)
+	delete(plain.Header, "Accept-Encoding")
+	return &plain
+}
+
+// refusedRevocation notes a request that may end tokens and was answered with status 401. It
+// may have been sent twice, by its client or by a proxy, and have succeeded at first. Without
+// an errcode, the answer asks for a password only.
+func (h *Gateway) refusedRevocation(r *http.Request, answer *subresponse) {
+	unreadable := answer.header.Get("Content-Encoding") != ""
+	if !unreadable && answer.matrixError() != unknownToken {
+		return
+	}
+	shown, certain := shownCredentials(r)
+	for _, c := range shown {
+		if certain {
+			h.memory.refused(c, h.memory.holderOf(c), answer)
+		} else {
+			h.memory.identities.Doubt(c)
+		}
+	}
 }
 
 func isSuccess(status int) bool { return status < http.StatusMultipleChoices }
@@ -102,33 +139,39 @@ func (h *Gateway) newEnding(r *http.Request, next Next, revocation policy.Revoca
 			}
 		}, nothing, nil}
 	case policy.RevokesByLogin:
-		return ending{func(http.Header) {}, nothing, h.learnIssued(true)}
+		return ending{func(http.Header) {}, nothing, h.learnIssued(true, nil)}
 	case policy.RevokesByRefresh:
-		named := h.doubtNamed(r, "refresh_token")
-		both := func() { doubt(); named() }
-		return ending{func(http.Header) { both() }, both, h.learnIssued(false)}
+		named := namedTokens(r, "refresh_token")
+		both := func() { doubt(); h.doubtNamed(named()) }
+		return ending{func(http.Header) { both() }, both, h.learnIssued(false, named)}
 	case policy.RevokesNamed:
-		named := h.doubtNamed(r, "token")
-		return ending{func(http.Header) { named() }, named, nil}
+		named := namedTokens(r, "token")
+		end := func() { h.doubtNamed(named()) }
+		return ending{func(http.Header) { end() }, end, nil}
 	default: // policy.Registers
-		return ending{func(http.Header) {}, nothing, h.learnIssued(false)}
+		return ending{func(http.Header) {}, nothing, h.learnIssued(false, nil)}
 	}
 }
 
-// doubtNamed returns what is to be done about a request whose body names a token: one that
-// ends, or by whose use another ends. Nobody can name it who doesn't have it, so it may be
-// in doubt whoever has sent the request.
-func (h *Gateway) doubtNamed(r *http.Request, member string) func() {
+// namedTokens returns what tells, once a request is being answered, which tokens its body
+// names: what ends, or by whose use another ends.
+func namedTokens(r *http.Request, member string) (named func() []string) {
 	body := newCopied(r, maxNamedBody)
-	return func() {
+	return sync.OnceValue(func() []string {
 		sent, whole := body.take()
 		if !whole {
-			return
+			return nil
 		}
-		for _, token := range policy.NamedTokens(sent, member) {
-			h.memory.identities.Doubt(policy.Credential{Token: token})
-			h.memory.identities.Refreshed(token)
-		}
+		return policy.NamedTokens(sent, member)
+	})
+}
+
+// doubtNamed forgets on whose behalf tokens act that a request has named. Nobody can name one
+// who doesn't have it, so it may be in doubt whoever has sent the request.
+func (h *Gateway) doubtNamed(tokens []string) {
+	for _, token := range tokens {
+		h.memory.identities.Doubt(policy.Credential{Token: token})
+		h.memory.identities.Refreshed(token)
 	}
 }
 
@@ -160,7 +203,7 @@ func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []policy.Cred
 	identities := h.memory.identities
 	var users []string
 	for _, c := range shown {
-		if userID := identities.LastKnown(c); userID != "" {
+		if userID := identities.Holder(c); userID != "" {
 			users = append(users, userID)
 		}
 	}
@@ -172,7 +215,7 @@ func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []policy.Cred
 	}
 	return func(http.Header) {
 		for _, c := range shown {
-			if userID := identities.LastKnown(c); userID != "" && !slices.Contains(users, userID) {
+			if userID := identities.Holder(c); userID != "" && !slices.Contains(users, userID) {
 				users = append(users, userID)
 			}
 			identities.Doubt(c)
@@ -266,9 +309,9 @@ func (s *sender) end() {
 }
 
 // learnIssued returns what is to be learned from an answer that gives an access token out:
-// with which refresh token, and if it is a login, that its user's other tokens may have
-// ended by it.
-func (h *Gateway) learnIssued(login bool) func(answer *subresponse) {
+// with which refresh token, by the use of which, and to whom. If it is a login, that one's other
+// tokens may have ended by it.
+func (h *Gateway) learnIssued(login bool, used func() []string) func(answer *subresponse) {
 	return func(answer *subresponse) {
 		var issued struct {
 			UserID       string `json:"user_id"`
@@ -278,11 +321,18 @@ func (h *Gateway) learnIssued(login bool) func(answer *subresponse) {
 		if !answer.decode(&issued) {
 			return
 		}
+		identities := h.memory.identities
 		if login && issued.UserID != "" {
 			h.memory.revokeUser(issued.UserID) // one of whose devices it may have taken over
 		}
-		if issued.AccessToken != "" && issued.RefreshToken != "" {
-			h.memory.identities.Issued(issued.AccessToken, issued.RefreshToken)
+		if issued.AccessToken == "" {
+			return
+		}
+		identities.IssuedTo(issued.UserID, issued.AccessToken)
+		if used != nil {
+			identities.Issued(issued.AccessToken, issued.RefreshToken, used()...)
+		} else if issued.RefreshToken != "" {
+			identities.Issued(issued.AccessToken, issued.RefreshToken)
 		}
 	}
 }

@@ -414,6 +414,33 @@ func TestLoginEndsTheTokenThatItsDeviceHad(t *testing.T) {
 	}
 }
 
+// Browsers offer brotli and zstd, and a homeserver or a proxy before it that uses one wrote
+// what nothing here could read: the token that the device had before read on.
+func TestLoginIsAskedForInPlain(t *testing.T) {
+	const body = `{"user_id":"@alice:example.com","access_token":"alice-new","device_id":"D"}`
+	for mode, want := range map[string]string{"enforce": "", "observe": "gzip, deflate, br, zstd"} {
+		t.Run(mode, func(t *testing.T) {
+			p := newProxy(t, &Handler{Mode: mode})
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.URL.Path != clientAPI+"login" {
+					return false, nil
+				}
+				if got := r.Header.Get("Accept-Encoding"); got != want {
+					t.Errorf("the homeserver is asked for %q, want %q", got, want)
+				}
+				answer(w, 200, body)
+				return true, nil
+			})
+			r := request("POST", clientAPI+"login", "", "{}")
+			r.Header.Set("Accept-Encoding", "gzip, deflate, br, zstd")
+			p.want(p.do(r), 200, body, "")
+			if got := r.Header.Get("Accept-Encoding"); got != "gzip, deflate, br, zstd" {
+				t.Errorf("handlers before us see %q", got)
+			}
+		})
+	}
+}
+
 // The client that is told of its new token may use another at once: what ended is
 // forgotten before the last byte goes out.
 func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
@@ -527,6 +554,173 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 	}
 }
 
+// A homeserver may give no new refresh token out, or take one that was used once more (tuwunel,
+// for who has sent it twice). What was given out by the use before ends all the same: once only
+// the first access token of a refresh token did.
+func TestRefreshTokenIsUsedAgain(t *testing.T) {
+	for name, refreshes := range map[string][2]string{
+		"it stays good":       {`{"access_token":"alice-1"}`, `{"access_token":"alice-2"}`},
+		"it was sent twice":   {`{"access_token":"alice-1","refresh_token":"r1"}`, `{"access_token":"alice-2","refresh_token":"r1"}`},
+		"it is given out too": {`{"access_token":"alice-1","refresh_token":"r0"}`, `{"access_token":"alice-2","refresh_token":"r0"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-0","refresh_token":"r0"}`, nil)
+			p.do(request("POST", clientAPI+"login", "", "{}"))
+			for i, refreshed := range refreshes {
+				old, fresh := fmt.Sprint("alice-", i), fmt.Sprint("alice-", i+1)
+				p.hs.mu.Lock()
+				p.hs.tokens[old] = alice
+				p.hs.mu.Unlock()
+				p.want(p.get(old, bob), 200, "", "")
+				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.URL.Path != clientAPI+"refresh" {
+						return false, nil
+					}
+					_, _ = io.Copy(io.Discard, r.Body)
+					p.hs.mu.Lock()
+					delete(p.hs.tokens, old)
+					p.hs.tokens[fresh] = alice
+					p.hs.mu.Unlock()
+					answer(w, 200, refreshed)
+					return true, nil
+				})
+				p.want(p.do(request("POST", clientAPI+"refresh", "", `{"refresh_token":"r0"}`)), 200, refreshed, "")
+				p.wantError(p.get(old, bob), 401, unknownToken)
+				p.want(p.get(fresh, bob), 200, "", "")
+			}
+		})
+	}
+}
+
+// A proxy, or a client, that got no answer asks again, and is told that there is no such token:
+// the first try has ended it. Once the token went on reading here.
+func TestLogoutThatIsSentTwice(t *testing.T) {
+	const unknown = `{"errcode":"M_UNKNOWN_TOKEN","error":"?"}`
+	for name, tc := range map[string]struct {
+		path, coding, body string
+		phone, token       int // lookups of the token that was shown, and of another of its user's
+	}{
+		"logout":                    {"logout", "", unknown, 1, 1}, // a device may have several tokens
+		"of all":                    {"logout/all", "", unknown, 1, 1},
+		"deletion":                  {"delete_devices", "", unknown, 1, 1},
+		"uncertain":                 {"logout?user_id=", "", unknown, 1, 0},
+		"what can't be read":        {"logout", "br", unknown, 1, 0},
+		"a question for a password": {"delete_devices", "", `{"session":"s","flows":[{"stages":["m.login.password"]}]}`, 0, 0},
+		"a locked account":          {"logout", "", lockedBody, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			for _, token := range []string{"alice-token", "alice-phone", "bob-token"} {
+				p.get(token, alice)
+			}
+			path, _, _ := strings.Cut(tc.path, "?")
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.URL.Path != clientAPI+path {
+					return false, nil
+				}
+				if tc.phone > 0 {
+					p.hs.mu.Lock()
+					delete(p.hs.tokens, "alice-phone")
+					p.hs.mu.Unlock()
+				}
+				if tc.coding != "" {
+					w.Header().Set("Content-Encoding", tc.coding)
+				}
+				answer(w, 401, tc.body)
+				return true, nil
+			})
+			p.do(request("POST", clientAPI+tc.path, "alice-phone", "{}"))
+			if phone, token := p.lookupsOf("alice-phone"), p.lookupsOf("alice-token"); phone != tc.phone || token != tc.token {
+				t.Errorf("%d lookups of what was shown and %d of alice's other token, want %d and %d", phone, token, tc.phone, tc.token)
+			}
+			// Who shows again and again what has ended ends no more by it.
+			p.do(request("POST", clientAPI+tc.path, "alice-phone", "{}"))
+			for _, token := range []string{"alice-token", "bob-token"} {
+				if got := p.lookupsOf(token); got != 0 {
+					t.Errorf("%d lookups of %s, want 0", got, token)
+				}
+			}
+		})
+	}
+}
+
+// A login voids what is remembered of its user, and nothing of the new token is but that: who
+// logged all others out then may have been asked about when it was too late.
+func TestSessionsEndOfWhoseTokenOnlyALoginTold(t *testing.T) {
+	for _, tc := range []struct{ path, token string }{
+		{"logout/all", "alice-new"}, {"delete_devices", "alice-new"},
+		{"logout/all", "alice-token"}, {"account/deactivate", "alice-token"},
+	} {
+		t.Run(tc.path+" "+tc.token, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, new(Handler))
+				p.get("alice-token", alice)
+				p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new"}`, nil)
+				p.do(request("POST", clientAPI+"login", "", "{}"))
+				p.get("alice-phone", alice)
+				p.get("bob-token", alice)
+				p.hs.answers(clientAPI+tc.path, 200, "{}", func() {
+					p.hs.mu.Lock()
+					defer p.hs.mu.Unlock()
+					delete(p.hs.tokens, tc.token)
+				})
+				before := p.hs.count("whoami")
+				p.do(request("POST", clientAPI+tc.path, tc.token, "{}"))
+				synctest.Wait()
+				if got := p.hs.count("whoami") - before; got != 0 {
+					t.Errorf("it was asked %d times whose it is", got)
+				}
+				if got := p.lookupsOf("alice-phone"); got != 1 {
+					t.Errorf("%d lookups of alice's other token, want 1", got)
+				}
+				if got := p.lookupsOf("bob-token"); got != 0 {
+					t.Errorf("%d lookups of bob's, want 0", got)
+				}
+			})
+		})
+	}
+}
+
+// Whoever had a token of hers, that ended elsewhere, had alice's presence be fetched by each
+// reader for as long as they went on to show it: it might be changed by them.
+func TestATokenThatHasEndedPutsNothingInDoubt(t *testing.T) {
+	for name, tc := range map[string]struct{ method, path, body string }{
+		"a message":                {"PUT", clientAPI + "rooms/!r:x/send/m.room.message/1", "{}"},
+		"an uncertain message":     {"PUT", clientAPI + "rooms/!r:x/send/m.room.message/1?user_id=", "{}"},
+		"a sync":                   {"GET", syncPath, ""},
+		"an uncertain sync":        {"GET", syncPath + "?user_id=", ""},
+		"a sync of another mind":   {"GET", syncPath + "?set_presence=unavailable", ""},
+		"a sync that says no word": {"GET", syncPath + "?set_presence=%zz", ""},
+		"a write":                  {"PUT", statusPath(alice), online},
+	} {
+		for _, handler := range []*Handler{
+			{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"},
+			{Sync: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"},
+			{Sync: "pass", RepeatWrites: "absorb"},
+		} {
+			t.Run(fmt.Sprint(name, ", ", handler.Sync, " ", handler.Homeserver), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newProxy(t, handler)
+					p.knows("alice-phone")
+					p.hs.mu.Lock()
+					delete(p.hs.tokens, "alice-phone")
+					p.hs.mu.Unlock()
+					for range 2 {
+						p.do(request(tc.method, tc.path, "alice-phone", tc.body))
+						synctest.Wait()
+						time.Sleep(3 * time.Second) // until all has settled
+					}
+					p.get("bob-token", alice)
+					p.do(request(tc.method, tc.path, "alice-phone", tc.body))
+					synctest.Wait()
+					p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+				})
+			})
+		}
+	}
+}
+
 // No other token is asked about anew when one ends, and whoever comes after that has what
 // was asked before it no longer.
 func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) {
@@ -582,7 +776,7 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 func TestBodiesOfRevocationsAreBounded(t *testing.T) {
 	for _, sent := range []int{100, maxNamedBody, maxNamedBody + 1, 1 << 20} {
 		r := request("POST", clientAPI+"refresh", "", strings.Repeat("x", sent))
-		newProxy(t, new(Handler)).handler.gateway.doubtNamed(r, "refresh_token")
+		namedTokens(r, "refresh_token")
 		body := r.Body.(*copied)
 		if n, err := io.Copy(io.Discard, body); n != int64(sent) || err != nil {
 			t.Fatalf("%d of %d bytes passed, %v", n, sent, err)

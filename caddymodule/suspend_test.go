@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,5 +32,27 @@ func TestLifetimesHoldAfterASuspend(t *testing.T) {
 		p.hs.mu.Unlock()
 		suspended += time.Hour
 		p.wantError(p.get("alice-token", bob), 401, "M_UNKNOWN_TOKEN")
+	})
+}
+
+// A wall clock that had been ahead at first, and was set right, kept all faults out of the log
+// until it was that late again: the log goes by the clock of memory, which never goes back.
+func TestFaultsAreLoggedByTheClockOfMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(Handler))
+		logs := logged(p.handler)
+		var passed time.Duration
+		p.handler.gateway.memory.clock = newClockOf(func() (time.Time, int64) {
+			now := time.Now().Add(passed)
+			return now, now.Add(-2 * passed).UnixNano() // set back, again and again
+		})
+		for i, now := range []fault{faultUnreachable, faultNone, faultUnreachable} {
+			passed = time.Duration(i) * time.Hour
+			p.handler.gateway.reportFault(now, io.ErrUnexpectedEOF)
+			p.handler.gateway.reportLoss()
+		}
+		if n := len(logs.All()); n != 6 {
+			t.Errorf("%d lines are in the log, want 6: %v", n, logs.All())
+		}
 	})
 }

@@ -85,20 +85,22 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 				"every sync, drops the presence of most without a word, and takes users who sync often for offline")
 		})
 	}
+	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	userID := ""
+	if err == nil {
+		// Nothing is authorised by it, and the homeserver looks at the token itself.
+		userID = h.memory.identities.LastKnown(credential)
+	}
+	if userID == "" && route == policy.SlidingSync {
+		return h.passUnjudged(w, r, next) // no body is kept of who may have no account
+	}
 	asked, ok := h.readSync(r, route, dialect)
 	switch {
 	case !ok:
 		return h.passUnjudged(w, r, next)
 	case asked.sets == policy.NoPresence:
 		return h.passSync(w, r, next, syncNone)
-	}
-	credential, err := policy.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
-	if err != nil {
-		return h.passUnjudged(w, r, next)
-	}
-	// Nothing is authorised by it, and the homeserver looks at the token itself.
-	userID := h.memory.identities.LastKnown(credential)
-	if userID == "" {
+	case userID == "":
 		return h.passUnjudged(w, r, next)
 	}
 
@@ -135,11 +137,13 @@ func (h *Gateway) passUnjudged(w http.ResponseWriter, r *http.Request, next Next
 func (h *Gateway) unsettleBy(w http.ResponseWriter, r *http.Request, next Next) (watched http.ResponseWriter, done func()) {
 	again := h.mayChange(r, next)
 	answered := false
+	w, finish := h.watchShown(w, r)
 	watched = onStatus(w, func(int) {
 		answered = true
 		again()
 	})
 	return watched, func() {
+		finish()
 		if !answered {
 			again()
 		}

@@ -94,6 +94,23 @@ func (h *Gateway) watchRefusal(w http.ResponseWriter, r *http.Request, c policy.
 	})
 }
 
+// watchShown is watchRefusal for whatever a request shows to tell whose it is. Whoever shows a
+// token that has ended elsewhere must not go on to have its user's presence in doubt by it.
+func (h *Gateway) watchShown(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func()) {
+	shown, certain := shownCredentials(r)
+	if certain {
+		return h.watchRefusal(w, r, shown[0])
+	}
+	isSites := h.isSites(r)
+	return onStatus(w, func(status int) {
+		if status == http.StatusUnauthorized && !isSites() && !h.named.Authenticates {
+			for _, c := range shown {
+				h.memory.identities.Doubt(c)
+			}
+		}
+	}), func() {}
+}
+
 // refused notes that the homeserver has refused a credential with status 401.
 func (m *memory) refused(c policy.Credential, was holder, answer *subresponse) {
 	if answer.matrixError() == unknownToken {

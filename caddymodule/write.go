@@ -165,6 +165,8 @@ func (h *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Nex
 	if err == nil {
 		userID = h.memory.identities.LastKnown(credential)
 	}
+	w, finish := h.watchShown(w, r)
+	defer finish()
 	if userID == "" {
 		// Others may have read the user's presence.
 		defer h.mayChange(r, next)()

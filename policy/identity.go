@@ -59,9 +59,12 @@ type Identities struct {
 	// as of an earlier one are void. Guarded by mu, too.
 	floor uint64
 
-	muSucceeds sync.Mutex // guards succeeds
+	muIssued sync.Mutex // guards all below
 	// succeeds tells which access token ends when a refresh token is used.
 	succeeds *simplelru.LRU[tokenKey, tokenKey]
+	// issuedTo tells to whom an access token was given out, or whose one was that is in doubt. It
+	// authorises nothing.
+	issuedTo *simplelru.LRU[tokenKey, string]
 }
 
 const identityShards = 16
@@ -125,7 +128,7 @@ type WhoAmI struct {
 }
 
 // NewIdentities returns a table of at most tokens tokens. Rejected tokens, users with
-// a revocation, and refresh tokens have an eighth as many places. All are rounded up to
+// a revocation, and tokens that were given out have an eighth as many places. All are rounded up to
 // one place in each shard. Of now only differences matter.
 func NewIdentities(tokens int, now time.Time) *Identities {
 	t := &Identities{epoch: now}
@@ -136,6 +139,7 @@ func NewIdentities(tokens int, now time.Time) *Identities {
 		t.shards[i].inquiries = make(map[tokenKey]*inquiries)
 	}
 	t.succeeds = newLRU[tokenKey, tokenKey](tokens/8, nil)
+	t.issuedTo = newLRU[tokenKey, string](tokens/8, nil)
 	// A revocation that has to make room turns into one that concerns
 	// everybody: too much is looked up again, never too little. It takes as many
 	// users whose sessions really ended.
@@ -164,9 +168,10 @@ func (t *Identities) Resize(tokens int) {
 	t.mu.Lock()
 	t.revoked.Resize(max(1, tokens/8))
 	t.mu.Unlock()
-	t.muSucceeds.Lock()
+	t.muIssued.Lock()
 	t.succeeds.Resize(max(1, tokens/8))
-	t.muSucceeds.Unlock()
+	t.issuedTo.Resize(max(1, tokens/8))
+	t.muIssued.Unlock()
 }
 
 // Lookup returns the user on whose behalf c acts, or the homeserver's rejection
@@ -221,6 +226,39 @@ func (t *Identities) lookup(c Credential, since, rejectedSince int64) (userID st
 // token that nobody has revoked is doesn't change. It is for what authorises nothing.
 func (t *Identities) LastKnown(c Credential) (userID string) {
 	userID, _ = t.lookup(c, ever, ever)
+	return userID
+}
+
+// Holder is LastKnown of what a revocation has touched too, or of a token of which only the
+// answer that gave it out has told whose it is. It is for what ends by a request of c's that
+// the homeserver has taken: a token may have ended, but never becomes another's.
+func (t *Identities) Holder(c Credential) (userID string) {
+	key := t.key(c.Token)
+	shard := t.shard(key)
+	shard.mu.Lock()
+	base, ok := shard.identities.Get(key)
+	shard.mu.Unlock()
+	if c = base.effective(c); !ok || c.UserID == "" && c.DeviceID == "" {
+		return t.holderOf(key, base)
+	}
+	key = t.masqueradeKey(key, c)
+	shard = t.shard(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if found, ok := shard.identities.Get(key); ok && found.base == base.base {
+		return found.userID
+	}
+	return ""
+}
+
+// holderOf returns whose a token is, by its base entry or by the answer that gave it out.
+func (t *Identities) holderOf(key tokenKey, base identity) (userID string) {
+	if base.userID != "" {
+		return base.userID
+	}
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
+	userID, _ = t.issuedTo.Get(key)
 	return userID
 }
 
@@ -471,6 +509,9 @@ func (t *Identities) forgetBase(key tokenKey, ended bool) (userID string) {
 	case ended:
 		shard.identities.Delete(key)
 	default:
+		if base.userID != "" {
+			t.isOf(key, base.userID) // for what it may yet end
+		}
 		// Its masquerades are void, as they hold its old name.
 		shard.identities.Put(key, identity{
 			base: t.bases.Add(1), asked: base.asked, ignoresUserID: base.ignoresUserID, ignoresDeviceID: base.ignoresDeviceID,
@@ -510,23 +551,71 @@ func (t *Identities) RevokeUser(userID string) {
 	t.revoked.Add(strings.Clone(userID), t.revocations.Add(1))
 }
 
+// IssuedTo remembers to whom the homeserver has given out an access token.
+func (t *Identities) IssuedTo(userID, accessToken string) {
+	if userID == "" || len(userID) > maxUserID {
+		return
+	}
+	t.isOf(t.key(accessToken), strings.Clone(userID))
+}
+
+// isOf notes whose a token is.
+func (t *Identities) isOf(key tokenKey, userID string) {
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
+	t.issuedTo.Add(key, userID)
+}
+
 // Issued remembers that the homeserver has given out an access token together with a
-// refresh token, by whose use it ends.
-func (t *Identities) Issued(accessToken, refreshToken string) {
-	refresh, access := t.key(refreshToken), t.key(accessToken)
-	t.muSucceeds.Lock()
-	defer t.muSucceeds.Unlock()
+// refresh token, by whose use it ends, in exchange for a refresh token if one was used. If it has
+// given out none, the used one stays good. If it has, that may be used once more by mistake,
+// and ends this access token then (tuwunel). Of used there are those that it may have been.
+func (t *Identities) Issued(accessToken, refreshToken string, used ...string) {
+	access := t.key(accessToken)
+	for _, token := range used {
+		refresh := t.key(token)
+		before, known := t.issuedWith(refresh)
+		if known {
+			t.inherit(access, before)
+		}
+		// Not what somebody makes up: it would make room for itself.
+		if known || refreshToken == "" {
+			t.endsBy(refresh, access)
+		}
+	}
+	if refreshToken != "" {
+		t.endsBy(t.key(refreshToken), access)
+	}
+}
+
+// issuedWith returns the access token that was last given out with a refresh token.
+func (t *Identities) issuedWith(refresh tokenKey) (access tokenKey, ok bool) {
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
+	return t.succeeds.Get(refresh)
+}
+
+func (t *Identities) endsBy(refresh, access tokenKey) {
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
 	t.succeeds.Add(refresh, access)
+}
+
+// inherit notes that an access token is whose the one before was.
+func (t *Identities) inherit(access, before tokenKey) {
+	shard := t.shard(before)
+	shard.mu.Lock()
+	base, _ := shard.identities.Get(before)
+	shard.mu.Unlock()
+	if userID := t.holderOf(before, base); userID != "" {
+		t.isOf(access, userID)
+	}
 }
 
 // Refreshed forgets on whose behalf the access token acts that was given out with a
 // refresh token, as [Identities.Doubt] does: that has been used.
 func (t *Identities) Refreshed(refreshToken string) {
-	refresh := t.key(refreshToken)
-	t.muSucceeds.Lock()
-	access, ok := t.succeeds.Get(refresh)
-	t.muSucceeds.Unlock()
-	if ok {
+	if access, ok := t.issuedWith(t.key(refreshToken)); ok {
 		t.forgetBase(access, false)
 	}
 }

@@ -351,10 +351,11 @@ func TestNoTokenIsKeptInClear(t *testing.T) {
 	ids.Reject(Credential{Token: token + "3"}, &Rejection{Body: "rejection-body"}, until(forever))
 	ids.RevokeToken(Credential{Token: token + "1"})
 	learn(ids, Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
-	ids.Issued(token+"4", token+"5")
+	ids.IssuedTo("@issued:hs", token+"4")
+	ids.Issued(token+"4", token+"5", token+"7")
 	ids.Refreshed(token + "5")
 	ids.Begin(Credential{Token: token + "6"})
-	for i := range 7 {
+	for i := range 8 {
 		ids.Lookup(Credential{Token: fmt.Sprint(token, i)}, testkit.Epoch, lifetimes)
 	}
 

@@ -62,8 +62,8 @@ func ParseRevocation(method, escapedPath string) (Revocation, bool) {
 		return Revocation{}, false
 	}
 	switch segments := splitPath(escapedPath); {
-	case method == "POST" && len(segments) == 2 && segments[0] == "oauth2":
-		return parseAuthentication(segments[1:])
+	case method == "POST" && len(segments) >= 2 && segments[len(segments)-2] == "oauth2":
+		return parseAuthentication(segments[len(segments)-1:])
 	case len(segments) < 3:
 		return Revocation{}, false
 	case segments[0] == "_matrix" && segments[1] == "client":
@@ -116,7 +116,8 @@ func cutVersionSegments(segments []string) []string {
 }
 
 // parseAuthentication is for the routes of an authentication service: tuwunel has one
-// below /_tuwunel/oidc, matrix-authentication-service has its own below /oauth2.
+// below /_tuwunel/oidc, matrix-authentication-service has its own below /oauth2, which may
+// be below a prefix of its own.
 func parseAuthentication(segments []string) (Revocation, bool) {
 	switch {
 	case slices.Equal(segments, []string{"revoke"}):

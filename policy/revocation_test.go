@@ -62,6 +62,8 @@ func TestRequestsThatRevokeTokens(t *testing.T) {
 		// matrix-authentication-service, where it is served by the same site.
 		{"POST", "/oauth2/revoke", Revocation{Scope: RevokesNamed}},
 		{"POST", "/oauth2/token", refresh},
+		{"POST", "/auth/oauth2/revoke", Revocation{Scope: RevokesNamed}},
+		{"POST", "/my/mas/oauth2/token/", refresh},
 		{"POST", v3 + "register", Revocation{Scope: Registers}},
 
 		{"PUT", "/_synapse/admin/v2/users/@a:b", of("@a:b")},

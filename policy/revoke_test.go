@@ -207,10 +207,71 @@ func TestRefreshEndsTheAccessTokenBefore(t *testing.T) {
 	wantUser(t, ids, desk, 0, "@alice:hs")
 	for i := range 1000 {
 		ids.Issued(fmt.Sprint(i), fmt.Sprint("r", i))
+		ids.IssuedTo("@bob:hs", fmt.Sprint(i))
 	}
-	if n := ids.succeeds.Len(); n > 1000/8 {
-		t.Errorf("%d refresh tokens are kept", n)
+	if n, m := ids.succeeds.Len(), ids.issuedTo.Len(); n > 1000/8 || m > 1000/8 {
+		t.Errorf("%d refresh tokens and %d access tokens are kept", n, m)
 	}
+}
+
+// Of the refresh tokens that a request names, those that nobody has given out are made up, if
+// its answer gives one out: they must push none out that somebody has.
+func TestMadeUpRefreshTokensAreNotKept(t *testing.T) {
+	ids := NewIdentities(1000, testkit.Epoch)
+	ids.Issued("a", "r")
+	for i := range 1000 {
+		ids.Issued("b", "r", fmt.Sprint("made up ", i), "r")
+	}
+	if n := ids.succeeds.Len(); n != 1 {
+		t.Errorf("%d refresh tokens are kept, want 1", n)
+	}
+}
+
+// Whose a token is never changes: it is known for what ends by its requests, whatever has
+// ended meanwhile, and never authorises anything.
+func TestHolderOfWhatMayHaveEnded(t *testing.T) {
+	ids := NewIdentities(1000, testkit.Epoch)
+	plain, ordinary := Credential{Token: "tok"}, Credential{Token: "tok", UserID: "@x:hs"}
+	bridge, ghost := Credential{Token: "as"}, Credential{Token: "as", UserID: "@g:hs"}
+	issued := Credential{Token: "issued"}
+	want := func(c Credential, want string) {
+		t.Helper()
+		if got := ids.Holder(c); got != want {
+			t.Errorf("the holder of %+v is %q, want %q", c, got, want)
+		}
+	}
+	want(plain, "")
+	learn(ids, plain, WhoAmI{UserID: "@a:hs"}, forever)
+	learn(ids, ordinary, WhoAmI{UserID: "@a:hs"}, forever)
+	learn(ids, bridge, WhoAmI{UserID: "@b:hs"}, forever)
+	learn(ids, ghost, WhoAmI{UserID: "@g:hs"}, forever)
+	ids.IssuedTo("@i:hs", "issued")
+	ids.IssuedTo("@"+strings.Repeat("x", maxUserID), "long")
+	ids.IssuedTo("", "nobody's")
+	for _, userID := range []string{"@a:hs", "@b:hs", "@g:hs", "@i:hs"} {
+		ids.RevokeUser(userID)
+	}
+	for c, userID := range map[Credential]string{plain: "@a:hs", ordinary: "@a:hs", bridge: "@b:hs", ghost: "@g:hs", issued: "@i:hs",
+		{Token: "issued", UserID: "@x:hs"}: "@i:hs", {Token: "as", UserID: "@x:hs"}: "", {Token: "long"}: "", {Token: "nobody's"}: ""} {
+		want(c, userID)
+		wantUser(t, ids, c, 0, "")
+		if got := ids.LastKnown(c); got != "" {
+			t.Errorf("%+v was last %q", c, got)
+		}
+	}
+	// Also in doubt, and whoever refreshes it.
+	ids.Doubt(plain)
+	want(plain, "@a:hs")
+	ids.Issued("tok", "r")
+	ids.Issued("next", "r2", "made up", "r")
+	ids.Issued("last", "", "r2")
+	for _, token := range []string{"next", "last"} {
+		want(Credential{Token: token}, "@a:hs")
+		wantUser(t, ids, Credential{Token: token}, 0, "")
+	}
+	learn(ids, Credential{Token: "new"}, WhoAmI{UserID: "@n:hs"}, forever)
+	ids.RevokeToken(Credential{Token: "new"})
+	want(Credential{Token: "new"}, "")
 }
 
 // The interleaving of the documentation: the homeserver was asked before the
