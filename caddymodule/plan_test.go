@@ -622,6 +622,16 @@ func TestHandlersInJSON(t *testing.T) {
 			server(":9", `{"handle":[{"handler":"vars","upstream":"hs:1"}]}`, route(hostA, presence, strings.Replace(proxy, "hs:1", "{http.vars.upstream}", 1))),
 			server(":8", `{"handle":[{"handler":"vars","upstream":"hs:2"}]}`, route(hostA, presence, strings.Replace(proxy, "hs:1", "{http.vars.upstream}", 1))),
 		}, nil},
+		{"a server on two ports", []string{
+			`"s":{"listen":[":9",":8"],"routes":[` + route(hostA, presence, proxy) + `]}`,
+		}, map[string]int{"a.example.com": 1}},
+		{"a server on two ports, of which each has an upstream", []string{
+			`"s":{"listen":[":9",":8"],"routes":[` + route(hostA, presence) + "," +
+				route(`{"host":["a.example.com"],"vars":{"{http.request.port}":["8"]}}`, strings.Replace(proxy, "hs:1", "hs:2", 1)) + "," + route(hostA, proxy) + `]}`,
+		}, nil},
+		{"a server on two ports, of which each is an upstream's", []string{
+			`"s":{"listen":[":9",":8"],"routes":[` + route(hostA, presence, strings.Replace(proxy, "hs:1", "hs:{http.request.port}", 1)) + `]}`,
+		}, nil},
 		{"two routes of a host", []string{
 			server(":9", route(hostA, presence, proxy), route(hostA, presence, proxy)),
 		}, nil},

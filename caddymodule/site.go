@@ -142,9 +142,6 @@ const (
 		"else give each site a matrix_presence of its own"
 	inErrors = "a matrix_presence handler in handle_errors of %[1]s may stand before another homeserver than the site: " +
 		"take it out, or give it and the site's a cache name, the same one if it is the same homeserver, " + suchAs
-	manyHomeservers = "the matrix_presence handler for %[1]s may stand before several homeservers, because the host decides where requests are proxied to: " +
-		"if there is only one, give it a cache name, " + suchAs + ", or put it into the handle block of that; " +
-		"else give each homeserver a site with a matrix_presence of its own"
 	untoldHomeserver = "it can't be told whether the matrix_presence handlers for %[1]s on %[2]s front the same homeserver: " +
 		"give each a cache name, the same one if they do, " + suchAs
 	outsideHTTP = "a matrix_presence handler that is in no site needs a cache name, " + suchAs
@@ -152,6 +149,13 @@ const (
 	// suchAs is no one-liner in braces: a Caddyfile takes none.
 	suchAs = "such as 'name example.com' in a 'cache' block"
 )
+
+// manyHomeservers is the same, where something decides.
+func manyHomeservers(decider string) string {
+	return "the matrix_presence handler for %[1]s may stand before several homeservers, because the " + decider +
+		" decides where requests are proxied to: if there is only one, give it a cache name, " + suchAs +
+		", or put it into the handle block of that; else give each homeserver a site with a matrix_presence of its own"
+}
 
 // standing is a matrix_presence handler in a list of routes.
 type standing struct {
@@ -230,15 +234,18 @@ func (s *site) follow(routes []routeJSON, named map[string]routeJSON, standing s
 	}
 	s.hosts = w.hosts
 	keys := slices.Sorted(maps.Keys(w.found))
-	chosenBy := w.chosenBy
-	if len(keys) < 2 {
-		chosenBy = 0
+	by := w.untoldBy
+	if len(keys) > 1 {
+		by |= w.chosenBy
 	}
 	switch {
-	case !hasOneHost(s.hosts) && (chosenBy&byHost != 0 || w.untoldByHost):
-		s.trouble = manyHomeservers
+	case by&byHost != 0 && !hasOneHost(s.hosts):
+		s.trouble = manyHomeservers("host")
 		s.homeserver = digest(routes, s, named)
-	case len(keys) == 0 || w.untold || chosenBy&byServer != 0:
+	case by&byServer != 0 && len(s.listen) > 1:
+		s.trouble = manyHomeservers("port")
+		s.homeserver = digest(routes, s, named)
+	case len(keys) == 0 || w.untold || by&byServer != 0:
 		s.homeserver = digest(routes, s, named)
 		s.portable = len(s.hosts) > 0 && s.isAlone(routes) && !ofListener.Match(text(routes, s, named))
 	default:

@@ -26,8 +26,8 @@ type walk struct {
 	found    map[string]bool // where it may be proxied to
 	chosenBy deciders        // of which
 
-	untold       bool // a placeholder decides
-	untoldByHost bool // which is about the host
+	untold   bool // a placeholder decides
+	untoldBy deciders
 }
 
 // maxInvokes is how deep named routes may invoke each other before that is given up.
@@ -308,7 +308,12 @@ func (w *walk) judge(use use, value string) {
 		case hasPrefix(name, "http.vars.client_ip", "http.auth.user.", "time.now") && use == asField:
 		default:
 			w.untold = true
-			w.untoldByHost = w.untoldByHost || strings.HasPrefix(name, "http.request.host") || w.hostNames[name]
+			if hasPrefix(name, "http.request.host") || w.hostNames[name] {
+				w.untoldBy |= byHost
+			}
+			if ofServer(name, use) {
+				w.untoldBy |= byServer
+			}
 		}
 	}
 }
