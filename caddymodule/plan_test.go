@@ -206,6 +206,7 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 		{"a field of the site that another path gets", one + proxied("hs:1") + two + site("request_header /media/* X-Tenant staging\nreverse_proxy hs:1"), 1},
 		{"TLS", one + proxied("hs:1") + two + proxied("https://hs:1"), 2},
 		{"another server name", one + proxied("https://hs:1") + two + site("reverse_proxy https://hs:1 {\ntransport http {\ntls_server_name staging\n}\n}"), 2},
+		{"other resolvers", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\ntransport http {\nresolvers 192.0.2.53\n}\n}"), 2},
 		{"other timeouts", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\ntransport http {\ndial_timeout 1s\n}\nflush_interval -1\n}"), 1},
 		{"a path before the homeserver's", one + proxied("hs:1") + two + site("reverse_proxy hs:1 {\nrewrite /staging{uri}\n}"), 2},
 		{"the same, by a directive behind the handler", one + proxied("hs:1") + two + site("handle {\nrewrite * /staging{uri}\nreverse_proxy hs:1\n}"), 2},

@@ -236,6 +236,7 @@ func (w *walk) transport(raw json.RawMessage) string {
 		} `json:"tls"`
 		ForwardProxy string          `json:"forward_proxy_url"`
 		NetworkProxy json.RawMessage `json:"network_proxy"`
+		Resolver     json.RawMessage `json:"resolver"` // by whom a name may lead elsewhere
 	}
 	if raw == nil {
 		raw = json.RawMessage(`{"protocol":"http"}`)
