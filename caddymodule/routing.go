@@ -207,7 +207,7 @@ func (q *question) matchOne(name string, raw json.RawMessage) (matches verdict, 
 }
 
 // aboutServer finds what a matcher says about where a server listens. A Host field has the port.
-var aboutServer = regexp.MustCompile(`^(protocol|tls|local_ip)|\bprotocol\(|["']host["']|` +
+var aboutServer = regexp.MustCompile(`^(protocol|tls|local_ip)|\bprotocol\(|["']host\\?["']|` +
 	`http\.request\.(port|scheme|local|tls|hostport|proto\b|header\.host\b)`)
 
 func (q *question) matchPath(patterns caddyhttp.MatchPath) verdict {

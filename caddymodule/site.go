@@ -247,7 +247,7 @@ func (s *site) follow(routes []routeJSON, named map[string]routeJSON, standing s
 		s.homeserver = digest(routes, s, named)
 	case len(keys) == 0 || w.untold || by&byServer != 0:
 		s.homeserver = digest(routes, s, named)
-		s.portable = len(s.hosts) > 0 && s.isAlone(routes) && !ofListener.Match(text(routes, s, named))
+		s.portable = len(s.hosts) > 0 && s.isAlone(routes) && isPortable(text(routes, s, named))
 	default:
 		s.homeserver, s.told = strings.Join(keys, " "), true
 	}
@@ -294,9 +294,39 @@ func (s *site) followNamed(routes []routeJSON, named map[string]routeJSON, name 
 	s.homeserver, s.told, s.trouble = slices.Collect(maps.Keys(w.found))[0], true, ""
 }
 
-// ofListener finds what depends on where a server listens, or may, as an expression does.
+// ofListener finds what depends on where a server listens, or may: placeholders, matchers, functions of an
+// expression, the Host field in either.
 var ofListener = regexp.MustCompile(`(?i:http\.request\.(port|scheme|local|tls|hostport|proto|header\.host)|` +
-	`"(protocol|tls|local_ip|expression|dynamic_upstreams)":)|"Host":`)
+	`"(protocol|tls|local_ip|dynamic_upstreams)":|\bprotocol\(|'host'|\\"host\\"|"header":\{[^{}]*"host":)|"Host":`)
+
+// isPortable tells that a text of a configuration says the same on whatever server it stands.
+func isPortable(text []byte) bool {
+	var all any
+	_ = json.Unmarshal(text, &all) // it has just been marshalled
+	text, _ = json.Marshal(withoutTransports(all))
+	return !ofListener.Match(text)
+}
+
+// withoutTransports takes words that mean something else in a matcher out of a JSON value: a
+// transport's protocol, and its TLS.
+func withoutTransports(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		if transport, ok := v["transport"].(map[string]any); ok {
+			delete(transport, "protocol")
+			transport["over"] = transport["tls"]
+			delete(transport, "tls")
+		}
+		for name, element := range v {
+			v[name] = withoutTransports(element)
+		}
+	case []any:
+		for i, element := range v {
+			v[i] = withoutTransports(element)
+		}
+	}
+	return value
+}
 
 // isAlone tells that no other route of the server is for requests of the site, as those aren't
 // that come after one where they end, such as Caddy's own redirects to HTTPS.
