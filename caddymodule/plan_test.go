@@ -23,12 +23,19 @@ type configuration struct {
 	app *caddyhttp.App
 }
 
-// adapt returns the JSON of a Caddyfile.
+// adapt returns the JSON of a Caddyfile, with its members in the order in which Caddy loads them.
 func adapt(t testing.TB, caddyfile string) []byte {
 	t.Helper()
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("{\nadmin off\npersist_config off\n}\n"+caddyfile), nil)
 	if err != nil {
 		t.Fatalf("adapting: %v in\n%s", err, caddyfile)
+	}
+	var config any
+	if err := json.Unmarshal(adapted, &config); err != nil {
+		t.Fatal(err)
+	}
+	if adapted, err = json.Marshal(config); err != nil {
+		t.Fatal(err)
 	}
 	return adapted
 }
@@ -218,6 +225,7 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 		{"a field of another site", "http://:9080" + proxied("hs:1") + "http://:9443" + proxied("hs:1") +
 			"http://z.example.com:9443 {\nrequest_header X-Tenant z\nrespond ok\n}\n", 1},
 		{"somebody who is asked behind the handler", one + proxied("hs:1") + two + " {\nroute {\nmatrix_presence\nforward_auth auth:1 {\nuri /auth\n}\nreverse_proxy hs:1\n}\n}\n", 1},
+		{"a field that the site of all hosts changes", "http://:9080, http://:9443" + site("request_header /_matrix/* X-Path ^a b\nreverse_proxy hs:1"), 1},
 		{"a field of requests that end before", one + proxied("hs:1") + two + site("@bot header User-Agent *bot*\nhandle @bot {\nrequest_header X-Tenant bot\nrespond 403\n}\nhandle {\nreverse_proxy hs:1\n}"), 1},
 		{"a group that whoami has matched", one + proxied("hs:1") + two + site("handle /_matrix/* {\nheader X y\n}\nhandle {\nreverse_proxy hs:2\n}\nreverse_proxy hs:1"), 1},
 		{"a group that the handler is in", one + proxied("hs:1") + two + " {\nhandle /_matrix/* {\nmatrix_presence\n}\nhandle {\nreverse_proxy hs:2\n}\nreverse_proxy hs:1\n}\n", 1},

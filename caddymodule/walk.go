@@ -278,9 +278,18 @@ func (w *walk) edit(raw json.RawMessage) {
 				continue
 			}
 			w.judge(use, value)
-			w.edits = append(slices.Clip(w.edits), op+" "+canonical+" "+value)
+			w.edits = append(slices.Clip(w.edits), op+" "+canonical+" "+inOrder(fields[name]))
 		}
 	}
+}
+
+// inOrder returns a JSON value with its members in order. Those of a handler that has been
+// provisioned have another one.
+func inOrder(raw json.RawMessage) string {
+	var value any
+	_ = json.Unmarshal(raw, &value) // it has just been read
+	ordered, _ := json.Marshal(value)
+	return string(ordered)
 }
 
 var placeholder = regexp.MustCompile(`\{([^{}"\s]+)\}`)
