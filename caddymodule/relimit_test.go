@@ -287,6 +287,7 @@ func TestWhatIsAnnouncedHoldsThroughRandomReloads(t *testing.T) {
 						time.Sleep(time.Duration(r.Int64N(int64(time.Minute))))
 					}
 					wait := kind.spend(p, n)
+					synctest.Wait() // who is only observed is charged afterwards
 					again := time.Now().Add(time.Duration(wait) * time.Second)
 					switch {
 					case wait == 0:
