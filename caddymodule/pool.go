@@ -3,8 +3,6 @@ package caddymodule
 import (
 	"fmt"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -50,7 +48,10 @@ func logPanic(reason any) {
 // may still be under way when the last configuration that names it is gone.
 func (p *pooled) Destruct() error {
 	// As the other counters do, these begin anew with another memory of the name.
-	upstreamSeconds.DeletePartialMatch(prometheus.Labels{"cache": p.name})
+	// Each by its name: to look for them goes through those of all memories.
+	for _, reason := range reasonNames {
+		upstreamSeconds.DeleteLabelValues(p.name, reason)
+	}
 	return nil
 }
 

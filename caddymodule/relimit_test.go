@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // spender spends an event of some limit, and reports for how long it is told to wait, in
@@ -233,4 +236,80 @@ func TestAWriteThatWaitsForADebtIsLostInTime(t *testing.T) {
 		synctest.Wait()
 		p.wantDeliveries(map[string]float64{"lost": 1})
 	})
+}
+
+// What was announced holds, whatever becomes of the limit meanwhile: raised, lowered, off and on,
+// of a class, an exemption that comes and goes, a mode that only observes.
+func TestWhatIsAnnouncedHoldsThroughRandomReloads(t *testing.T) {
+	for name, kind := range map[string]struct {
+		set   func(h *Handler, limit *Limit)
+		spend spender
+	}{
+		"writes": {
+			func(h *Handler, limit *Limit) { h.WriteLimit = limit },
+			func(p *proxy, n int) int { return told(p.put("alice-token", alice, message(n))) },
+		},
+		"writes of a class": {
+			func(h *Handler, limit *Limit) {
+				h.Classes = []Class{{Name: "a", Match: []string{alice}, WriteLimit: limit}}
+			},
+			func(p *proxy, n int) int { return told(p.put("alice-token", alice, message(n))) },
+		},
+		"reads": {
+			func(h *Handler, limit *Limit) { h.ReadLimit = limit },
+			func(p *proxy, _ int) int { return told(p.get("alice-token", bob)) },
+		},
+		"unknown tokens": {
+			func(h *Handler, limit *Limit) { h.Identity = &Identity{RejectedLimit: limit} },
+			func(p *proxy, n int) int { return told(p.do(from("192.0.2.7", fmt.Sprint("made-up-", n)))) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := testkit.Rand(t)
+				configure := func() *Handler {
+					h := &Handler{Cache: new(Cache), Mode: testkit.Pick(r, "enforce", "enforce", "enforce", "observe")}
+					kind.set(h, randomLimit(r))
+					if r.IntN(5) == 0 {
+						h.Exempt = []string{alice}
+					}
+					return h
+				}
+				p := newProxy(t, configure())
+				var due time.Time // as it was announced first
+				for n := range 1500 {
+					switch r.IntN(5) {
+					case 0:
+						p.reload(configure())
+					case 1:
+						time.Sleep(time.Until(due))
+					case 2:
+						time.Sleep(time.Duration(r.Int64N(int64(time.Minute))))
+					}
+					wait := kind.spend(p, n)
+					synctest.Wait() // who is only observed is charged afterwards
+					again := time.Now().Add(time.Duration(wait) * time.Second)
+					switch {
+					case wait == 0:
+						due = time.Time{}
+					case wait < 0:
+						t.Fatalf("request %d: refused, and not told for how long", n)
+					case due.IsZero() || again.Before(due):
+						due = again
+					case !due.After(time.Now()), again.After(due.Add(time.Second)): // they are whole seconds
+						t.Fatalf("request %d: told to wait until %v, after until %v", n, again, due)
+					}
+				}
+			})
+		})
+	}
+}
+
+// randomLimit returns one from nothing at all to one event in a year.
+func randomLimit(r *rand.Rand) *Limit {
+	if r.IntN(6) == 0 {
+		return &Limit{Off: true}
+	}
+	window := testkit.Pick(r, time.Nanosecond, time.Millisecond, time.Second, time.Minute, time.Hour, 8760*time.Hour)
+	return &Limit{Events: 1 + r.IntN(5), Window: caddy.Duration(window), Burst: r.IntN(4)}
 }

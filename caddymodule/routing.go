@@ -49,23 +49,15 @@ func readRoutes(routes caddyhttp.RouteList) []routeJSON {
 }
 
 // readRoute reads a route. Caddy drops the JSON of matchers and handlers once all of a
-// route are provisioned, so that of those before ours has to be made anew. It lacks what
-// a module has loaded itself, so that a "not" is empty.
+// route are provisioned, so that of a server's own matchers, and of the handlers before ours,
+// has to be made anew. It lacks what a module has loaded itself, but for "not" and "subroute".
 func readRoute(route *caddyhttp.Route) routeJSON {
 	read := routeJSON{Group: route.Group, Terminal: route.Terminal}
 	for _, set := range route.MatcherSetsRaw {
 		read.Match = append(read.Match, set)
 	}
 	for _, set := range route.MatcherSets {
-		matchers := make(map[string]json.RawMessage)
-		for _, matcher := range set {
-			name := "unknown"
-			if module, ok := matcher.(caddy.Module); ok {
-				name = module.CaddyModule().ID.Name()
-			}
-			matchers[name], _ = json.Marshal(matcher)
-		}
-		read.Match = append(read.Match, matchers)
+		read.Match = append(read.Match, remakeMatchers(set))
 	}
 	for _, raw := range route.HandlersRaw {
 		var handler handlerJSON
@@ -76,6 +68,27 @@ func readRoute(route *caddyhttp.Route) routeJSON {
 		read.Handle = append(read.Handle, remakeHandler(handler))
 	}
 	return read
+}
+
+// remakeMatchers returns the JSON of matchers that are provisioned.
+func remakeMatchers(set caddyhttp.MatcherSet) map[string]json.RawMessage {
+	remade := make(map[string]json.RawMessage)
+	for _, matcher := range set {
+		name := "unknown"
+		if module, ok := matcher.(caddy.Module); ok {
+			name = module.CaddyModule().ID.Name()
+		}
+		var about any = matcher
+		if not, ok := matcher.(*caddyhttp.MatchNot); ok {
+			var sets []map[string]json.RawMessage
+			for _, set := range not.MatcherSets {
+				sets = append(sets, remakeMatchers(set))
+			}
+			about = sets
+		}
+		remade[name], _ = json.Marshal(about)
+	}
+	return remade
 }
 
 // remakeHandler returns the JSON of a handler that is provisioned.
@@ -115,65 +128,87 @@ type question struct {
 	hosts []string // that it may be for; none: any
 }
 
-// match tells whether the question matches one of the sets, and whether another host may
-// make a difference.
-func (q *question) match(sets []map[string]json.RawMessage) (matches verdict, byHost bool) {
+// deciders are what a verdict depends on, besides the question: what may differ between the
+// sites of a handler.
+type deciders int
+
+const (
+	byHost   deciders = 1 << iota
+	byServer          // where the server listens: its port, or whether that is HTTPS
+)
+
+// match tells whether the question matches one of the sets, and what may make a difference.
+func (q *question) match(sets []map[string]json.RawMessage) (matches verdict, by deciders) {
 	if len(sets) == 0 {
-		return yes, false
+		return yes, 0
 	}
 	for _, set := range sets {
 		all := yes
 		for name, raw := range set {
-			one, host := q.matchOne(name, raw)
-			all, byHost = min(all, one), byHost || host
+			one, some := q.matchOne(name, raw)
+			all, by = min(all, one), by|some
 		}
 		matches = max(matches, all)
 	}
-	return matches, byHost && matches == maybe
+	if matches != maybe {
+		by = 0
+	}
+	return matches, by
 }
 
 // matchOne tells whether the question matches a matcher.
-func (q *question) matchOne(name string, raw json.RawMessage) (matches verdict, byHost bool) {
+func (q *question) matchOne(name string, raw json.RawMessage) (matches verdict, by deciders) {
 	switch name {
 	case "path":
 		var patterns caddyhttp.MatchPath
 		if q.path == "" || json.Unmarshal(raw, &patterns) != nil || hasPlaceholder(patterns) {
-			return maybe, false
+			return maybe, 0
 		}
-		return q.matchPath(patterns), false
+		return q.matchPath(patterns), 0
 	case "path_regexp":
 		var about struct{ Pattern string }
 		if q.path == "" || json.Unmarshal(raw, &about) != nil {
-			return maybe, false
+			return maybe, 0
 		}
 		pattern, err := regexp.Compile(about.Pattern)
 		if err != nil {
-			return maybe, false
+			return maybe, 0
 		}
-		return verdictOf(pattern.MatchString(q.path)), false
+		return verdictOf(pattern.MatchString(q.path)), 0
 	case "method":
 		var methods []string
 		if json.Unmarshal(raw, &methods) != nil {
-			return maybe, false
+			return maybe, 0
 		}
-		return verdictOf(slices.Contains(methods, http.MethodGet)), false
+		return verdictOf(slices.Contains(methods, http.MethodGet)), 0
 	case "host":
 		var hosts []string
 		if json.Unmarshal(raw, &hosts) != nil {
-			return maybe, true
+			return maybe, byHost
 		}
 		return q.matchHosts(hosts)
 	case "not":
 		var sets []map[string]json.RawMessage
 		if json.Unmarshal(raw, &sets) != nil || len(sets) == 0 {
-			return maybe, true
+			return maybe, byHost | byServer
 		}
-		matches, byHost = q.match(sets)
-		return yes - matches, byHost
+		matches, by = q.match(sets)
+		return yes - matches, by
 	}
-	// Such as an expression. It may be about the host, if it says so.
-	return maybe, strings.Contains(strings.ToLower(string(raw)), "host")
+	// Such as an expression. It may be about the host, or the port, if it says so.
+	text := name + strings.ToLower(string(raw))
+	if strings.Contains(text, "host") || strings.Contains(text, "server_name") {
+		by |= byHost
+	}
+	if aboutServer.MatchString(text) {
+		by |= byServer
+	}
+	return maybe, by
 }
+
+// aboutServer finds what a matcher says about where a server listens. A Host field has the port.
+var aboutServer = regexp.MustCompile(`^(protocol|tls|local_ip)|\bprotocol\(|["']host\\?["']|` +
+	`http\.request\.(port|scheme|local|tls|hostport|proto\b|header\.host\b)`)
 
 func (q *question) matchPath(patterns caddyhttp.MatchPath) verdict {
 	if patterns.Provision(caddy.Context{}) != nil {
@@ -193,9 +228,9 @@ func (q *question) matchPath(patterns caddyhttp.MatchPath) verdict {
 
 // matchHosts tells whether all hosts that the question may be for are among those of a
 // matcher.
-func (q *question) matchHosts(patterns []string) (matches verdict, byHost bool) {
+func (q *question) matchHosts(patterns []string) (matches verdict, by deciders) {
 	if len(q.hosts) == 0 || hasPlaceholder(patterns) {
-		return maybe, true
+		return maybe, byHost
 	}
 	in := 0
 	for _, host := range q.hosts {
@@ -203,16 +238,16 @@ func (q *question) matchHosts(patterns []string) (matches verdict, byHost bool) 
 		case slices.ContainsFunc(patterns, func(pattern string) bool { return coversHost(pattern, host) }):
 			in++
 		case slices.ContainsFunc(patterns, func(pattern string) bool { return coversHost(host, strings.ToLower(pattern)) }):
-			return maybe, true // some that a wildcard of ours stands for
+			return maybe, byHost // some that a wildcard of ours stands for
 		}
 	}
 	switch in {
 	case 0:
-		return no, false
+		return no, 0
 	case len(q.hosts):
-		return yes, false
+		return yes, 0
 	}
-	return maybe, true
+	return maybe, byHost
 }
 
 // coversHost tells whether a pattern of Caddy's host matcher, in which "*" stands for one

@@ -108,10 +108,10 @@ func findSites(server *caddyhttp.Server) (sites []*site) {
 			sites = append(sites, s)
 		}
 	}
-	elsewhere := func(standing standing) *site {
+	elsewhere := func(standing standing, trouble string) *site {
 		s := &site{
 			server: server, route: -1, listen: listen, name: standing.name, dialect: standing.dialect,
-			trouble: inNamedRoute,
+			trouble: trouble,
 		}
 		sites = append(sites, s)
 		return s
@@ -122,11 +122,13 @@ func findSites(server *caddyhttp.Server) (sites []*site) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(named)) {
 		for _, standing := range standingsIn([]routeJSON{named[name]}) {
-			elsewhere(standing).followNamed(slices.Concat(routes, errors), named, name, standing)
+			elsewhere(standing, inNamedRoute).followNamed(slices.Concat(routes, errors), named, name, standing)
 		}
 	}
-	for _, standing := range standingsIn(errors) {
-		elsewhere(standing)
+	for i := range errors {
+		for _, standing := range standingsIn(errors[i : i+1]) {
+			elsewhere(standing, inErrors).hosts = hostsOf(errors[i].Match)
+		}
 	}
 	return sites
 }
@@ -134,17 +136,26 @@ func findSites(server *caddyhttp.Server) (sites []*site) {
 // What an admin is told who has to give a cache name.
 const (
 	twoHandlers = "two matrix_presence handlers for %[1]s: give each a cache name, " +
-		"the same one if they front the same homeserver, such as cache { name example.com }"
-	inNamedRoute = "a matrix_presence handler in a named route of %[1]s, or in its handle_errors, may stand before several homeservers: " +
-		"if all sites that invoke it front the same one, give it a cache name, such as cache { name example.com }; " +
+		"the same one if they front the same homeserver, " + suchAs
+	inNamedRoute = "a matrix_presence handler in a named route of %[1]s may stand before several homeservers: " +
+		"if all sites that invoke it front the same one, give it a cache name, " + suchAs + "; " +
 		"else give each site a matrix_presence of its own"
-	manyHomeservers = "the matrix_presence handler for %[1]s may stand before several homeservers, because the host decides where requests are proxied to: " +
-		"give each homeserver a site or a handle block with a matrix_presence of its own, " +
-		"or a cache name such as cache { name example.com } if there is only one"
+	inErrors = "a matrix_presence handler in handle_errors of %[1]s may stand before another homeserver than the site: " +
+		"take it out, or give it and the site's a cache name, the same one if it is the same homeserver, " + suchAs
 	untoldHomeserver = "it can't be told whether the matrix_presence handlers for %[1]s on %[2]s front the same homeserver: " +
-		"give each a cache name, the same one if they do, such as cache { name example.com }"
-	outsideHTTP = "a matrix_presence handler that is in no site needs a cache name, such as cache { name example.com }"
+		"give each a cache name, the same one if they do, " + suchAs
+	outsideHTTP = "a matrix_presence handler that is in no site needs a cache name, " + suchAs
+
+	// suchAs is no one-liner in braces: a Caddyfile takes none.
+	suchAs = "such as 'name example.com' in a 'cache' block"
 )
+
+// manyHomeservers is the same, where something decides.
+func manyHomeservers(decider string) string {
+	return "the matrix_presence handler for %[1]s may stand before several homeservers, because the " + decider +
+		" decides where requests are proxied to: if there is only one, give it a cache name, " + suchAs +
+		", or put it into the handle block of that; else give each homeserver a site with a matrix_presence of its own"
+}
 
 // standing is a matrix_presence handler in a list of routes.
 type standing struct {
@@ -222,16 +233,29 @@ func (s *site) follow(routes []routeJSON, named map[string]routeJSON, standing s
 		w.routes(routes, trail)
 	}
 	s.hosts = w.hosts
-	switch keys := slices.Sorted(maps.Keys(w.found)); {
-	case len(keys) > 1 && w.byHost, w.untoldByHost && (len(s.hosts) != 1 || strings.Contains(s.hosts[0], "*")):
-		s.trouble = manyHomeservers
+	keys := slices.Sorted(maps.Keys(w.found))
+	by := w.untoldBy
+	if len(keys) > 1 {
+		by |= w.chosenBy
+	}
+	switch {
+	case by&byHost != 0 && !hasOneHost(s.hosts):
+		s.trouble = manyHomeservers("host")
 		s.homeserver = digest(routes, s, named)
-	case len(keys) == 0 || w.untold:
+	case by&byServer != 0 && len(s.listen) > 1:
+		s.trouble = manyHomeservers("port")
 		s.homeserver = digest(routes, s, named)
-		s.portable = len(s.hosts) > 0 && s.isAlone(routes) && !ofListener.Match(text(routes, s, named))
+	case len(keys) == 0 || w.untold || by&byServer != 0:
+		s.homeserver = digest(routes, s, named)
+		s.portable = len(s.hosts) > 0 && s.isAlone(routes) && isPortable(text(routes, s, named))
 	default:
 		s.homeserver, s.told = strings.Join(keys, " "), true
 	}
+}
+
+// hasOneHost tells that all requests of a site are for one host, so that it decides nothing.
+func hasOneHost(hosts []string) bool {
+	return len(hosts) == 1 && !strings.ContainsAny(hosts[0], "*{")
 }
 
 // followNamed finds out which homeserver a handler in a named route fronts. It does so only if
@@ -270,9 +294,39 @@ func (s *site) followNamed(routes []routeJSON, named map[string]routeJSON, name 
 	s.homeserver, s.told, s.trouble = slices.Collect(maps.Keys(w.found))[0], true, ""
 }
 
-// ofListener finds what depends on where a server listens, or may, as an expression does.
+// ofListener finds what depends on where a server listens, or may: placeholders, matchers, functions of an
+// expression, the Host field in either.
 var ofListener = regexp.MustCompile(`(?i:http\.request\.(port|scheme|local|tls|hostport|proto|header\.host)|` +
-	`"(protocol|tls|local_ip|expression|dynamic_upstreams)":)|"Host":`)
+	`"(protocol|tls|local_ip|dynamic_upstreams)":|\bprotocol\(|'host'|\\"host\\"|"header":\{[^{}]*"host":)|"Host":`)
+
+// isPortable tells that a text of a configuration says the same on whatever server it stands.
+func isPortable(text []byte) bool {
+	var all any
+	_ = json.Unmarshal(text, &all) // it has just been marshalled
+	text, _ = json.Marshal(withoutTransports(all))
+	return !ofListener.Match(text)
+}
+
+// withoutTransports takes words that mean something else in a matcher out of a JSON value: a
+// transport's protocol, and its TLS.
+func withoutTransports(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		if transport, ok := v["transport"].(map[string]any); ok {
+			delete(transport, "protocol")
+			transport["over"] = transport["tls"]
+			delete(transport, "tls")
+		}
+		for name, element := range v {
+			v[name] = withoutTransports(element)
+		}
+	case []any:
+		for i, element := range v {
+			v[i] = withoutTransports(element)
+		}
+	}
+	return value
+}
 
 // isAlone tells that no other route of the server is for requests of the site, as those aren't
 // that come after one where they end, such as Caddy's own redirects to HTTPS.
@@ -301,7 +355,7 @@ func text(routes []routeJSON, s *site, named map[string]routeJSON) []byte {
 	if own := routes[s.route]; len(hostsOf(own.Match)) > 0 {
 		part = []routeJSON{{Handle: own.Handle}}
 	} else {
-		part = routes
+		part = slices.Concat(preparing(routes[:s.route]), routes[s.route:])
 	}
 	raw, err := json.Marshal([]any{part, named})
 	if err != nil {
@@ -311,6 +365,36 @@ func text(routes []routeJSON, s *site, named map[string]routeJSON) []byte {
 	_ = json.Unmarshal(raw, &all) // it has just been marshalled
 	raw, _ = json.Marshal(withoutOurs(all))
 	return raw
+}
+
+// preparing returns what prepares requests in routes before ours, see [walk.prepare]. Of all else
+// only the names stay: which JSON there is of it depends on whether Caddy has provisioned it
+// already, which it does server by server in no order.
+func preparing(routes []routeJSON) (kept []routeJSON) {
+	for _, route := range routes {
+		var handlers []handlerJSON
+		for _, handler := range route.Handle {
+			switch handler.name() {
+			case "headers", "rewrite", "vars":
+			case "map":
+				handler = maps.Clone(handler)
+				// It takes the braces off itself.
+				handler["destinations"] = json.RawMessage(strings.NewReplacer("{", "", "}", "").Replace(string(handler["destinations"])))
+			case "subroute":
+				inner := preparing(handler.routes())
+				for i := range inner {
+					inner[i].Match = nil
+				}
+				raw, _ := json.Marshal(inner) // of what has been JSON
+				handler = handlerJSON{"handler": handler["handler"], "routes": raw}
+			default:
+				handler = handlerJSON{"handler": handler["handler"]}
+			}
+			handlers = append(handlers, handler)
+		}
+		kept = append(kept, routeJSON{Match: route.Match, Handle: handlers, Terminal: route.Terminal})
+	}
+	return kept
 }
 
 // withoutOurs takes our own handlers out of a JSON value, and the names of groups, which a

@@ -60,17 +60,13 @@ func (f *siteFields) route(route *caddyhttp.Route) {
 		f.raw(raw)
 	}
 	for _, set := range route.MatcherSetsRaw {
-		for name, raw := range set {
-			f.raw(json.RawMessage(`{"` + name + `":` + string(raw) + `}`))
-		}
+		f.matchers(set)
 	}
 	for _, handler := range route.Handlers {
 		f.handler(handler)
 	}
 	for _, set := range route.MatcherSets {
-		for _, matcher := range set {
-			f.matcher(matcher)
-		}
+		f.matchers(remakeMatchers(set))
 	}
 }
 
@@ -102,16 +98,9 @@ func (f *siteFields) headerOps(ops *headers.HeaderOps) {
 	}
 }
 
-func (f *siteFields) matcher(matcher any) {
-	switch matcher := matcher.(type) {
-	case *caddyhttp.MatchHeader:
-		for name := range *matcher {
-			add(&f.Read, name)
-		}
-	case *caddyhttp.MatchHeaderRE:
-		for name := range *matcher {
-			add(&f.Read, name)
-		}
+func (f *siteFields) matchers(set map[string]json.RawMessage) {
+	for name, raw := range set {
+		f.raw(json.RawMessage(`{"` + name + `":` + string(raw) + `}`))
 	}
 }
 

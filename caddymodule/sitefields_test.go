@@ -67,6 +67,22 @@ func TestFieldsThatASiteNames(t *testing.T) {
 	}
 }
 
+// The matchers of a site without hosts are provisioned before its handlers. Of these only
+// header and header_regexp were looked at, so that requests of ours lacked the fields of others.
+func TestFieldsThatASiteWithoutHostsNames(t *testing.T) {
+	for _, matcher := range []string{
+		"header X-Beta 1", "header !X-Beta", "not header !X-Beta", "header_regexp X-Beta ^1", "not header_regexp X-Beta ^1",
+		"`header({\"X-Beta\": \"1\"})`", "expression {header.X-Beta} == \"1\"", "vars {http.request.header.X-Beta} 1",
+		"vars_regexp {http.request.header.X-Beta} ^1", "not vars {http.request.header.X-Beta} 1",
+	} {
+		c := provisionSites(t, "http://:9080 {\nmatrix_presence\n@beta "+matcher+"\nreverse_proxy @beta hs:2\nreverse_proxy hs:1\n}\n")
+		if got := c.handlers()[0].gateway.named.Read; !slices.Contains(got, "X-Beta") {
+			t.Errorf("%s: reads %q, want X-Beta", matcher, got)
+		}
+		c.end()
+	}
+}
+
 // What the site's handlers set, and what they look at, goes along with requests of ours,
 // and no other field of the client's does.
 func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {

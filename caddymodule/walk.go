@@ -14,8 +14,8 @@ type walk struct {
 	question
 	named map[string]routeJSON
 
-	passed bool // the handler has been passed
-	hostly int  // routes around that match some hosts only
+	passed bool     // the handler has been passed
+	around deciders // of whether the request has come into the routes around
 	groups map[string]bool
 	edits  []string // what was changed in the request on the way
 	depth  int      // of named routes
@@ -23,11 +23,11 @@ type walk struct {
 	// hostNames are placeholders whose values depend on the host.
 	hostNames map[string]bool
 
-	found  map[string]bool // where it may be proxied to
-	byHost bool            // the host decides which
+	found    map[string]bool // where it may be proxied to
+	chosenBy deciders        // of which
 
-	untold       bool // a placeholder decides
-	untoldByHost bool // which is about the host
+	untold   bool // a placeholder decides
+	untoldBy deciders
 }
 
 // maxInvokes is how deep named routes may invoke each other before that is given up.
@@ -47,18 +47,19 @@ func (w *walk) routes(routes []routeJSON, trail []int) (over bool) {
 			}
 			continue
 		}
-		matches, byHost := w.match(route.Match)
-		if matches == no || w.groups[route.Group] {
+		if !w.passed && route.Terminal || w.groups[route.Group] {
+			continue // where it ends, nothing comes to ours: so end all other sites of a Caddyfile
+		}
+		matches, by := w.match(route.Match)
+		if matches == no {
 			continue
 		}
 		if !w.passed {
-			if !route.Terminal { // else it isn't before ours
-				w.before(route.Handle, byHost)
-			}
+			w.before(route.Handle, by&byHost != 0)
 			continue
 		}
 		w.groups[route.Group] = route.Group != "" && matches == yes
-		if w.branch(route.Handle, matches, byHost) || matches == yes && route.Terminal {
+		if w.branch(route.Handle, matches, by) || matches == yes && route.Terminal {
 			return true
 		}
 	}
@@ -66,13 +67,11 @@ func (w *walk) routes(routes []routeJSON, trail []int) (over bool) {
 }
 
 // branch follows a request into a route that it may match.
-func (w *walk) branch(handlers []handlerJSON, matches verdict, byHost bool) (over bool) {
-	edits, path := w.edits, w.path
-	if byHost {
-		w.hostly++
-		defer func() { w.hostly-- }()
-	}
+func (w *walk) branch(handlers []handlerJSON, matches verdict, by deciders) (over bool) {
+	edits, path, around := w.edits, w.path, w.around
+	w.around |= by
 	over = w.handlers(handlers, nil)
+	w.around = around
 	if over {
 		// Who comes further was not here.
 		w.edits, w.path = edits, path
@@ -82,25 +81,25 @@ func (w *walk) branch(handlers []handlerJSON, matches verdict, byHost bool) (ove
 
 // before notes what is changed in requests before they come to the handler, and whether that
 // depends on the host.
-func (w *walk) before(handlers []handlerJSON, byHost bool) {
+func (w *walk) before(handlers []handlerJSON, hostly bool) {
 	for _, handler := range handlers {
-		w.prepare(handler, byHost)
+		w.prepare(handler, hostly)
 		for _, route := range handler.routes() {
-			if matches, host := w.match(route.Match); matches != no {
-				w.before(route.Handle, byHost || host)
+			if matches, by := w.match(route.Match); matches != no {
+				w.before(route.Handle, hostly || by&byHost != 0)
 			}
 		}
 	}
 }
 
-// prepare notes what a handler changes in a request that it passes on.
-func (w *walk) prepare(handler handlerJSON, byHost bool) {
+// prepare notes what a handler changes in a request that it passes on, perhaps for some hosts only.
+func (w *walk) prepare(handler handlerJSON, hostly bool) {
 	switch handler.name() {
 	case "headers":
 		w.edit(handler["request"])
 	case "vars":
 		for name := range handler {
-			if byHost || strings.Contains(string(handler[name]), "{http.request.host") {
+			if hostly || strings.Contains(string(handler[name]), "{http.request.host") {
 				w.hostNames["http.vars."+name] = true
 			}
 		}
@@ -108,7 +107,7 @@ func (w *walk) prepare(handler handlerJSON, byHost bool) {
 		var destinations []string
 		_ = json.Unmarshal(handler["destinations"], &destinations) // what can't be read fails when it is provisioned
 		for _, destination := range destinations {
-			if byHost || handler["mappings"] != nil && strings.Contains(string(handler["source"]), "{http.request.host") {
+			if hostly || handler["mappings"] != nil && strings.Contains(string(handler["source"]), "{http.request.host") {
 				w.hostNames[strings.Trim(destination, "{}")] = true
 			}
 		}
@@ -155,13 +154,13 @@ func (w *walk) handler(handler handlerJSON) (over bool) {
 		raw, _ := json.Marshal(handler)
 		w.edits = append(slices.Clip(w.edits), string(raw))
 		w.path = ""
-		w.judge(asField, string(raw))
+		w.judge(asRewrite, string(raw))
 	case "reverse_proxy":
 		return w.proxy(handler)
 	case "static_response", "error":
 		return true
 	}
-	w.prepare(handler, w.hostly > 0)
+	w.prepare(handler, w.around&byHost != 0)
 	return false
 }
 
@@ -200,17 +199,31 @@ func (w *walk) proxy(handler handlerJSON) (over bool) {
 	}
 	slices.Sort(dials)
 	w.judge(asAddress, string(p.DynamicUpstreams))
-	w.judge(asField, string(p.Rewrite))
-	var source struct{ Source string }
-	if p.DynamicUpstreams != nil && (json.Unmarshal(p.DynamicUpstreams, &source) != nil || source.Source != "a" && source.Source != "srv") {
+	w.judge(asRewrite, string(p.Rewrite))
+	if p.DynamicUpstreams != nil && !asksByName(p.DynamicUpstreams) {
 		w.untold = true // by who knows what
 	}
 	way := append(slices.Clone(w.edits), w.transport(p.Transport), string(p.DynamicUpstreams), string(p.Rewrite))
 	key, _ := json.Marshal([]any{slices.Compact(dials), way})
 	w.found[string(key)] = true
-	w.byHost = w.byHost || w.hostly > 0
+	w.chosenBy |= w.around
 	w.edits = edits
 	return true
+}
+
+// asksByName tells that a source of upstreams is what a name in the configuration resolves to.
+func asksByName(raw json.RawMessage) bool {
+	var source struct {
+		Source  string            `json:"source"`
+		Sources []json.RawMessage `json:"sources"`
+	}
+	if json.Unmarshal(raw, &source) != nil {
+		return false
+	}
+	if source.Source == "multi" {
+		return !slices.ContainsFunc(source.Sources, func(one json.RawMessage) bool { return !asksByName(one) })
+	}
+	return source.Source == "a" || source.Source == "srv"
 }
 
 // transport returns what of a proxy's transport decides where it leads to: not its
@@ -223,6 +236,7 @@ func (w *walk) transport(raw json.RawMessage) string {
 		} `json:"tls"`
 		ForwardProxy string          `json:"forward_proxy_url"`
 		NetworkProxy json.RawMessage `json:"network_proxy"`
+		Resolver     json.RawMessage `json:"resolver"` // by whom a name may lead elsewhere
 	}
 	if raw == nil {
 		raw = json.RawMessage(`{"protocol":"http"}`)
@@ -260,13 +274,22 @@ func (w *walk) edit(raw json.RawMessage) {
 			switch {
 			case canonical == "Host":
 				use = asHost
-			case slices.Contains(plainFields, canonical), ofRequest.MatchString(value) && !ofServer(value[len(`["{`):]):
+			case slices.Contains(plainFields, canonical), ofRequest.MatchString(value) && !ofServer(value[len(`["{`):], asField):
 				continue
 			}
 			w.judge(use, value)
-			w.edits = append(slices.Clip(w.edits), op+" "+canonical+" "+value)
+			w.edits = append(slices.Clip(w.edits), op+" "+canonical+" "+inOrder(fields[name]))
 		}
 	}
+}
+
+// inOrder returns a JSON value with its members in order. Those of a handler that has been
+// provisioned have another one.
+func inOrder(raw json.RawMessage) string {
+	var value any
+	_ = json.Unmarshal(raw, &value) // it has just been read
+	ordered, _ := json.Marshal(value)
+	return string(ordered)
 }
 
 var placeholder = regexp.MustCompile(`\{([^{}"\s]+)\}`)
@@ -277,28 +300,41 @@ type use int
 const (
 	asAddress use = iota
 	asHost        // the Host that an upstream gets
-	asField       // any other header field, or a rewrite
+	asRewrite     // its path
+	asField       // any other header field
 )
 
 // judge looks for placeholders in what decides where a request goes to. No matter are those that
 // are the same for all requests, and those that say of a request what the upstream is told
-// anyway.
+// anyway, or would be the same at whatever homeserver.
 func (w *walk) judge(use use, value string) {
 	for _, match := range placeholder.FindAllStringSubmatch(value, -1) {
 		switch name := match[1]; {
-		case strings.HasPrefix(name, "env."), strings.HasPrefix(name, "system."), strings.HasPrefix(name, "http.reverse_proxy.upstream."):
-		case strings.HasPrefix(name, "http.request.host") && use != asAddress:
-		case strings.HasPrefix(name, "http.request.") && use == asField && !ofServer(name):
+		case hasPrefix(name, "env.", "system.", "http.reverse_proxy.upstream."):
+		case hasPrefix(name, "http.request.host") && use != asAddress:
+		case name == "http.request.host" && hasOneHost(w.hosts):
+		case strings.EqualFold(name, "http.request.header.host") && use == asHost:
+		case hasPrefix(name, "http.request.") && use >= asRewrite && !ofServer(name, use):
+		case hasPrefix(name, "http.vars.client_ip", "http.auth.user.", "time.now") && use == asField:
 		default:
 			w.untold = true
-			w.untoldByHost = w.untoldByHost || strings.HasPrefix(name, "http.request.host") || w.hostNames[name]
+			if hasPrefix(name, "http.request.host") || w.hostNames[name] {
+				w.untoldBy |= byHost
+			}
+			if ofServer(name, use) {
+				w.untoldBy |= byServer
+			}
 		}
 	}
 }
 
-// ofServer tells of a placeholder that it depends on where the server listens.
-func ofServer(name string) bool {
-	return slices.ContainsFunc([]string{"port", "scheme", "local", "tls"}, func(part string) bool {
-		return strings.HasPrefix(name, "http.request."+part)
-	})
+func hasPrefix(name string, prefixes ...string) bool {
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
+
+// ofServer tells of a placeholder that it depends on where the server listens. Whether that is HTTPS
+// and who the client is there is often told to upstreams in a field, by which they choose nothing.
+func ofServer(name string, use use) bool {
+	return hasPrefix(name, "http.request.port", "http.request.local") ||
+		use != asField && hasPrefix(name, "http.request.scheme", "http.request.tls")
 }
