@@ -45,7 +45,7 @@ type owner struct {
 	// crashed tells of an err that our own code panicked.
 	crashed bool
 
-	// down tells of an err that the homeserver could not be asked, by a question that
+	// down tells of an err or a refusal that the homeserver could not tell, by a question that
 	// had nothing of the client's but its credential.
 	down bool
 }
@@ -299,7 +299,8 @@ func (h *Gateway) lookUp(question subrequest, c policy.Credential, from client, 
 		m.chargeRejected(again, asked)
 	}
 
-	answer := question.sendTwice(time.Until(deadline), m.counters, reasonWhoAmI)
+	staleAtStake := h.set.rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
+	answer := question.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
 	if answer.site {
 		return owner{barrier: answer}, lookupFailed
 	}
@@ -343,7 +344,7 @@ func (h *Gateway) lookUp(question subrequest, c policy.Credential, from client, 
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
 		// Also a 5xx, if the homeserver says so itself.
 		m.refuse(c, answer, asked)
-		return owner{refusal: answer}, lookupRefused
+		return owner{refusal: answer, down: answer.failed()}, lookupRefused
 	}
 	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",
 		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"))

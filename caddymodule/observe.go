@@ -68,6 +68,7 @@ func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 		seen.answer = recorder.answer()
 		seen.answer.arrived = h.memory.now()
 		seen.answer.site = seen.answer.status >= http.StatusMultipleChoices && isSites() || h.named.Authenticates && seen.answer.isAuthentication()
+		seen.answer.echoes = echoesOrigin(r.Header, seen.answer.header)
 		if kind == routeWrite {
 			var whole bool
 			seen.body, whole = body.take()
@@ -80,7 +81,7 @@ func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 				attempt.End(nil)
 			}
 		} else {
-			seen.opaque = opaque()
+			seen.opaque = opaque() || h.memory.isForItsOrigin(r)
 		}
 		h.judge(r, seen, ask)
 	}()

@@ -176,19 +176,58 @@ func (s subrequest) plain() (subrequest, bool) {
 // sendTwice sends a request, and once more without what the client may have chosen if it
 // failed in a way that this may have caused: what is concluded from a failure concerns
 // others, and what this client may read. No connection has nothing to do with it, and
-// after a timeout there is no time.
-func (s subrequest) sendTwice(timeout time.Duration, c *counters, why reason) *subresponse {
+// after a timeout there is no time. Where a stale answer is at stake, that must be none of
+// the client's doing either, so the second doesn't wait for the end of the first.
+func (s subrequest) sendTwice(timeout time.Duration, m *memory, why reason, staleAtStake bool) *subresponse {
 	end := time.Now().Add(timeout)
-	answer := s.send(timeout, c.departs(why))
-	if !answer.failed() || s.server.IsUnconnected(answer.err) {
-		return answer
-	}
-	left := time.Until(end)
 	plain, differs := s.plain()
-	if !differs || left <= 0 {
+	if differs && staleAtStake {
+		return s.sendBoth(plain, end, m, why)
+	}
+	answer := s.send(timeout, m.counters.departs(why))
+	left := time.Until(end)
+	if !differs || !s.mayBeCause(answer) || left <= 0 {
 		return answer
 	}
-	return plain.send(left, c.departs(reasonRetry))
+	return plain.send(left, m.counters.departs(reasonRetry))
+}
+
+// plainAfter is after how long without an answer to a request the plain one goes as well. It
+// leaves that as much time until a reader gets what is stale.
+const plainAfter = slowAfter / 2
+
+// sendBoth is sendTwice for a request whose client may have it held up until a reader would
+// get what is stale: the plain one leaves when the first has failed, or after a while.
+func (s subrequest) sendBoth(plain subrequest, end time.Time, m *memory, why reason) *subresponse {
+	var cancel context.CancelFunc
+	s.client, cancel = context.WithCancel(s.client)
+	defer cancel()
+	plain.client = s.client
+	second := make(chan *subresponse, 1)
+	timer := time.AfterFunc(min(plainAfter, time.Until(end)/2), func() {
+		defer close(second)
+		_ = m.guard(func() {
+			answer := plain.send(time.Until(end), m.counters.departs(reasonRetry))
+			second <- answer
+			if !answer.failed() {
+				cancel() // nobody needs the first any more
+			}
+		})
+	})
+	first := s.send(time.Until(end), m.counters.departs(why))
+	alone := timer.Stop()
+	switch {
+	case !first.failed(), alone && !s.mayBeCause(first):
+		return first
+	case alone:
+		return plain.send(time.Until(end), m.counters.departs(reasonRetry))
+	}
+	return cmp.Or(<-second, first)
+}
+
+// mayBeCause tells of a failure that something in the request may have caused it.
+func (s subrequest) mayBeCause(failure *subresponse) bool {
+	return failure.failed() && !s.server.IsUnconnected(failure.err)
 }
 
 // send returns the answer of the next handler, which has so long for it. It calls
@@ -236,8 +275,7 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 		answer.err = fail(http.StatusBadGateway, fmt.Errorf("unpacking the homeserver's answer: %w", err))
 	}
 	answer.site = s.site.Proxies && !proxied() && answer.status >= http.StatusMultipleChoices || s.site.Authenticates && answer.isAuthentication()
-	origin := s.request.Header.Get("Origin")
-	answer.echoes = origin != "" && answer.header.Get(corsPrefix+"Allow-Origin") == origin
+	answer.echoes = echoesOrigin(s.request.Header, answer.header)
 	return answer
 }
 
