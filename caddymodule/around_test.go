@@ -167,6 +167,99 @@ func testSiteAnswer(t *testing.T, tc siteAnswer, ttl string) {
 	}
 }
 
+// What the site puts in the place of the homeserver's answers is the site's, too, and so is what
+// stands between: a lookup that got it made a 502 of writes, without Retry-After, and a line in the
+// log that the upstream is no homeserver.
+func TestAnswersInPlaceOfTheHomeservers(t *testing.T) {
+	with := func(options string) string { return "reverse_proxy UPSTREAM {\n" + options + "\n}" }
+	instead := func(directives string) string {
+		return "@overload status 5xx\nhandle_response @overload {\n" + directives + "\n}"
+	}
+	for name, tc := range map[string]struct {
+		directives string
+		upstream   int
+		status     int
+		body       string
+		retryAfter string
+	}{
+		"respond":       {with(instead("header Retry-After 9\nrespond \"sorry\" 503")), 500, 503, "sorry", "9"},
+		"error":         {with(instead("header Retry-After 9\nerror \"sorry\" 503")), 500, 503, "sorry: 503", "9"},
+		"intercept":     {"intercept {\n" + instead("header Retry-After 9\nrespond \"sorry\" 503") + "\n}\n" + with(""), 500, 503, "sorry", "9"},
+		"redirection":   {with(instead("redir https://status.example")), 500, 302, "", ""},
+		"not found":     {with(instead("error 404")), 502, 404, "sorry: 404", ""},
+		"as success":    {with(instead("respond \"sorry\" 200")), 500, 502, "", ""},
+		"as it is":      {with(""), 500, 502, "", ""},
+		"tried again":   {with("lb_retries 1\nlb_retry_match {\nexpression `{rp.status_code} in [500]`\n}"), 500, 500, "", ""},
+		"limited":       {with(""), 429, 429, "from a proxy", "9"},
+		"misdirected":   {with(""), 421, 421, "from a proxy", "9"},
+		"too large":     {with(""), 431, 431, "from a proxy", "9"},
+		"no homeserver": {with(""), 405, 502, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hs := newHomeserver()
+			site := newSite(t, hs, `
+				route {
+					matrix_presence {
+						identity {
+							ttl 1ns
+						}
+						cache {
+							ttl 1ns
+							stale_if_error 1h
+						}
+					}
+					`+tc.directives+`
+				}
+				handle_errors {
+					respond "sorry: {err.status_code}"
+				}`)
+			if resp := ask(site, presenceRequest("GET", "alice-token", "")); resp.StatusCode != 200 {
+				t.Fatalf("before: %d", resp.StatusCode)
+			}
+			hs.answerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+				w.Header().Set("Retry-After", "9")
+				http.Error(w, "from a proxy", tc.upstream)
+				return true, nil
+			})
+			for range 2 {
+				resp := ask(site, presenceRequest("PUT", "alice-token", `{"presence":"online"}`))
+				body := strings.TrimSpace(bodyOf(resp))
+				if tc.body == "" && tc.status >= 500 {
+					tc.body = `{"errcode":"M_UNKNOWN","error":"The homeserver could not be asked whose access token this is"}`
+				}
+				if resp.StatusCode != tc.status || body != tc.body || resp.Header.Get("Retry-After") != tc.retryAfter {
+					t.Errorf("%d %q, Retry-After %q", resp.StatusCode, body, resp.Header.Get("Retry-After"))
+				}
+			}
+			want := map[bool]fault{true: faultMisfit, false: faultNone}[name == "no homeserver" || name == "as success"]
+			if tc.status >= 500 && want == faultNone {
+				want = faultUnreachable
+			}
+			if got := faultOf("example.com"); got != want {
+				t.Errorf("the log says: %s", faultMessages[got])
+			}
+			// A reader is shown what is stale if the homeserver failed.
+			resp := ask(site, presenceRequest("GET", "alice-token", ""))
+			stale := strings.Contains(resp.Header.Get("Cache-Status"), "stale")
+			if want := tc.status >= 500 && want == faultUnreachable; stale != want {
+				t.Errorf("a reader got %d, Cache-Status %q", resp.StatusCode, resp.Header.Get("Cache-Status"))
+			}
+		})
+	}
+}
+
+// A page of the site's that is too large for us was cut off on its way to a writer.
+func TestLargeRefusalOfTheSite(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, "matrix_presence\nroute {\nrespond @banned \""+strings.Repeat("x", 100_000)+"\" 403\n@banned remote_ip 203.0.113.1\nreverse_proxy UPSTREAM\n}")
+	r := presenceRequest("PUT", "alice-token", `{"presence":"online"}`)
+	r.RemoteAddr = "203.0.113.1:1"
+	resp := ask(site, r)
+	if body := bodyOf(resp); resp.StatusCode != 403 || body != `{"errcode":"M_UNKNOWN","error":"Forbidden"}` {
+		t.Errorf("got %d and %d bytes", resp.StatusCode, len(body))
+	}
+}
+
 // An authentication service behind us judges by cookies. It gets them with our requests, and
 // what it says to a client without goes to the client.
 func TestAuthenticationServiceBehindUs(t *testing.T) {

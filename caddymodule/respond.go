@@ -232,6 +232,10 @@ func passOn(w http.ResponseWriter, r *http.Request, a *subresponse) error {
 		}
 		return a.err
 	}
+	if a.large { // not all of it is there
+		writeMatrixError(w, r, a.status, matrixError{Errcode: "M_UNKNOWN", Error: http.StatusText(a.status)})
+		return nil
+	}
 	writeSubresponse(w, r, a, "")
 	return nil
 }

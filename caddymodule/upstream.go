@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 )
@@ -40,6 +41,9 @@ type subresponse struct {
 	// respond, error, abort or rate_limit after us. It says nothing about the
 	// homeserver, and the client gets it as it is.
 	site bool
+	// replaced tells that the site has put an answer or an error of its own in the place
+	// of the homeserver's, by handle_response or intercept.
+	replaced bool
 	// echoes tells that the answer is for the one origin that the request named.
 	echoes bool
 
@@ -101,6 +105,17 @@ func (s *subresponse) code() int {
 func (s *subresponse) isAuthentication() bool {
 	return s.matrixError() == "" && (s.status == http.StatusUnauthorized || s.status == http.StatusForbidden ||
 		s.status >= http.StatusMultipleChoices && s.status < http.StatusBadRequest)
+}
+
+// aboutRequest are the statuses by which what stands before a homeserver refuses a request for
+// its time, its size, its host or its number, and not because there is no homeserver.
+var aboutRequest = []int{
+	http.StatusRequestTimeout, http.StatusRequestURITooLong, http.StatusMisdirectedRequest,
+	http.StatusTooEarly, http.StatusTooManyRequests, http.StatusRequestHeaderFieldsTooLarge,
+}
+
+func (s *subresponse) isAboutRequest() bool {
+	return s.err == nil && !s.large && slices.Contains(aboutRequest, s.status)
 }
 
 // subrequest is a request of ours on behalf of a client's. It is made while
@@ -261,10 +276,7 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 		if collected.status != 0 {
 			answer.header = nil // of an answer that broke off
 		}
-		answer.site = s.site.Proxies && !proxied() || answer.code() < http.StatusInternalServerError && answer.code() > 0
-		if answer.aborted = answer.site && errors.Is(err, errBrokeOff); !answer.aborted && errors.As(err, new(panicError)) {
-			answer.site = false
-		}
+		answer.attribute(s.site, proxied())
 		return answer
 	case collected.status == 0:
 		answer.err = fail(http.StatusBadGateway, errors.New("no handler after matrix_presence answered"))
@@ -274,9 +286,33 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 	if err := answer.unpack(); err != nil {
 		answer.err = fail(http.StatusBadGateway, fmt.Errorf("unpacking the homeserver's answer: %w", err))
 	}
-	answer.site = s.site.Proxies && !proxied() && answer.status >= http.StatusMultipleChoices || s.site.Authenticates && answer.isAuthentication()
+	answer.attribute(s.site, proxied())
 	answer.echoes = echoesOrigin(s.request.Header, answer.header)
 	return answer
+}
+
+// attribute finds out whether an answer, or an error, is the site's own, by what a reverse proxy
+// has done with the request.
+func (s *subresponse) attribute(site *SiteFields, proxied Proxied) {
+	if s.status == 0 {
+		// After a retry the status may be that of another try, or the reason for the error.
+		s.replaced = proxied.Status != 0 && !proxied.Again && s.header != nil
+		s.site = site.Proxies && !proxied.Done || s.code() < http.StatusInternalServerError && s.code() > 0
+		if s.aborted = s.site && errors.Is(s.err, errBrokeOff); !s.aborted && errors.As(s.err, new(panicError)) {
+			s.site = false
+		}
+		return
+	}
+	s.replaced = isReplaced(proxied.Status, s.status)
+	s.site = s.status >= http.StatusMultipleChoices && (site.Proxies && !proxied.Done ||
+		s.replaced && s.status < http.StatusInternalServerError && s.matrixError() == "") ||
+		site.Authenticates && s.isAuthentication()
+}
+
+// isReplaced tells of a status that it isn't the one that a reverse proxy has got. One that isn't a
+// final one has to be replaced.
+func isReplaced(upstream, status int) bool {
+	return upstream >= http.StatusOK && upstream != status
 }
 
 // isSites returns what tells of the answer to a client's own request, once that has begun,

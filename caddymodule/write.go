@@ -43,6 +43,9 @@ func (h *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, 
 	case who.barrier != nil:
 		h.note(r, outcomeFailed)
 		return passOn(w, r, who.barrier)
+	case who.page != nil:
+		h.note(r, outcomeFailed)
+		return passOn(w, r, who.page)
 	case who.err != nil:
 		h.writeUnverified(w, r, who.err)
 		return nil
