@@ -279,7 +279,7 @@ func (h *Gateway) lookUp(question subrequest, c policy.Credential, from client, 
 	m := h.memory
 	patience, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	if m.asking.enter(patience, from.name) != nil {
+	if m.asking.enter(patience, from.name, from.many) != nil {
 		return owner{wait: crowdedWait}, lookupCrowded
 	}
 	defer m.asking.leave(from.name)
