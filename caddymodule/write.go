@@ -197,7 +197,7 @@ func (h *Gateway) readBody(w http.ResponseWriter, r *http.Request) (body []byte,
 		var err error
 		body, err = io.ReadAll(io.LimitReader(r.Body, h.set.maxBody+1))
 		tooLarge = int64(len(body)) > h.set.maxBody || errors.As(err, new(*http.MaxBytesError))
-		if err != nil && !tooLarge {
+		if !tooLarge && (err != nil || isCutOff(r, body)) {
 			h.writeError(w, r, http.StatusBadRequest, outcomeInvalid, matrixError{
 				Errcode: "M_UNKNOWN", Error: "The request body broke off",
 			})
