@@ -231,8 +231,11 @@ func TestAnswersInPlaceOfTheHomeservers(t *testing.T) {
 					t.Errorf("%d %q, Retry-After %q", resp.StatusCode, body, resp.Header.Get("Retry-After"))
 				}
 			}
-			want := map[bool]fault{true: faultMisfit, false: faultNone}[name == "no homeserver" || name == "as success"]
-			if tc.status >= 500 && want == faultNone {
+			want := faultNone
+			switch {
+			case name == "no homeserver":
+				want = faultMisfit
+			case tc.status >= 500:
 				want = faultUnreachable
 			}
 			if got := faultOf("example.com"); got != want {
@@ -241,10 +244,103 @@ func TestAnswersInPlaceOfTheHomeservers(t *testing.T) {
 			// A reader is shown what is stale if the homeserver failed.
 			resp := ask(site, presenceRequest("GET", "alice-token", ""))
 			stale := strings.Contains(resp.Header.Get("Cache-Status"), "stale")
-			if want := tc.status >= 500 && want == faultUnreachable; stale != want {
+			if want := want == faultUnreachable && name != "as success"; stale != want {
 				t.Errorf("a reader got %d, Cache-Status %q", resp.StatusCode, resp.Header.Get("Cache-Status"))
 			}
 		})
+	}
+}
+
+// A site may answer reads with success where the homeserver would refuse them, to hide who there
+// is. That was taken for the homeserver's permission: carol, who may not see alice, read from memory
+// what bob had been shown. And what the site says of alice was what all were told.
+func TestSuccessOfTheSitePermitsNothing(t *testing.T) {
+	const offline = "header Content-Type application/json\nrespond `{\"presence\":\"offline\"}` 200"
+	for name, directives := range map[string]string{
+		"handle_response": "reverse_proxy UPSTREAM {\n@no status 403\nhandle_response @no {\n" + offline + "\n}\n}",
+		"intercept":       "intercept {\n@no status 403\nhandle_response @no {\n" + offline + "\n}\n}\nreverse_proxy UPSTREAM",
+		"respond":         "@carol header Authorization *carol*\nroute @carol {\n" + offline + "\n}\nreverse_proxy UPSTREAM",
+	} {
+		for _, mode := range []string{"enforce", "observe"} {
+			t.Run(name+", "+mode, func(t *testing.T) {
+				// Its neighbour of the same memory enforces.
+				hs := newHomeserver()
+				site := newSite(t, hs, `
+					route /_matrix/* {
+						matrix_presence {
+							mode `+mode+`
+							cache {
+								name "`+t.Name()+`"
+							}
+						}
+						`+directives+`
+					}`)
+				neighbour := newSite(t, hs, "route {\nmatrix_presence {\ncache {\nname \""+t.Name()+"\"\n}\n}\nreverse_proxy UPSTREAM\n}")
+				ask(neighbour, request("GET", "http://example.com:9"+statusPath(bob), "carol-token", "")) // who she is is known
+				for _, token := range []string{"carol-token", "bob-token", "carol-token", "bob-token", "carol-token"} {
+					want := map[string]string{"carol-token": `{"presence":"offline"}`, "bob-token": `{"presence":"online"`}[token]
+					if body := bodyOf(ask(site, presenceRequest("GET", token, ""))); !strings.HasPrefix(body, want) {
+						t.Errorf("%s got %s", token, body)
+					}
+				}
+				if resp := ask(neighbour, presenceRequest("GET", "carol-token", "")); resp.StatusCode != 403 {
+					t.Errorf("at the neighbour's: %d %s", resp.StatusCode, bodyOf(resp))
+				}
+			})
+		}
+	}
+}
+
+// A write that the homeserver failed to take isn't one that it has, whatever the site says:
+// what repeats it is no repeat.
+func TestSuccessOfTheSiteAcknowledgesNothing(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, "matrix_presence {\nrepeat_writes absorb\n}\nreverse_proxy UPSTREAM {\n@down status 5xx\nhandle_response @down {\nrespond `{}` 200\n}\n}")
+	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Method != "PUT" {
+			return false, nil
+		}
+		answer(w, 503, `{}`)
+		return true, nil
+	})
+	write := func() {
+		if resp := ask(site, presenceRequest("PUT", "alice-token", `{"presence":"online"}`)); resp.StatusCode != 200 {
+			t.Errorf("got %d", resp.StatusCode)
+		}
+	}
+	write()
+	hs.answerBy(nil)
+	write()
+	write() // this one is
+	if n := hs.count("PUT"); n != 2 {
+		t.Errorf("the homeserver got %d writes, want 2", n)
+	}
+}
+
+// What the site answered the preflight of some clients with was remembered as the homeserver's.
+func TestPreflightsOfTheSiteAreNotLearned(t *testing.T) {
+	hs := newHomeserver()
+	hs.answerPreflights(204, synapsePreflight...)
+	site := newSite(t, hs, `
+		matrix_presence {
+			preflight local
+		}
+		@odd remote_ip 203.0.113.1
+		route @odd {
+			header Access-Control-Allow-Origin *
+			header Access-Control-Allow-Methods NONE
+			respond 204
+		}
+		reverse_proxy UPSTREAM`)
+	for _, tc := range []struct{ address, cacheStatus string }{
+		{"203.0.113.1", "matrix_presence; fwd=miss"}, {"203.0.113.1", "matrix_presence; fwd=miss"},
+		{"192.0.2.1", "matrix_presence; fwd=miss; stored"}, {"192.0.2.1", "matrix_presence; hit; ttl=299"},
+	} {
+		r := preflight(app, "GET", "authorization")
+		r.URL.Host, r.Host, r.RemoteAddr = "example.com:9", "example.com:9", tc.address+":1"
+		if resp := ask(site, r); resp.StatusCode != 204 || resp.Header.Get("Cache-Status") != tc.cacheStatus {
+			t.Errorf("%s: %d, Cache-Status %q", tc.address, resp.StatusCode, resp.Header.Get("Cache-Status"))
+		}
 	}
 }
 

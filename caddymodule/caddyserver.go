@@ -55,6 +55,16 @@ func (caddyServer) ProxyMark(r *http.Request) (mark any, ok bool) {
 	return mark, true
 }
 
+func (caddyServer) UpstreamStatus(r *http.Request) int {
+	placeholders := placeholdersOf(r)
+	if placeholders == nil {
+		return 0
+	}
+	status, _ := placeholders.Get(statusPlaceholder)
+	got, _ := status.(int)
+	return got
+}
+
 func (caddyServer) HasUpstream(r *http.Request) bool {
 	placeholders := placeholdersOf(r)
 	if placeholders == nil {

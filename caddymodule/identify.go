@@ -368,9 +368,12 @@ func (h *Gateway) incomprehensible(question subrequest, answer *subresponse) own
 	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",
 		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"))
 	failed := owner{err: fail(http.StatusBadGateway, err)}
-	if answer.isAboutRequest() {
+	switch {
+	case answer.isAboutRequest():
 		failed.page = answer
-	} else {
+	case answer.local:
+		h.reportFault(faultUnreachable, err)
+	default:
 		h.reportFault(faultMisfit, err)
 	}
 	return failed

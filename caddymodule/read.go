@@ -417,6 +417,9 @@ func (h *Gateway) fly(request subrequest, who reader, timeout time.Duration) *fe
 		h.memory.answered(now)
 		h.memory.learnOrigins(request.request, result.subresponse)
 	}
+	if result.local && isSuccess(result.status) {
+		return result // it permits nothing
+	}
 	result.answer, result.stored = h.remember(found.Ticket, who, result.subresponse)
 	if result.answer != nil {
 		h.memory.host.note(result.host)

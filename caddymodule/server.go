@@ -33,6 +33,10 @@ type Server interface {
 	// to a request. It reports false if that can't be told.
 	ProxyMark(r *http.Request) (mark any, ok bool)
 
+	// UpstreamStatus returns the status that a reverse proxy has got for a request, which may
+	// not be what the client gets, or 0 if there is none.
+	UpstreamStatus(r *http.Request) int
+
 	// HasUpstream reports whether a reverse proxy has chosen where to send a request.
 	HasUpstream(r *http.Request) bool
 

@@ -44,6 +44,9 @@ type subresponse struct {
 	// replaced tells that the site has put an answer or an error of its own in the place
 	// of the homeserver's, by handle_response or intercept.
 	replaced bool
+	// local tells of an answer of any status that the site's handlers have made it what it
+	// is: it shows nothing of a presence, and permits nothing.
+	local bool
 	// echoes tells that the answer is for the one origin that the request named.
 	echoes bool
 
@@ -304,6 +307,7 @@ func (s *subresponse) attribute(site *SiteFields, proxied Proxied) {
 		return
 	}
 	s.replaced = isReplaced(proxied.Status, s.status)
+	s.local = site.Proxies && !proxied.Done || s.replaced
 	s.site = s.status >= http.StatusMultipleChoices && (site.Proxies && !proxied.Done ||
 		s.replaced && s.status < http.StatusInternalServerError && s.matrixError() == "") ||
 		site.Authenticates && s.isAuthentication()
@@ -326,6 +330,15 @@ func (h *Gateway) isSites(r *http.Request) (own func() bool) {
 	return func() bool {
 		now, _ := h.server.ProxyMark(r)
 		return now == before
+	}
+}
+
+// isLocal returns what tells likewise that an answer of a status is not what the homeserver has
+// answered: it is the site's, or has another status than that.
+func (h *Gateway) isLocal(r *http.Request) func(status int) bool {
+	isSites := h.isSites(r)
+	return func(status int) bool {
+		return isSites() || h.named.Proxies && isReplaced(h.server.UpstreamStatus(r), status)
 	}
 }
 

@@ -137,11 +137,15 @@ func (h *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 			attempt.End(nil)
 		}
 	}()
+	isLocal := h.isLocal(r)
 	w, finish := h.watchRefusal(w, r, write.credential)
 	defer finish()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
-		known, acknowledged = true, status < http.StatusMultipleChoices
+		if isSuccess(status) && isLocal(status) {
+			status = http.StatusBadGateway // what the homeserver has made of it, nobody has said
+		}
+		known, acknowledged = true, isSuccess(status)
 		answered(status) // before the client hears of it
 	})
 }
