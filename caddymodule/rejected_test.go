@@ -150,13 +150,14 @@ func TestClientsThatNothingTellsApartAreLookedUpAsMany(t *testing.T) {
 					}
 					return false, nil
 				})
+				for n := range 3 * maxWhoAmIs {
+					p.hs.tokens[fmt.Sprint("token-", n)] = bob
+				}
 				began := time.Now()
 				var wg sync.WaitGroup
 				for n := range 3 * maxWhoAmIs {
-					token := fmt.Sprint("token-", n)
-					p.hs.tokens[token] = bob
 					wg.Go(func() {
-						r := request("GET", statusPath(alice), token, "")
+						r := request("GET", statusPath(alice), fmt.Sprint("token-", n), "")
 						r.RemoteAddr = address
 						p.want(p.do(r), 200, "", "")
 					})
