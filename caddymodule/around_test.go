@@ -167,6 +167,195 @@ func testSiteAnswer(t *testing.T, tc siteAnswer, ttl string) {
 	}
 }
 
+// What the site puts in the place of the homeserver's answers is the site's, too, and so is what
+// stands between: a lookup that got it made a 502 of writes, without Retry-After, and a line in the
+// log that the upstream is no homeserver.
+func TestAnswersInPlaceOfTheHomeservers(t *testing.T) {
+	with := func(options string) string { return "reverse_proxy UPSTREAM {\n" + options + "\n}" }
+	instead := func(directives string) string {
+		return "@overload status 5xx\nhandle_response @overload {\n" + directives + "\n}"
+	}
+	for name, tc := range map[string]struct {
+		directives string
+		upstream   int
+		status     int
+		body       string
+		retryAfter string
+	}{
+		"respond":       {with(instead("header Retry-After 9\nrespond \"sorry\" 503")), 500, 503, "sorry", "9"},
+		"error":         {with(instead("header Retry-After 9\nerror \"sorry\" 503")), 500, 503, "sorry: 503", "9"},
+		"intercept":     {"intercept {\n" + instead("header Retry-After 9\nrespond \"sorry\" 503") + "\n}\n" + with(""), 500, 503, "sorry", "9"},
+		"redirection":   {with(instead("redir https://status.example")), 500, 302, "", ""},
+		"not found":     {with(instead("error 404")), 502, 404, "sorry: 404", ""},
+		"as success":    {with(instead("respond \"sorry\" 200")), 500, 502, "", ""},
+		"as it is":      {with(""), 500, 502, "", ""},
+		"tried again":   {with("lb_retries 1\nlb_retry_match {\nexpression `{rp.status_code} in [500]`\n}"), 500, 500, "", ""},
+		"limited":       {with(""), 429, 429, "from a proxy", "9"},
+		"misdirected":   {with(""), 421, 421, "from a proxy", "9"},
+		"too large":     {with(""), 431, 431, "from a proxy", "9"},
+		"no homeserver": {with(""), 405, 502, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hs := newHomeserver()
+			site := newSite(t, hs, `
+				route {
+					matrix_presence {
+						identity {
+							ttl 1ns
+						}
+						cache {
+							ttl 1ns
+							stale_if_error 1h
+						}
+					}
+					`+tc.directives+`
+				}
+				handle_errors {
+					respond "sorry: {err.status_code}"
+				}`)
+			if resp := ask(site, presenceRequest("GET", "alice-token", "")); resp.StatusCode != 200 {
+				t.Fatalf("before: %d", resp.StatusCode)
+			}
+			hs.answerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+				w.Header().Set("Retry-After", "9")
+				http.Error(w, "from a proxy", tc.upstream)
+				return true, nil
+			})
+			for range 2 {
+				resp := ask(site, presenceRequest("PUT", "alice-token", `{"presence":"online"}`))
+				body := strings.TrimSpace(bodyOf(resp))
+				if tc.body == "" && tc.status >= 500 {
+					tc.body = `{"errcode":"M_UNKNOWN","error":"The homeserver could not be asked whose access token this is"}`
+				}
+				if resp.StatusCode != tc.status || body != tc.body || resp.Header.Get("Retry-After") != tc.retryAfter {
+					t.Errorf("%d %q, Retry-After %q", resp.StatusCode, body, resp.Header.Get("Retry-After"))
+				}
+			}
+			want := faultNone
+			switch {
+			case name == "no homeserver":
+				want = faultMisfit
+			case tc.status >= 500:
+				want = faultUnreachable
+			}
+			if got := faultOf("example.com"); got != want {
+				t.Errorf("the log says: %s", faultMessages[got])
+			}
+			// A reader is shown what is stale if the homeserver failed.
+			resp := ask(site, presenceRequest("GET", "alice-token", ""))
+			stale := strings.Contains(resp.Header.Get("Cache-Status"), "stale")
+			if want := want == faultUnreachable && name != "as success"; stale != want {
+				t.Errorf("a reader got %d, Cache-Status %q", resp.StatusCode, resp.Header.Get("Cache-Status"))
+			}
+		})
+	}
+}
+
+// A site may answer reads with success where the homeserver would refuse them, to hide who there
+// is. That was taken for the homeserver's permission: carol, who may not see alice, read from memory
+// what bob had been shown. And what the site says of alice was what all were told.
+func TestSuccessOfTheSitePermitsNothing(t *testing.T) {
+	const offline = "header Content-Type application/json\nrespond `{\"presence\":\"offline\"}` 200"
+	for name, directives := range map[string]string{
+		"handle_response": "reverse_proxy UPSTREAM {\n@no status 403\nhandle_response @no {\n" + offline + "\n}\n}",
+		"intercept":       "intercept {\n@no status 403\nhandle_response @no {\n" + offline + "\n}\n}\nreverse_proxy UPSTREAM",
+		"respond":         "@carol header Authorization *carol*\nroute @carol {\n" + offline + "\n}\nreverse_proxy UPSTREAM",
+	} {
+		for _, mode := range []string{"enforce", "observe"} {
+			t.Run(name+", "+mode, func(t *testing.T) {
+				// Its neighbour of the same memory enforces.
+				hs := newHomeserver()
+				site := newSite(t, hs, `
+					route /_matrix/* {
+						matrix_presence {
+							mode `+mode+`
+							cache {
+								name "`+t.Name()+`"
+							}
+						}
+						`+directives+`
+					}`)
+				neighbour := newSite(t, hs, "route {\nmatrix_presence {\ncache {\nname \""+t.Name()+"\"\n}\n}\nreverse_proxy UPSTREAM\n}")
+				ask(neighbour, request("GET", "http://example.com:9"+statusPath(bob), "carol-token", "")) // who she is is known
+				for _, token := range []string{"carol-token", "bob-token", "carol-token", "bob-token", "carol-token"} {
+					want := map[string]string{"carol-token": `{"presence":"offline"}`, "bob-token": `{"presence":"online"`}[token]
+					if body := bodyOf(ask(site, presenceRequest("GET", token, ""))); !strings.HasPrefix(body, want) {
+						t.Errorf("%s got %s", token, body)
+					}
+				}
+				if resp := ask(neighbour, presenceRequest("GET", "carol-token", "")); resp.StatusCode != 403 {
+					t.Errorf("at the neighbour's: %d %s", resp.StatusCode, bodyOf(resp))
+				}
+			})
+		}
+	}
+}
+
+// A write that the homeserver failed to take isn't one that it has, whatever the site says:
+// what repeats it is no repeat.
+func TestSuccessOfTheSiteAcknowledgesNothing(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, "matrix_presence {\nrepeat_writes absorb\n}\nreverse_proxy UPSTREAM {\n@down status 5xx\nhandle_response @down {\nrespond `{}` 200\n}\n}")
+	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Method != "PUT" {
+			return false, nil
+		}
+		answer(w, 503, `{}`)
+		return true, nil
+	})
+	write := func() {
+		if resp := ask(site, presenceRequest("PUT", "alice-token", `{"presence":"online"}`)); resp.StatusCode != 200 {
+			t.Errorf("got %d", resp.StatusCode)
+		}
+	}
+	write()
+	hs.answerBy(nil)
+	write()
+	write() // this one is
+	if n := hs.count("PUT"); n != 2 {
+		t.Errorf("the homeserver got %d writes, want 2", n)
+	}
+}
+
+// What the site answered the preflight of some clients with was remembered as the homeserver's.
+func TestPreflightsOfTheSiteAreNotLearned(t *testing.T) {
+	hs := newHomeserver()
+	hs.answerPreflights(204, synapsePreflight...)
+	site := newSite(t, hs, `
+		matrix_presence {
+			preflight local
+		}
+		@odd remote_ip 203.0.113.1
+		route @odd {
+			header Access-Control-Allow-Origin *
+			header Access-Control-Allow-Methods NONE
+			respond 204
+		}
+		reverse_proxy UPSTREAM`)
+	for _, tc := range []struct{ address, cacheStatus string }{
+		{"203.0.113.1", "matrix_presence; fwd=miss"}, {"203.0.113.1", "matrix_presence; fwd=miss"},
+		{"192.0.2.1", "matrix_presence; fwd=miss; stored"}, {"192.0.2.1", "matrix_presence; hit; ttl=299"},
+	} {
+		r := preflight(app, "GET", "authorization")
+		r.URL.Host, r.Host, r.RemoteAddr = "example.com:9", "example.com:9", tc.address+":1"
+		if resp := ask(site, r); resp.StatusCode != 204 || resp.Header.Get("Cache-Status") != tc.cacheStatus {
+			t.Errorf("%s: %d, Cache-Status %q", tc.address, resp.StatusCode, resp.Header.Get("Cache-Status"))
+		}
+	}
+}
+
+// A page of the site's that is too large for us was cut off on its way to a writer.
+func TestLargeRefusalOfTheSite(t *testing.T) {
+	hs := newHomeserver()
+	site := newSite(t, hs, "matrix_presence\nroute {\nrespond @banned \""+strings.Repeat("x", 100_000)+"\" 403\n@banned remote_ip 203.0.113.1\nreverse_proxy UPSTREAM\n}")
+	r := presenceRequest("PUT", "alice-token", `{"presence":"online"}`)
+	r.RemoteAddr = "203.0.113.1:1"
+	resp := ask(site, r)
+	if body := bodyOf(resp); resp.StatusCode != 403 || body != `{"errcode":"M_UNKNOWN","error":"Forbidden"}` {
+		t.Errorf("got %d and %d bytes", resp.StatusCode, len(body))
+	}
+}
+
 // An authentication service behind us judges by cookies. It gets them with our requests, and
 // what it says to a client without goes to the client.
 func TestAuthenticationServiceBehindUs(t *testing.T) {

@@ -20,6 +20,10 @@ const (
 	proxiedPlaceholder = "http.reverse_proxy.duration"
 	// latencyPlaceholder is set when an answer begins.
 	latencyPlaceholder = "http.reverse_proxy.upstream.latency"
+	// statusPlaceholder is set when it has got an answer, before anything replaces that.
+	statusPlaceholder = "http.reverse_proxy.status_code"
+	// retriesPlaceholder is set when it won't try again.
+	retriesPlaceholder = "http.reverse_proxy.retries"
 	// addressPlaceholder is set when it has chosen an upstream.
 	addressPlaceholder = "http.reverse_proxy.upstream.address"
 )
@@ -49,6 +53,16 @@ func (caddyServer) ProxyMark(r *http.Request) (mark any, ok bool) {
 	}
 	mark, _ = placeholders.Get(latencyPlaceholder)
 	return mark, true
+}
+
+func (caddyServer) UpstreamStatus(r *http.Request) int {
+	placeholders := placeholdersOf(r)
+	if placeholders == nil {
+		return 0
+	}
+	status, _ := placeholders.Get(statusPlaceholder)
+	got, _ := status.(int)
+	return got
 }
 
 func (caddyServer) HasUpstream(r *http.Request) bool {
@@ -98,7 +112,7 @@ func (c *caddyRoute) ClientIP() string {
 	return address
 }
 
-func (c *caddyRoute) Prepare(w http.ResponseWriter, r *http.Request) (send func() error, proxied func() bool) {
+func (c *caddyRoute) Prepare(w http.ResponseWriter, r *http.Request) (send func() error, proxied func() Proxied) {
 	replacer := caddy.NewReplacer()
 	send = func() error {
 		server := serverOf(r.Context())
@@ -110,9 +124,12 @@ func (c *caddyRoute) Prepare(w http.ResponseWriter, r *http.Request) (send func(
 		ctx := caddyhttp.ContextWithIdleTimeouts(r.Context(), nil, nil)
 		return c.next.ServeHTTP(w, c.prepare(r.WithContext(ctx), replacer, w, server))
 	}
-	proxied = func() bool {
-		_, ok := replacer.Get(proxiedPlaceholder)
-		return ok
+	proxied = func() Proxied {
+		_, done := replacer.Get(proxiedPlaceholder)
+		status, _ := replacer.Get(statusPlaceholder)
+		retries, _ := replacer.Get(retriesPlaceholder)
+		got, _ := status.(int)
+		return Proxied{Done: done, Status: got, Again: retries != 0}
 	}
 	return send, proxied
 }
@@ -131,7 +148,8 @@ func (c *caddyRoute) prepare(r *http.Request, replacer *caddy.Replacer, w http.R
 	if c.placeholders != nil {
 		// What isn't known of this request, such as the outputs of "map".
 		replacer.Map(func(name string) (any, bool) {
-			if name == proxiedPlaceholder {
+			switch name {
+			case proxiedPlaceholder, statusPlaceholder, retriesPlaceholder:
 				return nil, false // a forward_auth before us
 			}
 			return c.placeholders.Get(name)

@@ -11,6 +11,7 @@ import (
 // its own and its network's.
 type client struct {
 	name    string // equal for requests of one client
+	many    bool   // it may be many clients, whom nothing tells apart
 	budgets []budget
 }
 
@@ -29,8 +30,9 @@ func (h *Gateway) newClient(r *http.Request, limit *policy.Limit) client {
 	block, ok := policy.ParseClientBlock(h.server.ClientIP(r))
 	if !ok {
 		// A proxy, before whom we can't tell who is who: nobody has to wait for
-		// another more than all do.
-		return client{name: r.RemoteAddr}
+		// another more than all do. All of them may have one connection, or a socket
+		// that gives none of its connections a name.
+		return client{name: r.RemoteAddr, many: true}
 	}
 	from := client{name: block.Block.String()}
 	if limit == nil {
@@ -59,7 +61,7 @@ func (c client) vouched() client { return c.other("vouched ") }
 
 // other returns the client with budgets of another kind, larger by againShare.
 func (c client) other(kind string) client {
-	other := client{name: c.name}
+	other := client{name: c.name, many: c.many}
 	for _, b := range c.budgets {
 		other.budgets = append(other.budgets, budget{kind + b.name, b.limit.Times(againShare)})
 	}

@@ -56,7 +56,7 @@ const (
 	reasonSync                    // a client's sync that was looked at
 	reasonWhoAmI                  // whose token it is
 	reasonVersion                 // which homeserver it is
-	reasonRetry                   // a fetch or whoami that failed, without the client's fields
+	reasonRetry                   // a fetch or whoami that failed or hangs, without the client's fields
 	reasonCount
 )
 

@@ -128,7 +128,7 @@ func (h *Gateway) askSoftware(questions []subrequest) (found dialect, name strin
 	var problems []string
 	for _, question := range questions {
 		answer := question.send(softwareTimeout, h.memory.counters.departs(reasonVersion))
-		failed = failed || answer.failed() || answer.site // perhaps for this client only
+		failed = failed || answer.failed() || answer.site || answer.isAboutRequest() // perhaps for this client only
 		if answer.err != nil {
 			problems = append(problems, answer.err.Error())
 			continue

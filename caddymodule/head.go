@@ -109,17 +109,9 @@ func (h *Gateway) newHead(r *http.Request, line int, token string, more []client
 	if token != "" {
 		b.put("Authorization", "Bearer "+token)
 	}
-	for _, name := range h.siteNames {
-		if values, ok := r.Header[name]; ok && !b.copy(name, values) {
-			h.oversized.Do(func() {
-				h.logger.Warn("a header field that the site's configuration names is too large for the requests "+
-					"that matrix_presence makes itself, so they go without it", "field", name)
-			})
-		}
-		if h.named.reads(name) {
-			b.chosen = append(b.chosen, name)
-		}
-	}
+	// What the site sets comes first, and what the client may choose of what it looks at
+	// last: that must not take the place of the client's address.
+	b.takeNamed(h, r, false)
 	for i := range clientFields {
 		b.take(r, clientFields[i])
 	}
@@ -132,7 +124,27 @@ func (h *Gateway) newHead(r *http.Request, line int, token string, more []client
 			b.take(r, clientField{name, maxClientIP, listTail})
 		}
 	}
+	b.takeNamed(h, r, true)
 	return b
+}
+
+// takeNamed takes over the fields that the site's handlers name, those that only look at them
+// or the others.
+func (b *head) takeNamed(h *Gateway, r *http.Request, read bool) {
+	for _, name := range h.siteNames {
+		if h.named.reads(name) != read || b.header[name] != nil {
+			continue
+		}
+		if values, ok := r.Header[name]; ok && !b.copy(name, values) {
+			h.oversized.Do(func() {
+				h.logger.Warn("a header field that the site's configuration names is too large for the requests "+
+					"that matrix_presence makes itself, so they go without it", "field", name)
+			})
+		}
+		if read {
+			b.chosen = append(b.chosen, name)
+		}
+	}
 }
 
 // take takes over a field of the client's request, as far as that is in bounds.

@@ -130,6 +130,30 @@ func TestListOfAddressesKeepsItsEnd(t *testing.T) {
 	}
 }
 
+// A client that repeats a field that the site looks at took the place of its own address, behind a
+// proxy that passes it on: the homeserver recorded another.
+func TestFieldsThatTheSiteLooksAtLeaveRoomForTheAddress(t *testing.T) {
+	p := newProxy(t, new(Handler))
+	p.handler.gateway.named = &SiteFields{Set: []string{"X-Tenant"}, Read: []string{"Cookie", "X-Beta"}}
+	p.handler.gateway.siteNames = p.handler.gateway.named.Names()
+	r := request("GET", statusPath(alice), "bob-token", "")
+	r.Header.Set("X-Tenant", "one")
+	r.Header.Set("X-Forwarded-For", "192.0.2.1")
+	r.Header.Set("User-Agent", "a client")
+	for range 200 {
+		r.Header.Add("Cookie", "session=1")
+		r.Header.Add("X-Beta", strings.Repeat("x", 500))
+	}
+	p.want(p.do(r), 200, "", "")
+	for _, got := range p.hs.seen {
+		for name, want := range map[string]string{"X-Tenant": "one", "X-Forwarded-For": "192.0.2.1", "User-Agent": "a client", "Cookie": "session=1"} {
+			if got.Header.Get(name) != want {
+				t.Errorf("%s has the %s %q", got.URL, name, got.Header.Get(name))
+			}
+		}
+	}
+}
+
 // Synapse answers 500 to an address that isn't ASCII, behind a proxy that passes it on. A
 // client must not bring that about for a request of ours.
 func TestFieldsOfTheClientAreVisibleASCII(t *testing.T) {

@@ -39,13 +39,17 @@ type owner struct {
 	// err says why there is no answer, with a status: 502, 503 or 504.
 	err error
 
+	// page is there if the client is to get that for an err: what the site has put in the
+	// place of the homeserver's error, or what says that the request was none to be answered.
+	page *subresponse
+
 	// retries are there if it isn't shared, for those who waited for it.
 	retries *retries
 
 	// crashed tells of an err that our own code panicked.
 	crashed bool
 
-	// down tells of an err that the homeserver could not be asked, by a question that
+	// down tells of an err or a refusal that the homeserver could not tell, by a question that
 	// had nothing of the client's but its credential.
 	down bool
 }
@@ -275,7 +279,7 @@ func (h *Gateway) lookUp(question subrequest, c policy.Credential, from client, 
 	m := h.memory
 	patience, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	if m.asking.enter(patience, from.name) != nil {
+	if m.asking.enter(patience, from.name, from.many) != nil {
 		return owner{wait: crowdedWait}, lookupCrowded
 	}
 	defer m.asking.leave(from.name)
@@ -299,21 +303,17 @@ func (h *Gateway) lookUp(question subrequest, c policy.Credential, from client, 
 		m.chargeRejected(again, asked)
 	}
 
-	answer := question.sendTwice(time.Until(deadline), m.counters, reasonWhoAmI)
+	staleAtStake := h.set.rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
+	answer := question.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
 	if answer.site {
 		return owner{barrier: answer}, lookupFailed
 	}
 	errcode := answer.matrixError()
 	if answer.failed() && errcode == "" {
-		err := answer.err
-		if err == nil {
-			err = fail(http.StatusBadGateway, fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status))
-		}
-		h.reportFault(faultUnreachable, err)
 		if !asksAgain && m.identities.LastKnown(c) == "" {
 			m.outage.fails(from, m.now())
 		}
-		return owner{err: err, down: true}, lookupFailed
+		return h.unreachable(question, answer), lookupFailed
 	}
 	m.answered(asked)
 	switch {
@@ -343,12 +343,40 @@ func (h *Gateway) lookUp(question subrequest, c policy.Credential, from client, 
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
 		// Also a 5xx, if the homeserver says so itself.
 		m.refuse(c, answer, asked)
-		return owner{refusal: answer}, lookupRefused
+		return owner{refusal: answer, down: answer.failed()}, lookupRefused
 	}
+	return h.incomprehensible(question, answer), lookupFailed
+}
+
+// unreachable returns what is known by a question that failed, and logs that.
+func (h *Gateway) unreachable(question subrequest, answer *subresponse) owner {
+	err := answer.err
+	if err == nil {
+		err = fail(http.StatusBadGateway, fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status))
+	}
+	h.reportFault(faultUnreachable, err)
+	failed := owner{err: err, down: true}
+	if answer.replaced && !answer.large {
+		failed.page = answer
+	}
+	return failed
+}
+
+// incomprehensible returns what is known by an answer that no homeserver gives to a question, and
+// logs it unless there may be one all the same.
+func (h *Gateway) incomprehensible(question subrequest, answer *subresponse) owner {
 	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",
 		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"))
-	h.reportFault(faultMisfit, err)
-	return owner{err: fail(http.StatusBadGateway, err)}, lookupFailed
+	failed := owner{err: fail(http.StatusBadGateway, err)}
+	switch {
+	case answer.isAboutRequest():
+		failed.page = answer
+	case answer.local:
+		h.reportFault(faultUnreachable, err)
+	default:
+		h.reportFault(faultMisfit, err)
+	}
+	return failed
 }
 
 // fault says why the homeserver can't be asked whose an access token is.

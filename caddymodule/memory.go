@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
@@ -39,6 +40,7 @@ type memory struct {
 	faults faultLog
 	outage outage
 	host   goodHost
+	echoes atomic.Bool // see learnOrigins
 	losses lossLog
 	// rateHint is the hint about Synapse's rc_presence.
 	rateHint sync.Once

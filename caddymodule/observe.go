@@ -33,7 +33,7 @@ func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 		ask = h.inquire(r, next, credential, h.set.rejectedLimit)
 	}
 
-	isSites := h.isSites(r)
+	isSites, isLocal := h.isSites(r), h.isLocal(r)
 	recorder := &recorder{responseWriter: responseWriter{w}}
 	reason := reasonBypass
 	var body *copied
@@ -68,6 +68,8 @@ func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 		seen.answer = recorder.answer()
 		seen.answer.arrived = h.memory.now()
 		seen.answer.site = seen.answer.status >= http.StatusMultipleChoices && isSites() || h.named.Authenticates && seen.answer.isAuthentication()
+		seen.answer.local = isLocal(seen.answer.status)
+		seen.answer.echoes = echoesOrigin(r.Header, seen.answer.header)
 		if kind == routeWrite {
 			var whole bool
 			seen.body, whole = body.take()
@@ -80,7 +82,7 @@ func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 				attempt.End(nil)
 			}
 		} else {
-			seen.opaque = opaque()
+			seen.opaque = opaque() || h.memory.isForItsOrigin(r)
 		}
 		h.judge(r, seen, ask)
 	}()
@@ -207,7 +209,7 @@ func (s *observation) readOutcome(who owner) outcome {
 	case s.answer.err != nil:
 		return outcomeFailed
 	}
-	if s.method == http.MethodGet && !s.answer.site {
+	if s.method == http.MethodGet && !s.answer.site && !s.answer.local {
 		h.remember(s.ticket, reader, s.answer)
 	}
 	return outcomeMiss

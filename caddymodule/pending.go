@@ -461,21 +461,23 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 	}()
 	answer := request.send(timeout, m.counters.departs(reasonDelivery))
 	w.attempts++
+	retry = min(lastRetry, firstRetry<<min(w.attempts-1, 10))
 	if answer.err == nil {
 		status = answer.status
 	}
-	if answer.err == nil && answer.status < http.StatusMultipleChoices {
+	switch {
+	case answer.err == nil && isSuccess(answer.status) && answer.local:
+		status = http.StatusBadGateway // that the homeserver has taken it, nobody has said
+		return deliveryLost, retry
+	case answer.err == nil && isSuccess(answer.status):
 		taken = &w.PresenceWrite
 		return deliveryDone, 0
-	}
-	retry = min(lastRetry, firstRetry<<min(w.attempts-1, 10))
-	switch {
 	case answer.err == nil && answer.status == http.StatusUnauthorized && !answer.site:
 		m.refused(w.credential, m.holderOf(w.credential), answer)
 		if answer.matrixError() == unknownToken {
 			return deliveryDropped, 0
 		}
-	case answer.code() == http.StatusTooManyRequests:
+	case answer.code() == http.StatusTooManyRequests, answer.isAboutRequest():
 		return deliveryLost, max(retry, retryAfter(answer))
 	case answer.failed(), answer.code() >= http.StatusInternalServerError:
 		return deliveryLost, retry

@@ -231,6 +231,7 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 		"a long outage":         {2 * time.Minute, unreachable, map[string]float64{"lost": 1}, 8},
 		"an error":              {5 * time.Second, status(500, `{}`), map[string]float64{"delivered": 1}, 4},
 		"the homeserver's 429":  {5 * time.Second, status(429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":7000}`), map[string]float64{"delivered": 1}, 2},
+		"a proxy's 425":         {5 * time.Second, status(425, ``), map[string]float64{"delivered": 1}, 4},
 		"not allowed":           {time.Hour, status(403, `{"errcode":"M_FORBIDDEN"}`), map[string]float64{"lost": 1}, 1},
 		"a token that is over":  {time.Hour, status(401, `{"errcode":"M_UNKNOWN_TOKEN"}`), map[string]float64{"dropped": 1}, 1},
 		"an answer that is bad": {time.Hour, status(302, ``), map[string]float64{"lost": 1}, 1},

@@ -115,6 +115,79 @@ func TestFailureByAFieldOfTheClientIsNoOutage(t *testing.T) {
 	}
 }
 
+// What stands before the homeserver may hold a request up by what the client chose, as a tarpit
+// does. That was a timeout like any, after which the client read what was in memory.
+func TestRequestThatAFieldOfTheClientHoldsUpIsNoOutage(t *testing.T) {
+	for what, tc := range map[string]struct {
+		end    func(hs *homeserver)
+		status int
+	}{
+		"deleted": {func(hs *homeserver) { delete(hs.tokens, "bob-token") }, 401},
+		"kicked":  {func(hs *homeserver) { hs.hidden[bob+" "+alice] = true }, 403},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, stale())
+				p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Header.Get("User-Agent") == "evil" {
+						<-r.Context().Done()
+						return true, r.Context().Err()
+					}
+					return false, nil
+				})
+				p.get("bob-token", alice)
+				tc.end(p.hs)
+				time.Sleep(20 * time.Second)
+				r := request("GET", statusPath(alice), "bob-token", "")
+				r.Header.Set("User-Agent", "evil")
+				p.want(p.do(r), tc.status, "", "")
+			})
+		})
+	}
+}
+
+// A homeserver that answers nobody costs two requests, and the reader the time that it takes
+// until what is stale is shown.
+func TestHomeserverThatHangsIsAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := stale()
+		h.Identity.TTL = caddy.Duration(time.Hour)
+		p := newProxy(t, h)
+		p.get("bob-token", alice)
+		time.Sleep(20 * time.Second)
+		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			<-r.Context().Done()
+			return true, r.Context().Err()
+		})
+		r := request("GET", statusPath(alice), "bob-token", "")
+		r.Header.Set("User-Agent", "a client")
+		began := time.Now()
+		p.want(p.do(r), 200, "", "matrix_presence; hit; ttl=-15; detail=stale-if-error")
+		if took := time.Since(began); took != slowAfter {
+			t.Errorf("it took %v", took)
+		}
+		p.wantCounts(map[string]int{"whoami": 1, "GET": 1 + 2})
+		time.Sleep(fetchTimeout) // for the requests to end
+	})
+}
+
+// A Synapse whose database is gone answers with an error of its own, M_UNKNOWN. To whoami that was
+// taken for an answer about the account, so nothing stale was shown once identities had ended.
+func TestErrorOfTheHomeserversOwnIsAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, stale())
+		p.get("bob-token", alice)
+		time.Sleep(20 * time.Second)
+		p.hs.answerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			answer(w, 500, `{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
+			return true, nil
+		})
+		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
+		p.want(p.get("carol-token", alice), 500, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
+		p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), 500, "M_UNKNOWN")
+	})
+}
+
 // What stands before the homeserver may drop requests to a host that it doesn't know, and a
 // site without a host takes any. That one client names another is no outage.
 func TestHostThatAClientNamesIsNoOutage(t *testing.T) {
@@ -447,6 +520,54 @@ func TestEchoedOriginIsOfOneReaderOnly(t *testing.T) {
 	p.want(p.get("carol-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
 	p.want(p.get("bob-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
 	p.want(p.get("bob-token", bob), 200, "", "matrix_presence; hit")
+}
+
+// What a reader without an Origin was answered by such a proxy, a field without a value or none,
+// was what browsers got from memory, and no script could read it.
+func TestBrowsersDoNotGetWhatWasForNoOrigin(t *testing.T) {
+	for name, allowed := range map[string]func(origin string) []string{
+		"an empty field": func(origin string) []string { return []string{origin} },
+		"no field": func(origin string) []string {
+			if origin == "" {
+				return nil
+			}
+			return []string{origin}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, new(Handler))
+			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if !strings.HasSuffix(r.URL.Path, "/status") {
+					return false, nil
+				}
+				w.Header().Set("Content-Type", "application/json")
+				if values := allowed(r.Header.Get("Origin")); values != nil {
+					w.Header()["Access-Control-Allow-Origin"] = values
+				}
+				_, err := io.WriteString(w, `{"presence":"online"}`)
+				return true, err
+			})
+			read := func(target, origin string) *http.Response {
+				r := request("GET", statusPath(target), "bob-token", "")
+				if origin != "" {
+					r.Header.Set("Origin", origin)
+				}
+				return p.do(r)
+			}
+			read(bob, "https://app.example") // by which it is known that origins matter
+			for _, origin := range []string{"", "https://app.example", "https://other.example"} {
+				resp := read(alice, origin)
+				if got := resp.Header.Get("Access-Control-Allow-Origin"); resp.StatusCode != 200 || got != origin {
+					t.Errorf("%q: %d, Access-Control-Allow-Origin %q", origin, resp.StatusCode, got)
+				}
+			}
+			// It is known until the homeserver says otherwise.
+			allowed = func(string) []string { return []string{"*"} }
+			read(alice, "https://app.example")
+			read(carol, "https://app.example")
+			p.want(read(carol, "https://other.example"), 200, "", "matrix_presence; hit")
+		})
+	}
 }
 
 // crowd has readers of so many users share a fetch of alice's presence while the homeserver

@@ -96,7 +96,7 @@ func (h *Gateway) servePreflight(w http.ResponseWriter, r *http.Request, next Ne
 	h.memory.counters.requests[routePreflight].Add(1)
 	now := h.memory.now()
 	known, fresh := h.memory.preflights.recall(kind, now)
-	hadBody := func() bool { return false }
+	isSites, hadBody := h.isSites(r), func() bool { return false }
 	switch {
 	case h.set.observe:
 		hadBody = watchBody(r)
@@ -117,7 +117,10 @@ func (h *Gateway) servePreflight(w http.ResponseWriter, r *http.Request, next Ne
 		responseWriter: responseWriter{w},
 		hold:           !h.set.observe,
 		hadBody:        hadBody,
-		learn:          func(status int, header http.Header) bool { return h.memory.preflights.learn(kind, status, header, now) },
+		learn: func(status int, header http.Header) bool {
+			// What the site answers some with, by their address perhaps, is not for all.
+			return !isSites() && h.memory.preflights.learn(kind, status, header, now)
+		},
 	}
 	err := h.forward(answer, r, next, reasonPreflight, func(int) {})
 	if err == nil {

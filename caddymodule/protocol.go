@@ -45,6 +45,13 @@ func mayHaveBody(r *http.Request) bool {
 	return r.ContentLength < 0 && r.Body != nil && r.Header["Expect"] == nil
 }
 
+// isCutOff tells of a body that it has ended before the length that was announced, and without
+// an error: HTTP/1.1 and HTTP/2 have one for that, quic-go's HTTP/3 doesn't. No homeserver would get
+// such a request, as its transport fails, unless we gave it the length that there is.
+func isCutOff(r *http.Request, body []byte) bool {
+	return r.ContentLength > int64(len(body))
+}
+
 // hasBody tells whether a request has a body, of at least a byte. It may have to wait for the
 // client to send that byte or to end the request, so it is called before anything of ours is
 // taken or looked up for the request. A body is left as it was. What turns out to have none has

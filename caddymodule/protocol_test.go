@@ -338,6 +338,32 @@ func TestObservedOutcomesAreTheSameOverHTTP3(t *testing.T) {
 	}
 }
 
+// A body that HTTP/3 cut off ended like any, and what there was of it got a length of its own: a
+// write, or a sync whose presence was changed, that reaches the homeserver by no other way.
+func TestBodyThatIsCutOffOverHTTP3(t *testing.T) {
+	cut := func(r *http.Request, body string) *http.Request {
+		r = overHTTP3(r, strings.NewReader(body))
+		r.ContentLength = int64(len(body)) + 5
+		return r
+	}
+	for _, absorb := range []string{"pass", "absorb"} {
+		p := newProxy(t, &Handler{RepeatWrites: absorb, Cache: &Cache{Name: t.Name() + absorb}})
+		p.wantError(p.do(cut(request("PUT", statusPath(alice), "alice-token", ""), `{"presence":"online"}`)), 400, "M_UNKNOWN")
+		p.wantCounts(map[string]int{"PUT": 0})
+	}
+
+	p := newProxy(t, &Handler{Sync: "limit", Homeserver: "tuwunel"})
+	p.knows("alice-token")
+	const sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+	for range 2 {
+		p.do(cut(request("POST", sliding, "alice-token", ""), `{"set_presence":"online"}`))
+		if got := p.hs.last(); got.URL.Path != sliding || got.ContentLength != 30 {
+			t.Errorf("the homeserver got %s with length %d", got.URL, got.ContentLength)
+		}
+	}
+	p.wantMetrics(map[string]float64{"sync_writes_total unknown": 2})
+}
+
 // reverse_proxy turns a WebSocket over HTTP/2 or HTTP/3 into a GET, which the homeserver serves
 // as any. For us it was a CONNECT: no limit held for it, and nothing counted it.
 func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheReadThatItBecomes(t *testing.T) {

@@ -84,6 +84,8 @@ func (h *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, r
 		return h.bypass(w, r, next, "spelling")
 	case uncacheable:
 		return h.bypass(w, r, next, "request")
+	case h.memory.isForItsOrigin(r):
+		return h.bypass(h.memory.unlearnOrigins(w), r, next, "request")
 	}
 	return h.serveCached(w, r, next, reader{who.userID, route.UserID, credential}, now)
 }
@@ -411,7 +413,7 @@ func (h *Gateway) fly(request subrequest, who reader, timeout time.Duration) *fe
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{departed: now, found: &found}
 	}
-	result := &fetched{departed: now, subresponse: request.sendTwice(timeout, h.memory.counters, reasonFetch)}
+	result := &fetched{departed: now, subresponse: request.sendTwice(timeout, h.memory, reasonFetch, found.Answer != nil)}
 	if result.failed() {
 		result.retrial = newRetrial(h.newParty(who, &request))
 	}
@@ -420,6 +422,10 @@ func (h *Gateway) fly(request subrequest, who reader, timeout time.Duration) *fe
 	}
 	if !result.failed() {
 		h.memory.answered(now)
+		h.memory.learnOrigins(request.request, result.subresponse)
+	}
+	if result.local && isSuccess(result.status) {
+		return result // it permits nothing
 	}
 	result.answer, result.stored = h.remember(found.Ticket, who, result.subresponse)
 	if result.answer != nil {

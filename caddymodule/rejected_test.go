@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -133,6 +134,45 @@ func TestManyUsersBehindOneAddressAreAllLookedUp(t *testing.T) {
 		wg.Wait()
 		p.wantCounts(map[string]int{"whoami": 1000})
 	})
+}
+
+// Behind a socket of Unix all clients have one address, and streams of HTTP/2 that a proxy bundles
+// have one, too. They stood in one line as if they were one client: of two hundred new tokens
+// 112 got a 429 while a homeserver took a second for each lookup.
+func TestClientsThatNothingTellsApartAreLookedUpAsMany(t *testing.T) {
+	for name, address := range map[string]string{"a socket": "@", "a proxy": "10.0.0.1:1234", "nothing": ""} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, new(Handler))
+				p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+					if strings.HasSuffix(r.URL.Path, "/whoami") {
+						time.Sleep(time.Second)
+					}
+					return false, nil
+				})
+				for n := range 3 * maxWhoAmIs {
+					p.hs.tokens[fmt.Sprint("token-", n)] = bob
+				}
+				began := time.Now()
+				var wg sync.WaitGroup
+				for n := range 3 * maxWhoAmIs {
+					wg.Go(func() {
+						r := request("GET", statusPath(alice), fmt.Sprint("token-", n), "")
+						r.RemoteAddr = address
+						p.want(p.do(r), 200, "", "")
+					})
+				}
+				// Somebody else gets in by turns all the same.
+				wg.Go(func() {
+					p.want(p.do(from("192.0.2.7", "carol-token")), 403, "", "")
+					if took := time.Since(began); took > 2*time.Second {
+						t.Errorf("somebody else waited %v", took)
+					}
+				})
+				wg.Wait()
+			})
+		})
+	}
 }
 
 func TestTokensThatWaitInLineAreNotAskedAboutWhenTheBudgetIsGone(t *testing.T) {

@@ -118,6 +118,36 @@ func variesByClient(header http.Header) bool {
 	return false
 }
 
+// echoesOrigin tells of an answer that scripts of one origin may read it: the one that the
+// request names, or none if it names none.
+func echoesOrigin(request, answer http.Header) bool {
+	origins := answer[corsPrefix+"Allow-Origin"]
+	return len(origins) > 0 && origins[len(origins)-1] == request.Get("Origin") // what came from upstream is last
+}
+
+// learnOrigins notes whether the answers to reads of ours are for the origin that asks.
+func (m *memory) learnOrigins(request *http.Request, answer *subresponse) {
+	if request.Header["Origin"] != nil && answer.header[corsPrefix+"Allow-Origin"] != nil {
+		m.echoes.Store(answer.echoes)
+	}
+}
+
+// isForItsOrigin tells of a read that its answer will be for its origin. What was asked for
+// without one, by no browser, would be for no browser.
+func (m *memory) isForItsOrigin(r *http.Request) bool {
+	return m.echoes.Load() && r.Header["Origin"] != nil
+}
+
+// unlearnOrigins returns a writer that notes that an answer is for all origins. That it is for
+// one may be by the site's own header fields, which are in the same map.
+func (m *memory) unlearnOrigins(w http.ResponseWriter) http.ResponseWriter {
+	return onStatus(w, func(int) {
+		if origins := w.Header()[corsPrefix+"Allow-Origin"]; slices.Contains(origins, "*") {
+			m.echoes.Store(false)
+		}
+	})
+}
+
 // writeKept writes an answer from memory, or one of ours.
 //
 // Handlers before us may edit header values in place (header … replace), so none
@@ -201,6 +231,10 @@ func passOn(w http.ResponseWriter, r *http.Request, a *subresponse) error {
 			header[name] = slices.Clone(values)
 		}
 		return a.err
+	}
+	if a.large { // not all of it is there
+		writeMatrixError(w, r, a.status, matrixError{Errcode: "M_UNKNOWN", Error: http.StatusText(a.status)})
+		return nil
 	}
 	writeSubresponse(w, r, a, "")
 	return nil

@@ -33,6 +33,10 @@ type Server interface {
 	// to a request. It reports false if that can't be told.
 	ProxyMark(r *http.Request) (mark any, ok bool)
 
+	// UpstreamStatus returns the status that a reverse proxy has got for a request, which may
+	// not be what the client gets, or 0 if there is none.
+	UpstreamStatus(r *http.Request) int
+
 	// HasUpstream reports whether a reverse proxy has chosen where to send a request.
 	HasUpstream(r *http.Request) bool
 
@@ -53,8 +57,15 @@ type Route interface {
 
 	// Prepare gives a request the variables and placeholders of the client's. It returns
 	// what sends it to the next handler, and what tells when that is over, also by a
-	// panic, whether a reverse proxy has dealt with the request.
-	Prepare(w http.ResponseWriter, r *http.Request) (send func() error, proxied func() bool)
+	// panic, what a reverse proxy has done with the request.
+	Prepare(w http.ResponseWriter, r *http.Request) (send func() error, proxied func() Proxied)
+}
+
+// Proxied is what a reverse proxy has done with a request.
+type Proxied struct {
+	Done   bool // it has dealt with it
+	Status int  // what it was answered with, which may not be what the client gets; or 0
+	Again  bool // it has tried more than once
 }
 
 // Failure is an error with the status that it gives the answer.

@@ -307,7 +307,7 @@ func (h *Gateway) peekBody(r *http.Request) (body []byte, ok bool) {
 		return nil, false
 	}
 	r.Body = replayed{io.MultiReader(bytes.NewReader(body), rest), rest}
-	return body, int64(len(body)) <= h.set.maxBody
+	return body, int64(len(body)) <= h.set.maxBody && !isCutOff(r, body)
 }
 
 // replayed is a request body with its beginning put back.

@@ -7,10 +7,10 @@ import (
 	"sync"
 )
 
-// turnstile lets only so many in at a time, and of one client fewer. Clients that
-// wait get in by turns, one of each, so a client with many in line delays the
-// others by no more than one. If too many wait, the last of the longest queue is
-// sent away.
+// turnstile lets only so many in at a time, and of one client fewer, unless it stands for
+// many. Clients that wait get in by turns, one of each, so a client with many in line
+// delays the others by no more than one. If too many wait, the last of the longest queue
+// is sent away.
 type turnstile struct {
 	all, each int // how many at a time, of all clients and of one
 	room      int // how many may wait
@@ -24,6 +24,7 @@ type turnstile struct {
 
 // queue is what there is of one client: who is inside and who waits.
 type queue struct {
+	each    int // how many may be inside
 	inside  int
 	waiting list.List     // of chan bool: true lets in, false sends away
 	turn    *list.Element // in turns, or nil
@@ -38,11 +39,14 @@ func newTurnstile(all, each, room int) *turnstile {
 
 // enter waits to be let in, until ctx ends or errCrowded. Whoever is let in must
 // leave.
-func (t *turnstile) enter(ctx context.Context, client string) error {
+func (t *turnstile) enter(ctx context.Context, client string, many bool) error {
 	t.mu.Lock()
 	q := t.queues[client]
 	if q == nil {
-		q = new(queue)
+		q = &queue{each: t.each}
+		if many {
+			q.each = t.all
+		}
 		t.queues[client] = q
 	}
 	called := make(chan bool, 1)
@@ -123,7 +127,7 @@ func (t *turnstile) admit(client string, q *queue) {
 
 // line gives a queue a turn, or takes it, as it may let somebody in.
 func (t *turnstile) line(q *queue) {
-	switch may := q.waiting.Len() > 0 && q.inside < t.each; {
+	switch may := q.waiting.Len() > 0 && q.inside < q.each; {
 	case may && q.turn == nil:
 		q.turn = t.turns.PushBack(q)
 	case !may && q.turn != nil:

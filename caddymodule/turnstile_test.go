@@ -15,7 +15,7 @@ func TestClientsEnterByTurns(t *testing.T) {
 		var inside []string
 		line := func(client string) {
 			go func() {
-				if err := gate.enter(t.Context(), client); err != nil {
+				if err := gate.enter(t.Context(), client, false); err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
@@ -54,13 +54,13 @@ func TestClientThatMayNotEnterKeepsNobodyElseOut(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		results := make(chan error, 10)
 		for range 5 {
-			go func() { results <- gate.enter(ctx, "many") }()
+			go func() { results <- gate.enter(ctx, "many", false) }()
 		}
 		synctest.Wait()
 		if len(results) != 2 {
 			t.Fatalf("%d of one client are inside, want 2", len(results))
 		}
-		if err := gate.enter(ctx, "other"); err != nil {
+		if err := gate.enter(ctx, "other", false); err != nil {
 			t.Fatal(err)
 		}
 		cancel()
@@ -91,7 +91,7 @@ func TestLongestQueueMakesRoom(t *testing.T) {
 		in, away := make(map[string]int), make(map[string]int)
 		line := func(client string) {
 			wg.Go(func() {
-				err := gate.enter(t.Context(), client)
+				err := gate.enter(t.Context(), client, false)
 				mu.Lock()
 				defer mu.Unlock()
 				if err == nil {

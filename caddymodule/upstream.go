@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 )
@@ -40,6 +41,12 @@ type subresponse struct {
 	// respond, error, abort or rate_limit after us. It says nothing about the
 	// homeserver, and the client gets it as it is.
 	site bool
+	// replaced tells that the site has put an answer or an error of its own in the place
+	// of the homeserver's, by handle_response or intercept.
+	replaced bool
+	// local tells of an answer of any status that the site's handlers have made it what it
+	// is: it shows nothing of a presence, and permits nothing.
+	local bool
 	// echoes tells that the answer is for the one origin that the request named.
 	echoes bool
 
@@ -101,6 +108,17 @@ func (s *subresponse) code() int {
 func (s *subresponse) isAuthentication() bool {
 	return s.matrixError() == "" && (s.status == http.StatusUnauthorized || s.status == http.StatusForbidden ||
 		s.status >= http.StatusMultipleChoices && s.status < http.StatusBadRequest)
+}
+
+// aboutRequest are the statuses by which what stands before a homeserver refuses a request for
+// its time, its size, its host or its number, and not because there is no homeserver.
+var aboutRequest = []int{
+	http.StatusRequestTimeout, http.StatusRequestURITooLong, http.StatusMisdirectedRequest,
+	http.StatusTooEarly, http.StatusTooManyRequests, http.StatusRequestHeaderFieldsTooLarge,
+}
+
+func (s *subresponse) isAboutRequest() bool {
+	return s.err == nil && !s.large && slices.Contains(aboutRequest, s.status)
 }
 
 // subrequest is a request of ours on behalf of a client's. It is made while
@@ -176,19 +194,58 @@ func (s subrequest) plain() (subrequest, bool) {
 // sendTwice sends a request, and once more without what the client may have chosen if it
 // failed in a way that this may have caused: what is concluded from a failure concerns
 // others, and what this client may read. No connection has nothing to do with it, and
-// after a timeout there is no time.
-func (s subrequest) sendTwice(timeout time.Duration, c *counters, why reason) *subresponse {
+// after a timeout there is no time. Where a stale answer is at stake, that must be none of
+// the client's doing either, so the second doesn't wait for the end of the first.
+func (s subrequest) sendTwice(timeout time.Duration, m *memory, why reason, staleAtStake bool) *subresponse {
 	end := time.Now().Add(timeout)
-	answer := s.send(timeout, c.departs(why))
-	if !answer.failed() || s.server.IsUnconnected(answer.err) {
-		return answer
-	}
-	left := time.Until(end)
 	plain, differs := s.plain()
-	if !differs || left <= 0 {
+	if differs && staleAtStake {
+		return s.sendBoth(plain, end, m, why)
+	}
+	answer := s.send(timeout, m.counters.departs(why))
+	left := time.Until(end)
+	if !differs || !s.mayBeCause(answer) || left <= 0 {
 		return answer
 	}
-	return plain.send(left, c.departs(reasonRetry))
+	return plain.send(left, m.counters.departs(reasonRetry))
+}
+
+// plainAfter is after how long without an answer to a request the plain one goes as well. It
+// leaves that as much time until a reader gets what is stale.
+const plainAfter = slowAfter / 2
+
+// sendBoth is sendTwice for a request whose client may have it held up until a reader would
+// get what is stale: the plain one leaves when the first has failed, or after a while.
+func (s subrequest) sendBoth(plain subrequest, end time.Time, m *memory, why reason) *subresponse {
+	var cancel context.CancelFunc
+	s.client, cancel = context.WithCancel(s.client)
+	defer cancel()
+	plain.client = s.client
+	second := make(chan *subresponse, 1)
+	timer := time.AfterFunc(min(plainAfter, time.Until(end)/2), func() {
+		defer close(second)
+		_ = m.guard(func() {
+			answer := plain.send(time.Until(end), m.counters.departs(reasonRetry))
+			second <- answer
+			if !answer.failed() {
+				cancel() // nobody needs the first any more
+			}
+		})
+	})
+	first := s.send(time.Until(end), m.counters.departs(why))
+	alone := timer.Stop()
+	switch {
+	case !first.failed(), alone && !s.mayBeCause(first):
+		return first
+	case alone:
+		return plain.send(time.Until(end), m.counters.departs(reasonRetry))
+	}
+	return cmp.Or(<-second, first)
+}
+
+// mayBeCause tells of a failure that something in the request may have caused it.
+func (s subrequest) mayBeCause(failure *subresponse) bool {
+	return failure.failed() && !s.server.IsUnconnected(failure.err)
 }
 
 // send returns the answer of the next handler, which has so long for it. It calls
@@ -222,10 +279,7 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 		if collected.status != 0 {
 			answer.header = nil // of an answer that broke off
 		}
-		answer.site = s.site.Proxies && !proxied() || answer.code() < http.StatusInternalServerError && answer.code() > 0
-		if answer.aborted = answer.site && errors.Is(err, errBrokeOff); !answer.aborted && errors.As(err, new(panicError)) {
-			answer.site = false
-		}
+		answer.attribute(s.site, proxied())
 		return answer
 	case collected.status == 0:
 		answer.err = fail(http.StatusBadGateway, errors.New("no handler after matrix_presence answered"))
@@ -235,10 +289,34 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 	if err := answer.unpack(); err != nil {
 		answer.err = fail(http.StatusBadGateway, fmt.Errorf("unpacking the homeserver's answer: %w", err))
 	}
-	answer.site = s.site.Proxies && !proxied() && answer.status >= http.StatusMultipleChoices || s.site.Authenticates && answer.isAuthentication()
-	origin := s.request.Header.Get("Origin")
-	answer.echoes = origin != "" && answer.header.Get(corsPrefix+"Allow-Origin") == origin
+	answer.attribute(s.site, proxied())
+	answer.echoes = echoesOrigin(s.request.Header, answer.header)
 	return answer
+}
+
+// attribute finds out whether an answer, or an error, is the site's own, by what a reverse proxy
+// has done with the request.
+func (s *subresponse) attribute(site *SiteFields, proxied Proxied) {
+	if s.status == 0 {
+		// After a retry the status may be that of another try, or the reason for the error.
+		s.replaced = proxied.Status != 0 && !proxied.Again && s.header != nil
+		s.site = site.Proxies && !proxied.Done || s.code() < http.StatusInternalServerError && s.code() > 0
+		if s.aborted = s.site && errors.Is(s.err, errBrokeOff); !s.aborted && errors.As(s.err, new(panicError)) {
+			s.site = false
+		}
+		return
+	}
+	s.replaced = isReplaced(proxied.Status, s.status)
+	s.local = site.Proxies && !proxied.Done || s.replaced
+	s.site = s.status >= http.StatusMultipleChoices && (site.Proxies && !proxied.Done ||
+		s.replaced && s.status < http.StatusInternalServerError && s.matrixError() == "") ||
+		site.Authenticates && s.isAuthentication()
+}
+
+// isReplaced tells of a status that it isn't the one that a reverse proxy has got. One that isn't a
+// final one has to be replaced.
+func isReplaced(upstream, status int) bool {
+	return upstream >= http.StatusOK && upstream != status
 }
 
 // isSites returns what tells of the answer to a client's own request, once that has begun,
@@ -252,6 +330,15 @@ func (h *Gateway) isSites(r *http.Request) (own func() bool) {
 	return func() bool {
 		now, _ := h.server.ProxyMark(r)
 		return now == before
+	}
+}
+
+// isLocal returns what tells likewise that an answer of a status is not what the homeserver has
+// answered: it is the site's, or has another status than that.
+func (h *Gateway) isLocal(r *http.Request) func(status int) bool {
+	isSites := h.isSites(r)
+	return func(status int) bool {
+		return isSites() || h.named.Proxies && isReplaced(h.server.UpstreamStatus(r), status)
 	}
 }
 

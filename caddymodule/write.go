@@ -43,6 +43,9 @@ func (h *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, 
 	case who.barrier != nil:
 		h.note(r, outcomeFailed)
 		return passOn(w, r, who.barrier)
+	case who.page != nil:
+		h.note(r, outcomeFailed)
+		return passOn(w, r, who.page)
 	case who.err != nil:
 		h.writeUnverified(w, r, who.err)
 		return nil
@@ -134,11 +137,15 @@ func (h *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 			attempt.End(nil)
 		}
 	}()
+	isLocal := h.isLocal(r)
 	w, finish := h.watchRefusal(w, r, write.credential)
 	defer finish()
 	return h.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
-		known, acknowledged = true, status < http.StatusMultipleChoices
+		if isSuccess(status) && isLocal(status) {
+			status = http.StatusBadGateway // what the homeserver has made of it, nobody has said
+		}
+		known, acknowledged = true, isSuccess(status)
 		answered(status) // before the client hears of it
 	})
 }
@@ -196,7 +203,7 @@ func (h *Gateway) readBody(w http.ResponseWriter, r *http.Request) (body []byte,
 		var err error
 		body, err = io.ReadAll(io.LimitReader(r.Body, h.set.maxBody+1))
 		tooLarge = int64(len(body)) > h.set.maxBody || errors.As(err, new(*http.MaxBytesError))
-		if err != nil && !tooLarge {
+		if !tooLarge && (err != nil || isCutOff(r, body)) {
 			h.writeError(w, r, http.StatusBadRequest, outcomeInvalid, matrixError{
 				Errcode: "M_UNKNOWN", Error: "The request body broke off",
 			})
