@@ -54,7 +54,7 @@ func logged(h *Handler) *testkit.Logs {
 func faultOf(name string) (found fault) {
 	eachMemory(func(other string, m *pooled) {
 		if other == name {
-			found = fault(m.faults.state.Load())
+			found = fault(m.store.faults.state.Load())
 		}
 	})
 	return found
@@ -504,7 +504,7 @@ func (m *memory) rest() {
 func memoryOfSite() (found *memory) {
 	eachMemory(func(name string, m *pooled) {
 		if name == "example.com" {
-			found = m.memory
+			found = m.store
 		}
 	})
 	return found

@@ -23,8 +23,10 @@ type needs struct {
 	settle               atomic.Int64 // the longest, in nanoseconds
 }
 
-// update is called with the settings of all handlers when there are others.
-func (n *needs) update(all []*settings) {
+// WatchFor has all gateways of a memory watch for what one of them needs to know: those with
+// these settings, which are all that are in use.
+func (m *memory) WatchFor(all []*settings) {
+	n := &m.needs
 	var syncs, activity, absorbs, limitsSyncs bool
 	var settle time.Duration
 	for _, set := range all {
