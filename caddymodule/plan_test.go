@@ -477,7 +477,7 @@ func TestFailedReloadLeavesMemoriesToTheirSites(t *testing.T) {
 		if len(m.tenants) != 1 || len(plans.of) != 1 {
 			t.Fatalf("%d tenants and %d plans after a failure, want 1 of each", len(m.tenants), len(plans.of))
 		}
-		if m.needs.absorbs.Load() {
+		if m.store.needs.absorbs.Load() {
 			t.Error("the failed configuration's needs are there")
 		}
 		eachMemory(func(label string, _ *pooled) {
