@@ -61,7 +61,7 @@ func faultOf(name string) (found fault) {
 }
 
 func presenceRequest(method, token, body string) *http.Request {
-	return request(method, "http://example.com:9"+statusPath(alice), token, body)
+	return request(method, "http://example.com:9"+statusPath(Alice), token, body)
 }
 
 // A whoami that took too long ended by a deadline, which reverse_proxy's passive health checks
@@ -74,7 +74,7 @@ func TestSlowLookupIsNoFailureOfTheUpstream(t *testing.T) {
 		"fail_duration 20s\nlb_try_duration 5s\nlb_retry_match {\nmethod GET PUT\n}",
 	} {
 		hs := newHomeserver()
-		hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/whoami") {
 				<-r.Context().Done()
 				return true, nil
@@ -87,7 +87,7 @@ func TestSlowLookupIsNoFailureOfTheUpstream(t *testing.T) {
 				t.Errorf("%q: the write got %d", options, resp.StatusCode)
 			}
 		}
-		if n := hs.count("whoami"); n != 3 {
+		if n := hs.Count("whoami"); n != 3 {
 			t.Errorf("%q: %d questions, want 3", options, n)
 		}
 		if resp := ask(site, request("GET", "http://example.com:9/_matrix/media/v3/download/x/y", "", "")); resp.StatusCode == http.StatusServiceUnavailable {
@@ -228,7 +228,7 @@ func zipped(text string) string {
 // packed, and every write was 502.
 func TestHomeserverThatIsMadeToCompress(t *testing.T) {
 	hs := newHomeserver()
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Header.Get("Accept-Encoding") != "gzip" || r.Method == "PUT" {
 			return false, nil
 		}
@@ -270,13 +270,13 @@ func TestAnswersThatCanNotBeUnpacked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
 			logs := logged(p.handler)
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				w.Header().Set("Content-Type", "application/json")
 				w.Header().Set("Content-Encoding", tc.encoding)
 				_, err := io.WriteString(w, tc.body)
 				return true, err
 			}
-			p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), 502, "M_UNKNOWN")
+			p.wantError(p.put("alice-token", Alice, `{"presence":"online"}`), 502, "M_UNKNOWN")
 			if entries := logs.All(); len(entries) != 1 || !strings.Contains(fmt.Sprint(entries[0].Fields["error"]), tc.log) {
 				t.Errorf("logged %v", entries)
 			}
@@ -292,22 +292,22 @@ func TestLargeErrorTakesNothingAway(t *testing.T) {
 			h := stale()
 			h.Identity.TTL = caddy.Duration(time.Hour)
 			p := newProxy(t, h)
-			p.get("bob-token", alice)
+			p.get("bob-token", Alice)
 			time.Sleep(20 * time.Second)
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				answer(w, status, strings.Repeat("x", 100_000))
 				return true, nil
 			})
 			for range 2 {
-				resp := p.get("bob-token", alice)
+				resp := p.get("bob-token", Alice)
 				if status >= 500 {
 					p.want(resp, 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
 				} else {
 					p.want(resp, status, "", "matrix_presence; fwd=bypass; detail=large")
 				}
 			}
-			p.hs.answerBy(nil)
-			p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+			p.hs.AnswerBy(nil)
+			p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=miss; stored")
 		})
 	}
 }
@@ -355,7 +355,7 @@ func TestHandlePathAroundTheProxy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			site := newSiteWith(t, newHomeserver(), tc.global, tc.directives)
-			resp := ask(site, request("GET", "http://example.com:9/matrix"+statusPath(alice), "bob-token", ""))
+			resp := ask(site, request("GET", "http://example.com:9/matrix"+statusPath(Alice), "bob-token", ""))
 			if got := resp.Header.Get("Cache-Status"); resp.StatusCode != 200 || (got != "") != tc.works {
 				t.Errorf("%d, Cache-Status %q", resp.StatusCode, got)
 			}
@@ -374,7 +374,7 @@ func TestHandlerThatSeesLongerPathsOnlySaysSo(t *testing.T) {
 		"handle_path":               {"/matrix/_matrix/client/v3/sync", 200, "", 1},
 		"paths that somebody tries": {"/matrix/_matrix/client/v3/sync", 404, "", 0},
 		"no presence":               {"/_matrix/client/v3/sync", 200, "", 0},
-		"both":                      {"/matrix/_matrix/client/v3/sync", 200, statusPath(alice), 0},
+		"both":                      {"/matrix/_matrix/client/v3/sync", 200, statusPath(Alice), 0},
 		"another service":           {"/api/v1/things", 200, "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -383,7 +383,7 @@ func TestHandlerThatSeesLongerPathsOnlySaysSo(t *testing.T) {
 			if tc.also != "" {
 				p.do(request("GET", tc.also, "bob-token", ""))
 			}
-			p.hs.answerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
 				answer(w, tc.status, "{}")
 				return true, nil
 			})
@@ -403,7 +403,7 @@ func TestFieldThatDoesNotFitIsLogged(t *testing.T) {
 	logs := logged(p.handler)
 	p.handler.gateway.named.Set, p.handler.gateway.siteNames = []string{"X-Tenant"}, []string{"X-Tenant"}
 	for range 3 {
-		r := request("GET", statusPath(alice), "bob-token", "")
+		r := request("GET", statusPath(Alice), "bob-token", "")
 		r.Header.Set("X-Tenant", strings.Repeat("x", maxSiteField))
 		p.want(p.do(r), 200, "", "")
 	}
@@ -415,11 +415,11 @@ func TestFieldThatDoesNotFitIsLogged(t *testing.T) {
 // What a plugin behind us says with a status is the client's, whatever it is.
 func TestErrorsOfOtherHandlersKeepTheirStatus(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+	p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 		return true, caddyhttp.Error(http.StatusTeapot, errors.New("no coffee"))
 	}
-	p.want(p.put("alice-token", alice, `{"presence":"online"}`), 418, "", "")
-	p.want(p.get("alice-token", alice), 418, "", "")
+	p.want(p.put("alice-token", Alice, `{"presence":"online"}`), 418, "", "")
+	p.want(p.get("alice-token", Alice), 418, "", "")
 }
 
 // A 401 of the site's own handlers says nothing about a token. By the syncs, the writes and the
@@ -457,22 +457,22 @@ func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
 						return r
 					}
 					known := func(token string) (asked int) {
-						asked = hs.count("whoami")
-						ask(site, from("GET", statusPath(alice), token, "", false))
+						asked = hs.Count("whoami")
+						ask(site, from("GET", statusPath(Alice), token, "", false))
 						memoryOfSite().rest()
-						return hs.count("whoami") - asked
+						return hs.Count("whoami") - asked
 					}
 					known("alice-token")
 					for i := range 5 {
 						for _, r := range []*http.Request{
-							from("GET", statusPath(alice), "alice-token", "", true),
-							from("HEAD", statusPath(alice), "alice-token", "", true),
+							from("GET", statusPath(Alice), "alice-token", "", true),
+							from("HEAD", statusPath(Alice), "alice-token", "", true),
 							from("GET", syncPath+"?set_presence=unavailable", "alice-token", "", true),
-							from("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`, true),
-							from("GET", statusPath(alice), fmt.Sprint("new-", i), "", true),
-							from("HEAD", statusPath(alice), fmt.Sprint("new-", i), "", true),
-							from("HEAD", statusPath(alice)+"?user_id=", fmt.Sprint("new-", i), "", true),
-							from("PUT", statusPath(alice), fmt.Sprint("new-", i), `{"presence":"online"}`, true),
+							from("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`, true),
+							from("GET", statusPath(Alice), fmt.Sprint("new-", i), "", true),
+							from("HEAD", statusPath(Alice), fmt.Sprint("new-", i), "", true),
+							from("HEAD", statusPath(Alice)+"?user_id=", fmt.Sprint("new-", i), "", true),
+							from("PUT", statusPath(Alice), fmt.Sprint("new-", i), `{"presence":"online"}`, true),
 						} {
 							if resp := ask(site, r); resp.StatusCode != 401 {
 								t.Fatalf("%s %s: %d", r.Method, r.URL, resp.StatusCode)
@@ -517,22 +517,22 @@ func TestSitesOwnAnswerRevokesNobody(t *testing.T) {
 	site := newSite(t, hs, "matrix_presence\nrespond /_synapse/* `{\"ok\":true}` 200\nreverse_proxy UPSTREAM")
 	for path, want := range map[string]int{"/_synapse/admin/v1/deactivate/": 0, clientAPI + "admin/lock/": 1} {
 		ask(site, presenceRequest("GET", "alice-token", ""))
-		before := hs.count("whoami")
+		before := hs.Count("whoami")
 		method := map[int]string{0: "POST", 1: "PUT"}[want]
-		if resp := ask(site, request(method, "http://example.com:9"+path+alice, "made-up", "{}")); want == 0 && resp.StatusCode != 200 {
+		if resp := ask(site, request(method, "http://example.com:9"+path+Alice, "made-up", "{}")); want == 0 && resp.StatusCode != 200 {
 			t.Fatalf("%s: %d", path, resp.StatusCode)
 		}
-		hs.mu.Lock()
-		hs.tokens["made-up"] = carol // from now on an admin
-		hs.mu.Unlock()
-		ask(site, request(method, "http://example.com:9"+path+alice, "made-up", "{}"))
+		hs.Mu.Lock()
+		hs.Tokens["made-up"] = carol // from now on an admin
+		hs.Mu.Unlock()
+		ask(site, request(method, "http://example.com:9"+path+Alice, "made-up", "{}"))
 		ask(site, presenceRequest("GET", "alice-token", ""))
-		if got := hs.count("whoami") - before; got != want {
+		if got := hs.Count("whoami") - before; got != want {
 			t.Errorf("%s: %d lookups, want %d", path, got, want)
 		}
-		hs.mu.Lock()
-		delete(hs.tokens, "made-up")
-		hs.mu.Unlock()
+		hs.Mu.Lock()
+		delete(hs.Tokens, "made-up")
+		hs.Mu.Unlock()
 	}
 }
 

@@ -54,7 +54,7 @@ func newBenchProxy(b *testing.B) *proxy {
 		Cache:     &Cache{TTL: caddy.Duration(500 * time.Second)},
 		Identity:  &Identity{TTL: caddy.Duration(time.Hour)},
 	})
-	p.hs.presence[alice] = benchBody
+	p.hs.Presence[Alice] = benchBody
 	return p
 }
 
@@ -63,8 +63,8 @@ func BenchmarkHit(b *testing.B) { benchmarkHit(b, newBenchProxy(b)) }
 // BenchmarkStaticResponse writes what a hit writes, from memory and nothing else.
 func BenchmarkStaticResponse(b *testing.B) {
 	p := newBenchProxy(b)
-	p.get("bob-token", alice)
-	fields := p.get("bob-token", alice).Header
+	p.get("bob-token", Alice)
+	fields := p.get("bob-token", Alice).Header
 	fields.Del("Content-Length") // it makes that itself
 	benchmarkHandler(b, caddyhttp.StaticResponse{Headers: fields, Body: benchBody}, nil, httptest.NewRequest("GET", "/", nil))
 }
@@ -73,8 +73,8 @@ func BenchmarkStaticResponse(b *testing.B) {
 // is what a StaticResponse without fields adds.
 func BenchmarkHitBare(b *testing.B) {
 	p := newBenchProxy(b)
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-		if r.URL.Path != statusPath(alice) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.URL.Path != statusPath(Alice) {
 			return false, nil
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -89,9 +89,9 @@ func BenchmarkStaticResponseBare(b *testing.B) {
 }
 
 func benchmarkHit(b *testing.B, p *proxy) {
-	p.get("bob-token", alice)
-	p.want(p.get("bob-token", alice), 200, benchBody, "matrix_presence; hit")
-	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(alice), "bob-token", ""))
+	p.get("bob-token", Alice)
+	p.want(p.get("bob-token", Alice), 200, benchBody, "matrix_presence; hit")
+	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(Alice), "bob-token", ""))
 }
 
 // BenchmarkHitLarge is a hit with 90,000 states in memory, asked for in a scattered
@@ -99,7 +99,7 @@ func benchmarkHit(b *testing.B, p *proxy) {
 // each other.
 func BenchmarkHitLarge(b *testing.B) {
 	p := newBenchProxy(b)
-	p.hs.hidden = nil
+	p.hs.Hidden = nil
 	const targets = 90_000
 	paths := make([]string, targets)
 	fields := []cache.Field{{Name: "Content-Type", Values: []string{"application/json"}}}
@@ -109,7 +109,7 @@ func BenchmarkHitLarge(b *testing.B) {
 	}
 	viewers := []struct{ userID, token string }{{bob, "bob-token"}, {carol, "carol-token"}}
 	for _, viewer := range viewers {
-		p.get(viewer.token, alice)
+		p.get(viewer.token, Alice)
 		for i := range paths {
 			target := fmt.Sprintf("@user%06d:example.com", i*7919%targets)
 			paths[i] = statusPath(target)
@@ -142,15 +142,15 @@ func BenchmarkLimited(b *testing.B) {
 		b.Fatal(err)
 	}
 	p.handler.gateway.set.everybody.readLimit = &limit
-	p.get("bob-token", alice)
-	p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
-	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(alice), "bob-token", ""))
+	p.get("bob-token", Alice)
+	p.wantError(p.get("bob-token", Alice), 429, "M_LIMIT_EXCEEDED")
+	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(Alice), "bob-token", ""))
 }
 
 func BenchmarkRefusedWrite(b *testing.B) {
 	p := newBenchProxy(b)
-	p.wantError(p.put("bob-token", alice, `{}`), 403, "M_FORBIDDEN")
-	benchmarkHandler(b, p.handler, p.hs, request("PUT", statusPath(alice), "bob-token", ""))
+	p.wantError(p.put("bob-token", Alice, `{}`), 403, "M_FORBIDDEN")
+	benchmarkHandler(b, p.handler, p.hs, request("PUT", statusPath(Alice), "bob-token", ""))
 }
 
 func BenchmarkPassThrough(b *testing.B) {
@@ -166,6 +166,6 @@ func BenchmarkMiss(b *testing.B) {
 		answer(w, 200, benchBody)
 		return nil
 	})
-	p.get("bob-token", alice)
-	benchmarkHandler(b, p.handler, next, request("GET", statusPath(alice), "bob-token", ""))
+	p.get("bob-token", Alice)
+	benchmarkHandler(b, p.handler, next, request("GET", statusPath(Alice), "bob-token", ""))
 }

@@ -16,12 +16,12 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-const typingPath = "/_matrix/client/v3/rooms/!r:x/typing/" + alice
+const typingPath = "/_matrix/client/v3/rooms/!r:x/typing/" + Alice
 
 // slowly delays the requests to a path until release is closed, or by a time if that is nil,
 // before the homeserver acts upon them.
 func (m *modelled) slowly(path string, release <-chan struct{}, delay time.Duration) {
-	m.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	m.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.Contains(r.URL.Path, path) {
 			if release != nil {
 				<-release
@@ -50,14 +50,14 @@ func TestActivityThatEndsAfterASyncInsideItIsSeen(t *testing.T) {
 				synctest.Wait()
 				p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
 				time.Sleep(2 * time.Second)
-				p.wantShown(m, alice, "the sync")
+				p.wantShown(m, Alice, "the sync")
 				close(release)
 				synctest.Wait()
-				if state := p.wantShown(m, alice, "the activity"); state != "online" {
+				if state := p.wantShown(m, Alice, "the activity"); state != "online" {
 					t.Errorf("the model says %q", state)
 				}
 				time.Sleep(2 * time.Second)
-				p.wantShown(m, alice, "the activity and a while")
+				p.wantShown(m, Alice, "the activity and a while")
 			})
 		})
 	}
@@ -85,10 +85,10 @@ func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
 						p := newProxy(t, h)
 						m := p.behaves("synapse")
 						m.unnamed = true
-						m.Sync(alice, "alice-token", "set_presence=unavailable", nil, time.Now()) // before the restart
-						p.shows("bob-token", alice)
+						m.Sync(Alice, "alice-token", "set_presence=unavailable", nil, time.Now()) // before the restart
+						p.shows("bob-token", Alice)
 						time.Sleep(2 * time.Second)
-						if got := p.shows("bob-token", alice); got != "unavailable" {
+						if got := p.shows("bob-token", Alice); got != "unavailable" {
 							t.Fatalf("at first a reader sees %q", got)
 						}
 						if known {
@@ -96,7 +96,7 @@ func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
 						}
 						m.slowly(slow, nil, 3*time.Second)
 						if slow != "/whoami" {
-							m.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+							m.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 								if r.Header.Get("Authorization") == "Bearer alice-token" && !strings.HasSuffix(r.URL.Path, "/whoami") {
 									time.Sleep(3 * time.Second) // longer than settle
 								}
@@ -109,7 +109,7 @@ func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
 							t.Errorf("it took %v", took)
 						}
 						time.Sleep(5 * time.Second)
-						if state := p.wantShown(m, alice, what); state != "online" {
+						if state := p.wantShown(m, Alice, what); state != "online" {
 							t.Errorf("the model says %q", state)
 						}
 					})
@@ -136,13 +136,13 @@ func TestSyncWithTwoTokensMayBeEithers(t *testing.T) {
 			p.knows("alice-token")
 			p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
 			time.Sleep(2 * time.Second)
-			p.wantShown(m, alice, "the first sync")
+			p.wantShown(m, Alice, "the first sync")
 			p.do(comes())
-			if state := p.wantShown(m, alice, "a request with two tokens"); state != "online" {
+			if state := p.wantShown(m, Alice, "a request with two tokens"); state != "online" {
 				t.Errorf("the model says %q", state)
 			}
 			p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
-			p.wantShown(m, alice, "the next sync")
+			p.wantShown(m, Alice, "the next sync")
 		})
 	}
 }
@@ -154,9 +154,9 @@ func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {
 		"logout":     func(p *proxy) { p.do(request("POST", "/_matrix/client/v3/logout", "alice-token", "{}")) },
 		"logout all": func(p *proxy) { p.do(request("POST", "/_matrix/client/v3/logout/all", "alice-token", "{}")) },
 		"a sync that is refused": func(p *proxy) {
-			p.hs.mu.Lock()
-			delete(p.hs.tokens, "alice-token")
-			p.hs.mu.Unlock()
+			p.hs.Mu.Lock()
+			delete(p.hs.Tokens, "alice-token")
+			p.hs.Mu.Unlock()
 			p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
 		},
 	}
@@ -167,9 +167,9 @@ func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {
 				p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
 				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
 				end(p)
-				p.hs.mu.Lock()
-				p.hs.tokens["alice-phone"] = alice
-				p.hs.mu.Unlock()
+				p.hs.Mu.Lock()
+				p.hs.Tokens["alice-phone"] = Alice
+				p.hs.Mu.Unlock()
 				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
 			})
 		})
@@ -177,7 +177,7 @@ func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {
 	t.Run("a logout that is refused", func(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
 		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/logout") {
 				answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"No"}`)
 				return true, nil
@@ -197,9 +197,9 @@ func TestMadeUpParametersMakeNoNewDevice(t *testing.T) {
 		p.knows("alice-token")
 		for i := range 4 {
 			made := fmt.Sprintf("?user_id=%s&device_id=x%d", url.QueryEscape(fmt.Sprintf("@x%d:example.com", i)), i)
-			p.do(request("GET", statusPath(alice)+made, "alice-token", "")) // shows that they have no effect
+			p.do(request("GET", statusPath(Alice)+made, "alice-token", "")) // shows that they have no effect
 			p.do(request("GET", syncPath+made, "alice-token", ""))
-			p.do(request("PUT", statusPath(alice)+made, "alice-token", online))
+			p.do(request("PUT", statusPath(Alice)+made, "alice-token", online))
 		}
 		if n := p.handler.gateway.memory.devices.Len(); n != 1 {
 			t.Errorf("%d devices", n)
@@ -220,7 +220,7 @@ func TestRefusedSyncsAreNotTakenForSaid(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: 1e15}})
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.Contains(r.URL.RawQuery, "filter=bad") {
 						return true, refuse(w)
 					}
@@ -248,12 +248,12 @@ func TestNothingIsAbsorbedPastASyncThatCantBeSilenced(t *testing.T) {
 		p.do(request("GET", syncPath, "bob-token", "")) // has the homeserver asked for its name
 		synctest.Wait()
 		for range 3 {
-			p.put("alice-token", alice, `{"presence":"unavailable"}`)
-			if state := p.wantShown(m, alice, "the write"); state != "unavailable" {
+			p.put("alice-token", Alice, `{"presence":"unavailable"}`)
+			if state := p.wantShown(m, Alice, "the write"); state != "unavailable" {
 				t.Errorf("after a write the model says %q", state)
 			}
 			p.do(request("GET", syncPath, "alice-token", ""))
-			if state := p.wantShown(m, alice, "the sync"); state != "online" {
+			if state := p.wantShown(m, Alice, "the sync"); state != "online" {
 				t.Errorf("after a sync the model says %q", state)
 			}
 		}
@@ -272,20 +272,20 @@ func TestSyncAfterAWriteThatMayHaveHappened(t *testing.T) {
 				m := p.behaves(name)
 				const sync = syncPath + "?since=s&timeout=0"
 				p.do(request("GET", sync, "alice-token", ""))
-				m.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				m.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method != http.MethodPut {
 						return m.serve(w, r)
 					}
 					_, _ = m.serve(httptest.NewRecorder(), r)
 					return true, caddyhttp.Error(502, io.ErrUnexpectedEOF)
 				})
-				p.put("alice-token", alice, `{"presence":"unavailable"}`)
+				p.put("alice-token", Alice, `{"presence":"unavailable"}`)
 				time.Sleep(2 * time.Second)
-				if state := p.wantShown(m, alice, "the write"); state != "unavailable" {
+				if state := p.wantShown(m, Alice, "the write"); state != "unavailable" {
 					t.Errorf("the model says %q", state)
 				}
 				p.do(request("GET", sync, "alice-token", ""))
-				if state := p.wantShown(m, alice, "the sync"); state != "online" {
+				if state := p.wantShown(m, Alice, "the sync"); state != "online" {
 					t.Errorf("the model says %q", state)
 				}
 			})
@@ -303,9 +303,9 @@ func TestSyncOfANewDeviceOfDendriteIsSeen(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
 				p.knows("alice-token")
-				p.hs.mu.Lock()
-				p.hs.tokens["alice-new"] = alice
-				p.hs.mu.Unlock()
+				p.hs.Mu.Lock()
+				p.hs.Tokens["alice-new"] = Alice
+				p.hs.Mu.Unlock()
 				m := p.behaves("dendrite")
 				m.slowly(slow, nil, 3*time.Second)
 				const sync = syncPath + "?since=s&timeout=0&set_presence="
@@ -313,13 +313,13 @@ func TestSyncOfANewDeviceOfDendriteIsSeen(t *testing.T) {
 				time.Sleep(15 * time.Second)
 				p.do(request("GET", sync+"unavailable", "alice-new", ""))
 				time.Sleep(5 * time.Second)
-				if state := p.wantShown(m, alice, "the new device's sync"); state != "unavailable" {
+				if state := p.wantShown(m, Alice, "the new device's sync"); state != "unavailable" {
 					t.Errorf("the model says %q", state)
 				}
 				time.Sleep(2 * time.Second)
-				p.wantShown(m, alice, "a while")
+				p.wantShown(m, Alice, "a while")
 				p.do(request("GET", sync+"online", "alice-token", ""))
-				if state := p.wantShown(m, alice, "the first device's sync"); state != "online" {
+				if state := p.wantShown(m, Alice, "the first device's sync"); state != "online" {
 					t.Errorf("the model says %q", state)
 				}
 			})
@@ -341,15 +341,15 @@ func TestSyncAfterAnObservedWriteIsSeen(t *testing.T) {
 			const sync = syncPath + "?since=s&timeout=0&set_presence=unavailable"
 			p.do(request("GET", sync, "alice-token", ""))
 			for _, body := range []string{unavailable, online} { // one over the limit
-				beside.do(request("PUT", statusPath(alice)+parameter, "alice-token", body))
+				beside.do(request("PUT", statusPath(Alice)+parameter, "alice-token", body))
 				synctest.Wait()
 			}
 			time.Sleep(2 * time.Second)
-			if state := p.wantShown(m, alice, "the write"); state != "online" {
+			if state := p.wantShown(m, Alice, "the write"); state != "online" {
 				t.Errorf("the model says %q", state)
 			}
 			p.do(request("GET", sync, "alice-token", ""))
-			if state := p.wantShown(m, alice, "the sync"); state != "unavailable" {
+			if state := p.wantShown(m, Alice, "the sync"); state != "unavailable" {
 				t.Errorf("the model says %q", state)
 			}
 		})

@@ -141,7 +141,7 @@ func TestPanicOfAFetchIsAnAnswerToAllWhoWait(t *testing.T) {
 		p.get("alice-phone", bob)
 		time.Sleep(defaultTTL)
 		mend := p.breaks(reasonFetch)
-		p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
 			time.Sleep(time.Second)
 			return false, nil
 		})
@@ -159,20 +159,20 @@ func TestPanicOfALookupIsAnAnswerToAllWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, new(Handler))
 		mend := p.breaks(reasonWhoAmI)
-		p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
 			time.Sleep(time.Second)
 			return false, nil
 		})
 		var wg sync.WaitGroup
 		for range 2 * maxWhoAmIsEach {
 			wg.Go(func() {
-				p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
+				p.want(p.get("alice-token", Alice), 200, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
 			})
 			wg.Go(func() { p.wantError(p.put("bob-token", bob, online), 500, "M_UNKNOWN") })
 		}
 		wg.Wait()
 		mend()
-		p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+		p.want(p.get("alice-token", Alice), 200, "", "matrix_presence; fwd=miss; stored")
 		p.want(p.put("bob-token", bob, online), 200, "", "")
 	})
 }
@@ -193,11 +193,11 @@ func TestPanicOfARetryIsAnAnswer(t *testing.T) {
 				read := func(address string) *http.Response { return p.do(from(address, "alice-token")) }
 				if why == reasonFetch {
 					read("203.0.113.1")
-					p.put("alice-token", alice, online)
+					p.put("alice-token", Alice, online)
 					time.Sleep(2 * time.Second)
 				}
 				release, asked, mend := make(chan struct{}), 0, func() {}
-				p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 					if !strings.HasSuffix(r.URL.Path, tc.path) {
 						return false, nil
 					}
@@ -216,7 +216,7 @@ func TestPanicOfARetryIsAnAnswer(t *testing.T) {
 				close(release)
 				wg.Wait()
 				mend()
-				p.hs.answerBy(nil)
+				p.hs.AnswerBy(nil)
 				p.want(read("203.0.113.2"), 200, "", "matrix_presence; fwd=miss; stored")
 			})
 		})
@@ -229,16 +229,16 @@ func TestPanicOfALookupThatNobodyWaitsForIsNotTheEnd(t *testing.T) {
 		p := newProxy(t, &Handler{Mode: "observe"})
 		mend := p.breaks(reasonWhoAmI)
 		for range 2 * maxLearning {
-			p.want(p.get("alice-token", alice), 200, "", "")
+			p.want(p.get("alice-token", Alice), 200, "", "")
 		}
 		synctest.Wait()
 		if n := p.handler.gateway.memory.learning.taken; n != 0 {
 			t.Errorf("%d places are taken for ever", n)
 		}
 		mend()
-		p.get("alice-token", alice)
+		p.get("alice-token", Alice)
 		synctest.Wait()
-		if p.handler.gateway.memory.identities.LastKnown(policy.Credential{Token: "alice-token"}) != alice {
+		if p.handler.gateway.memory.identities.LastKnown(policy.Credential{Token: "alice-token"}) != Alice {
 			t.Error("nobody asks any more")
 		}
 	})
@@ -264,19 +264,19 @@ func TestPanicOfADeliveryLosesNoMoreThanThat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
 		mend := p.breaks(reasonDelivery)
-		p.put("alice-token", alice, message(0))
-		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
-		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.put("alice-token", Alice, message(0))
+		p.want(p.put("alice-token", Alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-phone", Alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		p.wantDeliveries(map[string]float64{"lost": 2})
 		mend()
 		time.Sleep(20 * time.Second)
-		p.want(p.put("alice-token", alice, message(3)), 200, "{}", "matrix_presence; fwd=method")
-		p.want(p.put("alice-token", alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-token", Alice, message(3)), 200, "{}", "matrix_presence; fwd=method")
+		p.want(p.put("alice-token", Alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		p.wantDeliveries(map[string]float64{"lost": 2, "delivered": 1})
-		p.want(p.get("bob-token", alice), 200, message(4), "")
+		p.want(p.get("bob-token", Alice), 200, message(4), "")
 	})
 }

@@ -71,7 +71,7 @@ func TestRequestsOfOursAreBounded(t *testing.T) {
 		}
 		r = prepared(r, server)
 		requests := append(p.handler.gateway.newVersionQuestions(r, p.hs), p.handler.gateway.newWhoAmI(r, p.hs, c),
-			p.handler.gateway.newFetch(r, p.hs, reader{alice, target, c}),
+			p.handler.gateway.newFetch(r, p.hs, reader{Alice, target, c}),
 			p.handler.gateway.newPending(r, p.hs, &presenceWrite{credential: c}).request)
 		for i, sub := range requests {
 			if sub.err != nil {
@@ -134,12 +134,12 @@ func TestListOfAddressesKeepsItsEnd(t *testing.T) {
 // client must not bring that about for a request of ours.
 func TestFieldsOfTheClientAreVisibleASCII(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	r := request("GET", statusPath(alice), "bob-token", "")
+	r := request("GET", statusPath(Alice), "bob-token", "")
 	r.Header["X-Forwarded-For"] = []string{"\xff", "é", "192.0.2.1"}
 	r.Header["User-Agent"] = []string{"Björn's phone\x01", "another"}
 	r.Header["X-Real-Ip"] = []string{"192.0.2.1", "192.0.2.2"}
 	p.want(p.do(r), 200, "", "")
-	for _, got := range p.hs.seen {
+	for _, got := range p.hs.Seen {
 		if got := got.Header["X-Forwarded-For"]; !slices.Equal(got, []string{"?, ??, 192.0.2.1"}) {
 			t.Errorf("X-Forwarded-For %q", got)
 		}
@@ -156,7 +156,7 @@ func TestFieldsOfTheClientAreVisibleASCII(t *testing.T) {
 // ours, which have less of them.
 func TestClientsAddressIsTheSameForOurRequests(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	r := request("GET", statusPath(alice), "bob-token", "")
+	r := request("GET", statusPath(Alice), "bob-token", "")
 	r.Header.Set("X-Forwarded-For", "192.0.2.1, "+strings.Repeat("198.51.100.1, ", 100)+"198.51.100.1")
 	r = prepared(r, new(caddyhttp.Server))
 	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, "192.0.2.1")
@@ -164,7 +164,7 @@ func TestClientsAddressIsTheSameForOurRequests(t *testing.T) {
 	if err := p.handler.ServeHTTP(httptest.NewRecorder(), r, p.hs); err != nil {
 		t.Fatal(err)
 	}
-	for _, got := range p.hs.seen {
+	for _, got := range p.hs.Seen {
 		if ip, trusted := caddyhttp.GetVar(got.Context(), caddyhttp.ClientIPVarKey), caddyhttp.GetVar(got.Context(), caddyhttp.TrustedProxyVarKey); ip != "192.0.2.1" || trusted != true {
 			t.Errorf("%s is of %v, trusted %v", got.URL, ip, trusted)
 		}
@@ -176,8 +176,8 @@ func TestClientsAddressIsTheSameForOurRequests(t *testing.T) {
 func TestFetchHasItsOwnTarget(t *testing.T) {
 	p := newProxy(t, &Handler{Cache: &Cache{TTL: 1}}) // nothing is fresh for longer than a nanosecond
 	for target, want := range map[string]string{
-		statusPath(alice): statusPath(alice),
-		"/_matrix/client/r0/presence/%40alic%65%3Aexample.com/status?x=" + strings.Repeat("x", 20_000): statusPath(alice),
+		statusPath(Alice): statusPath(Alice),
+		"/_matrix/client/r0/presence/%40alic%65%3Aexample.com/status?x=" + strings.Repeat("x", 20_000): statusPath(Alice),
 		"/_matrix/client/v3/presence/@a%2Fb%3Fc%25:x/status?access_token=bob-token&user_id=@bob:x":     "/_matrix/client/v3/presence/@a%2Fb%3Fc%25:x/status?user_id=%40bob%3Ax",
 	} {
 		token := "bob-token"
@@ -185,7 +185,7 @@ func TestFetchHasItsOwnTarget(t *testing.T) {
 			token = ""
 		}
 		p.want(p.do(request("GET", target, token, "")), 200, "", "matrix_presence; fwd=miss; stored")
-		if got := p.hs.last(); got.URL.String() != want || got.RequestURI != want || got.Header.Get("Authorization") != "Bearer bob-token" {
+		if got := p.hs.Last(); got.URL.String() != want || got.RequestURI != want || got.Header.Get("Authorization") != "Bearer bob-token" {
 			t.Errorf("%.80s: the homeserver got %.100s with %q", target, got.URL, got.Header.Get("Authorization"))
 		}
 	}

@@ -3,148 +3,30 @@ package caddymodule
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// homeserver is a scripted one, to stand as the next handler. It answers as
-// Synapse does, applies writes at once, and counts what reaches it.
-type homeserver struct {
-	mu       sync.Mutex
-	tokens   map[string]string // token → user
-	devices  map[string]string // token → device
-	presence map[string]string // user → body of a GET
-	hidden   map[string]bool   // "viewer target" that may not see each other
-	counts   map[string]int    // "GET", "PUT", "whoami", "other"
-	seen     []*http.Request   // as they came, without bodies
+// homeserver is a scripted one with what the tests of this package need besides.
+type homeserver struct{ *scripted.Homeserver }
 
-	// intercept may answer a request before the homeserver does. It is called
-	// without the lock.
-	intercept func(w http.ResponseWriter, r *http.Request) (handled bool, err error)
-}
-
-func newHomeserver() *homeserver {
-	return &homeserver{
-		tokens:   map[string]string{"alice-token": alice, "alice-phone": alice, "bob-token": bob, "carol-token": carol},
-		devices:  make(map[string]string),
-		presence: map[string]string{alice: `{"presence":"online","last_active_ago":1000,"status_msg":"hi","currently_active":true}`},
-		hidden:   map[string]bool{carol + " " + alice: true},
-		counts:   make(map[string]int),
-	}
-}
+func newHomeserver() *homeserver { return &homeserver{scripted.New()} }
 
 const (
-	alice = "@alice:example.com"
-	bob   = "@bob:example.com"
-	carol = "@carol:example.com" // shares no room with alice
+	Alice = scripted.Alice
+	bob   = scripted.Bob
+	carol = scripted.Carol
 )
 
-// answerBy sets intercept while requests may be under way.
-func (hs *homeserver) answerBy(intercept func(w http.ResponseWriter, r *http.Request) (handled bool, err error)) {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	hs.intercept = intercept
-}
-
-func (hs *homeserver) count(what string) int {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	return hs.counts[what]
-}
-
-func (hs *homeserver) last() *http.Request {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	return hs.seen[len(hs.seen)-1]
-}
-
-func (hs *homeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
-	route, isPresence := policy.ParsePresenceRoute(r.URL.EscapedPath())
-	what := "other"
-	switch {
-	case isPresence:
-		what = r.Method
-	case strings.HasSuffix(r.URL.Path, "/account/whoami"):
-		what = "whoami"
-	}
-	hs.mu.Lock()
-	hs.counts[what]++
-	hs.seen = append(hs.seen, r)
-	intercept := hs.intercept
-	hs.mu.Unlock()
-	if intercept != nil {
-		if handled, err := intercept(w, r); handled || err != nil {
-			return err
-		}
-	}
-
-	body, _ := io.ReadAll(r.Body)
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	token, isHeader := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !isHeader {
-		token = r.URL.Query().Get("access_token")
-	}
-	user, ok := hs.tokens[token]
-	if as := r.URL.Query().Get("user_id"); ok && as != "" && strings.HasPrefix(token, "as-") {
-		user = as
-	}
-	switch {
-	case token == "":
-		answer(w, 401, `{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}`)
-	case !ok:
-		answer(w, 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token passed.","soft_logout":false}`)
-	case what == "whoami":
-		answer(w, 200, fmt.Sprintf(`{"user_id":%q,"device_id":%q,"is_guest":false}`, user, hs.devices[token]))
-	case what == "PUT":
-		var content map[string]any
-		_ = json.Unmarshal(body, &content)
-		message, _ := content["status_msg"].(string)
-		hs.presence[route.UserID] = fmt.Sprintf(`{"presence":%q,"status_msg":%q}`, content["presence"], message)
-		answer(w, 200, `{}`)
-	case isPresence && hs.hidden[user+" "+route.UserID]:
-		answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"You are not allowed to see their presence."}`)
-	case isPresence:
-		state, ok := hs.presence[route.UserID]
-		if !ok {
-			state = `{"presence":"offline"}`
-		}
-		answer(w, 200, state)
-	case strings.HasSuffix(r.URL.Path, "/logout"):
-		delete(hs.tokens, token)
-		answer(w, 200, `{}`)
-	case strings.HasSuffix(r.URL.Path, "/logout/all"):
-		maps.DeleteFunc(hs.tokens, func(_, u string) bool { return u == user })
-		answer(w, 200, `{}`)
-	default:
-		answer(w, 200, `{"other":true}`)
-	}
-	return nil
-}
-
-// answer writes with the header fields of Synapse.
-func answer(w http.ResponseWriter, status int, body string) {
-	header := w.Header()
-	header.Set("Server", "Synapse/1.160.0")
-	header.Set("Content-Type", "application/json")
-	header.Set("Cache-Control", "no-cache, no-store, must-revalidate")
-	header.Set("Access-Control-Allow-Origin", "*")
-	header.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, body)
-}
+func answer(w http.ResponseWriter, status int, body string) { scripted.Answer(w, status, body) }
 
 // proxy is a provisioned handler in front of a scripted homeserver.
 type proxy struct {
@@ -259,7 +141,7 @@ func (p *proxy) wantError(resp *http.Response, status int, errcode string) {
 func (p *proxy) wantCounts(want map[string]int) {
 	p.t.Helper()
 	for what, n := range want {
-		if got := p.hs.count(what); got != n {
+		if got := p.hs.Count(what); got != n {
 			p.t.Errorf("the homeserver got %d requests of %s, want %d", got, what, n)
 		}
 	}

@@ -22,25 +22,25 @@ func TestUnknownTokenIsAnsweredAsTheHomeserverDidAndRememberedBriefly(t *testing
 		p := newProxy(t, new(Handler))
 		const body = `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token passed.","soft_logout":false}`
 		for range 3 {
-			p.want(p.get("no-such-token", alice), 401, body, "")
-			p.want(p.put("no-such-token", alice, `{"presence":"online"}`), 401, body, "")
+			p.want(p.get("no-such-token", Alice), 401, body, "")
+			p.want(p.put("no-such-token", Alice, `{"presence":"online"}`), 401, body, "")
 		}
 		p.wantCounts(map[string]int{"whoami": 1, "GET": 0, "PUT": 0})
 		time.Sleep(defaultRejectedTTL)
-		p.hs.tokens["no-such-token"] = alice
-		p.want(p.put("no-such-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+		p.hs.Tokens["no-such-token"] = Alice
+		p.want(p.put("no-such-token", Alice, `{"presence":"online"}`), 200, `{}`, "")
 	})
 }
 
 func TestIdentityIsAskedAgainAfterItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Identity: &Identity{TTL: caddy.Duration(time.Minute)}})
-		p.get("bob-token", alice)
+		p.get("bob-token", Alice)
 		time.Sleep(time.Minute - time.Nanosecond)
-		p.get("bob-token", alice)
+		p.get("bob-token", Alice)
 		p.wantCounts(map[string]int{"whoami": 1})
 		time.Sleep(time.Nanosecond)
-		p.get("bob-token", alice)
+		p.get("bob-token", Alice)
 		p.wantCounts(map[string]int{"whoami": 2})
 	})
 }
@@ -48,13 +48,13 @@ func TestIdentityIsAskedAgainAfterItsTime(t *testing.T) {
 func TestWhoAmIGoesAsTheClient(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	var sent *http.Request
-	p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/whoami") {
 			sent = r
 		}
 		return false, nil
 	}
-	r := request("PUT", statusPath(alice)+"?access_token=alice-token", "", `{"presence":"online"}`)
+	r := request("PUT", statusPath(Alice)+"?access_token=alice-token", "", `{"presence":"online"}`)
 	r.RemoteAddr = "[2001:db8::7]:4711"
 	r.Host = "matrix.example.com"
 	r.Header.Set("User-Agent", "Element/1.0")
@@ -78,7 +78,7 @@ func TestWhoAmIGoesAsTheClient(t *testing.T) {
 
 func TestAppserviceActsAsItsUsers(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.hs.tokens["as-token"] = "@bridge:example.com"
+	p.hs.Tokens["as-token"] = "@bridge:example.com"
 	ghost := "@ghost_1:example.com"
 	for _, tc := range []struct {
 		user, target string
@@ -105,24 +105,24 @@ func TestAppserviceActsAsItsUsers(t *testing.T) {
 // about the token.
 func TestUnknownUserDoesNotCostAnAppserviceItsToken(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.hs.tokens["as-token"] = "@bridge:example.com"
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Tokens["as-token"] = "@bridge:example.com"
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.URL.Query().Get("user_id") != "@someone:elsewhere.example" {
 			return false, nil
 		}
 		answer(w, 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Unknown token"}`)
 		return true, nil
 	}
-	p.want(p.get("as-token", alice), 200, "", "")
-	p.wantError(p.do(request("GET", statusPath(alice)+"?user_id=@someone:elsewhere.example", "as-token", "")), 401, "M_UNKNOWN_TOKEN")
-	p.want(p.get("as-token", alice), 200, "", "matrix_presence; hit")
+	p.want(p.get("as-token", Alice), 200, "", "")
+	p.wantError(p.do(request("GET", statusPath(Alice)+"?user_id=@someone:elsewhere.example", "as-token", "")), 401, "M_UNKNOWN_TOKEN")
+	p.want(p.get("as-token", Alice), 200, "", "matrix_presence; hit")
 	p.wantCounts(map[string]int{"whoami": 2})
 }
 
 func TestMadeUpUserIDsOfAnOrdinaryTokenCostOneLookup(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	for i := range 100 {
-		target := fmt.Sprintf("%s?user_id=@x%d:example.com&device_id=%d", statusPath(alice), i, i)
+		target := fmt.Sprintf("%s?user_id=@x%d:example.com&device_id=%d", statusPath(Alice), i, i)
 		p.want(p.do(request("GET", target, "bob-token", "")), 200, "", "")
 	}
 	p.wantCounts(map[string]int{"whoami": 1, "GET": 1})
@@ -132,7 +132,7 @@ func TestConcurrentLookupsOfATokenAreOneAndTheirNumberIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, new(Handler))
 		release := make(chan struct{})
-		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 			<-release
 			return false, nil
 		}
@@ -152,19 +152,19 @@ func TestUpstreamThatIsNoHomeserverIsLoggedOnce(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	logger, logs := testkit.NewLogs(slog.LevelInfo)
 	p.handler.gateway.logger = logger
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		http.NotFound(w, r)
 		return true, nil
 	}
 	for range 5 {
-		p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), 502, "M_UNKNOWN")
-		p.want(p.get("alice-token", alice), 404, "", "matrix_presence; fwd=bypass")
+		p.wantError(p.put("alice-token", Alice, `{"presence":"online"}`), 502, "M_UNKNOWN")
+		p.want(p.get("alice-token", Alice), 404, "", "matrix_presence; fwd=bypass")
 	}
 	if got := logs.Count("check the address"); got != 1 {
 		t.Errorf("logged %d times: %v", got, logs.All())
 	}
-	p.hs.intercept = nil
-	p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+	p.hs.Intercept = nil
+	p.want(p.put("alice-token", Alice, `{"presence":"online"}`), 200, `{}`, "")
 	if len(logs.All()) != 1 {
 		t.Errorf("a change within the same minute was logged: %v", logs.All())
 	}
@@ -198,22 +198,22 @@ func TestRevocations(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, new(Handler))
-				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.URL.Path == tc.path {
 						answer(w, 200, `{}`)
 						return true, nil
 					}
 					return false, nil
 				}
-				p.get("alice-token", alice)
+				p.get("alice-token", Alice)
 				if tc.phone {
-					p.get("alice-phone", alice)
+					p.get("alice-phone", Alice)
 				}
 				p.want(p.do(request(tc.method, tc.path, tc.token, `{}`)), 200, `{}`, "")
 				synctest.Wait() // for who it was, if that had to be asked
-				before := p.hs.count("whoami")
-				p.get("alice-token", alice)
-				if got := p.hs.count("whoami") - before; got != tc.lookups {
+				before := p.hs.Count("whoami")
+				p.get("alice-token", Alice)
+				if got := p.hs.Count("whoami") - before; got != tc.lookups {
 					t.Errorf("%d lookups of alice's other token, want %d", got, tc.lookups)
 				}
 			})
@@ -223,16 +223,16 @@ func TestRevocations(t *testing.T) {
 
 func TestTokenIsRefusedAtOnceAfterItsLogout(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.want(p.get("bob-token", alice), 200, "", "")
+	p.want(p.get("bob-token", Alice), 200, "", "")
 	p.want(p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`)), 200, `{}`, "")
-	p.want(p.get("bob-token", alice), 401, "", "")
+	p.want(p.get("bob-token", Alice), 401, "", "")
 	p.want(p.put("bob-token", bob, `{"presence":"online"}`), 401, "", "")
 }
 
 func TestRefusedLogoutChangesNothing(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.get("bob-token", Alice)
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/logout") {
 			answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"no"}`)
 			return true, nil
@@ -240,7 +240,7 @@ func TestRefusedLogoutChangesNothing(t *testing.T) {
 		return false, nil
 	}
 	p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`))
-	p.get("bob-token", alice)
+	p.get("bob-token", Alice)
 	p.wantCounts(map[string]int{"whoami": 1})
 }
 
@@ -254,18 +254,18 @@ func TestLogoutWithoutAnAnswerCounts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
-			p.get("bob-token", alice)
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.get("bob-token", Alice)
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if !strings.HasSuffix(r.URL.Path, "/logout") {
 					return false, nil
 				}
-				p.hs.mu.Lock()
-				delete(p.hs.tokens, "bob-token")
-				p.hs.mu.Unlock()
+				p.hs.Mu.Lock()
+				delete(p.hs.Tokens, "bob-token")
+				p.hs.Mu.Unlock()
 				return true, end(w)
 			}
 			p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`))
-			p.want(p.get("bob-token", alice), 401, "", "")
+			p.want(p.get("bob-token", Alice), 401, "", "")
 		})
 	}
 }
@@ -274,8 +274,8 @@ func TestLogoutWithoutAnAnswerCounts(t *testing.T) {
 // not make everybody else be looked up again.
 func TestOddRevocationsForgetNobodyElse(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.get("bob-token", Alice)
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/password") {
 			w.WriteHeader(499)
 			return true, nil
@@ -284,14 +284,14 @@ func TestOddRevocationsForgetNobodyElse(t *testing.T) {
 	}
 	p.do(request("POST", "/_matrix/client/v3/account/password", "", `{}`))
 	p.do(request("POST", "/_matrix/client/v3/logout?x;access_token=evil", "alice-token", `{}`))
-	p.get("bob-token", alice)
+	p.get("bob-token", Alice)
 	p.wantCounts(map[string]int{"whoami": 1})
 }
 
 func TestOversizedTokenIsNobodys(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	long := strings.Repeat("x", 5000)
-	p.wantError(p.put(long, alice, `{"presence":"online"}`), 401, "M_MISSING_TOKEN")
-	p.want(p.get(long, alice), 401, "", "matrix_presence; fwd=bypass; detail=uncertain-credential")
+	p.wantError(p.put(long, Alice, `{"presence":"online"}`), 401, "M_MISSING_TOKEN")
+	p.want(p.get(long, Alice), 401, "", "matrix_presence; fwd=bypass; detail=uncertain-credential")
 	p.wantCounts(map[string]int{"whoami": 0})
 }

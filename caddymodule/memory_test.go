@@ -36,15 +36,15 @@ func (p *proxy) reload(handler *Handler) {
 func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
-		p.hs.presence[alice] = `{"presence":"offline"}`
-		p.get("bob-token", alice)
+		p.hs.Presence[Alice] = `{"presence":"offline"}`
+		p.get("bob-token", Alice)
 		p.put("bob-token", bob, `{"presence":"online"}`)
 		p.reload(&Handler{
 			WriteLimit: &Limit{Events: 2, Window: caddy.Duration(2 * time.Hour), Burst: 1},
 			Cache:      &Cache{States: 77, Permissions: 77, TTL: caddy.Duration(2 * time.Minute)},
 			Identity:   &Identity{Tokens: 77},
 		})
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit; ttl=120")
+		p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; hit; ttl=120")
 		p.wantError(p.put("bob-token", bob, `{"presence":"online"}`), 429, "M_LIMIT_EXCEEDED")
 		p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
 	})
@@ -61,17 +61,17 @@ func TestLifetimesOfIdentitiesChangeAtOnce(t *testing.T) {
 			}
 		}
 		p := newProxy(t, lasting(time.Hour, time.Hour))
-		p.hs.tokens["locked"] = bob
+		p.hs.Tokens["locked"] = bob
 		p.hs.locks("locked", 401, lockedBody)
 		lookups := func(what string, want int) {
 			t.Helper()
-			before := p.hs.count("whoami")
+			before := p.hs.Count("whoami")
 			for range 2 {
-				p.get("bob-token", alice)
-				p.get("made-up", alice)
-				p.get("locked", alice)
+				p.get("bob-token", Alice)
+				p.get("made-up", Alice)
+				p.get("locked", Alice)
 			}
-			if got := p.hs.count("whoami") - before; got != want {
+			if got := p.hs.Count("whoami") - before; got != want {
 				t.Errorf("%s: %d lookups, want %d", what, got, want)
 			}
 		}
@@ -90,7 +90,7 @@ func TestLifetimesOfIdentitiesChangeAtOnce(t *testing.T) {
 
 func TestFailedReloadChangesNothing(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
+	p.get("bob-token", Alice)
 	for name, handler := range map[string]*Handler{
 		"before the memory was taken": {Cache: &Cache{Name: t.Name()}, MaxBody: -1},
 		// Something else in the configuration fails after this handler.
@@ -112,12 +112,12 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 			t.Errorf("%s: the tables were resized", name)
 		}
 	}
-	p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+	p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; hit")
 }
 
 func TestRequestsOutliveTheirConfiguration(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == "PUT" {
 			if _, err := memories.Delete(p.handler.pooled.name); err != nil {
 				t.Error(err)
@@ -125,9 +125,9 @@ func TestRequestsOutliveTheirConfiguration(t *testing.T) {
 		}
 		return false, nil
 	}
-	p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
-	p.hs.intercept = nil
-	p.want(p.get("bob-token", alice), 200, "", "")
+	p.want(p.put("alice-token", Alice, `{"presence":"online"}`), 200, `{}`, "")
+	p.hs.Intercept = nil
+	p.want(p.get("bob-token", Alice), 200, "", "")
 	p.handler.gateway = nil // dropped above
 }
 
@@ -232,12 +232,12 @@ func TestNoTokenIsRememberedOrLogged(t *testing.T) {
 		h := &Handler{Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb", OverLimit: "coalesce", Preflight: "local"}
 		p := newProxy(t, h)
 		logs := logged(h)
-		for n, userID := range []string{alice, bob, carol} {
-			p.hs.tokens[fmt.Sprint(secret, n)] = userID
+		for n, userID := range []string{Alice, bob, carol} {
+			p.hs.Tokens[fmt.Sprint(secret, n)] = userID
 		}
-		p.hs.tokens["as-"+secret] = "@bridge:example.com"
-		p.hs.tokens[secret+"-locked"] = "@locked:example.com"
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Tokens["as-"+secret] = "@bridge:example.com"
+		p.hs.Tokens[secret+"-locked"] = "@locked:example.com"
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			token := r.Header.Get("Authorization")
 			switch {
 			case r.URL.Path == clientAPI+"login", r.URL.Path == clientAPI+"register", r.URL.Path == clientAPI+"refresh":
@@ -259,9 +259,9 @@ func TestNoTokenIsRememberedOrLogged(t *testing.T) {
 		for range 2 {
 			for _, token := range tokens {
 				for _, query := range []string{"", "?user_id=@ghost:example.com", "?user_id=", "?access_token=" + token} {
-					p.do(behind("GET", statusPath(alice)+query, token, ""))
-					p.do(behind("PUT", statusPath(alice)+query, token, message(1)))
-					p.do(behind("PUT", statusPath(alice)+query, token, message(2)))
+					p.do(behind("GET", statusPath(Alice)+query, token, ""))
+					p.do(behind("PUT", statusPath(Alice)+query, token, message(1)))
+					p.do(behind("PUT", statusPath(Alice)+query, token, message(2)))
 					p.do(behind("GET", syncPath+query, token, ""))
 				}
 				for _, path := range []string{"login", "register", "refresh", "logout", "logout/all", "delete_devices"} {

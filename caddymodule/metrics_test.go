@@ -73,7 +73,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 				RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second), Burst: 10},
 			},
 			Classes: []Class{{
-				Name: "busy", Match: []string{alice}, RepeatWrites: "absorb", OverLimit: "coalesce",
+				Name: "busy", Match: []string{Alice}, RepeatWrites: "absorb", OverLimit: "coalesce",
 				WriteLimit: &Limit{Events: 2, Window: caddy.Duration(time.Second), Burst: 3},
 			}},
 			Coalesce: &Coalesce{MaxAge: caddy.Duration(3 * time.Second)},
@@ -85,13 +85,13 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			defer mu.Unlock()
 			return random.IntN(n)
 		}
-		users := []string{alice, bob, carol}
+		users := []string{Alice, bob, carol}
 		for i := range 9 {
 			userID := fmt.Sprintf("@user%d:example.com", i)
 			users = append(users, userID)
-			p.hs.tokens["token-of-"+userID] = userID
+			p.hs.Tokens["token-of-"+userID] = userID
 		}
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			time.Sleep(time.Duration(draw(20)) * time.Millisecond)
 			if strings.HasSuffix(r.URL.Path, "/version") {
 				says("", `{"server":{"name":"Dendrite"}}`)(w)
@@ -158,28 +158,28 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		time.Sleep(time.Minute) // fetches may outlive their readers
 
 		// More targets than there is room for, and a read of one while the homeserver is down.
-		p.hs.answerBy(nil)
+		p.hs.AnswerBy(nil)
 		for n := range 12 {
 			p.get("bob-token", users[n])
 		}
 		p.get("bob-token", bob)
 		time.Sleep(time.Second)
-		p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
 			return true, caddyhttp.Error(502, errors.New("no connection"))
 		})
 		p.get("bob-token", bob)
 
 		// One that waits and that the homeserver doesn't want, with nothing newer.
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"no"}`)
 			return true, nil
 		})
 		const last = 5 + 14
 		under := p.handler.gateway.memory.identities.Begin(policy.Credential{Token: "alice-token"})
-		under.Learn(policy.WhoAmI{UserID: alice}, p.handler.gateway.memory.identities.Revision(), time.Now())
+		under.Learn(policy.WhoAmI{UserID: Alice}, p.handler.gateway.memory.identities.Revision(), time.Now())
 		under.End()
 		for n := range 5 {
-			p.put("alice-token", alice, message(n))
+			p.put("alice-token", Alice, message(n))
 		}
 		time.Sleep(time.Minute)
 
@@ -237,8 +237,8 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			}
 			equal("answers to "+reason, got["upstream_seconds "+reason], got["upstream_requests_total "+reason])
 		}
-		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write", "delivery"), float64(p.hs.count("GET")+p.hs.count("PUT")))
-		equal("the homeserver's count of whoami", sum("upstream_requests_total", "whoami"), float64(p.hs.count("whoami")))
+		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write", "delivery"), float64(p.hs.Count("GET")+p.hs.Count("PUT")))
+		equal("the homeserver's count of whoami", sum("upstream_requests_total", "whoami"), float64(p.hs.Count("whoami")))
 
 		// It was all kinds of traffic.
 		for _, metric := range []string{

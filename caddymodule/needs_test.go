@@ -28,14 +28,14 @@ func TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat(t *testing.T) {
 	const sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 	sync := func(p *proxy) { p.sync("alice-token", "set_presence=unavailable") }
 	unknownSync := func(p *proxy) {
-		p.hs.tokens["alice-tablet"] = alice
+		p.hs.Tokens["alice-tablet"] = Alice
 		p.do(request("GET", syncPath+"?set_presence=unavailable", "alice-tablet", ""))
 		synctest.Wait() // the homeserver is asked whose it is meanwhile
 	}
 	write := func(bodies ...string) func(p *proxy) {
 		return func(p *proxy) {
 			for _, body := range bodies {
-				p.put("alice-token", alice, body)
+				p.put("alice-token", Alice, body)
 				synctest.Wait()
 			}
 		}
@@ -78,13 +78,13 @@ func TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat(t *testing.T) {
 				if tc.homeserver != "" {
 					tc.other.gateway.set.dialect = dialects[tc.homeserver]
 				}
-				p.put("alice-token", alice, online)
+				p.put("alice-token", Alice, online)
 				tc.between(other)
 				want := "matrix_presence; fwd=method"
 				if tc.repeats {
 					want = "matrix_presence; detail=absorbed"
 				}
-				p.want(p.put("alice-token", alice, online), 200, "{}", want)
+				p.want(p.put("alice-token", Alice, online), 200, "{}", want)
 			})
 		})
 	}
@@ -105,13 +105,13 @@ func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
 		{"nothing", &Handler{}, func(_, _ *proxy) {}, idle, false},
 		{"the same", &Handler{}, func(_, other *proxy) { other.wantSync("alice-token", idle, idle) }, idle, false},
 		{"another state", &Handler{}, func(_, other *proxy) { other.wantSync("alice-token", active, active) }, idle, true},
-		{"a write", &Handler{}, func(_, other *proxy) { other.put("alice-token", alice, online) }, idle, true},
-		{"an observed write", &Handler{Mode: "observe"}, func(_, other *proxy) { other.put("alice-token", alice, online) }, idle, true},
+		{"a write", &Handler{}, func(_, other *proxy) { other.put("alice-token", Alice, online) }, idle, true},
+		{"an observed write", &Handler{Mode: "observe"}, func(_, other *proxy) { other.put("alice-token", Alice, online) }, idle, true},
 		{"an observed write over the limit", &Handler{Mode: "observe", WriteLimit: once}, func(p, other *proxy) {
-			other.put("alice-token", alice, unavailable)
+			other.put("alice-token", Alice, unavailable)
 			p.wantSync("alice-token", idle, idle)
 			p.wantSync("alice-token", idle, silent)
-			other.put("alice-token", alice, online)
+			other.put("alice-token", Alice, online)
 			synctest.Wait()
 		}, idle, true},
 		{"an observed sync", &Handler{Mode: "observe", Sync: "limit"}, func(_, other *proxy) { other.wantSync("alice-token", active, active) }, idle, true},
@@ -147,10 +147,10 @@ func TestReadersOfASiteSeeTheSyncsOfAnother(t *testing.T) {
 		other := p.beside(&Handler{Homeserver: "synapse"})
 		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
 		time.Sleep(2 * time.Second)
-		p.get("bob-token", alice)
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+		p.get("bob-token", Alice)
+		p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; hit")
 		other.wantSync("alice-token", "set_presence=unavailable", "set_presence=unavailable")
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
+		p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=miss")
 	})
 }
 
@@ -201,9 +201,9 @@ func TestObservedWriteIsNotOvertakenByOneThatWaits(t *testing.T) {
 				other.handler.gateway.set.dialect = tc.dialect
 				p.knows("alice-phone")
 				sent := p.hs.bodies()
-				p.put("alice-token", alice, message(0))
-				p.put("alice-token", alice, message(1)) // waits
-				if resp := other.put(tc.token, alice, message(2)); resp.StatusCode != http.StatusOK {
+				p.put("alice-token", Alice, message(0))
+				p.put("alice-token", Alice, message(1)) // waits
+				if resp := other.put(tc.token, Alice, message(2)); resp.StatusCode != http.StatusOK {
 					t.Errorf("status %d", resp.StatusCode)
 				}
 				time.Sleep(time.Hour)
@@ -223,13 +223,13 @@ func TestObservedWriteOfSomebodyElseChangesNothing(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newProxy(t, absorbing())
 			other := p.beside(&Handler{Mode: "observe"})
-			p.put("alice-token", alice, online)
+			p.put("alice-token", Alice, online)
 			time.Sleep(defaultSettle)
-			p.get("bob-token", alice)
-			other.put(token, alice, unavailable) // this homeserver takes bob's, as Dendrite does with presence off
+			p.get("bob-token", Alice)
+			other.put(token, Alice, unavailable) // this homeserver takes bob's, as Dendrite does with presence off
 			synctest.Wait()
-			p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
-			p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
+			p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; hit")
+			p.want(p.put("alice-token", Alice, online), 200, "{}", "matrix_presence; detail=absorbed")
 		})
 	}
 }
@@ -239,13 +239,13 @@ func TestObservedWriteOfAnUnknownTokenCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, absorbing())
 		other := p.beside(&Handler{Mode: "observe"})
-		p.put("alice-token", alice, online)
+		p.put("alice-token", Alice, online)
 		time.Sleep(defaultSettle)
-		p.get("bob-token", alice)
-		if resp := other.put("alice-phone", alice, unavailable); resp.StatusCode != http.StatusOK {
+		p.get("bob-token", Alice)
+		if resp := other.put("alice-phone", Alice, unavailable); resp.StatusCode != http.StatusOK {
 			t.Errorf("status %d", resp.StatusCode)
 		}
-		p.want(p.get("bob-token", alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
-		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+		p.want(p.get("bob-token", Alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
+		p.want(p.put("alice-token", Alice, online), 200, "{}", "matrix_presence; fwd=method")
 	})
 }

@@ -50,20 +50,20 @@ func TestObservedRequestsGoThroughAsTheyCame(t *testing.T) {
 		})
 		direct := newHomeserver()
 		requests := []func() *http.Request{
-			func() *http.Request { return request("GET", statusPath(alice), "bob-token", "") },
-			func() *http.Request { return request("GET", statusPath(alice), "bob-token", "") },
-			func() *http.Request { return request("GET", statusPath(alice), "carol-token", "") },
-			func() *http.Request { return request("GET", statusPath(alice), "", "") },
-			func() *http.Request { return request("GET", statusPath(alice), "unknown", "") },
-			func() *http.Request { return request("HEAD", statusPath(alice), "bob-token", "") },
-			func() *http.Request { return request("PUT", statusPath(alice), "alice-token", online) },
-			func() *http.Request { return request("PUT", statusPath(alice), "alice-token", unavailable) },
+			func() *http.Request { return request("GET", statusPath(Alice), "bob-token", "") },
+			func() *http.Request { return request("GET", statusPath(Alice), "bob-token", "") },
+			func() *http.Request { return request("GET", statusPath(Alice), "carol-token", "") },
+			func() *http.Request { return request("GET", statusPath(Alice), "", "") },
+			func() *http.Request { return request("GET", statusPath(Alice), "unknown", "") },
+			func() *http.Request { return request("HEAD", statusPath(Alice), "bob-token", "") },
+			func() *http.Request { return request("PUT", statusPath(Alice), "alice-token", online) },
+			func() *http.Request { return request("PUT", statusPath(Alice), "alice-token", unavailable) },
 			func() *http.Request { return request("PUT", statusPath(bob), "alice-token", online) },
-			func() *http.Request { return request("PUT", statusPath(alice), "alice-token", "{") },
+			func() *http.Request { return request("PUT", statusPath(Alice), "alice-token", "{") },
 			func() *http.Request {
-				return request("PUT", statusPath(alice), "alice-token", strings.Repeat(" ", 100_000))
+				return request("PUT", statusPath(Alice), "alice-token", strings.Repeat(" ", 100_000))
 			},
-			func() *http.Request { return request("PUT", statusPath(alice), "", online) },
+			func() *http.Request { return request("PUT", statusPath(Alice), "", online) },
 		}
 		for i, next := range requests {
 			got := p.do(next())
@@ -95,22 +95,22 @@ func TestObservedOutcomes(t *testing.T) {
 			}},
 		})
 		for range 5 {
-			p.get("bob-token", alice)
+			p.get("bob-token", Alice)
 			synctest.Wait()
 		}
 		p.wantObserved(map[string]float64{"miss read": 1, "hit read": 2, "limited read": 2})
 		for _, body := range []string{online, online, unavailable, "{"} {
 			p.put("bob-token", bob, body)
-			p.put("alice-token", alice, body)
+			p.put("alice-token", Alice, body)
 			synctest.Wait()
 		}
 		p.put("alice-token", bob, online)
 		p.put("unknown", bob, online)
 		p.put("", bob, online)
 		p.get("", bob)
-		p.get("carol-token", alice)
+		p.get("carol-token", Alice)
 		synctest.Wait()
-		p.get("carol-token", alice)
+		p.get("carol-token", Alice)
 		p.wantObserved(map[string]float64{
 			"miss read": 2, "hit read": 3, "limited read": 2, "rejected read": 1,
 			"forwarded write": 3, "absorbed write": 1, "coalesced write": 1, "invalid write": 1, "limited write": 2,
@@ -131,10 +131,10 @@ func TestObservedReadsAreTheEnforcedOnes(t *testing.T) {
 		}
 		observing, enforcing := newProxy(t, options("observe")), newProxy(t, options("enforce"))
 		random := rand.New(rand.NewPCG(3, 4))
-		users := map[string]string{"alice-token": alice, "bob-token": bob, "carol-token": carol}
+		users := map[string]string{"alice-token": Alice, "bob-token": bob, "carol-token": carol}
 		tokens := []string{"alice-token", "bob-token", "carol-token", "unknown", ""}
 		for range 2000 {
-			token, target := tokens[random.IntN(len(tokens))], []string{alice, bob, carol}[random.IntN(3)]
+			token, target := tokens[random.IntN(len(tokens))], []string{Alice, bob, carol}[random.IntN(3)]
 			method, body := "GET", ""
 			if own, ok := users[token]; ok && random.IntN(20) == 0 {
 				method, target, body = "PUT", own, message(random.IntN(10))
@@ -174,7 +174,7 @@ func TestObservedPreflightsAreTheHomeservers(t *testing.T) {
 func TestObservingUnpacksWhatTheClientAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Mode: "observe"})
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Header.Get("Accept-Encoding") != "gzip" {
 				return false, nil
 			}
@@ -185,7 +185,7 @@ func TestObservingUnpacksWhatTheClientAskedFor(t *testing.T) {
 			return true, packer.Close()
 		}
 		for range 2 {
-			r := request("GET", statusPath(alice), "bob-token", "")
+			r := request("GET", statusPath(Alice), "bob-token", "")
 			r.Header.Set("Accept-Encoding", "gzip")
 			resp := p.do(r)
 			if unpacker, err := gzip.NewReader(resp.Body); err != nil || resp.Header.Get("Content-Encoding") != "gzip" {
@@ -204,7 +204,7 @@ func TestObservingUnpacksWhatTheClientAskedFor(t *testing.T) {
 func TestObservedClientDoesNotWaitForWhoAmI(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Mode: "observe"})
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/whoami") {
 				<-r.Context().Done()
 				return true, r.Context().Err()
@@ -214,9 +214,9 @@ func TestObservedClientDoesNotWaitForWhoAmI(t *testing.T) {
 		start := time.Now()
 		var clients sync.WaitGroup
 		for n := range 2 * maxLearning {
-			clients.Go(func() { p.want(p.get(fmt.Sprintf("token-%d", n), alice), 401, "", "") })
+			clients.Go(func() { p.want(p.get(fmt.Sprintf("token-%d", n), Alice), 401, "", "") })
 		}
-		p.want(p.get("bob-token", alice), 200, "", "")
+		p.want(p.get("bob-token", Alice), 200, "", "")
 		clients.Wait()
 		if took := time.Since(start); took != 0 {
 			t.Errorf("it took %v", took)

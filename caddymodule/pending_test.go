@@ -30,7 +30,7 @@ func coalescing() *Handler {
 func (hs *homeserver) bodies() func() []string {
 	var mu sync.Mutex
 	var list []string
-	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == http.MethodPut {
 			body, _ := io.ReadAll(r.Body)
 			r.Body = io.NopCloser(strings.NewReader(string(body)))
@@ -66,10 +66,10 @@ func TestOfWritesOverTheLimitTheNewestIsDelivered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
 		sent := p.hs.bodies()
-		p.want(p.put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
+		p.want(p.put("alice-token", Alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
 		for n := range 8 {
 			time.Sleep(time.Second)
-			p.want(p.put("alice-token", alice, message(n+1)), 200, "{}", "matrix_presence; detail=coalesced")
+			p.want(p.put("alice-token", Alice, message(n+1)), 200, "{}", "matrix_presence; detail=coalesced")
 		}
 		p.wantDeliveries(map[string]float64{"superseded": 7, "pending": 1})
 		time.Sleep(3 * time.Second)
@@ -77,7 +77,7 @@ func TestOfWritesOverTheLimitTheNewestIsDelivered(t *testing.T) {
 			t.Errorf("the homeserver got %q", got)
 		}
 		p.wantDeliveries(map[string]float64{"superseded": 7, "delivered": 1})
-		p.want(p.get("bob-token", alice), 200, message(8), "")
+		p.want(p.get("bob-token", Alice), 200, message(8), "")
 	})
 }
 
@@ -85,14 +85,14 @@ func TestOfWritesOverTheLimitTheNewestIsDelivered(t *testing.T) {
 func TestDeliveryIsTheClientsOwnRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, online)
+		p.put("alice-token", Alice, online)
 		r := request("PUT", "/_matrix/client/r0/presence/%40alice:example.com/status", "alice-token", unavailable)
 		r.Header.Set("User-Agent", "a client")
 		r.Header.Set("Content-Type", "application/json; charset=utf-8")
 		p.want(p.do(r), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		got := p.hs.last()
+		got := p.hs.Last()
 		if got.Method != "PUT" || got.URL.String() != r.URL.String() || got.ContentLength != int64(len(unavailable)) || got.RemoteAddr != r.RemoteAddr ||
 			got.Header.Get("Authorization") != "Bearer alice-token" || got.Header.Get("User-Agent") != "a client" ||
 			got.Header.Get("Content-Type") != "application/json; charset=utf-8" {
@@ -106,22 +106,22 @@ func TestNothingOlderIsStoredOrServedWhileAWriteWaits(t *testing.T) {
 		h := coalescing()
 		h.Cache = &Cache{TTL: caddy.Duration(time.Hour), StaleIfError: caddy.Duration(time.Hour), Settle: ptr(0)}
 		p := newProxy(t, h)
-		p.put("alice-token", alice, message(0))
-		p.get("bob-token", alice)
-		p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; hit")
-		p.put("alice-token", alice, message(1))
+		p.put("alice-token", Alice, message(0))
+		p.get("bob-token", Alice)
+		p.want(p.get("bob-token", Alice), 200, message(0), "matrix_presence; hit")
+		p.put("alice-token", Alice, message(1))
 		for range 2 {
-			p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss") // what the homeserver says
+			p.want(p.get("bob-token", Alice), 200, message(0), "matrix_presence; fwd=miss") // what the homeserver says
 		}
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			return true, caddyhttp.Error(502, errors.New("no connection"))
 		})
-		p.want(p.get("bob-token", alice), 502, "", "")
-		p.hs.answerBy(nil)
+		p.want(p.get("bob-token", Alice), 502, "", "")
+		p.hs.AnswerBy(nil)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		p.want(p.get("bob-token", alice), 200, message(1), "matrix_presence; fwd=miss; stored")
-		p.want(p.get("bob-token", alice), 200, message(1), "matrix_presence; hit")
+		p.want(p.get("bob-token", Alice), 200, message(1), "matrix_presence; fwd=miss; stored")
+		p.want(p.get("bob-token", Alice), 200, message(1), "matrix_presence; hit")
 	})
 }
 
@@ -140,10 +140,10 @@ func TestDeliveriesSettleWhateverEndsTheWait(t *testing.T) {
 				h.Cache = &Cache{TTL: caddy.Duration(time.Hour), Settle: ptr(settle)}
 				h.Coalesce.MaxAge = caddy.Duration(13 * time.Second)
 				p := newProxy(t, h)
-				p.put("alice-token", alice, message(0))
-				p.want(p.get("bob-token", alice), 200, message(0), "")
+				p.put("alice-token", Alice, message(0))
+				p.want(p.get("bob-token", Alice), 200, message(0), "")
 				writes := 0
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method != http.MethodPut {
 						return false, nil
 					}
@@ -153,8 +153,8 @@ func TestDeliveriesSettleWhateverEndsTheWait(t *testing.T) {
 					}
 					return true, caddyhttp.Error(502, errors.New("no connection"))
 				})
-				p.put("alice-phone", alice, message(1))
-				p.put("alice-token", alice, message(2))
+				p.put("alice-phone", Alice, message(1))
+				p.put("alice-token", Alice, message(2))
 				time.Sleep(10 * time.Second)
 				synctest.Wait()
 				if writes < 2 || p.handler.gateway.memory.pendings.len() != 1 {
@@ -165,12 +165,12 @@ func TestDeliveriesSettleWhateverEndsTheWait(t *testing.T) {
 				if n := p.handler.gateway.memory.pendings.len(); n != 0 {
 					t.Fatalf("%d writes wait", n)
 				}
-				p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss")
-				if got := p.get("bob-token", alice).Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss" {
+				p.want(p.get("bob-token", Alice), 200, message(0), "matrix_presence; fwd=miss")
+				if got := p.get("bob-token", Alice).Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss" {
 					t.Errorf("while it settles: Cache-Status is %q", got)
 				}
 				time.Sleep(settle)
-				p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+				p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=miss; stored")
 			})
 		})
 	}
@@ -179,11 +179,11 @@ func TestDeliveriesSettleWhateverEndsTheWait(t *testing.T) {
 func TestDevicesAreDeliveredInTheOrderOfTheirLastWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, message(0))
+		p.put("alice-token", Alice, message(0))
 		sent := p.hs.bodies()
-		p.put("alice-token", alice, message(1))
-		p.put("alice-phone", alice, message(2))
-		p.put("alice-token", alice, message(3))
+		p.put("alice-token", Alice, message(1))
+		p.put("alice-phone", Alice, message(2))
+		p.put("alice-token", Alice, message(3))
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if got := fmt.Sprint(sent()); got != fmt.Sprint([]string{message(2), message(3)}) {
@@ -191,18 +191,18 @@ func TestDevicesAreDeliveredInTheOrderOfTheirLastWrites(t *testing.T) {
 		}
 		// Two went for the price of two.
 		time.Sleep(11 * time.Second)
-		p.want(p.put("alice-token", alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-token", Alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
 	})
 }
 
 func TestNoWriteOvertakesOneThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, message(0))
-		p.put("alice-token", alice, message(1))
+		p.put("alice-token", Alice, message(0))
+		p.put("alice-token", Alice, message(1))
 		sent := p.hs.bodies()
-		slow := p.hs.intercept
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		slow := p.hs.Intercept
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			handled, err := slow(w, r)
 			if r.Method == http.MethodPut && len(sent()) == 1 {
 				time.Sleep(25 * time.Second) // so long that there is budget again
@@ -210,13 +210,13 @@ func TestNoWriteOvertakesOneThatWaits(t *testing.T) {
 			return handled, err
 		})
 		time.Sleep(31 * time.Second)
-		p.want(p.put("alice-token", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-token", Alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if got := fmt.Sprint(sent()); got != fmt.Sprint([]string{message(1), message(2)}) {
 			t.Errorf("the homeserver got %v", got)
 		}
-		p.want(p.get("bob-token", alice), 200, message(2), "")
+		p.want(p.get("bob-token", Alice), 200, message(2), "")
 	})
 }
 
@@ -238,10 +238,10 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
-				p.put("alice-token", alice, message(0))
-				p.put("alice-token", alice, message(1))
+				p.put("alice-token", Alice, message(0))
+				p.put("alice-token", Alice, message(1))
 				up := time.Now().Add(10*time.Second + tc.down)
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method == http.MethodPut && time.Now().Before(up) {
 						return true, tc.fail(w)
 					}
@@ -250,7 +250,7 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 				time.Sleep(3 * time.Minute)
 				p.wantDeliveries(tc.want)
 				p.wantCounts(map[string]int{"PUT": 1 + tc.tries})
-				if _, waits := p.handler.gateway.memory.pendings.waits(alice); waits {
+				if _, waits := p.handler.gateway.memory.pendings.waits(Alice); waits {
 					t.Error("something still waits")
 				}
 			})
@@ -289,16 +289,16 @@ func TestAWriteThatWaitsIsDeliveredAsItWasWritten(t *testing.T) {
 				handler := coalescing()
 				handler.Sync, handler.Homeserver = "limit", tt.homeserver
 				p := newProxy(t, handler)
-				p.put("alice-token", alice, online)
+				p.put("alice-token", Alice, online)
 				p.sync("alice-token", syncOnline)
-				p.want(p.put("alice-token", alice, tt.waits), 200, "{}", "matrix_presence; detail=coalesced")
+				p.want(p.put("alice-token", Alice, tt.waits), 200, "{}", "matrix_presence; detail=coalesced")
 				for _, query := range tt.syncs {
 					time.Sleep(time.Second)
 					p.sync("alice-token", query)
 				}
 				// Also when the first delivery fails.
 				var sent []string
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method != http.MethodPut {
 						return false, nil
 					}
@@ -329,7 +329,7 @@ func TestAWriteThatWaitsIsDeliveredAsItWasWritten(t *testing.T) {
 func TestLogoutDropsWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		for _, user := range []string{alice, bob} {
+		for _, user := range []string{Alice, bob} {
 			token := strings.TrimSuffix(user[1:], ":example.com") + "-token"
 			p.put(token, user, message(0))
 			p.put(token, user, message(1))
@@ -351,15 +351,15 @@ func TestOtherRevocationsLeaveItToTheHomeserver(t *testing.T) {
 	}{
 		"logout of all devices":   {request("POST", "/_matrix/client/v3/logout/all", "alice-token", ""), map[string]float64{"dropped": 1}},
 		"deletion of others":      {request("POST", "/_matrix/client/v3/delete_devices", "alice-token", `{"devices":["OTHER"]}`), map[string]float64{"delivered": 1}},
-		"deactivation by nobody":  {request("POST", "/_synapse/admin/v1/deactivate/"+alice, "", ""), map[string]float64{"delivered": 1}},
+		"deactivation by nobody":  {request("POST", "/_synapse/admin/v1/deactivate/"+Alice, "", ""), map[string]float64{"delivered": 1}},
 		"logout without a answer": {request("POST", "/_matrix/client/v3/logout", "alice-token", ""), map[string]float64{"delivered": 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
-				p.put("alice-token", alice, message(0))
-				p.put("alice-token", alice, message(1))
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.put("alice-token", Alice, message(0))
+				p.put("alice-token", Alice, message(1))
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					return strings.Contains(r.URL.Path, "/deactivate/") || name == "logout without a answer" && strings.HasSuffix(r.URL.Path, "/logout"), nil
 				})
 				p.do(tc.request)
@@ -379,10 +379,10 @@ func TestNothingIsAbsorbedPastAWriteThatWaits(t *testing.T) {
 				h.RepeatWrites, h.WriteLimit.Burst, h.Refresh = "absorb", 2, 0
 				p := newProxy(t, h)
 				sent := p.hs.bodies()
-				p.put("alice-token", alice, message(9))
-				p.put("alice-token", alice, online)
-				p.want(p.put(second, alice, unavailable), 200, "{}", "matrix_presence; detail=coalesced")
-				p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=coalesced")
+				p.put("alice-token", Alice, message(9))
+				p.put("alice-token", Alice, online)
+				p.want(p.put(second, Alice, unavailable), 200, "{}", "matrix_presence; detail=coalesced")
+				p.want(p.put("alice-token", Alice, online), 200, "{}", "matrix_presence; detail=coalesced")
 				time.Sleep(time.Minute)
 				if got := sent(); got[len(got)-1] != online {
 					t.Errorf("the homeserver got %v", got)
@@ -396,7 +396,7 @@ func TestNothingIsAbsorbedPastAWriteThatWaits(t *testing.T) {
 // write waits.
 func TestNobodyOvertakesAWriteOfAnotherConfiguration(t *testing.T) {
 	for name, other := range map[string]*Handler{
-		"exempt":   {Exempt: []string{alice}},
+		"exempt":   {Exempt: []string{Alice}},
 		"no limit": {WriteLimit: &Limit{Off: true}},
 		"reject":   {},
 	} {
@@ -406,14 +406,14 @@ func TestNobodyOvertakesAWriteOfAnotherConfiguration(t *testing.T) {
 				other.Cache = &Cache{Name: p.handler.Cache.Name}
 				provision(t, other)
 				sent := p.hs.bodies()
-				p.put("alice-token", alice, message(0))
-				p.put("alice-token", alice, message(1))
+				p.put("alice-token", Alice, message(0))
+				p.put("alice-token", Alice, message(1))
 				first := p.handler
 				p.handler = other
-				p.wantError(p.put("alice-token", alice, message(2)), 429, "M_LIMIT_EXCEEDED")
+				p.wantError(p.put("alice-token", Alice, message(2)), 429, "M_LIMIT_EXCEEDED")
 				time.Sleep(10 * time.Second)
 				synctest.Wait()
-				p.put("alice-token", alice, message(3))
+				p.put("alice-token", Alice, message(3))
 				p.handler = first
 				if got := sent(); got[1] != message(1) || other.WriteLimit != nil && got[2] != message(3) {
 					t.Errorf("the homeserver got %v", got)
@@ -429,12 +429,12 @@ func TestNothingIsAbsorbedPastAnotherSitesWrite(t *testing.T) {
 		p := newProxy(t, absorbing())
 		other := &Handler{Cache: &Cache{Name: p.handler.Cache.Name}}
 		provision(t, other)
-		p.put("alice-token", alice, online)
+		p.put("alice-token", Alice, online)
 		first := p.handler
 		p.handler = other
-		p.put("alice-token", alice, unavailable)
+		p.put("alice-token", Alice, unavailable)
 		p.handler = first
-		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+		p.want(p.put("alice-token", Alice, online), 200, "{}", "matrix_presence; fwd=method")
 	})
 }
 
@@ -442,15 +442,15 @@ func TestNothingIsAbsorbedPastAnotherSitesWrite(t *testing.T) {
 func TestManyDevicesKeepToTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			time.Sleep(20 * time.Millisecond)
 			return false, nil
 		})
 		for n := range 60_000 / 5 {
-			p.put([]string{"alice-token", "alice-phone"}[n%2], alice, message(n))
+			p.put([]string{"alice-token", "alice-phone"}[n%2], Alice, message(n))
 			time.Sleep(5 * time.Millisecond)
 		}
-		if got := p.hs.count("PUT"); got > 10 {
+		if got := p.hs.Count("PUT"); got > 10 {
 			t.Errorf("%d writes in a minute of one each ten seconds", got)
 		}
 	})
@@ -464,7 +464,7 @@ func TestNothingWaitsForLongerThanMaxAge(t *testing.T) {
 			p := newProxy(t, h)
 			sent := make(map[string]time.Time)
 			var mu sync.Mutex
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method == "PUT" {
 					mu.Lock()
 					defer mu.Unlock()
@@ -478,10 +478,10 @@ func TestNothingWaitsForLongerThanMaxAge(t *testing.T) {
 			accepted := make(map[string]time.Time)
 			for n := range 60 {
 				token := fmt.Sprintf("device-%d", n%8)
-				p.hs.mu.Lock()
-				p.hs.tokens[token] = alice
-				p.hs.mu.Unlock()
-				if resp := p.put(token, alice, message(n)); resp.StatusCode == 200 {
+				p.hs.Mu.Lock()
+				p.hs.Tokens[token] = Alice
+				p.hs.Mu.Unlock()
+				if resp := p.put(token, Alice, message(n)); resp.StatusCode == 200 {
 					accepted[message(n)] = time.Now()
 				}
 				time.Sleep(3 * time.Second)
@@ -503,11 +503,11 @@ func TestNothingWaitsForLongerThanMaxAge(t *testing.T) {
 			p := newProxy(t, h)
 			for n := range 300 {
 				userID, token := fmt.Sprintf("@user%d:example.com", n), fmt.Sprintf("token-%d", n)
-				p.hs.tokens[token] = userID
+				p.hs.Tokens[token] = userID
 				p.put(token, userID, message(0))
 				p.put(token, userID, message(1))
 			}
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				<-r.Context().Done()
 				return true, caddyhttp.Error(502, r.Context().Err())
 			})
@@ -526,7 +526,7 @@ func TestWaitingIsBounded(t *testing.T) {
 		accepted := 0
 		for n := range 20 {
 			userID, token := fmt.Sprintf("@user%d:example.com", n), fmt.Sprintf("token-%d", n)
-			p.hs.tokens[token] = userID
+			p.hs.Tokens[token] = userID
 			p.put(token, userID, message(0))
 			if resp := p.put(token, userID, message(1)); resp.StatusCode == 200 {
 				accepted++
@@ -545,8 +545,8 @@ func TestWaitingIsBounded(t *testing.T) {
 		accepted := 0
 		for n := range 20 {
 			token := fmt.Sprintf("device-%d", n)
-			p.hs.tokens[token] = alice
-			if resp := p.put(token, alice, message(n)); resp.Header.Get("Cache-Status") == "matrix_presence; detail=coalesced" {
+			p.hs.Tokens[token] = Alice
+			if resp := p.put(token, Alice, message(n)); resp.Header.Get("Cache-Status") == "matrix_presence; detail=coalesced" {
 				accepted++
 			}
 		}
@@ -559,9 +559,9 @@ func TestWaitingIsBounded(t *testing.T) {
 func TestReloadDeliversWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, message(0))
-		p.put("alice-token", alice, message(1))
-		p.put("alice-phone", alice, message(2))
+		p.put("alice-token", Alice, message(0))
+		p.put("alice-token", Alice, message(1))
+		p.put("alice-phone", Alice, message(2))
 		sent := p.hs.bodies()
 		start := time.Now()
 		p.reload(coalescing())
@@ -584,19 +584,19 @@ func TestReloadDoesNotWaitForAHomeserverThatHangs(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
 				for _, token := range tokens {
-					if _, ok := p.hs.tokens[token]; !ok {
-						p.hs.tokens[token] = alice
+					if _, ok := p.hs.Tokens[token]; !ok {
+						p.hs.Tokens[token] = Alice
 					}
 				}
 				coalesced := 0
 				for n := range 2 {
 					for _, token := range tokens {
-						if resp := p.put(token, p.hs.tokens[token], message(n)); strings.Contains(resp.Header.Get("Cache-Status"), "coalesced") {
+						if resp := p.put(token, p.hs.Tokens[token], message(n)); strings.Contains(resp.Header.Get("Cache-Status"), "coalesced") {
 							coalesced++
 						}
 					}
 				}
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method == http.MethodPut {
 						<-r.Context().Done()
 						return true, caddyhttp.Error(502, r.Context().Err())
@@ -619,14 +619,14 @@ func TestReloadDoesNotWaitForAHomeserverThatHangs(t *testing.T) {
 func TestEndOfOneSiteOfTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, message(0))
-		p.put("alice-token", alice, message(1)) // of the site that stays
+		p.put("alice-token", Alice, message(0))
+		p.put("alice-token", Alice, message(1)) // of the site that stays
 		other := coalescing()
 		other.Cache = &Cache{Name: p.handler.Cache.Name}
 		provision(t, other)
 		first := p.handler
 		p.handler = other
-		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-phone", Alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		sent := p.hs.bodies()
 		start := time.Now()
 		other.gateway.Flush()
@@ -644,12 +644,12 @@ func TestEndOfOneSiteOfTwo(t *testing.T) {
 // What a client chose may not take more memory than its wait is worth.
 func TestLargeRequestDoesNotWait(t *testing.T) {
 	p := newProxy(t, coalescing())
-	p.put("alice-token", alice, message(0))
+	p.put("alice-token", Alice, message(0))
 	large := fmt.Sprintf(`{"presence":"online","status_msg":%q}`, strings.Repeat("x", maxPendingBytes))
-	p.wantError(p.put("alice-token", alice, large), 429, "M_LIMIT_EXCEEDED")
-	path := "/_matrix/client/v3/presence/" + alice + "/status" + strings.Repeat("x", maxLine)
+	p.wantError(p.put("alice-token", Alice, large), 429, "M_LIMIT_EXCEEDED")
+	path := "/_matrix/client/v3/presence/" + Alice + "/status" + strings.Repeat("x", maxLine)
 	p.wantError(p.do(request("PUT", path, "alice-token", message(1))), 429, "M_LIMIT_EXCEEDED")
-	p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+	p.want(p.put("alice-token", Alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
 }
 
 // A homeserver that hangs gets no more writes at a time than it would answer.
@@ -660,13 +660,13 @@ func TestDeliveriesAtATimeAreBounded(t *testing.T) {
 		p := newProxy(t, h)
 		for n := range 300 {
 			userID, token := fmt.Sprintf("@user%d:example.com", n), fmt.Sprintf("token-%d", n)
-			p.hs.tokens[token] = userID
+			p.hs.Tokens[token] = userID
 			p.put(token, userID, message(0))
 			p.put(token, userID, message(1))
 		}
 		var mu sync.Mutex
 		now, most := 0, 0
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			mu.Lock()
 			now++
 			most = max(most, now)
@@ -696,11 +696,11 @@ func BenchmarkMemoryPending(b *testing.B) {
 		p := newProxy(b, h)
 		for n := range writes {
 			userID, token := fmt.Sprintf("@user%07d:example.com", n), fmt.Sprintf("syt_dGVzdA_abcdefghijklmnopqrst_%07d", n)
-			p.hs.tokens[token] = userID
+			p.hs.Tokens[token] = userID
 			p.put(token, userID, message(0))
-			p.hs.seen = nil
+			p.hs.Seen = nil
 		}
-		before := len(p.hs.tokens)
+		before := len(p.hs.Tokens)
 		for n := range before - 4 {
 			r := request("PUT", statusPath(fmt.Sprintf("@user%07d:example.com", n)), fmt.Sprintf("syt_dGVzdA_abcdefghijklmnopqrst_%07d", n), message(1))
 			for name, value := range map[string]string{
@@ -719,7 +719,7 @@ func BenchmarkMemoryPending(b *testing.B) {
 // wantPut fails unless a write is answered so.
 func (p *proxy) wantPut(token, body string, status int, cacheStatus string) {
 	p.t.Helper()
-	p.want(p.put(token, alice, body), status, "", cacheStatus)
+	p.want(p.put(token, Alice, body), status, "", cacheStatus)
 }
 
 const waits = "matrix_presence; detail=coalesced"
@@ -746,9 +746,9 @@ func TestOfTwoWritesTheOlderIsSentIfTheNewerIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
-				p.put("alice-token", alice, message(0))
+				p.put("alice-token", Alice, message(0))
 				var sent []string
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method != http.MethodPut {
 						return false, nil
 					}
@@ -773,7 +773,7 @@ func TestOfTwoWritesTheOlderIsSentIfTheNewerIsRefused(t *testing.T) {
 				}
 				p.wantDeliveries(tc.want)
 				// What was sent in the place of a refused one is charged for as well.
-				due := p.handler.gateway.memory.writes.Wait(alice, *p.handler.gateway.set.classOf(alice).writeLimit, time.Now())
+				due := p.handler.gateway.memory.writes.Wait(Alice, *p.handler.gateway.set.classOf(Alice).writeLimit, time.Now())
 				if want := time.Duration(10*len(tc.sent)-5) * time.Second; due != want {
 					t.Errorf("the next write in %v, want %v", due, want)
 				}
@@ -814,7 +814,7 @@ func TestWhatTheNewerLeavesOutIsWhatTheHomeserverWouldMakeOfIt(t *testing.T) {
 				handler := coalescing()
 				handler.Homeserver = tc.homeserver
 				p := newProxy(t, handler)
-				p.put("alice-token", alice, message(0))
+				p.put("alice-token", Alice, message(0))
 				sent := p.hs.bodies()
 				for _, w := range tc.writes {
 					p.wantPut(w.token, w.body, 200, waits)
@@ -845,10 +845,10 @@ func TestAWriteThatFailsIsNotLostToANewerOne(t *testing.T) {
 				handler := coalescing()
 				handler.Homeserver = homeserver
 				p := newProxy(t, handler)
-				p.put("alice-token", alice, message(0))
+				p.put("alice-token", Alice, message(0))
 				p.wantPut("alice-token", message(1), 200, waits)
 				var sent []string
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method != http.MethodPut {
 						return false, nil
 					}
@@ -890,11 +890,11 @@ func TestOnlyWhatTheHomeserverTakesWaits(t *testing.T) {
 					handler := coalescing()
 					handler.Homeserver, handler.Mode = homeserver, mode
 					p := newProxy(t, handler)
-					p.put("alice-token", alice, message(0))
+					p.put("alice-token", Alice, message(0))
 					wanted := make(map[string]float64)
 					for _, body := range bodies {
 						synctest.Wait() // an observation may take longer than its request
-						resp := p.put("alice-token", alice, body)
+						resp := p.put("alice-token", Alice, body)
 						wanted[map[int]string{200: "coalesced", 400: "invalid", 429: "limited"}[want[body]]]++
 						if mode == "enforce" && resp.StatusCode != want[body] {
 							t.Errorf("%s: %d, want %d", body, resp.StatusCode, want[body])
@@ -919,14 +919,14 @@ func TestOnlyWhatTheHomeserverTakesWaits(t *testing.T) {
 // Within the budget the homeserver says itself what it thinks of a body.
 func TestWithinTheBudgetTheHomeserverJudgesBodies(t *testing.T) {
 	p := newProxy(t, &Handler{OverLimit: "coalesce", Homeserver: "synapse"})
-	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == http.MethodPut {
 			answer(w, 400, `{"errcode":"M_UNKNOWN","error":"Unable to parse state"}`)
 		}
 		return r.Method == http.MethodPut, nil
 	})
 	for _, body := range []string{`{"presence":"online","x":1}`, `{"presence":"online","status_msg":null}`, `{"Presence":"online"}`} {
-		p.want(p.put("alice-token", alice, body), 400, `{"errcode":"M_UNKNOWN","error":"Unable to parse state"}`, "matrix_presence; fwd=method")
+		p.want(p.put("alice-token", Alice, body), 400, `{"errcode":"M_UNKNOWN","error":"Unable to parse state"}`, "matrix_presence; fwd=method")
 	}
 	p.wantCounts(map[string]int{"PUT": 3})
 }
@@ -938,11 +938,11 @@ func TestFallbacksAreBounded(t *testing.T) {
 		h := coalescing()
 		h.Homeserver = "synapse"
 		p := newProxy(t, h)
-		p.put("alice-token", alice, message(0))
+		p.put("alice-token", Alice, message(0))
 		large := func(n int) string { return fmt.Sprintf(`{"presence":"online","status_msg":"%*d"}`, n, n) }
 		for n := range 200 {
-			p.put("alice-token", alice, large(100+40*n))
-			user := p.handler.gateway.memory.pendings.users[alice]
+			p.put("alice-token", Alice, large(100+40*n))
+			user := p.handler.gateway.memory.pendings.users[Alice]
 			for _, w := range user.queue {
 				size := w.size()
 				for _, f := range w.fallbacks {

@@ -154,14 +154,14 @@ func proxied(upstream string) string {
 // of the copy read production's presence.
 func TestStagingOnAnotherPortReadsNothingOfProductions(t *testing.T) {
 	production, staging := newHomeserver(), newHomeserver()
-	production.presence[alice] = `{"presence":"online","status_msg":"the real one"}`
-	staging.tokens = map[string]string{"staging-token": bob}
-	staging.presence = map[string]string{alice: `{"presence":"offline"}`}
+	production.Presence[Alice] = `{"presence":"online","status_msg":"the real one"}`
+	staging.Tokens = map[string]string{"staging-token": bob}
+	staging.Presence = map[string]string{Alice: `{"presence":"offline"}`}
 	c := provisionSites(t,
 		"http://matrix.example.com:9080"+proxied(upstreamOf(t, production))+
 			"http://matrix.example.com:9443"+proxied(upstreamOf(t, staging)))
 	read := func(port, token string) *http.Response {
-		return ask(c.at(port), request("GET", "http://matrix.example.com:"+port+statusPath(alice), token, ""))
+		return ask(c.at(port), request("GET", "http://matrix.example.com:"+port+statusPath(Alice), token, ""))
 	}
 	read("9080", "bob-token")
 	if resp := read("9443", "staging-token"); resp.StatusCode != 200 || !strings.Contains(bodyOf(resp), "offline") {
@@ -412,7 +412,7 @@ func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
 	check := func(when, host string) {
 		t.Helper()
 		site := c.at("9080")
-		resp := ask(site, request("GET", "http://"+host+":9080"+statusPath(alice), "bob-token", ""))
+		resp := ask(site, request("GET", "http://"+host+":9080"+statusPath(Alice), "bob-token", ""))
 		if got := resp.Header.Get("Cache-Status"); !strings.HasPrefix(got, "matrix_presence; hit") {
 			t.Errorf("%s: Cache-Status %q (%d)", when, got, resp.StatusCode)
 		}
@@ -420,7 +420,7 @@ func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
 			t.Errorf("%s: a write got %d, want 429", when, resp.StatusCode)
 		}
 	}
-	ask(c.at("9080"), request("GET", "http://old.example.com:9080"+statusPath(alice), "bob-token", ""))
+	ask(c.at("9080"), request("GET", "http://old.example.com:9080"+statusPath(Alice), "bob-token", ""))
 	ask(c.at("9080"), request("PUT", "http://old.example.com:9080"+statusPath(bob), "bob-token", `{"presence":"online"}`))
 	check("before", "old.example.com")
 	c = c.reload("http://new.example.com:9080, http://old.example.com:9080" + block)
@@ -429,7 +429,7 @@ func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
 	c = c.reload("http://new.example.com:9080" + block)
 	check("by another name", "new.example.com")
 	c.want("at last", map[string]int{"old.example.com": 1})
-	if n := hs.count("whoami"); n != 1 {
+	if n := hs.Count("whoami"); n != 1 {
 		t.Errorf("the homeserver was asked %d times whose the token is", n)
 	}
 }

@@ -18,7 +18,7 @@ import (
 // strict makes a homeserver drop heads that are too large, as Twisted does, or have too
 // many fields, as hyper does.
 func (hs *homeserver) strict() {
-	hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 		if size, lines := sizeOf(r); size > 16<<10 || lines > 100 {
 			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
 		}
@@ -63,17 +63,17 @@ func TestOddClientReadsNothingStale(t *testing.T) {
 	for name, change := range odd {
 		t.Run(name, func(t *testing.T) {
 			for what, end := range map[string]func(hs *homeserver){
-				"deleted": func(hs *homeserver) { delete(hs.tokens, "bob-token") },
-				"kicked":  func(hs *homeserver) { hs.hidden[bob+" "+alice] = true },
+				"deleted": func(hs *homeserver) { delete(hs.Tokens, "bob-token") },
+				"kicked":  func(hs *homeserver) { hs.Hidden[bob+" "+Alice] = true },
 			} {
 				synctest.Test(t, func(t *testing.T) {
 					p := newProxy(t, stale())
 					p.hs.strict()
-					p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+					p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=miss; stored")
 					end(p.hs)
 					time.Sleep(20 * time.Second)
 					for range 2 {
-						r := request("GET", statusPath(alice), "bob-token", "")
+						r := request("GET", statusPath(Alice), "bob-token", "")
 						change(r)
 						resp := p.do(r)
 						body := bodyOf(resp)
@@ -98,17 +98,17 @@ func TestFailureByAFieldOfTheClientIsNoOutage(t *testing.T) {
 	for _, field := range []string{"User-Agent", "Origin", "X-Forwarded-For", "Traceparent"} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newProxy(t, stale())
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Header.Get(field) == "evil" {
 					answer(w, 500, `{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
 					return true, nil
 				}
 				return false, nil
 			}
-			p.get("bob-token", alice)
-			p.hs.hidden[bob+" "+alice] = true
+			p.get("bob-token", Alice)
+			p.hs.Hidden[bob+" "+Alice] = true
 			time.Sleep(20 * time.Second)
-			r := request("GET", statusPath(alice), "bob-token", "")
+			r := request("GET", statusPath(Alice), "bob-token", "")
 			r.Header.Set(field, "evil")
 			p.want(p.do(r), 403, "", "")
 		})
@@ -120,17 +120,17 @@ func TestFailureByAFieldOfTheClientIsNoOutage(t *testing.T) {
 func TestHostThatAClientNamesIsNoOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, stale())
-		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Host != "example.com" {
 				return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
 			}
 			return false, nil
 		})
-		p.get("bob-token", alice)
-		p.hs.hidden[bob+" "+alice] = true
+		p.get("bob-token", Alice)
+		p.hs.Hidden[bob+" "+Alice] = true
 		for range 2 {
 			time.Sleep(20 * time.Second)
-			r := request("GET", statusPath(alice), "bob-token", "")
+			r := request("GET", statusPath(Alice), "bob-token", "")
 			r.Host = "evil.example"
 			p.want(p.do(r), 403, "", "")
 		}
@@ -142,13 +142,13 @@ func TestHostThatAClientNamesIsNoOutage(t *testing.T) {
 func TestOutageCostsTwoRequestsAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, stale())
-		p.get("bob-token", alice)
+		p.get("bob-token", Alice)
 		time.Sleep(20 * time.Second)
-		p.hs.intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+		p.hs.Intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
 			answer(w, 503, `{}`)
 			return true, nil
 		}
-		r := request("GET", statusPath(alice), "bob-token", "")
+		r := request("GET", statusPath(Alice), "bob-token", "")
 		r.Header.Set("User-Agent", "a client")
 		p.want(p.do(r), 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
 		p.wantCounts(map[string]int{"whoami": 1 + 2, "GET": 1 + 2})
@@ -177,21 +177,21 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 				const readers = 20
 				p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}, Identity: &Identity{TTL: caddy.Duration(time.Hour)}})
 				for n := range readers {
-					p.hs.tokens[fmt.Sprintf("token-%d", n)] = fmt.Sprintf("@reader%d:example.com", n)
-					p.get(fmt.Sprintf("token-%d", n), alice)
+					p.hs.Tokens[fmt.Sprintf("token-%d", n)] = fmt.Sprintf("@reader%d:example.com", n)
+					p.get(fmt.Sprintf("token-%d", n), Alice)
 				}
 				// The states end, the permissions are renewed.
 				time.Sleep(9 * time.Second)
-				p.put("alice-token", alice, `{"presence":"online"}`)
+				p.put("alice-token", Alice, `{"presence":"online"}`)
 				time.Sleep(2 * time.Second)
 				for n := range readers {
-					p.get(fmt.Sprintf("token-%d", n), alice)
+					p.get(fmt.Sprintf("token-%d", n), Alice)
 				}
-				p.put("alice-token", alice, `{"presence":"unavailable"}`)
+				p.put("alice-token", Alice, `{"presence":"unavailable"}`)
 				time.Sleep(2 * time.Second)
 
 				release := make(chan struct{})
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					token := r.Header.Get("Authorization")
 					if strings.HasSuffix(token, "token-0") {
 						<-release
@@ -200,11 +200,11 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 					return false, nil
 				})
 				var wg sync.WaitGroup
-				wg.Go(func() { p.get("token-0", alice) })
+				wg.Go(func() { p.get("token-0", Alice) })
 				synctest.Wait()
 				for n := 1; n < readers; n++ {
 					wg.Go(func() {
-						resp := p.get(fmt.Sprintf("token-%d", n), alice)
+						resp := p.get(fmt.Sprintf("token-%d", n), Alice)
 						if body := bodyOf(resp); resp.StatusCode != 200 || !strings.Contains(body, "unavailable") {
 							t.Errorf("reader %d got %d %s", n, resp.StatusCode, body)
 						}
@@ -224,7 +224,7 @@ func TestLookupThatFailsIsOfItsOwnClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, new(Handler))
 		release := make(chan struct{})
-		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasPrefix(r.RemoteAddr, "203.0.113.1:") {
 				<-release
 				return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
@@ -234,7 +234,7 @@ func TestLookupThatFailsIsOfItsOwnClient(t *testing.T) {
 		var wg sync.WaitGroup
 		for n := range 3 {
 			wg.Go(func() {
-				r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+				r := request("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`)
 				r.RemoteAddr = fmt.Sprintf("203.0.113.%d:1", n+1)
 				want := 200
 				if n == 0 {
@@ -267,19 +267,19 @@ func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newProxy(t, &Handler{Identity: &Identity{TTL: caddy.Duration(time.Minute)}})
 					if known {
-						p.get("alice-token", alice)
+						p.get("alice-token", Alice)
 						time.Sleep(2 * time.Minute)
 					}
 					release := make(chan struct{})
-					p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 						<-release
 						return true, tc.fail(w)
 					})
-					before := p.hs.count("whoami")
+					before := p.hs.Count("whoami")
 					var wg sync.WaitGroup
 					for n := range 200 {
 						wg.Go(func() {
-							r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+							r := request("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`)
 							r.RemoteAddr = fmt.Sprintf("203.0.113.%d:%d", 1+n%2, n) // of two addresses
 							p.want(p.do(r), tc.status, "", "")
 						})
@@ -287,7 +287,7 @@ func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 					synctest.Wait()
 					close(release)
 					wg.Wait()
-					if got := p.hs.count("whoami") - before; got != 1+2 {
+					if got := p.hs.Count("whoami") - before; got != 1+2 {
 						t.Errorf("%d questions, want one of all and one of each address", got)
 					}
 				})
@@ -298,7 +298,7 @@ func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 
 // fromAddress does a read with a token from an address.
 func (p *proxy) readFrom(address, token string) *http.Response {
-	r := request("GET", statusPath(alice), token, "")
+	r := request("GET", statusPath(Alice), token, "")
 	r.RemoteAddr = address + ":1"
 	return p.do(r)
 }
@@ -307,7 +307,7 @@ func (p *proxy) readFrom(address, token string) *http.Response {
 func TestLookupsThatFailCountAgainstTheirClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(time.Second)}})
-		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer evil") {
 				return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
 			}
@@ -318,7 +318,7 @@ func TestLookupsThatFailCountAgainstTheirClient(t *testing.T) {
 			if p.readFrom("203.0.113.1", fmt.Sprintf("evil-%d", n)).StatusCode == http.StatusTooManyRequests {
 				limited++
 			}
-			p.hs.tokens[fmt.Sprint("honest-", n)] = bob
+			p.hs.Tokens[fmt.Sprint("honest-", n)] = bob
 			if resp := p.readFrom("198.51.100.1", fmt.Sprint("honest-", n)); resp.StatusCode != 200 {
 				t.Fatalf("somebody else got %d", resp.StatusCode)
 			}
@@ -341,27 +341,27 @@ func TestOutageIsChargedToNobody(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(time.Second)}})
-				p.hs.answerBy(nil)
+				p.hs.AnswerBy(nil)
 				for n := range 10 {
-					p.hs.tokens[fmt.Sprint("early-", n)] = bob
+					p.hs.Tokens[fmt.Sprint("early-", n)] = bob
 					p.readFrom("203.0.113.1", fmt.Sprint("early-", n))
 				}
 				for n := range 1000 {
-					p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+					p.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
 						return !up(n), map[bool]error{false: caddyhttp.Error(502, io.ErrUnexpectedEOF)}[up(n)]
 					})
 					token := fmt.Sprint("token-", n)
-					p.hs.tokens[token] = bob
+					p.hs.Tokens[token] = bob
 					address := "203.0.113.1"
 					if n%2 == 0 {
 						address = fmt.Sprintf("198.51.%d.%d", n/200, n%200)
 					}
 					p.readFrom(address, token)
 				}
-				p.hs.answerBy(nil)
+				p.hs.AnswerBy(nil)
 				for n := range 100 {
 					token := fmt.Sprint("late-", n)
-					p.hs.tokens[token] = bob
+					p.hs.Tokens[token] = bob
 					if resp := p.readFrom("203.0.113.1", token); resp.StatusCode != 200 {
 						t.Fatalf("after it: %d", resp.StatusCode)
 					}
@@ -383,7 +383,7 @@ func TestVersionQuestionsHaveNothingOfTheClients(t *testing.T) {
 		p.do(r)
 		synctest.Wait()
 		asked := 0
-		for _, got := range p.hs.seen {
+		for _, got := range p.hs.Seen {
 			if strings.Contains(got.URL.Path, "version") {
 				asked++
 				if len(got.Header) > 0 || got.URL.RawQuery != "" {
@@ -401,7 +401,7 @@ func TestVersionQuestionsHaveNothingOfTheClients(t *testing.T) {
 // scripts get. Our questions have no Origin, and scripts can read the answers to them.
 func TestRejectionIsReadableForScripts(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Vary", "Origin")
 		if origin := r.Header.Get("Origin"); origin != "" {
@@ -412,7 +412,7 @@ func TestRejectionIsReadableForScripts(t *testing.T) {
 		return true, err
 	})
 	for _, origin := range []string{"https://evil.example", "https://app.example"} {
-		r := request("GET", statusPath(alice), "old-token", "")
+		r := request("GET", statusPath(Alice), "old-token", "")
 		r.Header.Set("Origin", origin)
 		resp := p.do(r)
 		if got := resp.Header.Get("Access-Control-Allow-Origin"); resp.StatusCode != 401 || got != "*" {
@@ -425,7 +425,7 @@ func TestRejectionIsReadableForScripts(t *testing.T) {
 // chose the field that browsers judge by, for all who read after them.
 func TestEchoedOriginIsOfOneReaderOnly(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		origin := r.Header.Get("Origin")
 		if origin == "" || !strings.HasSuffix(r.URL.Path, "/status") {
 			return false, nil
@@ -436,7 +436,7 @@ func TestEchoedOriginIsOfOneReaderOnly(t *testing.T) {
 		return true, err
 	})
 	for _, origin := range []string{"https://evil.example", "https://app.example", "https://evil.example"} {
-		r := request("GET", statusPath(alice), "bob-token", "")
+		r := request("GET", statusPath(Alice), "bob-token", "")
 		r.Header.Set("Origin", origin)
 		resp := p.do(r)
 		if got := resp.Header.Get("Access-Control-Allow-Origin"); resp.StatusCode != 200 || got != origin {
@@ -453,13 +453,13 @@ func TestEchoedOriginIsOfOneReaderOnly(t *testing.T) {
 // answers by intercept, and returns what they got.
 func (p *proxy) crowd(users int, intercept func(http.ResponseWriter, *http.Request) (bool, error)) []*http.Response {
 	for n := range users {
-		p.hs.tokens[fmt.Sprint("reader-", n)] = fmt.Sprintf("@reader%d:example.com", n)
-		p.get(fmt.Sprint("reader-", n), alice)
+		p.hs.Tokens[fmt.Sprint("reader-", n)] = fmt.Sprintf("@reader%d:example.com", n)
+		p.get(fmt.Sprint("reader-", n), Alice)
 	}
-	p.put("alice-token", alice, `{"presence":"unavailable"}`)
+	p.put("alice-token", Alice, `{"presence":"unavailable"}`)
 	time.Sleep(2 * time.Second)
 	release := make(chan struct{})
-	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		<-release
 		return intercept(w, r)
 	})
@@ -467,7 +467,7 @@ func (p *proxy) crowd(users int, intercept func(http.ResponseWriter, *http.Reque
 	var wg sync.WaitGroup
 	for n := range users {
 		wg.Go(func() {
-			r := request("GET", statusPath(alice), fmt.Sprint("reader-", n), "")
+			r := request("GET", statusPath(Alice), fmt.Sprint("reader-", n), "")
 			r.RemoteAddr = fmt.Sprintf("203.0.113.%d:1", n%250)
 			r.Header.Set("User-Agent", "a client")
 			answers[n] = p.do(r)
@@ -489,8 +489,8 @@ func TestCrowdDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 		p := newProxy(t, new(Handler))
 		asked := 0
 		for _, resp := range p.crowd(200, func(http.ResponseWriter, *http.Request) (bool, error) {
-			p.hs.mu.Lock()
-			defer p.hs.mu.Unlock()
+			p.hs.Mu.Lock()
+			defer p.hs.Mu.Unlock()
 			asked++
 			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
 		}) {
@@ -510,8 +510,8 @@ func TestCrowdDoesNotBelieveTwo(t *testing.T) {
 		var refused []string
 		failed := 0
 		for _, resp := range p.crowd(50, func(_ http.ResponseWriter, r *http.Request) (bool, error) {
-			p.hs.mu.Lock()
-			defer p.hs.mu.Unlock()
+			p.hs.Mu.Lock()
+			defer p.hs.Mu.Unlock()
 			token := r.Header.Get("Authorization")
 			if len(refused) < 2 && !strings.Contains(strings.Join(refused, " "), token) {
 				refused = append(refused, token)

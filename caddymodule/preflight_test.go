@@ -19,7 +19,7 @@ import (
 // preflight returns what a browser at an origin sends before it asks for alice's
 // presence by a method, with header fields of those names.
 func preflight(origin, method, headers string) *http.Request {
-	r := httptest.NewRequest("OPTIONS", statusPath(alice), nil)
+	r := httptest.NewRequest("OPTIONS", statusPath(Alice), nil)
 	r.Header.Set("Origin", origin)
 	r.Header.Set("Access-Control-Request-Method", method)
 	if headers != "" {
@@ -33,15 +33,15 @@ const app = "https://app.example.com"
 // answerPreflights makes the homeserver answer OPTIONS with a status and header fields
 // "Name: value". It adds what is about the one response only.
 func (hs *homeserver) answerPreflights(status int, fields ...string) {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
+	hs.Mu.Lock()
+	defer hs.Mu.Unlock()
 	n := 0
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method != "OPTIONS" {
 			return false, nil
 		}
-		hs.mu.Lock()
-		defer hs.mu.Unlock()
+		hs.Mu.Lock()
+		defer hs.Mu.Unlock()
 		n++
 		for _, name := range []string{"Date", "Server", "Set-Cookie", "Synapse-Trace-Id"} {
 			w.Header().Set(name, fmt.Sprint("of answer ", n))
@@ -299,7 +299,7 @@ func TestPreflightAnswersSurviveAReloadAndAreLearnedAgain(t *testing.T) {
 // A homeserver that is down answers no preflight for longer than what is known holds.
 func TestPreflightsFailWithTheHomeserver(t *testing.T) {
 	p := newProxy(t, &Handler{Preflight: "local"})
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		return true, caddyhttp.Error(502, errors.New("no connection"))
 	}
 	if resp := p.do(preflight(app, "PUT", "authorization")); resp.StatusCode != 502 {
@@ -307,7 +307,7 @@ func TestPreflightsFailWithTheHomeserver(t *testing.T) {
 	}
 	p.hs.answerPreflights(204, synapsePreflight...)
 	p.want(p.do(preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; fwd=miss; stored")
-	p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+	p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 		return true, caddyhttp.Error(502, errors.New("no connection"))
 	}
 	p.want(p.do(preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; hit")
@@ -426,7 +426,7 @@ func TestPreflightAnswersWithoutALengthAreLearnedIfTheyAreEmpty(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, &Handler{Preflight: "local"})
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method != http.MethodOptions {
 					return false, nil
 				}
@@ -474,7 +474,7 @@ func TestPreflightsInChunks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			hs := newHomeserver()
-			hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method != http.MethodOptions {
 					return false, nil
 				}

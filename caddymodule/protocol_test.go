@@ -78,7 +78,7 @@ func TestReadWithoutABodyIsAHitWhateverItsLength(t *testing.T) {
 				if i == 2 {
 					method = "HEAD"
 				}
-				p.want(p.do(as(request(method, statusPath(alice), "bob-token", ""))), 200, "", want)
+				p.want(p.do(as(request(method, statusPath(Alice), "bob-token", ""))), 200, "", want)
 			}
 			p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
 		})
@@ -91,21 +91,21 @@ func TestReadWithoutABodyIsPassedOnAsSuch(t *testing.T) {
 	p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Off: true}}})
 	pass := func(r *http.Request) *http.Request {
 		p.want(p.do(withBody(r, strings.NewReader(""))), 401, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
-		return p.hs.last()
+		return p.hs.Last()
 	}
-	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/whoami") {
 			answer(w, 500, "")
 			return true, nil
 		}
 		return false, nil
 	})
-	r := request("GET", statusPath(alice), "unknown", "")
+	r := request("GET", statusPath(Alice), "unknown", "")
 	r.TransferEncoding = []string{"chunked"}
 	if got := pass(r); got.ContentLength != 0 || got.Body != http.NoBody || got.TransferEncoding != nil {
 		t.Errorf("passed on with a length of %d in %v", got.ContentLength, got.TransferEncoding)
 	}
-	r = request("GET", statusPath(alice), "unknown", "")
+	r = request("GET", statusPath(Alice), "unknown", "")
 	r.Trailer = http.Header{"X-Checksum": {"7"}}
 	got := pass(r)
 	if body, err := io.ReadAll(got.Body); got.ContentLength != -1 || len(body) > 0 || err != nil || got.Trailer.Get("X-Checksum") != "7" {
@@ -144,7 +144,7 @@ func TestReadWithABodyReachesTheHomeserverWithIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
 			got := ""
-			p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method == "GET" && strings.HasSuffix(r.URL.Path, "/status") {
 					body, err := io.ReadAll(r.Body)
 					got = fmt.Sprintf("%s, %v", body, err)
@@ -152,7 +152,7 @@ func TestReadWithABodyReachesTheHomeserverWithIt(t *testing.T) {
 				return false, nil
 			}
 			for range 2 {
-				r := tc.as(request("GET", statusPath(alice), "bob-token", ""))
+				r := tc.as(request("GET", statusPath(Alice), "bob-token", ""))
 				p.want(p.do(r), 200, "", "matrix_presence; fwd=bypass; detail=request")
 				if got != tc.want {
 					t.Errorf("the homeserver read %s, want %s", got, tc.want)
@@ -188,7 +188,7 @@ func TestLookAtABodyLeavesItAsItWas(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		body := strings.Repeat("b", random.IntN(5)*random.IntN(1000))
 		end := []error{io.EOF, io.EOF, io.ErrUnexpectedEOF, http.ErrBodyReadAfterClose}[random.IntN(4)]
-		r := withBody(request("GET", statusPath(alice), "", ""), &fitful{random, body, end})
+		r := withBody(request("GET", statusPath(Alice), "", ""), &fitful{random, body, end})
 		if random.IntN(2) == 0 {
 			r.Trailer = http.Header{"X-Checksum": nil}
 		}
@@ -216,19 +216,19 @@ func TestBodiesAreNotLookedAtInVain(t *testing.T) {
 		request *http.Request
 	}{
 		"a request to be continued": {handler, func() *http.Request {
-			r := request("GET", statusPath(alice), "bob-token", "")
+			r := request("GET", statusPath(Alice), "bob-token", "")
 			r.Header.Set("Expect", "100-continue")
 			return r
 		}()},
-		"no token":         {handler, request("GET", statusPath(alice), "", "")},
-		"another spelling": {handler, request("GET", "/_matrix/client/unstable/presence/"+alice+"/status", "bob-token", "")},
+		"no token":         {handler, request("GET", statusPath(Alice), "", "")},
+		"another spelling": {handler, request("GET", "/_matrix/client/unstable/presence/"+Alice+"/status", "bob-token", "")},
 		"an Upgrade": {handler, func() *http.Request {
-			r := request("GET", statusPath(alice), "bob-token", "")
+			r := request("GET", statusPath(Alice), "bob-token", "")
 			r.Header.Set("Upgrade", "websocket")
 			return r
 		}()},
-		"a WebSocket":     {handler, webSocket(3, statusPath(alice), "bob-token")},
-		"without a cache": {Handler{Cache: &Cache{Off: true}}, request("GET", statusPath(alice), "bob-token", "")},
+		"a WebSocket":     {handler, webSocket(3, statusPath(Alice), "bob-token")},
+		"without a cache": {Handler{Cache: &Cache{Off: true}}, request("GET", statusPath(Alice), "bob-token", "")},
 		"OPTIONS, with a token": {handler, func() *http.Request {
 			r := preflight(app, "PUT", "")
 			r.Header.Set("Authorization", "Bearer bob-token")
@@ -237,13 +237,13 @@ func TestBodiesAreNotLookedAtInVain(t *testing.T) {
 		"OPTIONS elsewhere": {handler, request("OPTIONS", syncPath, "", "")},
 		"a sync":            {handler, request("GET", syncPath, "bob-token", "")},
 		"something else":    {handler, request("GET", "/_matrix/client/v3/joined_rooms", "bob-token", "")},
-		"observed":          {Handler{Mode: "observe"}, request("GET", statusPath(alice), "bob-token", "")},
+		"observed":          {Handler{Mode: "observe"}, request("GET", statusPath(Alice), "bob-token", "")},
 		"observed OPTIONS":  {Handler{Mode: "observe", Preflight: "local"}, preflight(app, "PUT", "")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, &tc.handler)
 			body := new(watched)
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/whoami") {
 					return false, nil
 				}
@@ -263,15 +263,15 @@ func TestBodiesAreNotLookedAtInVain(t *testing.T) {
 func TestBodyThatDoesNotComeHoldsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Preflight: "local"})
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+		p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=miss; stored")
 		reader, writer := io.Pipe()
 		slow := make(chan *http.Response)
-		go func() { slow <- p.do(overHTTP3(request("GET", statusPath(alice), "bob-token", ""), reader)) }()
+		go func() { slow <- p.do(overHTTP3(request("GET", statusPath(Alice), "bob-token", ""), reader)) }()
 		go func() { slow <- p.do(overHTTP3(preflight(app, "PUT", ""), reader)) }()
 		synctest.Wait()
 
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
-		p.want(p.put("alice-token", alice, `{"presence":"unavailable"}`), 200, `{}`, "")
+		p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; hit")
+		p.want(p.put("alice-token", Alice, `{"presence":"unavailable"}`), 200, `{}`, "")
 		p.want(p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", "")), 200, `{}`, "")
 		time.Sleep(time.Hour)
 		_ = writer.Close()
@@ -301,8 +301,8 @@ func TestPreflightWithoutABodyIsAnsweredHereWhateverItsLength(t *testing.T) {
 func TestObservedOutcomesAreTheSameOverHTTP3(t *testing.T) {
 	// As reverse_proxy's transport does it, which sends a body on.
 	readAll := func(hs *homeserver) {
-		answer := hs.intercept
-		hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		answer := hs.Intercept
+		hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			_, _ = io.ReadAll(r.Body)
 			return answer != nil && r.Method == "OPTIONS", func() error {
 				if answer != nil {
@@ -327,7 +327,7 @@ func TestObservedOutcomesAreTheSameOverHTTP3(t *testing.T) {
 				p.hs.answerPreflights(204, synapsePreflight...)
 				readAll(p.hs)
 				for range 3 {
-					p.want(p.do(tc.as(request("GET", statusPath(alice), "bob-token", ""))), 200, "", "")
+					p.want(p.do(tc.as(request("GET", statusPath(Alice), "bob-token", ""))), 200, "", "")
 					p.want(p.do(tc.as(preflight(app, "PUT", "authorization"))), 204, "", "")
 					synctest.Wait()
 				}
@@ -344,20 +344,20 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheReadThatItBecomes(t *testing.T) 
 	for _, major := range []int{2, 3} {
 		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
 			p := newProxy(t, &Handler{ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)}})
-			p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Header[":protocol"] != nil && r.Method != "CONNECT" {
 					t.Errorf("%s %s has a field :protocol, which no transport sends", r.Method, r.URL)
 				}
 				r.Body = http.NoBody // the homeserver of these tests would wait for its end
 				return false, nil
 			}
-			p.wantError(p.do(webSocket(major, statusPath(alice), "")), 401, "M_MISSING_TOKEN")
-			p.wantError(p.do(webSocket(major, statusPath(alice), "unknown")), 401, "M_UNKNOWN_TOKEN")
+			p.wantError(p.do(webSocket(major, statusPath(Alice), "")), 401, "M_MISSING_TOKEN")
+			p.wantError(p.do(webSocket(major, statusPath(Alice), "unknown")), 401, "M_UNKNOWN_TOKEN")
 			for range 2 {
-				p.want(p.do(webSocket(major, statusPath(alice), "bob-token")), 200, "", "matrix_presence; fwd=bypass; detail=request")
+				p.want(p.do(webSocket(major, statusPath(Alice), "bob-token")), 200, "", "matrix_presence; fwd=bypass; detail=request")
 			}
-			p.wantError(p.do(webSocket(major, statusPath(alice), "bob-token")), 429, "M_LIMIT_EXCEEDED")
-			p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+			p.wantError(p.do(webSocket(major, statusPath(Alice), "bob-token")), 429, "M_LIMIT_EXCEEDED")
+			p.wantError(p.get("bob-token", Alice), 429, "M_LIMIT_EXCEEDED")
 			p.wantCounts(map[string]int{"CONNECT": 2, "GET": 0, "whoami": 2})
 			p.wantMetrics(map[string]float64{"requests_total read": 6, "outcomes_total bypass read": 2, "outcomes_total limited read": 2})
 		})
@@ -368,7 +368,7 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) 
 	for _, major := range []int{2, 3} {
 		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
 			p := newProxy(t, &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"})
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				r.Body = http.NoBody
 				return false, nil
 			}
@@ -382,7 +382,7 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) 
 			p.wantMetrics(map[string]float64{"requests_total sync": 2, "outcomes_total quieted sync": 1})
 
 			// GET /events is an activity: what is repeated after it is news.
-			write := func() { p.put("alice-token", alice, `{"presence":"unavailable"}`) }
+			write := func() { p.put("alice-token", Alice, `{"presence":"unavailable"}`) }
 			write()
 			write()
 			p.wantCounts(map[string]int{"PUT": 1})
@@ -396,12 +396,12 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) 
 func TestWebSocketOverHTTP2AndHTTP3IsObservedAsTheReadThatItBecomes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Mode: "observe", ReadLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			r.Body = http.NoBody
 			return false, nil
 		}
 		for _, token := range []string{"bob-token", "bob-token", ""} {
-			p.do(webSocket(3, statusPath(alice), token))
+			p.do(webSocket(3, statusPath(Alice), token))
 			synctest.Wait()
 		}
 		p.wantObserved(map[string]float64{"bypass read": 1, "limited read": 1, "rejected read": 1})
@@ -415,18 +415,18 @@ func TestWebSocketOverHTTP2AndHTTP3IsObservedAsTheReadThatItBecomes(t *testing.T
 // the next request, and no limit of ours sees it.
 func TestExtendedConnectIsForWebSocketsOnly(t *testing.T) {
 	for _, major := range []int{2, 3} {
-		for _, path := range []string{statusPath(alice), syncPath, "/_matrix/client/versions", "/elsewhere"} {
+		for _, path := range []string{statusPath(Alice), syncPath, "/_matrix/client/versions", "/elsewhere"} {
 			p := newProxy(t, &Handler{Sync: "limit", Cache: &Cache{Name: fmt.Sprint(t.Name(), major, path)}})
 			for _, protocol := range []string{"foo", "WebSocket", "websocket2", "connect-udp", "webtransport"} {
 				p.wantError(p.do(extendedConnect(major, protocol, path, "bob-token")), 400, "M_UNRECOGNIZED")
 			}
-			if len(p.hs.seen) > 0 {
-				t.Errorf("HTTP/%d %s: the homeserver got %d requests", major, path, len(p.hs.seen))
+			if len(p.hs.Seen) > 0 {
+				t.Errorf("HTTP/%d %s: the homeserver got %d requests", major, path, len(p.hs.Seen))
 			}
 		}
 		p := newProxy(t, &Handler{Cache: &Cache{Name: fmt.Sprint(t.Name(), major)}})
 		var got *http.Request
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			got = r
 			answer(w, 200, "")
 			return true, nil
@@ -443,7 +443,7 @@ func TestExtendedConnectIsForWebSocketsOnly(t *testing.T) {
 func TestPlainConnectIsRefusedInAllProtocols(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	for major, proto := range map[int]string{1: "HTTP/1.1", 2: "HTTP/2.0", 3: "HTTP/3.0"} {
-		for _, path := range []string{"", statusPath(alice)} {
+		for _, path := range []string{"", statusPath(Alice)} {
 			r := httptest.NewRequest("CONNECT", "http://example.com", nil)
 			r.URL.Path, r.Proto, r.ProtoMajor = path, proto, major
 			if major == 1 {
@@ -452,7 +452,7 @@ func TestPlainConnectIsRefusedInAllProtocols(t *testing.T) {
 			p.wantError(p.do(r), 400, "M_UNRECOGNIZED")
 		}
 	}
-	if !maps.Equal(p.hs.counts, map[string]int{}) {
-		t.Errorf("the homeserver got %v", p.hs.counts)
+	if !maps.Equal(p.hs.Counts, map[string]int{}) {
+		t.Errorf("the homeserver got %v", p.hs.Counts)
 	}
 }

@@ -18,9 +18,9 @@ import (
 func TestReadIsAMissThenAHit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, new(Handler))
-		p.want(p.get("bob-token", alice), 200, p.hs.presence[alice], "matrix_presence; fwd=miss; stored")
+		p.want(p.get("bob-token", Alice), 200, p.hs.Presence[Alice], "matrix_presence; fwd=miss; stored")
 		time.Sleep(2500 * time.Millisecond)
-		p.want(p.get("bob-token", alice), 200,
+		p.want(p.get("bob-token", Alice), 200,
 			`{"presence":"online","last_active_ago":3500,"status_msg":"hi","currently_active":true}`, "matrix_presence; hit; ttl=27")
 		p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
 	})
@@ -29,27 +29,27 @@ func TestReadIsAMissThenAHit(t *testing.T) {
 func TestReadExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}})
-		p.get("bob-token", alice)
+		p.get("bob-token", Alice)
 		time.Sleep(10 * time.Second)
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
+		p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=miss")
 		p.wantCounts(map[string]int{"GET": 2})
 	})
 }
 
 func TestOneUsersReadDoesNotPermitAnother(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
-	p.want(p.get("carol-token", alice), 403, "", "matrix_presence; fwd=miss")
-	p.want(p.get("carol-token", alice), 403, `{"errcode":"M_FORBIDDEN","error":"You are not allowed to see their presence."}`, "matrix_presence; hit")
-	p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+	p.get("bob-token", Alice)
+	p.want(p.get("carol-token", Alice), 403, "", "matrix_presence; fwd=miss")
+	p.want(p.get("carol-token", Alice), 403, `{"errcode":"M_FORBIDDEN","error":"You are not allowed to see their presence."}`, "matrix_presence; hit")
+	p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; hit")
 	p.wantCounts(map[string]int{"GET": 2})
 }
 
 func TestHitHasTheHomeserversFieldsAndItsOwnValues(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
+	p.get("bob-token", Alice)
 	for range 2 {
-		resp := p.get("bob-token", alice)
+		resp := p.get("bob-token", Alice)
 		for name, want := range map[string]string{
 			"Content-Type":                "application/json",
 			"Cache-Control":               "no-cache, no-store, must-revalidate",
@@ -71,12 +71,12 @@ func TestHitHasTheHomeserversFieldsAndItsOwnValues(t *testing.T) {
 func TestHeadIsServedAsGet(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	for _, cacheStatus := range []string{"matrix_presence; fwd=miss", "matrix_presence; hit"} {
-		resp := p.do(request("HEAD", statusPath(alice), "bob-token", ""))
+		resp := p.do(request("HEAD", statusPath(Alice), "bob-token", ""))
 		p.want(resp, 200, "", cacheStatus)
 		if body := bodyOf(resp); body != "" {
 			t.Errorf("HEAD has the body %q", body)
 		}
-		if got, want := resp.Header.Get("Content-Length"), fmt.Sprint(len(p.hs.presence[alice])); got != want {
+		if got, want := resp.Header.Get("Content-Length"), fmt.Sprint(len(p.hs.Presence[Alice])); got != want {
 			t.Errorf("Content-Length is %s, want %s", got, want)
 		}
 	}
@@ -85,7 +85,7 @@ func TestHeadIsServedAsGet(t *testing.T) {
 
 func TestSpellingsOfOneReadShareAnEntry(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
+	p.get("bob-token", Alice)
 	for _, target := range []string{
 		"/_matrix/client/r0/presence/@alice:example.com/status",
 		"/_matrix/client/v3/presence/%40alice%3Aexample.com/status",
@@ -94,12 +94,12 @@ func TestSpellingsOfOneReadShareAnEntry(t *testing.T) {
 	} {
 		p.want(p.do(request("GET", target, "bob-token", "")), 200, "", "matrix_presence; hit")
 	}
-	p.want(p.do(request("GET", statusPath(alice)+"?access_token=bob-token", "", "")), 200, "", "matrix_presence; hit")
+	p.want(p.do(request("GET", statusPath(Alice)+"?access_token=bob-token", "", "")), 200, "", "matrix_presence; hit")
 }
 
 func TestSpellingsThatOnlySynapseServesAreNotStored(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
+	p.get("bob-token", Alice)
 	for i, target := range []string{
 		"/_matrix/client/unstable/presence/@alice:example.com/status",
 		"/_matrix/client/api/v1/presence/@alice:example.com/status",
@@ -108,7 +108,7 @@ func TestSpellingsThatOnlySynapseServesAreNotStored(t *testing.T) {
 	} {
 		p.want(p.do(request("GET", target, "bob-token", "")), 200, "", "matrix_presence; fwd=bypass; detail=spelling")
 		p.wantCounts(map[string]int{"GET": i + 2})
-		if got := p.hs.last().URL.RequestURI(); got != target {
+		if got := p.hs.Last().URL.RequestURI(); got != target {
 			t.Errorf("forwarded as %s, not %s", got, target)
 		}
 	}
@@ -138,18 +138,18 @@ func TestWhatHomeserversDoNotServePassesUntouched(t *testing.T) {
 
 func TestReadWithoutATokenIsAnsweredHere(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.wantError(p.get("", alice), 401, "M_MISSING_TOKEN")
+	p.wantError(p.get("", Alice), 401, "M_MISSING_TOKEN")
 	p.wantCounts(map[string]int{"GET": 0, "whoami": 0})
 }
 
 func TestUncertainReadIsTheHomeserversToJudge(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.hs.intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
 		w.Header().Set("Cache-Status", "upstream; hit") // the nearest to the origin comes first
 		return false, nil
 	}
 	for range 2 {
-		r := request("GET", statusPath(alice)+"?access_token=bob-token", "bob-token", "")
+		r := request("GET", statusPath(Alice)+"?access_token=bob-token", "bob-token", "")
 		resp := p.do(r)
 		p.want(resp, 200, "", "upstream; hit")
 		if got := resp.Header["Cache-Status"]; len(got) != 2 || got[1] != "matrix_presence; fwd=bypass; detail=uncertain-credential" {
@@ -167,11 +167,11 @@ func TestUncertainReadsAreLimited(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, &Handler{ReadLimit: &Limit{Events: 3, Window: caddy.Duration(time.Hour)}})
 			if known {
-				p.get("bob-token", alice)
+				p.get("bob-token", Alice)
 			}
 			limited := 0
 			for i := range 5 {
-				r := request("GET", fmt.Sprintf("%s?x=%d;access_token=junk-%d", statusPath(alice), i, i), "bob-token", "")
+				r := request("GET", fmt.Sprintf("%s?x=%d;access_token=junk-%d", statusPath(Alice), i, i), "bob-token", "")
 				r.Header.Add("Authorization", fmt.Sprintf("Bearer junk-%d", i))
 				if p.do(r).StatusCode == 429 {
 					limited++
@@ -183,24 +183,24 @@ func TestUncertainReadsAreLimited(t *testing.T) {
 		})
 	}
 	p := newProxy(t, &Handler{ReadLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
-	p.want(p.do(request("GET", statusPath(alice)+"?user_id=", "bob-token", "")), 200, "", "matrix_presence; fwd=bypass")
-	p.wantError(p.do(request("GET", statusPath(alice)+"?user_id=&device_id=", "bob-token", "")), 429, "M_LIMIT_EXCEEDED")
+	p.want(p.do(request("GET", statusPath(Alice)+"?user_id=", "bob-token", "")), 200, "", "matrix_presence; fwd=bypass")
+	p.wantError(p.do(request("GET", statusPath(Alice)+"?user_id=&device_id=", "bob-token", "")), 429, "M_LIMIT_EXCEEDED")
 }
 
 func TestStatesOutliveIdentitiesIfTheHomeserverFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Cache: &Cache{StaleIfError: caddy.Duration(10 * time.Minute)}})
-		p.hs.presence[alice] = `{"presence":"offline"}`
-		p.get("bob-token", alice)
-		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.Presence[Alice] = `{"presence":"offline"}`
+		p.get("bob-token", Alice)
+		p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
 		}
 		time.Sleep(5 * time.Minute)
-		p.want(p.get("bob-token", alice), 200, `{"presence":"offline"}`, "matrix_presence; hit; ttl=-270; detail=stale-if-error")
+		p.want(p.get("bob-token", Alice), 200, `{"presence":"offline"}`, "matrix_presence; hit; ttl=-270; detail=stale-if-error")
 		p.want(p.put("bob-token", bob, `{"presence":"online"}`), 502, "", "")
-		p.want(p.get("carol-token", alice), 502, "", "")
+		p.want(p.get("carol-token", Alice), 502, "", "")
 		time.Sleep(5 * time.Minute)
-		p.want(p.get("bob-token", alice), 502, "", "")
+		p.want(p.get("bob-token", Alice), 502, "", "")
 	})
 }
 
@@ -210,11 +210,11 @@ func TestSettledReaderDoesNotShareAnUnsettledFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(2 * time.Second)}})
 		p.get("bob-token", carol)
-		p.put("alice-token", alice, `{"presence":"unavailable"}`)
+		p.put("alice-token", Alice, `{"presence":"unavailable"}`)
 		time.Sleep(1500 * time.Millisecond)
 		release := make(chan struct{})
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-			if !strings.HasSuffix(r.URL.Path, "/status") || p.hs.count("GET") > 2 {
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if !strings.HasSuffix(r.URL.Path, "/status") || p.hs.Count("GET") > 2 {
 				return false, nil
 			}
 			answer(w, 200, `{"presence":"online"}`) // it applies writes late
@@ -222,10 +222,10 @@ func TestSettledReaderDoesNotShareAnUnsettledFetch(t *testing.T) {
 			return true, nil
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { p.want(p.get("bob-token", alice), 200, `{"presence":"online"}`, "") })
+		wg.Go(func() { p.want(p.get("bob-token", Alice), 200, `{"presence":"online"}`, "") })
 		synctest.Wait()
 		time.Sleep(time.Second)
-		p.want(p.get("bob-token", alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
+		p.want(p.get("bob-token", Alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
 		close(release)
 		wg.Wait()
 	})
@@ -235,13 +235,13 @@ func TestConcurrentReadsAreOneRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, new(Handler))
 		release := make(chan struct{})
-		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			<-release
 			return false, nil
 		}
 		var wg sync.WaitGroup
 		for range 1000 {
-			wg.Go(func() { p.want(p.get("bob-token", alice), 200, p.hs.presence[alice], "matrix_presence; ") })
+			wg.Go(func() { p.want(p.get("bob-token", Alice), 200, p.hs.Presence[Alice], "matrix_presence; ") })
 		}
 		synctest.Wait()
 		close(release)
@@ -256,23 +256,23 @@ func TestSharedFetchThatIsRefusedIsTriedByEachReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}})
 		// A state that ends before the permissions do.
-		p.hs.presence[alice] = `{"presence":"online","last_active_ago":55000,"currently_active":true}`
-		p.get("bob-token", alice)
+		p.hs.Presence[Alice] = `{"presence":"online","last_active_ago":55000,"currently_active":true}`
+		p.get("bob-token", Alice)
 		p.get("carol-token", bob) // so that carol's token is known
-		p.hs.hidden[carol+" "+alice] = false
-		p.get("carol-token", alice)
+		p.hs.Hidden[carol+" "+Alice] = false
+		p.get("carol-token", Alice)
 		time.Sleep(6 * time.Second)
 
-		p.hs.hidden[carol+" "+alice] = true
+		p.hs.Hidden[carol+" "+Alice] = true
 		release := make(chan struct{})
-		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			<-release
 			return false, nil
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { p.want(p.get("carol-token", alice), 403, "", "") })
+		wg.Go(func() { p.want(p.get("carol-token", Alice), 403, "", "") })
 		synctest.Wait() // carol's request is the one that is shared
-		wg.Go(func() { p.want(p.get("bob-token", alice), 200, p.hs.presence[alice], "") })
+		wg.Go(func() { p.want(p.get("bob-token", Alice), 200, p.hs.Presence[Alice], "") })
 		synctest.Wait()
 		close(release)
 		wg.Wait()
@@ -284,7 +284,7 @@ func TestReaderThatGoesAwayLeavesItsFetchToOthers(t *testing.T) {
 		p := newProxy(t, new(Handler))
 		p.get("bob-token", carol)
 		release := make(chan struct{})
-		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			select {
 			case <-release:
 				return false, nil
@@ -294,9 +294,9 @@ func TestReaderThatGoesAwayLeavesItsFetchToOthers(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		wg.Go(func() { p.do(request("GET", statusPath(alice), "bob-token", "").WithContext(ctx)) })
+		wg.Go(func() { p.do(request("GET", statusPath(Alice), "bob-token", "").WithContext(ctx)) })
 		synctest.Wait()
-		wg.Go(func() { p.want(p.get("bob-token", alice), 200, "", "") })
+		wg.Go(func() { p.want(p.get("bob-token", Alice), 200, "", "") })
 		synctest.Wait()
 		cancel()
 		synctest.Wait()
@@ -327,24 +327,24 @@ func TestStaleAnswerIfTheHomeserverFails(t *testing.T) {
 					Cache:    &Cache{TTL: caddy.Duration(10 * time.Second), StaleIfError: caddy.Duration(time.Minute)},
 					Identity: &Identity{TTL: caddy.Duration(time.Hour)},
 				})
-				p.hs.presence[alice] = `{"presence":"unavailable","last_active_ago":1000}`
-				p.get("bob-token", alice)
-				p.get("carol-token", alice) // refused
+				p.hs.Presence[Alice] = `{"presence":"unavailable","last_active_ago":1000}`
+				p.get("bob-token", Alice)
+				p.get("carol-token", Alice) // refused
 				time.Sleep(20 * time.Second)
-				p.hs.intercept = intercept
+				p.hs.Intercept = intercept
 				began := time.Now()
-				resp := p.get("bob-token", alice)
+				resp := p.get("bob-token", Alice)
 				waited := time.Since(began)
 				p.want(resp, 200, fmt.Sprintf(`{"presence":"unavailable","last_active_ago":%d}`, 21000+waited.Milliseconds()),
 					"matrix_presence; hit; ttl=-1")
 				if !strings.HasSuffix(resp.Header.Get("Cache-Status"), "; detail=stale-if-error") {
 					t.Errorf("Cache-Status is %q", resp.Header.Get("Cache-Status"))
 				}
-				if resp := p.get("carol-token", alice); resp.StatusCode < 500 {
+				if resp := p.get("carol-token", Alice); resp.StatusCode < 500 {
 					t.Errorf("who was refused got %d", resp.StatusCode)
 				}
 				time.Sleep(time.Minute)
-				if resp := p.get("bob-token", alice); resp.StatusCode < 500 {
+				if resp := p.get("bob-token", Alice); resp.StatusCode < 500 {
 					t.Errorf("after stale_if_error: %d", resp.StatusCode)
 				}
 			})
@@ -355,12 +355,12 @@ func TestStaleAnswerIfTheHomeserverFails(t *testing.T) {
 func TestNothingStaleAfterAWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Cache: &Cache{StaleIfError: caddy.Duration(time.Hour)}})
-		p.get("bob-token", alice)
-		p.put("alice-token", alice, `{"presence":"offline"}`)
-		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.get("bob-token", Alice)
+		p.put("alice-token", Alice, `{"presence":"offline"}`)
+		p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
 		}
-		p.want(p.get("bob-token", alice), 502, "", "")
+		p.want(p.get("bob-token", Alice), 502, "", "")
 	})
 }
 
@@ -388,7 +388,7 @@ func TestAnswersThatAreNotKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/whoami") {
 					return false, nil
 				}
@@ -401,7 +401,7 @@ func TestAnswersThatAreNotKept(t *testing.T) {
 				return true, nil
 			}
 			for i := range 3 {
-				resp := p.get("bob-token", alice)
+				resp := p.get("bob-token", Alice)
 				if got := bodyOf(resp); resp.StatusCode != tc.status || got != tc.body {
 					t.Errorf("request %d: got %d and %d bytes, want %d and %d", i, resp.StatusCode, len(got), tc.status, len(tc.body))
 				}
@@ -411,7 +411,7 @@ func TestAnswersThatAreNotKept(t *testing.T) {
 			}
 			// A body too large to share is fetched once more, to be streamed; after
 			// that it is known.
-			if got := p.hs.count("GET"); got > 4 {
+			if got := p.hs.Count("GET"); got > 4 {
 				t.Errorf("3 reads cost %d requests", got)
 			}
 		})
@@ -420,14 +420,14 @@ func TestAnswersThatAreNotKept(t *testing.T) {
 
 func TestFetchIsPlainWhateverTheClientAsksFor(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	r := request("GET", statusPath(alice), "bob-token", "")
+	r := request("GET", statusPath(Alice), "bob-token", "")
 	r.Header.Set("Accept-Encoding", "gzip, br")
 	r.Header.Set("If-None-Match", `"x"`)
 	r.Header.Set("Range", "bytes=0-1")
 	r.Header.Set("User-Agent", "Element/1.0")
 	r.RemoteAddr = "192.0.2.7:1234"
-	p.want(p.do(r), 200, p.hs.presence[alice], "")
-	sent := p.hs.last()
+	p.want(p.do(r), 200, p.hs.Presence[Alice], "")
+	sent := p.hs.Last()
 	for _, name := range []string{"Accept-Encoding", "If-None-Match", "Range"} {
 		if got := sent.Header.Get(name); got != "" {
 			t.Errorf("%s: %s went upstream", name, got)
@@ -444,15 +444,15 @@ func TestCacheOffStillLimitsReads(t *testing.T) {
 		ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)},
 	})
 	for range 2 {
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=bypass; detail=off")
+		p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=bypass; detail=off")
 	}
-	p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+	p.wantError(p.get("bob-token", Alice), 429, "M_LIMIT_EXCEEDED")
 	p.wantCounts(map[string]int{"GET": 2})
 }
 
 func TestPerViewerKeepsBodiesApart(t *testing.T) {
 	p := newProxy(t, &Handler{Cache: &Cache{PerViewer: true}})
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method != "GET" || strings.HasSuffix(r.URL.Path, "/whoami") {
 			return false, nil
 		}
@@ -461,12 +461,12 @@ func TestPerViewerKeepsBodiesApart(t *testing.T) {
 	}
 	for _, cacheStatus := range []string{"matrix_presence; fwd=miss", "matrix_presence; hit"} {
 		for _, token := range []string{"bob-token", "carol-token"} {
-			p.want(p.get(token, alice), 200, fmt.Sprintf(`{"presence":"online","status_msg":"Bearer %s"}`, token), cacheStatus)
+			p.want(p.get(token, Alice), 200, fmt.Sprintf(`{"presence":"online","status_msg":"Bearer %s"}`, token), cacheStatus)
 		}
 	}
-	p.put("alice-token", alice, `{"presence":"offline"}`)
+	p.put("alice-token", Alice, `{"presence":"offline"}`)
 	for _, token := range []string{"bob-token", "carol-token"} {
-		p.want(p.get(token, alice), 200, "", "matrix_presence; fwd=miss")
+		p.want(p.get(token, Alice), 200, "", "matrix_presence; fwd=miss")
 	}
 }
 
@@ -474,32 +474,32 @@ func TestPerViewerKeepsBodiesApart(t *testing.T) {
 // takes longer than that lasts. Meanwhile they have left the room, or are logged out.
 func TestSharedFetchIsNoUseAfterThePermissionHasEnded(t *testing.T) {
 	testSharedFetchThatTakesLonger(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}},
-		func(hs *homeserver) { hs.hidden[bob+" "+alice] = true }, 403, "M_FORBIDDEN")
+		func(hs *homeserver) { hs.Hidden[bob+" "+Alice] = true }, 403, "M_FORBIDDEN")
 }
 
 func TestSharedFetchIsNoUseAfterTheIdentityHasEnded(t *testing.T) {
 	testSharedFetchThatTakesLonger(t, &Handler{Identity: &Identity{TTL: caddy.Duration(10 * time.Second)}},
-		func(hs *homeserver) { delete(hs.tokens, "bob-token") }, 401, "M_UNKNOWN_TOKEN")
+		func(hs *homeserver) { delete(hs.Tokens, "bob-token") }, 401, "M_UNKNOWN_TOKEN")
 }
 
 func testSharedFetchThatTakesLonger(t *testing.T, handler *Handler, meanwhile func(*homeserver), status int, errcode string) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, handler)
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
-		p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss")
-		p.want(p.put("alice-token", alice, `{"presence":"unavailable","status_msg":"secret"}`), 200, `{}`, "")
+		p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=miss")
+		p.want(p.get("alice-token", Alice), 200, "", "matrix_presence; fwd=miss")
+		p.want(p.put("alice-token", Alice, `{"presence":"unavailable","status_msg":"secret"}`), 200, `{}`, "")
 		time.Sleep(9 * time.Second)
-		p.hs.mu.Lock()
+		p.hs.Mu.Lock()
 		meanwhile(p.hs)
-		p.hs.mu.Unlock()
-		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Mu.Unlock()
+		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			time.Sleep(5 * time.Second)
 			return false, nil
 		}
 		var both sync.WaitGroup
-		both.Go(func() { p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored") })
+		both.Go(func() { p.want(p.get("alice-token", Alice), 200, "", "matrix_presence; fwd=miss; stored") })
 		time.Sleep(500 * time.Millisecond)
-		both.Go(func() { p.wantError(p.get("bob-token", alice), status, errcode) })
+		both.Go(func() { p.wantError(p.get("bob-token", Alice), status, errcode) })
 		both.Wait()
 	})
 }

@@ -19,7 +19,7 @@ import (
 
 // locks has the homeserver refuse whatever a token asks for.
 func (hs *homeserver) locks(token string, status int, body string) {
-	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Header.Get("Authorization") != "Bearer "+token {
 			return false, nil
 		}
@@ -47,9 +47,9 @@ func fewUnknown() *Handler {
 func (p *proxy) exhaust() {
 	p.t.Helper()
 	for i := range 3 {
-		p.wantError(p.do(behind("GET", statusPath(alice), fmt.Sprint("made-up-", i), "")), 401, unknownToken)
+		p.wantError(p.do(behind("GET", statusPath(Alice), fmt.Sprint("made-up-", i), "")), 401, unknownToken)
 	}
-	p.wantError(p.do(behind("GET", statusPath(alice), "made-up-4", "")), 429, "M_LIMIT_EXCEEDED")
+	p.wantError(p.do(behind("GET", statusPath(Alice), "made-up-4", "")), 429, "M_LIMIT_EXCEEDED")
 }
 
 // Once one who made up tokens behind a NAT had everybody else there be refused, as soon as
@@ -61,7 +61,7 @@ func TestKnownTokensAreAskedAboutWhateverTheirAddressHasDone(t *testing.T) {
 		"another device is gone": func(p *proxy) { p.do(behind("DELETE", clientAPI+"devices/D", "alice-phone", "")) },
 		"logged out elsewhere":   func(p *proxy) { p.do(behind("POST", clientAPI+"logout", "alice-phone", "")) },
 		"a logout was not answered": func(p *proxy) {
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/logout") {
 					w.WriteHeader(499)
 					return true, nil
@@ -75,7 +75,7 @@ func TestKnownTokensAreAskedAboutWhateverTheirAddressHasDone(t *testing.T) {
 			time.Sleep(2 * time.Minute)
 			p.want(p.do(behind("GET", statusPath(bob), "alice-token", "")), 401, lockedBody, "")
 			time.Sleep(2 * time.Minute)
-			p.hs.answerBy(nil)
+			p.hs.AnswerBy(nil)
 		},
 	} {
 		for what, ask := range map[string]func(p *proxy) *http.Response{
@@ -83,7 +83,7 @@ func TestKnownTokensAreAskedAboutWhateverTheirAddressHasDone(t *testing.T) {
 			"read with a user": func(p *proxy) *http.Response {
 				return p.do(behind("GET", statusPath(bob)+"?user_id=@x:example.com", "alice-token", ""))
 			},
-			"write": func(p *proxy) *http.Response { return p.do(behind("PUT", statusPath(alice), "alice-token", online)) },
+			"write": func(p *proxy) *http.Response { return p.do(behind("PUT", statusPath(Alice), "alice-token", online)) },
 			"uncertain read": func(p *proxy) *http.Response {
 				return p.do(behind("GET", statusPath(bob)+"?user_id=", "alice-token", ""))
 			},
@@ -91,12 +91,12 @@ func TestKnownTokensAreAskedAboutWhateverTheirAddressHasDone(t *testing.T) {
 			t.Run(name+", "+what, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newProxy(t, fewUnknown())
-					p.want(p.do(behind("GET", statusPath(alice), "alice-token", "")), 200, "", "")
-					p.want(p.do(behind("GET", statusPath(alice), "alice-phone", "")), 200, "", "")
+					p.want(p.do(behind("GET", statusPath(Alice), "alice-token", "")), 200, "", "")
+					p.want(p.do(behind("GET", statusPath(Alice), "alice-phone", "")), 200, "", "")
 					p.exhaust()
 					meanwhile(p)
 					p.want(ask(p), 200, "", "")
-					p.wantError(p.do(behind("GET", statusPath(alice), "carol-token", "")), 429, "M_LIMIT_EXCEEDED") // who is new
+					p.wantError(p.do(behind("GET", statusPath(Alice), "carol-token", "")), 429, "M_LIMIT_EXCEEDED") // who is new
 				})
 			})
 		}
@@ -107,20 +107,20 @@ func TestKnownTokensAreAskedAboutWhateverTheirAddressHasDone(t *testing.T) {
 func TestKnownTokenDoesNotWaitBehindMadeUpOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Identity: &Identity{TTL: caddy.Duration(time.Minute)}})
-		p.do(behind("GET", statusPath(alice), "alice-token", ""))
+		p.do(behind("GET", statusPath(Alice), "alice-token", ""))
 		time.Sleep(2 * time.Minute)
 		release := make(chan struct{})
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer made-up") {
 				<-release
 			}
 			return false, nil
 		})
 		for i := range 1000 {
-			go p.do(behind("GET", statusPath(alice), fmt.Sprint("made-up-", i), ""))
+			go p.do(behind("GET", statusPath(Alice), fmt.Sprint("made-up-", i), ""))
 		}
 		synctest.Wait()
-		p.want(p.do(behind("GET", statusPath(alice), "alice-token", "")), 200, "", "")
+		p.want(p.do(behind("GET", statusPath(Alice), "alice-token", "")), 200, "", "")
 		close(release)
 	})
 }
@@ -131,17 +131,17 @@ func TestKnownTokenThatHasEndedIsChargedToNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, fewUnknown())
 		for i := range 10 {
-			p.hs.mu.Lock()
-			p.hs.tokens[fmt.Sprint("old-", i)] = alice
-			p.hs.mu.Unlock()
-			p.want(p.do(behind("GET", statusPath(alice), fmt.Sprint("old-", i), "")), 200, "", "")
+			p.hs.Mu.Lock()
+			p.hs.Tokens[fmt.Sprint("old-", i)] = Alice
+			p.hs.Mu.Unlock()
+			p.want(p.do(behind("GET", statusPath(Alice), fmt.Sprint("old-", i), "")), 200, "", "")
 		}
 		time.Sleep(2 * time.Minute)
 		for i := range 10 {
-			p.hs.mu.Lock()
-			delete(p.hs.tokens, fmt.Sprint("old-", i))
-			p.hs.mu.Unlock()
-			p.wantError(p.do(behind("GET", statusPath(alice), fmt.Sprint("old-", i), "")), 401, unknownToken)
+			p.hs.Mu.Lock()
+			delete(p.hs.Tokens, fmt.Sprint("old-", i))
+			p.hs.Mu.Unlock()
+			p.wantError(p.do(behind("GET", statusPath(Alice), fmt.Sprint("old-", i), "")), 401, unknownToken)
 		}
 		p.exhaust()
 	})
@@ -172,25 +172,25 @@ func TestRefusalOfAnAccountIsItsOwn(t *testing.T) {
 						time.Sleep(2 * time.Minute)
 					}
 					p.hs.locks("alice-token", tc.status, tc.body)
-					lookups, reads := p.hs.count("whoami"), p.hs.count("GET")
+					lookups, reads := p.hs.Count("whoami"), p.hs.Count("GET")
 					for range 100 {
 						p.want(read("GET", "alice-token"), tc.status, tc.body, "matrix_presence; fwd=bypass")
 					}
-					if lookups, reads = p.hs.count("whoami")-lookups, p.hs.count("GET")-reads; lookups != 1 || reads != 100 {
+					if lookups, reads = p.hs.Count("whoami")-lookups, p.hs.Count("GET")-reads; lookups != 1 || reads != 100 {
 						t.Errorf("100 reads cost %d lookups and %d reads", lookups, reads)
 					}
 					for range 10 {
 						if resp := read("HEAD", "alice-token"); resp.StatusCode != tc.status {
 							t.Errorf("HEAD: %d", resp.StatusCode)
 						}
-						p.want(p.do(behind("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)), tc.status, tc.body, "")
+						p.want(p.do(behind("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`)), tc.status, tc.body, "")
 					}
 					p.want(read("GET", "carol-token"), 200, "", "") // a neighbour's new one
 
 					// What is over is over: a write asks, and a read that succeeds is the last that passes.
-					p.hs.answerBy(nil)
+					p.hs.AnswerBy(nil)
 					if known {
-						p.want(p.do(behind("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)), 200, "{}", "")
+						p.want(p.do(behind("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`)), 200, "{}", "")
 					} else {
 						p.want(read("GET", "alice-token"), 200, "", "matrix_presence; fwd=bypass")
 					}
@@ -237,7 +237,7 @@ func TestPassingRefusalIsNotRemembered(t *testing.T) {
 			p := newProxy(t, new(Handler))
 			p.hs.locks("alice-token", tc.status, tc.body)
 			p.want(p.get("alice-token", bob), tc.status, tc.body, "matrix_presence; fwd=bypass")
-			p.hs.answerBy(nil)
+			p.hs.AnswerBy(nil)
 			p.want(p.get("alice-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
 		})
 	}
@@ -260,7 +260,7 @@ func TestOnlyUnknownTokensOfReadsThatPassAreCharged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, fewUnknown())
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/whoami") {
 					w.WriteHeader(502)
 					return true, nil
@@ -273,7 +273,7 @@ func TestOnlyUnknownTokensOfReadsThatPassAreCharged(t *testing.T) {
 			})
 			last := 0
 			for range 4 {
-				resp := p.do(behind(tc.method, statusPath(alice), "token", ""))
+				resp := p.do(behind(tc.method, statusPath(Alice), "token", ""))
 				if last = resp.StatusCode; last == 401 && bodyOf(resp) != tc.body {
 					t.Errorf("the client got %s", bodyOf(resp))
 				}
@@ -314,12 +314,12 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 					p := newProxy(t, h)
 					logger, logs := testkit.NewLogs(slog.LevelWarn)
 					p.handler.gateway.logger = logger
-					p.hs.tokens["as-token"] = "@bridge:example.com"
+					p.hs.Tokens["as-token"] = "@bridge:example.com"
 					for _, ghost := range []string{cat, dog} {
 						p.want(p.do(as("PUT", ghost, message(0))), 200, "", "")
 						p.want(p.do(as("PUT", ghost, message(1))), 200, "", "matrix_presence; detail=coalesced")
 					}
-					p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 						if r.URL.Query().Get("user_id") != cat {
 							return false, nil
 						}
@@ -347,7 +347,7 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 func TestRefusalsAreBounded(t *testing.T) {
 	p := newProxy(t, new(Handler))
 	p.hs.locks("locked", 401, lockedBody)
-	p.get("locked", alice)
+	p.get("locked", Alice)
 	p.hs.locks("as-token", 403, `{"errcode":"M_FORBIDDEN","error":"not yours"}`)
 	for i := range 3 * maxRefusals {
 		p.do(request("GET", fmt.Sprintf("%s?user_id=@g%d:example.com", statusPath(bob), i), "as-token", ""))
@@ -365,9 +365,9 @@ func TestRefusalsAreBounded(t *testing.T) {
 func TestUnknownUsersOfAKnownTokenAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, fewUnknown())
-		p.hs.tokens["as-token"] = "@bridge:example.com"
-		p.want(p.do(behind("GET", statusPath(alice), "as-token", "")), 200, "", "")
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Tokens["as-token"] = "@bridge:example.com"
+		p.want(p.do(behind("GET", statusPath(Alice), "as-token", "")), 200, "", "")
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.URL.Query().Get("user_id") == "" {
 				return false, nil
 			}
@@ -375,14 +375,14 @@ func TestUnknownUsersOfAKnownTokenAreBounded(t *testing.T) {
 			return true, nil
 		})
 		for i := range 1000 {
-			p.do(behind("GET", fmt.Sprintf("%s?user_id=@x%d:example.com", statusPath(alice), i), "as-token", ""))
+			p.do(behind("GET", fmt.Sprintf("%s?user_id=@x%d:example.com", statusPath(Alice), i), "as-token", ""))
 		}
-		if got := p.hs.count("whoami"); got != 1+3*againShare {
+		if got := p.hs.Count("whoami"); got != 1+3*againShare {
 			t.Errorf("%d lookups, want %d", got, 1+3*againShare)
 		}
 		// It is nobody else's budget, and not that of what is known.
-		p.want(p.do(behind("GET", statusPath(alice), "alice-token", "")), 200, "", "")
-		p.want(p.do(behind("GET", statusPath(alice), "as-token", "")), 200, "", "")
+		p.want(p.do(behind("GET", statusPath(Alice), "alice-token", "")), 200, "", "")
+		p.want(p.do(behind("GET", statusPath(Alice), "as-token", "")), 200, "", "")
 	})
 }
 
@@ -390,10 +390,10 @@ func TestUnknownUsersOfAKnownTokenAreBounded(t *testing.T) {
 // not that its token is one.
 func TestLockedAccountReadsNothingFromMemory(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.want(p.get("alice-token", alice), 200, "", "")
+	p.want(p.get("alice-token", Alice), 200, "", "")
 	p.hs.locks("alice-token", 401, lockedBody)
 	p.want(p.get("alice-token", bob), 401, lockedBody, "matrix_presence; fwd=miss")
-	p.want(p.get("alice-token", alice), 401, lockedBody, "matrix_presence; fwd=bypass")
+	p.want(p.get("alice-token", Alice), 401, lockedBody, "matrix_presence; fwd=bypass")
 	if !p.handler.gateway.memory.isKnown(policy.Credential{Token: "alice-token"}) {
 		t.Error("the token is no longer one that was known")
 	}

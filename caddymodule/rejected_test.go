@@ -14,7 +14,7 @@ import (
 
 // from returns a read of alice's presence from a client's address.
 func from(address, token string) *http.Request {
-	r := request("GET", statusPath(alice), token, "")
+	r := request("GET", statusPath(Alice), token, "")
 	r.RemoteAddr = net.JoinHostPort(address, "1")
 	return r
 }
@@ -73,7 +73,7 @@ func TestClientThatRepeatsAnUnknownTokenIsChargedOnce(t *testing.T) {
 			}
 			time.Sleep(defaultRejectedTTL)
 		}
-		if more := p.hs.count("whoami") - (1 + 2*againShare); more < 1 || more > 3 {
+		if more := p.hs.Count("whoami") - (1 + 2*againShare); more < 1 || more > 3 {
 			t.Errorf("in another 1000 s it was asked about %d times", more)
 		}
 		p.wantError(p.do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
@@ -95,7 +95,7 @@ func TestBridgeWithAnUnknownTokenCostsNoNewOnes(t *testing.T) {
 			r.RemoteAddr = "192.0.2.7:1"
 			p.do(r)
 		}
-		if got := p.hs.count("whoami"); got < 2*againShare || got > 2*againShare+4 {
+		if got := p.hs.Count("whoami"); got < 2*againShare || got > 2*againShare+4 {
 			t.Errorf("it was asked about %d times", got)
 		}
 		p.wantError(p.do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
@@ -120,9 +120,9 @@ func TestManyUsersBehindOneAddressAreAllLookedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, new(Handler))
 		for i := range 1000 {
-			p.hs.tokens[fmt.Sprint("user-", i)] = fmt.Sprintf("@user%d:example.com", i)
+			p.hs.Tokens[fmt.Sprint("user-", i)] = fmt.Sprintf("@user%d:example.com", i)
 		}
-		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 			time.Sleep(time.Millisecond)
 			return false, nil
 		}
@@ -140,7 +140,7 @@ func TestTokensThatWaitInLineAreNotAskedAboutWhenTheBudgetIsGone(t *testing.T) {
 		p := newProxy(t, &Handler{Identity: &Identity{
 			RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 10},
 		}})
-		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 			time.Sleep(time.Millisecond)
 			return false, nil
 		}
@@ -149,7 +149,7 @@ func TestTokensThatWaitInLineAreNotAskedAboutWhenTheBudgetIsGone(t *testing.T) {
 			wg.Go(func() { p.do(from("192.0.2.7", fmt.Sprint("made-up-", i))) })
 		}
 		wg.Wait()
-		if got := p.hs.count("whoami"); got < 10 || got > 10+maxWhoAmIsEach {
+		if got := p.hs.Count("whoami"); got < 10 || got > 10+maxWhoAmIsEach {
 			t.Errorf("%d lookups, want 10 and those that were under way, at most %d", got, maxWhoAmIsEach)
 		}
 	})
@@ -161,7 +161,7 @@ func TestUnknownTokensOfReadsThatPassAreCharged(t *testing.T) {
 	p := newProxy(t, &Handler{Identity: &Identity{
 		RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 3},
 	}})
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.URL.Path != "/_matrix/client/v3/account/whoami" {
 			return false, nil
 		}

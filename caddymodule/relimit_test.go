@@ -34,7 +34,7 @@ func told(resp *http.Response) (wait int) {
 func TestReloadToAnotherLimitAppliesAtOnce(t *testing.T) {
 	hourly := &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 5}
 	fast := &Limit{Events: 10, Window: caddy.Duration(time.Second), Burst: 10}
-	write := func(p *proxy, n int) int { return told(p.put("alice-token", alice, message(n))) }
+	write := func(p *proxy, n int) int { return told(p.put("alice-token", Alice, message(n))) }
 	observed := func(send func(p *proxy)) spender {
 		return func(p *proxy, _ int) int {
 			limited := func() (n float64) {
@@ -54,7 +54,7 @@ func TestReloadToAnotherLimitAppliesAtOnce(t *testing.T) {
 		}
 	}
 	aliceAs := func(class string, limit *Limit) []Class {
-		return []Class{{Name: class, Match: []string{alice}, WriteLimit: limit}}
+		return []Class{{Name: class, Match: []string{Alice}, WriteLimit: limit}}
 	}
 	for name, tt := range map[string]struct {
 		configure func(limit *Limit) *Handler
@@ -63,16 +63,16 @@ func TestReloadToAnotherLimitAppliesAtOnce(t *testing.T) {
 		"writes": {func(limit *Limit) *Handler { return &Handler{WriteLimit: limit} }, write},
 		"reads": {
 			func(limit *Limit) *Handler { return &Handler{ReadLimit: limit} },
-			func(p *proxy, _ int) int { return told(p.get("bob-token", alice)) },
+			func(p *proxy, _ int) int { return told(p.get("bob-token", Alice)) },
 		},
 		"reads that are not cached": {
 			func(limit *Limit) *Handler { return &Handler{ReadLimit: limit, Cache: &Cache{Off: true}} },
-			func(p *proxy, _ int) int { return told(p.get("bob-token", alice)) },
+			func(p *proxy, _ int) int { return told(p.get("bob-token", Alice)) },
 		},
 		"reads of an uncertain credential": {
 			func(limit *Limit) *Handler { return &Handler{ReadLimit: limit} },
 			func(p *proxy, _ int) int {
-				return told(p.do(request("GET", statusPath(alice)+"?access_token=bob-token", "bob-token", "")))
+				return told(p.do(request("GET", statusPath(Alice)+"?access_token=bob-token", "bob-token", "")))
 			},
 		},
 		"the limit of a class": {func(limit *Limit) *Handler { return &Handler{Classes: aliceAs("a", limit)} }, write},
@@ -87,11 +87,11 @@ func TestReloadToAnotherLimitAppliesAtOnce(t *testing.T) {
 		}, write},
 		"observed writes": {
 			func(limit *Limit) *Handler { return &Handler{Mode: "observe", WriteLimit: limit} },
-			observed(func(p *proxy) { p.put("alice-token", alice, online) }),
+			observed(func(p *proxy) { p.put("alice-token", Alice, online) }),
 		},
 		"observed reads": {
 			func(limit *Limit) *Handler { return &Handler{Mode: "observe", ReadLimit: limit} },
-			observed(func(p *proxy) { p.get("bob-token", alice) }),
+			observed(func(p *proxy) { p.get("bob-token", Alice) }),
 		},
 		"from observing to enforcing and back": {func(limit *Limit) *Handler {
 			if limit == fast {
@@ -102,7 +102,7 @@ func TestReloadToAnotherLimitAppliesAtOnce(t *testing.T) {
 			if p.handler.Mode != "observe" {
 				return write(p, n)
 			}
-			return observed(func(p *proxy) { p.put("alice-token", alice, online) })(p, n)
+			return observed(func(p *proxy) { p.put("alice-token", Alice, online) })(p, n)
 		}},
 		"unknown tokens": {
 			func(limit *Limit) *Handler { return &Handler{Identity: &Identity{RejectedLimit: limit}} },
@@ -177,15 +177,15 @@ func TestWritesThatWaitedAreChargedForAsEvents(t *testing.T) {
 		h := coalescing()
 		h.WriteLimit = &Limit{Events: 1, Window: caddy.Duration(time.Minute)}
 		p := newProxy(t, h)
-		p.want(p.put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
-		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
-		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-token", Alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
+		p.want(p.put("alice-token", Alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-phone", Alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		p.reload(&Handler{WriteLimit: &Limit{Events: 10, Window: caddy.Duration(time.Second), Burst: 5}, Cache: new(Cache)})
 		p.wantCounts(map[string]int{"PUT": 3})
 		for n := range 2 {
-			p.want(p.put("alice-token", alice, message(3+n)), 200, "{}", "matrix_presence; fwd=method")
+			p.want(p.put("alice-token", Alice, message(3+n)), 200, "{}", "matrix_presence; fwd=method")
 		}
-		resp := p.put("alice-token", alice, message(5))
+		resp := p.put("alice-token", Alice, message(5))
 		p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
 		if got := bodyOf(resp); !strings.Contains(got, `"retry_after_ms":100`) {
 			t.Errorf("got %s, want 100 ms", got)
@@ -202,16 +202,16 @@ func TestWhatIsAnnouncedBehindWritesThatWaitHolds(t *testing.T) {
 			WriteLimit: &Limit{Events: 1, Window: caddy.Duration(10 * time.Second)}, Cache: &Cache{Name: p.handler.Cache.Name},
 		}}
 		provision(t, other.handler)
-		p.put("alice-token", alice, message(0))
-		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
-		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.put("alice-token", Alice, message(0))
+		p.want(p.put("alice-token", Alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.want(p.put("alice-phone", Alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(time.Second)
-		wait := told(other.put("alice-token", alice, message(3)))
+		wait := told(other.put("alice-token", Alice, message(3)))
 		if wait != 29 {
 			t.Errorf("told to wait for %d s, want 29: both that wait go first", wait)
 		}
 		time.Sleep(time.Duration(wait) * time.Second)
-		other.want(other.put("alice-token", alice, message(3)), 200, "{}", "matrix_presence; fwd=method")
+		other.want(other.put("alice-token", Alice, message(3)), 200, "{}", "matrix_presence; fwd=method")
 		p.wantCounts(map[string]int{"PUT": 4})
 	})
 }
@@ -221,10 +221,10 @@ func TestWhatIsAnnouncedBehindWritesThatWaitHolds(t *testing.T) {
 func TestAWriteThatWaitsForADebtIsLostInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, message(0))
-		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.put("alice-token", Alice, message(0))
+		p.want(p.put("alice-token", Alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
 		for range 20 {
-			p.handler.gateway.memory.writes.Charge(alice, *p.handler.gateway.set.everybody.writeLimit, time.Now())
+			p.handler.gateway.memory.writes.Charge(Alice, *p.handler.gateway.set.everybody.writeLimit, time.Now())
 		}
 		time.Sleep(59 * time.Second)
 		synctest.Wait()

@@ -22,14 +22,14 @@ const clientAPI = "/_matrix/client/v3/"
 // lookupsOf returns how many questions whose token it is a read costs.
 func (p *proxy) lookupsOf(token string) int {
 	p.t.Helper()
-	before := p.hs.count("whoami")
-	p.get(token, alice)
-	return p.hs.count("whoami") - before
+	before := p.hs.Count("whoami")
+	p.get(token, Alice)
+	return p.hs.Count("whoami") - before
 }
 
 // answers has the homeserver answer a path, after done.
 func (hs *homeserver) answers(path string, status int, body string, done func()) {
-	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.URL.Path != path {
 			return false, nil
 		}
@@ -59,14 +59,14 @@ func TestWhatIsNoPresenceRequestWaitsForNothingOfOurs(t *testing.T) {
 		{"POST", clientAPI + "register", "{}"},
 		{"POST", clientAPI + "refresh", `{"refresh_token":"r"}`},
 		{"POST", "/_tuwunel/oidc/revoke", "token=alice-token"},
-		{"PUT", "/_synapse/admin/v2/users/" + alice, "{}"},
+		{"PUT", "/_synapse/admin/v2/users/" + Alice, "{}"},
 		{"GET", clientAPI + "sync", ""},
 		{"POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", "{}"},
 		{"GET", "/_matrix/client/r0/events", ""},
 		{"PUT", clientAPI + "rooms/!r:x/send/m.room.message/1", "{}"},
 		{"PUT", clientAPI + "rooms/!r:x/typing/@a:x", "{}"},
-		{"PUT", clientAPI + "profile/" + alice + "/displayname", "{}"},
-		{"OPTIONS", statusPath(alice), ""},
+		{"PUT", clientAPI + "profile/" + Alice + "/displayname", "{}"},
+		{"OPTIONS", statusPath(Alice), ""},
 		{"OPTIONS", clientAPI + "sync", ""},
 		{"GET", clientAPI + "account/whoami?x=1", ""},
 		{"GET", "/", ""},
@@ -78,7 +78,7 @@ func TestWhatIsNoPresenceRequestWaitsForNothingOfOurs(t *testing.T) {
 					h.Mode = mode
 					p := newProxy(t, h)
 					release := make(chan struct{})
-					p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 						path, _, _ := strings.Cut(tc.path, "?")
 						if r.URL.Path == path {
 							answer(w, 200, "{}")
@@ -106,10 +106,10 @@ func TestSessionsEndWhenTheirUserIsKnownLater(t *testing.T) {
 		t.Run(path, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, new(Handler))
-				p.get("alice-token", alice)
-				p.get("bob-token", alice)
+				p.get("alice-token", Alice)
+				p.get("bob-token", Alice)
 				release := make(chan struct{})
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					switch {
 					case r.URL.Path == clientAPI+path:
 						answer(w, 200, "{}")
@@ -138,9 +138,9 @@ func TestSessionsEndWhenTheirUserIsKnownLater(t *testing.T) {
 func TestSessionsEndWhenTheirUserIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, new(Handler))
-		p.get("alice-token", alice)
+		p.get("alice-token", Alice)
 		down := true
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/whoami") && down {
 				return true, caddyhttp.Error(502, errors.New("no connection"))
 			}
@@ -168,9 +168,9 @@ func TestSessionsEndBehindAnAddressWithoutABudget(t *testing.T) {
 			r.RemoteAddr = "192.0.2.7:1"
 			return r
 		}
-		p.do(at("GET", statusPath(alice), "alice-token"))
-		p.wantError(p.do(at("GET", statusPath(alice), "made-up-1")), 401, unknownToken)
-		p.wantError(p.do(at("GET", statusPath(alice), "made-up-2")), 429, "M_LIMIT_EXCEEDED")
+		p.do(at("GET", statusPath(Alice), "alice-token"))
+		p.wantError(p.do(at("GET", statusPath(Alice), "made-up-1")), 401, unknownToken)
+		p.wantError(p.do(at("GET", statusPath(Alice), "made-up-2")), 429, "M_LIMIT_EXCEEDED")
 		p.want(p.do(at("DELETE", clientAPI+"devices/D", "alice-phone")), 200, "", "")
 		synctest.Wait()
 		if got := p.lookupsOf("alice-token"); got != 1 {
@@ -185,7 +185,7 @@ func TestLogoutsOfMadeUpTokensLeaveEverybodyElseAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Off: true}}})
 		release := make(chan struct{})
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			switch {
 			case strings.Contains(r.URL.Path, "/logout"), strings.HasPrefix(r.URL.Path, "/_synapse/"):
 				return true, nil // no answer at all
@@ -200,7 +200,7 @@ func TestLogoutsOfMadeUpTokensLeaveEverybodyElseAlone(t *testing.T) {
 				token := fmt.Sprint("made-up-", i)
 				p.do(request("POST", clientAPI+"logout", token, ""))
 				p.do(request("POST", clientAPI+"logout/all", token, ""))
-				p.do(request("POST", "/_synapse/admin/v1/deactivate/"+alice, "", ""))
+				p.do(request("POST", "/_synapse/admin/v1/deactivate/"+Alice, "", ""))
 			}
 		}
 		for range 5 {
@@ -209,9 +209,9 @@ func TestLogoutsOfMadeUpTokensLeaveEverybodyElseAlone(t *testing.T) {
 			flood()
 		}
 		alices := func() (n int) {
-			p.hs.mu.Lock()
-			defer p.hs.mu.Unlock()
-			for _, r := range p.hs.seen {
+			p.hs.Mu.Lock()
+			defer p.hs.Mu.Unlock()
+			for _, r := range p.hs.Seen {
 				if r.Header.Get("Authorization") == "Bearer alice-token" && strings.HasSuffix(r.URL.Path, "whoami") {
 					n++
 				}
@@ -248,26 +248,26 @@ func TestAdminRevocationsTakeTheAnswerOfAHomeserver(t *testing.T) {
 		answer      func(w http.ResponseWriter) error
 		lookups     int
 	}{
-		"success":                  {deactivate + alice, "admin", yes, 1},
+		"success":                  {deactivate + Alice, "admin", yes, 1},
 		"escaped":                  {deactivate + "%40alice%3Aexample.com", "admin", yes, 1},
-		"token in the query":       {deactivate + alice + "?access_token=admin", "", yes, 1},
-		"JSON of another spelling": {deactivate + alice, "admin", says(200, "application/json; charset=utf-8", "{}"), 1},
+		"token in the query":       {deactivate + Alice + "?access_token=admin", "", yes, 1},
+		"JSON of another spelling": {deactivate + Alice, "admin", says(200, "application/json; charset=utf-8", "{}"), 1},
 
-		"without a token":    {deactivate + alice, "", yes, 0},
-		"no handler":         {deactivate + alice, "admin", func(http.ResponseWriter) error { return nil }, 0},
-		"no JSON":            {deactivate + alice, "admin", says(200, "text/plain", "ok"), 0},
-		"refused":            {deactivate + alice, "admin", says(403, "application/json", `{"errcode":"M_FORBIDDEN"}`), 0},
-		"failed":             {deactivate + alice, "admin", says(500, "application/json", "{}"), 0},
-		"client gone":        {deactivate + alice, "admin", func(w http.ResponseWriter) error { w.WriteHeader(499); return nil }, 0},
-		"broken off":         {deactivate + alice, "admin", func(http.ResponseWriter) error { return caddyhttp.Error(502, io.EOF) }, 0},
+		"without a token":    {deactivate + Alice, "", yes, 0},
+		"no handler":         {deactivate + Alice, "admin", func(http.ResponseWriter) error { return nil }, 0},
+		"no JSON":            {deactivate + Alice, "admin", says(200, "text/plain", "ok"), 0},
+		"refused":            {deactivate + Alice, "admin", says(403, "application/json", `{"errcode":"M_FORBIDDEN"}`), 0},
+		"failed":             {deactivate + Alice, "admin", says(500, "application/json", "{}"), 0},
+		"client gone":        {deactivate + Alice, "admin", func(w http.ResponseWriter) error { w.WriteHeader(499); return nil }, 0},
+		"broken off":         {deactivate + Alice, "admin", func(http.ResponseWriter) error { return caddyhttp.Error(502, io.EOF) }, 0},
 		"of somebody else":   {deactivate + bob, "admin", yes, 0},
-		"of somebody longer": {deactivate + alice + "x", "admin", yes, 0},
-		"raw slashes":        {deactivate + "x/" + alice, "admin", yes, 0},
+		"of somebody longer": {deactivate + Alice + "x", "admin", yes, 0},
+		"raw slashes":        {deactivate + "x/" + Alice, "admin", yes, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
-			p.get("alice-token", alice)
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.get("alice-token", Alice)
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if !strings.HasPrefix(r.URL.Path, "/_synapse/") {
 					return false, nil
 				}
@@ -302,9 +302,9 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 		for _, path := range []string{"logout", "logout/all", "delete_devices", "account/password", "account/deactivate", "refresh"} {
 			t.Run(name+" "+path, func(t *testing.T) {
 				p := newProxy(t, new(Handler))
-				p.get("alice-token", alice)
-				p.get("alice-phone", alice)
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.get("alice-token", Alice)
+				p.get("alice-phone", Alice)
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.URL.Path == clientAPI+path {
 						return true, tc.end(w)
 					}
@@ -341,10 +341,10 @@ func TestNobodyEndsEverybodysIdentity(t *testing.T) {
 					p := newProxy(t, new(Handler))
 					path, _, _ := strings.Cut(tc.path, "?")
 					p.hs.answers(clientAPI+path, 200, "{}", nil)
-					p.get("bob-token", alice)
-					p.get("alice-token", alice)
+					p.get("bob-token", Alice)
+					p.get("alice-token", Alice)
 					if known {
-						p.get("alice-phone", alice)
+						p.get("alice-phone", Alice)
 					}
 					token := "alice-phone"
 					if tc.path == "account/password" {
@@ -388,16 +388,16 @@ func TestLoginEndsTheTokenThatItsDeviceHad(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
-			p.get("alice-token", alice)
-			p.get("bob-token", alice)
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.get("alice-token", Alice)
+			p.get("bob-token", Alice)
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.URL.Path != clientAPI+"login" {
 					return false, nil
 				}
-				p.hs.mu.Lock()
-				delete(p.hs.tokens, "alice-token")
-				p.hs.tokens["alice-new"] = alice
-				p.hs.mu.Unlock()
+				p.hs.Mu.Lock()
+				delete(p.hs.Tokens, "alice-token")
+				p.hs.Tokens["alice-new"] = Alice
+				p.hs.Mu.Unlock()
 				write(w)
 				return true, nil
 			})
@@ -405,8 +405,8 @@ func TestLoginEndsTheTokenThatItsDeviceHad(t *testing.T) {
 			if got := bodyOf(resp); name == "whole" && got != body {
 				t.Errorf("the client got %s", got)
 			}
-			p.wantError(p.get("alice-token", alice), 401, unknownToken)
-			p.want(p.get("alice-new", alice), 200, "", "")
+			p.wantError(p.get("alice-token", Alice), 401, unknownToken)
+			p.want(p.get("alice-new", Alice), 200, "", "")
 			if got := p.lookupsOf("bob-token"); got != 0 {
 				t.Errorf("%d lookups of bob's token, want 0", got)
 			}
@@ -418,7 +418,7 @@ func TestLoginEndsTheTokenThatItsDeviceHad(t *testing.T) {
 // forgotten before the last byte goes out.
 func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	p.get("alice-token", alice)
+	p.get("alice-token", Alice)
 	p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new"}`, nil)
 	told := false
 	w := &onWrite{discard{make(http.Header)}, func() {
@@ -444,7 +444,7 @@ func TestFailedLoginEndsNothing(t *testing.T) {
 	for name, status := range map[string]int{"refused": 403, "failed": 500} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
-			p.get("alice-token", alice)
+			p.get("alice-token", Alice)
 			p.hs.answers(clientAPI+"login", status, `{"user_id":"@alice:example.com","errcode":"M_FORBIDDEN"}`, nil)
 			p.do(request("POST", clientAPI+"login", "", "{}"))
 			if got := p.lookupsOf("alice-token"); got != 0 {
@@ -498,13 +498,13 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(Handler))
-			p.get("alice-phone", alice)
+			p.get("alice-phone", Alice)
 			if tc.before != nil {
 				tc.before(p)
 			}
-			p.get("alice-token", alice)
+			p.get("alice-token", Alice)
 			var got string
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if path, _, _ := strings.Cut(tc.path, "?"); r.URL.Path != path {
 					return false, nil
 				}
@@ -540,11 +540,11 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, new(Handler))
-				p.get("bob-token", alice)
-				before := p.hs.count("whoami")
+				p.get("bob-token", Alice)
+				before := p.hs.Count("whoami")
 				first := true
 				release := make(chan struct{})
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.HasSuffix(r.URL.Path, "/whoami") && first {
 						first = false
 						answer(w, 200, `{"user_id":"@alice:example.com"}`)
@@ -554,7 +554,7 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 					return false, nil
 				})
 				var reads sync.WaitGroup
-				reads.Go(func() { p.get("alice-token", alice) })
+				reads.Go(func() { p.get("alice-token", Alice) })
 				synctest.Wait()
 				p.want(p.do(request("POST", clientAPI+"logout", tc.token, "")), 200, "", "")
 				reads.Go(func() {
@@ -569,7 +569,7 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 				synctest.Wait()
 				close(release)
 				reads.Wait()
-				if got := p.hs.count("whoami") - before; got != tc.lookups {
+				if got := p.hs.Count("whoami") - before; got != tc.lookups {
 					t.Errorf("%d lookups, want %d", got, tc.lookups)
 				}
 			})
@@ -599,9 +599,9 @@ func TestRegistrationsVoidNobody(t *testing.T) {
 	for path, want := range map[string]int{"register": 0, "login": 1} {
 		t.Run(path, func(t *testing.T) {
 			p := newProxy(t, &Handler{Identity: &Identity{Tokens: 160}})
-			p.get("alice-token", alice)
+			p.get("alice-token", Alice)
 			n := 0
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.URL.Path != clientAPI+path {
 					return false, nil
 				}
@@ -621,12 +621,12 @@ func TestRegistrationsVoidNobody(t *testing.T) {
 				}
 			}
 			// Who reads meanwhile isn't touched by what was before.
-			before := p.hs.count("whoami")
+			before := p.hs.Count("whoami")
 			for range 100 {
 				p.do(request("POST", clientAPI+path, "", "{}"))
-				p.get("alice-token", alice)
+				p.get("alice-token", Alice)
 			}
-			if got := p.hs.count("whoami") - before; got > 0 {
+			if got := p.hs.Count("whoami") - before; got > 0 {
 				t.Errorf("%d lookups of who reads meanwhile, want 0", got)
 			}
 		})

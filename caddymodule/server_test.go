@@ -85,7 +85,7 @@ func TestSiteWithHandleBlocksAndHeaderEdits(t *testing.T) {
 		}
 		matrix_presence`)
 	for i, cacheStatus := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit", "matrix_presence; hit"} {
-		resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", ""))
+		resp := ask(site, request("GET", "http://example.com:9"+statusPath(Alice), "bob-token", ""))
 		body := bodyOf(resp)
 		if resp.StatusCode != 200 || !strings.HasPrefix(body, `{"presence":"online"`) {
 			t.Errorf("request %d: %d %s", i, resp.StatusCode, body)
@@ -107,7 +107,7 @@ func TestSiteWithHandleBlocksAndHeaderEdits(t *testing.T) {
 func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
 	hs := newHomeserver()
 	long := `{"presence":"online","status_msg":"` + strings.Repeat("long ", 200) + `"}`
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if !strings.HasSuffix(r.URL.Path, "/status") || !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 			return false, nil
 		}
@@ -117,10 +117,10 @@ func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
 		_, _ = io.WriteString(zip, long)
 		return true, zip.Close()
 	}
-	hs.presence[alice] = long
+	hs.Presence[Alice] = long
 	site := newSite(t, hs, "encode gzip\nmatrix_presence\nreverse_proxy UPSTREAM")
 	for i, encoding := range []string{"gzip", "", "gzip", ""} {
-		r := request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")
+		r := request("GET", "http://example.com:9"+statusPath(Alice), "bob-token", "")
 		if encoding != "" {
 			r.Header.Set("Accept-Encoding", encoding)
 		}
@@ -154,14 +154,14 @@ func TestUpstreamChosenByMapAndRequestHeader(t *testing.T) {
 		request_header X-Tenant one
 		matrix_presence
 		reverse_proxy {backend}`)
-	if resp := ask(site, request("PUT", "http://example.com:9"+statusPath(alice), "alice-token", `{"presence":"online"}`)); resp.StatusCode != 200 {
+	if resp := ask(site, request("PUT", "http://example.com:9"+statusPath(Alice), "alice-token", `{"presence":"online"}`)); resp.StatusCode != 200 {
 		t.Errorf("write: %d %s", resp.StatusCode, bodyOf(resp))
 	}
 	resp := ask(site, request("GET", "http://example.com:9"+statusPath(bob), "bob-token", ""))
 	if got := resp.Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss; stored" {
 		t.Errorf("read: %d, Cache-Status %q", resp.StatusCode, got)
 	}
-	for _, r := range hs.seen {
+	for _, r := range hs.Seen {
 		if r.Header.Get("X-Tenant") != "one" {
 			t.Errorf("%s went without the header", r.URL)
 		}
@@ -185,7 +185,7 @@ func TestExampleRoutesPresenceToItsWriter(t *testing.T) {
 	defer writer.Close()
 	site := newSite(t, newHomeserver(), strings.ReplaceAll(hint, "localhost:8083", strings.TrimPrefix(writer.URL, "http://"))+"reverse_proxy UPSTREAM")
 	for path, want := range map[string]string{
-		statusPath(alice): "yes",
+		statusPath(Alice): "yes",
 		"/_matrix/client/r0/presence/%40alice%3Aexample.com/status":       "yes",
 		"/_matrix/client/unstable/presence/@alice%2Fx:example.com/status": "yes",
 		"/_matrix/client/api/v1/presence/@alice:example.com/statusfoo":    "yes",
@@ -201,7 +201,7 @@ func TestExampleRoutesPresenceToItsWriter(t *testing.T) {
 func TestAnswersThatBreakOff(t *testing.T) {
 	hs := newHomeserver()
 	site := newSite(t, hs, "matrix_presence\nreverse_proxy UPSTREAM")
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/status") {
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("Content-Length", "1000")
@@ -211,7 +211,7 @@ func TestAnswersThatBreakOff(t *testing.T) {
 		return false, nil
 	}
 	for range 2 {
-		resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", ""))
+		resp := ask(site, request("GET", "http://example.com:9"+statusPath(Alice), "bob-token", ""))
 		if resp.StatusCode != http.StatusBadGateway {
 			t.Errorf("got %d, want 502", resp.StatusCode)
 		}
@@ -220,10 +220,10 @@ func TestAnswersThatBreakOff(t *testing.T) {
 			t.Errorf("the error has Content-Length %q", got)
 		}
 	}
-	hs.mu.Lock()
-	hs.intercept = nil
-	hs.mu.Unlock()
-	if resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")); resp.StatusCode != 200 {
+	hs.Mu.Lock()
+	hs.Intercept = nil
+	hs.Mu.Unlock()
+	if resp := ask(site, request("GET", "http://example.com:9"+statusPath(Alice), "bob-token", "")); resp.StatusCode != 200 {
 		t.Errorf("afterwards: %d", resp.StatusCode)
 	}
 }
@@ -247,7 +247,7 @@ func TestVariablesAreThereForAccessLogs(t *testing.T) {
 		{"GET", "bob-token", "", "miss", "forwarded"},
 		{"GET", "bob-token", "", "", "limited"},
 	} {
-		resp := ask(site, request(tc.method, "http://example.com:9"+statusPath(alice), tc.token, tc.body))
+		resp := ask(site, request(tc.method, "http://example.com:9"+statusPath(Alice), tc.token, tc.body))
 		if got, got2 := resp.Header.Get("X-Cache"), resp.Header.Get("X-Decision"); got != tc.cache || got2 != tc.decision {
 			t.Errorf("%s by %q: %q and %q, want %q and %q", tc.method, tc.token, got, got2, tc.cache, tc.decision)
 		}
@@ -257,7 +257,7 @@ func TestVariablesAreThereForAccessLogs(t *testing.T) {
 // For the race detector: everything at once, with clients that go away.
 func TestManyClientsAtOnce(t *testing.T) {
 	hs := newHomeserver()
-	hs.hidden = map[string]bool{}
+	hs.Hidden = map[string]bool{}
 	site := newSite(t, hs, `
 		encode gzip
 		header >Content-Type json JSON
@@ -279,7 +279,7 @@ func TestManyClientsAtOnce(t *testing.T) {
 		wg.Go(func() {
 			user := []string{"alice", "bob", "carol"}[i%3]
 			for j := range 40 {
-				target := []string{alice, bob, carol, fmt.Sprintf("@x%d:example.com", j)}[(i+j)%4]
+				target := []string{Alice, bob, carol, fmt.Sprintf("@x%d:example.com", j)}[(i+j)%4]
 				r := request("GET", "http://example.com:9"+statusPath(target), user+"-token", "")
 				if j%8 == 0 {
 					r = request("PUT", "http://example.com:9"+statusPath("@"+user+":example.com"), user+"-token", `{"presence":"online"}`)
@@ -297,7 +297,7 @@ func TestManyClientsAtOnce(t *testing.T) {
 func TestSyncIsStreamed(t *testing.T) {
 	hs := newHomeserver()
 	release := make(chan struct{})
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if !strings.HasSuffix(r.URL.Path, "/sync") {
 			return false, nil
 		}

@@ -81,7 +81,7 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 		handle {
 			respond 404
 		}`)
-	r := request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")
+	r := request("GET", "http://example.com:9"+statusPath(Alice), "bob-token", "")
 	r.Header.Set("X-Beta", "1")
 	r.Header.Set("X-Tenant", strings.Repeat("x", 20_000))
 	r.Header.Set("X-Evil", "x")
@@ -89,10 +89,10 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 	if resp := ask(site, r); resp.StatusCode != 200 || resp.Header.Get("Cache-Status") != "matrix_presence; fwd=miss; stored" {
 		t.Errorf("%d, %s", resp.StatusCode, resp.Header.Get("Cache-Status"))
 	}
-	if len(hs.seen) != 2 {
-		t.Errorf("%d requests", len(hs.seen))
+	if len(hs.Seen) != 2 {
+		t.Errorf("%d requests", len(hs.Seen))
 	}
-	for _, r := range hs.seen {
+	for _, r := range hs.Seen {
 		if got := r.Header.Get("X-Tenant"); got != "one" || r.Header.Get("X-Beta") != "1" {
 			t.Errorf("%s: X-Tenant %.20q, X-Beta %q", r.URL, got, r.Header.Get("X-Beta"))
 		}
@@ -123,7 +123,7 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 			respond 204
 		}`)
 	for _, evil := range []string{"1", "", ""} {
-		r := request("OPTIONS", "http://example.com:9"+statusPath(alice), "", "")
+		r := request("OPTIONS", "http://example.com:9"+statusPath(Alice), "", "")
 		r.Header.Set("Origin", "https://app.example")
 		r.Header.Set("Access-Control-Request-Method", "GET")
 		if evil != "" {
@@ -134,7 +134,7 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 			t.Errorf("X-Evil %q: Access-Control-Allow-Origin %q, want %q", evil, resp.Header.Get("Access-Control-Allow-Origin"), want)
 		}
 	}
-	r := request("OPTIONS", "http://example.com:9"+statusPath(alice), "", "")
+	r := request("OPTIONS", "http://example.com:9"+statusPath(Alice), "", "")
 	r.Header.Set("Origin", "https://app.example")
 	r.Header.Set("Access-Control-Request-Method", "GET")
 	if resp := ask(site, r); resp.StatusCode != http.StatusNoContent || !strings.HasPrefix(resp.Header.Get("Cache-Status"), "matrix_presence; hit") {

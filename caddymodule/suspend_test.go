@@ -26,9 +26,9 @@ func TestLifetimesHoldAfterASuspend(t *testing.T) {
 		suspended = time.Hour
 		p.want(p.get("alice-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
 		p.want(p.put("bob-token", bob, online), 200, "", "") // its budget has refilled
-		p.hs.mu.Lock()
-		delete(p.hs.tokens, "alice-token")
-		p.hs.mu.Unlock()
+		p.hs.Mu.Lock()
+		delete(p.hs.Tokens, "alice-token")
+		p.hs.Mu.Unlock()
 		suspended += time.Hour
 		p.wantError(p.get("alice-token", bob), 401, "M_UNKNOWN_TOKEN")
 	})

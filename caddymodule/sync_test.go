@@ -38,9 +38,9 @@ func (p *proxy) sync(token, query string) string {
 // knows has the handler know whose a token is, as it does if the client has asked for
 // anything else.
 func (p *proxy) knows(token string) {
-	p.hs.mu.Lock()
-	userID, ok := p.hs.tokens[token]
-	p.hs.mu.Unlock()
+	p.hs.Mu.Lock()
+	userID, ok := p.hs.Tokens[token]
+	p.hs.Mu.Unlock()
 	if ids := p.handler.gateway.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
 		under := ids.Begin(policy.Credential{Token: token})
 		under.Learn(policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now())
@@ -50,9 +50,9 @@ func (p *proxy) knows(token string) {
 
 // lastSync is the sync that came last.
 func (hs *homeserver) lastSync() *http.Request {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	for _, r := range slices.Backward(hs.seen) {
+	hs.Mu.Lock()
+	defer hs.Mu.Unlock()
+	for _, r := range slices.Backward(hs.Seen) {
 		if strings.Contains(r.URL.Path, "/sync") {
 			return r
 		}
@@ -85,7 +85,7 @@ func TestSyncsAreNotLookedAtUnlessAskedFor(t *testing.T) {
 				p.wantSync("alice-token", query, query)
 			}
 			p.wantCounts(map[string]int{"other": 3, "whoami": 0})
-			p.put("alice-token", alice, `{"presence":"online"}`)
+			p.put("alice-token", Alice, `{"presence":"online"}`)
 			if n := p.handler.gateway.memory.devices.Len(); n != 0 {
 				t.Errorf("%d devices are remembered", n)
 			}
@@ -254,7 +254,7 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 		pass("another path", request("GET", syncPath+"/?timeout=0&since=s", "alice-token", ""))
 		pass("sliding sync", request("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0", "alice-token", "{}"))
 	}
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/whoami") {
 			return true, caddyhttp.Error(502, errors.New("no connection"))
 		}
@@ -305,11 +305,11 @@ func TestSyncPassChangesNoSync(t *testing.T) {
 func TestSyncWithARevokedTokenEndsItsIdentity(t *testing.T) {
 	p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
 	p.sync("alice-token", "")
-	p.hs.mu.Lock()
-	delete(p.hs.tokens, "alice-token")
-	p.hs.mu.Unlock()
+	p.hs.Mu.Lock()
+	delete(p.hs.Tokens, "alice-token")
+	p.hs.Mu.Unlock()
 	p.sync("alice-token", "")
-	p.wantError(p.get("alice-token", alice), 401, "M_UNKNOWN_TOKEN")
+	p.wantError(p.get("alice-token", Alice), 401, "M_UNKNOWN_TOKEN")
 	p.wantCounts(map[string]int{"whoami": 1})
 }
 
@@ -324,19 +324,19 @@ func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, handler())
 				release := make(chan struct{})
-				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.URL.Query().Get("timeout") != "30000" {
 						return false, nil
 					}
-					p.hs.mu.Lock()
-					p.hs.presence[alice] = `{"presence":"` + r.URL.Query().Get("set_presence") + `"}`
-					p.hs.mu.Unlock()
+					p.hs.Mu.Lock()
+					p.hs.Presence[Alice] = `{"presence":"` + r.URL.Query().Get("set_presence") + `"}`
+					p.hs.Mu.Unlock()
 					<-release
 					return false, nil
 				}
 				want := func(presence, cacheStatus string) {
 					t.Helper()
-					p.want(p.get("bob-token", alice), 200, presence, cacheStatus)
+					p.want(p.get("bob-token", Alice), 200, presence, cacheStatus)
 				}
 				away := `{"presence":"unavailable"}`
 				want("", "matrix_presence; fwd=miss; stored")
@@ -368,13 +368,13 @@ func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
 		p.get("alice-token", bob)
 		sets := func(presence string) {
-			p.hs.mu.Lock()
-			defer p.hs.mu.Unlock()
-			p.hs.presence[alice] = `{"presence":"` + presence + `"}`
+			p.hs.Mu.Lock()
+			defer p.hs.Mu.Unlock()
+			p.hs.Presence[Alice] = `{"presence":"` + presence + `"}`
 		}
 		want := func(presence, cacheStatus string) {
 			t.Helper()
-			p.want(p.get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
+			p.want(p.get("bob-token", Alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
 		}
 		const away = "since=s&timeout=0&set_presence=unavailable"
 		message := func() {
@@ -406,7 +406,7 @@ func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 
 		// It isn't known which of two at the same time came first.
 		p.sync("alice-token", away)
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method == http.MethodPut {
 				p.do(request("GET", syncPath+"?"+away, "alice-token", ""))
 			}
@@ -425,16 +425,16 @@ func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 		p.get("alice-token", bob)
 		p.sync("alice-token", "since=s&timeout=0")
 		sets := func(presence string) {
-			p.hs.mu.Lock()
-			defer p.hs.mu.Unlock()
-			p.hs.presence[alice] = `{"presence":"` + presence + `"}`
+			p.hs.Mu.Lock()
+			defer p.hs.Mu.Unlock()
+			p.hs.Presence[Alice] = `{"presence":"` + presence + `"}`
 		}
 		want := func(presence, cacheStatus string) {
 			t.Helper()
-			p.want(p.get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
+			p.want(p.get("bob-token", Alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
 		}
 		release := make(chan struct{})
-		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.Contains(r.URL.Path, "/send/") {
 				<-release
 				sets("online")
@@ -462,23 +462,23 @@ func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
-		p.put("alice-token", alice, `{"presence":"unavailable","status_msg":"x"}`)
+		p.put("alice-token", Alice, `{"presence":"unavailable","status_msg":"x"}`)
 		for _, want := range []string{"unavailable", "offline"} { // the first goes through
 			p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence="+want)
 		}
-		p.put("bob-token", alice, `{"presence":"online"}`) // refused
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.put("bob-token", Alice, `{"presence":"online"}`) // refused
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method == "PUT" {
 				answer(w, 429, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests"}`)
 			}
 			return r.Method == "PUT", nil
 		}
-		p.put("alice-token", alice, `{"presence":"online"}`) // refused, too
-		p.hs.intercept = nil
+		p.put("alice-token", Alice, `{"presence":"online"}`) // refused, too
+		p.hs.Intercept = nil
 		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline")
-		p.put("alice-token", alice, `{"presence":"online"}`)
+		p.put("alice-token", Alice, `{"presence":"online"}`)
 		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=unavailable")
-		if body := bodyOf(p.get("bob-token", alice)); body != `{"presence":"online","status_msg":""}` {
+		if body := bodyOf(p.get("bob-token", Alice)); body != `{"presence":"online","status_msg":""}` {
 			t.Errorf("the write reached the homeserver as %s", body)
 		}
 	})
@@ -493,7 +493,7 @@ func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
 			query := "since=s&timeout=0"
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/sync") {
 					return true, fail(w)
 				}
@@ -502,7 +502,7 @@ func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 			for range 3 {
 				p.wantSync("alice-token", query, query)
 			}
-			p.hs.intercept = nil
+			p.hs.Intercept = nil
 			p.wantSync("alice-token", query, query)
 			p.wantSync("alice-token", query, query+"&set_presence=offline")
 			p.wantMetrics(map[string]float64{"sync_writes_total changed": 4, "sync_writes_total spared": 1})
@@ -518,7 +518,7 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 	})
 	var got string
 	var length int64
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == "POST" {
 			body, _ := io.ReadAll(r.Body)
 			got, length = string(body), r.ContentLength
@@ -554,7 +554,7 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 	r := request("POST", slidingPath, "alice-token", "")
 	r.Body, r.ContentLength = io.NopCloser(io.MultiReader(strings.NewReader(`{"a"`), brokenReader{io.ErrUnexpectedEOF})), -1
 	var broken error
-	p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 		_, broken = io.ReadAll(r.Body)
 		return false, nil
 	}
@@ -567,7 +567,7 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 
 // tells has the scripted homeserver say which one it is.
 func (p *proxy) tells(answers map[string]func(w http.ResponseWriter)) {
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Header.Get("Authorization") != "" || !strings.HasSuffix(r.URL.Path, "/version") && !strings.HasSuffix(r.URL.Path, "/versions") {
 			return false, nil
 		}
@@ -668,7 +668,7 @@ func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 				p := newProxy(t, &Handler{Sync: "limit"})
 				logger, logs := testkit.NewLogs(slog.LevelWarn)
 				p.handler.gateway.logger = logger
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.Contains(r.URL.Path, "/version") {
 						return true, fail()
 					}
@@ -684,7 +684,7 @@ func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 				if n := len(logs.All()); n != 0 {
 					t.Errorf("a warning: %v", logs.All())
 				}
-				p.hs.answerBy(nil)
+				p.hs.AnswerBy(nil)
 				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
 				p.sync("alice-token", "")
 				synctest.Wait()
@@ -722,11 +722,11 @@ func TestHomeserverIsAskedWithoutACredential(t *testing.T) {
 		r.Header.Set("Cookie", "session=1")
 		p.do(r)
 		synctest.Wait()
-		i := slices.IndexFunc(p.hs.seen, func(r *http.Request) bool { return r.URL.String() == "/_matrix/federation/v1/version" })
+		i := slices.IndexFunc(p.hs.Seen, func(r *http.Request) bool { return r.URL.String() == "/_matrix/federation/v1/version" })
 		if i < 0 {
 			t.Fatal("not asked")
 		}
-		if header := p.hs.seen[i].Header; header["Cookie"] != nil || header["Authorization"] != nil {
+		if header := p.hs.Seen[i].Header; header["Cookie"] != nil || header["Authorization"] != nil {
 			t.Errorf("asked with %v", header)
 		}
 	})
@@ -755,7 +755,7 @@ func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 func TestSyncThatBreaksOffEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
-		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/sync") {
 				panic(http.ErrAbortHandler)
 			}
@@ -765,7 +765,7 @@ func TestSyncThatBreaksOffEnds(t *testing.T) {
 			defer func() { _ = recover() }()
 			p.sync("alice-token", "")
 		}()
-		p.hs.intercept = nil
+		p.hs.Intercept = nil
 		time.Sleep(defaultRefresh + time.Second)
 		// It holds nobody down any more.
 		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
@@ -778,14 +778,14 @@ func TestWriteAfterASyncIsNoRepeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "synapse"})
 		away := `{"presence":"unavailable"}`
-		p.put("alice-token", alice, away)
-		p.put("alice-token", alice, away)
+		p.put("alice-token", Alice, away)
+		p.put("alice-token", Alice, away)
 		p.wantCounts(map[string]int{"PUT": 1})
 		p.sync("alice-token", "set_presence=unavailable") // no change
-		p.put("alice-token", alice, away)
+		p.put("alice-token", Alice, away)
 		p.wantCounts(map[string]int{"PUT": 1})
 		p.sync("alice-phone", "")
-		p.put("alice-token", alice, away)
+		p.put("alice-token", Alice, away)
 		p.wantCounts(map[string]int{"PUT": 2})
 	})
 }
@@ -801,13 +801,13 @@ func TestNoSyncWaitsForWhoAmI(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, handler)
-				p.put("alice-phone", alice, online)
-				p.put("alice-phone", alice, online) // absorbed
-				p.get("bob-token", alice)
+				p.put("alice-phone", Alice, online)
+				p.put("alice-phone", Alice, online) // absorbed
+				p.get("bob-token", Alice)
 				time.Sleep(defaultSettle)
-				p.get("bob-token", alice)
-				writes := p.hs.count("PUT")
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.get("bob-token", Alice)
+				writes := p.hs.Count("PUT")
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.HasSuffix(r.URL.Path, "/whoami") {
 						time.Sleep(5 * time.Second)
 					}
@@ -820,8 +820,8 @@ func TestNoSyncWaitsForWhoAmI(t *testing.T) {
 					t.Errorf("it took %v", took)
 				}
 				time.Sleep(6 * time.Second)
-				p.hs.answerBy(nil)
-				p.put("alice-phone", alice, online)
+				p.hs.AnswerBy(nil)
+				p.put("alice-phone", Alice, online)
 				p.wantCounts(map[string]int{"PUT": writes + 1})
 				time.Sleep(defaultSettle)
 				sync()
@@ -835,7 +835,7 @@ func TestNoSyncWaitsForWhoAmI(t *testing.T) {
 func TestIdleClientIsNotAskedAbout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/sync") {
 				time.Sleep(30 * time.Second)
 			}
@@ -847,7 +847,7 @@ func TestIdleClientIsNotAskedAbout(t *testing.T) {
 		p.wantCounts(map[string]int{"whoami": 1, "other": 40})
 		p.wantMetrics(map[string]float64{"sync_writes_total unknown": 1, "sync_writes_total changed": 1, "sync_writes_total repeated": 38})
 		// What would authorise something is asked for.
-		p.put("alice-token", alice, online)
+		p.put("alice-token", Alice, online)
 		p.wantCounts(map[string]int{"whoami": 2})
 	})
 }
@@ -876,9 +876,9 @@ func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 					}
 				}
 				p.wantMetrics(want)
-				p.get("bob-token", alice)
+				p.get("bob-token", Alice)
 				time.Sleep(defaultSettle)
-				p.want(p.get("bob-token", alice), 200, "", "")
+				p.want(p.get("bob-token", Alice), 200, "", "")
 			})
 		})
 	}
@@ -891,10 +891,10 @@ func TestNothingIsAbsorbedPastASyncThatIsNotJudged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, &Handler{RepeatWrites: "absorb", Sync: "limit", WriteLimit: &Limit{Off: true}})
-				p.put("alice-token", alice, unavailable)
-				p.get("bob-token", alice)
+				p.put("alice-token", Alice, unavailable)
+				p.get("bob-token", Alice)
 				p.wantSync("alice-token", query, query)
-				p.want(p.put("alice-token", alice, unavailable), 200, "{}", "matrix_presence; fwd=method")
+				p.want(p.put("alice-token", Alice, unavailable), 200, "{}", "matrix_presence; fwd=method")
 			})
 		})
 	}

@@ -140,9 +140,9 @@ func (tw *twins) user(random *rand.Rand, userID string) {
 	var devices []actor
 	for n := range 1 + random.IntN(3) {
 		who := actor{userID, fmt.Sprintf("%s/%d", userID, n)}
-		tw.hs.mu.Lock()
-		tw.hs.tokens[who.token] = userID
-		tw.hs.mu.Unlock()
+		tw.hs.Mu.Lock()
+		tw.hs.Tokens[who.token] = userID
+		tw.hs.Mu.Unlock()
 		devices = append(devices, who)
 	}
 	var directly []string // each second

@@ -29,15 +29,15 @@ type modelled struct {
 // behaves has the scripted homeserver do as a real one.
 func (p *proxy) behaves(name string) *modelled {
 	m := &modelled{Homeserver: testkit.NewHomeserver(name, time.Now()), hs: p.hs}
-	p.hs.answerBy(m.serve)
+	p.hs.AnswerBy(m.serve)
 	return m
 }
 
 func (m *modelled) serve(w http.ResponseWriter, r *http.Request) (handled bool, err error) {
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-	m.hs.mu.Lock()
-	user := m.hs.tokens[token]
-	m.hs.mu.Unlock()
+	m.hs.Mu.Lock()
+	user := m.hs.Tokens[token]
+	m.hs.Mu.Unlock()
 	route, isPresence := policy.ParsePresenceRoute(r.URL.EscapedPath())
 	isSync := strings.HasSuffix(r.URL.Path, "/sync")
 	switch {
@@ -150,9 +150,9 @@ func TestEveryWordOfASyncIsReadAsTheHomeserverDoes(t *testing.T) {
 					m.unnamed = mode == "never known" || mode == "watched"
 					for i, word := range syncWords {
 						who := actor{fmt.Sprintf("@user%d:example.com", i), fmt.Sprintf("token-%d", i)}
-						p.hs.mu.Lock()
-						p.hs.tokens[who.token] = who.userID
-						p.hs.mu.Unlock()
+						p.hs.Mu.Lock()
+						p.hs.Tokens[who.token] = who.userID
+						p.hs.Mu.Unlock()
 						p.knows(who.token)
 						p.walkWord(m, who, word.query, word.body)
 					}
@@ -231,10 +231,10 @@ func TestSyncsAfterAWriteOfEveryWord(t *testing.T) {
 					m := p.behaves(name)
 					asked := make(map[string]bool)
 					for n := range 12 {
-						p.put("alice-token", alice, `{"presence":`+word+`}`)
-						p.wantShown(m, alice, "the write")
+						p.put("alice-token", Alice, `{"presence":`+word+`}`)
+						p.wantShown(m, Alice, "the write")
 						time.Sleep(1100 * time.Millisecond)
-						p.wantShown(m, alice, "the write and a while")
+						p.wantShown(m, Alice, "the write and a while")
 						asks := []string{"online", "unavailable", "online"}[n%3]
 						p.do(request("GET", syncPath+"?timeout=0&since=s&set_presence="+asks, "alice-token", ""))
 						says := m.reached[len(m.reached)-1]
@@ -242,9 +242,9 @@ func TestSyncsAfterAWriteOfEveryWord(t *testing.T) {
 							t.Errorf("round %d: a sync for %q is made to say %q", n, asks, says)
 						}
 						asked[asks] = true
-						p.wantShown(m, alice, "the sync")
+						p.wantShown(m, Alice, "the sync")
 						time.Sleep(1100 * time.Millisecond)
-						p.wantShown(m, alice, "the sync and a while")
+						p.wantShown(m, Alice, "the sync and a while")
 					}
 				})
 			})

@@ -20,13 +20,13 @@ import (
 func TestWriteIsForwardedAndInvalidatesForEveryViewer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, new(Handler))
-		delete(p.hs.hidden, carol+" "+alice)
-		p.get("bob-token", alice)
-		p.get("carol-token", alice)
-		p.want(p.put("alice-token", alice, `{"presence":"offline","status_msg":"gone"}`), 200, `{}`, "matrix_presence; fwd=method")
+		delete(p.hs.Hidden, carol+" "+Alice)
+		p.get("bob-token", Alice)
+		p.get("carol-token", Alice)
+		p.want(p.put("alice-token", Alice, `{"presence":"offline","status_msg":"gone"}`), 200, `{}`, "matrix_presence; fwd=method")
 		const gone = `{"presence":"offline","status_msg":"gone"}`
-		p.want(p.get("bob-token", alice), 200, gone, "matrix_presence; fwd=miss; stored")
-		p.want(p.get("carol-token", alice), 200, gone, "matrix_presence; hit")
+		p.want(p.get("bob-token", Alice), 200, gone, "matrix_presence; fwd=miss; stored")
+		p.want(p.get("carol-token", Alice), 200, gone, "matrix_presence; hit")
 	})
 }
 
@@ -37,30 +37,30 @@ func TestNothingIsStoredUntilAWriteIsSeenOrHasSettled(t *testing.T) {
 		t.Run(fmt.Sprint("applied: ", applied), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(3 * time.Second)}})
-				p.get("bob-token", alice)
+				p.get("bob-token", Alice)
 				acknowledge := func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method == http.MethodPut {
 						answer(w, 200, `{}`)
 					}
 					return r.Method == http.MethodPut, nil
 				}
-				p.hs.answerBy(acknowledge)
-				p.put("alice-token", alice, `{"presence":"offline","status_msg":"gone"}`)
+				p.hs.AnswerBy(acknowledge)
+				p.put("alice-token", Alice, `{"presence":"offline","status_msg":"gone"}`)
 				for range 3 {
-					if got := p.get("bob-token", alice).Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss" {
+					if got := p.get("bob-token", Alice).Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss" {
 						t.Errorf("Cache-Status is %q", got)
 					}
 					time.Sleep(900 * time.Millisecond)
 				}
 				if applied {
-					p.hs.mu.Lock()
-					p.hs.presence[alice] = `{"presence":"offline","last_active_ago":5000,"status_msg":"gone"}`
-					p.hs.mu.Unlock()
+					p.hs.Mu.Lock()
+					p.hs.Presence[Alice] = `{"presence":"offline","last_active_ago":5000,"status_msg":"gone"}`
+					p.hs.Mu.Unlock()
 				} else {
 					time.Sleep(301 * time.Millisecond)
 				}
-				p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
-				p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+				p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=miss; stored")
+				p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; hit")
 			})
 		})
 	}
@@ -73,8 +73,8 @@ func TestReadOvertakenByAWriteIsNotStoredOrShared(t *testing.T) {
 		p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(0)}})
 		p.get("bob-token", carol)
 		release := make(chan struct{})
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-			if strings.HasSuffix(r.URL.Path, "/status") && p.hs.count("PUT") == 0 {
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if strings.HasSuffix(r.URL.Path, "/status") && p.hs.Count("PUT") == 0 {
 				answer(w, 200, `{"presence":"online"}`) // read before the write
 				<-release
 				return true, nil
@@ -82,24 +82,24 @@ func TestReadOvertakenByAWriteIsNotStoredOrShared(t *testing.T) {
 			return false, nil
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { p.want(p.get("bob-token", alice), 200, `{"presence":"online"}`, "") })
+		wg.Go(func() { p.want(p.get("bob-token", Alice), 200, `{"presence":"online"}`, "") })
 		synctest.Wait()
-		p.put("alice-token", alice, `{"presence":"offline"}`)
-		p.want(p.get("bob-token", alice), 200, `{"presence":"offline","status_msg":""}`, "matrix_presence; fwd=miss; stored")
+		p.put("alice-token", Alice, `{"presence":"offline"}`)
+		p.want(p.get("bob-token", Alice), 200, `{"presence":"offline","status_msg":""}`, "matrix_presence; fwd=miss; stored")
 		close(release)
 		wg.Wait()
-		p.want(p.get("bob-token", alice), 200, `{"presence":"offline","status_msg":""}`, "matrix_presence; hit")
+		p.want(p.get("bob-token", Alice), 200, `{"presence":"offline","status_msg":""}`, "matrix_presence; hit")
 	})
 }
 
 func TestForeignWriteIsRefusedWithoutAskingAndWithoutCharge(t *testing.T) {
 	p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
 	for range 3 {
-		p.wantError(p.put("bob-token", alice, `{"presence":"offline"}`), 403, "M_FORBIDDEN")
+		p.wantError(p.put("bob-token", Alice, `{"presence":"offline"}`), 403, "M_FORBIDDEN")
 	}
 	p.wantCounts(map[string]int{"PUT": 0, "whoami": 1})
 	p.want(p.put("bob-token", bob, `{"presence":"offline"}`), 200, `{}`, "")
-	p.want(p.put("alice-token", alice, `{"presence":"offline"}`), 200, `{}`, "")
+	p.want(p.put("alice-token", Alice, `{"presence":"offline"}`), 200, `{}`, "")
 }
 
 func TestForeignWriteByEverySpellingIsRefused(t *testing.T) {
@@ -123,22 +123,22 @@ func TestForeignWriteByEverySpellingIsRefused(t *testing.T) {
 
 func TestWriteByASpellingThatOnlySynapseServesInvalidates(t *testing.T) {
 	p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(0)}})
-	p.get("bob-token", alice)
+	p.get("bob-token", Alice)
 	target := "/_matrix/client/unstable/presence/%40alice:example.com/status/x?a=%2F"
 	p.want(p.do(request("PUT", target, "alice-token", `{"presence":"offline"}`)), 200, "", "matrix_presence; fwd=method")
-	if got := p.hs.last().URL.RequestURI(); got != target {
+	if got := p.hs.Last().URL.RequestURI(); got != target {
 		t.Errorf("forwarded as %s, not %s", got, target)
 	}
-	p.want(p.get("bob-token", alice), 200, `{"presence":"offline","status_msg":""}`, "matrix_presence; fwd=miss")
+	p.want(p.get("bob-token", Alice), 200, `{"presence":"offline","status_msg":""}`, "matrix_presence; fwd=miss")
 }
 
 func TestWriteLimitIsOneBudgetForAUser(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 6, Window: caddy.Duration(time.Minute), Burst: 2}})
-		p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+		p.want(p.put("alice-token", Alice, `{"presence":"online"}`), 200, `{}`, "")
 		p.want(p.do(request("PUT", "/_matrix/client/r0/presence/%40alice:example.com/status/", "alice-phone", `{"presence":"offline"}`)), 200, `{}`, "")
 		time.Sleep(500 * time.Millisecond)
-		resp := p.put("alice-phone", alice, `{"presence":"online"}`)
+		resp := p.put("alice-phone", Alice, `{"presence":"online"}`)
 		p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
 		if got, want := bodyOf(resp), `"retry_after_ms":9500`; !strings.Contains(got, want) {
 			t.Errorf("body %s has no %s", got, want)
@@ -148,7 +148,7 @@ func TestWriteLimitIsOneBudgetForAUser(t *testing.T) {
 		}
 		p.want(p.put("bob-token", bob, `{"presence":"online"}`), 200, `{}`, "")
 		time.Sleep(9500 * time.Millisecond)
-		p.want(p.put("alice-phone", alice, `{"presence":"online"}`), 200, `{}`, "")
+		p.want(p.put("alice-phone", Alice, `{"presence":"online"}`), 200, `{}`, "")
 		p.wantCounts(map[string]int{"PUT": 4})
 	})
 }
@@ -159,7 +159,7 @@ func TestExemptUsersAreNotLimited(t *testing.T) {
 		Exempt:     []string{"@al*:example.com"},
 	})
 	for range 5 {
-		p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+		p.want(p.put("alice-token", Alice, `{"presence":"online"}`), 200, `{}`, "")
 	}
 	p.put("bob-token", bob, `{"presence":"online"}`)
 	p.wantError(p.put("bob-token", bob, `{"presence":"online"}`), 429, "M_LIMIT_EXCEEDED")
@@ -181,13 +181,13 @@ func TestBadBodiesAreRefusedHere(t *testing.T) {
 		"too large":         {`{"presence":"online","status_msg":"` + strings.Repeat("x", 100) + `"}`, 413, "M_TOO_LARGE"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p.wantError(p.put("alice-token", alice, tc.body), tc.status, tc.errcode)
-			r := request("PUT", statusPath(alice), "alice-token", tc.body)
+			p.wantError(p.put("alice-token", Alice, tc.body), tc.status, tc.errcode)
+			r := request("PUT", statusPath(Alice), "alice-token", tc.body)
 			r.ContentLength = -1 // in chunks
 			p.wantError(p.do(r), tc.status, tc.errcode)
 		})
 	}
-	p.wantError(p.put("alice-token", alice, ""), 400, "M_NOT_JSON")
+	p.wantError(p.put("alice-token", Alice, ""), 400, "M_NOT_JSON")
 	p.wantCounts(map[string]int{"PUT": 0})
 }
 
@@ -195,10 +195,10 @@ func TestBadBodiesAreRefusedHere(t *testing.T) {
 // terms too.
 func TestBodiesThatCanNotBeRead(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+	r := request("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`)
 	r.Body = http.MaxBytesReader(nil, r.Body, 5)
 	p.wantError(p.do(r), 413, "M_TOO_LARGE")
-	r = request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+	r = request("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`)
 	r.Body = io.NopCloser(io.MultiReader(strings.NewReader(`{"pres`), errReader{}))
 	p.wantError(p.do(r), 400, "M_UNKNOWN")
 	p.wantCounts(map[string]int{"PUT": 0})
@@ -211,10 +211,10 @@ func (errReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 func TestRelaxedLimitAppliesAtOnce(t *testing.T) {
 	p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 3}})
 	for range 3 {
-		p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+		p.want(p.put("alice-token", Alice, `{"presence":"online"}`), 200, `{}`, "")
 	}
 	p.reload(&Handler{WriteLimit: &Limit{Events: 600, Window: caddy.Duration(time.Minute), Burst: 3}, Cache: new(Cache)})
-	resp := p.put("alice-token", alice, `{"presence":"online"}`)
+	resp := p.put("alice-token", Alice, `{"presence":"online"}`)
 	if got := resp.Header.Get("Retry-After"); resp.StatusCode == 429 && got != "1" {
 		t.Errorf("has to wait %s s", got)
 	}
@@ -225,7 +225,7 @@ func TestBodyReachesTheHomeserverByteForByte(t *testing.T) {
 	const body = " {\"status_msg\" : null,\n\"presence\":\"ONLINE\", \"extra\":[1.0]}\t"
 	var got string
 	var length int64
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == "PUT" {
 			data, _ := io.ReadAll(r.Body)
 			got, length = string(data), r.ContentLength
@@ -233,7 +233,7 @@ func TestBodyReachesTheHomeserverByteForByte(t *testing.T) {
 		}
 		return false, nil
 	}
-	r := request("PUT", statusPath(alice), "alice-token", body)
+	r := request("PUT", statusPath(Alice), "alice-token", body)
 	r.ContentLength = -1
 	p.want(p.do(r), 200, `{}`, "")
 	if got != body || length != int64(len(body)) {
@@ -243,10 +243,10 @@ func TestBodyReachesTheHomeserverByteForByte(t *testing.T) {
 
 func TestUncertainWriteIsRefused(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	mixed := request("PUT", statusPath(alice)+"?access_token=alice-token", "alice-token", `{"presence":"online"}`)
-	twice := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+	mixed := request("PUT", statusPath(Alice)+"?access_token=alice-token", "alice-token", `{"presence":"online"}`)
+	twice := request("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`)
 	twice.Header.Add("Authorization", "Bearer alice-token")
-	semicolon := request("PUT", statusPath(alice)+"?x=1;access_token=bob-token", "alice-token", `{"presence":"online"}`)
+	semicolon := request("PUT", statusPath(Alice)+"?x=1;access_token=bob-token", "alice-token", `{"presence":"online"}`)
 	for _, r := range []*http.Request{mixed, twice, semicolon} {
 		p.wantError(p.do(r), 401, "M_MISSING_TOKEN")
 	}
@@ -303,18 +303,18 @@ func TestWriteWhoseOwnerCanNotBeFoundOutIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, new(Handler))
-				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.HasSuffix(r.URL.Path, "/whoami") {
 						return tc.intercept(w, r)
 					}
 					return false, nil
 				}
-				p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), tc.status, tc.errcode)
+				p.wantError(p.put("alice-token", Alice, `{"presence":"online"}`), tc.status, tc.errcode)
 				p.wantCounts(map[string]int{"PUT": 0})
 				// Reads fall back to the homeserver, and nothing was remembered.
-				p.want(p.get("alice-token", alice), 200, p.hs.presence[alice], "matrix_presence; fwd=bypass; detail=unknown-identity")
-				p.hs.intercept = nil
-				p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+				p.want(p.get("alice-token", Alice), 200, p.hs.Presence[Alice], "matrix_presence; fwd=bypass; detail=unknown-identity")
+				p.hs.Intercept = nil
+				p.want(p.put("alice-token", Alice, `{"presence":"online"}`), 200, `{}`, "")
 			})
 		})
 	}
@@ -328,24 +328,24 @@ func TestWriteThatFailsOrIsCancelledInvalidates(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(0)}})
-			p.get("bob-token", alice)
-			p.get("alice-token", alice)
-			p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			p.get("bob-token", Alice)
+			p.get("alice-token", Alice)
+			p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method != "PUT" {
 					return false, nil
 				}
-				p.hs.mu.Lock()
-				p.hs.presence[alice] = `{"presence":"offline"}` // applied all the same
-				p.hs.mu.Unlock()
+				p.hs.Mu.Lock()
+				p.hs.Presence[Alice] = `{"presence":"offline"}` // applied all the same
+				p.hs.Mu.Unlock()
 				return true, fail(r)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(time.Millisecond, cancel)
 			func() {
 				defer func() { _ = recover() }()
-				p.do(request("PUT", statusPath(alice), "alice-token", `{"presence":"offline"}`).WithContext(ctx))
+				p.do(request("PUT", statusPath(Alice), "alice-token", `{"presence":"offline"}`).WithContext(ctx))
 			}()
-			p.want(p.get("bob-token", alice), 200, `{"presence":"offline"}`, "matrix_presence; fwd=miss; stored")
+			p.want(p.get("bob-token", Alice), 200, `{"presence":"offline"}`, "matrix_presence; fwd=miss; stored")
 		})
 	}
 }
@@ -354,7 +354,7 @@ func TestWriteThatFailsOrIsCancelledInvalidates(t *testing.T) {
 // it as the target: Dendrite took such a write, which we hadn't seen.
 func TestTargetThatIsNoPathIsRefused(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	for _, target := range []string{"x:http://h" + statusPath(alice), "x:" + statusPath(alice)[1:]} {
+	for _, target := range []string{"x:http://h" + statusPath(Alice), "x:" + statusPath(Alice)[1:]} {
 		r := request("PUT", "http://example.com/", "bob-token", `{"presence":"online"}`)
 		r.RequestURI = target
 		var err error
@@ -371,12 +371,12 @@ func TestTargetThatIsNoPathIsRefused(t *testing.T) {
 
 func TestTrailersOfAWriteAreNotForwarded(t *testing.T) {
 	p := newProxy(t, new(Handler))
-	r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
+	r := request("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`)
 	r.ContentLength, r.TransferEncoding = -1, []string{"chunked"}
 	r.Header.Set("Trailer", "Authorization")
 	r.Trailer = http.Header{"Authorization": {"Bearer bob-token"}}
 	p.want(p.do(r), 200, `{}`, "matrix_presence; fwd=method")
-	if sent := p.hs.last(); sent.Trailer != nil || sent.Header.Get("Trailer") != "" || sent.ContentLength < 0 {
+	if sent := p.hs.Last(); sent.Trailer != nil || sent.Header.Get("Trailer") != "" || sent.ContentLength < 0 {
 		t.Errorf("forwarded with trailers %v, announced %q, length %d", sent.Trailer, sent.Header.Get("Trailer"), sent.ContentLength)
 	}
 }
