@@ -100,7 +100,6 @@ func TestWritesEndAsTheyWouldDirectly(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					h := coalescing()
 					h.Homeserver, h.RepeatWrites = tc.recognised, "absorb"
-					h.Cache.Name = fmt.Sprint(tc.name, seed)
 					p := newProxy(t, h)
 					superseded += compareWrites(p, r, tc.d, tc.devices, tc.minds)
 				})
@@ -156,7 +155,7 @@ func compareWrites(p *proxy, r *rand.Rand, d dialect, devices int, minds bool) (
 			body += `,"status_msg":"` + message + `"`
 		}
 		body += pick("", "", "", `,"status_msg":null`, `,"x":1`) + "}"
-		status := p.put(tokens[device], Alice, body).StatusCode
+		status := p.Put(tokens[device], alice, body).StatusCode
 		p.hs.Mu.Lock()
 		fmt.Fprintf(&story, "device %d: %s: %d\n", device, body, status)
 		p.hs.Mu.Unlock()
@@ -169,7 +168,7 @@ func compareWrites(p *proxy, r *rand.Rand, d dialect, devices int, minds bool) (
 	}
 	time.Sleep(3 * time.Minute)
 	synctest.Wait()
-	got := gather(p.t.(*testing.T), p.handler.Cache.Name)
+	got := p.samples()
 	if through != direct || got["pending"] != 0 {
 		p.t.Errorf("%sended as %+v, directly as %+v", &story, through, direct)
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // configuration is one that is provisioned, as far as it can be without its servers.
@@ -134,7 +136,7 @@ func (c *configuration) want(when string, want map[string]int) {
 }
 
 // upstreamOf serves a homeserver, and returns its address.
-func upstreamOf(t testing.TB, hs *homeserver) string {
+func upstreamOf(t testing.TB, hs *scripted.Homeserver) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := hs.ServeHTTP(w, r); err != nil {
@@ -153,15 +155,15 @@ func proxied(upstream string) string {
 // Production and its staging copy were one memory, because both had the same host: a token
 // of the copy read production's presence.
 func TestStagingOnAnotherPortReadsNothingOfProductions(t *testing.T) {
-	production, staging := newHomeserver(), newHomeserver()
-	production.Presence[Alice] = `{"presence":"online","status_msg":"the real one"}`
+	production, staging := scripted.New(), scripted.New()
+	production.Presence[alice] = `{"presence":"online","status_msg":"the real one"}`
 	staging.Tokens = map[string]string{"staging-token": bob}
-	staging.Presence = map[string]string{Alice: `{"presence":"offline"}`}
+	staging.Presence = map[string]string{alice: `{"presence":"offline"}`}
 	c := provisionSites(t,
 		"http://matrix.example.com:9080"+proxied(upstreamOf(t, production))+
 			"http://matrix.example.com:9443"+proxied(upstreamOf(t, staging)))
 	read := func(port, token string) *http.Response {
-		return ask(c.at(port), request("GET", "http://matrix.example.com:"+port+statusPath(Alice), token, ""))
+		return ask(c.at(port), request("GET", "http://matrix.example.com:"+port+statusPath(alice), token, ""))
 	}
 	read("9080", "bob-token")
 	if resp := read("9443", "staging-token"); resp.StatusCode != 200 || !strings.Contains(bodyOf(resp), "offline") {
@@ -367,7 +369,7 @@ func TestMemoryStaysWithItsHomeserverThroughChanges(t *testing.T) {
 		{"its place taken by another", before + proxied("hs:2") + "http://b.example.com:9443" + proxied("HS"), true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			address := upstreamOf(t, newHomeserver())
+			address := upstreamOf(t, scripted.New())
 			c := provisionSites(t, before+proxied(address))
 			m := c.handlers()[0].pooled
 			c = c.reload(strings.ReplaceAll(tc.after, "HS", address))
@@ -406,13 +408,13 @@ func TestMemoryStaysWithItsAddressWhereNothingElseIsKnown(t *testing.T) {
 // What a reader has, and who has used a budget up, is the same after a host was added, and
 // then the first one taken away.
 func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	block := " {\nmatrix_presence {\nwrite_limit 1/1h\n}\nreverse_proxy " + upstreamOf(t, hs) + "\n}\n"
 	c := provisionSites(t, "http://old.example.com:9080"+block)
 	check := func(when, host string) {
 		t.Helper()
 		site := c.at("9080")
-		resp := ask(site, request("GET", "http://"+host+":9080"+statusPath(Alice), "bob-token", ""))
+		resp := ask(site, request("GET", "http://"+host+":9080"+statusPath(alice), "bob-token", ""))
 		if got := resp.Header.Get("Cache-Status"); !strings.HasPrefix(got, "matrix_presence; hit") {
 			t.Errorf("%s: Cache-Status %q (%d)", when, got, resp.StatusCode)
 		}
@@ -420,7 +422,7 @@ func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
 			t.Errorf("%s: a write got %d, want 429", when, resp.StatusCode)
 		}
 	}
-	ask(c.at("9080"), request("GET", "http://old.example.com:9080"+statusPath(Alice), "bob-token", ""))
+	ask(c.at("9080"), request("GET", "http://old.example.com:9080"+statusPath(alice), "bob-token", ""))
 	ask(c.at("9080"), request("PUT", "http://old.example.com:9080"+statusPath(bob), "bob-token", `{"presence":"online"}`))
 	check("before", "old.example.com")
 	c = c.reload("http://new.example.com:9080, http://old.example.com:9080" + block)

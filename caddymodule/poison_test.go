@@ -10,9 +10,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // strict makes a homeserver drop heads that are too large, as Twisted does, or have too
@@ -20,7 +17,7 @@ import (
 func (hs *homeserver) strict() {
 	hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 		if size, lines := sizeOf(r); size > 16<<10 || lines > 100 {
-			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+			return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 		}
 		return false, nil
 	})
@@ -48,10 +45,10 @@ var odd = map[string]func(r *http.Request){
 	"Connection names fields": func(r *http.Request) { r.Header.Set("Connection", "Authorization, User-Agent") },
 }
 
-func stale() *Handler {
-	return &Handler{
-		Cache:    &Cache{TTL: caddy.Duration(10 * time.Second), StaleIfError: caddy.Duration(time.Hour)},
-		Identity: &Identity{TTL: caddy.Duration(10 * time.Second)},
+func stale() *options {
+	return &options{
+		Cache:    &caching{TTL: 10 * time.Second, StaleIfError: time.Hour},
+		Identity: &identifying{TTL: 10 * time.Second},
 	}
 }
 
@@ -64,18 +61,18 @@ func TestOddClientReadsNothingStale(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for what, end := range map[string]func(hs *homeserver){
 				"deleted": func(hs *homeserver) { delete(hs.Tokens, "bob-token") },
-				"kicked":  func(hs *homeserver) { hs.Hidden[bob+" "+Alice] = true },
+				"kicked":  func(hs *homeserver) { hs.Hidden[bob+" "+alice] = true },
 			} {
 				synctest.Test(t, func(t *testing.T) {
 					p := newProxy(t, stale())
 					p.hs.strict()
-					p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=miss; stored")
+					p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
 					end(p.hs)
 					time.Sleep(20 * time.Second)
 					for range 2 {
-						r := request("GET", statusPath(Alice), "bob-token", "")
+						r := request("GET", statusPath(alice), "bob-token", "")
 						change(r)
-						resp := p.do(r)
+						resp := p.Do(r)
 						body := bodyOf(resp)
 						if resp.StatusCode == http.StatusOK || strings.Contains(resp.Header.Get("Cache-Status"), "stale") {
 							t.Errorf("who is %s got %d %s, %s", what, resp.StatusCode, body, resp.Header.Get("Cache-Status"))
@@ -105,12 +102,12 @@ func TestFailureByAFieldOfTheClientIsNoOutage(t *testing.T) {
 				}
 				return false, nil
 			}
-			p.get("bob-token", Alice)
-			p.hs.Hidden[bob+" "+Alice] = true
+			p.Get("bob-token", alice)
+			p.hs.Hidden[bob+" "+alice] = true
 			time.Sleep(20 * time.Second)
-			r := request("GET", statusPath(Alice), "bob-token", "")
+			r := request("GET", statusPath(alice), "bob-token", "")
 			r.Header.Set(field, "evil")
-			p.want(p.do(r), 403, "", "")
+			p.Want(p.Do(r), 403, "", "")
 		})
 	}
 }
@@ -122,17 +119,17 @@ func TestHostThatAClientNamesIsNoOutage(t *testing.T) {
 		p := newProxy(t, stale())
 		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Host != "example.com" {
-				return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+				return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 			}
 			return false, nil
 		})
-		p.get("bob-token", Alice)
-		p.hs.Hidden[bob+" "+Alice] = true
+		p.Get("bob-token", alice)
+		p.hs.Hidden[bob+" "+alice] = true
 		for range 2 {
 			time.Sleep(20 * time.Second)
-			r := request("GET", statusPath(Alice), "bob-token", "")
+			r := request("GET", statusPath(alice), "bob-token", "")
 			r.Host = "evil.example"
-			p.want(p.do(r), 403, "", "")
+			p.Want(p.Do(r), 403, "", "")
 		}
 	})
 }
@@ -142,16 +139,16 @@ func TestHostThatAClientNamesIsNoOutage(t *testing.T) {
 func TestOutageCostsTwoRequestsAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, stale())
-		p.get("bob-token", Alice)
+		p.Get("bob-token", alice)
 		time.Sleep(20 * time.Second)
 		p.hs.Intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
 			answer(w, 503, `{}`)
 			return true, nil
 		}
-		r := request("GET", statusPath(Alice), "bob-token", "")
+		r := request("GET", statusPath(alice), "bob-token", "")
 		r.Header.Set("User-Agent", "a client")
-		p.want(p.do(r), 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
-		p.wantCounts(map[string]int{"whoami": 1 + 2, "GET": 1 + 2})
+		p.Want(p.Do(r), 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
+		p.WantCounts(map[string]int{"whoami": 1 + 2, "GET": 1 + 2})
 	})
 }
 
@@ -159,14 +156,14 @@ func TestOutageCostsTwoRequestsAtMost(t *testing.T) {
 // request fails with, or is refused with on the way, is no other's answer.
 func TestNobodyGetsAnothersFailure(t *testing.T) {
 	for name, fail := range map[string]func(w http.ResponseWriter) error{
-		"no answer": func(http.ResponseWriter) error { return caddyhttp.Error(502, io.ErrUnexpectedEOF) },
+		"no answer": func(http.ResponseWriter) error { return failed(502, io.ErrUnexpectedEOF) },
 		"500": func(w http.ResponseWriter) error {
 			answer(w, 500, `{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
 			return nil
 		},
 		"large 500":   func(w http.ResponseWriter) error { answer(w, 500, strings.Repeat("x", 100_000)); return nil },
 		"limited":     func(w http.ResponseWriter) error { http.Error(w, "slow down", http.StatusTooManyRequests); return nil },
-		"site's 403":  func(http.ResponseWriter) error { return caddyhttp.Error(403, errors.New("banned")) },
+		"site's 403":  func(http.ResponseWriter) error { return failed(403, errors.New("banned")) },
 		"panic":       func(http.ResponseWriter) error { panic("bug") },
 		"broken off":  func(w http.ResponseWriter) error { w.WriteHeader(200); panic(http.ErrAbortHandler) },
 		"no handler":  func(http.ResponseWriter) error { return nil },
@@ -175,19 +172,19 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const readers = 20
-				p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}, Identity: &Identity{TTL: caddy.Duration(time.Hour)}})
+				p := newProxy(t, &options{Cache: &caching{TTL: 10 * time.Second}, Identity: &identifying{TTL: time.Hour}})
 				for n := range readers {
 					p.hs.Tokens[fmt.Sprintf("token-%d", n)] = fmt.Sprintf("@reader%d:example.com", n)
-					p.get(fmt.Sprintf("token-%d", n), Alice)
+					p.Get(fmt.Sprintf("token-%d", n), alice)
 				}
 				// The states end, the permissions are renewed.
 				time.Sleep(9 * time.Second)
-				p.put("alice-token", Alice, `{"presence":"online"}`)
+				p.Put("alice-token", alice, `{"presence":"online"}`)
 				time.Sleep(2 * time.Second)
 				for n := range readers {
-					p.get(fmt.Sprintf("token-%d", n), Alice)
+					p.Get(fmt.Sprintf("token-%d", n), alice)
 				}
-				p.put("alice-token", Alice, `{"presence":"unavailable"}`)
+				p.Put("alice-token", alice, `{"presence":"unavailable"}`)
 				time.Sleep(2 * time.Second)
 
 				release := make(chan struct{})
@@ -200,11 +197,11 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 					return false, nil
 				})
 				var wg sync.WaitGroup
-				wg.Go(func() { p.get("token-0", Alice) })
+				wg.Go(func() { p.Get("token-0", alice) })
 				synctest.Wait()
 				for n := 1; n < readers; n++ {
 					wg.Go(func() {
-						resp := p.get(fmt.Sprintf("token-%d", n), Alice)
+						resp := p.Get(fmt.Sprintf("token-%d", n), alice)
 						if body := bodyOf(resp); resp.StatusCode != 200 || !strings.Contains(body, "unavailable") {
 							t.Errorf("reader %d got %d %s", n, resp.StatusCode, body)
 						}
@@ -222,25 +219,25 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 // not what another one gets.
 func TestLookupThatFailsIsOfItsOwnClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		release := make(chan struct{})
 		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasPrefix(r.RemoteAddr, "203.0.113.1:") {
 				<-release
-				return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+				return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 			}
 			return false, nil
 		})
 		var wg sync.WaitGroup
 		for n := range 3 {
 			wg.Go(func() {
-				r := request("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`)
+				r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
 				r.RemoteAddr = fmt.Sprintf("203.0.113.%d:1", n+1)
 				want := 200
 				if n == 0 {
 					want = 502
 				}
-				p.want(p.do(r), want, "", "")
+				p.Want(p.Do(r), want, "", "")
 			})
 			synctest.Wait()
 		}
@@ -257,7 +254,7 @@ func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 		fail   func(w http.ResponseWriter) error
 		status int
 	}{
-		"no answer": {func(http.ResponseWriter) error { return caddyhttp.Error(502, io.ErrUnexpectedEOF) }, 502},
+		"no answer": {func(http.ResponseWriter) error { return failed(502, io.ErrUnexpectedEOF) }, 502},
 		"500":       {func(w http.ResponseWriter) error { answer(w, 500, `{}`); return nil }, 502},
 		"no Matrix": {func(w http.ResponseWriter) error { answer(w, 204, ""); return nil }, 502},
 		"limited":   {func(w http.ResponseWriter) error { answer(w, 429, `{"errcode":"M_LIMIT_EXCEEDED"}`); return nil }, 429},
@@ -265,9 +262,9 @@ func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 		for _, known := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, known: %v", name, known), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newProxy(t, &Handler{Identity: &Identity{TTL: caddy.Duration(time.Minute)}})
+					p := newProxy(t, &options{Identity: &identifying{TTL: time.Minute}})
 					if known {
-						p.get("alice-token", Alice)
+						p.Get("alice-token", alice)
 						time.Sleep(2 * time.Minute)
 					}
 					release := make(chan struct{})
@@ -279,9 +276,9 @@ func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 					var wg sync.WaitGroup
 					for n := range 200 {
 						wg.Go(func() {
-							r := request("PUT", statusPath(Alice), "alice-token", `{"presence":"online"}`)
+							r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
 							r.RemoteAddr = fmt.Sprintf("203.0.113.%d:%d", 1+n%2, n) // of two addresses
-							p.want(p.do(r), tc.status, "", "")
+							p.Want(p.Do(r), tc.status, "", "")
 						})
 					}
 					synctest.Wait()
@@ -298,18 +295,18 @@ func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 
 // fromAddress does a read with a token from an address.
 func (p *proxy) readFrom(address, token string) *http.Response {
-	r := request("GET", statusPath(Alice), token, "")
+	r := request("GET", statusPath(alice), token, "")
 	r.RemoteAddr = address + ":1"
-	return p.do(r)
+	return p.Do(r)
 }
 
 // Made-up tokens whose lookups the client makes fail were never charged to it.
 func TestLookupsThatFailCountAgainstTheirClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(time.Second)}})
+		p := newProxy(t, &options{Cache: &caching{TTL: time.Second}})
 		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer evil") {
-				return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+				return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 			}
 			return false, nil
 		})
@@ -340,7 +337,7 @@ func TestOutageIsChargedToNobody(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(time.Second)}})
+				p := newProxy(t, &options{Cache: &caching{TTL: time.Second}})
 				p.hs.AnswerBy(nil)
 				for n := range 10 {
 					p.hs.Tokens[fmt.Sprint("early-", n)] = bob
@@ -348,7 +345,7 @@ func TestOutageIsChargedToNobody(t *testing.T) {
 				}
 				for n := range 1000 {
 					p.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
-						return !up(n), map[bool]error{false: caddyhttp.Error(502, io.ErrUnexpectedEOF)}[up(n)]
+						return !up(n), map[bool]error{false: failed(502, io.ErrUnexpectedEOF)}[up(n)]
 					})
 					token := fmt.Sprint("token-", n)
 					p.hs.Tokens[token] = bob
@@ -375,12 +372,12 @@ func TestOutageIsChargedToNobody(t *testing.T) {
 // has nothing of the client's.
 func TestVersionQuestionsHaveNothingOfTheClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit"})
+		p := newProxy(t, &options{Sync: "limit"})
 		r := request("GET", "/_matrix/client/v3/sync?x="+strings.Repeat("x", 100), "alice-token", "")
 		for _, name := range []string{"User-Agent", "Origin", "Cookie", "X-Forwarded-For", "Traceparent", "X-Evil"} {
 			r.Header.Set(name, "evil")
 		}
-		p.do(r)
+		p.Do(r)
 		synctest.Wait()
 		asked := 0
 		for _, got := range p.hs.Seen {
@@ -400,7 +397,7 @@ func TestVersionQuestionsHaveNothingOfTheClients(t *testing.T) {
 // A scripted refusal of the token with an Origin that isn't allowed must not be what all
 // scripts get. Our questions have no Origin, and scripts can read the answers to them.
 func TestRejectionIsReadableForScripts(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Vary", "Origin")
@@ -412,9 +409,9 @@ func TestRejectionIsReadableForScripts(t *testing.T) {
 		return true, err
 	})
 	for _, origin := range []string{"https://evil.example", "https://app.example"} {
-		r := request("GET", statusPath(Alice), "old-token", "")
+		r := request("GET", statusPath(alice), "old-token", "")
 		r.Header.Set("Origin", origin)
-		resp := p.do(r)
+		resp := p.Do(r)
 		if got := resp.Header.Get("Access-Control-Allow-Origin"); resp.StatusCode != 401 || got != "*" {
 			t.Errorf("%s: %d, Access-Control-Allow-Origin %q", origin, resp.StatusCode, got)
 		}
@@ -424,7 +421,7 @@ func TestRejectionIsReadableForScripts(t *testing.T) {
 // Many proxies echo any Origin, and name no Vary. One reader with an Origin of their own
 // chose the field that browsers judge by, for all who read after them.
 func TestEchoedOriginIsOfOneReaderOnly(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		origin := r.Header.Get("Origin")
 		if origin == "" || !strings.HasSuffix(r.URL.Path, "/status") {
@@ -436,17 +433,17 @@ func TestEchoedOriginIsOfOneReaderOnly(t *testing.T) {
 		return true, err
 	})
 	for _, origin := range []string{"https://evil.example", "https://app.example", "https://evil.example"} {
-		r := request("GET", statusPath(Alice), "bob-token", "")
+		r := request("GET", statusPath(alice), "bob-token", "")
 		r.Header.Set("Origin", origin)
-		resp := p.do(r)
+		resp := p.Do(r)
 		if got := resp.Header.Get("Access-Control-Allow-Origin"); resp.StatusCode != 200 || got != origin {
 			t.Errorf("%s: %d, Access-Control-Allow-Origin %q", origin, resp.StatusCode, got)
 		}
 	}
 	// It costs those who send none nothing.
-	p.want(p.get("carol-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
-	p.want(p.get("bob-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
-	p.want(p.get("bob-token", bob), 200, "", "matrix_presence; hit")
+	p.Want(p.Get("carol-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
+	p.Want(p.Get("bob-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
+	p.Want(p.Get("bob-token", bob), 200, "", "matrix_presence; hit")
 }
 
 // crowd has readers of so many users share a fetch of alice's presence while the homeserver
@@ -454,9 +451,9 @@ func TestEchoedOriginIsOfOneReaderOnly(t *testing.T) {
 func (p *proxy) crowd(users int, intercept func(http.ResponseWriter, *http.Request) (bool, error)) []*http.Response {
 	for n := range users {
 		p.hs.Tokens[fmt.Sprint("reader-", n)] = fmt.Sprintf("@reader%d:example.com", n)
-		p.get(fmt.Sprint("reader-", n), Alice)
+		p.Get(fmt.Sprint("reader-", n), alice)
 	}
-	p.put("alice-token", Alice, `{"presence":"unavailable"}`)
+	p.Put("alice-token", alice, `{"presence":"unavailable"}`)
 	time.Sleep(2 * time.Second)
 	release := make(chan struct{})
 	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
@@ -467,10 +464,10 @@ func (p *proxy) crowd(users int, intercept func(http.ResponseWriter, *http.Reque
 	var wg sync.WaitGroup
 	for n := range users {
 		wg.Go(func() {
-			r := request("GET", statusPath(Alice), fmt.Sprint("reader-", n), "")
+			r := request("GET", statusPath(alice), fmt.Sprint("reader-", n), "")
 			r.RemoteAddr = fmt.Sprintf("203.0.113.%d:1", n%250)
 			r.Header.Set("User-Agent", "a client")
-			answers[n] = p.do(r)
+			answers[n] = p.Do(r)
 		})
 		if n == 0 {
 			synctest.Wait()
@@ -486,15 +483,15 @@ func (p *proxy) crowd(users int, intercept func(http.ResponseWriter, *http.Reque
 // for themselves, and the others believe them.
 func TestCrowdDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		asked := 0
 		for _, resp := range p.crowd(200, func(http.ResponseWriter, *http.Request) (bool, error) {
 			p.hs.Mu.Lock()
 			defer p.hs.Mu.Unlock()
 			asked++
-			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+			return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 		}) {
-			p.want(resp, 502, "", "")
+			p.Want(resp, 502, "", "")
 		}
 		if want := 2 + maxTried - 1; asked != want {
 			t.Errorf("200 readers cost %d requests, want %d", asked, want)
@@ -506,9 +503,9 @@ func TestCrowdDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 // had shared with both.
 func TestCrowdDoesNotBelieveTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		var refused []string
-		failed := 0
+		failures := 0
 		for _, resp := range p.crowd(50, func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			p.hs.Mu.Lock()
 			defer p.hs.Mu.Unlock()
@@ -518,17 +515,17 @@ func TestCrowdDoesNotBelieveTwo(t *testing.T) {
 			}
 			for _, one := range refused {
 				if one == token {
-					return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+					return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 				}
 			}
 			return false, nil
 		}) {
 			if resp.StatusCode != 200 {
-				failed++
+				failures++
 			}
 		}
-		if failed != len(refused) {
-			t.Errorf("%d readers failed, %d were refused", failed, len(refused))
+		if failures != len(refused) {
+			t.Errorf("%d readers failures, %d were refused", failures, len(refused))
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // overHTTP3 returns a request as quic-go's server hands it over: without Content-Length, its
@@ -72,15 +72,15 @@ func TestReadWithoutABodyIsAHitWhateverItsLength(t *testing.T) {
 		"no body and no length": func(r *http.Request) *http.Request { r.Body, r.ContentLength = nil, -1; return r },
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
+			p := newProxy(t, new(options))
 			for i, want := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit", "matrix_presence; hit"} {
 				method := "GET"
 				if i == 2 {
 					method = "HEAD"
 				}
-				p.want(p.do(as(request(method, statusPath(Alice), "bob-token", ""))), 200, "", want)
+				p.Want(p.Do(as(request(method, statusPath(alice), "bob-token", ""))), 200, "", want)
 			}
-			p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
+			p.WantCounts(map[string]int{"GET": 1, "whoami": 1})
 		})
 	}
 }
@@ -88,9 +88,9 @@ func TestReadWithoutABodyIsAHitWhateverItsLength(t *testing.T) {
 // Passed on, it is as one that says so: nobody has to look once more, and trailers are not
 // lost.
 func TestReadWithoutABodyIsPassedOnAsSuch(t *testing.T) {
-	p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Off: true}}})
+	p := newProxy(t, &options{Identity: &identifying{RejectedLimit: &rate{Off: true}}})
 	pass := func(r *http.Request) *http.Request {
-		p.want(p.do(withBody(r, strings.NewReader(""))), 401, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
+		p.Want(p.Do(withBody(r, strings.NewReader(""))), 401, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
 		return p.hs.Last()
 	}
 	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
@@ -100,12 +100,12 @@ func TestReadWithoutABodyIsPassedOnAsSuch(t *testing.T) {
 		}
 		return false, nil
 	})
-	r := request("GET", statusPath(Alice), "unknown", "")
+	r := request("GET", statusPath(alice), "unknown", "")
 	r.TransferEncoding = []string{"chunked"}
 	if got := pass(r); got.ContentLength != 0 || got.Body != http.NoBody || got.TransferEncoding != nil {
 		t.Errorf("passed on with a length of %d in %v", got.ContentLength, got.TransferEncoding)
 	}
-	r = request("GET", statusPath(Alice), "unknown", "")
+	r = request("GET", statusPath(alice), "unknown", "")
 	r.Trailer = http.Header{"X-Checksum": {"7"}}
 	got := pass(r)
 	if body, err := io.ReadAll(got.Body); got.ContentLength != -1 || len(body) > 0 || err != nil || got.Trailer.Get("X-Checksum") != "7" {
@@ -142,7 +142,7 @@ func TestReadWithABodyReachesTheHomeserverWithIt(t *testing.T) {
 		"it is to be asked for": {expect, ", " + io.ErrNoProgress.Error()}, // and our look has not
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
+			p := newProxy(t, new(options))
 			got := ""
 			p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method == "GET" && strings.HasSuffix(r.URL.Path, "/status") {
@@ -152,13 +152,13 @@ func TestReadWithABodyReachesTheHomeserverWithIt(t *testing.T) {
 				return false, nil
 			}
 			for range 2 {
-				r := tc.as(request("GET", statusPath(Alice), "bob-token", ""))
-				p.want(p.do(r), 200, "", "matrix_presence; fwd=bypass; detail=request")
+				r := tc.as(request("GET", statusPath(alice), "bob-token", ""))
+				p.Want(p.Do(r), 200, "", "matrix_presence; fwd=bypass; detail=request")
 				if got != tc.want {
 					t.Errorf("the homeserver read %s, want %s", got, tc.want)
 				}
 			}
-			p.wantCounts(map[string]int{"GET": 2, "whoami": 1})
+			p.WantCounts(map[string]int{"GET": 2, "whoami": 1})
 		})
 	}
 }
@@ -188,7 +188,7 @@ func TestLookAtABodyLeavesItAsItWas(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		body := strings.Repeat("b", random.IntN(5)*random.IntN(1000))
 		end := []error{io.EOF, io.EOF, io.ErrUnexpectedEOF, http.ErrBodyReadAfterClose}[random.IntN(4)]
-		r := withBody(request("GET", statusPath(Alice), "", ""), &fitful{random, body, end})
+		r := withBody(request("GET", statusPath(alice), "", ""), &fitful{random, body, end})
 		if random.IntN(2) == 0 {
 			r.Trailer = http.Header{"X-Checksum": nil}
 		}
@@ -210,35 +210,35 @@ func (w *watched) Read([]byte) (int, error) { w.reads++; return 0, io.EOF }
 // A look at a body is a wait for the client. Who is not asked for anything isn't waited for:
 // nor are requests that no body would make different.
 func TestBodiesAreNotLookedAtInVain(t *testing.T) {
-	handler := Handler{Preflight: "local", Sync: "limit", Homeserver: "synapse"}
+	handler := options{Preflight: "local", Sync: "limit", Homeserver: "synapse"}
 	for name, tc := range map[string]struct {
-		handler Handler
+		handler options
 		request *http.Request
 	}{
 		"a request to be continued": {handler, func() *http.Request {
-			r := request("GET", statusPath(Alice), "bob-token", "")
+			r := request("GET", statusPath(alice), "bob-token", "")
 			r.Header.Set("Expect", "100-continue")
 			return r
 		}()},
-		"no token":         {handler, request("GET", statusPath(Alice), "", "")},
-		"another spelling": {handler, request("GET", "/_matrix/client/unstable/presence/"+Alice+"/status", "bob-token", "")},
+		"no token":         {handler, request("GET", statusPath(alice), "", "")},
+		"another spelling": {handler, request("GET", "/_matrix/client/unstable/presence/"+alice+"/status", "bob-token", "")},
 		"an Upgrade": {handler, func() *http.Request {
-			r := request("GET", statusPath(Alice), "bob-token", "")
+			r := request("GET", statusPath(alice), "bob-token", "")
 			r.Header.Set("Upgrade", "websocket")
 			return r
 		}()},
-		"a WebSocket":     {handler, webSocket(3, statusPath(Alice), "bob-token")},
-		"without a cache": {Handler{Cache: &Cache{Off: true}}, request("GET", statusPath(Alice), "bob-token", "")},
+		"a WebSocket":     {handler, webSocket(3, statusPath(alice), "bob-token")},
+		"without a cache": {options{Cache: &caching{Off: true}}, request("GET", statusPath(alice), "bob-token", "")},
 		"OPTIONS, with a token": {handler, func() *http.Request {
-			r := preflight(app, "PUT", "")
+			r := scripted.Preflight(app, "PUT", "")
 			r.Header.Set("Authorization", "Bearer bob-token")
 			return r
 		}()},
 		"OPTIONS elsewhere": {handler, request("OPTIONS", syncPath, "", "")},
 		"a sync":            {handler, request("GET", syncPath, "bob-token", "")},
 		"something else":    {handler, request("GET", "/_matrix/client/v3/joined_rooms", "bob-token", "")},
-		"observed":          {Handler{Mode: "observe"}, request("GET", statusPath(Alice), "bob-token", "")},
-		"observed OPTIONS":  {Handler{Mode: "observe", Preflight: "local"}, preflight(app, "PUT", "")},
+		"observed":          {options{Mode: "observe"}, request("GET", statusPath(alice), "bob-token", "")},
+		"observed OPTIONS":  {options{Mode: "observe", Preflight: "local"}, scripted.Preflight(app, "PUT", "")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, &tc.handler)
@@ -250,7 +250,7 @@ func TestBodiesAreNotLookedAtInVain(t *testing.T) {
 				answer(w, 200, `{}`) // without reading what the client sends
 				return true, nil
 			}
-			p.do(withBody(tc.request, body))
+			p.Do(withBody(tc.request, body))
 			if body.reads > 0 {
 				t.Error("the body was looked at")
 			}
@@ -262,17 +262,17 @@ func TestBodiesAreNotLookedAtInVain(t *testing.T) {
 // end is as of then: it is not to be answered from what was known before.
 func TestBodyThatDoesNotComeHoldsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Preflight: "local"})
-		p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; fwd=miss; stored")
+		p := newProxy(t, &options{Preflight: "local"})
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
 		reader, writer := io.Pipe()
 		slow := make(chan *http.Response)
-		go func() { slow <- p.do(overHTTP3(request("GET", statusPath(Alice), "bob-token", ""), reader)) }()
-		go func() { slow <- p.do(overHTTP3(preflight(app, "PUT", ""), reader)) }()
+		go func() { slow <- p.Do(overHTTP3(request("GET", statusPath(alice), "bob-token", ""), reader)) }()
+		go func() { slow <- p.Do(overHTTP3(scripted.Preflight(app, "PUT", ""), reader)) }()
 		synctest.Wait()
 
-		p.want(p.get("bob-token", Alice), 200, "", "matrix_presence; hit")
-		p.want(p.put("alice-token", Alice, `{"presence":"unavailable"}`), 200, `{}`, "")
-		p.want(p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", "")), 200, `{}`, "")
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+		p.Want(p.Put("alice-token", alice, `{"presence":"unavailable"}`), 200, `{}`, "")
+		p.Want(p.Do(request("POST", "/_matrix/client/v3/logout", "bob-token", "")), 200, `{}`, "")
 		time.Sleep(time.Hour)
 		_ = writer.Close()
 		for range 2 {
@@ -286,13 +286,13 @@ func TestBodyThatDoesNotComeHoldsNothing(t *testing.T) {
 // The preflights of a browser over HTTP/3 were taken for OPTIONS with a body, so all of them
 // went to the homeserver.
 func TestPreflightWithoutABodyIsAnsweredHereWhateverItsLength(t *testing.T) {
-	p := newProxy(t, &Handler{Preflight: "local"})
-	p.hs.answerPreflights(204, synapsePreflight...)
+	p := newProxy(t, &options{Preflight: "local"})
+	p.hs.AnswerPreflights(204, scripted.SynapsePreflight...)
 	for _, want := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit", "matrix_presence; hit"} {
-		p.want(p.do(overHTTP3(preflight(app, "PUT", "authorization"), strings.NewReader(""))), 204, "", want)
+		p.Want(p.Do(overHTTP3(scripted.Preflight(app, "PUT", "authorization"), strings.NewReader(""))), 204, "", want)
 	}
-	p.want(p.do(preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; hit")
-	p.wantCounts(map[string]int{"OPTIONS": 1})
+	p.Want(p.Do(scripted.Preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; hit")
+	p.WantCounts(map[string]int{"OPTIONS": 1})
 	p.wantMetrics(map[string]float64{"requests_total preflight": 4, "outcomes_total hit preflight": 3})
 }
 
@@ -323,16 +323,16 @@ func TestObservedOutcomesAreTheSameOverHTTP3(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Mode: "observe", Preflight: "local"})
-				p.hs.answerPreflights(204, synapsePreflight...)
+				p := newProxy(t, &options{Mode: "observe", Preflight: "local"})
+				p.hs.AnswerPreflights(204, scripted.SynapsePreflight...)
 				readAll(p.hs)
 				for range 3 {
-					p.want(p.do(tc.as(request("GET", statusPath(Alice), "bob-token", ""))), 200, "", "")
-					p.want(p.do(tc.as(preflight(app, "PUT", "authorization"))), 204, "", "")
+					p.Want(p.Do(tc.as(request("GET", statusPath(alice), "bob-token", ""))), 200, "", "")
+					p.Want(p.Do(tc.as(scripted.Preflight(app, "PUT", "authorization"))), 204, "", "")
 					synctest.Wait()
 				}
 				p.wantObserved(tc.want)
-				p.wantCounts(map[string]int{"GET": 3, "OPTIONS": 3})
+				p.WantCounts(map[string]int{"GET": 3, "OPTIONS": 3})
 			})
 		})
 	}
@@ -343,7 +343,7 @@ func TestObservedOutcomesAreTheSameOverHTTP3(t *testing.T) {
 func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheReadThatItBecomes(t *testing.T) {
 	for _, major := range []int{2, 3} {
 		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
-			p := newProxy(t, &Handler{ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)}})
+			p := newProxy(t, &options{ReadLimit: &rate{Events: 2, Window: time.Hour}})
 			p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Header[":protocol"] != nil && r.Method != "CONNECT" {
 					t.Errorf("%s %s has a field :protocol, which no transport sends", r.Method, r.URL)
@@ -351,14 +351,14 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheReadThatItBecomes(t *testing.T) 
 				r.Body = http.NoBody // the homeserver of these tests would wait for its end
 				return false, nil
 			}
-			p.wantError(p.do(webSocket(major, statusPath(Alice), "")), 401, "M_MISSING_TOKEN")
-			p.wantError(p.do(webSocket(major, statusPath(Alice), "unknown")), 401, "M_UNKNOWN_TOKEN")
+			p.WantError(p.Do(webSocket(major, statusPath(alice), "")), 401, "M_MISSING_TOKEN")
+			p.WantError(p.Do(webSocket(major, statusPath(alice), "unknown")), 401, "M_UNKNOWN_TOKEN")
 			for range 2 {
-				p.want(p.do(webSocket(major, statusPath(Alice), "bob-token")), 200, "", "matrix_presence; fwd=bypass; detail=request")
+				p.Want(p.Do(webSocket(major, statusPath(alice), "bob-token")), 200, "", "matrix_presence; fwd=bypass; detail=request")
 			}
-			p.wantError(p.do(webSocket(major, statusPath(Alice), "bob-token")), 429, "M_LIMIT_EXCEEDED")
-			p.wantError(p.get("bob-token", Alice), 429, "M_LIMIT_EXCEEDED")
-			p.wantCounts(map[string]int{"CONNECT": 2, "GET": 0, "whoami": 2})
+			p.WantError(p.Do(webSocket(major, statusPath(alice), "bob-token")), 429, "M_LIMIT_EXCEEDED")
+			p.WantError(p.Get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+			p.WantCounts(map[string]int{"CONNECT": 2, "GET": 0, "whoami": 2})
 			p.wantMetrics(map[string]float64{"requests_total read": 6, "outcomes_total bypass read": 2, "outcomes_total limited read": 2})
 		})
 	}
@@ -367,14 +367,14 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheReadThatItBecomes(t *testing.T) 
 func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) {
 	for _, major := range []int{2, 3} {
 		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
-			p := newProxy(t, &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"})
+			p := newProxy(t, &options{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"})
 			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				r.Body = http.NoBody
 				return false, nil
 			}
 			p.knows("alice-token")
 			for _, want := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=offline"} {
-				p.do(webSocket(major, syncPath+"?since=s&timeout=0", "alice-token"))
+				p.Do(webSocket(major, syncPath+"?since=s&timeout=0", "alice-token"))
 				if got := p.hs.lastSync(); got.URL.RawQuery != want || got.RequestURI != syncPath+"?"+want || got.Method != "CONNECT" {
 					t.Errorf("reached the homeserver as %s %s, want the query %s", got.Method, got.RequestURI, want)
 				}
@@ -382,30 +382,30 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) 
 			p.wantMetrics(map[string]float64{"requests_total sync": 2, "outcomes_total quieted sync": 1})
 
 			// GET /events is an activity: what is repeated after it is news.
-			write := func() { p.put("alice-token", Alice, `{"presence":"unavailable"}`) }
+			write := func() { p.Put("alice-token", alice, `{"presence":"unavailable"}`) }
 			write()
 			write()
-			p.wantCounts(map[string]int{"PUT": 1})
-			p.do(webSocket(major, "/_matrix/client/v3/events", "alice-token"))
+			p.WantCounts(map[string]int{"PUT": 1})
+			p.Do(webSocket(major, "/_matrix/client/v3/events", "alice-token"))
 			write()
-			p.wantCounts(map[string]int{"PUT": 2})
+			p.WantCounts(map[string]int{"PUT": 2})
 		})
 	}
 }
 
 func TestWebSocketOverHTTP2AndHTTP3IsObservedAsTheReadThatItBecomes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Mode: "observe", ReadLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
+		p := newProxy(t, &options{Mode: "observe", ReadLimit: &rate{Events: 1, Window: time.Hour}})
 		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			r.Body = http.NoBody
 			return false, nil
 		}
 		for _, token := range []string{"bob-token", "bob-token", ""} {
-			p.do(webSocket(3, statusPath(Alice), token))
+			p.Do(webSocket(3, statusPath(alice), token))
 			synctest.Wait()
 		}
 		p.wantObserved(map[string]float64{"bypass read": 1, "limited read": 1, "rejected read": 1})
-		p.wantCounts(map[string]int{"CONNECT": 3})
+		p.WantCounts(map[string]int{"CONNECT": 3})
 	})
 }
 
@@ -415,16 +415,16 @@ func TestWebSocketOverHTTP2AndHTTP3IsObservedAsTheReadThatItBecomes(t *testing.T
 // the next request, and no limit of ours sees it.
 func TestExtendedConnectIsForWebSocketsOnly(t *testing.T) {
 	for _, major := range []int{2, 3} {
-		for _, path := range []string{statusPath(Alice), syncPath, "/_matrix/client/versions", "/elsewhere"} {
-			p := newProxy(t, &Handler{Sync: "limit", Cache: &Cache{Name: fmt.Sprint(t.Name(), major, path)}})
+		for _, path := range []string{statusPath(alice), syncPath, "/_matrix/client/versions", "/elsewhere"} {
+			p := newProxy(t, &options{Sync: "limit"})
 			for _, protocol := range []string{"foo", "WebSocket", "websocket2", "connect-udp", "webtransport"} {
-				p.wantError(p.do(extendedConnect(major, protocol, path, "bob-token")), 400, "M_UNRECOGNIZED")
+				p.WantError(p.Do(extendedConnect(major, protocol, path, "bob-token")), 400, "M_UNRECOGNIZED")
 			}
 			if len(p.hs.Seen) > 0 {
 				t.Errorf("HTTP/%d %s: the homeserver got %d requests", major, path, len(p.hs.Seen))
 			}
 		}
-		p := newProxy(t, &Handler{Cache: &Cache{Name: fmt.Sprint(t.Name(), major)}})
+		p := newProxy(t, new(options))
 		var got *http.Request
 		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			got = r
@@ -433,7 +433,7 @@ func TestExtendedConnectIsForWebSocketsOnly(t *testing.T) {
 		}
 		sent := webSocket(major, "/elsewhere", "")
 		body := sent.Body
-		if resp := p.do(sent); resp.StatusCode != 200 || got == nil || got.Method != "CONNECT" || got.Body != body {
+		if resp := p.Do(sent); resp.StatusCode != 200 || got == nil || got.Method != "CONNECT" || got.Body != body {
 			t.Errorf("HTTP/%d: a WebSocket elsewhere: %d, %v", major, resp.StatusCode, got)
 		}
 	}
@@ -441,15 +441,15 @@ func TestExtendedConnectIsForWebSocketsOnly(t *testing.T) {
 
 // Neither is what a client can't mean: a CONNECT without a path, or with one in HTTP/1.1.
 func TestPlainConnectIsRefusedInAllProtocols(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	for major, proto := range map[int]string{1: "HTTP/1.1", 2: "HTTP/2.0", 3: "HTTP/3.0"} {
-		for _, path := range []string{"", statusPath(Alice)} {
+		for _, path := range []string{"", statusPath(alice)} {
 			r := httptest.NewRequest("CONNECT", "http://example.com", nil)
 			r.URL.Path, r.Proto, r.ProtoMajor = path, proto, major
 			if major == 1 {
 				r.Header.Set("Upgrade", "websocket")
 			}
-			p.wantError(p.do(r), 400, "M_UNRECOGNIZED")
+			p.WantError(p.Do(r), 400, "M_UNRECOGNIZED")
 		}
 	}
 	if !maps.Equal(p.hs.Counts, map[string]int{}) {

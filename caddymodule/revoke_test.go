@@ -11,9 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -23,7 +20,7 @@ const clientAPI = "/_matrix/client/v3/"
 func (p *proxy) lookupsOf(token string) int {
 	p.t.Helper()
 	before := p.hs.Count("whoami")
-	p.get(token, Alice)
+	p.Get(token, alice)
 	return p.hs.Count("whoami") - before
 }
 
@@ -44,8 +41,8 @@ func (hs *homeserver) answers(path string, status int, body string, done func())
 // Once the deletion of a device waited for the homeserver to tell whose it is, up to
 // identity timeout, and so would anything that asks before it forwards.
 func TestWhatIsNoPresenceRequestWaitsForNothingOfOurs(t *testing.T) {
-	handler := func() *Handler {
-		return &Handler{Sync: "limit", RepeatWrites: "absorb", OverLimit: "coalesce", Homeserver: "auto", Preflight: "local"}
+	handler := func() *options {
+		return &options{Sync: "limit", RepeatWrites: "absorb", OverLimit: "coalesce", Homeserver: "auto", Preflight: "local"}
 	}
 	for _, tc := range []struct{ method, path, body string }{
 		{"POST", clientAPI + "logout", "{}"},
@@ -59,14 +56,14 @@ func TestWhatIsNoPresenceRequestWaitsForNothingOfOurs(t *testing.T) {
 		{"POST", clientAPI + "register", "{}"},
 		{"POST", clientAPI + "refresh", `{"refresh_token":"r"}`},
 		{"POST", "/_tuwunel/oidc/revoke", "token=alice-token"},
-		{"PUT", "/_synapse/admin/v2/users/" + Alice, "{}"},
+		{"PUT", "/_synapse/admin/v2/users/" + alice, "{}"},
 		{"GET", clientAPI + "sync", ""},
 		{"POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", "{}"},
 		{"GET", "/_matrix/client/r0/events", ""},
 		{"PUT", clientAPI + "rooms/!r:x/send/m.room.message/1", "{}"},
 		{"PUT", clientAPI + "rooms/!r:x/typing/@a:x", "{}"},
-		{"PUT", clientAPI + "profile/" + Alice + "/displayname", "{}"},
-		{"OPTIONS", statusPath(Alice), ""},
+		{"PUT", clientAPI + "profile/" + alice + "/displayname", "{}"},
+		{"OPTIONS", statusPath(alice), ""},
 		{"OPTIONS", clientAPI + "sync", ""},
 		{"GET", clientAPI + "account/whoami?x=1", ""},
 		{"GET", "/", ""},
@@ -88,7 +85,7 @@ func TestWhatIsNoPresenceRequestWaitsForNothingOfOurs(t *testing.T) {
 						return false, nil
 					})
 					began := time.Now()
-					resp := p.do(request(tc.method, tc.path, "alice-token", tc.body))
+					resp := p.Do(request(tc.method, tc.path, "alice-token", tc.body))
 					if waited := time.Since(began); resp.StatusCode != 200 || waited > 0 {
 						t.Errorf("status %d after %v", resp.StatusCode, waited)
 					}
@@ -105,9 +102,9 @@ func TestSessionsEndWhenTheirUserIsKnownLater(t *testing.T) {
 	for _, path := range []string{"logout/all", "delete_devices", "account/password", "account/deactivate"} {
 		t.Run(path, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, new(Handler))
-				p.get("alice-token", Alice)
-				p.get("bob-token", Alice)
+				p := newProxy(t, new(options))
+				p.Get("alice-token", alice)
+				p.Get("bob-token", alice)
 				release := make(chan struct{})
 				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					switch {
@@ -119,7 +116,7 @@ func TestSessionsEndWhenTheirUserIsKnownLater(t *testing.T) {
 					}
 					return false, nil
 				})
-				p.want(p.do(request("POST", clientAPI+path, "alice-phone", "{}")), 200, "{}", "")
+				p.Want(p.Do(request("POST", clientAPI+path, "alice-phone", "{}")), 200, "{}", "")
 				synctest.Wait()
 				close(release)
 				synctest.Wait()
@@ -137,12 +134,12 @@ func TestSessionsEndWhenTheirUserIsKnownLater(t *testing.T) {
 // Nor is it too late if the homeserver didn't tell at first.
 func TestSessionsEndWhenTheirUserIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
-		p.get("alice-token", Alice)
+		p := newProxy(t, new(options))
+		p.Get("alice-token", alice)
 		down := true
 		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/whoami") && down {
-				return true, caddyhttp.Error(502, errors.New("no connection"))
+				return true, failed(502, errors.New("no connection"))
 			}
 			if r.Method == http.MethodDelete {
 				synctest.Wait()
@@ -150,7 +147,7 @@ func TestSessionsEndWhenTheirUserIsAskedAgain(t *testing.T) {
 			}
 			return false, nil
 		})
-		p.want(p.do(request("DELETE", clientAPI+"devices/D", "alice-phone", "")), 200, "", "")
+		p.Want(p.Do(request("DELETE", clientAPI+"devices/D", "alice-phone", "")), 200, "", "")
 		synctest.Wait()
 		if got := p.lookupsOf("alice-token"); got != 1 {
 			t.Errorf("%d lookups of alice's other token, want 1", got)
@@ -162,16 +159,16 @@ func TestSessionsEndWhenTheirUserIsAskedAgain(t *testing.T) {
 // whose request has succeeded is asked about all the same.
 func TestSessionsEndBehindAnAddressWithoutABudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}}})
+		p := newProxy(t, &options{Identity: &identifying{RejectedLimit: &rate{Events: 1, Window: time.Hour}}})
 		at := func(method, path, token string) *http.Request {
 			r := request(method, path, token, "")
 			r.RemoteAddr = "192.0.2.7:1"
 			return r
 		}
-		p.do(at("GET", statusPath(Alice), "alice-token"))
-		p.wantError(p.do(at("GET", statusPath(Alice), "made-up-1")), 401, unknownToken)
-		p.wantError(p.do(at("GET", statusPath(Alice), "made-up-2")), 429, "M_LIMIT_EXCEEDED")
-		p.want(p.do(at("DELETE", clientAPI+"devices/D", "alice-phone")), 200, "", "")
+		p.Do(at("GET", statusPath(alice), "alice-token"))
+		p.WantError(p.Do(at("GET", statusPath(alice), "made-up-1")), 401, unknownToken)
+		p.WantError(p.Do(at("GET", statusPath(alice), "made-up-2")), 429, "M_LIMIT_EXCEEDED")
+		p.Want(p.Do(at("DELETE", clientAPI+"devices/D", "alice-phone")), 200, "", "")
 		synctest.Wait()
 		if got := p.lookupsOf("alice-token"); got != 1 {
 			t.Errorf("%d lookups of alice's other token, want 1", got)
@@ -183,7 +180,7 @@ func TestSessionsEndBehindAnAddressWithoutABudget(t *testing.T) {
 // each read of everybody's be looked up anew.
 func TestLogoutsOfMadeUpTokensLeaveEverybodyElseAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Off: true}}})
+		p := newProxy(t, &options{Identity: &identifying{RejectedLimit: &rate{Off: true}}})
 		release := make(chan struct{})
 		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			switch {
@@ -198,13 +195,13 @@ func TestLogoutsOfMadeUpTokensLeaveEverybodyElseAlone(t *testing.T) {
 		flood := func() {
 			for i := range 100 {
 				token := fmt.Sprint("made-up-", i)
-				p.do(request("POST", clientAPI+"logout", token, ""))
-				p.do(request("POST", clientAPI+"logout/all", token, ""))
-				p.do(request("POST", "/_synapse/admin/v1/deactivate/"+Alice, "", ""))
+				p.Do(request("POST", clientAPI+"logout", token, ""))
+				p.Do(request("POST", clientAPI+"logout/all", token, ""))
+				p.Do(request("POST", "/_synapse/admin/v1/deactivate/"+alice, "", ""))
 			}
 		}
 		for range 5 {
-			reads.Go(func() { p.get("alice-token", bob) })
+			reads.Go(func() { p.Get("alice-token", bob) })
 			synctest.Wait()
 			flood()
 		}
@@ -222,7 +219,7 @@ func TestLogoutsOfMadeUpTokensLeaveEverybodyElseAlone(t *testing.T) {
 		reads.Wait()
 		flood()
 		for range 10 {
-			p.get("alice-token", bob)
+			p.Get("alice-token", bob)
 		}
 		if got := alices(); got != 1 {
 			t.Errorf("%d lookups of alice's token, want 1", got)
@@ -248,32 +245,32 @@ func TestAdminRevocationsTakeTheAnswerOfAHomeserver(t *testing.T) {
 		answer      func(w http.ResponseWriter) error
 		lookups     int
 	}{
-		"success":                  {deactivate + Alice, "admin", yes, 1},
+		"success":                  {deactivate + alice, "admin", yes, 1},
 		"escaped":                  {deactivate + "%40alice%3Aexample.com", "admin", yes, 1},
-		"token in the query":       {deactivate + Alice + "?access_token=admin", "", yes, 1},
-		"JSON of another spelling": {deactivate + Alice, "admin", says(200, "application/json; charset=utf-8", "{}"), 1},
+		"token in the query":       {deactivate + alice + "?access_token=admin", "", yes, 1},
+		"JSON of another spelling": {deactivate + alice, "admin", says(200, "application/json; charset=utf-8", "{}"), 1},
 
-		"without a token":    {deactivate + Alice, "", yes, 0},
-		"no handler":         {deactivate + Alice, "admin", func(http.ResponseWriter) error { return nil }, 0},
-		"no JSON":            {deactivate + Alice, "admin", says(200, "text/plain", "ok"), 0},
-		"refused":            {deactivate + Alice, "admin", says(403, "application/json", `{"errcode":"M_FORBIDDEN"}`), 0},
-		"failed":             {deactivate + Alice, "admin", says(500, "application/json", "{}"), 0},
-		"client gone":        {deactivate + Alice, "admin", func(w http.ResponseWriter) error { w.WriteHeader(499); return nil }, 0},
-		"broken off":         {deactivate + Alice, "admin", func(http.ResponseWriter) error { return caddyhttp.Error(502, io.EOF) }, 0},
+		"without a token":    {deactivate + alice, "", yes, 0},
+		"no handler":         {deactivate + alice, "admin", func(http.ResponseWriter) error { return nil }, 0},
+		"no JSON":            {deactivate + alice, "admin", says(200, "text/plain", "ok"), 0},
+		"refused":            {deactivate + alice, "admin", says(403, "application/json", `{"errcode":"M_FORBIDDEN"}`), 0},
+		"failed":             {deactivate + alice, "admin", says(500, "application/json", "{}"), 0},
+		"client gone":        {deactivate + alice, "admin", func(w http.ResponseWriter) error { w.WriteHeader(499); return nil }, 0},
+		"broken off":         {deactivate + alice, "admin", func(http.ResponseWriter) error { return failed(502, io.EOF) }, 0},
 		"of somebody else":   {deactivate + bob, "admin", yes, 0},
-		"of somebody longer": {deactivate + Alice + "x", "admin", yes, 0},
-		"raw slashes":        {deactivate + "x/" + Alice, "admin", yes, 0},
+		"of somebody longer": {deactivate + alice + "x", "admin", yes, 0},
+		"raw slashes":        {deactivate + "x/" + alice, "admin", yes, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.get("alice-token", Alice)
+			p := newProxy(t, new(options))
+			p.Get("alice-token", alice)
 			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if !strings.HasPrefix(r.URL.Path, "/_synapse/") {
 					return false, nil
 				}
 				return true, tc.answer(w)
 			})
-			p.do(request("POST", tc.path, tc.token, "{}"))
+			p.Do(request("POST", tc.path, tc.token, "{}"))
 			if got := p.lookupsOf("alice-token"); got != tc.lookups {
 				t.Errorf("%d lookups, want %d", got, tc.lookups)
 			}
@@ -290,20 +287,20 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 		phone int // lookups of the token that the request showed
 	}{
 		"client gone":      {gone, 1},
-		"broken off":       {func(http.ResponseWriter) error { return caddyhttp.Error(502, io.ErrUnexpectedEOF) }, 1},
-		"timed out":        {func(http.ResponseWriter) error { return caddyhttp.Error(504, errors.New("slow")) }, 1},
+		"broken off":       {func(http.ResponseWriter) error { return failed(502, io.ErrUnexpectedEOF) }, 1},
+		"timed out":        {func(http.ResponseWriter) error { return failed(504, errors.New("slow")) }, 1},
 		"internal error":   {func(w http.ResponseWriter) error { w.WriteHeader(500); return nil }, 1},
 		"no handler":       {func(http.ResponseWriter) error { return nil }, 0},
-		"no upstream":      {func(http.ResponseWriter) error { return caddyhttp.Error(503, errors.New("no upstreams available")) }, 0},
-		"refused by site":  {func(http.ResponseWriter) error { return caddyhttp.Error(403, errors.New("banned")) }, 0},
+		"no upstream":      {func(http.ResponseWriter) error { return failed(503, errors.New("no upstreams available")) }, 0},
+		"refused by site":  {func(http.ResponseWriter) error { return failed(403, errors.New("banned")) }, 0},
 		"refused":          {func(w http.ResponseWriter) error { w.WriteHeader(401); return nil }, 0},
 		"an error of ours": {func(http.ResponseWriter) error { return errors.New("a handler's own") }, 0},
 	} {
 		for _, path := range []string{"logout", "logout/all", "delete_devices", "account/password", "account/deactivate", "refresh"} {
 			t.Run(name+" "+path, func(t *testing.T) {
-				p := newProxy(t, new(Handler))
-				p.get("alice-token", Alice)
-				p.get("alice-phone", Alice)
+				p := newProxy(t, new(options))
+				p.Get("alice-token", alice)
+				p.Get("alice-phone", alice)
 				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.URL.Path == clientAPI+path {
 						return true, tc.end(w)
@@ -311,7 +308,7 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 					return false, nil
 				})
 				r := request("POST", clientAPI+path, "alice-phone", "{}")
-				_ = p.handler.ServeHTTP(&discard{header: make(http.Header)}, prepared(r, new(caddyhttp.Server)), p.hs)
+				_ = p.gateway.Serve(&discard{header: make(http.Header)}, prepared(r), p.hs)
 				if got := p.lookupsOf("alice-phone"); got != tc.phone {
 					t.Errorf("%d lookups of the token, want %d", got, tc.phone)
 				}
@@ -338,19 +335,19 @@ func TestNobodyEndsEverybodysIdentity(t *testing.T) {
 		for _, known := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s %s, known: %v", tc.method, tc.path, known), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newProxy(t, new(Handler))
+					p := newProxy(t, new(options))
 					path, _, _ := strings.Cut(tc.path, "?")
 					p.hs.answers(clientAPI+path, 200, "{}", nil)
-					p.get("bob-token", Alice)
-					p.get("alice-token", Alice)
+					p.Get("bob-token", alice)
+					p.Get("alice-token", alice)
 					if known {
-						p.get("alice-phone", Alice)
+						p.Get("alice-phone", alice)
 					}
 					token := "alice-phone"
 					if tc.path == "account/password" {
 						token = ""
 					}
-					p.want(p.do(request(tc.method, clientAPI+tc.path, token, "{}")), 200, "{}", "")
+					p.Want(p.Do(request(tc.method, clientAPI+tc.path, token, "{}")), 200, "{}", "")
 					synctest.Wait()
 					if got := p.lookupsOf("bob-token"); got != 0 {
 						t.Errorf("%d lookups of bob's token, want 0", got)
@@ -387,26 +384,26 @@ func TestLoginEndsTheTokenThatItsDeviceHad(t *testing.T) {
 		"in the specification's spelling": func(w http.ResponseWriter) { answer(w, 200, "\n"+body+"\n") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.get("alice-token", Alice)
-			p.get("bob-token", Alice)
+			p := newProxy(t, new(options))
+			p.Get("alice-token", alice)
+			p.Get("bob-token", alice)
 			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.URL.Path != clientAPI+"login" {
 					return false, nil
 				}
 				p.hs.Mu.Lock()
 				delete(p.hs.Tokens, "alice-token")
-				p.hs.Tokens["alice-new"] = Alice
+				p.hs.Tokens["alice-new"] = alice
 				p.hs.Mu.Unlock()
 				write(w)
 				return true, nil
 			})
-			resp := p.do(request("POST", clientAPI+"login", "", `{"type":"m.login.password","device_id":"D"}`))
+			resp := p.Do(request("POST", clientAPI+"login", "", `{"type":"m.login.password","device_id":"D"}`))
 			if got := bodyOf(resp); name == "whole" && got != body {
 				t.Errorf("the client got %s", got)
 			}
-			p.wantError(p.get("alice-token", Alice), 401, unknownToken)
-			p.want(p.get("alice-new", Alice), 200, "", "")
+			p.WantError(p.Get("alice-token", alice), 401, unknownToken)
+			p.Want(p.Get("alice-new", alice), 200, "", "")
 			if got := p.lookupsOf("bob-token"); got != 0 {
 				t.Errorf("%d lookups of bob's token, want 0", got)
 			}
@@ -417,17 +414,17 @@ func TestLoginEndsTheTokenThatItsDeviceHad(t *testing.T) {
 // The client that is told of its new token may use another at once: what ended is
 // forgotten before the last byte goes out.
 func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.get("alice-token", Alice)
+	p := newProxy(t, new(options))
+	p.Get("alice-token", alice)
 	p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new"}`, nil)
 	told := false
 	w := &onWrite{discard{make(http.Header)}, func() {
 		told = true
-		if userID, _ := p.handler.gateway.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now(), p.handler.gateway.set.lifetimes); userID != "" {
+		if userID, _ := p.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now(), p.gateway.set.lifetimes); userID != "" {
 			t.Error("the old token is still known when the client reads its new one")
 		}
 	}}
-	if err := p.handler.ServeHTTP(w, prepared(request("POST", clientAPI+"login", "", "{}"), new(caddyhttp.Server)), p.hs); err != nil || !told {
+	if err := p.gateway.Serve(w, prepared(request("POST", clientAPI+"login", "", "{}")), p.hs); err != nil || !told {
 		t.Errorf("told: %v, error %v", told, err)
 	}
 }
@@ -443,10 +440,10 @@ func (w *onWrite) Write(p []byte) (int, error) { w.call(); return len(p), nil }
 func TestFailedLoginEndsNothing(t *testing.T) {
 	for name, status := range map[string]int{"refused": 403, "failed": 500} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.get("alice-token", Alice)
+			p := newProxy(t, new(options))
+			p.Get("alice-token", alice)
 			p.hs.answers(clientAPI+"login", status, `{"user_id":"@alice:example.com","errcode":"M_FORBIDDEN"}`, nil)
-			p.do(request("POST", clientAPI+"login", "", "{}"))
+			p.Do(request("POST", clientAPI+"login", "", "{}"))
 			if got := p.lookupsOf("alice-token"); got != 0 {
 				t.Errorf("%d lookups, want 0", got)
 			}
@@ -460,15 +457,15 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 	const refreshed = `{"access_token":"alice-new","refresh_token":"r2"}`
 	login := func(p *proxy) { // by which refresh tokens become known
 		p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-token","refresh_token":"r1"}`, nil)
-		p.do(request("POST", clientAPI+"login", "", "{}"))
+		p.Do(request("POST", clientAPI+"login", "", "{}"))
 	}
 	register := func(p *proxy) {
 		p.hs.answers(clientAPI+"register", 200, `{"user_id":"@alice:example.com","access_token":"alice-token","refresh_token":"r1"}`, nil)
-		p.do(request("POST", clientAPI+"register", "", "{}"))
+		p.Do(request("POST", clientAPI+"register", "", "{}"))
 	}
 	refresh := func(p *proxy) { // once more
 		p.hs.answers(clientAPI+"refresh", 200, `{"access_token":"alice-token","refresh_token":"r1"}`, nil)
-		p.do(request("POST", clientAPI+"refresh", "", `{"refresh_token":"r0"}`))
+		p.Do(request("POST", clientAPI+"refresh", "", `{"refresh_token":"r0"}`))
 	}
 	for name, tc := range map[string]struct {
 		before            func(p *proxy)
@@ -497,12 +494,12 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 		"too large a body":                             {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxNamedBody) + "&token=alice-token", 200, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.get("alice-phone", Alice)
+			p := newProxy(t, new(options))
+			p.Get("alice-phone", alice)
 			if tc.before != nil {
 				tc.before(p)
 			}
-			p.get("alice-token", Alice)
+			p.Get("alice-token", alice)
 			var got string
 			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if path, _, _ := strings.Cut(tc.path, "?"); r.URL.Path != path {
@@ -513,7 +510,7 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 				answer(w, tc.status, refreshed)
 				return true, nil
 			})
-			p.want(p.do(request("POST", tc.path, tc.token, tc.body)), tc.status, refreshed, "")
+			p.Want(p.Do(request("POST", tc.path, tc.token, tc.body)), tc.status, refreshed, "")
 			if got != tc.body {
 				t.Errorf("the homeserver got %.60q", got)
 			}
@@ -539,8 +536,8 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, new(Handler))
-				p.get("bob-token", Alice)
+				p := newProxy(t, new(options))
+				p.Get("bob-token", alice)
 				before := p.hs.Count("whoami")
 				first := true
 				release := make(chan struct{})
@@ -554,15 +551,15 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 					return false, nil
 				})
 				var reads sync.WaitGroup
-				reads.Go(func() { p.get("alice-token", Alice) })
+				reads.Go(func() { p.Get("alice-token", alice) })
 				synctest.Wait()
-				p.want(p.do(request("POST", clientAPI+"logout", tc.token, "")), 200, "", "")
+				p.Want(p.Do(request("POST", clientAPI+"logout", tc.token, "")), 200, "", "")
 				reads.Go(func() {
 					want := 200
 					if tc.token == "alice-token" {
 						want = 401
 					}
-					if resp := p.get("alice-token", bob); resp.StatusCode != want {
+					if resp := p.Get("alice-token", bob); resp.StatusCode != want {
 						t.Errorf("who came after the logout got %d, want %d", resp.StatusCode, want)
 					}
 				})
@@ -582,7 +579,7 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 func TestBodiesOfRevocationsAreBounded(t *testing.T) {
 	for _, sent := range []int{100, maxNamedBody, maxNamedBody + 1, 1 << 20} {
 		r := request("POST", clientAPI+"refresh", "", strings.Repeat("x", sent))
-		newProxy(t, new(Handler)).handler.gateway.doubtNamed(r, "refresh_token")
+		newProxy(t, new(options)).gateway.doubtNamed(r, "refresh_token")
 		body := r.Body.(*copied)
 		if n, err := io.Copy(io.Discard, body); n != int64(sent) || err != nil {
 			t.Fatalf("%d of %d bytes passed, %v", n, sent, err)
@@ -598,8 +595,8 @@ func TestBodiesOfRevocationsAreBounded(t *testing.T) {
 func TestRegistrationsVoidNobody(t *testing.T) {
 	for path, want := range map[string]int{"register": 0, "login": 1} {
 		t.Run(path, func(t *testing.T) {
-			p := newProxy(t, &Handler{Identity: &Identity{Tokens: 160}})
-			p.get("alice-token", Alice)
+			p := newProxy(t, &options{Identity: &identifying{Tokens: 160}})
+			p.Get("alice-token", alice)
 			n := 0
 			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.URL.Path != clientAPI+path {
@@ -611,7 +608,7 @@ func TestRegistrationsVoidNobody(t *testing.T) {
 			})
 			flood := func() {
 				for range 1000 {
-					p.do(request("POST", clientAPI+path, "", "{}"))
+					p.Do(request("POST", clientAPI+path, "", "{}"))
 				}
 			}
 			flood()
@@ -623,8 +620,8 @@ func TestRegistrationsVoidNobody(t *testing.T) {
 			// Who reads meanwhile isn't touched by what was before.
 			before := p.hs.Count("whoami")
 			for range 100 {
-				p.do(request("POST", clientAPI+path, "", "{}"))
-				p.get("alice-token", Alice)
+				p.Do(request("POST", clientAPI+path, "", "{}"))
+				p.Get("alice-token", alice)
 			}
 			if got := p.hs.Count("whoami") - before; got > 0 {
 				t.Errorf("%d lookups of who reads meanwhile, want 0", got)

@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // These tests go through Caddy's own server and reverse_proxy, to a homeserver on
@@ -21,13 +23,13 @@ import (
 
 // newSite returns a Caddy server for the given directives, with UPSTREAM standing
 // for the address of hs.
-func newSite(t *testing.T, hs *homeserver, directives string) http.Handler {
+func newSite(t *testing.T, hs *scripted.Homeserver, directives string) http.Handler {
 	t.Helper()
 	return newSiteWith(t, hs, "", directives)
 }
 
 // newSiteWith is newSite with global options.
-func newSiteWith(t *testing.T, hs *homeserver, global, directives string) http.Handler {
+func newSiteWith(t *testing.T, hs *scripted.Homeserver, global, directives string) http.Handler {
 	t.Helper()
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := hs.ServeHTTP(w, r); err != nil {
@@ -72,7 +74,7 @@ func ask(site http.Handler, r *http.Request) *http.Response {
 // A sub-request with the client's own context would leave the main request with
 // its routes done: an empty 200. And an edit in place must not reach what is kept.
 func TestSiteWithHandleBlocksAndHeaderEdits(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 		header >Content-Type json JSON
 		header >Access-Control-Allow-Methods GET get
@@ -85,7 +87,7 @@ func TestSiteWithHandleBlocksAndHeaderEdits(t *testing.T) {
 		}
 		matrix_presence`)
 	for i, cacheStatus := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit", "matrix_presence; hit"} {
-		resp := ask(site, request("GET", "http://example.com:9"+statusPath(Alice), "bob-token", ""))
+		resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", ""))
 		body := bodyOf(resp)
 		if resp.StatusCode != 200 || !strings.HasPrefix(body, `{"presence":"online"`) {
 			t.Errorf("request %d: %d %s", i, resp.StatusCode, body)
@@ -105,7 +107,7 @@ func TestSiteWithHandleBlocksAndHeaderEdits(t *testing.T) {
 // The homeserver compresses, and so does the site. Each client gets what it asked
 // for, whoever was first.
 func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	long := `{"presence":"online","status_msg":"` + strings.Repeat("long ", 200) + `"}`
 	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if !strings.HasSuffix(r.URL.Path, "/status") || !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
@@ -117,10 +119,10 @@ func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
 		_, _ = io.WriteString(zip, long)
 		return true, zip.Close()
 	}
-	hs.Presence[Alice] = long
+	hs.Presence[alice] = long
 	site := newSite(t, hs, "encode gzip\nmatrix_presence\nreverse_proxy UPSTREAM")
 	for i, encoding := range []string{"gzip", "", "gzip", ""} {
-		r := request("GET", "http://example.com:9"+statusPath(Alice), "bob-token", "")
+		r := request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")
 		if encoding != "" {
 			r.Header.Set("Accept-Encoding", encoding)
 		}
@@ -146,7 +148,7 @@ func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
 
 // What handlers before us have set for reverse_proxy counts for our requests too.
 func TestUpstreamChosenByMapAndRequestHeader(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 		map {host} {backend} {
 			default UPSTREAM
@@ -154,7 +156,7 @@ func TestUpstreamChosenByMapAndRequestHeader(t *testing.T) {
 		request_header X-Tenant one
 		matrix_presence
 		reverse_proxy {backend}`)
-	if resp := ask(site, request("PUT", "http://example.com:9"+statusPath(Alice), "alice-token", `{"presence":"online"}`)); resp.StatusCode != 200 {
+	if resp := ask(site, request("PUT", "http://example.com:9"+statusPath(alice), "alice-token", `{"presence":"online"}`)); resp.StatusCode != 200 {
 		t.Errorf("write: %d %s", resp.StatusCode, bodyOf(resp))
 	}
 	resp := ask(site, request("GET", "http://example.com:9"+statusPath(bob), "bob-token", ""))
@@ -183,9 +185,9 @@ func TestExampleRoutesPresenceToItsWriter(t *testing.T) {
 	}
 	writer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Writer", "yes") }))
 	defer writer.Close()
-	site := newSite(t, newHomeserver(), strings.ReplaceAll(hint, "localhost:8083", strings.TrimPrefix(writer.URL, "http://"))+"reverse_proxy UPSTREAM")
+	site := newSite(t, scripted.New(), strings.ReplaceAll(hint, "localhost:8083", strings.TrimPrefix(writer.URL, "http://"))+"reverse_proxy UPSTREAM")
 	for path, want := range map[string]string{
-		statusPath(Alice): "yes",
+		statusPath(alice): "yes",
 		"/_matrix/client/r0/presence/%40alice%3Aexample.com/status":       "yes",
 		"/_matrix/client/unstable/presence/@alice%2Fx:example.com/status": "yes",
 		"/_matrix/client/api/v1/presence/@alice:example.com/statusfoo":    "yes",
@@ -199,7 +201,7 @@ func TestExampleRoutesPresenceToItsWriter(t *testing.T) {
 }
 
 func TestAnswersThatBreakOff(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, "matrix_presence\nreverse_proxy UPSTREAM")
 	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/status") {
@@ -211,7 +213,7 @@ func TestAnswersThatBreakOff(t *testing.T) {
 		return false, nil
 	}
 	for range 2 {
-		resp := ask(site, request("GET", "http://example.com:9"+statusPath(Alice), "bob-token", ""))
+		resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", ""))
 		if resp.StatusCode != http.StatusBadGateway {
 			t.Errorf("got %d, want 502", resp.StatusCode)
 		}
@@ -223,13 +225,13 @@ func TestAnswersThatBreakOff(t *testing.T) {
 	hs.Mu.Lock()
 	hs.Intercept = nil
 	hs.Mu.Unlock()
-	if resp := ask(site, request("GET", "http://example.com:9"+statusPath(Alice), "bob-token", "")); resp.StatusCode != 200 {
+	if resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")); resp.StatusCode != 200 {
 		t.Errorf("afterwards: %d", resp.StatusCode)
 	}
 }
 
 func TestVariablesAreThereForAccessLogs(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 		header >X-Cache {http.vars.matrix_presence.cache}
 		header >X-Decision {http.vars.matrix_presence.decision}
@@ -247,7 +249,7 @@ func TestVariablesAreThereForAccessLogs(t *testing.T) {
 		{"GET", "bob-token", "", "miss", "forwarded"},
 		{"GET", "bob-token", "", "", "limited"},
 	} {
-		resp := ask(site, request(tc.method, "http://example.com:9"+statusPath(Alice), tc.token, tc.body))
+		resp := ask(site, request(tc.method, "http://example.com:9"+statusPath(alice), tc.token, tc.body))
 		if got, got2 := resp.Header.Get("X-Cache"), resp.Header.Get("X-Decision"); got != tc.cache || got2 != tc.decision {
 			t.Errorf("%s by %q: %q and %q, want %q and %q", tc.method, tc.token, got, got2, tc.cache, tc.decision)
 		}
@@ -256,7 +258,7 @@ func TestVariablesAreThereForAccessLogs(t *testing.T) {
 
 // For the race detector: everything at once, with clients that go away.
 func TestManyClientsAtOnce(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	hs.Hidden = map[string]bool{}
 	site := newSite(t, hs, `
 		encode gzip
@@ -279,7 +281,7 @@ func TestManyClientsAtOnce(t *testing.T) {
 		wg.Go(func() {
 			user := []string{"alice", "bob", "carol"}[i%3]
 			for j := range 40 {
-				target := []string{Alice, bob, carol, fmt.Sprintf("@x%d:example.com", j)}[(i+j)%4]
+				target := []string{alice, bob, carol, fmt.Sprintf("@x%d:example.com", j)}[(i+j)%4]
 				r := request("GET", "http://example.com:9"+statusPath(target), user+"-token", "")
 				if j%8 == 0 {
 					r = request("PUT", "http://example.com:9"+statusPath("@"+user+":example.com"), user+"-token", `{"presence":"online"}`)
@@ -295,7 +297,7 @@ func TestManyClientsAtOnce(t *testing.T) {
 
 // What a homeserver sends of a sync before it is over reaches the client then.
 func TestSyncIsStreamed(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	release := make(chan struct{})
 	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if !strings.HasSuffix(r.URL.Path, "/sync") {

@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // provisioningServer returns the server that a site with these directives becomes, as it is before
@@ -70,7 +72,7 @@ func TestFieldsThatASiteNames(t *testing.T) {
 // What the site's handlers set, and what they look at, goes along with requests of ours,
 // and no other field of the client's does.
 func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 		request_header +X-Tenant one
 		matrix_presence
@@ -81,7 +83,7 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 		handle {
 			respond 404
 		}`)
-	r := request("GET", "http://example.com:9"+statusPath(Alice), "bob-token", "")
+	r := request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")
 	r.Header.Set("X-Beta", "1")
 	r.Header.Set("X-Tenant", strings.Repeat("x", 20_000))
 	r.Header.Set("X-Evil", "x")
@@ -105,7 +107,7 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 // A handler after us may answer a preflight by a field that one client sends. That answer
 // isn't learned for all others.
 func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 		@evil {
 			method OPTIONS
@@ -123,7 +125,7 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 			respond 204
 		}`)
 	for _, evil := range []string{"1", "", ""} {
-		r := request("OPTIONS", "http://example.com:9"+statusPath(Alice), "", "")
+		r := request("OPTIONS", "http://example.com:9"+statusPath(alice), "", "")
 		r.Header.Set("Origin", "https://app.example")
 		r.Header.Set("Access-Control-Request-Method", "GET")
 		if evil != "" {
@@ -134,7 +136,7 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 			t.Errorf("X-Evil %q: Access-Control-Allow-Origin %q, want %q", evil, resp.Header.Get("Access-Control-Allow-Origin"), want)
 		}
 	}
-	r := request("OPTIONS", "http://example.com:9"+statusPath(Alice), "", "")
+	r := request("OPTIONS", "http://example.com:9"+statusPath(alice), "", "")
 	r.Header.Set("Origin", "https://app.example")
 	r.Header.Set("Access-Control-Request-Method", "GET")
 	if resp := ask(site, r); resp.StatusCode != http.StatusNoContent || !strings.HasPrefix(resp.Header.Get("Cache-Status"), "matrix_presence; hit") {

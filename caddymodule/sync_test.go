@@ -12,10 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
@@ -31,7 +29,7 @@ func (p *proxy) sync(token, query string) string {
 		target += "?" + query
 	}
 	p.knows(token)
-	p.do(request("GET", target, token, ""))
+	p.Do(request("GET", target, token, ""))
 	return p.hs.lastSync().URL.RawQuery
 }
 
@@ -41,7 +39,7 @@ func (p *proxy) knows(token string) {
 	p.hs.Mu.Lock()
 	userID, ok := p.hs.Tokens[token]
 	p.hs.Mu.Unlock()
-	if ids := p.handler.gateway.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
+	if ids := p.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
 		under := ids.Begin(policy.Credential{Token: token})
 		under.Learn(policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now())
 		under.End()
@@ -69,7 +67,7 @@ func (p *proxy) wantSync(token, query, want string) {
 
 func (p *proxy) wantMetrics(want map[string]float64) {
 	p.t.Helper()
-	got := gather(p.t.(*testing.T), p.handler.Cache.Name)
+	got := p.samples()
 	for metric, n := range want {
 		if got[metric] != n {
 			p.t.Errorf("%s is %v, want %v", metric, got[metric], n)
@@ -78,15 +76,15 @@ func (p *proxy) wantMetrics(want map[string]float64) {
 }
 
 func TestSyncsAreNotLookedAtUnlessAskedFor(t *testing.T) {
-	for name, handler := range map[string]*Handler{"default": {}, "observed": {Mode: "observe"}, "coalesced": {OverLimit: "coalesce"}} {
+	for name, handler := range map[string]*options{"default": {}, "observed": {Mode: "observe"}, "coalesced": {OverLimit: "coalesce"}} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, handler)
 			for _, query := range []string{"", "set_presence=offline", "since=s&timeout=0"} {
 				p.wantSync("alice-token", query, query)
 			}
-			p.wantCounts(map[string]int{"other": 3, "whoami": 0})
-			p.put("alice-token", Alice, `{"presence":"online"}`)
-			if n := p.handler.gateway.memory.devices.Len(); n != 0 {
+			p.WantCounts(map[string]int{"other": 3, "whoami": 0})
+			p.Put("alice-token", alice, `{"presence":"online"}`)
+			if n := p.memory.devices.Len(); n != 0 {
 				t.Errorf("%d devices are remembered", n)
 			}
 			p.wantMetrics(map[string]float64{"requests_total sync": 0, "upstream_requests_total sync": 0})
@@ -96,7 +94,7 @@ func TestSyncsAreNotLookedAtUnlessAskedFor(t *testing.T) {
 
 func TestSyncLimitLetsChangesThroughAndTakesRepeatsOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
 		for _, s := range []struct {
 			query, want string
 		}{
@@ -122,7 +120,7 @@ func TestSyncLimitLetsChangesThroughAndTakesRepeatsOut(t *testing.T) {
 
 func TestSyncRefreshReachesTheHomeserver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", Refresh: caddy.Duration(10 * time.Second)})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", Refresh: 10 * time.Second})
 		let := 0
 		for range 60 {
 			if p.sync("alice-token", "since=s&timeout=0") == "since=s&timeout=0" {
@@ -138,10 +136,10 @@ func TestSyncRefreshReachesTheHomeserver(t *testing.T) {
 
 func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{
-			Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: caddy.Duration(10 * time.Second)},
+		p := newProxy(t, &options{
+			Sync: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: 10 * time.Second},
 			Exempt:  []string{"@bob:*"},
-			Classes: []Class{{Name: "carol", Match: []string{"@carol:*"}, SyncLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)}}},
+			Classes: []userClass{{Name: "carol", Match: []string{"@carol:*"}, SyncLimit: &rate{Events: 2, Window: time.Hour}}},
 		})
 		online, away := "set_presence=online&timeout=30000", "set_presence=unavailable&timeout=30000"
 		p.wantSync("alice-token", online, online)
@@ -170,20 +168,20 @@ func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
 	const warning = "raise rc_presence"
 	for name, tt := range map[string]struct {
-		handler *Handler
+		handler *options
 		want    int
 	}{
-		"told":     {&Handler{Sync: "limit", Homeserver: "synapse"}, 1},
-		"learned":  {&Handler{Sync: "limit"}, 1},
-		"off":      {&Handler{Sync: "off", Homeserver: "synapse"}, 0},
+		"told":     {&options{Sync: "limit", Homeserver: "synapse"}, 1},
+		"learned":  {&options{Sync: "limit"}, 1},
+		"off":      {&options{Sync: "off", Homeserver: "synapse"}, 0},
 		"watched":  {absorbing(), 0},
-		"Dendrite": {&Handler{Sync: "limit", Homeserver: "dendrite"}, 0},
+		"Dendrite": {&options{Sync: "limit", Homeserver: "dendrite"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, tt.handler)
 				logger, logs := testkit.NewLogs(slog.LevelWarn)
-				p.handler.gateway.logger = logger
+				p.gateway.logger = logger
 				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
 				for range 3 {
 					p.sync("alice-token", "")
@@ -191,7 +189,7 @@ func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
 				}
 				reloaded := *tt.handler
 				p.reload(&reloaded)
-				p.handler.gateway.logger = logger
+				p.gateway.logger = logger
 				p.sync("alice-token", "")
 				if got := logs.Count(warning); got != tt.want {
 					t.Errorf("%d warnings", got)
@@ -203,7 +201,7 @@ func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
 
 func TestDevicesOfDendriteAreDamped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
 		p.wantSync("alice-token", "", "")
 		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
 		p.wantSync("alice-phone", "set_presence=offline", "set_presence=unchanged")
@@ -225,10 +223,10 @@ func TestSyncOffTouchesNoPresence(t *testing.T) {
 		{"dendrite", "set_presence=offline", "set_presence=unchanged"},
 		{"dendrite", "set_presence=nonsense", "set_presence=nonsense"},
 	} {
-		p := newProxy(t, &Handler{Sync: "off", Homeserver: tt.homeserver, Cache: &Cache{Name: t.Name() + tt.homeserver}})
+		p := newProxy(t, &options{Sync: "off", Homeserver: tt.homeserver})
 		p.wantSync("alice-token", tt.query, tt.want)
 		p.wantSync("", tt.query, tt.want)
-		p.wantCounts(map[string]int{"whoami": 0})
+		p.WantCounts(map[string]int{"whoami": 0})
 		if uri := p.hs.lastSync().RequestURI; uri != p.hs.lastSync().URL.RequestURI() {
 			t.Errorf("the URI is %q, the URL %v", uri, p.hs.lastSync().URL)
 		}
@@ -236,11 +234,11 @@ func TestSyncOffTouchesNoPresence(t *testing.T) {
 }
 
 func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
-	p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+	p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
 	pass := func(what string, r *http.Request) {
 		t.Helper()
 		before := r.URL.RawQuery
-		p.do(r)
+		p.Do(r)
 		if got := p.hs.lastSync().URL.RawQuery; got != before {
 			t.Errorf("%s: %q reached the homeserver as %q", what, before, got)
 		}
@@ -256,7 +254,7 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 	}
 	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/whoami") {
-			return true, caddyhttp.Error(502, errors.New("no connection"))
+			return true, failed(502, errors.New("no connection"))
 		}
 		return false, nil
 	}
@@ -268,20 +266,20 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 
 // Synapse serves it under a further prefix, and HEAD like GET.
 func TestEverySpellingOfASyncCounts(t *testing.T) {
-	p := newProxy(t, &Handler{Sync: "off", Homeserver: "synapse"})
+	p := newProxy(t, &options{Sync: "off", Homeserver: "synapse"})
 	for _, path := range []string{"/_matrix/client/v3/sync", "/_matrix/client/r0/sync", "/_matrix/client/unstable/sync"} {
 		for _, method := range []string{"GET", "HEAD"} {
-			p.do(request(method, path, "alice-token", ""))
+			p.Do(request(method, path, "alice-token", ""))
 			if got := p.hs.lastSync().URL.RawQuery; got != "set_presence=offline" {
 				t.Errorf("%s %s reached the homeserver with %q", method, path, got)
 			}
 		}
 	}
-	p = newProxy(t, &Handler{Sync: "off", Homeserver: "dendrite", Cache: &Cache{Name: t.Name() + "2"}})
+	p = newProxy(t, &options{Sync: "off", Homeserver: "dendrite"})
 	for _, r := range []*http.Request{
 		request("GET", "/_matrix/client/unstable/sync", "alice-token", ""), request("HEAD", syncPath, "alice-token", ""),
 	} {
-		p.do(r)
+		p.Do(r)
 		if got := p.hs.lastSync().URL.RawQuery; got != "" {
 			t.Errorf("%s %s, which Dendrite doesn't serve, reached it with %q", r.Method, r.URL.Path, got)
 		}
@@ -291,7 +289,7 @@ func TestEverySpellingOfASyncCounts(t *testing.T) {
 
 // With repeat_writes alone syncs are looked at, and nothing of them is changed.
 func TestSyncPassChangesNoSync(t *testing.T) {
-	p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "dendrite"})
+	p := newProxy(t, &options{RepeatWrites: "absorb", WriteLimit: &rate{Off: true}, Homeserver: "dendrite"})
 	for range 10 {
 		for _, query := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"} {
 			for _, token := range []string{"alice-token", "alice-phone"} {
@@ -303,21 +301,21 @@ func TestSyncPassChangesNoSync(t *testing.T) {
 }
 
 func TestSyncWithARevokedTokenEndsItsIdentity(t *testing.T) {
-	p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+	p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
 	p.sync("alice-token", "")
 	p.hs.Mu.Lock()
 	delete(p.hs.Tokens, "alice-token")
 	p.hs.Mu.Unlock()
 	p.sync("alice-token", "")
-	p.wantError(p.get("alice-token", Alice), 401, "M_UNKNOWN_TOKEN")
-	p.wantCounts(map[string]int{"whoami": 1})
+	p.WantError(p.Get("alice-token", alice), 401, "M_UNKNOWN_TOKEN")
+	p.WantCounts(map[string]int{"whoami": 1})
 }
 
 func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
-	for name, handler := range map[string]func() *Handler{
-		"limit": func() *Handler { return &Handler{Sync: "limit", Homeserver: "synapse"} },
-		"repeat_writes": func() *Handler {
-			return &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "synapse"}
+	for name, handler := range map[string]func() *options{
+		"limit": func() *options { return &options{Sync: "limit", Homeserver: "synapse"} },
+		"repeat_writes": func() *options {
+			return &options{RepeatWrites: "absorb", WriteLimit: &rate{Off: true}, Homeserver: "synapse"}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -329,14 +327,14 @@ func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 						return false, nil
 					}
 					p.hs.Mu.Lock()
-					p.hs.Presence[Alice] = `{"presence":"` + r.URL.Query().Get("set_presence") + `"}`
+					p.hs.Presence[alice] = `{"presence":"` + r.URL.Query().Get("set_presence") + `"}`
 					p.hs.Mu.Unlock()
 					<-release
 					return false, nil
 				}
 				want := func(presence, cacheStatus string) {
 					t.Helper()
-					p.want(p.get("bob-token", Alice), 200, presence, cacheStatus)
+					p.Want(p.Get("bob-token", alice), 200, presence, cacheStatus)
 				}
 				away := `{"presence":"unavailable"}`
 				want("", "matrix_presence; fwd=miss; stored")
@@ -365,20 +363,20 @@ func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 // again: readers see both at once.
 func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
-		p.get("alice-token", bob)
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p.Get("alice-token", bob)
 		sets := func(presence string) {
 			p.hs.Mu.Lock()
 			defer p.hs.Mu.Unlock()
-			p.hs.Presence[Alice] = `{"presence":"` + presence + `"}`
+			p.hs.Presence[alice] = `{"presence":"` + presence + `"}`
 		}
 		want := func(presence, cacheStatus string) {
 			t.Helper()
-			p.want(p.get("bob-token", Alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
+			p.Want(p.Get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
 		}
 		const away = "since=s&timeout=0&set_presence=unavailable"
 		message := func() {
-			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
+			p.Do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
 		}
 		p.sync("alice-token", away)
 		sets("unavailable")
@@ -408,7 +406,7 @@ func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 		p.sync("alice-token", away)
 		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method == http.MethodPut {
-				p.do(request("GET", syncPath+"?"+away, "alice-token", ""))
+				p.Do(request("GET", syncPath+"?"+away, "alice-token", ""))
 			}
 			return false, nil
 		})
@@ -421,17 +419,17 @@ func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 // within, and what was read of that, was taken for what the presence is.
 func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb"})
-		p.get("alice-token", bob)
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb"})
+		p.Get("alice-token", bob)
 		p.sync("alice-token", "since=s&timeout=0")
 		sets := func(presence string) {
 			p.hs.Mu.Lock()
 			defer p.hs.Mu.Unlock()
-			p.hs.Presence[Alice] = `{"presence":"` + presence + `"}`
+			p.hs.Presence[alice] = `{"presence":"` + presence + `"}`
 		}
 		want := func(presence, cacheStatus string) {
 			t.Helper()
-			p.want(p.get("bob-token", Alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
+			p.Want(p.Get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
 		}
 		release := make(chan struct{})
 		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
@@ -443,7 +441,7 @@ func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 		})
 		var over sync.WaitGroup
 		over.Go(func() {
-			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m%2Eroom.message/1", "alice-token", "{}"))
+			p.Do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m%2Eroom.message/1", "alice-token", "{}"))
 		})
 		synctest.Wait()
 		p.sync("alice-token", "since=s&timeout=0&set_presence=unavailable")
@@ -461,24 +459,24 @@ func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 
 func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
-		p.put("alice-token", Alice, `{"presence":"unavailable","status_msg":"x"}`)
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p.Put("alice-token", alice, `{"presence":"unavailable","status_msg":"x"}`)
 		for _, want := range []string{"unavailable", "offline"} { // the first goes through
 			p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence="+want)
 		}
-		p.put("bob-token", Alice, `{"presence":"online"}`) // refused
+		p.Put("bob-token", alice, `{"presence":"online"}`) // refused
 		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method == "PUT" {
 				answer(w, 429, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests"}`)
 			}
 			return r.Method == "PUT", nil
 		}
-		p.put("alice-token", Alice, `{"presence":"online"}`) // refused, too
+		p.Put("alice-token", alice, `{"presence":"online"}`) // refused, too
 		p.hs.Intercept = nil
 		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline")
-		p.put("alice-token", Alice, `{"presence":"online"}`)
+		p.Put("alice-token", alice, `{"presence":"online"}`)
 		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=unavailable")
-		if body := bodyOf(p.get("bob-token", Alice)); body != `{"presence":"online","status_msg":""}` {
+		if body := bodyOf(p.Get("bob-token", alice)); body != `{"presence":"online","status_msg":""}` {
 			t.Errorf("the write reached the homeserver as %s", body)
 		}
 	})
@@ -487,11 +485,11 @@ func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
 // A sync that the homeserver didn't take has told it nothing.
 func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 	for name, fail := range map[string]func(w http.ResponseWriter) error{
-		"error":  func(http.ResponseWriter) error { return caddyhttp.Error(502, errors.New("no connection")) },
+		"error":  func(http.ResponseWriter) error { return failed(502, errors.New("no connection")) },
 		"status": func(w http.ResponseWriter) error { answer(w, 500, `{}`); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+			p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
 			query := "since=s&timeout=0"
 			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/sync") {
@@ -513,8 +511,8 @@ func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 const slidingPath = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 
 func TestSlidingSyncOfTuwunel(t *testing.T) {
-	p := newProxy(t, &Handler{
-		Sync: "limit", Homeserver: "tuwunel", MaxBody: 100, SyncLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)},
+	p := newProxy(t, &options{
+		Sync: "limit", Homeserver: "tuwunel", MaxBody: 100, SyncLimit: &rate{Events: 1, Window: time.Hour},
 	})
 	var got string
 	var length int64
@@ -539,13 +537,13 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 		{`nonsense`, `nonsense`},
 		{large, large},
 	} {
-		p.do(request("POST", slidingPath+"?timeout=0", "alice-token", s.body))
+		p.Do(request("POST", slidingPath+"?timeout=0", "alice-token", s.body))
 		if got != s.want || length != int64(len(s.want)) {
 			t.Errorf("%s reached the homeserver as %s, length %d", s.body, got, length)
 		}
 		r := request("POST", slidingPath, "alice-token", s.body)
 		r.ContentLength = -1 // in chunks
-		p.do(r)
+		p.Do(r)
 		if got != s.want || s.want == s.body && length != -1 {
 			t.Errorf("%s in chunks reached the homeserver as %s, length %d", s.body, got, length)
 		}
@@ -558,7 +556,7 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 		_, broken = io.ReadAll(r.Body)
 		return false, nil
 	}
-	p.do(r)
+	p.Do(r)
 	if !errors.Is(broken, io.ErrUnexpectedEOF) {
 		t.Errorf("a body that broke off ended with %v", broken)
 	}
@@ -610,7 +608,7 @@ func TestHomeserverIsLearned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "off"})
+				p := newProxy(t, &options{Sync: "off"})
 				p.tells(tt.answers)
 				p.wantSync("alice-token", "", "")
 				synctest.Wait()
@@ -625,7 +623,7 @@ func TestHomeserverIsLearned(t *testing.T) {
 
 func TestHomeserverIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "off"})
+		p := newProxy(t, &options{Sync: "off"})
 		asked := func(want float64) {
 			t.Helper()
 			synctest.Wait()
@@ -660,14 +658,14 @@ func TestHomeserverIsAskedAgain(t *testing.T) {
 // A homeserver that was down tells as soon as it is up.
 func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 	for name, fail := range map[string]func() error{
-		"down":  func() error { return caddyhttp.Error(502, errors.New("no connection")) },
-		"hangs": func() error { time.Sleep(softwareTimeout); return caddyhttp.Error(504, errors.New("timeout")) },
+		"down":  func() error { return failed(502, errors.New("no connection")) },
+		"hangs": func() error { time.Sleep(softwareTimeout); return failed(504, errors.New("timeout")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "limit"})
+				p := newProxy(t, &options{Sync: "limit"})
 				logger, logs := testkit.NewLogs(slog.LevelWarn)
-				p.handler.gateway.logger = logger
+				p.gateway.logger = logger
 				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.Contains(r.URL.Path, "/version") {
 						return true, fail()
@@ -698,7 +696,7 @@ func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 // Many syncs, one question.
 func TestNoSyncWaitsForTheHomeserversName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "off"})
+		p := newProxy(t, &options{Sync: "off"})
 		release := make(chan struct{})
 		p.tells(map[string]func(w http.ResponseWriter){"/_matrix/federation/v1/version": func(w http.ResponseWriter) {
 			<-release
@@ -717,10 +715,10 @@ func TestNoSyncWaitsForTheHomeserversName(t *testing.T) {
 // What a client shows of itself is not needed for the question.
 func TestHomeserverIsAskedWithoutACredential(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "off"})
+		p := newProxy(t, &options{Sync: "off"})
 		r := request("GET", syncPath+"?access_token=alice-token", "", "")
 		r.Header.Set("Cookie", "session=1")
-		p.do(r)
+		p.Do(r)
 		synctest.Wait()
 		i := slices.IndexFunc(p.hs.Seen, func(r *http.Request) bool { return r.URL.String() == "/_matrix/federation/v1/version" })
 		if i < 0 {
@@ -734,7 +732,7 @@ func TestHomeserverIsAskedWithoutACredential(t *testing.T) {
 
 func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: time.Hour}})
 		for _, s := range []struct{ query, decision string }{
 			{"since=s&timeout=0", "forwarded"},
 			{"since=s&timeout=0", "quieted"},
@@ -754,7 +752,7 @@ func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 // reverse_proxy panics if an answer breaks off.
 func TestSyncThatBreaksOffEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
 		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/sync") {
 				panic(http.ErrAbortHandler)
@@ -776,36 +774,36 @@ func TestSyncThatBreaksOffEnds(t *testing.T) {
 // nothing.
 func TestWriteAfterASyncIsNoRepeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "synapse"})
+		p := newProxy(t, &options{RepeatWrites: "absorb", WriteLimit: &rate{Off: true}, Homeserver: "synapse"})
 		away := `{"presence":"unavailable"}`
-		p.put("alice-token", Alice, away)
-		p.put("alice-token", Alice, away)
-		p.wantCounts(map[string]int{"PUT": 1})
+		p.Put("alice-token", alice, away)
+		p.Put("alice-token", alice, away)
+		p.WantCounts(map[string]int{"PUT": 1})
 		p.sync("alice-token", "set_presence=unavailable") // no change
-		p.put("alice-token", Alice, away)
-		p.wantCounts(map[string]int{"PUT": 1})
+		p.Put("alice-token", alice, away)
+		p.WantCounts(map[string]int{"PUT": 1})
 		p.sync("alice-phone", "")
-		p.put("alice-token", Alice, away)
-		p.wantCounts(map[string]int{"PUT": 2})
+		p.Put("alice-token", alice, away)
+		p.WantCounts(map[string]int{"PUT": 2})
 	})
 }
 
 // A sync whose token nobody knows yet goes at once, and teaches. What it may have changed
 // is forgotten then.
 func TestNoSyncWaitsForWhoAmI(t *testing.T) {
-	for name, handler := range map[string]*Handler{
-		"limit":    {Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}},
-		"pass":     {Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}},
+	for name, handler := range map[string]*options{
+		"limit":    {Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}},
+		"pass":     {Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}},
 		"observed": {Mode: "observe", Sync: "limit", Homeserver: "synapse"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, handler)
-				p.put("alice-phone", Alice, online)
-				p.put("alice-phone", Alice, online) // absorbed
-				p.get("bob-token", Alice)
+				p.Put("alice-phone", alice, online)
+				p.Put("alice-phone", alice, online) // absorbed
+				p.Get("bob-token", alice)
 				time.Sleep(defaultSettle)
-				p.get("bob-token", Alice)
+				p.Get("bob-token", alice)
 				writes := p.hs.Count("PUT")
 				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.HasSuffix(r.URL.Path, "/whoami") {
@@ -814,15 +812,15 @@ func TestNoSyncWaitsForWhoAmI(t *testing.T) {
 					return false, nil
 				})
 				start := time.Now()
-				sync := func() { p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", "")) }
+				sync := func() { p.Do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", "")) }
 				sync()
 				if took := time.Since(start); took != 0 {
 					t.Errorf("it took %v", took)
 				}
 				time.Sleep(6 * time.Second)
 				p.hs.AnswerBy(nil)
-				p.put("alice-phone", Alice, online)
-				p.wantCounts(map[string]int{"PUT": writes + 1})
+				p.Put("alice-phone", alice, online)
+				p.WantCounts(map[string]int{"PUT": writes + 1})
 				time.Sleep(defaultSettle)
 				sync()
 				p.wantMetrics(map[string]float64{"sync_writes_total unknown": 1, "sync_writes_total changed": 1})
@@ -834,7 +832,7 @@ func TestNoSyncWaitsForWhoAmI(t *testing.T) {
 // Whose an idle client's token is, is asked once: the homeserver checks it each time.
 func TestIdleClientIsNotAskedAbout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
 		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/sync") {
 				time.Sleep(30 * time.Second)
@@ -842,13 +840,13 @@ func TestIdleClientIsNotAskedAbout(t *testing.T) {
 			return false, nil
 		})
 		for range 40 { // 20 minutes
-			p.do(request("GET", syncPath+"?since=s&timeout=30000", "alice-token", ""))
+			p.Do(request("GET", syncPath+"?since=s&timeout=30000", "alice-token", ""))
 		}
-		p.wantCounts(map[string]int{"whoami": 1, "other": 40})
+		p.WantCounts(map[string]int{"whoami": 1, "other": 40})
 		p.wantMetrics(map[string]float64{"sync_writes_total unknown": 1, "sync_writes_total changed": 1, "sync_writes_total repeated": 38})
 		// What would authorise something is asked for.
-		p.put("alice-token", Alice, online)
-		p.wantCounts(map[string]int{"whoami": 2})
+		p.Put("alice-token", alice, online)
+		p.WantCounts(map[string]int{"whoami": 2})
 	})
 }
 
@@ -863,12 +861,12 @@ func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 	} {
 		t.Run(mode, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				handler := &Handler{Mode: "observe", Sync: mode, Homeserver: "synapse"}
+				handler := &options{Mode: "observe", Sync: mode, Homeserver: "synapse"}
 				if mode == "limit" {
-					handler.SyncLimit = &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
+					handler.SyncLimit = &rate{Events: 1, Window: time.Hour}
 				}
 				p := newProxy(t, handler)
-				p.get("alice-token", bob) // so that it is known whose token it is: no sync waits for that
+				p.Get("alice-token", bob) // so that it is known whose token it is: no sync waits for that
 				synctest.Wait()
 				for range 3 {
 					for _, query := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"} {
@@ -876,9 +874,9 @@ func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 					}
 				}
 				p.wantMetrics(want)
-				p.get("bob-token", Alice)
+				p.Get("bob-token", alice)
 				time.Sleep(defaultSettle)
-				p.want(p.get("bob-token", Alice), 200, "", "")
+				p.Want(p.Get("bob-token", alice), 200, "", "")
 			})
 		})
 	}
@@ -890,11 +888,11 @@ func TestNothingIsAbsorbedPastASyncThatIsNotJudged(t *testing.T) {
 	for name, query := range map[string]string{"unknown homeserver": "since=s&timeout=0", "odd query": "x;set_presence=online"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{RepeatWrites: "absorb", Sync: "limit", WriteLimit: &Limit{Off: true}})
-				p.put("alice-token", Alice, unavailable)
-				p.get("bob-token", Alice)
+				p := newProxy(t, &options{RepeatWrites: "absorb", Sync: "limit", WriteLimit: &rate{Off: true}})
+				p.Put("alice-token", alice, unavailable)
+				p.Get("bob-token", alice)
 				p.wantSync("alice-token", query, query)
-				p.want(p.put("alice-token", Alice, unavailable), 200, "{}", "matrix_presence; fwd=method")
+				p.Want(p.Put("alice-token", alice, unavailable), 200, "{}", "matrix_presence; fwd=method")
 			})
 		})
 	}
