@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,6 +167,9 @@ type proxy struct {
 	memory  *memory
 	hs      *homeserver
 
+	// answers are the times that the homeserver took, by reason.
+	answers map[string]*observed
+
 	// all are the gateways of the memory.
 	all *[]*Gateway
 }
@@ -174,9 +178,13 @@ type proxy struct {
 func newProxy(t testing.TB, o *options) *proxy {
 	t.Helper()
 	set := o.settings(t)
-	latency := func(string) Observer { return new(observed) }
+	answers := make(map[string]*observed)
+	latency := func(reason string) Observer {
+		answers[reason] = new(observed)
+		return answers[reason]
+	}
 	m := newMemory(set.sizes, latency, func(any) {})
-	p := &proxy{t: t, memory: m, hs: &homeserver{scripted.New()}, all: new([]*Gateway)}
+	p := &proxy{t: t, memory: m, answers: answers, hs: &homeserver{scripted.New()}, all: new([]*Gateway)}
 	p.Client = p.client()
 	p.begin(set)
 	return p
@@ -266,11 +274,11 @@ func (p *proxy) logged() *testkit.Logs {
 }
 
 // observed counts what it is told.
-type observed struct{ n int }
+type observed struct{ n atomic.Int64 }
 
-func (o *observed) Observe(float64) { o.n++ }
+func (o *observed) Observe(float64) { o.n.Add(1) }
 
-// samples are what has been counted, by metric and label values in the order of the
+// samples are what has been counted, and how many times of the homeserver, by metric and label values in the order of the
 // labels' names: "outcomes_total hit read".
 func (p *proxy) samples() map[string]float64 {
 	values := make(map[string]float64)
@@ -283,6 +291,9 @@ func (p *proxy) samples() map[string]float64 {
 		}
 		values[key] = value
 	})
+	for reason, times := range p.answers {
+		values["upstream_seconds "+reason] = float64(times.n.Load())
+	}
 	return values
 }
 

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
@@ -741,7 +740,7 @@ func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 			{"since=s&timeout=0", "held"},
 		} {
 			p.sync("alice-token", s.query)
-			vars := p.hs.lastSync().Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+			vars := stateOf(p.hs.lastSync()).vars
 			if vars[varDecision] != s.decision || vars[varCache] != nil {
 				t.Errorf("%s: decision %v, cache %v, want %s", s.query, vars[varDecision], vars[varCache], s.decision)
 			}
