@@ -334,7 +334,7 @@ func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
 					known := func(token string) (asked int) {
 						asked = hs.Count("whoami")
 						ask(site, from("GET", statusPath(alice), token, "", false))
-						memoryOfSite().rest()
+						rest()
 						return hs.Count("whoami") - asked
 					}
 					known("alice-token")
@@ -366,12 +366,11 @@ func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
 	}
 }
 
-// rest waits until nobody asks behind a client's back.
-func (m *memory) rest() {
-	for asking := true; asking; runtime.Gosched() {
-		m.learning.mu.Lock()
-		asking = m.learning.taken > 0
-		m.learning.mu.Unlock()
+// rest waits until the handlers of a test's site have nothing under way that no client waits
+// for.
+func rest() {
+	for memoryOfSite().Unattended() > 0 {
+		runtime.Gosched()
 	}
 }
 
@@ -383,6 +382,16 @@ func memoryOfSite() (found *memory) {
 		}
 	})
 	return found
+}
+
+// entriesOfSite returns how many entries a table of a test's site has.
+func entriesOfSite(table string) (n float64) {
+	memoryOfSite().Samples(func(metric *Metric, value float64, labels ...string) {
+		if metric.Name == "entries" && labels[0] == table {
+			n = value
+		}
+	})
+	return n
 }
 
 // A site that answers the admin API itself, with JSON, has ended nobody's sessions. Whoever has
@@ -418,12 +427,12 @@ func TestSitesOwnRefusalIsNotKeptInModeObserve(t *testing.T) {
 		hs := scripted.New()
 		site := newSite(t, hs, "matrix_presence {\nmode observe\n}\n@ban remote_ip 203.0.113.1\nrespond @ban `{\"errcode\":\"M_FORBIDDEN\"}` "+status+"\nreverse_proxy UPSTREAM")
 		ask(site, presenceRequest("GET", "alice-token", ""))
-		memoryOfSite().rest()
+		rest()
 		r := request("GET", "http://example.com:9"+statusPath(bob), "alice-token", "")
 		r.RemoteAddr = "203.0.113.1:1"
 		ask(site, r)
-		memoryOfSite().rest()
-		if _, _, refused := memoryOfSite().presence.Len(); refused != 0 {
+		rest()
+		if refused := entriesOfSite("refusals"); refused != 0 {
 			t.Errorf("%s: %d refusals are kept", status, refused)
 		}
 	}
