@@ -82,7 +82,7 @@ func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
 	case http.MethodDelete:
 		now := time.Now()
 		eachMemory(func(_ string, m *pooled) {
-			for _, talkers := range m.talkers {
+			for _, talkers := range m.store.talkers {
 				talkers.Reset(now)
 			}
 		})
@@ -98,7 +98,7 @@ func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
 func talkerLists() []talkerList {
 	lists := []talkerList{}
 	eachMemory(func(name string, m *pooled) {
-		for limit, talkers := range m.talkers {
+		for limit, talkers := range m.store.talkers {
 			top, total, since := talkers.Top()
 			list := talkerList{name, limitNames[limit], since.UTC(), total, make([]talker, len(top))}
 			for i, one := range top {

@@ -14,7 +14,7 @@ import (
 )
 
 // askAdmin returns what the admin endpoint answers, with the lists of p only.
-func (p *proxy) askAdmin(method string) (status int, lists []talkerList) {
+func (p *handled) askAdmin(method string) (status int, lists []talkerList) {
 	p.t.Helper()
 	recorder := httptest.NewRecorder()
 	route := adminTalkers{}.Routes()[0]
@@ -39,7 +39,7 @@ func (p *proxy) askAdmin(method string) (status int, lists []talkerList) {
 func TestAdminListsWhoIsLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		once := &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
-		p := newProxy(t, &Handler{
+		p := handle(t, &Handler{
 			WriteLimit: once, ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)},
 			Sync: "limit", Homeserver: "synapse", SyncLimit: once,
 		})
@@ -54,18 +54,19 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 		want([]talkerList{{name, "read", start, 0, []talker{}}, {name, "write", start, 0, []talker{}}, {name, "sync", start, 0, []talker{}}})
 
 		for range 4 {
-			p.put("alice-token", alice, `{"presence":"online"}`)
-			p.put("alice-phone", alice, `{"presence":"offline"}`)
-			p.put("bob-token", alice, `{"presence":"offline"}`) // refused, not limited
-			p.get("bob-token", alice)
+			p.Put("alice-token", alice, `{"presence":"online"}`)
+			p.Put("alice-phone", alice, `{"presence":"offline"}`)
+			p.Put("bob-token", alice, `{"presence":"offline"}`) // refused, not limited
+			p.Get("bob-token", alice)
 		}
-		p.put("bob-token", bob, `{"presence":"online"}`)
-		p.put("bob-token", bob, `{"presence":"online"}`)
-		p.sync("carol-token", "")
-		p.sync("carol-token", "set_presence=unavailable")
-		p.sync("carol-token", "")
+		p.Put("bob-token", bob, `{"presence":"online"}`)
+		p.Put("bob-token", bob, `{"presence":"online"}`)
+		p.Get("carol-token", carol) // so that it is known whose the token is
+		for _, query := range []string{"", "?set_presence=unavailable", ""} {
+			p.Do(request("GET", "/_matrix/client/v3/sync"+query, "carol-token", ""))
+		}
 		// A credential of which it isn't certain what it is, but whose it may be.
-		p.do(request("GET", statusPath(alice)+"?access_token=bob-token", "made-up", ""))
+		p.Do(request("GET", statusPath(alice)+"?access_token=bob-token", "made-up", ""))
 		reads := talkerList{name, "read", start, 3, []talker{{bob, 3, 3}}}
 		writes := talkerList{name, "write", start, 8, []talker{{alice, 7, 7}, {bob, 1, 1}}}
 		syncs := talkerList{name, "sync", start, 1, []talker{{carol, 1, 1}}}
@@ -82,15 +83,15 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 			t.Errorf("DELETE: %d", status)
 		}
 		now := time.Now().UTC()
-		p.put("alice-token", alice, `{"presence":"online"}`) // the budget is as it was
+		p.Put("alice-token", alice, `{"presence":"online"}`) // the budget is as it was
 		want([]talkerList{{name, "read", now, 0, []talker{}}, {name, "write", now, 1, []talker{{alice, 1, 1}}}, {name, "sync", now, 0, []talker{}}})
 	})
 }
 
 func TestAdminDoesNotListTheExempt(t *testing.T) {
-	p := newProxy(t, &Handler{WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}, Exempt: []string{alice}})
+	p := handle(t, &Handler{WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}, Exempt: []string{alice}})
 	for range 3 {
-		p.put("alice-token", alice, `{"presence":"online"}`)
+		p.Put("alice-token", alice, `{"presence":"online"}`)
 	}
 	if _, lists := p.askAdmin("GET"); len(lists) != int(limitCount) || len(lists[1].Users) != 0 {
 		t.Errorf("got %v", lists)

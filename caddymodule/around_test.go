@@ -1,25 +1,20 @@
 package caddymodule
 
 import (
-	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // These are about Caddy's other handlers: what our requests do to them, and they to ours.
@@ -43,18 +38,11 @@ func init() {
 	})
 }
 
-// logged has what a handler logs noted.
-func logged(h *Handler) *testkit.Logs {
-	logger, logs := testkit.NewLogs(slog.LevelInfo)
-	h.gateway.logger = logger
-	return logs
-}
-
 // faultOf returns the fault that the handlers of a memory have logged last.
 func faultOf(name string) (found fault) {
 	eachMemory(func(other string, m *pooled) {
 		if other == name {
-			found = fault(m.faults.state.Load())
+			found = fault(m.store.faults.state.Load())
 		}
 	})
 	return found
@@ -73,8 +61,8 @@ func TestSlowLookupIsNoFailureOfTheUpstream(t *testing.T) {
 		"fail_duration 20s\nmax_fails 1\nlb_try_duration 5s\nlb_retries 3",
 		"fail_duration 20s\nlb_try_duration 5s\nlb_retry_match {\nmethod GET PUT\n}",
 	} {
-		hs := newHomeserver()
-		hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		hs := scripted.New()
+		hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/whoami") {
 				<-r.Context().Done()
 				return true, nil
@@ -87,7 +75,7 @@ func TestSlowLookupIsNoFailureOfTheUpstream(t *testing.T) {
 				t.Errorf("%q: the write got %d", options, resp.StatusCode)
 			}
 		}
-		if n := hs.count("whoami"); n != 3 {
+		if n := hs.Count("whoami"); n != 3 {
 			t.Errorf("%q: %d questions, want 3", options, n)
 		}
 		if resp := ask(site, request("GET", "http://example.com:9/_matrix/media/v3/download/x/y", "", "")); resp.StatusCode == http.StatusServiceUnavailable {
@@ -126,7 +114,7 @@ func TestSiteAnswersForItself(t *testing.T) {
 }
 
 func testSiteAnswer(t *testing.T, tc siteAnswer, ttl string) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 				matrix_presence {
 					cache {
@@ -196,7 +184,7 @@ func TestAnswersInPlaceOfTheHomeservers(t *testing.T) {
 		"no homeserver": {with(""), 405, 502, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			hs := newHomeserver()
+			hs := scripted.New()
 			site := newSite(t, hs, `
 				route {
 					matrix_presence {
@@ -216,7 +204,7 @@ func TestAnswersInPlaceOfTheHomeservers(t *testing.T) {
 			if resp := ask(site, presenceRequest("GET", "alice-token", "")); resp.StatusCode != 200 {
 				t.Fatalf("before: %d", resp.StatusCode)
 			}
-			hs.answerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			hs.AnswerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
 				w.Header().Set("Retry-After", "9")
 				http.Error(w, "from a proxy", tc.upstream)
 				return true, nil
@@ -264,7 +252,7 @@ func TestSuccessOfTheSitePermitsNothing(t *testing.T) {
 		for _, mode := range []string{"enforce", "observe"} {
 			t.Run(name+", "+mode, func(t *testing.T) {
 				// Its neighbour of the same memory enforces.
-				hs := newHomeserver()
+				hs := scripted.New()
 				site := newSite(t, hs, `
 					route /_matrix/* {
 						matrix_presence {
@@ -294,9 +282,9 @@ func TestSuccessOfTheSitePermitsNothing(t *testing.T) {
 // A write that the homeserver failed to take isn't one that it has, whatever the site says:
 // what repeats it is no repeat.
 func TestSuccessOfTheSiteAcknowledgesNothing(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, "matrix_presence {\nrepeat_writes absorb\n}\nreverse_proxy UPSTREAM {\n@down status 5xx\nhandle_response @down {\nrespond `{}` 200\n}\n}")
-	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method != "PUT" {
 			return false, nil
 		}
@@ -309,18 +297,18 @@ func TestSuccessOfTheSiteAcknowledgesNothing(t *testing.T) {
 		}
 	}
 	write()
-	hs.answerBy(nil)
+	hs.AnswerBy(nil)
 	write()
 	write() // this one is
-	if n := hs.count("PUT"); n != 2 {
+	if n := hs.Count("PUT"); n != 2 {
 		t.Errorf("the homeserver got %d writes, want 2", n)
 	}
 }
 
 // What the site answered the preflight of some clients with was remembered as the homeserver's.
 func TestPreflightsOfTheSiteAreNotLearned(t *testing.T) {
-	hs := newHomeserver()
-	hs.answerPreflights(204, synapsePreflight...)
+	hs := scripted.New()
+	hs.AnswerPreflights(204, scripted.SynapsePreflight...)
 	site := newSite(t, hs, `
 		matrix_presence {
 			preflight local
@@ -336,7 +324,7 @@ func TestPreflightsOfTheSiteAreNotLearned(t *testing.T) {
 		{"203.0.113.1", "matrix_presence; fwd=miss"}, {"203.0.113.1", "matrix_presence; fwd=miss"},
 		{"192.0.2.1", "matrix_presence; fwd=miss; stored"}, {"192.0.2.1", "matrix_presence; hit; ttl=299"},
 	} {
-		r := preflight(app, "GET", "authorization")
+		r := scripted.Preflight(browserApp, "GET", "authorization")
 		r.URL.Host, r.Host, r.RemoteAddr = "example.com:9", "example.com:9", tc.address+":1"
 		if resp := ask(site, r); resp.StatusCode != 204 || resp.Header.Get("Cache-Status") != tc.cacheStatus {
 			t.Errorf("%s: %d, Cache-Status %q", tc.address, resp.StatusCode, resp.Header.Get("Cache-Status"))
@@ -346,7 +334,7 @@ func TestPreflightsOfTheSiteAreNotLearned(t *testing.T) {
 
 // A page of the site's that is too large for us was cut off on its way to a writer.
 func TestLargeRefusalOfTheSite(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, "matrix_presence\nroute {\nrespond @banned \""+strings.Repeat("x", 100_000)+"\" 403\n@banned remote_ip 203.0.113.1\nreverse_proxy UPSTREAM\n}")
 	r := presenceRequest("PUT", "alice-token", `{"presence":"online"}`)
 	r.RemoteAddr = "203.0.113.1:1"
@@ -366,7 +354,7 @@ func TestAuthenticationServiceBehindUs(t *testing.T) {
 		}
 	}))
 	defer service.Close()
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, "matrix_presence\nhandle {\nforward_auth "+strings.TrimPrefix(service.URL, "http://")+" {\nuri /\n}\nreverse_proxy UPSTREAM\n}")
 	for _, cookie := range []string{"", "session=alice", ""} {
 		r := presenceRequest("PUT", "alice-token", `{"presence":"online"}`)
@@ -386,7 +374,7 @@ func TestAuthenticationServiceBehindUs(t *testing.T) {
 
 // abort closes the connection of the client, not only that of our request.
 func TestSiteAborts(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, "matrix_presence {\ncache {\nttl 1ns\n}\n}\nroute {\n@banned remote_ip 203.0.113.1\nabort @banned\nreverse_proxy UPSTREAM\n}")
 	ask(site, presenceRequest("GET", "alice-token", "")) // who she is is known then
 	for _, r := range []*http.Request{
@@ -405,19 +393,11 @@ func TestSiteAborts(t *testing.T) {
 	}
 }
 
-func zipped(text string) string {
-	var packed bytes.Buffer
-	zip := gzip.NewWriter(&packed)
-	_, _ = io.WriteString(zip, text)
-	_ = zip.Close()
-	return packed.String()
-}
-
 // With header_up Accept-Encoding gzip, which some take for faster, every answer to us came
 // packed, and every write was 502.
 func TestHomeserverThatIsMadeToCompress(t *testing.T) {
-	hs := newHomeserver()
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs := scripted.New()
+	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Header.Get("Accept-Encoding") != "gzip" || r.Method == "PUT" {
 			return false, nil
 		}
@@ -445,62 +425,6 @@ func TestHomeserverThatIsMadeToCompress(t *testing.T) {
 	}
 }
 
-// What is packed in a way that we can't read, or is too much when it is unpacked, is no
-// answer. The log says which way it was.
-func TestAnswersThatCanNotBeUnpacked(t *testing.T) {
-	for name, tc := range map[string]struct{ encoding, body, log string }{
-		"another encoding": {"zstd", "x", "zstd"},
-		"two encodings":    {"gzip, br", "x", "gzip, br"},
-		"no gzip":          {"gzip", "x", "unpacking"},
-		"cut off":          {"gzip", zipped(`{"user_id":"@alice:example.com"}`)[:20], "unpacking"},
-		"a bomb":           {"gzip", zipped(`{"user_id":"@alice:example.com","x":"` + strings.Repeat("0", 20<<20) + `"}`), ""},
-		"upper case":       {"GZIP", zipped("x"), ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			logs := logged(p.handler)
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-				w.Header().Set("Content-Type", "application/json")
-				w.Header().Set("Content-Encoding", tc.encoding)
-				_, err := io.WriteString(w, tc.body)
-				return true, err
-			}
-			p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), 502, "M_UNKNOWN")
-			if entries := logs.All(); len(entries) != 1 || !strings.Contains(fmt.Sprint(entries[0].Fields["error"]), tc.log) {
-				t.Errorf("logged %v", entries)
-			}
-		})
-	}
-}
-
-// An error page of more than 64 KiB marked the presence as one that can't be kept, and took
-// away what stale_if_error is there to show.
-func TestLargeErrorTakesNothingAway(t *testing.T) {
-	for _, status := range []int{500, 503, 403, 404} {
-		synctest.Test(t, func(t *testing.T) {
-			h := stale()
-			h.Identity.TTL = caddy.Duration(time.Hour)
-			p := newProxy(t, h)
-			p.get("bob-token", alice)
-			time.Sleep(20 * time.Second)
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
-				answer(w, status, strings.Repeat("x", 100_000))
-				return true, nil
-			})
-			for range 2 {
-				resp := p.get("bob-token", alice)
-				if status >= 500 {
-					p.want(resp, 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
-				} else {
-					p.want(resp, status, "", "matrix_presence; fwd=bypass; detail=large")
-				}
-			}
-			p.hs.answerBy(nil)
-			p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
-		})
-	}
-}
-
 // A site's respond stands after matrix_presence by default, so it doesn't keep a banned
 // client from what is in memory. README tells two ways by which it does.
 func TestBansComeFirstInBothWays(t *testing.T) {
@@ -514,7 +438,7 @@ func TestBansComeFirstInBothWays(t *testing.T) {
 		"order":      {"order matrix_presence before reverse_proxy", ban + "matrix_presence\n" + proxy, 403},
 	} {
 		t.Run(name, func(t *testing.T) {
-			site := newSiteWith(t, newHomeserver(), tc.global, tc.directives)
+			site := newSiteWith(t, scripted.New(), tc.global, tc.directives)
 			for _, cacheStatus := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit"} {
 				resp := ask(site, presenceRequest("GET", "bob-token", ""))
 				if got := resp.Header.Get("Cache-Status"); !strings.HasPrefix(got, cacheStatus) {
@@ -543,7 +467,7 @@ func TestHandlePathAroundTheProxy(t *testing.T) {
 		"order": {"order matrix_presence before reverse_proxy", "handle_path /matrix/* {\nmatrix_presence\nreverse_proxy UPSTREAM\n}", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			site := newSiteWith(t, newHomeserver(), tc.global, tc.directives)
+			site := newSiteWith(t, scripted.New(), tc.global, tc.directives)
 			resp := ask(site, request("GET", "http://example.com:9/matrix"+statusPath(alice), "bob-token", ""))
 			if got := resp.Header.Get("Cache-Status"); resp.StatusCode != 200 || (got != "") != tc.works {
 				t.Errorf("%d, Cache-Status %q", resp.StatusCode, got)
@@ -552,63 +476,14 @@ func TestHandlePathAroundTheProxy(t *testing.T) {
 	}
 }
 
-// The log says so once, and only where it is so.
-func TestHandlerThatSeesLongerPathsOnlySaysSo(t *testing.T) {
-	for name, tc := range map[string]struct {
-		path   string
-		status int
-		also   string // a path that comes before
-		warned int
-	}{
-		"handle_path":               {"/matrix/_matrix/client/v3/sync", 200, "", 1},
-		"paths that somebody tries": {"/matrix/_matrix/client/v3/sync", 404, "", 0},
-		"no presence":               {"/_matrix/client/v3/sync", 200, "", 0},
-		"both":                      {"/matrix/_matrix/client/v3/sync", 200, statusPath(alice), 0},
-		"another service":           {"/api/v1/things", 200, "", 0},
-	} {
-		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			logs := logged(p.handler)
-			if tc.also != "" {
-				p.do(request("GET", tc.also, "bob-token", ""))
-			}
-			p.hs.answerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
-				answer(w, tc.status, "{}")
-				return true, nil
-			})
-			for range 3 * manyStrays {
-				p.do(request("GET", tc.path, "bob-token", ""))
-			}
-			if got := logs.Count("handle_path"); got != tc.warned {
-				t.Errorf("logged %d times, want %d", got, tc.warned)
-			}
-		})
-	}
-}
-
-// A field that the site needs and that doesn't fit is left out, and the log says so once.
-func TestFieldThatDoesNotFitIsLogged(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	logs := logged(p.handler)
-	p.handler.gateway.named.Set, p.handler.gateway.siteNames = []string{"X-Tenant"}, []string{"X-Tenant"}
-	for range 3 {
-		r := request("GET", statusPath(alice), "bob-token", "")
-		r.Header.Set("X-Tenant", strings.Repeat("x", maxSiteField))
-		p.want(p.do(r), 200, "", "")
-	}
-	if entries := logs.All(); len(entries) != 1 || entries[0].Fields["field"] != "X-Tenant" {
-		t.Errorf("logged %v", entries)
-	}
-}
-
 // What a plugin behind us says with a status is the client's, whatever it is.
 func TestErrorsOfOtherHandlersKeepTheirStatus(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+	p := handle(t, new(Handler))
+	p.HS.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 		return true, caddyhttp.Error(http.StatusTeapot, errors.New("no coffee"))
 	}
-	p.want(p.put("alice-token", alice, `{"presence":"online"}`), 418, "", "")
-	p.want(p.get("alice-token", alice), 418, "", "")
+	p.Want(p.Put("alice-token", alice, `{"presence":"online"}`), 418, "", "")
+	p.Want(p.Get("alice-token", alice), 418, "", "")
 }
 
 // A 401 of the site's own handlers says nothing about a token. By the syncs, the writes and the
@@ -633,7 +508,7 @@ func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
 		for _, mode := range []string{"enforce", "observe"} {
 			for _, before := range []string{"", auth} { // which asks at a good moment
 				t.Run(fmt.Sprintf("%s in %s, asked before: %v", name, mode, before != ""), func(t *testing.T) {
-					hs := newHomeserver()
+					hs := scripted.New()
 					site := newSite(t, hs, "route {\n"+strings.ReplaceAll(before, "uri /", "uri /\nheader_up -X-Ban")+
 						"matrix_presence {\nmode "+mode+"\ncache {\nttl 1ns\n}\nidentity {\nttl 1h\nrejected_limit 1/1h burst 2\n}\n"+
 						"homeserver synapse\nsync limit\n}\n"+directives+"reverse_proxy UPSTREAM\n}")
@@ -646,10 +521,10 @@ func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
 						return r
 					}
 					known := func(token string) (asked int) {
-						asked = hs.count("whoami")
+						asked = hs.Count("whoami")
 						ask(site, from("GET", statusPath(alice), token, "", false))
-						memoryOfSite().rest()
-						return hs.count("whoami") - asked
+						rest()
+						return hs.Count("whoami") - asked
 					}
 					known("alice-token")
 					for i := range 5 {
@@ -680,12 +555,11 @@ func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
 	}
 }
 
-// rest waits until nobody asks behind a client's back.
-func (m *memory) rest() {
-	for asking := true; asking; runtime.Gosched() {
-		m.learning.mu.Lock()
-		asking = m.learning.taken > 0
-		m.learning.mu.Unlock()
+// rest waits until the handlers of a test's site have nothing under way that no client waits
+// for.
+func rest() {
+	for memoryOfSite().Unattended() > 0 {
+		runtime.Gosched()
 	}
 }
 
@@ -693,35 +567,45 @@ func (m *memory) rest() {
 func memoryOfSite() (found *memory) {
 	eachMemory(func(name string, m *pooled) {
 		if name == "example.com" {
-			found = m.memory
+			found = m.store
 		}
 	})
 	return found
 }
 
+// entriesOfSite returns how many entries a table of a test's site has.
+func entriesOfSite(table string) (n float64) {
+	memoryOfSite().Samples(func(metric *Metric, value float64, labels ...string) {
+		if metric.Name == "entries" && labels[0] == table {
+			n = value
+		}
+	})
+	return n
+}
+
 // A site that answers the admin API itself, with JSON, has ended nobody's sessions. Whoever has
 // made up a token could have any user be asked about anew.
 func TestSitesOwnAnswerRevokesNobody(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, "matrix_presence\nrespond /_synapse/* `{\"ok\":true}` 200\nreverse_proxy UPSTREAM")
 	for path, want := range map[string]int{"/_synapse/admin/v1/deactivate/": 0, clientAPI + "admin/lock/": 1} {
 		ask(site, presenceRequest("GET", "alice-token", ""))
-		before := hs.count("whoami")
+		before := hs.Count("whoami")
 		method := map[int]string{0: "POST", 1: "PUT"}[want]
 		if resp := ask(site, request(method, "http://example.com:9"+path+alice, "made-up", "{}")); want == 0 && resp.StatusCode != 200 {
 			t.Fatalf("%s: %d", path, resp.StatusCode)
 		}
-		hs.mu.Lock()
-		hs.tokens["made-up"] = carol // from now on an admin
-		hs.mu.Unlock()
+		hs.Mu.Lock()
+		hs.Tokens["made-up"] = carol // from now on an admin
+		hs.Mu.Unlock()
 		ask(site, request(method, "http://example.com:9"+path+alice, "made-up", "{}"))
 		ask(site, presenceRequest("GET", "alice-token", ""))
-		if got := hs.count("whoami") - before; got != want {
+		if got := hs.Count("whoami") - before; got != want {
 			t.Errorf("%s: %d lookups, want %d", path, got, want)
 		}
-		hs.mu.Lock()
-		delete(hs.tokens, "made-up")
-		hs.mu.Unlock()
+		hs.Mu.Lock()
+		delete(hs.Tokens, "made-up")
+		hs.Mu.Unlock()
 	}
 }
 
@@ -729,16 +613,16 @@ func TestSitesOwnAnswerRevokesNobody(t *testing.T) {
 // the memory serves.
 func TestSitesOwnRefusalIsNotKeptInModeObserve(t *testing.T) {
 	for _, status := range []string{"403", "404"} {
-		hs := newHomeserver()
+		hs := scripted.New()
 		site := newSite(t, hs, "matrix_presence {\nmode observe\n}\n@ban remote_ip 203.0.113.1\nrespond @ban `{\"errcode\":\"M_FORBIDDEN\"}` "+status+"\nreverse_proxy UPSTREAM")
 		ask(site, presenceRequest("GET", "alice-token", ""))
-		memoryOfSite().rest()
+		rest()
 		r := request("GET", "http://example.com:9"+statusPath(bob), "alice-token", "")
 		r.RemoteAddr = "203.0.113.1:1"
 		ask(site, r)
-		memoryOfSite().rest()
-		if _, _, refused := memoryOfSite().presence.Len(); refused != 0 {
-			t.Errorf("%s: %d refusals are kept", status, refused)
+		rest()
+		if refused := entriesOfSite("refusals"); refused != 0 {
+			t.Errorf("%s: %v refusals are kept", status, refused)
 		}
 	}
 }

@@ -11,9 +11,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/cache"
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // discard is a response writer that costs as little as one can.
@@ -48,13 +45,13 @@ const benchBody = `{"presence":"unavailable","last_active_ago":123456,"status_ms
 // ok is a next handler that costs nothing.
 var ok = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 
-func newBenchProxy(b *testing.B) *proxy {
-	p := newProxy(b, &Handler{
+func newBenchProxy(b *testing.B) *handled {
+	p := handle(b, &Handler{
 		ReadLimit: &Limit{Events: 1 << 30, Window: caddy.Duration(time.Second)},
 		Cache:     &Cache{TTL: caddy.Duration(500 * time.Second)},
 		Identity:  &Identity{TTL: caddy.Duration(time.Hour)},
 	})
-	p.hs.presence[alice] = benchBody
+	p.HS.Presence[alice] = benchBody
 	return p
 }
 
@@ -63,8 +60,8 @@ func BenchmarkHit(b *testing.B) { benchmarkHit(b, newBenchProxy(b)) }
 // BenchmarkStaticResponse writes what a hit writes, from memory and nothing else.
 func BenchmarkStaticResponse(b *testing.B) {
 	p := newBenchProxy(b)
-	p.get("bob-token", alice)
-	fields := p.get("bob-token", alice).Header
+	p.Get("bob-token", alice)
+	fields := p.Get("bob-token", alice).Header
 	fields.Del("Content-Length") // it makes that itself
 	benchmarkHandler(b, caddyhttp.StaticResponse{Headers: fields, Body: benchBody}, nil, httptest.NewRequest("GET", "/", nil))
 }
@@ -73,7 +70,7 @@ func BenchmarkStaticResponse(b *testing.B) {
 // is what a StaticResponse without fields adds.
 func BenchmarkHitBare(b *testing.B) {
 	p := newBenchProxy(b)
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.HS.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.URL.Path != statusPath(alice) {
 			return false, nil
 		}
@@ -88,10 +85,10 @@ func BenchmarkStaticResponseBare(b *testing.B) {
 	benchmarkHandler(b, caddyhttp.StaticResponse{Body: benchBody}, nil, httptest.NewRequest("GET", "/", nil))
 }
 
-func benchmarkHit(b *testing.B, p *proxy) {
-	p.get("bob-token", alice)
-	p.want(p.get("bob-token", alice), 200, benchBody, "matrix_presence; hit")
-	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(alice), "bob-token", ""))
+func benchmarkHit(b *testing.B, p *handled) {
+	p.Get("bob-token", alice)
+	p.Want(p.Get("bob-token", alice), 200, benchBody, "matrix_presence; hit")
+	benchmarkHandler(b, p.handler, p.HS, request("GET", statusPath(alice), "bob-token", ""))
 }
 
 // BenchmarkHitLarge is a hit with 90,000 states in memory, asked for in a scattered
@@ -99,22 +96,16 @@ func benchmarkHit(b *testing.B, p *proxy) {
 // each other.
 func BenchmarkHitLarge(b *testing.B) {
 	p := newBenchProxy(b)
-	p.hs.hidden = nil
+	p.HS.Hidden = nil
 	const targets = 90_000
 	paths := make([]string, targets)
-	fields := []cache.Field{{Name: "Content-Type", Values: []string{"application/json"}}}
-	answer, err := cache.ParseAnswer([]byte(benchBody), fields)
-	if err != nil {
-		b.Fatal(err)
-	}
 	viewers := []struct{ userID, token string }{{bob, "bob-token"}, {carol, "carol-token"}}
 	for _, viewer := range viewers {
-		p.get(viewer.token, alice)
+		p.Get(viewer.token, alice)
 		for i := range paths {
 			target := fmt.Sprintf("@user%06d:example.com", i*7919%targets)
 			paths[i] = statusPath(target)
-			found := p.handler.gateway.lookup(reader{viewer: viewer.userID, target: target}, time.Now())
-			p.handler.gateway.memory.presence.Allow(viewer.userID, found.Ticket, answer, &p.handler.gateway.set.rules, time.Now())
+			p.Get(viewer.token, target)
 		}
 	}
 	b.ReportAllocs()
@@ -128,7 +119,7 @@ func BenchmarkHitLarge(b *testing.B) {
 		for i := n * targets / 2; pb.Next(); i++ {
 			clear(w.header)
 			r.URL.Path = paths[i%targets]
-			if err := p.handler.ServeHTTP(w, r, p.hs); err != nil {
+			if err := p.handler.ServeHTTP(w, r, p.HS); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -137,20 +128,16 @@ func BenchmarkHitLarge(b *testing.B) {
 
 func BenchmarkLimited(b *testing.B) {
 	p := newBenchProxy(b)
-	limit, err := policy.NewLimit(1, 1000*time.Hour, 1)
-	if err != nil {
-		b.Fatal(err)
-	}
-	p.handler.gateway.set.everybody.readLimit = &limit
-	p.get("bob-token", alice)
-	p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
-	benchmarkHandler(b, p.handler, p.hs, request("GET", statusPath(alice), "bob-token", ""))
+	p.reload(&Handler{ReadLimit: &Limit{Events: 1, Window: caddy.Duration(1000 * time.Hour), Burst: 1}})
+	p.Get("bob-token", alice)
+	p.WantError(p.Get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+	benchmarkHandler(b, p.handler, p.HS, request("GET", statusPath(alice), "bob-token", ""))
 }
 
 func BenchmarkRefusedWrite(b *testing.B) {
 	p := newBenchProxy(b)
-	p.wantError(p.put("bob-token", alice, `{}`), 403, "M_FORBIDDEN")
-	benchmarkHandler(b, p.handler, p.hs, request("PUT", statusPath(alice), "bob-token", ""))
+	p.WantError(p.Put("bob-token", alice, `{}`), 403, "M_FORBIDDEN")
+	benchmarkHandler(b, p.handler, p.HS, request("PUT", statusPath(alice), "bob-token", ""))
 }
 
 func BenchmarkPassThrough(b *testing.B) {
@@ -161,11 +148,11 @@ func BenchmarkPassThrough(b *testing.B) {
 // BenchmarkMiss is all that a miss costs beside the next handler's work.
 func BenchmarkMiss(b *testing.B) {
 	p := newBenchProxy(b)
-	p.handler.gateway.set.rules.TTL = 1 // nothing is fresh for longer than a nanosecond
+	p.reload(&Handler{Cache: &Cache{TTL: 1}}) // nothing is fresh for longer than a nanosecond
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		answer(w, 200, benchBody)
 		return nil
 	})
-	p.get("bob-token", alice)
+	p.Get("bob-token", alice)
 	benchmarkHandler(b, p.handler, next, request("GET", statusPath(alice), "bob-token", ""))
 }

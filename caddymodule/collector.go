@@ -59,7 +59,7 @@ func (memoryCollector) Describe(out chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (memoryCollector) Collect(out chan<- prometheus.Metric) {
 	eachMemory(func(name string, m *pooled) {
-		m.Samples(func(metric *Metric, value float64, labels ...string) {
+		m.store.Samples(func(metric *Metric, value float64, labels ...string) {
 			kind := prometheus.CounterValue
 			if metric.IsGauge {
 				kind = prometheus.GaugeValue

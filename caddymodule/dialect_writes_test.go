@@ -100,7 +100,6 @@ func TestWritesEndAsTheyWouldDirectly(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					h := coalescing()
 					h.Homeserver, h.RepeatWrites = tc.recognised, "absorb"
-					h.Cache.Name = fmt.Sprint(tc.name, seed)
 					p := newProxy(t, h)
 					superseded += compareWrites(p, r, tc.d, tc.devices, tc.minds)
 				})
@@ -125,14 +124,14 @@ func compareWrites(p *proxy, r *rand.Rand, d dialect, devices int, minds bool) (
 	take := func(to *written, device int, body []byte) bool {
 		return !strings.Contains(string(body), minded) && to.write(d, device, body)
 	}
-	p.hs.answerBy(func(w http.ResponseWriter, hr *http.Request) (bool, error) {
+	p.hs.AnswerBy(func(w http.ResponseWriter, hr *http.Request) (bool, error) {
 		if hr.Method != http.MethodPut {
 			return false, nil
 		}
 		body, _ := io.ReadAll(hr.Body)
 		device := slices.Index(tokens, strings.TrimPrefix(hr.Header.Get("Authorization"), "Bearer "))
-		p.hs.mu.Lock()
-		defer p.hs.mu.Unlock()
+		p.hs.Mu.Lock()
+		defer p.hs.Mu.Unlock()
 		fails := failures.IntN(6) == 0 && strings.Contains(story.String(), "\n")
 		fmt.Fprintf(&story, "  sent of %d: %s, fails: %v\n", device, body, fails)
 		switch {
@@ -156,10 +155,10 @@ func compareWrites(p *proxy, r *rand.Rand, d dialect, devices int, minds bool) (
 			body += `,"status_msg":"` + message + `"`
 		}
 		body += pick("", "", "", `,"status_msg":null`, `,"x":1`) + "}"
-		status := p.put(tokens[device], alice, body).StatusCode
-		p.hs.mu.Lock()
+		status := p.Put(tokens[device], alice, body).StatusCode
+		p.hs.Mu.Lock()
 		fmt.Fprintf(&story, "device %d: %s: %d\n", device, body, status)
-		p.hs.mu.Unlock()
+		p.hs.Mu.Unlock()
 		if status == 200 {
 			take(&direct, device, []byte(body))
 		}
@@ -169,7 +168,7 @@ func compareWrites(p *proxy, r *rand.Rand, d dialect, devices int, minds bool) (
 	}
 	time.Sleep(3 * time.Minute)
 	synctest.Wait()
-	got := gather(p.t.(*testing.T), p.handler.Cache.Name)
+	got := p.samples()
 	if through != direct || got["pending"] != 0 {
 		p.t.Errorf("%sended as %+v, directly as %+v", &story, through, direct)
 	}

@@ -11,9 +11,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 const typingPath = "/_matrix/client/v3/rooms/!r:x/typing/" + alice
@@ -21,7 +18,7 @@ const typingPath = "/_matrix/client/v3/rooms/!r:x/typing/" + alice
 // slowly delays the requests to a path until release is closed, or by a time if that is nil,
 // before the homeserver acts upon them.
 func (m *modelled) slowly(path string, release <-chan struct{}, delay time.Duration) {
-	m.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	m.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.Contains(r.URL.Path, path) {
 			if release != nil {
 				<-release
@@ -40,15 +37,15 @@ func TestActivityThatEndsAfterASyncInsideItIsSeen(t *testing.T) {
 	for _, name := range []string{"synapse", "tuwunel"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "limit", Homeserver: name})
+				p := newProxy(t, &options{Sync: "limit", Homeserver: name})
 				p.knows("alice-token")
 				m := p.behaves(name)
-				p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
+				p.Do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
 				release := make(chan struct{})
 				m.slowly("/typing/", release, 0)
-				go p.do(request("PUT", typingPath, "alice-token", "{}"))
+				go p.Do(request("PUT", typingPath, "alice-token", "{}"))
 				synctest.Wait()
-				p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
+				p.Do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
 				time.Sleep(2 * time.Second)
 				p.wantShown(m, alice, "the sync")
 				close(release)
@@ -78,7 +75,7 @@ func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
 			for name, slow := range map[string]string{"whoami is slow": "/whoami", "the request is slow": "/_matrix/client/v3/"} {
 				t.Run(fmt.Sprintf("%s, token known %v, %s", what, known, name), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						h := &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"}
+						h := &options{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"}
 						if strings.HasSuffix(what, "not known") {
 							h.Homeserver = ""
 						}
@@ -96,7 +93,7 @@ func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
 						}
 						m.slowly(slow, nil, 3*time.Second)
 						if slow != "/whoami" {
-							m.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+							m.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 								if r.Header.Get("Authorization") == "Bearer alice-token" && !strings.HasSuffix(r.URL.Path, "/whoami") {
 									time.Sleep(3 * time.Second) // longer than settle
 								}
@@ -104,7 +101,7 @@ func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
 							})
 						}
 						start := time.Now()
-						p.do(comes())
+						p.Do(comes())
 						if took := time.Since(start); slow == "/whoami" && took != 0 {
 							t.Errorf("it took %v", took)
 						}
@@ -131,17 +128,17 @@ func TestSyncWithTwoTokensMayBeEithers(t *testing.T) {
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newProxy(t, &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"})
+			p := newProxy(t, &options{Sync: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"})
 			m := p.behaves("tuwunel") // the header counts
 			p.knows("alice-token")
-			p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
+			p.Do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
 			time.Sleep(2 * time.Second)
 			p.wantShown(m, alice, "the first sync")
-			p.do(comes())
+			p.Do(comes())
 			if state := p.wantShown(m, alice, "a request with two tokens"); state != "online" {
 				t.Errorf("the model says %q", state)
 			}
-			p.do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
+			p.Do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
 			p.wantShown(m, alice, "the next sync")
 		})
 	}
@@ -151,40 +148,40 @@ func TestSyncWithTwoTokensMayBeEithers(t *testing.T) {
 // the old one's state held for as long as refresh.
 func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {
 	ends := map[string]func(p *proxy){
-		"logout":     func(p *proxy) { p.do(request("POST", "/_matrix/client/v3/logout", "alice-token", "{}")) },
-		"logout all": func(p *proxy) { p.do(request("POST", "/_matrix/client/v3/logout/all", "alice-token", "{}")) },
+		"logout":     func(p *proxy) { p.Do(request("POST", "/_matrix/client/v3/logout", "alice-token", "{}")) },
+		"logout all": func(p *proxy) { p.Do(request("POST", "/_matrix/client/v3/logout/all", "alice-token", "{}")) },
 		"a sync that is refused": func(p *proxy) {
-			p.hs.mu.Lock()
-			delete(p.hs.tokens, "alice-token")
-			p.hs.mu.Unlock()
-			p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
+			p.hs.Mu.Lock()
+			delete(p.hs.Tokens, "alice-token")
+			p.hs.Mu.Unlock()
+			p.Do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
 		},
 	}
 	for name, end := range ends {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+				p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
 				p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
 				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
 				end(p)
-				p.hs.mu.Lock()
-				p.hs.tokens["alice-phone"] = alice
-				p.hs.mu.Unlock()
+				p.hs.Mu.Lock()
+				p.hs.Tokens["alice-phone"] = alice
+				p.hs.Mu.Unlock()
 				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
 			})
 		})
 	}
 	t.Run("a logout that is refused", func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
 		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/logout") {
 				answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"No"}`)
 				return true, nil
 			}
 			return false, nil
 		})
-		p.do(request("POST", "/_matrix/client/v3/logout", "alice-token", "{}"))
+		p.Do(request("POST", "/_matrix/client/v3/logout", "alice-token", "{}"))
 		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
 	})
 }
@@ -193,15 +190,15 @@ func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {
 // was a new device, which goes as it asks and costs no budget.
 func TestMadeUpParametersMakeNoNewDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
 		p.knows("alice-token")
 		for i := range 4 {
 			made := fmt.Sprintf("?user_id=%s&device_id=x%d", url.QueryEscape(fmt.Sprintf("@x%d:example.com", i)), i)
-			p.do(request("GET", statusPath(alice)+made, "alice-token", "")) // shows that they have no effect
-			p.do(request("GET", syncPath+made, "alice-token", ""))
-			p.do(request("PUT", statusPath(alice)+made, "alice-token", online))
+			p.Do(request("GET", statusPath(alice)+made, "alice-token", "")) // shows that they have no effect
+			p.Do(request("GET", syncPath+made, "alice-token", ""))
+			p.Do(request("PUT", statusPath(alice)+made, "alice-token", online))
 		}
-		if n := p.handler.gateway.memory.devices.Len(); n != 1 {
+		if n := p.memory.devices.Len(); n != 1 {
 			t.Errorf("%d devices", n)
 		}
 	})
@@ -215,12 +212,12 @@ func TestRefusedSyncsAreNotTakenForSaid(t *testing.T) {
 			answer(w, 400, `{"errcode":"M_INVALID_PARAM","error":"No such filter"}`)
 			return nil
 		},
-		"by the site": func(http.ResponseWriter) error { return caddyhttp.Error(429, errors.New("too many")) },
+		"by the site": func(http.ResponseWriter) error { return failed(429, errors.New("too many")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: 1e15}})
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: 1e15}})
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.Contains(r.URL.RawQuery, "filter=bad") {
 						return true, refuse(w)
 					}
@@ -242,17 +239,17 @@ func TestRefusedSyncsAreNotTakenForSaid(t *testing.T) {
 // repeat.
 func TestNothingIsAbsorbedPastASyncThatCantBeSilenced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "off", RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}})
+		p := newProxy(t, &options{Sync: "off", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}})
 		p.knows("alice-token")
 		m := p.behaves("tuwunel")
-		p.do(request("GET", syncPath, "bob-token", "")) // has the homeserver asked for its name
+		p.Do(request("GET", syncPath, "bob-token", "")) // has the homeserver asked for its name
 		synctest.Wait()
 		for range 3 {
-			p.put("alice-token", alice, `{"presence":"unavailable"}`)
+			p.Put("alice-token", alice, `{"presence":"unavailable"}`)
 			if state := p.wantShown(m, alice, "the write"); state != "unavailable" {
 				t.Errorf("after a write the model says %q", state)
 			}
-			p.do(request("GET", syncPath, "alice-token", ""))
+			p.Do(request("GET", syncPath, "alice-token", ""))
 			if state := p.wantShown(m, alice, "the sync"); state != "online" {
 				t.Errorf("after a sync the model says %q", state)
 			}
@@ -267,24 +264,24 @@ func TestSyncAfterAWriteThatMayHaveHappened(t *testing.T) {
 	for _, name := range []string{"synapse", "tuwunel"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "limit", Homeserver: name})
+				p := newProxy(t, &options{Sync: "limit", Homeserver: name})
 				p.knows("alice-token")
 				m := p.behaves(name)
 				const sync = syncPath + "?since=s&timeout=0"
-				p.do(request("GET", sync, "alice-token", ""))
-				m.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.Do(request("GET", sync, "alice-token", ""))
+				m.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method != http.MethodPut {
 						return m.serve(w, r)
 					}
 					_, _ = m.serve(httptest.NewRecorder(), r)
-					return true, caddyhttp.Error(502, io.ErrUnexpectedEOF)
+					return true, failed(502, io.ErrUnexpectedEOF)
 				})
-				p.put("alice-token", alice, `{"presence":"unavailable"}`)
+				p.Put("alice-token", alice, `{"presence":"unavailable"}`)
 				time.Sleep(2 * time.Second)
 				if state := p.wantShown(m, alice, "the write"); state != "unavailable" {
 					t.Errorf("the model says %q", state)
 				}
-				p.do(request("GET", sync, "alice-token", ""))
+				p.Do(request("GET", sync, "alice-token", ""))
 				if state := p.wantShown(m, alice, "the sync"); state != "online" {
 					t.Errorf("the model says %q", state)
 				}
@@ -301,24 +298,24 @@ func TestSyncOfANewDeviceOfDendriteIsSeen(t *testing.T) {
 	for name, slow := range map[string]string{"whoami is slow": "/whoami", "nothing is slow": "/nothing"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+				p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
 				p.knows("alice-token")
-				p.hs.mu.Lock()
-				p.hs.tokens["alice-new"] = alice
-				p.hs.mu.Unlock()
+				p.hs.Mu.Lock()
+				p.hs.Tokens["alice-new"] = alice
+				p.hs.Mu.Unlock()
 				m := p.behaves("dendrite")
 				m.slowly(slow, nil, 3*time.Second)
 				const sync = syncPath + "?since=s&timeout=0&set_presence="
-				p.do(request("GET", sync+"online", "alice-token", ""))
+				p.Do(request("GET", sync+"online", "alice-token", ""))
 				time.Sleep(15 * time.Second)
-				p.do(request("GET", sync+"unavailable", "alice-new", ""))
+				p.Do(request("GET", sync+"unavailable", "alice-new", ""))
 				time.Sleep(5 * time.Second)
 				if state := p.wantShown(m, alice, "the new device's sync"); state != "unavailable" {
 					t.Errorf("the model says %q", state)
 				}
 				time.Sleep(2 * time.Second)
 				p.wantShown(m, alice, "a while")
-				p.do(request("GET", sync+"online", "alice-token", ""))
+				p.Do(request("GET", sync+"online", "alice-token", ""))
 				if state := p.wantShown(m, alice, "the first device's sync"); state != "online" {
 					t.Errorf("the model says %q", state)
 				}
@@ -334,21 +331,21 @@ func TestSyncOfANewDeviceOfDendriteIsSeen(t *testing.T) {
 func TestSyncAfterAnObservedWriteIsSeen(t *testing.T) {
 	for _, parameter := range []string{"", "?device_id=made-up"} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
-			beside := p.beside(&Handler{Mode: "observe", Homeserver: "synapse", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
+			p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+			beside := p.beside(&options{Mode: "observe", Homeserver: "synapse", WriteLimit: &rate{Events: 1, Window: time.Hour}})
 			p.knows("alice-token")
 			m := p.behaves("synapse")
 			const sync = syncPath + "?since=s&timeout=0&set_presence=unavailable"
-			p.do(request("GET", sync, "alice-token", ""))
+			p.Do(request("GET", sync, "alice-token", ""))
 			for _, body := range []string{unavailable, online} { // one over the limit
-				beside.do(request("PUT", statusPath(alice)+parameter, "alice-token", body))
+				beside.Do(request("PUT", statusPath(alice)+parameter, "alice-token", body))
 				synctest.Wait()
 			}
 			time.Sleep(2 * time.Second)
 			if state := p.wantShown(m, alice, "the write"); state != "online" {
 				t.Errorf("the model says %q", state)
 			}
-			p.do(request("GET", sync, "alice-token", ""))
+			p.Do(request("GET", sync, "alice-token", ""))
 			if state := p.wantShown(m, alice, "the sync"); state != "unavailable" {
 				t.Errorf("the model says %q", state)
 			}

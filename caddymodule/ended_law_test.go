@@ -13,8 +13,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // issuer is a homeserver on which everything by which a token may end does, as on any of
@@ -94,7 +92,7 @@ func (hs *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 	status, says := hs.serve(path, strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), body)
 	hs.nap()
 	if (path == "logout" || path == "refresh") && hs.rand(6) == 0 {
-		return caddyhttp.Error(502, io.ErrUnexpectedEOF)
+		return failed(502, io.ErrUnexpectedEOF)
 	}
 	text, _ := json.Marshal(says)
 	answer(w, status, string(text))
@@ -107,7 +105,7 @@ func (hs *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 func TestTokensThatHaveEndedReadNothing(t *testing.T) {
 	for seed := range uint64(60) {
 		synctest.Test(t, func(t *testing.T) {
-			p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Off: true}}, ReadLimit: &Limit{Off: true}})
+			p := newProxy(t, &options{Identity: &identifying{RejectedLimit: &rate{Off: true}}, ReadLimit: &rate{Off: true}})
 			hs := &issuer{random: rand.New(rand.NewPCG(seed, 1)), tokens: make(map[string]device), refresh: make(map[string]device)} // #nosec G404 -- to be repeated
 			var mu sync.Mutex
 			issued := []map[string]string{{"access_token": "none", "refresh_token": "none"}}
@@ -119,7 +117,7 @@ func TestTokensThatHaveEndedReadNothing(t *testing.T) {
 			do := func(method, path, token string, body map[string]string) int {
 				text, _ := json.Marshal(body)
 				w := httptest.NewRecorder()
-				if p.handler.ServeHTTP(w, prepared(request(method, path, token, string(text)), new(caddyhttp.Server)), hs) != nil {
+				if p.gateway.Serve(w, prepared(request(method, path, token, string(text))), hs) != nil {
 					return 502
 				}
 				if got := make(map[string]string); json.Unmarshal(w.Body.Bytes(), &got) == nil && got["access_token"] != "" {
@@ -132,7 +130,7 @@ func TestTokensThatHaveEndedReadNothing(t *testing.T) {
 			read := func(token string) int {
 				r := request("GET", statusPath(alice), token, "")
 				w := httptest.NewRecorder()
-				_ = p.handler.ServeHTTP(w, prepared(r, new(caddyhttp.Server)), hs)
+				_ = p.gateway.Serve(w, prepared(r), hs)
 				return w.Code
 			}
 			var clients sync.WaitGroup

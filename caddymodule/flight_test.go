@@ -11,8 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -125,7 +123,7 @@ func TestFlightThatPanicsLandsWithAnError(t *testing.T) {
 
 // breaks makes our requests of a reason panic, in code of ours, until it is mended.
 func (p *proxy) breaks(why reason) (mend func()) {
-	latency := &p.handler.gateway.memory.counters.latency[why]
+	latency := &p.memory.counters.latency[why]
 	whole := *latency
 	*latency = nil
 	return func() { *latency = whole }
@@ -133,47 +131,47 @@ func (p *proxy) breaks(why reason) (mend func()) {
 
 func TestPanicOfAFetchIsAnAnswerToAllWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		p.knows("bob-token")
 		p.knows("carol-token")
-		p.put("bob-token", bob, online)
-		p.get("alice-token", bob) // who is let share the fetch
-		p.get("alice-phone", bob)
+		p.Put("bob-token", bob, online)
+		p.Get("alice-token", bob) // who is let share the fetch
+		p.Get("alice-phone", bob)
 		time.Sleep(defaultTTL)
 		mend := p.breaks(reasonFetch)
-		p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
 			time.Sleep(time.Second)
 			return false, nil
 		})
 		var wg sync.WaitGroup
 		for _, token := range []string{"alice-token", "alice-phone", "alice-token"} {
-			wg.Go(func() { p.want(p.get(token, bob), 500, "", "") })
+			wg.Go(func() { p.Want(p.Get(token, bob), 500, "", "") })
 		}
 		wg.Wait()
 		mend()
-		p.want(p.get("alice-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
+		p.Want(p.Get("alice-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
 	})
 }
 
 func TestPanicOfALookupIsAnAnswerToAllWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		mend := p.breaks(reasonWhoAmI)
-		p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
 			time.Sleep(time.Second)
 			return false, nil
 		})
 		var wg sync.WaitGroup
 		for range 2 * maxWhoAmIsEach {
 			wg.Go(func() {
-				p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
+				p.Want(p.Get("alice-token", alice), 200, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
 			})
-			wg.Go(func() { p.wantError(p.put("bob-token", bob, online), 500, "M_UNKNOWN") })
+			wg.Go(func() { p.WantError(p.Put("bob-token", bob, online), 500, "M_UNKNOWN") })
 		}
 		wg.Wait()
 		mend()
-		p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
-		p.want(p.put("bob-token", bob, online), 200, "", "")
+		p.Want(p.Get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+		p.Want(p.Put("bob-token", bob, online), 200, "", "")
 	})
 }
 
@@ -189,21 +187,21 @@ func TestPanicOfARetryIsAnAnswer(t *testing.T) {
 	} {
 		t.Run(reasonNames[why], func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, new(Handler))
-				read := func(address string) *http.Response { return p.do(from(address, "alice-token")) }
+				p := newProxy(t, new(options))
+				read := func(address string) *http.Response { return p.Do(from(address, "alice-token")) }
 				if why == reasonFetch {
 					read("203.0.113.1")
-					p.put("alice-token", alice, online)
+					p.Put("alice-token", alice, online)
 					time.Sleep(2 * time.Second)
 				}
 				release, asked, mend := make(chan struct{}), 0, func() {}
-				p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 					if !strings.HasSuffix(r.URL.Path, tc.path) {
 						return false, nil
 					}
 					if asked++; asked == 1 {
 						<-release
-						return true, caddyhttp.Error(502, io.ErrUnexpectedEOF)
+						return true, failed(502, io.ErrUnexpectedEOF)
 					}
 					mend = p.breaks(why)
 					return false, nil
@@ -211,13 +209,13 @@ func TestPanicOfARetryIsAnAnswer(t *testing.T) {
 				var wg sync.WaitGroup
 				wg.Go(func() { read("203.0.113.1") })
 				synctest.Wait()
-				wg.Go(func() { p.want(read("203.0.113.2"), tc.status, "", tc.cacheStatus) })
+				wg.Go(func() { p.Want(read("203.0.113.2"), tc.status, "", tc.cacheStatus) })
 				synctest.Wait()
 				close(release)
 				wg.Wait()
 				mend()
-				p.hs.answerBy(nil)
-				p.want(read("203.0.113.2"), 200, "", "matrix_presence; fwd=miss; stored")
+				p.hs.AnswerBy(nil)
+				p.Want(read("203.0.113.2"), 200, "", "matrix_presence; fwd=miss; stored")
 			})
 		})
 	}
@@ -226,19 +224,19 @@ func TestPanicOfARetryIsAnAnswer(t *testing.T) {
 // A panic where no client waits was the end of the process.
 func TestPanicOfALookupThatNobodyWaitsForIsNotTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Mode: "observe"})
+		p := newProxy(t, &options{Mode: "observe"})
 		mend := p.breaks(reasonWhoAmI)
 		for range 2 * maxLearning {
-			p.want(p.get("alice-token", alice), 200, "", "")
+			p.Want(p.Get("alice-token", alice), 200, "", "")
 		}
 		synctest.Wait()
-		if n := p.handler.gateway.memory.learning.taken; n != 0 {
+		if n := p.memory.learning.taken; n != 0 {
 			t.Errorf("%d places are taken for ever", n)
 		}
 		mend()
-		p.get("alice-token", alice)
+		p.Get("alice-token", alice)
 		synctest.Wait()
-		if p.handler.gateway.memory.identities.LastKnown(policy.Credential{Token: "alice-token"}) != alice {
+		if p.memory.identities.LastKnown(policy.Credential{Token: "alice-token"}) != alice {
 			t.Error("nobody asks any more")
 		}
 	})
@@ -246,7 +244,7 @@ func TestPanicOfALookupThatNobodyWaitsForIsNotTheEnd(t *testing.T) {
 
 func TestPanicOfTheQuestionWhichHomeserverItIsIsNotTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit"})
+		p := newProxy(t, &options{Sync: "limit"})
 		mend := p.breaks(reasonVersion)
 		p.sync("alice-token", "timeout=0")
 		synctest.Wait()
@@ -254,7 +252,7 @@ func TestPanicOfTheQuestionWhichHomeserverItIsIsNotTheEnd(t *testing.T) {
 		time.Sleep(firstSoftwareRetry)
 		p.sync("alice-token", "timeout=0")
 		synctest.Wait()
-		if got := p.handler.gateway.knownDialect(); got != synapse {
+		if got := p.gateway.knownDialect(); got != synapse {
 			t.Errorf("the homeserver is known as %v", got)
 		}
 	})
@@ -264,19 +262,19 @@ func TestPanicOfADeliveryLosesNoMoreThanThat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
 		mend := p.breaks(reasonDelivery)
-		p.put("alice-token", alice, message(0))
-		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
-		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.Put("alice-token", alice, message(0))
+		p.Want(p.Put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.Want(p.Put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		p.wantDeliveries(map[string]float64{"lost": 2})
 		mend()
 		time.Sleep(20 * time.Second)
-		p.want(p.put("alice-token", alice, message(3)), 200, "{}", "matrix_presence; fwd=method")
-		p.want(p.put("alice-token", alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.Want(p.Put("alice-token", alice, message(3)), 200, "{}", "matrix_presence; fwd=method")
+		p.Want(p.Put("alice-token", alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		p.wantDeliveries(map[string]float64{"lost": 2, "delivered": 1})
-		p.want(p.get("bob-token", alice), 200, message(4), "")
+		p.Want(p.Get("bob-token", alice), 200, message(4), "")
 	})
 }

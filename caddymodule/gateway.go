@@ -33,6 +33,9 @@ func NewGateway(set *settings, m *memory, server Server, fields *SiteFields, log
 	return &Gateway{set: set, memory: m, server: server, logger: logger, named: fields, siteNames: fields.Names()}
 }
 
+// Settings returns what the gateway was made with.
+func (h *Gateway) Settings() *settings { return h.set }
+
 // Serve answers a request or sends it on, perhaps another one than it came. An error that it
 // returns is the next handler's, as it is, or a [Failure].
 func (h *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error {

@@ -11,44 +11,41 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func TestUnknownTokenIsAnsweredAsTheHomeserverDidAndRememberedBriefly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		const body = `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token passed.","soft_logout":false}`
 		for range 3 {
-			p.want(p.get("no-such-token", alice), 401, body, "")
-			p.want(p.put("no-such-token", alice, `{"presence":"online"}`), 401, body, "")
+			p.Want(p.Get("no-such-token", alice), 401, body, "")
+			p.Want(p.Put("no-such-token", alice, `{"presence":"online"}`), 401, body, "")
 		}
-		p.wantCounts(map[string]int{"whoami": 1, "GET": 0, "PUT": 0})
+		p.WantCounts(map[string]int{"whoami": 1, "GET": 0, "PUT": 0})
 		time.Sleep(defaultRejectedTTL)
-		p.hs.tokens["no-such-token"] = alice
-		p.want(p.put("no-such-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+		p.hs.Tokens["no-such-token"] = alice
+		p.Want(p.Put("no-such-token", alice, `{"presence":"online"}`), 200, `{}`, "")
 	})
 }
 
 func TestIdentityIsAskedAgainAfterItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Identity: &Identity{TTL: caddy.Duration(time.Minute)}})
-		p.get("bob-token", alice)
+		p := newProxy(t, &options{Identity: &identifying{TTL: time.Minute}})
+		p.Get("bob-token", alice)
 		time.Sleep(time.Minute - time.Nanosecond)
-		p.get("bob-token", alice)
-		p.wantCounts(map[string]int{"whoami": 1})
+		p.Get("bob-token", alice)
+		p.WantCounts(map[string]int{"whoami": 1})
 		time.Sleep(time.Nanosecond)
-		p.get("bob-token", alice)
-		p.wantCounts(map[string]int{"whoami": 2})
+		p.Get("bob-token", alice)
+		p.WantCounts(map[string]int{"whoami": 2})
 	})
 }
 
 func TestWhoAmIGoesAsTheClient(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	var sent *http.Request
-	p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/whoami") {
 			sent = r
 		}
@@ -60,7 +57,7 @@ func TestWhoAmIGoesAsTheClient(t *testing.T) {
 	r.Header.Set("User-Agent", "Element/1.0")
 	r.Header.Set("X-Forwarded-For", "192.0.2.1")
 	r.Header.Set("Content-Type", "application/json")
-	p.want(p.do(r), 200, `{}`, "")
+	p.Want(p.Do(r), 200, `{}`, "")
 	if got := sent.URL.RequestURI(); got != "/_matrix/client/v3/account/whoami" {
 		t.Errorf("whoami went to %s", got)
 	}
@@ -77,8 +74,8 @@ func TestWhoAmIGoesAsTheClient(t *testing.T) {
 }
 
 func TestAppserviceActsAsItsUsers(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.hs.tokens["as-token"] = "@bridge:example.com"
+	p := newProxy(t, new(options))
+	p.hs.Tokens["as-token"] = "@bridge:example.com"
 	ghost := "@ghost_1:example.com"
 	for _, tc := range []struct {
 		user, target string
@@ -94,77 +91,77 @@ func TestAppserviceActsAsItsUsers(t *testing.T) {
 		if tc.user != "" {
 			target += "?user_id=" + tc.user
 		}
-		if resp := p.do(request("PUT", target, "as-token", `{"presence":"online"}`)); resp.StatusCode != tc.status {
+		if resp := p.Do(request("PUT", target, "as-token", `{"presence":"online"}`)); resp.StatusCode != tc.status {
 			t.Errorf("as %q on %s: %d, want %d", tc.user, tc.target, resp.StatusCode, tc.status)
 		}
 	}
-	p.want(p.do(request("PUT", statusPath(ghost)+"?user_id=@ghost_1:example.com&org.matrix.msc3202.device_id=D", "as-token", `{"presence":"online"}`)), 200, `{}`, "")
+	p.Want(p.Do(request("PUT", statusPath(ghost)+"?user_id=@ghost_1:example.com&org.matrix.msc3202.device_id=D", "as-token", `{"presence":"online"}`)), 200, `{}`, "")
 }
 
 // Dendrite answers 401 M_UNKNOWN_TOKEN if it doesn't know the user_id. That is not
 // about the token.
 func TestUnknownUserDoesNotCostAnAppserviceItsToken(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.hs.tokens["as-token"] = "@bridge:example.com"
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p := newProxy(t, new(options))
+	p.hs.Tokens["as-token"] = "@bridge:example.com"
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.URL.Query().Get("user_id") != "@someone:elsewhere.example" {
 			return false, nil
 		}
 		answer(w, 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Unknown token"}`)
 		return true, nil
 	}
-	p.want(p.get("as-token", alice), 200, "", "")
-	p.wantError(p.do(request("GET", statusPath(alice)+"?user_id=@someone:elsewhere.example", "as-token", "")), 401, "M_UNKNOWN_TOKEN")
-	p.want(p.get("as-token", alice), 200, "", "matrix_presence; hit")
-	p.wantCounts(map[string]int{"whoami": 2})
+	p.Want(p.Get("as-token", alice), 200, "", "")
+	p.WantError(p.Do(request("GET", statusPath(alice)+"?user_id=@someone:elsewhere.example", "as-token", "")), 401, "M_UNKNOWN_TOKEN")
+	p.Want(p.Get("as-token", alice), 200, "", "matrix_presence; hit")
+	p.WantCounts(map[string]int{"whoami": 2})
 }
 
 func TestMadeUpUserIDsOfAnOrdinaryTokenCostOneLookup(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	for i := range 100 {
 		target := fmt.Sprintf("%s?user_id=@x%d:example.com&device_id=%d", statusPath(alice), i, i)
-		p.want(p.do(request("GET", target, "bob-token", "")), 200, "", "")
+		p.Want(p.Do(request("GET", target, "bob-token", "")), 200, "", "")
 	}
-	p.wantCounts(map[string]int{"whoami": 1, "GET": 1})
+	p.WantCounts(map[string]int{"whoami": 1, "GET": 1})
 }
 
 func TestConcurrentLookupsOfATokenAreOneAndTheirNumberIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		release := make(chan struct{})
-		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 			<-release
 			return false, nil
 		}
 		var wg sync.WaitGroup
 		for i := range 1000 {
-			wg.Go(func() { p.do(from(fmt.Sprintf("192.0.2.%d", i/2%20), fmt.Sprintf("token-%d", i/2))) })
+			wg.Go(func() { p.Do(from(fmt.Sprintf("192.0.2.%d", i/2%20), fmt.Sprintf("token-%d", i/2))) })
 		}
 		synctest.Wait()
-		p.wantCounts(map[string]int{"whoami": maxWhoAmIs})
+		p.WantCounts(map[string]int{"whoami": maxWhoAmIs})
 		close(release)
 		wg.Wait()
-		p.wantCounts(map[string]int{"whoami": 500, "GET": 0})
+		p.WantCounts(map[string]int{"whoami": 500, "GET": 0})
 	})
 }
 
 func TestUpstreamThatIsNoHomeserverIsLoggedOnce(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	logger, logs := testkit.NewLogs(slog.LevelInfo)
-	p.handler.gateway.logger = logger
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.gateway.logger = logger
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		http.NotFound(w, r)
 		return true, nil
 	}
 	for range 5 {
-		p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), 502, "M_UNKNOWN")
-		p.want(p.get("alice-token", alice), 404, "", "matrix_presence; fwd=bypass")
+		p.WantError(p.Put("alice-token", alice, `{"presence":"online"}`), 502, "M_UNKNOWN")
+		p.Want(p.Get("alice-token", alice), 404, "", "matrix_presence; fwd=bypass")
 	}
 	if got := logs.Count("check the address"); got != 1 {
 		t.Errorf("logged %d times: %v", got, logs.All())
 	}
-	p.hs.intercept = nil
-	p.want(p.put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+	p.hs.Intercept = nil
+	p.Want(p.Put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
 	if len(logs.All()) != 1 {
 		t.Errorf("a change within the same minute was logged: %v", logs.All())
 	}
@@ -197,23 +194,23 @@ func TestRevocations(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, new(Handler))
-				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p := newProxy(t, new(options))
+				p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.URL.Path == tc.path {
 						answer(w, 200, `{}`)
 						return true, nil
 					}
 					return false, nil
 				}
-				p.get("alice-token", alice)
+				p.Get("alice-token", alice)
 				if tc.phone {
-					p.get("alice-phone", alice)
+					p.Get("alice-phone", alice)
 				}
-				p.want(p.do(request(tc.method, tc.path, tc.token, `{}`)), 200, `{}`, "")
+				p.Want(p.Do(request(tc.method, tc.path, tc.token, `{}`)), 200, `{}`, "")
 				synctest.Wait() // for who it was, if that had to be asked
-				before := p.hs.count("whoami")
-				p.get("alice-token", alice)
-				if got := p.hs.count("whoami") - before; got != tc.lookups {
+				before := p.hs.Count("whoami")
+				p.Get("alice-token", alice)
+				if got := p.hs.Count("whoami") - before; got != tc.lookups {
 					t.Errorf("%d lookups of alice's other token, want %d", got, tc.lookups)
 				}
 			})
@@ -222,26 +219,26 @@ func TestRevocations(t *testing.T) {
 }
 
 func TestTokenIsRefusedAtOnceAfterItsLogout(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.want(p.get("bob-token", alice), 200, "", "")
-	p.want(p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`)), 200, `{}`, "")
-	p.want(p.get("bob-token", alice), 401, "", "")
-	p.want(p.put("bob-token", bob, `{"presence":"online"}`), 401, "", "")
+	p := newProxy(t, new(options))
+	p.Want(p.Get("bob-token", alice), 200, "", "")
+	p.Want(p.Do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`)), 200, `{}`, "")
+	p.Want(p.Get("bob-token", alice), 401, "", "")
+	p.Want(p.Put("bob-token", bob, `{"presence":"online"}`), 401, "", "")
 }
 
 func TestRefusedLogoutChangesNothing(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p := newProxy(t, new(options))
+	p.Get("bob-token", alice)
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/logout") {
 			answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"no"}`)
 			return true, nil
 		}
 		return false, nil
 	}
-	p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`))
-	p.get("bob-token", alice)
-	p.wantCounts(map[string]int{"whoami": 1})
+	p.Do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`))
+	p.Get("bob-token", alice)
+	p.WantCounts(map[string]int{"whoami": 1})
 }
 
 // A client that logs out often closes its connection without waiting, after the
@@ -249,23 +246,23 @@ func TestRefusedLogoutChangesNothing(t *testing.T) {
 func TestLogoutWithoutAnAnswerCounts(t *testing.T) {
 	for name, end := range map[string]func(w http.ResponseWriter) error{
 		"client gone": func(w http.ResponseWriter) error { w.WriteHeader(499); return nil },
-		"broken off":  func(http.ResponseWriter) error { return caddyhttp.Error(502, io.ErrUnexpectedEOF) },
+		"broken off":  func(http.ResponseWriter) error { return failed(502, io.ErrUnexpectedEOF) },
 		"timed out":   func(w http.ResponseWriter) error { w.WriteHeader(504); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.get("bob-token", alice)
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p := newProxy(t, new(options))
+			p.Get("bob-token", alice)
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if !strings.HasSuffix(r.URL.Path, "/logout") {
 					return false, nil
 				}
-				p.hs.mu.Lock()
-				delete(p.hs.tokens, "bob-token")
-				p.hs.mu.Unlock()
+				p.hs.Mu.Lock()
+				delete(p.hs.Tokens, "bob-token")
+				p.hs.Mu.Unlock()
 				return true, end(w)
 			}
-			p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`))
-			p.want(p.get("bob-token", alice), 401, "", "")
+			p.Do(request("POST", "/_matrix/client/v3/logout", "bob-token", `{}`))
+			p.Want(p.Get("bob-token", alice), 401, "", "")
 		})
 	}
 }
@@ -273,25 +270,25 @@ func TestLogoutWithoutAnAnswerCounts(t *testing.T) {
 // Whoever asks for a password reset and leaves, or logs out in an odd way, must
 // not make everybody else be looked up again.
 func TestOddRevocationsForgetNobodyElse(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p := newProxy(t, new(options))
+	p.Get("bob-token", alice)
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/password") {
 			w.WriteHeader(499)
 			return true, nil
 		}
 		return false, nil
 	}
-	p.do(request("POST", "/_matrix/client/v3/account/password", "", `{}`))
-	p.do(request("POST", "/_matrix/client/v3/logout?x;access_token=evil", "alice-token", `{}`))
-	p.get("bob-token", alice)
-	p.wantCounts(map[string]int{"whoami": 1})
+	p.Do(request("POST", "/_matrix/client/v3/account/password", "", `{}`))
+	p.Do(request("POST", "/_matrix/client/v3/logout?x;access_token=evil", "alice-token", `{}`))
+	p.Get("bob-token", alice)
+	p.WantCounts(map[string]int{"whoami": 1})
 }
 
 func TestOversizedTokenIsNobodys(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	long := strings.Repeat("x", 5000)
-	p.wantError(p.put(long, alice, `{"presence":"online"}`), 401, "M_MISSING_TOKEN")
-	p.want(p.get(long, alice), 401, "", "matrix_presence; fwd=bypass; detail=uncertain-credential")
-	p.wantCounts(map[string]int{"whoami": 0})
+	p.WantError(p.Put(long, alice, `{"presence":"online"}`), 401, "M_MISSING_TOKEN")
+	p.Want(p.Get(long, alice), 401, "", "matrix_presence; fwd=bypass; detail=uncertain-credential")
+	p.WantCounts(map[string]int{"whoami": 0})
 }

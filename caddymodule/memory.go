@@ -111,6 +111,9 @@ func newMemory(s sizes, latency func(reason string) Observer, panicked func(reas
 // guard calls f in a goroutine of ours. A panic is told of, and returned as an error.
 func (m *memory) guard(f func()) error { return guard(m.panicked, f) }
 
+// Unattended returns how many questions are under way that no client waits for.
+func (m *memory) Unattended() int { return m.learning.len() + m.confirming.len() }
+
 // now returns the time by which all that is remembered ages.
 func (m *memory) now() time.Time { return m.clock.now() }
 

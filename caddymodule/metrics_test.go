@@ -14,9 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -59,24 +57,24 @@ func gather(t *testing.T, cacheName string) sample {
 // users and strangers, failures, slow answers, and clients who leave.
 func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{
+		p := newProxy(t, &options{
 			Preflight:  "local",
-			WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second)},
-			ReadLimit:  &Limit{Events: 20, Window: caddy.Duration(time.Second)},
+			WriteLimit: &rate{Events: 1, Window: time.Second},
+			ReadLimit:  &rate{Events: 20, Window: time.Second},
 			Sync:       "limit",
-			SyncLimit:  &Limit{Events: 1, Window: caddy.Duration(time.Second)},
-			Cache: &Cache{
-				States: 6, Permissions: 130, TTL: caddy.Duration(time.Second / 2), StaleIfError: caddy.Duration(time.Minute),
+			SyncLimit:  &rate{Events: 1, Window: time.Second},
+			Cache: &caching{
+				States: 6, Permissions: 130, TTL: time.Second / 2, StaleIfError: time.Minute,
 			},
-			Identity: &Identity{
-				Tokens: 16, TTL: caddy.Duration(3 * time.Second), Timeout: caddy.Duration(time.Second),
-				RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Second), Burst: 10},
+			Identity: &identifying{
+				Tokens: 16, TTL: 3 * time.Second, Timeout: time.Second,
+				RejectedLimit: &rate{Events: 1, Window: time.Second, Burst: 10},
 			},
-			Classes: []Class{{
+			Classes: []userClass{{
 				Name: "busy", Match: []string{alice}, RepeatWrites: "absorb", OverLimit: "coalesce",
-				WriteLimit: &Limit{Events: 2, Window: caddy.Duration(time.Second), Burst: 3},
+				WriteLimit: &rate{Events: 2, Window: time.Second, Burst: 3},
 			}},
-			Coalesce: &Coalesce{MaxAge: caddy.Duration(3 * time.Second)},
+			Coalesce: &waiting{MaxAge: 3 * time.Second},
 		})
 		var mu sync.Mutex
 		random := rand.New(rand.NewPCG(1, 2))
@@ -89,9 +87,9 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		for i := range 9 {
 			userID := fmt.Sprintf("@user%d:example.com", i)
 			users = append(users, userID)
-			p.hs.tokens["token-of-"+userID] = userID
+			p.hs.Tokens["token-of-"+userID] = userID
 		}
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			time.Sleep(time.Duration(draw(20)) * time.Millisecond)
 			if strings.HasSuffix(r.URL.Path, "/version") {
 				says("", `{"server":{"name":"Dendrite"}}`)(w)
@@ -104,7 +102,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 				answer(w, 500, `{"errcode":"M_UNKNOWN","error":"broken"}`)
 				return true, nil
 			case 2:
-				return true, caddyhttp.Error(502, errors.New("no connection"))
+				return true, failed(502, errors.New("no connection"))
 			case 3:
 				answer(w, 200, fmt.Sprintf(`{"presence":"online","status_msg":"%070000d"}`, 0))
 				return true, nil
@@ -139,7 +137,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 					}
 					if draw(8) == 0 {
 						// Some kinds are asked for often, others once.
-						r = preflight("https://app.example.com", "GET", fmt.Sprintf("authorization,x-%d", draw(20)*draw(20)))
+						r = scripted.Preflight("https://app.example.com", "GET", fmt.Sprintf("authorization,x-%d", draw(20)*draw(20)))
 					}
 					if draw(4) == 0 {
 						r = request("GET", syncPath+[]string{"", "?set_presence=unavailable", "?since=s&timeout=0", "?set_presence=unchanged", "?x;set_presence=online"}[draw(5)], token, "")
@@ -149,7 +147,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 					if draw(5) == 0 {
 						time.AfterFunc(time.Duration(draw(30))*time.Millisecond, cancel)
 					}
-					p.do(r.WithContext(ctx))
+					p.Do(r.WithContext(ctx))
 					cancel()
 				}
 			})
@@ -158,32 +156,32 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		time.Sleep(time.Minute) // fetches may outlive their readers
 
 		// More targets than there is room for, and a read of one while the homeserver is down.
-		p.hs.answerBy(nil)
+		p.hs.AnswerBy(nil)
 		for n := range 12 {
-			p.get("bob-token", users[n])
+			p.Get("bob-token", users[n])
 		}
-		p.get("bob-token", bob)
+		p.Get("bob-token", bob)
 		time.Sleep(time.Second)
-		p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
-			return true, caddyhttp.Error(502, errors.New("no connection"))
+		p.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+			return true, failed(502, errors.New("no connection"))
 		})
-		p.get("bob-token", bob)
+		p.Get("bob-token", bob)
 
 		// One that waits and that the homeserver doesn't want, with nothing newer.
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			answer(w, 403, `{"errcode":"M_FORBIDDEN","error":"no"}`)
 			return true, nil
 		})
 		const last = 5 + 14
-		under := p.handler.gateway.memory.identities.Begin(policy.Credential{Token: "alice-token"})
-		under.Learn(policy.WhoAmI{UserID: alice}, p.handler.gateway.memory.identities.Revision(), time.Now())
+		under := p.memory.identities.Begin(policy.Credential{Token: "alice-token"})
+		under.Learn(policy.WhoAmI{UserID: alice}, p.memory.identities.Revision(), time.Now())
 		under.End()
 		for n := range 5 {
-			p.put("alice-token", alice, message(n))
+			p.Put("alice-token", alice, message(n))
 		}
 		time.Sleep(time.Minute)
 
-		got := gather(t, p.handler.Cache.Name)
+		got := p.samples()
 		sum := func(metric string, words ...string) (total float64) {
 			for _, word := range words {
 				value, ok := got[metric+" "+word]
@@ -237,8 +235,8 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			}
 			equal("answers to "+reason, got["upstream_seconds "+reason], got["upstream_requests_total "+reason])
 		}
-		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write", "delivery"), float64(p.hs.count("GET")+p.hs.count("PUT")))
-		equal("the homeserver's count of whoami", sum("upstream_requests_total", "whoami"), float64(p.hs.count("whoami")))
+		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write", "delivery"), float64(p.hs.Count("GET")+p.hs.Count("PUT")))
+		equal("the homeserver's count of whoami", sum("upstream_requests_total", "whoami"), float64(p.hs.Count("whoami")))
 
 		// It was all kinds of traffic.
 		for _, metric := range []string{

@@ -23,9 +23,11 @@ type needs struct {
 	settle               atomic.Int64 // the longest, in nanoseconds
 }
 
-// update is called with the settings of all handlers when there are others. It tells whether
-// something is watched for from now on that wasn't.
-func (n *needs) update(all []*settings) (began bool) {
+// WatchFor has all gateways of a memory watch for what one of them needs to know: those with
+// these settings, which are all that are in use. What is remembered of devices and of the last
+// writes ends if something is watched for that wasn't.
+func (m *memory) WatchFor(all []*settings) {
+	n := &m.needs
 	var syncs, activity, absorbs, limitsSyncs bool
 	var settle time.Duration
 	for _, set := range all {
@@ -35,12 +37,15 @@ func (n *needs) update(all []*settings) (began bool) {
 		}
 		settle = max(settle, set.settle)
 	}
-	began = n.syncs.Swap(syncs) != syncs && syncs
+	began := n.syncs.Swap(syncs) != syncs && syncs
 	began = n.activity.Swap(activity) != activity && activity || began
 	n.absorbs.Store(absorbs)
 	n.limitsSyncs.Store(limitsSyncs)
 	n.settle.Store(int64(settle))
-	return began
+	if began {
+		m.repeats.Clear()
+		m.devices.Clear()
+	}
 }
 
 // watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.

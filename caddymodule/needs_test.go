@@ -5,20 +5,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
-
-// beside provisions another handler of the same memory before the same homeserver.
-func (p *proxy) beside(handler *Handler) *proxy {
-	p.t.Helper()
-	if handler.Cache == nil {
-		handler.Cache = new(Cache)
-	}
-	handler.Cache.Name = p.handler.Cache.Name
-	provision(p.t, handler)
-	return &proxy{t: p.t, handler: handler, hs: p.hs}
-}
 
 // Two sites had one cache name, and one of them absorbed. Syncs, messages and observed writes
 // through the other were not looked at, so that a repeat was answered 200 that the homeserver no
@@ -28,14 +15,14 @@ func TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat(t *testing.T) {
 	const sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 	sync := func(p *proxy) { p.sync("alice-token", "set_presence=unavailable") }
 	unknownSync := func(p *proxy) {
-		p.hs.tokens["alice-tablet"] = alice
-		p.do(request("GET", syncPath+"?set_presence=unavailable", "alice-tablet", ""))
+		p.hs.Tokens["alice-tablet"] = alice
+		p.Do(request("GET", syncPath+"?set_presence=unavailable", "alice-tablet", ""))
 		synctest.Wait() // the homeserver is asked whose it is meanwhile
 	}
 	write := func(bodies ...string) func(p *proxy) {
 		return func(p *proxy) {
 			for _, body := range bodies {
-				p.put("alice-token", alice, body)
+				p.Put("alice-token", alice, body)
 				synctest.Wait()
 			}
 		}
@@ -43,31 +30,31 @@ func TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat(t *testing.T) {
 	for _, tc := range []struct {
 		name       string
 		homeserver string
-		other      *Handler
+		other      *options
 		between    func(p *proxy)
 		repeats    bool // it is none of those
 	}{
-		{name: "nothing", other: &Handler{}, between: func(*proxy) {}, repeats: true},
-		{name: "a sync that sets nothing", homeserver: "synapse", other: &Handler{}, between: func(p *proxy) { p.sync("alice-token", "set_presence=offline") }, repeats: true},
-		{name: "a sync", other: &Handler{}, between: sync},
-		{name: "a sync of an unknown token", other: &Handler{}, between: unknownSync},
-		{name: "a sync where the cache is off", other: &Handler{Cache: &Cache{Off: true}}, between: sync},
-		{name: "a sync before its homeserver is known", other: &Handler{Sync: "limit"}, between: sync},
-		{name: "one of an unknown token before its homeserver is known", other: &Handler{Sync: "limit"}, between: unknownSync},
-		{name: "a sync that tuwunel can't be kept from", homeserver: "tuwunel", other: &Handler{Sync: "off"}, between: sync},
-		{name: "a sync that is kept from it", homeserver: "synapse", other: &Handler{Sync: "off"}, between: sync, repeats: true},
-		{name: "an observed sync, off", homeserver: "synapse", other: &Handler{Mode: "observe", Sync: "off"}, between: sync},
-		{name: "an observed sync", homeserver: "synapse", other: &Handler{Mode: "observe", Sync: "limit"}, between: sync},
-		{name: "a sliding sync", homeserver: "tuwunel", other: &Handler{}, between: func(p *proxy) {
-			p.do(request("POST", sliding, "alice-token", `{"set_presence":"unavailable"}`))
+		{name: "nothing", other: &options{}, between: func(*proxy) {}, repeats: true},
+		{name: "a sync that sets nothing", homeserver: "synapse", other: &options{}, between: func(p *proxy) { p.sync("alice-token", "set_presence=offline") }, repeats: true},
+		{name: "a sync", other: &options{}, between: sync},
+		{name: "a sync of an unknown token", other: &options{}, between: unknownSync},
+		{name: "a sync where the cache is off", other: &options{Cache: &caching{Off: true}}, between: sync},
+		{name: "a sync before its homeserver is known", other: &options{Sync: "limit"}, between: sync},
+		{name: "one of an unknown token before its homeserver is known", other: &options{Sync: "limit"}, between: unknownSync},
+		{name: "a sync that tuwunel can't be kept from", homeserver: "tuwunel", other: &options{Sync: "off"}, between: sync},
+		{name: "a sync that is kept from it", homeserver: "synapse", other: &options{Sync: "off"}, between: sync, repeats: true},
+		{name: "an observed sync, off", homeserver: "synapse", other: &options{Mode: "observe", Sync: "off"}, between: sync},
+		{name: "an observed sync", homeserver: "synapse", other: &options{Mode: "observe", Sync: "limit"}, between: sync},
+		{name: "a sliding sync", homeserver: "tuwunel", other: &options{}, between: func(p *proxy) {
+			p.Do(request("POST", sliding, "alice-token", `{"set_presence":"unavailable"}`))
 		}},
-		{name: "a message", other: &Handler{}, between: func(p *proxy) { p.do(request("PUT", message, "alice-token", "{}")) }},
-		{name: "a message, observed", other: &Handler{Mode: "observe"}, between: func(p *proxy) { p.do(request("PUT", message, "alice-token", "{}")) }},
-		{name: "a write", other: &Handler{}, between: write(unavailable)},
-		{name: "an observed write", other: &Handler{Mode: "observe"}, between: write(unavailable)},
-		{name: "an observed write over the limit", other: &Handler{Mode: "observe", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}}, between: write(unavailable, `{"presence":"offline"}`)},
-		{name: "an observed write that we would refuse", other: &Handler{Mode: "observe", PresenceValues: []string{"online"}}, between: write(unavailable)},
-		{name: "an observed write that would be absorbed", other: &Handler{Mode: "observe", RepeatWrites: "absorb"}, between: write(unavailable, unavailable)},
+		{name: "a message", other: &options{}, between: func(p *proxy) { p.Do(request("PUT", message, "alice-token", "{}")) }},
+		{name: "a message, observed", other: &options{Mode: "observe"}, between: func(p *proxy) { p.Do(request("PUT", message, "alice-token", "{}")) }},
+		{name: "a write", other: &options{}, between: write(unavailable)},
+		{name: "an observed write", other: &options{Mode: "observe"}, between: write(unavailable)},
+		{name: "an observed write over the limit", other: &options{Mode: "observe", WriteLimit: &rate{Events: 1, Window: time.Hour}}, between: write(unavailable, `{"presence":"offline"}`)},
+		{name: "an observed write that we would refuse", other: &options{Mode: "observe", PresenceValues: []string{"online"}}, between: write(unavailable)},
+		{name: "an observed write that would be absorbed", other: &options{Mode: "observe", RepeatWrites: "absorb"}, between: write(unavailable, unavailable)},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -76,15 +63,15 @@ func TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat(t *testing.T) {
 				p := newProxy(t, handler)
 				other := p.beside(tc.other)
 				if tc.homeserver != "" {
-					tc.other.gateway.set.dialect = dialects[tc.homeserver]
+					other.gateway.set.dialect = dialects[tc.homeserver]
 				}
-				p.put("alice-token", alice, online)
+				p.Put("alice-token", alice, online)
 				tc.between(other)
 				want := "matrix_presence; fwd=method"
 				if tc.repeats {
 					want = "matrix_presence; detail=absorbed"
 				}
-				p.want(p.put("alice-token", alice, online), 200, "{}", want)
+				p.Want(p.Put("alice-token", alice, online), 200, "{}", want)
 			})
 		})
 	}
@@ -94,40 +81,40 @@ func TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat(t *testing.T) {
 func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
 	const active, idle = "since=s&set_presence=online&timeout=0", "since=s&set_presence=unavailable&timeout=0"
 	const silent = "since=s&set_presence=offline&timeout=0"
-	once := &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
+	once := &rate{Events: 1, Window: time.Hour}
 	for _, tc := range []struct {
 		name    string
-		other   *Handler
+		other   *options
 		between func(p, other *proxy)
 		last    string // the next sync
 		passes  bool
 	}{
-		{"nothing", &Handler{}, func(_, _ *proxy) {}, idle, false},
-		{"the same", &Handler{}, func(_, other *proxy) { other.wantSync("alice-token", idle, idle) }, idle, false},
-		{"another state", &Handler{}, func(_, other *proxy) { other.wantSync("alice-token", active, active) }, idle, true},
-		{"a write", &Handler{}, func(_, other *proxy) { other.put("alice-token", alice, online) }, idle, true},
-		{"an observed write", &Handler{Mode: "observe"}, func(_, other *proxy) { other.put("alice-token", alice, online) }, idle, true},
-		{"an observed write over the limit", &Handler{Mode: "observe", WriteLimit: once}, func(p, other *proxy) {
-			other.put("alice-token", alice, unavailable)
+		{"nothing", &options{}, func(_, _ *proxy) {}, idle, false},
+		{"the same", &options{}, func(_, other *proxy) { other.wantSync("alice-token", idle, idle) }, idle, false},
+		{"another state", &options{}, func(_, other *proxy) { other.wantSync("alice-token", active, active) }, idle, true},
+		{"a write", &options{}, func(_, other *proxy) { other.Put("alice-token", alice, online) }, idle, true},
+		{"an observed write", &options{Mode: "observe"}, func(_, other *proxy) { other.Put("alice-token", alice, online) }, idle, true},
+		{"an observed write over the limit", &options{Mode: "observe", WriteLimit: once}, func(p, other *proxy) {
+			other.Put("alice-token", alice, unavailable)
 			p.wantSync("alice-token", idle, idle)
 			p.wantSync("alice-token", idle, silent)
-			other.put("alice-token", alice, online)
+			other.Put("alice-token", alice, online)
 			synctest.Wait()
 		}, idle, true},
-		{"an observed sync", &Handler{Mode: "observe", Sync: "limit"}, func(_, other *proxy) { other.wantSync("alice-token", active, active) }, idle, true},
-		{"an observed sync over the limit", &Handler{Mode: "observe", Sync: "limit", SyncLimit: once}, func(_, other *proxy) {
+		{"an observed sync", &options{Mode: "observe", Sync: "limit"}, func(_, other *proxy) { other.wantSync("alice-token", active, active) }, idle, true},
+		{"an observed sync over the limit", &options{Mode: "observe", Sync: "limit", SyncLimit: once}, func(_, other *proxy) {
 			other.wantSync("alice-token", active, active)
 			other.wantSync("alice-token", idle, idle)
 		}, active, true},
-		{"a message", &Handler{}, func(_, other *proxy) {
-			other.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
+		{"a message", &options{}, func(_, other *proxy) {
+			other.Do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
 		}, idle, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Off: true}})
+				p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", SyncLimit: &rate{Off: true}})
 				other := p.beside(tc.other)
-				tc.other.gateway.set.dialect = synapse
+				other.gateway.set.dialect = synapse
 				p.wantSync("alice-token", idle, idle)
 				tc.between(p, other)
 				want := silent
@@ -144,44 +131,44 @@ func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
 // was believed as if nothing could have changed meanwhile.
 func TestWhatNobodyWatchedMayHaveChanged(t *testing.T) {
 	const active, idle = "since=s&set_presence=online&timeout=0", "since=s&set_presence=unavailable&timeout=0"
-	busy := func() *Handler {
-		return &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse", Cache: new(Cache)}
+	busy := func() *options {
+		return &options{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse", Cache: new(caching)}
 	}
-	for _, off := range []*Handler{{}, {Mode: "observe"}, {Sync: "off", Homeserver: "synapse"}} {
+	for _, off := range []*options{{}, {Mode: "observe"}, {Sync: "off", Homeserver: "synapse"}} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newProxy(t, busy())
 			p.wantSync("alice-token", active, active)
-			p.put("bob-token", bob, online)
-			off.Cache = new(Cache)
+			p.Put("bob-token", bob, online)
+			off.Cache = new(caching)
 			p.reload(off)
 			p.sync("alice-token", idle)
-			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/typing/x", "bob-token", "{}"))
+			p.Do(request("PUT", "/_matrix/client/v3/rooms/!r:x/typing/x", "bob-token", "{}"))
 			p.reload(busy())
 			p.wantSync("alice-token", active, active)
-			p.want(p.put("bob-token", bob, online), 200, "{}", "matrix_presence; fwd=method")
+			p.Want(p.Put("bob-token", bob, online), 200, "{}", "matrix_presence; fwd=method")
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, busy())
 		p.wantSync("alice-token", active, active)
-		p.put("bob-token", bob, online)
+		p.Put("bob-token", bob, online)
 		p.reload(busy())
 		p.wantSync("alice-token", active, "since=s&set_presence=offline&timeout=0")
-		p.want(p.put("bob-token", bob, online), 200, "{}", "matrix_presence; detail=absorbed")
+		p.Want(p.Put("bob-token", bob, online), 200, "{}", "matrix_presence; detail=absorbed")
 	})
 }
 
 // Readers of one site must not be shown what was true before a sync through another.
 func TestReadersOfASiteSeeTheSyncsOfAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
-		other := p.beside(&Handler{Homeserver: "synapse"})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		other := p.beside(&options{Homeserver: "synapse"})
 		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
 		time.Sleep(2 * time.Second)
-		p.get("bob-token", alice)
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+		p.Get("bob-token", alice)
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
 		other.wantSync("alice-token", "set_presence=unavailable", "set_presence=unavailable")
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
 	})
 }
 
@@ -189,25 +176,22 @@ func TestReadersOfASiteSeeTheSyncsOfAnother(t *testing.T) {
 // never came to serve any.
 func TestNeedsEndWithTheirHandlers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{RepeatWrites: "absorb", Cache: &Cache{Settle: ptr(time.Minute)}})
-		other := p.beside(new(Handler))
+		p := newProxy(t, &options{RepeatWrites: "absorb", Cache: &caching{Settle: ptr(time.Minute)}})
+		other := p.beside(new(options))
 		other.sync("alice-token", "timeout=0")
 		other.wantMetrics(map[string]float64{"requests_total sync": 1})
-		if got := other.handler.gateway.settle(); got != time.Minute {
+		if got := other.gateway.settle(); got != time.Minute {
 			t.Errorf("what one site's write leaves unsure for a minute settles after %v through another", got)
 		}
-		p.reload(&Handler{Cache: new(Cache)})
+		p.reload(&options{Cache: new(caching)})
 		other.sync("alice-token", "timeout=0")
 		other.wantMetrics(map[string]float64{"requests_total sync": 1})
-		if got := other.handler.gateway.settle(); got != defaultSettle {
+		if got := other.gateway.settle(); got != defaultSettle {
 			t.Errorf("it settles after %v", got)
 		}
 
 		failed := p.beside(absorbing())
-		if err := failed.handler.Cleanup(); err != nil {
-			t.Fatal(err)
-		}
-		failed.handler.gateway = nil // its test's cleanup has nothing more to do
+		failed.end(failed.gateway)
 		other.sync("alice-token", "timeout=0")
 		other.wantMetrics(map[string]float64{"requests_total sync": 1})
 	})
@@ -228,13 +212,13 @@ func TestObservedWriteIsNotOvertakenByOneThatWaits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
-				other := p.beside(&Handler{Mode: "observe"})
-				other.handler.gateway.set.dialect = tc.dialect
+				other := p.beside(&options{Mode: "observe"})
+				other.gateway.set.dialect = tc.dialect
 				p.knows("alice-phone")
 				sent := p.hs.bodies()
-				p.put("alice-token", alice, message(0))
-				p.put("alice-token", alice, message(1)) // waits
-				if resp := other.put(tc.token, alice, message(2)); resp.StatusCode != http.StatusOK {
+				p.Put("alice-token", alice, message(0))
+				p.Put("alice-token", alice, message(1)) // waits
+				if resp := other.Put(tc.token, alice, message(2)); resp.StatusCode != http.StatusOK {
 					t.Errorf("status %d", resp.StatusCode)
 				}
 				time.Sleep(time.Hour)
@@ -253,14 +237,14 @@ func TestObservedWriteOfSomebodyElseChangesNothing(t *testing.T) {
 	for _, token := range []string{"", "made-up", "bob-token"} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newProxy(t, absorbing())
-			other := p.beside(&Handler{Mode: "observe"})
-			p.put("alice-token", alice, online)
+			other := p.beside(&options{Mode: "observe"})
+			p.Put("alice-token", alice, online)
 			time.Sleep(defaultSettle)
-			p.get("bob-token", alice)
-			other.put(token, alice, unavailable) // this homeserver takes bob's, as Dendrite does with presence off
+			p.Get("bob-token", alice)
+			other.Put(token, alice, unavailable) // this homeserver takes bob's, as Dendrite does with presence off
 			synctest.Wait()
-			p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
-			p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
+			p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+			p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
 		})
 	}
 }
@@ -269,14 +253,14 @@ func TestObservedWriteOfSomebodyElseChangesNothing(t *testing.T) {
 func TestObservedWriteOfAnUnknownTokenCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, absorbing())
-		other := p.beside(&Handler{Mode: "observe"})
-		p.put("alice-token", alice, online)
+		other := p.beside(&options{Mode: "observe"})
+		p.Put("alice-token", alice, online)
 		time.Sleep(defaultSettle)
-		p.get("bob-token", alice)
-		if resp := other.put("alice-phone", alice, unavailable); resp.StatusCode != http.StatusOK {
+		p.Get("bob-token", alice)
+		if resp := other.Put("alice-phone", alice, unavailable); resp.StatusCode != http.StatusOK {
 			t.Errorf("status %d", resp.StatusCode)
 		}
-		p.want(p.get("bob-token", alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
-		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+		p.Want(p.Get("bob-token", alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
+		p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
 	})
 }

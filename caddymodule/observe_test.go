@@ -15,7 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // observed returns how often each outcome would have been, "hit read".
@@ -27,7 +27,7 @@ func (p *proxy) observed() map[string]float64 {
 func (p *proxy) outcomesOf(metric string) map[string]float64 {
 	p.t.Helper()
 	counts := make(map[string]float64)
-	for name, value := range gather(p.t.(*testing.T), p.handler.Cache.Name) {
+	for name, value := range p.samples() {
 		if words, ok := strings.CutPrefix(name, metric); ok && value > 0 {
 			counts[words] = value
 		}
@@ -45,10 +45,10 @@ func (p *proxy) wantObserved(want map[string]float64) {
 
 func TestObservedRequestsGoThroughAsTheyCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{
-			Mode: "observe", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}, ReadLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)},
+		p := newProxy(t, &options{
+			Mode: "observe", WriteLimit: &rate{Events: 1, Window: time.Hour}, ReadLimit: &rate{Events: 1, Window: time.Hour},
 		})
-		direct := newHomeserver()
+		direct := &homeserver{scripted.New()}
 		requests := []func() *http.Request{
 			func() *http.Request { return request("GET", statusPath(alice), "bob-token", "") },
 			func() *http.Request { return request("GET", statusPath(alice), "bob-token", "") },
@@ -66,7 +66,7 @@ func TestObservedRequestsGoThroughAsTheyCame(t *testing.T) {
 			func() *http.Request { return request("PUT", statusPath(alice), "", online) },
 		}
 		for i, next := range requests {
-			got := p.do(next())
+			got := p.Do(next())
 			recorder := httptest.NewRecorder()
 			if err := direct.ServeHTTP(recorder, next()); err != nil {
 				t.Fatal(err)
@@ -76,7 +76,7 @@ func TestObservedRequestsGoThroughAsTheyCame(t *testing.T) {
 				t.Errorf("request %d: got %d %v %s, want %d %v %s", i, got.StatusCode, got.Header, bodyOf(got), recorded.StatusCode, recorded.Header, bodyOf(recorded))
 			}
 		}
-		p.wantCounts(map[string]int{"GET": 5, "PUT": 6})
+		p.WantCounts(map[string]int{"GET": 5, "PUT": 6})
 		synctest.Wait()
 		if got, want := p.outcomesOf("outcomes_total "), (map[string]float64{"bypass read": 6, "forwarded write": 6}); !maps.Equal(got, want) {
 			t.Errorf("the outcomes were %v, want %v", got, want)
@@ -86,31 +86,31 @@ func TestObservedRequestsGoThroughAsTheyCame(t *testing.T) {
 
 func TestObservedOutcomes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{
-			Mode: "observe", WriteLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)},
-			ReadLimit: &Limit{Events: 3, Window: caddy.Duration(time.Hour)}, Identity: &Identity{RejectedLimit: &Limit{Off: true}},
-			Classes: []Class{{
+		p := newProxy(t, &options{
+			Mode: "observe", WriteLimit: &rate{Events: 2, Window: time.Hour},
+			ReadLimit: &rate{Events: 3, Window: time.Hour}, Identity: &identifying{RejectedLimit: &rate{Off: true}},
+			Classes: []userClass{{
 				Name: "bots", Match: []string{bob}, RepeatWrites: "absorb", OverLimit: "coalesce",
-				WriteLimit: &Limit{Events: 1, Window: caddy.Duration(20 * time.Second)},
+				WriteLimit: &rate{Events: 1, Window: 20 * time.Second},
 			}},
 		})
 		for range 5 {
-			p.get("bob-token", alice)
+			p.Get("bob-token", alice)
 			synctest.Wait()
 		}
 		p.wantObserved(map[string]float64{"miss read": 1, "hit read": 2, "limited read": 2})
 		for _, body := range []string{online, online, unavailable, "{"} {
-			p.put("bob-token", bob, body)
-			p.put("alice-token", alice, body)
+			p.Put("bob-token", bob, body)
+			p.Put("alice-token", alice, body)
 			synctest.Wait()
 		}
-		p.put("alice-token", bob, online)
-		p.put("unknown", bob, online)
-		p.put("", bob, online)
-		p.get("", bob)
-		p.get("carol-token", alice)
+		p.Put("alice-token", bob, online)
+		p.Put("unknown", bob, online)
+		p.Put("", bob, online)
+		p.Get("", bob)
+		p.Get("carol-token", alice)
 		synctest.Wait()
-		p.get("carol-token", alice)
+		p.Get("carol-token", alice)
 		p.wantObserved(map[string]float64{
 			"miss read": 2, "hit read": 3, "limited read": 2, "rejected read": 1,
 			"forwarded write": 3, "absorbed write": 1, "coalesced write": 1, "invalid write": 1, "limited write": 2,
@@ -122,11 +122,11 @@ func TestObservedOutcomes(t *testing.T) {
 // What is observed is what is then enforced.
 func TestObservedReadsAreTheEnforcedOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		options := func(mode string) *Handler {
-			return &Handler{
-				Mode: mode, ReadLimit: &Limit{Events: 1, Window: caddy.Duration(3 * time.Second), Burst: 5}, WriteLimit: &Limit{Off: true},
-				Cache:    &Cache{Name: t.Name() + mode, TTL: caddy.Duration(5 * time.Second)},
-				Identity: &Identity{TTL: caddy.Duration(20 * time.Second)},
+		options := func(mode string) *options {
+			return &options{
+				Mode: mode, ReadLimit: &rate{Events: 1, Window: 3 * time.Second, Burst: 5}, WriteLimit: &rate{Off: true},
+				Cache:    &caching{TTL: 5 * time.Second},
+				Identity: &identifying{TTL: 20 * time.Second},
 			}
 		}
 		observing, enforcing := newProxy(t, options("observe")), newProxy(t, options("enforce"))
@@ -140,7 +140,7 @@ func TestObservedReadsAreTheEnforcedOnes(t *testing.T) {
 				method, target, body = "PUT", own, message(random.IntN(10))
 			}
 			for _, p := range []*proxy{observing, enforcing} {
-				p.do(request(method, statusPath(target), token, body))
+				p.Do(request(method, statusPath(target), token, body))
 				synctest.Wait()
 			}
 			time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
@@ -158,10 +158,10 @@ func TestObservedReadsAreTheEnforcedOnes(t *testing.T) {
 }
 
 func TestObservedPreflightsAreTheHomeservers(t *testing.T) {
-	p := newProxy(t, &Handler{Mode: "observe", Preflight: "local"})
-	p.hs.answerPreflights(204, synapsePreflight...)
+	p := newProxy(t, &options{Mode: "observe", Preflight: "local"})
+	p.hs.AnswerPreflights(204, scripted.SynapsePreflight...)
 	for range 3 {
-		resp := p.do(preflight("https://app.example.com", "GET", "authorization"))
+		resp := p.Do(scripted.Preflight("https://app.example.com", "GET", "authorization"))
 		if resp.Header.Get("Access-Control-Max-Age") != "" || resp.Header.Get("Cache-Status") != "" {
 			t.Errorf("got %v", resp.Header)
 		}
@@ -173,8 +173,8 @@ func TestObservedPreflightsAreTheHomeservers(t *testing.T) {
 
 func TestObservingUnpacksWhatTheClientAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Mode: "observe"})
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p := newProxy(t, &options{Mode: "observe"})
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Header.Get("Accept-Encoding") != "gzip" {
 				return false, nil
 			}
@@ -187,7 +187,7 @@ func TestObservingUnpacksWhatTheClientAskedFor(t *testing.T) {
 		for range 2 {
 			r := request("GET", statusPath(alice), "bob-token", "")
 			r.Header.Set("Accept-Encoding", "gzip")
-			resp := p.do(r)
+			resp := p.Do(r)
 			if unpacker, err := gzip.NewReader(resp.Body); err != nil || resp.Header.Get("Content-Encoding") != "gzip" {
 				t.Errorf("the client got %v, %v", resp.Header, err)
 			} else if body, err := io.ReadAll(unpacker); err != nil || !bytes.Equal(body, []byte(`{"presence":"offline"}`)) {
@@ -203,8 +203,8 @@ func TestObservingUnpacksWhatTheClientAskedFor(t *testing.T) {
 // is observed.
 func TestObservedClientDoesNotWaitForWhoAmI(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Mode: "observe"})
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p := newProxy(t, &options{Mode: "observe"})
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/whoami") {
 				<-r.Context().Done()
 				return true, r.Context().Err()
@@ -214,9 +214,9 @@ func TestObservedClientDoesNotWaitForWhoAmI(t *testing.T) {
 		start := time.Now()
 		var clients sync.WaitGroup
 		for n := range 2 * maxLearning {
-			clients.Go(func() { p.want(p.get(fmt.Sprintf("token-%d", n), alice), 401, "", "") })
+			clients.Go(func() { p.Want(p.Get(fmt.Sprintf("token-%d", n), alice), 401, "", "") })
 		}
-		p.want(p.get("bob-token", alice), 200, "", "")
+		p.Want(p.Get("bob-token", alice), 200, "", "")
 		clients.Wait()
 		if took := time.Since(start); took != 0 {
 			t.Errorf("it took %v", took)
@@ -248,11 +248,11 @@ func TestBodiesOfWhoMayHaveNoAccountAreNotKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Mode: tc.mode, Sync: "limit", Homeserver: "tuwunel"})
+				p := newProxy(t, &options{Mode: tc.mode, Sync: "limit", Homeserver: "tuwunel"})
 				p.knows("alice-token")
 				sent := &counted{Reader: strings.NewReader(strings.Repeat(" ", tc.size))}
 				path, _, _ := strings.Cut(tc.path, "?")
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.URL.Path != path {
 						return false, nil
 					}
@@ -271,7 +271,7 @@ func TestBodiesOfWhoMayHaveNoAccountAreNotKept(t *testing.T) {
 				})
 				r := request(tc.method, tc.path, tc.token, "")
 				r.Body, r.ContentLength = io.NopCloser(sent), int64(tc.size)
-				p.do(r)
+				p.Do(r)
 				synctest.Wait()
 			})
 		})

@@ -12,17 +12,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // coalescing lets one write through in ten seconds.
-func coalescing() *Handler {
-	return &Handler{
-		OverLimit: "coalesce", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(10 * time.Second)},
-		Coalesce: &Coalesce{Pending: 10, MaxAge: caddy.Duration(time.Minute)}, Cache: new(Cache),
+func coalescing() *options {
+	return &options{
+		OverLimit: "coalesce", WriteLimit: &rate{Events: 1, Window: 10 * time.Second},
+		Coalesce: &waiting{Pending: 10, MaxAge: time.Minute}, Cache: new(caching),
 	}
 }
 
@@ -30,7 +27,7 @@ func coalescing() *Handler {
 func (hs *homeserver) bodies() func() []string {
 	var mu sync.Mutex
 	var list []string
-	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == http.MethodPut {
 			body, _ := io.ReadAll(r.Body)
 			r.Body = io.NopCloser(strings.NewReader(string(body)))
@@ -51,7 +48,7 @@ func message(n int) string { return fmt.Sprintf(`{"presence":"online","status_ms
 
 func (p *proxy) wantDeliveries(want map[string]float64) {
 	p.t.Helper()
-	got := gather(p.t.(*testing.T), p.handler.Cache.Name)
+	got := p.samples()
 	for _, result := range deliveryNames {
 		if got["deliveries_total "+result] != want[result] {
 			p.t.Errorf("%v %s, want %v", got["deliveries_total "+result], result, want[result])
@@ -66,10 +63,10 @@ func TestOfWritesOverTheLimitTheNewestIsDelivered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
 		sent := p.hs.bodies()
-		p.want(p.put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
+		p.Want(p.Put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
 		for n := range 8 {
 			time.Sleep(time.Second)
-			p.want(p.put("alice-token", alice, message(n+1)), 200, "{}", "matrix_presence; detail=coalesced")
+			p.Want(p.Put("alice-token", alice, message(n+1)), 200, "{}", "matrix_presence; detail=coalesced")
 		}
 		p.wantDeliveries(map[string]float64{"superseded": 7, "pending": 1})
 		time.Sleep(3 * time.Second)
@@ -77,7 +74,7 @@ func TestOfWritesOverTheLimitTheNewestIsDelivered(t *testing.T) {
 			t.Errorf("the homeserver got %q", got)
 		}
 		p.wantDeliveries(map[string]float64{"superseded": 7, "delivered": 1})
-		p.want(p.get("bob-token", alice), 200, message(8), "")
+		p.Want(p.Get("bob-token", alice), 200, message(8), "")
 	})
 }
 
@@ -85,14 +82,14 @@ func TestOfWritesOverTheLimitTheNewestIsDelivered(t *testing.T) {
 func TestDeliveryIsTheClientsOwnRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, online)
+		p.Put("alice-token", alice, online)
 		r := request("PUT", "/_matrix/client/r0/presence/%40alice:example.com/status", "alice-token", unavailable)
 		r.Header.Set("User-Agent", "a client")
 		r.Header.Set("Content-Type", "application/json; charset=utf-8")
-		p.want(p.do(r), 200, "{}", "matrix_presence; detail=coalesced")
+		p.Want(p.Do(r), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		got := p.hs.last()
+		got := p.hs.Last()
 		if got.Method != "PUT" || got.URL.String() != r.URL.String() || got.ContentLength != int64(len(unavailable)) || got.RemoteAddr != r.RemoteAddr ||
 			got.Header.Get("Authorization") != "Bearer alice-token" || got.Header.Get("User-Agent") != "a client" ||
 			got.Header.Get("Content-Type") != "application/json; charset=utf-8" {
@@ -104,24 +101,24 @@ func TestDeliveryIsTheClientsOwnRequest(t *testing.T) {
 func TestNothingOlderIsStoredOrServedWhileAWriteWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := coalescing()
-		h.Cache = &Cache{TTL: caddy.Duration(time.Hour), StaleIfError: caddy.Duration(time.Hour), Settle: ptr(0)}
+		h.Cache = &caching{TTL: time.Hour, StaleIfError: time.Hour, Settle: ptr(0)}
 		p := newProxy(t, h)
-		p.put("alice-token", alice, message(0))
-		p.get("bob-token", alice)
-		p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; hit")
-		p.put("alice-token", alice, message(1))
+		p.Put("alice-token", alice, message(0))
+		p.Get("bob-token", alice)
+		p.Want(p.Get("bob-token", alice), 200, message(0), "matrix_presence; hit")
+		p.Put("alice-token", alice, message(1))
 		for range 2 {
-			p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss") // what the homeserver says
+			p.Want(p.Get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss") // what the homeserver says
 		}
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
-			return true, caddyhttp.Error(502, errors.New("no connection"))
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			return true, failed(502, errors.New("no connection"))
 		})
-		p.want(p.get("bob-token", alice), 502, "", "")
-		p.hs.answerBy(nil)
+		p.Want(p.Get("bob-token", alice), 502, "", "")
+		p.hs.AnswerBy(nil)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		p.want(p.get("bob-token", alice), 200, message(1), "matrix_presence; fwd=miss; stored")
-		p.want(p.get("bob-token", alice), 200, message(1), "matrix_presence; hit")
+		p.Want(p.Get("bob-token", alice), 200, message(1), "matrix_presence; fwd=miss; stored")
+		p.Want(p.Get("bob-token", alice), 200, message(1), "matrix_presence; hit")
 	})
 }
 
@@ -130,20 +127,20 @@ func TestDeliveriesSettleWhateverEndsTheWait(t *testing.T) {
 	const settle = 5 * time.Second
 	for name, end := range map[string]func(p *proxy){
 		"logout": func(p *proxy) {
-			p.want(p.do(request("POST", "/_matrix/client/v3/logout", "alice-token", "{}")), 200, "", "")
+			p.Want(p.Do(request("POST", "/_matrix/client/v3/logout", "alice-token", "{}")), 200, "", "")
 		},
 		"max_age": func(*proxy) { time.Sleep(3 * time.Second) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := coalescing()
-				h.Cache = &Cache{TTL: caddy.Duration(time.Hour), Settle: ptr(settle)}
-				h.Coalesce.MaxAge = caddy.Duration(13 * time.Second)
+				h.Cache = &caching{TTL: time.Hour, Settle: ptr(settle)}
+				h.Coalesce.MaxAge = 13 * time.Second
 				p := newProxy(t, h)
-				p.put("alice-token", alice, message(0))
-				p.want(p.get("bob-token", alice), 200, message(0), "")
+				p.Put("alice-token", alice, message(0))
+				p.Want(p.Get("bob-token", alice), 200, message(0), "")
 				writes := 0
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method != http.MethodPut {
 						return false, nil
 					}
@@ -151,26 +148,26 @@ func TestDeliveriesSettleWhateverEndsTheWait(t *testing.T) {
 						answer(w, 200, `{}`) // and applies it later
 						return true, nil
 					}
-					return true, caddyhttp.Error(502, errors.New("no connection"))
+					return true, failed(502, errors.New("no connection"))
 				})
-				p.put("alice-phone", alice, message(1))
-				p.put("alice-token", alice, message(2))
+				p.Put("alice-phone", alice, message(1))
+				p.Put("alice-token", alice, message(2))
 				time.Sleep(10 * time.Second)
 				synctest.Wait()
-				if writes < 2 || p.handler.gateway.memory.pendings.len() != 1 {
-					t.Fatalf("%d writes were sent, and %d wait", writes, p.handler.gateway.memory.pendings.len())
+				if writes < 2 || p.memory.pendings.len() != 1 {
+					t.Fatalf("%d writes were sent, and %d wait", writes, p.memory.pendings.len())
 				}
 				end(p)
 				synctest.Wait()
-				if n := p.handler.gateway.memory.pendings.len(); n != 0 {
+				if n := p.memory.pendings.len(); n != 0 {
 					t.Fatalf("%d writes wait", n)
 				}
-				p.want(p.get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss")
-				if got := p.get("bob-token", alice).Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss" {
+				p.Want(p.Get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss")
+				if got := p.Get("bob-token", alice).Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss" {
 					t.Errorf("while it settles: Cache-Status is %q", got)
 				}
 				time.Sleep(settle)
-				p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+				p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
 			})
 		})
 	}
@@ -179,11 +176,11 @@ func TestDeliveriesSettleWhateverEndsTheWait(t *testing.T) {
 func TestDevicesAreDeliveredInTheOrderOfTheirLastWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, message(0))
+		p.Put("alice-token", alice, message(0))
 		sent := p.hs.bodies()
-		p.put("alice-token", alice, message(1))
-		p.put("alice-phone", alice, message(2))
-		p.put("alice-token", alice, message(3))
+		p.Put("alice-token", alice, message(1))
+		p.Put("alice-phone", alice, message(2))
+		p.Put("alice-token", alice, message(3))
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if got := fmt.Sprint(sent()); got != fmt.Sprint([]string{message(2), message(3)}) {
@@ -191,18 +188,18 @@ func TestDevicesAreDeliveredInTheOrderOfTheirLastWrites(t *testing.T) {
 		}
 		// Two went for the price of two.
 		time.Sleep(11 * time.Second)
-		p.want(p.put("alice-token", alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.Want(p.Put("alice-token", alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
 	})
 }
 
 func TestNoWriteOvertakesOneThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, message(0))
-		p.put("alice-token", alice, message(1))
+		p.Put("alice-token", alice, message(0))
+		p.Put("alice-token", alice, message(1))
 		sent := p.hs.bodies()
-		slow := p.hs.intercept
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		slow := p.hs.Intercept
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			handled, err := slow(w, r)
 			if r.Method == http.MethodPut && len(sent()) == 1 {
 				time.Sleep(25 * time.Second) // so long that there is budget again
@@ -210,13 +207,13 @@ func TestNoWriteOvertakesOneThatWaits(t *testing.T) {
 			return handled, err
 		})
 		time.Sleep(31 * time.Second)
-		p.want(p.put("alice-token", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.Want(p.Put("alice-token", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		if got := fmt.Sprint(sent()); got != fmt.Sprint([]string{message(1), message(2)}) {
 			t.Errorf("the homeserver got %v", got)
 		}
-		p.want(p.get("bob-token", alice), 200, message(2), "")
+		p.Want(p.Get("bob-token", alice), 200, message(2), "")
 	})
 }
 
@@ -239,10 +236,10 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
-				p.put("alice-token", alice, message(0))
-				p.put("alice-token", alice, message(1))
+				p.Put("alice-token", alice, message(0))
+				p.Put("alice-token", alice, message(1))
 				up := time.Now().Add(10*time.Second + tc.down)
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method == http.MethodPut && time.Now().Before(up) {
 						return true, tc.fail(w)
 					}
@@ -250,8 +247,8 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 				})
 				time.Sleep(3 * time.Minute)
 				p.wantDeliveries(tc.want)
-				p.wantCounts(map[string]int{"PUT": 1 + tc.tries})
-				if _, waits := p.handler.gateway.memory.pendings.waits(alice); waits {
+				p.WantCounts(map[string]int{"PUT": 1 + tc.tries})
+				if _, waits := p.memory.pendings.waits(alice); waits {
 					t.Error("something still waits")
 				}
 			})
@@ -260,7 +257,7 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 }
 
 func unreachable(http.ResponseWriter) error {
-	return caddyhttp.Error(502, errors.New("no connection"))
+	return failed(502, errors.New("no connection"))
 }
 
 func status(code int, body string) func(w http.ResponseWriter) error {
@@ -290,16 +287,16 @@ func TestAWriteThatWaitsIsDeliveredAsItWasWritten(t *testing.T) {
 				handler := coalescing()
 				handler.Sync, handler.Homeserver = "limit", tt.homeserver
 				p := newProxy(t, handler)
-				p.put("alice-token", alice, online)
+				p.Put("alice-token", alice, online)
 				p.sync("alice-token", syncOnline)
-				p.want(p.put("alice-token", alice, tt.waits), 200, "{}", "matrix_presence; detail=coalesced")
+				p.Want(p.Put("alice-token", alice, tt.waits), 200, "{}", "matrix_presence; detail=coalesced")
 				for _, query := range tt.syncs {
 					time.Sleep(time.Second)
 					p.sync("alice-token", query)
 				}
 				// Also when the first delivery fails.
 				var sent []string
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method != http.MethodPut {
 						return false, nil
 					}
@@ -332,14 +329,14 @@ func TestLogoutDropsWhatWaits(t *testing.T) {
 		p := newProxy(t, coalescing())
 		for _, user := range []string{alice, bob} {
 			token := strings.TrimSuffix(user[1:], ":example.com") + "-token"
-			p.put(token, user, message(0))
-			p.put(token, user, message(1))
+			p.Put(token, user, message(0))
+			p.Put(token, user, message(1))
 		}
-		p.do(request("POST", "/_matrix/client/v3/logout", "alice-token", ""))
+		p.Do(request("POST", "/_matrix/client/v3/logout", "alice-token", ""))
 		p.wantDeliveries(map[string]float64{"dropped": 1, "pending": 1})
 		time.Sleep(time.Minute)
 		p.wantDeliveries(map[string]float64{"dropped": 1, "delivered": 1})
-		p.wantCounts(map[string]int{"PUT": 3})
+		p.WantCounts(map[string]int{"PUT": 3})
 	})
 }
 
@@ -358,12 +355,12 @@ func TestOtherRevocationsLeaveItToTheHomeserver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
-				p.put("alice-token", alice, message(0))
-				p.put("alice-token", alice, message(1))
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.Put("alice-token", alice, message(0))
+				p.Put("alice-token", alice, message(1))
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					return strings.Contains(r.URL.Path, "/deactivate/") || name == "logout without a answer" && strings.HasSuffix(r.URL.Path, "/logout"), nil
 				})
-				p.do(tc.request)
+				p.Do(tc.request)
 				time.Sleep(time.Minute)
 				p.wantDeliveries(tc.want)
 			})
@@ -380,10 +377,10 @@ func TestNothingIsAbsorbedPastAWriteThatWaits(t *testing.T) {
 				h.RepeatWrites, h.WriteLimit.Burst, h.Refresh = "absorb", 2, 0
 				p := newProxy(t, h)
 				sent := p.hs.bodies()
-				p.put("alice-token", alice, message(9))
-				p.put("alice-token", alice, online)
-				p.want(p.put(second, alice, unavailable), 200, "{}", "matrix_presence; detail=coalesced")
-				p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=coalesced")
+				p.Put("alice-token", alice, message(9))
+				p.Put("alice-token", alice, online)
+				p.Want(p.Put(second, alice, unavailable), 200, "{}", "matrix_presence; detail=coalesced")
+				p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=coalesced")
 				time.Sleep(time.Minute)
 				if got := sent(); got[len(got)-1] != online {
 					t.Errorf("the homeserver got %v", got)
@@ -396,26 +393,22 @@ func TestNothingIsAbsorbedPastAWriteThatWaits(t *testing.T) {
 // The configuration may change, or another site of the same memory differ, while a
 // write waits.
 func TestNobodyOvertakesAWriteOfAnotherConfiguration(t *testing.T) {
-	for name, other := range map[string]*Handler{
+	for name, other := range map[string]*options{
 		"exempt":   {Exempt: []string{alice}},
-		"no limit": {WriteLimit: &Limit{Off: true}},
+		"no limit": {WriteLimit: &rate{Off: true}},
 		"reject":   {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
-				other.Cache = &Cache{Name: p.handler.Cache.Name}
-				provision(t, other)
 				sent := p.hs.bodies()
-				p.put("alice-token", alice, message(0))
-				p.put("alice-token", alice, message(1))
-				first := p.handler
-				p.handler = other
-				p.wantError(p.put("alice-token", alice, message(2)), 429, "M_LIMIT_EXCEEDED")
+				p.Put("alice-token", alice, message(0))
+				p.Put("alice-token", alice, message(1))
+				another := p.beside(other)
+				p.WantError(another.Put("alice-token", alice, message(2)), 429, "M_LIMIT_EXCEEDED")
 				time.Sleep(10 * time.Second)
 				synctest.Wait()
-				p.put("alice-token", alice, message(3))
-				p.handler = first
+				another.Put("alice-token", alice, message(3))
 				if got := sent(); got[1] != message(1) || other.WriteLimit != nil && got[2] != message(3) {
 					t.Errorf("the homeserver got %v", got)
 				}
@@ -428,14 +421,9 @@ func TestNobodyOvertakesAWriteOfAnotherConfiguration(t *testing.T) {
 func TestNothingIsAbsorbedPastAnotherSitesWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, absorbing())
-		other := &Handler{Cache: &Cache{Name: p.handler.Cache.Name}}
-		provision(t, other)
-		p.put("alice-token", alice, online)
-		first := p.handler
-		p.handler = other
-		p.put("alice-token", alice, unavailable)
-		p.handler = first
-		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+		p.Put("alice-token", alice, online)
+		p.beside(new(options)).Put("alice-token", alice, unavailable)
+		p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
 	})
 }
 
@@ -443,15 +431,15 @@ func TestNothingIsAbsorbedPastAnotherSitesWrite(t *testing.T) {
 func TestManyDevicesKeepToTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			time.Sleep(20 * time.Millisecond)
 			return false, nil
 		})
 		for n := range 60_000 / 5 {
-			p.put([]string{"alice-token", "alice-phone"}[n%2], alice, message(n))
+			p.Put([]string{"alice-token", "alice-phone"}[n%2], alice, message(n))
 			time.Sleep(5 * time.Millisecond)
 		}
-		if got := p.hs.count("PUT"); got > 10 {
+		if got := p.hs.Count("PUT"); got > 10 {
 			t.Errorf("%d writes in a minute of one each ten seconds", got)
 		}
 	})
@@ -461,11 +449,11 @@ func TestNothingWaitsForLongerThanMaxAge(t *testing.T) {
 	t.Run("for a budget", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			h := coalescing()
-			h.Coalesce.MaxAge = caddy.Duration(30 * time.Second)
+			h.Coalesce.MaxAge = 30 * time.Second
 			p := newProxy(t, h)
 			sent := make(map[string]time.Time)
 			var mu sync.Mutex
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method == "PUT" {
 					mu.Lock()
 					defer mu.Unlock()
@@ -479,10 +467,10 @@ func TestNothingWaitsForLongerThanMaxAge(t *testing.T) {
 			accepted := make(map[string]time.Time)
 			for n := range 60 {
 				token := fmt.Sprintf("device-%d", n%8)
-				p.hs.mu.Lock()
-				p.hs.tokens[token] = alice
-				p.hs.mu.Unlock()
-				if resp := p.put(token, alice, message(n)); resp.StatusCode == 200 {
+				p.hs.Mu.Lock()
+				p.hs.Tokens[token] = alice
+				p.hs.Mu.Unlock()
+				if resp := p.Put(token, alice, message(n)); resp.StatusCode == 200 {
 					accepted[message(n)] = time.Now()
 				}
 				time.Sleep(3 * time.Second)
@@ -504,13 +492,13 @@ func TestNothingWaitsForLongerThanMaxAge(t *testing.T) {
 			p := newProxy(t, h)
 			for n := range 300 {
 				userID, token := fmt.Sprintf("@user%d:example.com", n), fmt.Sprintf("token-%d", n)
-				p.hs.tokens[token] = userID
-				p.put(token, userID, message(0))
-				p.put(token, userID, message(1))
+				p.hs.Tokens[token] = userID
+				p.Put(token, userID, message(0))
+				p.Put(token, userID, message(1))
 			}
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				<-r.Context().Done()
-				return true, caddyhttp.Error(502, r.Context().Err())
+				return true, failed(502, r.Context().Err())
 			})
 			time.Sleep(time.Minute + deliveryTimeout)
 			synctest.Wait()
@@ -522,17 +510,17 @@ func TestNothingWaitsForLongerThanMaxAge(t *testing.T) {
 func TestWaitingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := coalescing()
-		h.Coalesce.MaxAge = caddy.Duration(15 * time.Second)
+		h.Coalesce.MaxAge = 15 * time.Second
 		p := newProxy(t, h)
 		accepted := 0
 		for n := range 20 {
 			userID, token := fmt.Sprintf("@user%d:example.com", n), fmt.Sprintf("token-%d", n)
-			p.hs.tokens[token] = userID
-			p.put(token, userID, message(0))
-			if resp := p.put(token, userID, message(1)); resp.StatusCode == 200 {
+			p.hs.Tokens[token] = userID
+			p.Put(token, userID, message(0))
+			if resp := p.Put(token, userID, message(1)); resp.StatusCode == 200 {
 				accepted++
 			} else {
-				p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
+				p.WantError(resp, 429, "M_LIMIT_EXCEEDED")
 			}
 		}
 		if accepted != 10 {
@@ -546,8 +534,8 @@ func TestWaitingIsBounded(t *testing.T) {
 		accepted := 0
 		for n := range 20 {
 			token := fmt.Sprintf("device-%d", n)
-			p.hs.tokens[token] = alice
-			if resp := p.put(token, alice, message(n)); resp.Header.Get("Cache-Status") == "matrix_presence; detail=coalesced" {
+			p.hs.Tokens[token] = alice
+			if resp := p.Put(token, alice, message(n)); resp.Header.Get("Cache-Status") == "matrix_presence; detail=coalesced" {
 				accepted++
 			}
 		}
@@ -560,9 +548,9 @@ func TestWaitingIsBounded(t *testing.T) {
 func TestReloadDeliversWhatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, message(0))
-		p.put("alice-token", alice, message(1))
-		p.put("alice-phone", alice, message(2))
+		p.Put("alice-token", alice, message(0))
+		p.Put("alice-token", alice, message(1))
+		p.Put("alice-phone", alice, message(2))
 		sent := p.hs.bodies()
 		start := time.Now()
 		p.reload(coalescing())
@@ -585,26 +573,26 @@ func TestReloadDoesNotWaitForAHomeserverThatHangs(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
 				for _, token := range tokens {
-					if _, ok := p.hs.tokens[token]; !ok {
-						p.hs.tokens[token] = alice
+					if _, ok := p.hs.Tokens[token]; !ok {
+						p.hs.Tokens[token] = alice
 					}
 				}
 				coalesced := 0
 				for n := range 2 {
 					for _, token := range tokens {
-						if resp := p.put(token, p.hs.tokens[token], message(n)); strings.Contains(resp.Header.Get("Cache-Status"), "coalesced") {
+						if resp := p.Put(token, p.hs.Tokens[token], message(n)); strings.Contains(resp.Header.Get("Cache-Status"), "coalesced") {
 							coalesced++
 						}
 					}
 				}
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method == http.MethodPut {
 						<-r.Context().Done()
-						return true, caddyhttp.Error(502, r.Context().Err())
+						return true, failed(502, r.Context().Err())
 					}
 					return false, nil
 				})
-				superseded := gather(t, p.handler.Cache.Name)["deliveries_total superseded"]
+				superseded := p.samples()["deliveries_total superseded"]
 				start := time.Now()
 				p.reload(coalescing())
 				if took := time.Since(start); took != flushTimeout {
@@ -620,14 +608,10 @@ func TestReloadDoesNotWaitForAHomeserverThatHangs(t *testing.T) {
 func TestEndOfOneSiteOfTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, message(0))
-		p.put("alice-token", alice, message(1)) // of the site that stays
-		other := coalescing()
-		other.Cache = &Cache{Name: p.handler.Cache.Name}
-		provision(t, other)
-		first := p.handler
-		p.handler = other
-		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.Put("alice-token", alice, message(0))
+		p.Put("alice-token", alice, message(1)) // of the site that stays
+		other := p.beside(coalescing())
+		p.Want(other.Put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		sent := p.hs.bodies()
 		start := time.Now()
 		other.gateway.Flush()
@@ -637,7 +621,6 @@ func TestEndOfOneSiteOfTwo(t *testing.T) {
 		if got := fmt.Sprint(sent()); got != fmt.Sprint([]string{message(1), message(2)}) {
 			t.Errorf("the homeserver got %v", got)
 		}
-		p.handler = first
 		p.wantDeliveries(map[string]float64{"delivered": 2})
 	})
 }
@@ -645,38 +628,38 @@ func TestEndOfOneSiteOfTwo(t *testing.T) {
 // What a client chose may not take more memory than its wait is worth.
 func TestLargeRequestDoesNotWait(t *testing.T) {
 	p := newProxy(t, coalescing())
-	p.put("alice-token", alice, message(0))
+	p.Put("alice-token", alice, message(0))
 	large := fmt.Sprintf(`{"presence":"online","status_msg":%q}`, strings.Repeat("x", maxPendingBytes))
-	p.wantError(p.put("alice-token", alice, large), 429, "M_LIMIT_EXCEEDED")
+	p.WantError(p.Put("alice-token", alice, large), 429, "M_LIMIT_EXCEEDED")
 	path := "/_matrix/client/v3/presence/" + alice + "/status" + strings.Repeat("x", maxLine)
-	p.wantError(p.do(request("PUT", path, "alice-token", message(1))), 429, "M_LIMIT_EXCEEDED")
+	p.WantError(p.Do(request("PUT", path, "alice-token", message(1))), 429, "M_LIMIT_EXCEEDED")
 	// What is sent of it has none of that, but the placeholders of the site keep all of it: once a
 	// write took up to a megabyte as long as it waited, whatever max_header_size lets through.
 	path = statusPath(alice) + "?x=" + strings.Repeat("x", maxPendingBytes)
-	p.wantError(p.do(request("PUT", path, "alice-token", message(1))), 429, "M_LIMIT_EXCEEDED")
+	p.WantError(p.Do(request("PUT", path, "alice-token", message(1))), 429, "M_LIMIT_EXCEEDED")
 	for _, values := range [][]string{{strings.Repeat("x", maxPendingBytes)}, slices.Repeat([]string{"many"}, maxPendingBytes/4)} {
 		r := request("PUT", statusPath(alice), "alice-token", message(1))
 		r.Header["X-Junk"] = values
-		p.wantError(p.do(r), 429, "M_LIMIT_EXCEEDED")
+		p.WantError(p.Do(r), 429, "M_LIMIT_EXCEEDED")
 	}
-	p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+	p.Want(p.Put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
 }
 
 // A homeserver that hangs gets no more writes at a time than it would answer.
 func TestDeliveriesAtATimeAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := coalescing()
-		h.Coalesce.Pending, h.Coalesce.MaxAge = 1000, caddy.Duration(time.Hour)
+		h.Coalesce.Pending, h.Coalesce.MaxAge = 1000, time.Hour
 		p := newProxy(t, h)
 		for n := range 300 {
 			userID, token := fmt.Sprintf("@user%d:example.com", n), fmt.Sprintf("token-%d", n)
-			p.hs.tokens[token] = userID
-			p.put(token, userID, message(0))
-			p.put(token, userID, message(1))
+			p.hs.Tokens[token] = userID
+			p.Put(token, userID, message(0))
+			p.Put(token, userID, message(1))
 		}
 		var mu sync.Mutex
 		now, most := 0, 0
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			mu.Lock()
 			now++
 			most = max(most, now)
@@ -702,15 +685,15 @@ func BenchmarkMemoryPending(b *testing.B) {
 	const writes = 10_000
 	testkit.ReportHeap(b, writes, func() any {
 		h := coalescing()
-		h.Coalesce.Pending, h.Coalesce.MaxAge, h.WriteLimit.Window = writes, caddy.Duration(2*time.Hour), caddy.Duration(time.Hour)
+		h.Coalesce.Pending, h.Coalesce.MaxAge, h.WriteLimit.Window = writes, time.Duration(2*time.Hour), time.Hour
 		p := newProxy(b, h)
 		for n := range writes {
 			userID, token := fmt.Sprintf("@user%07d:example.com", n), fmt.Sprintf("syt_dGVzdA_abcdefghijklmnopqrst_%07d", n)
-			p.hs.tokens[token] = userID
-			p.put(token, userID, message(0))
-			p.hs.seen = nil
+			p.hs.Tokens[token] = userID
+			p.Put(token, userID, message(0))
+			p.hs.Seen = nil
 		}
-		before := len(p.hs.tokens)
+		before := len(p.hs.Tokens)
 		for n := range before - 4 {
 			r := request("PUT", statusPath(fmt.Sprintf("@user%07d:example.com", n)), fmt.Sprintf("syt_dGVzdA_abcdefghijklmnopqrst_%07d", n), message(1))
 			for name, value := range map[string]string{
@@ -720,7 +703,7 @@ func BenchmarkMemoryPending(b *testing.B) {
 			} {
 				r.Header.Set(name, value)
 			}
-			p.do(r)
+			p.Do(r)
 		}
 		return p
 	})
@@ -729,12 +712,12 @@ func BenchmarkMemoryPending(b *testing.B) {
 // wantPut fails unless a write is answered so.
 func (p *proxy) wantPut(token, body string, status int, cacheStatus string) {
 	p.t.Helper()
-	p.want(p.put(token, alice, body), status, "", cacheStatus)
+	p.Want(p.Put(token, alice, body), status, "", cacheStatus)
 }
 
 const waits = "matrix_presence; detail=coalesced"
 
-// Alice's "lunch" waited and had its 200. Then her client wrote something that the homeserver
+// alice's "lunch" waited and had its 200. Then her client wrote something that the homeserver
 // refused, which took the place of the first: both were lost.
 func TestOfTwoWritesTheOlderIsSentIfTheNewerIsRefused(t *testing.T) {
 	const lunch, later, last = `{"presence":"unavailable","status_msg":"lunch"}`, `{"presence":"unavailable","status_msg":"later"}`, `{"presence":"online","status_msg":"last"}`
@@ -756,9 +739,9 @@ func TestOfTwoWritesTheOlderIsSentIfTheNewerIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
-				p.put("alice-token", alice, message(0))
+				p.Put("alice-token", alice, message(0))
 				var sent []string
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method != http.MethodPut {
 						return false, nil
 					}
@@ -783,7 +766,7 @@ func TestOfTwoWritesTheOlderIsSentIfTheNewerIsRefused(t *testing.T) {
 				}
 				p.wantDeliveries(tc.want)
 				// What was sent in the place of a refused one is charged for as well.
-				due := p.handler.gateway.memory.writes.Wait(alice, *p.handler.gateway.set.classOf(alice).writeLimit, time.Now())
+				due := p.memory.writes.Wait(alice, *p.gateway.set.classOf(alice).writeLimit, time.Now())
 				if want := time.Duration(10*len(tc.sent)-5) * time.Second; due != want {
 					t.Errorf("the next write in %v, want %v", due, want)
 				}
@@ -824,7 +807,7 @@ func TestWhatTheNewerLeavesOutIsWhatTheHomeserverWouldMakeOfIt(t *testing.T) {
 				handler := coalescing()
 				handler.Homeserver = tc.homeserver
 				p := newProxy(t, handler)
-				p.put("alice-token", alice, message(0))
+				p.Put("alice-token", alice, message(0))
 				sent := p.hs.bodies()
 				for _, w := range tc.writes {
 					p.wantPut(w.token, w.body, 200, waits)
@@ -855,10 +838,10 @@ func TestAWriteThatFailsIsNotLostToANewerOne(t *testing.T) {
 				handler := coalescing()
 				handler.Homeserver = homeserver
 				p := newProxy(t, handler)
-				p.put("alice-token", alice, message(0))
+				p.Put("alice-token", alice, message(0))
 				p.wantPut("alice-token", message(1), 200, waits)
 				var sent []string
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method != http.MethodPut {
 						return false, nil
 					}
@@ -900,11 +883,11 @@ func TestOnlyWhatTheHomeserverTakesWaits(t *testing.T) {
 					handler := coalescing()
 					handler.Homeserver, handler.Mode = homeserver, mode
 					p := newProxy(t, handler)
-					p.put("alice-token", alice, message(0))
+					p.Put("alice-token", alice, message(0))
 					wanted := make(map[string]float64)
 					for _, body := range bodies {
 						synctest.Wait() // an observation may take longer than its request
-						resp := p.put("alice-token", alice, body)
+						resp := p.Put("alice-token", alice, body)
 						wanted[map[int]string{200: "coalesced", 400: "invalid", 429: "limited"}[want[body]]]++
 						if mode == "enforce" && resp.StatusCode != want[body] {
 							t.Errorf("%s: %d, want %d", body, resp.StatusCode, want[body])
@@ -928,17 +911,17 @@ func TestOnlyWhatTheHomeserverTakesWaits(t *testing.T) {
 
 // Within the budget the homeserver says itself what it thinks of a body.
 func TestWithinTheBudgetTheHomeserverJudgesBodies(t *testing.T) {
-	p := newProxy(t, &Handler{OverLimit: "coalesce", Homeserver: "synapse"})
-	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p := newProxy(t, &options{OverLimit: "coalesce", Homeserver: "synapse"})
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == http.MethodPut {
 			answer(w, 400, `{"errcode":"M_UNKNOWN","error":"Unable to parse state"}`)
 		}
 		return r.Method == http.MethodPut, nil
 	})
 	for _, body := range []string{`{"presence":"online","x":1}`, `{"presence":"online","status_msg":null}`, `{"Presence":"online"}`} {
-		p.want(p.put("alice-token", alice, body), 400, `{"errcode":"M_UNKNOWN","error":"Unable to parse state"}`, "matrix_presence; fwd=method")
+		p.Want(p.Put("alice-token", alice, body), 400, `{"errcode":"M_UNKNOWN","error":"Unable to parse state"}`, "matrix_presence; fwd=method")
 	}
-	p.wantCounts(map[string]int{"PUT": 3})
+	p.WantCounts(map[string]int{"PUT": 3})
 }
 
 // However large the bodies are, a write that waits has so many bytes, with all that it
@@ -948,11 +931,11 @@ func TestFallbacksAreBounded(t *testing.T) {
 		h := coalescing()
 		h.Homeserver = "synapse"
 		p := newProxy(t, h)
-		p.put("alice-token", alice, message(0))
+		p.Put("alice-token", alice, message(0))
 		large := func(n int) string { return fmt.Sprintf(`{"presence":"online","status_msg":"%*d"}`, n, n) }
 		for n := range 200 {
-			p.put("alice-token", alice, large(100+40*n))
-			user := p.handler.gateway.memory.pendings.users[alice]
+			p.Put("alice-token", alice, large(100+40*n))
+			user := p.memory.pendings.users[alice]
 			for _, w := range user.queue {
 				size := w.size()
 				for _, f := range w.fallbacks {

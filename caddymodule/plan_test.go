@@ -15,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // configuration is one that is provisioned, as far as it can be without its servers.
@@ -141,7 +143,7 @@ func (c *configuration) want(when string, want map[string]int) {
 }
 
 // upstreamOf serves a homeserver, and returns its address.
-func upstreamOf(t testing.TB, hs *homeserver) string {
+func upstreamOf(t testing.TB, hs *scripted.Homeserver) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := hs.ServeHTTP(w, r); err != nil {
@@ -160,10 +162,10 @@ func proxied(upstream string) string {
 // Production and its staging copy were one memory, because both had the same host: a token
 // of the copy read production's presence.
 func TestStagingOnAnotherPortReadsNothingOfProductions(t *testing.T) {
-	production, staging := newHomeserver(), newHomeserver()
-	production.presence[alice] = `{"presence":"online","status_msg":"the real one"}`
-	staging.tokens = map[string]string{"staging-token": bob}
-	staging.presence = map[string]string{alice: `{"presence":"offline"}`}
+	production, staging := scripted.New(), scripted.New()
+	production.Presence[alice] = `{"presence":"online","status_msg":"the real one"}`
+	staging.Tokens = map[string]string{"staging-token": bob}
+	staging.Presence = map[string]string{alice: `{"presence":"offline"}`}
 	c := provisionSites(t,
 		"http://matrix.example.com:9080"+proxied(upstreamOf(t, production))+
 			"http://matrix.example.com:9443"+proxied(upstreamOf(t, staging)))
@@ -404,7 +406,7 @@ func TestMemoryStaysWithItsHomeserverThroughChanges(t *testing.T) {
 		{"its place taken by another", before + proxied("hs:2") + "http://b.example.com:9443" + proxied("HS"), true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			address := upstreamOf(t, newHomeserver())
+			address := upstreamOf(t, scripted.New())
 			c := provisionSites(t, before+proxied(address))
 			m := c.handlers()[0].pooled
 			c = c.reload(strings.ReplaceAll(tc.after, "HS", address))
@@ -489,7 +491,7 @@ func TestMemoryStaysWhicheverServerComesFirst(t *testing.T) {
 // What a reader has, and who has used a budget up, is the same after a host was added, and
 // then the first one taken away.
 func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	block := " {\nmatrix_presence {\nwrite_limit 1/1h\n}\nreverse_proxy " + upstreamOf(t, hs) + "\n}\n"
 	c := provisionSites(t, "http://old.example.com:9080"+block)
 	check := func(when, host string) {
@@ -512,7 +514,7 @@ func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
 	c = c.reload("http://new.example.com:9080" + block)
 	check("by another name", "new.example.com")
 	c.want("at last", map[string]int{"old.example.com": 1})
-	if n := hs.count("whoami"); n != 1 {
+	if n := hs.Count("whoami"); n != 1 {
 		t.Errorf("the homeserver was asked %d times whose the token is", n)
 	}
 }
@@ -560,7 +562,7 @@ func TestFailedReloadLeavesMemoriesToTheirSites(t *testing.T) {
 		if len(m.tenants) != 1 || len(plans.of) != 1 {
 			t.Fatalf("%d tenants and %d plans after a failure, want 1 of each", len(m.tenants), len(plans.of))
 		}
-		if m.needs.absorbs.Load() {
+		if m.store.needs.absorbs.Load() {
 			t.Error("the failed configuration's needs are there")
 		}
 		eachMemory(func(label string, _ *pooled) {

@@ -10,17 +10,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // strict makes a homeserver drop heads that are too large, as Twisted does, or have too
 // many fields, as hyper does.
 func (hs *homeserver) strict() {
-	hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 		if size, lines := sizeOf(r); size > 16<<10 || lines > 100 {
-			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+			return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 		}
 		return false, nil
 	})
@@ -48,10 +45,10 @@ var odd = map[string]func(r *http.Request){
 	"Connection names fields": func(r *http.Request) { r.Header.Set("Connection", "Authorization, User-Agent") },
 }
 
-func stale() *Handler {
-	return &Handler{
-		Cache:    &Cache{TTL: caddy.Duration(10 * time.Second), StaleIfError: caddy.Duration(time.Hour)},
-		Identity: &Identity{TTL: caddy.Duration(10 * time.Second)},
+func stale() *options {
+	return &options{
+		Cache:    &caching{TTL: 10 * time.Second, StaleIfError: time.Hour},
+		Identity: &identifying{TTL: 10 * time.Second},
 	}
 }
 
@@ -63,19 +60,19 @@ func TestOddClientReadsNothingStale(t *testing.T) {
 	for name, change := range odd {
 		t.Run(name, func(t *testing.T) {
 			for what, end := range map[string]func(hs *homeserver){
-				"deleted": func(hs *homeserver) { delete(hs.tokens, "bob-token") },
-				"kicked":  func(hs *homeserver) { hs.hidden[bob+" "+alice] = true },
+				"deleted": func(hs *homeserver) { delete(hs.Tokens, "bob-token") },
+				"kicked":  func(hs *homeserver) { hs.Hidden[bob+" "+alice] = true },
 			} {
 				synctest.Test(t, func(t *testing.T) {
 					p := newProxy(t, stale())
 					p.hs.strict()
-					p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+					p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
 					end(p.hs)
 					time.Sleep(20 * time.Second)
 					for range 2 {
 						r := request("GET", statusPath(alice), "bob-token", "")
 						change(r)
-						resp := p.do(r)
+						resp := p.Do(r)
 						body := bodyOf(resp)
 						if resp.StatusCode == http.StatusOK || strings.Contains(resp.Header.Get("Cache-Status"), "stale") {
 							t.Errorf("who is %s got %d %s, %s", what, resp.StatusCode, body, resp.Header.Get("Cache-Status"))
@@ -98,19 +95,19 @@ func TestFailureByAFieldOfTheClientIsNoOutage(t *testing.T) {
 	for _, field := range []string{"User-Agent", "Origin", "X-Forwarded-For", "Traceparent"} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newProxy(t, stale())
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Header.Get(field) == "evil" {
 					answer(w, 500, `{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
 					return true, nil
 				}
 				return false, nil
 			}
-			p.get("bob-token", alice)
-			p.hs.hidden[bob+" "+alice] = true
+			p.Get("bob-token", alice)
+			p.hs.Hidden[bob+" "+alice] = true
 			time.Sleep(20 * time.Second)
 			r := request("GET", statusPath(alice), "bob-token", "")
 			r.Header.Set(field, "evil")
-			p.want(p.do(r), 403, "", "")
+			p.Want(p.Do(r), 403, "", "")
 		})
 	}
 }
@@ -122,25 +119,25 @@ func TestRequestThatAFieldOfTheClientHoldsUpIsNoOutage(t *testing.T) {
 		end    func(hs *homeserver)
 		status int
 	}{
-		"deleted": {func(hs *homeserver) { delete(hs.tokens, "bob-token") }, 401},
-		"kicked":  {func(hs *homeserver) { hs.hidden[bob+" "+alice] = true }, 403},
+		"deleted": {func(hs *homeserver) { delete(hs.Tokens, "bob-token") }, 401},
+		"kicked":  {func(hs *homeserver) { hs.Hidden[bob+" "+alice] = true }, 403},
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, stale())
-				p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Header.Get("User-Agent") == "evil" {
 						<-r.Context().Done()
 						return true, r.Context().Err()
 					}
 					return false, nil
 				})
-				p.get("bob-token", alice)
+				p.Get("bob-token", alice)
 				tc.end(p.hs)
 				time.Sleep(20 * time.Second)
 				r := request("GET", statusPath(alice), "bob-token", "")
 				r.Header.Set("User-Agent", "evil")
-				p.want(p.do(r), tc.status, "", "")
+				p.Want(p.Do(r), tc.status, "", "")
 			})
 		})
 	}
@@ -151,22 +148,22 @@ func TestRequestThatAFieldOfTheClientHoldsUpIsNoOutage(t *testing.T) {
 func TestHomeserverThatHangsIsAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := stale()
-		h.Identity.TTL = caddy.Duration(time.Hour)
+		h.Identity.TTL = time.Hour
 		p := newProxy(t, h)
-		p.get("bob-token", alice)
+		p.Get("bob-token", alice)
 		time.Sleep(20 * time.Second)
-		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			<-r.Context().Done()
 			return true, r.Context().Err()
 		})
 		r := request("GET", statusPath(alice), "bob-token", "")
 		r.Header.Set("User-Agent", "a client")
 		began := time.Now()
-		p.want(p.do(r), 200, "", "matrix_presence; hit; ttl=-15; detail=stale-if-error")
+		p.Want(p.Do(r), 200, "", "matrix_presence; hit; ttl=-15; detail=stale-if-error")
 		if took := time.Since(began); took != slowAfter {
 			t.Errorf("it took %v", took)
 		}
-		p.wantCounts(map[string]int{"whoami": 1, "GET": 1 + 2})
+		p.WantCounts(map[string]int{"whoami": 1, "GET": 1 + 2})
 		time.Sleep(fetchTimeout) // for the requests to end
 	})
 }
@@ -176,15 +173,15 @@ func TestHomeserverThatHangsIsAnOutage(t *testing.T) {
 func TestErrorOfTheHomeserversOwnIsAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, stale())
-		p.get("bob-token", alice)
+		p.Get("bob-token", alice)
 		time.Sleep(20 * time.Second)
-		p.hs.answerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
 			answer(w, 500, `{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
 			return true, nil
 		})
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
-		p.want(p.get("carol-token", alice), 500, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
-		p.wantError(p.put("alice-token", alice, `{"presence":"online"}`), 500, "M_UNKNOWN")
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
+		p.Want(p.Get("carol-token", alice), 500, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
+		p.WantError(p.Put("alice-token", alice, `{"presence":"online"}`), 500, "M_UNKNOWN")
 	})
 }
 
@@ -193,19 +190,19 @@ func TestErrorOfTheHomeserversOwnIsAnOutage(t *testing.T) {
 func TestHostThatAClientNamesIsNoOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, stale())
-		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Host != "example.com" {
-				return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+				return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 			}
 			return false, nil
 		})
-		p.get("bob-token", alice)
-		p.hs.hidden[bob+" "+alice] = true
+		p.Get("bob-token", alice)
+		p.hs.Hidden[bob+" "+alice] = true
 		for range 2 {
 			time.Sleep(20 * time.Second)
 			r := request("GET", statusPath(alice), "bob-token", "")
 			r.Host = "evil.example"
-			p.want(p.do(r), 403, "", "")
+			p.Want(p.Do(r), 403, "", "")
 		}
 	})
 }
@@ -215,16 +212,16 @@ func TestHostThatAClientNamesIsNoOutage(t *testing.T) {
 func TestOutageCostsTwoRequestsAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, stale())
-		p.get("bob-token", alice)
+		p.Get("bob-token", alice)
 		time.Sleep(20 * time.Second)
-		p.hs.intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+		p.hs.Intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
 			answer(w, 503, `{}`)
 			return true, nil
 		}
 		r := request("GET", statusPath(alice), "bob-token", "")
 		r.Header.Set("User-Agent", "a client")
-		p.want(p.do(r), 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
-		p.wantCounts(map[string]int{"whoami": 1 + 2, "GET": 1 + 2})
+		p.Want(p.Do(r), 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
+		p.WantCounts(map[string]int{"whoami": 1 + 2, "GET": 1 + 2})
 	})
 }
 
@@ -232,14 +229,14 @@ func TestOutageCostsTwoRequestsAtMost(t *testing.T) {
 // request fails with, or is refused with on the way, is no other's answer.
 func TestNobodyGetsAnothersFailure(t *testing.T) {
 	for name, fail := range map[string]func(w http.ResponseWriter) error{
-		"no answer": func(http.ResponseWriter) error { return caddyhttp.Error(502, io.ErrUnexpectedEOF) },
+		"no answer": func(http.ResponseWriter) error { return failed(502, io.ErrUnexpectedEOF) },
 		"500": func(w http.ResponseWriter) error {
 			answer(w, 500, `{"errcode":"M_UNKNOWN","error":"Internal server error"}`)
 			return nil
 		},
 		"large 500":   func(w http.ResponseWriter) error { answer(w, 500, strings.Repeat("x", 100_000)); return nil },
 		"limited":     func(w http.ResponseWriter) error { http.Error(w, "slow down", http.StatusTooManyRequests); return nil },
-		"site's 403":  func(http.ResponseWriter) error { return caddyhttp.Error(403, errors.New("banned")) },
+		"site's 403":  func(http.ResponseWriter) error { return failed(403, errors.New("banned")) },
 		"panic":       func(http.ResponseWriter) error { panic("bug") },
 		"broken off":  func(w http.ResponseWriter) error { w.WriteHeader(200); panic(http.ErrAbortHandler) },
 		"no handler":  func(http.ResponseWriter) error { return nil },
@@ -248,23 +245,23 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const readers = 20
-				p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}, Identity: &Identity{TTL: caddy.Duration(time.Hour)}})
+				p := newProxy(t, &options{Cache: &caching{TTL: 10 * time.Second}, Identity: &identifying{TTL: time.Hour}})
 				for n := range readers {
-					p.hs.tokens[fmt.Sprintf("token-%d", n)] = fmt.Sprintf("@reader%d:example.com", n)
-					p.get(fmt.Sprintf("token-%d", n), alice)
+					p.hs.Tokens[fmt.Sprintf("token-%d", n)] = fmt.Sprintf("@reader%d:example.com", n)
+					p.Get(fmt.Sprintf("token-%d", n), alice)
 				}
 				// The states end, the permissions are renewed.
 				time.Sleep(9 * time.Second)
-				p.put("alice-token", alice, `{"presence":"online"}`)
+				p.Put("alice-token", alice, `{"presence":"online"}`)
 				time.Sleep(2 * time.Second)
 				for n := range readers {
-					p.get(fmt.Sprintf("token-%d", n), alice)
+					p.Get(fmt.Sprintf("token-%d", n), alice)
 				}
-				p.put("alice-token", alice, `{"presence":"unavailable"}`)
+				p.Put("alice-token", alice, `{"presence":"unavailable"}`)
 				time.Sleep(2 * time.Second)
 
 				release := make(chan struct{})
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					token := r.Header.Get("Authorization")
 					if strings.HasSuffix(token, "token-0") {
 						<-release
@@ -273,11 +270,11 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 					return false, nil
 				})
 				var wg sync.WaitGroup
-				wg.Go(func() { p.get("token-0", alice) })
+				wg.Go(func() { p.Get("token-0", alice) })
 				synctest.Wait()
 				for n := 1; n < readers; n++ {
 					wg.Go(func() {
-						resp := p.get(fmt.Sprintf("token-%d", n), alice)
+						resp := p.Get(fmt.Sprintf("token-%d", n), alice)
 						if body := bodyOf(resp); resp.StatusCode != 200 || !strings.Contains(body, "unavailable") {
 							t.Errorf("reader %d got %d %s", n, resp.StatusCode, body)
 						}
@@ -295,12 +292,12 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 // not what another one gets.
 func TestLookupThatFailsIsOfItsOwnClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		release := make(chan struct{})
-		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasPrefix(r.RemoteAddr, "203.0.113.1:") {
 				<-release
-				return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+				return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 			}
 			return false, nil
 		})
@@ -313,7 +310,7 @@ func TestLookupThatFailsIsOfItsOwnClient(t *testing.T) {
 				if n == 0 {
 					want = 502
 				}
-				p.want(p.do(r), want, "", "")
+				p.Want(p.Do(r), want, "", "")
 			})
 			synctest.Wait()
 		}
@@ -330,7 +327,7 @@ func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 		fail   func(w http.ResponseWriter) error
 		status int
 	}{
-		"no answer": {func(http.ResponseWriter) error { return caddyhttp.Error(502, io.ErrUnexpectedEOF) }, 502},
+		"no answer": {func(http.ResponseWriter) error { return failed(502, io.ErrUnexpectedEOF) }, 502},
 		"500":       {func(w http.ResponseWriter) error { answer(w, 500, `{}`); return nil }, 502},
 		"no Matrix": {func(w http.ResponseWriter) error { answer(w, 204, ""); return nil }, 502},
 		"limited":   {func(w http.ResponseWriter) error { answer(w, 429, `{"errcode":"M_LIMIT_EXCEEDED"}`); return nil }, 429},
@@ -338,29 +335,29 @@ func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 		for _, known := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, known: %v", name, known), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newProxy(t, &Handler{Identity: &Identity{TTL: caddy.Duration(time.Minute)}})
+					p := newProxy(t, &options{Identity: &identifying{TTL: time.Minute}})
 					if known {
-						p.get("alice-token", alice)
+						p.Get("alice-token", alice)
 						time.Sleep(2 * time.Minute)
 					}
 					release := make(chan struct{})
-					p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 						<-release
 						return true, tc.fail(w)
 					})
-					before := p.hs.count("whoami")
+					before := p.hs.Count("whoami")
 					var wg sync.WaitGroup
 					for n := range 200 {
 						wg.Go(func() {
 							r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
 							r.RemoteAddr = fmt.Sprintf("203.0.113.%d:%d", 1+n%2, n) // of two addresses
-							p.want(p.do(r), tc.status, "", "")
+							p.Want(p.Do(r), tc.status, "", "")
 						})
 					}
 					synctest.Wait()
 					close(release)
 					wg.Wait()
-					if got := p.hs.count("whoami") - before; got != 1+2 {
+					if got := p.hs.Count("whoami") - before; got != 1+2 {
 						t.Errorf("%d questions, want one of all and one of each address", got)
 					}
 				})
@@ -373,16 +370,16 @@ func TestCrowdOfOneTokenDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 func (p *proxy) readFrom(address, token string) *http.Response {
 	r := request("GET", statusPath(alice), token, "")
 	r.RemoteAddr = address + ":1"
-	return p.do(r)
+	return p.Do(r)
 }
 
 // Made-up tokens whose lookups the client makes fail were never charged to it.
 func TestLookupsThatFailCountAgainstTheirClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(time.Second)}})
-		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p := newProxy(t, &options{Cache: &caching{TTL: time.Second}})
+		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer evil") {
-				return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+				return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 			}
 			return false, nil
 		})
@@ -391,7 +388,7 @@ func TestLookupsThatFailCountAgainstTheirClient(t *testing.T) {
 			if p.readFrom("203.0.113.1", fmt.Sprintf("evil-%d", n)).StatusCode == http.StatusTooManyRequests {
 				limited++
 			}
-			p.hs.tokens[fmt.Sprint("honest-", n)] = bob
+			p.hs.Tokens[fmt.Sprint("honest-", n)] = bob
 			if resp := p.readFrom("198.51.100.1", fmt.Sprint("honest-", n)); resp.StatusCode != 200 {
 				t.Fatalf("somebody else got %d", resp.StatusCode)
 			}
@@ -413,28 +410,28 @@ func TestOutageIsChargedToNobody(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(time.Second)}})
-				p.hs.answerBy(nil)
+				p := newProxy(t, &options{Cache: &caching{TTL: time.Second}})
+				p.hs.AnswerBy(nil)
 				for n := range 10 {
-					p.hs.tokens[fmt.Sprint("early-", n)] = bob
+					p.hs.Tokens[fmt.Sprint("early-", n)] = bob
 					p.readFrom("203.0.113.1", fmt.Sprint("early-", n))
 				}
 				for n := range 1000 {
-					p.hs.answerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
-						return !up(n), map[bool]error{false: caddyhttp.Error(502, io.ErrUnexpectedEOF)}[up(n)]
+					p.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+						return !up(n), map[bool]error{false: failed(502, io.ErrUnexpectedEOF)}[up(n)]
 					})
 					token := fmt.Sprint("token-", n)
-					p.hs.tokens[token] = bob
+					p.hs.Tokens[token] = bob
 					address := "203.0.113.1"
 					if n%2 == 0 {
 						address = fmt.Sprintf("198.51.%d.%d", n/200, n%200)
 					}
 					p.readFrom(address, token)
 				}
-				p.hs.answerBy(nil)
+				p.hs.AnswerBy(nil)
 				for n := range 100 {
 					token := fmt.Sprint("late-", n)
-					p.hs.tokens[token] = bob
+					p.hs.Tokens[token] = bob
 					if resp := p.readFrom("203.0.113.1", token); resp.StatusCode != 200 {
 						t.Fatalf("after it: %d", resp.StatusCode)
 					}
@@ -448,15 +445,15 @@ func TestOutageIsChargedToNobody(t *testing.T) {
 // has nothing of the client's.
 func TestVersionQuestionsHaveNothingOfTheClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit"})
+		p := newProxy(t, &options{Sync: "limit"})
 		r := request("GET", "/_matrix/client/v3/sync?x="+strings.Repeat("x", 100), "alice-token", "")
 		for _, name := range []string{"User-Agent", "Origin", "Cookie", "X-Forwarded-For", "Traceparent", "X-Evil"} {
 			r.Header.Set(name, "evil")
 		}
-		p.do(r)
+		p.Do(r)
 		synctest.Wait()
 		asked := 0
-		for _, got := range p.hs.seen {
+		for _, got := range p.hs.Seen {
 			if strings.Contains(got.URL.Path, "version") {
 				asked++
 				if len(got.Header) > 0 || got.URL.RawQuery != "" {
@@ -473,8 +470,8 @@ func TestVersionQuestionsHaveNothingOfTheClients(t *testing.T) {
 // A scripted refusal of the token with an Origin that isn't allowed must not be what all
 // scripts get. Our questions have no Origin, and scripts can read the answers to them.
 func TestRejectionIsReadableForScripts(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p := newProxy(t, new(options))
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Vary", "Origin")
 		if origin := r.Header.Get("Origin"); origin != "" {
@@ -487,7 +484,7 @@ func TestRejectionIsReadableForScripts(t *testing.T) {
 	for _, origin := range []string{"https://evil.example", "https://app.example"} {
 		r := request("GET", statusPath(alice), "old-token", "")
 		r.Header.Set("Origin", origin)
-		resp := p.do(r)
+		resp := p.Do(r)
 		if got := resp.Header.Get("Access-Control-Allow-Origin"); resp.StatusCode != 401 || got != "*" {
 			t.Errorf("%s: %d, Access-Control-Allow-Origin %q", origin, resp.StatusCode, got)
 		}
@@ -497,8 +494,8 @@ func TestRejectionIsReadableForScripts(t *testing.T) {
 // Many proxies echo any Origin, and name no Vary. One reader with an Origin of their own
 // chose the field that browsers judge by, for all who read after them.
 func TestEchoedOriginIsOfOneReaderOnly(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p := newProxy(t, new(options))
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		origin := r.Header.Get("Origin")
 		if origin == "" || !strings.HasSuffix(r.URL.Path, "/status") {
 			return false, nil
@@ -511,15 +508,15 @@ func TestEchoedOriginIsOfOneReaderOnly(t *testing.T) {
 	for _, origin := range []string{"https://evil.example", "https://app.example", "https://evil.example"} {
 		r := request("GET", statusPath(alice), "bob-token", "")
 		r.Header.Set("Origin", origin)
-		resp := p.do(r)
+		resp := p.Do(r)
 		if got := resp.Header.Get("Access-Control-Allow-Origin"); resp.StatusCode != 200 || got != origin {
 			t.Errorf("%s: %d, Access-Control-Allow-Origin %q", origin, resp.StatusCode, got)
 		}
 	}
 	// It costs those who send none nothing.
-	p.want(p.get("carol-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
-	p.want(p.get("bob-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
-	p.want(p.get("bob-token", bob), 200, "", "matrix_presence; hit")
+	p.Want(p.Get("carol-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
+	p.Want(p.Get("bob-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
+	p.Want(p.Get("bob-token", bob), 200, "", "matrix_presence; hit")
 }
 
 // What a reader without an Origin was answered by such a proxy, a field without a value or none,
@@ -535,8 +532,8 @@ func TestBrowsersDoNotGetWhatWasForNoOrigin(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p := newProxy(t, new(options))
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if !strings.HasSuffix(r.URL.Path, "/status") {
 					return false, nil
 				}
@@ -552,7 +549,7 @@ func TestBrowsersDoNotGetWhatWasForNoOrigin(t *testing.T) {
 				if origin != "" {
 					r.Header.Set("Origin", origin)
 				}
-				return p.do(r)
+				return p.Do(r)
 			}
 			read(bob, "https://app.example") // by which it is known that origins matter
 			for _, origin := range []string{"", "https://app.example", "https://other.example"} {
@@ -565,7 +562,7 @@ func TestBrowsersDoNotGetWhatWasForNoOrigin(t *testing.T) {
 			allowed = func(string) []string { return []string{"*"} }
 			read(alice, "https://app.example")
 			read(carol, "https://app.example")
-			p.want(read(carol, "https://other.example"), 200, "", "matrix_presence; hit")
+			p.Want(read(carol, "https://other.example"), 200, "", "matrix_presence; hit")
 		})
 	}
 }
@@ -574,13 +571,13 @@ func TestBrowsersDoNotGetWhatWasForNoOrigin(t *testing.T) {
 // answers by intercept, and returns what they got.
 func (p *proxy) crowd(users int, intercept func(http.ResponseWriter, *http.Request) (bool, error)) []*http.Response {
 	for n := range users {
-		p.hs.tokens[fmt.Sprint("reader-", n)] = fmt.Sprintf("@reader%d:example.com", n)
-		p.get(fmt.Sprint("reader-", n), alice)
+		p.hs.Tokens[fmt.Sprint("reader-", n)] = fmt.Sprintf("@reader%d:example.com", n)
+		p.Get(fmt.Sprint("reader-", n), alice)
 	}
-	p.put("alice-token", alice, `{"presence":"unavailable"}`)
+	p.Put("alice-token", alice, `{"presence":"unavailable"}`)
 	time.Sleep(2 * time.Second)
 	release := make(chan struct{})
-	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		<-release
 		return intercept(w, r)
 	})
@@ -591,7 +588,7 @@ func (p *proxy) crowd(users int, intercept func(http.ResponseWriter, *http.Reque
 			r := request("GET", statusPath(alice), fmt.Sprint("reader-", n), "")
 			r.RemoteAddr = fmt.Sprintf("203.0.113.%d:1", n%250)
 			r.Header.Set("User-Agent", "a client")
-			answers[n] = p.do(r)
+			answers[n] = p.Do(r)
 		})
 		if n == 0 {
 			synctest.Wait()
@@ -607,15 +604,15 @@ func (p *proxy) crowd(users int, intercept func(http.ResponseWriter, *http.Reque
 // for themselves, and the others believe them.
 func TestCrowdDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		asked := 0
 		for _, resp := range p.crowd(200, func(http.ResponseWriter, *http.Request) (bool, error) {
-			p.hs.mu.Lock()
-			defer p.hs.mu.Unlock()
+			p.hs.Mu.Lock()
+			defer p.hs.Mu.Unlock()
 			asked++
-			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+			return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 		}) {
-			p.want(resp, 502, "", "")
+			p.Want(resp, 502, "", "")
 		}
 		if want := 2 + maxTried - 1; asked != want {
 			t.Errorf("200 readers cost %d requests, want %d", asked, want)
@@ -627,29 +624,29 @@ func TestCrowdDoesNotRunAgainstAHomeserverThatIsDown(t *testing.T) {
 // had shared with both.
 func TestCrowdDoesNotBelieveTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		var refused []string
-		failed := 0
+		failures := 0
 		for _, resp := range p.crowd(50, func(_ http.ResponseWriter, r *http.Request) (bool, error) {
-			p.hs.mu.Lock()
-			defer p.hs.mu.Unlock()
+			p.hs.Mu.Lock()
+			defer p.hs.Mu.Unlock()
 			token := r.Header.Get("Authorization")
 			if len(refused) < 2 && !strings.Contains(strings.Join(refused, " "), token) {
 				refused = append(refused, token)
 			}
 			for _, one := range refused {
 				if one == token {
-					return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+					return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 				}
 			}
 			return false, nil
 		}) {
 			if resp.StatusCode != 200 {
-				failed++
+				failures++
 			}
 		}
-		if failed != len(refused) {
-			t.Errorf("%d readers failed, %d were refused", failed, len(refused))
+		if failures != len(refused) {
+			t.Errorf("%d readers failures, %d were refused", failures, len(refused))
 		}
 	})
 }

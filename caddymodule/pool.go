@@ -23,8 +23,8 @@ func eachMemory(f func(name string, m *pooled)) {
 
 // pooled is a memory in the pool.
 type pooled struct {
-	*memory
-	name string
+	store *memory
+	name  string
 
 	// tenants are the handlers that have it, and where they stand. The plans' lock guards
 	// it.
@@ -34,7 +34,7 @@ type pooled struct {
 // newPooled returns a new memory of a name.
 func newPooled(name string, s sizes) *pooled {
 	latency := func(reason string) Observer { return upstreamSeconds.WithLabelValues(name, reason) }
-	return &pooled{memory: newMemory(s, latency, logPanic), name: name, tenants: make(map[*Handler]*site)}
+	return &pooled{store: newMemory(s, latency, logPanic), name: name, tenants: make(map[*Handler]*site)}
 }
 
 // logPanic logs a panic of a request of our own, which belongs to no handler of the running
@@ -78,7 +78,7 @@ func (h *Handler) takeMemory(ctx caddy.Context, set *settings) error {
 		set.dialect = dialects[site.dialect]
 	}
 	h.pooled, h.plan = value.(*pooled), plan
-	h.gateway = NewGateway(set, h.pooled.memory, caddyServer{}, plan.fieldsIn(server), ctx.Slogger())
+	h.gateway = NewGateway(set, h.pooled.store, caddyServer{}, plan.fieldsIn(server), ctx.Slogger())
 	plan.taken++
 	if plan.app != nil {
 		plans.of[plan.app] = plan
@@ -107,11 +107,7 @@ func (h *Handler) dropMemory() error {
 func (p *pooled) update() {
 	var all []*settings
 	for h := range p.tenants {
-		all = append(all, h.gateway.set)
+		all = append(all, h.gateway.Settings())
 	}
-	if p.needs.update(all) {
-		// What nobody was watching may have changed.
-		p.repeats.Clear()
-		p.devices.Clear()
-	}
+	p.store.WatchFor(all)
 }

@@ -5,74 +5,16 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
-
-// preflight returns what a browser at an origin sends before it asks for alice's
-// presence by a method, with header fields of those names.
-func preflight(origin, method, headers string) *http.Request {
-	r := httptest.NewRequest("OPTIONS", statusPath(alice), nil)
-	r.Header.Set("Origin", origin)
-	r.Header.Set("Access-Control-Request-Method", method)
-	if headers != "" {
-		r.Header.Set("Access-Control-Request-Headers", headers)
-	}
-	return r
-}
 
 const app = "https://app.example.com"
-
-// answerPreflights makes the homeserver answer OPTIONS with a status and header fields
-// "Name: value". It adds what is about the one response only.
-func (hs *homeserver) answerPreflights(status int, fields ...string) {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	n := 0
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-		if r.Method != "OPTIONS" {
-			return false, nil
-		}
-		hs.mu.Lock()
-		defer hs.mu.Unlock()
-		n++
-		for _, name := range []string{"Date", "Server", "Set-Cookie", "Synapse-Trace-Id"} {
-			w.Header().Set(name, fmt.Sprint("of answer ", n))
-		}
-		for _, field := range fields {
-			name, value, _ := strings.Cut(field, ": ")
-			w.Header().Add(name, strings.ReplaceAll(value, "ORIGIN", r.Header.Get("Origin")))
-		}
-		w.WriteHeader(status)
-		return true, nil
-	}
-}
-
-// What the homeservers send, see their fields in the tests on real ones.
-var (
-	synapsePreflight = []string{
-		"Access-Control-Allow-Origin: *",
-		"Access-Control-Allow-Methods: GET, HEAD, POST, PUT, DELETE, OPTIONS",
-		"Access-Control-Allow-Headers: X-Requested-With, Content-Type, Authorization, Date",
-		"Access-Control-Expose-Headers: Synapse-Trace-Id, Server",
-		"Content-Length: 0",
-	}
-	echoingPreflight = []string{
-		"Access-Control-Allow-Origin: ORIGIN",
-		"Access-Control-Allow-Headers: authorization",
-		"Access-Control-Max-Age: 86400",
-		"Vary: origin, access-control-request-method, access-control-request-headers",
-		"Vary: Accept-Encoding",
-		"Content-Length: 0",
-	}
-)
 
 func TestPreflightIsAnsweredAsTheHomeserverDid(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -80,14 +22,14 @@ func TestPreflightIsAnsweredAsTheHomeserverDid(t *testing.T) {
 		fields []string
 		want   http.Header
 	}{
-		"Synapse": {204, synapsePreflight, http.Header{
+		"Synapse": {204, scripted.SynapsePreflight, http.Header{
 			"Access-Control-Allow-Origin":   {"*"},
 			"Access-Control-Allow-Methods":  {"GET, HEAD, POST, PUT, DELETE, OPTIONS"},
 			"Access-Control-Allow-Headers":  {"X-Requested-With, Content-Type, Authorization, Date"},
 			"Access-Control-Expose-Headers": {"Synapse-Trace-Id, Server"},
 			"Access-Control-Max-Age":        {"7200"},
 		}},
-		"one that echoes the origin": {200, echoingPreflight, http.Header{
+		"one that echoes the origin": {200, scripted.EchoingPreflight, http.Header{
 			"Access-Control-Allow-Origin":  {app},
 			"Access-Control-Allow-Headers": {"authorization"},
 			"Access-Control-Max-Age":       {"86400"},
@@ -96,10 +38,10 @@ func TestPreflightIsAnsweredAsTheHomeserverDid(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &Handler{Preflight: "local"})
-			p.hs.answerPreflights(tc.status, tc.fields...)
-			first := p.do(preflight(app, "PUT", "authorization"))
-			p.want(first, tc.status, "", "matrix_presence; fwd=miss; stored")
+			p := newProxy(t, &options{Preflight: "local"})
+			p.hs.AnswerPreflights(tc.status, tc.fields...)
+			first := p.Do(scripted.Preflight(app, "PUT", "authorization"))
+			p.Want(first, tc.status, "", "matrix_presence; fwd=miss; stored")
 			if got := first.Header["Access-Control-Max-Age"]; !reflect.DeepEqual(got, tc.want["Access-Control-Max-Age"]) {
 				t.Errorf("first answer: Access-Control-Max-Age %q", got)
 			}
@@ -107,14 +49,14 @@ func TestPreflightIsAnsweredAsTheHomeserverDid(t *testing.T) {
 				t.Errorf("first answer: %v", first.Header)
 			}
 			for range 2 {
-				second := p.do(preflight(app, "PUT", "authorization"))
-				p.want(second, tc.status, "", "matrix_presence; hit; ttl=")
+				second := p.Do(scripted.Preflight(app, "PUT", "authorization"))
+				p.Want(second, tc.status, "", "matrix_presence; hit; ttl=")
 				second.Header.Del("Cache-Status")
 				if !reflect.DeepEqual(second.Header, tc.want) {
 					t.Errorf("second answer: %v, want %v", second.Header, tc.want)
 				}
 			}
-			p.wantCounts(map[string]int{"OPTIONS": 1, "whoami": 0})
+			p.WantCounts(map[string]int{"OPTIONS": 1, "whoami": 0})
 		})
 	}
 }
@@ -126,28 +68,28 @@ func TestPreflightsOfOneKind(t *testing.T) {
 		second *http.Request
 		shared bool
 	}{
-		"another's presence": {synapsePreflight, func() *http.Request {
-			r := preflight(app, "PUT", "authorization,content-type")
+		"another's presence": {scripted.SynapsePreflight, func() *http.Request {
+			r := scripted.Preflight(app, "PUT", "authorization,content-type")
 			r.URL.Path = "/_matrix/client/r0/presence/@bob:example.com/status"
 			return r
 		}(), true},
-		"names in another order and case": {synapsePreflight, preflight(app, "PUT", "Content-Type , Authorization,,authorization"), true},
-		"names in two fields": {synapsePreflight, func() *http.Request {
-			r := preflight(app, "PUT", "content-type")
+		"names in another order and case": {scripted.SynapsePreflight, scripted.Preflight(app, "PUT", "Content-Type , Authorization,,authorization"), true},
+		"names in two fields": {scripted.SynapsePreflight, func() *http.Request {
+			r := scripted.Preflight(app, "PUT", "content-type")
 			r.Header.Add("Access-Control-Request-Headers", "authorization")
 			return r
 		}(), true},
-		"another origin, all allowed": {synapsePreflight, preflight("https://other.example.com", "PUT", "authorization,content-type"), true},
-		"another origin, one allowed": {echoingPreflight, preflight("https://other.example.com", "PUT", "authorization,content-type"), false},
-		"another method":              {synapsePreflight, preflight(app, "GET", "authorization,content-type"), false},
-		"other names":                 {synapsePreflight, preflight(app, "PUT", "authorization,content-type,x-more"), false},
-		"no names":                    {synapsePreflight, preflight(app, "PUT", ""), false},
+		"another origin, all allowed": {scripted.SynapsePreflight, scripted.Preflight("https://other.example.com", "PUT", "authorization,content-type"), true},
+		"another origin, one allowed": {scripted.EchoingPreflight, scripted.Preflight("https://other.example.com", "PUT", "authorization,content-type"), false},
+		"another method":              {scripted.SynapsePreflight, scripted.Preflight(app, "GET", "authorization,content-type"), false},
+		"other names":                 {scripted.SynapsePreflight, scripted.Preflight(app, "PUT", "authorization,content-type,x-more"), false},
+		"no names":                    {scripted.SynapsePreflight, scripted.Preflight(app, "PUT", ""), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &Handler{Preflight: "local"})
-			p.hs.answerPreflights(200, tc.fields...)
-			p.do(preflight(app, "PUT", "authorization,content-type"))
-			resp := p.do(tc.second)
+			p := newProxy(t, &options{Preflight: "local"})
+			p.hs.AnswerPreflights(200, tc.fields...)
+			p.Do(scripted.Preflight(app, "PUT", "authorization,content-type"))
+			resp := p.Do(tc.second)
 			if hit := strings.HasPrefix(resp.Header.Get("Cache-Status"), "matrix_presence; hit"); hit != tc.shared {
 				t.Errorf("Cache-Status %q, shared should be %v", resp.Header.Get("Cache-Status"), tc.shared)
 			}
@@ -164,23 +106,23 @@ func TestPreflightAnswersThatAreNotKept(t *testing.T) {
 		status int
 		fields []string
 	}{
-		"allows no origin":      {204, synapsePreflight[1:]},
-		"allows two origins":    {204, append([]string{"Access-Control-Allow-Origin: https://x"}, synapsePreflight...)},
-		"an error":              {500, synapsePreflight},
-		"not found":             {404, synapsePreflight},
-		"a redirect":            {307, synapsePreflight},
-		"varies by cookie":      {204, append([]string{"Vary: Origin, Cookie"}, synapsePreflight...)},
-		"varies by token":       {204, append([]string{"Vary: Authorization"}, synapsePreflight...)},
-		"varies by everything":  {204, append([]string{"Vary: *"}, synapsePreflight...)},
-		"a length":              {200, append([]string{"Content-Length: 2"}, synapsePreflight[:4]...)},
-		"fields that are large": {204, append([]string{"Content-Security-Policy: " + strings.Repeat("x", 3000)}, synapsePreflight...)},
+		"allows no origin":      {204, scripted.SynapsePreflight[1:]},
+		"allows two origins":    {204, append([]string{"Access-Control-Allow-Origin: https://x"}, scripted.SynapsePreflight...)},
+		"an error":              {500, scripted.SynapsePreflight},
+		"not found":             {404, scripted.SynapsePreflight},
+		"a redirect":            {307, scripted.SynapsePreflight},
+		"varies by cookie":      {204, append([]string{"Vary: Origin, Cookie"}, scripted.SynapsePreflight...)},
+		"varies by token":       {204, append([]string{"Vary: Authorization"}, scripted.SynapsePreflight...)},
+		"varies by everything":  {204, append([]string{"Vary: *"}, scripted.SynapsePreflight...)},
+		"a length":              {200, append([]string{"Content-Length: 2"}, scripted.SynapsePreflight[:4]...)},
+		"fields that are large": {204, append([]string{"Content-Security-Policy: " + strings.Repeat("x", 3000)}, scripted.SynapsePreflight...)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &Handler{Preflight: "local"})
-			p.hs.answerPreflights(tc.status, tc.fields...)
+			p := newProxy(t, &options{Preflight: "local"})
+			p.hs.AnswerPreflights(tc.status, tc.fields...)
 			for range 3 {
-				resp := p.do(preflight(app, "PUT", "authorization"))
-				p.want(resp, tc.status, "", "matrix_presence; fwd=miss")
+				resp := p.Do(scripted.Preflight(app, "PUT", "authorization"))
+				p.Want(resp, tc.status, "", "matrix_presence; fwd=miss")
 				if strings.Contains(resp.Header.Get("Cache-Status"), "stored") {
 					t.Errorf("Cache-Status %q", resp.Header.Get("Cache-Status"))
 				}
@@ -188,7 +130,7 @@ func TestPreflightAnswersThatAreNotKept(t *testing.T) {
 					t.Errorf("Access-Control-Max-Age %q", resp.Header.Get("Access-Control-Max-Age"))
 				}
 			}
-			p.wantCounts(map[string]int{"OPTIONS": 3})
+			p.WantCounts(map[string]int{"OPTIONS": 3})
 		})
 	}
 }
@@ -196,7 +138,7 @@ func TestPreflightAnswersThatAreNotKept(t *testing.T) {
 // All else that is OPTIONS passes as if the option weren't set, and isn't counted.
 func TestOptionsThatAreNoPreflightsPass(t *testing.T) {
 	edit := func(edit func(r *http.Request)) *http.Request {
-		r := preflight(app, "PUT", "authorization")
+		r := scripted.Preflight(app, "PUT", "authorization")
 		edit(r)
 		return r
 	}
@@ -205,9 +147,9 @@ func TestOptionsThatAreNoPreflightsPass(t *testing.T) {
 		"two origins":     edit(func(r *http.Request) { r.Header.Add("Origin", app) }),
 		"a long origin":   edit(func(r *http.Request) { r.Header.Set("Origin", "https://"+strings.Repeat("x", 600)) }),
 		"no method":       edit(func(r *http.Request) { r.Header.Del("Access-Control-Request-Method") }),
-		"another method":  preflight(app, "DELETE", ""),
-		"lower case":      preflight(app, "put", ""),
-		"many names":      preflight(app, "PUT", strings.Repeat("x,", 300)),
+		"another method":  scripted.Preflight(app, "DELETE", ""),
+		"lower case":      scripted.Preflight(app, "put", ""),
+		"many names":      scripted.Preflight(app, "PUT", strings.Repeat("x,", 300)),
 		"local network":   edit(func(r *http.Request) { r.Header.Set("Access-Control-Request-Private-Network", "true") }),
 		"a body":          edit(func(r *http.Request) { withBody(r, strings.NewReader("{}")).ContentLength = 2 }),
 		"a body in parts": edit(func(r *http.Request) { withBody(r, strings.NewReader("{}")) }),
@@ -221,14 +163,14 @@ func TestOptionsThatAreNoPreflightsPass(t *testing.T) {
 		"nobody's": edit(func(r *http.Request) { r.URL.Path = "/_matrix/client/v3/presence/alice/status" }),
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &Handler{Preflight: "local"})
-			p.hs.answerPreflights(204, synapsePreflight...)
-			p.do(preflight(app, "PUT", "authorization"))
-			resp := p.do(r)
+			p := newProxy(t, &options{Preflight: "local"})
+			p.hs.AnswerPreflights(204, scripted.SynapsePreflight...)
+			p.Do(scripted.Preflight(app, "PUT", "authorization"))
+			resp := p.Do(r)
 			if resp.Header["Cache-Status"] != nil || resp.Header["Access-Control-Max-Age"] != nil || resp.Header.Get("Server") != "of answer 2" {
 				t.Errorf("got %v", resp.Header)
 			}
-			if n := gather(t, p.handler.Cache.Name)["requests_total preflight"]; n != 1 {
+			if n := p.samples()["requests_total preflight"]; n != 1 {
 				t.Errorf("%v preflights counted", n)
 			}
 		})
@@ -237,16 +179,16 @@ func TestOptionsThatAreNoPreflightsPass(t *testing.T) {
 
 func TestPreflightsPassByDefault(t *testing.T) {
 	for _, word := range []string{"", "pass"} {
-		p := newProxy(t, &Handler{Preflight: word, Cache: &Cache{Name: t.Name() + word}})
-		p.hs.answerPreflights(204, synapsePreflight...)
+		p := newProxy(t, &options{Preflight: word})
+		p.hs.AnswerPreflights(204, scripted.SynapsePreflight...)
 		for range 3 {
-			resp := p.do(preflight(app, "PUT", "authorization"))
+			resp := p.Do(scripted.Preflight(app, "PUT", "authorization"))
 			if resp.Header["Cache-Status"] != nil || resp.Header["Access-Control-Max-Age"] != nil {
 				t.Errorf("%q: got %v", word, resp.Header)
 			}
 		}
-		p.wantCounts(map[string]int{"OPTIONS": 3})
-		if n := gather(t, p.handler.Cache.Name)["requests_total preflight"]; n != 0 {
+		p.WantCounts(map[string]int{"OPTIONS": 3})
+		if n := p.samples()["requests_total preflight"]; n != 0 {
 			t.Errorf("%q: %v preflights counted", word, n)
 		}
 	}
@@ -254,17 +196,17 @@ func TestPreflightsPassByDefault(t *testing.T) {
 
 // In a dry run every answer is the homeserver's, to the last field.
 func TestPreflightsGoToTheHomeserverInADryRun(t *testing.T) {
-	p := newProxy(t, &Handler{Preflight: "local", Mode: "observe"})
-	p.hs.answerPreflights(204, synapsePreflight...)
+	p := newProxy(t, &options{Preflight: "local", Mode: "observe"})
+	p.hs.AnswerPreflights(204, scripted.SynapsePreflight...)
 	for n := range 3 {
-		resp := p.do(preflight(app, "PUT", "authorization"))
+		resp := p.Do(scripted.Preflight(app, "PUT", "authorization"))
 		if resp.Header["Access-Control-Max-Age"] != nil || resp.Header.Get("Server") != fmt.Sprint("of answer ", n+1) {
 			t.Errorf("got %v", resp.Header)
 		}
 	}
-	p.reload(&Handler{Preflight: "local", Cache: new(Cache)})
-	resp := p.do(preflight(app, "PUT", "authorization"))
-	p.want(resp, 204, "", "matrix_presence; hit")
+	p.reload(&options{Preflight: "local", Cache: new(caching)})
+	resp := p.Do(scripted.Preflight(app, "PUT", "authorization"))
+	p.Want(resp, 204, "", "matrix_presence; hit")
 	if got := resp.Header.Get("Access-Control-Max-Age"); got != preflightMaxAge {
 		t.Errorf("Access-Control-Max-Age %q", got)
 	}
@@ -272,21 +214,21 @@ func TestPreflightsGoToTheHomeserverInADryRun(t *testing.T) {
 
 func TestPreflightAnswersSurviveAReloadAndAreLearnedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Preflight: "local"})
-		p.hs.answerPreflights(204, synapsePreflight...)
+		p := newProxy(t, &options{Preflight: "local"})
+		p.hs.AnswerPreflights(204, scripted.SynapsePreflight...)
 		ask := func(cacheStatus string) *http.Response {
 			t.Helper()
-			resp := p.do(preflight(app, "PUT", "authorization"))
-			p.want(resp, 204, "", cacheStatus)
+			resp := p.Do(scripted.Preflight(app, "PUT", "authorization"))
+			p.Want(resp, 204, "", cacheStatus)
 			return resp
 		}
 		ask("matrix_presence; fwd=miss; stored")
 		time.Sleep(preflightTTL - time.Second)
-		p.reload(&Handler{Preflight: "local", Cache: new(Cache)})
+		p.reload(&options{Preflight: "local", Cache: new(caching)})
 		ask("matrix_presence; hit; ttl=1")
 
 		// The homeserver is configured anew. It names the origins that it allows.
-		p.hs.answerPreflights(204, echoingPreflight...)
+		p.hs.AnswerPreflights(204, scripted.EchoingPreflight...)
 		ask("matrix_presence; hit; ttl=1")
 		time.Sleep(time.Second)
 		ask("matrix_presence; fwd=miss; stored")
@@ -298,74 +240,44 @@ func TestPreflightAnswersSurviveAReloadAndAreLearnedAgain(t *testing.T) {
 
 // A homeserver that is down answers no preflight for longer than what is known holds.
 func TestPreflightsFailWithTheHomeserver(t *testing.T) {
-	p := newProxy(t, &Handler{Preflight: "local"})
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-		return true, caddyhttp.Error(502, errors.New("no connection"))
+	p := newProxy(t, &options{Preflight: "local"})
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		return true, failed(502, errors.New("no connection"))
 	}
-	if resp := p.do(preflight(app, "PUT", "authorization")); resp.StatusCode != 502 {
+	if resp := p.Do(scripted.Preflight(app, "PUT", "authorization")); resp.StatusCode != 502 {
 		t.Errorf("got %d", resp.StatusCode)
 	}
-	p.hs.answerPreflights(204, synapsePreflight...)
-	p.want(p.do(preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; fwd=miss; stored")
-	p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
-		return true, caddyhttp.Error(502, errors.New("no connection"))
+	p.hs.AnswerPreflights(204, scripted.SynapsePreflight...)
+	p.Want(p.Do(scripted.Preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; fwd=miss; stored")
+	p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+		return true, failed(502, errors.New("no connection"))
 	}
-	p.want(p.do(preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; hit")
+	p.Want(p.Do(scripted.Preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; hit")
 }
 
 func TestPreflightsAreBounded(t *testing.T) {
-	p := newProxy(t, &Handler{Preflight: "local"})
-	p.hs.answerPreflights(204, echoingPreflight...)
+	p := newProxy(t, &options{Preflight: "local"})
+	p.hs.AnswerPreflights(204, scripted.EchoingPreflight...)
 	for n := range 10 * maxPreflights {
-		p.do(preflight(fmt.Sprintf("https://%d.example.com", n), "PUT", "authorization"))
+		p.Do(scripted.Preflight(fmt.Sprintf("https://%d.example.com", n), "PUT", "authorization"))
 	}
-	got := gather(t, p.handler.Cache.Name)
+	got := p.samples()
 	if got["entries preflights"] != maxPreflights || got["evictions_total preflights"] != 9*maxPreflights {
 		t.Errorf("%v entries, %v evictions", got["entries preflights"], got["evictions_total preflights"])
 	}
 }
 
-// Handlers before this one may edit the fields of an answer in place, and compress.
-func TestPreflightsOfASiteThatEditsFields(t *testing.T) {
-	hs := newHomeserver()
-	hs.answerPreflights(200, echoingPreflight...)
-	site := newSite(t, hs, `
-		encode gzip
-		header >Access-Control-Allow-Headers authorization AUTHORIZATION
-		header >X-Cache {http.vars.matrix_presence.cache}
-		header >X-Decision {http.vars.matrix_presence.decision}
-		matrix_presence {
-			preflight local
-		}
-		reverse_proxy UPSTREAM`)
-	for i, want := range [][2]string{{"", "forwarded"}, {"hit", "answered"}, {"hit", "answered"}} {
-		r := preflight(app, "PUT", "authorization")
-		r.Host = "example.com:9"
-		r.Header.Set("Accept-Encoding", "gzip")
-		resp := ask(site, r)
-		if resp.StatusCode != 200 || resp.Header.Get("X-Cache") != want[0] || resp.Header.Get("X-Decision") != want[1] {
-			t.Errorf("request %d: %d %v", i, resp.StatusCode, resp.Header)
-		}
-		for name, want := range map[string]string{"Access-Control-Allow-Headers": "AUTHORIZATION", "Content-Length": "0", "Access-Control-Allow-Origin": app} {
-			if got := resp.Header[name]; !reflect.DeepEqual(got, []string{want}) {
-				t.Errorf("request %d: %s %q, want %q", i, name, got, want)
-			}
-		}
-	}
-}
-
 func TestOptionsThatPassCostNoAllocation(t *testing.T) {
-	for name, handler := range map[string]*Handler{"pass": {}, "local": {Preflight: "local"}} {
-		handler.Cache = &Cache{Name: t.Name() + name}
+	for name, handler := range map[string]*options{"pass": {}, "local": {Preflight: "local"}} {
 		p := newProxy(t, handler)
-		r := preflight(app, "GET", "authorization")
+		r := scripted.Preflight(app, "GET", "authorization")
 		if name == "local" {
 			r.URL.Path = "/_matrix/client/v3/sync"
 		}
 		w := &discard{header: make(http.Header)}
-		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, new(caddyhttp.Server))
+		r = prepared(r)
 		allocs := testing.AllocsPerRun(100, func() {
-			if err := p.handler.ServeHTTP(w, r, ok); err != nil {
+			if err := p.gateway.Serve(w, r, ok); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -373,17 +285,6 @@ func TestOptionsThatPassCostNoAllocation(t *testing.T) {
 			t.Errorf("%s: %v allocations", name, allocs)
 		}
 	}
-}
-
-// tuwunelPreflight is what tuwunel answers to every OPTIONS: 200, in chunks, of which there
-// is none.
-var tuwunelPreflight = []string{
-	"Access-Control-Allow-Origin: *",
-	"Access-Control-Allow-Methods: DELETE,GET,HEAD,OPTIONS,PATCH,POST,PUT",
-	"Access-Control-Allow-Headers: accept,authorization,content-type,if-match,if-none-match,origin,x-requested-with",
-	"Access-Control-Max-Age: 86400",
-	"Allow: PUT,GET,HEAD",
-	"Vary: origin, access-control-request-method, access-control-request-headers",
 }
 
 // preflight local never learned on tuwunel, because its answers don't say how long they are:
@@ -420,29 +321,29 @@ func TestPreflightAnswersWithoutALengthAreLearnedIfTheyAreEmpty(t *testing.T) {
 		"a body in the end":  {200, inOrder(flush, write(""), write("{}")), false, "matrix_presence; fwd=miss"},
 		"a body by ReadFrom": {200, func(w http.ResponseWriter) error { _, err := io.Copy(w, strings.NewReader("{}")); return err }, false, "matrix_presence; fwd=miss"},
 		"an empty ReadFrom":  {200, func(w http.ResponseWriter) error { _, err := io.Copy(w, strings.NewReader("")); return err }, true, "matrix_presence; fwd=miss; stored"},
-		"an error":           {200, inOrder(flush, func(http.ResponseWriter) error { return caddyhttp.Error(502, errors.New("broken")) }), false, "matrix_presence; fwd=miss"},
+		"an error":           {200, inOrder(flush, func(http.ResponseWriter) error { return failed(502, errors.New("broken")) }), false, "matrix_presence; fwd=miss"},
 		"not found":          {404, inOrder(), false, "matrix_presence; fwd=miss"},
 		"a redirect":         {302, inOrder(), false, "matrix_presence; fwd=miss"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &Handler{Preflight: "local"})
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p := newProxy(t, &options{Preflight: "local"})
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method != http.MethodOptions {
 					return false, nil
 				}
-				for _, field := range tuwunelPreflight {
+				for _, field := range scripted.TuwunelPreflight {
 					name, value, _ := strings.Cut(field, ": ")
 					w.Header().Set(name, value)
 				}
 				w.WriteHeader(tc.status)
 				return true, tc.then(w)
 			})
-			first := p.do(preflight(app, "PUT", "authorization"))
-			p.want(first, first.StatusCode, "", tc.first)
+			first := p.Do(scripted.Preflight(app, "PUT", "authorization"))
+			p.Want(first, first.StatusCode, "", tc.first)
 			if strings.Contains(first.Header.Get("Cache-Status"), "stored") != strings.Contains(tc.first, "stored") {
 				t.Errorf("Cache-Status %q", first.Header.Get("Cache-Status"))
 			}
-			second := p.do(preflight("https://other.example.com", "PUT", "authorization"))
+			second := p.Do(scripted.Preflight("https://other.example.com", "PUT", "authorization"))
 			if hit := strings.HasPrefix(second.Header.Get("Cache-Status"), "matrix_presence; hit"); hit != tc.learns {
 				t.Errorf("the second: Cache-Status %q", second.Header.Get("Cache-Status"))
 			}
@@ -451,72 +352,6 @@ func TestPreflightAnswersWithoutALengthAreLearnedIfTheyAreEmpty(t *testing.T) {
 			}
 			if got := second.Header.Get("Access-Control-Max-Age"); got != "86400" {
 				t.Errorf("Access-Control-Max-Age %q", got)
-			}
-		})
-	}
-}
-
-// Through Caddy's own reverse_proxy, which flushes what has no length, and whose handlers
-// abort what breaks off.
-func TestPreflightsInChunks(t *testing.T) {
-	for name, tc := range map[string]struct {
-		http2  bool // of the client
-		body   string
-		breaks bool
-		hit    bool
-	}{
-		"empty":              {false, "", false, true},
-		"empty, HTTP/2":      {true, "", false, true},
-		"a body":             {false, "{}", false, false},
-		"a body, HTTP/2":     {true, "{}", false, false},
-		"broken off":         {false, "", true, false},
-		"broken off, HTTP/2": {true, "", true, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			hs := newHomeserver()
-			hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
-				if r.Method != http.MethodOptions {
-					return false, nil
-				}
-				for _, field := range tuwunelPreflight {
-					name, value, _ := strings.Cut(field, ": ")
-					w.Header().Set(name, value)
-				}
-				w.WriteHeader(200)
-				if err := http.NewResponseController(w).Flush(); err != nil { // now it is in chunks
-					return true, err
-				}
-				if tc.breaks {
-					panic(http.ErrAbortHandler)
-				}
-				_, err := io.WriteString(w, tc.body)
-				return true, err
-			})
-			server := httptest.NewUnstartedServer(newSite(t, hs, "encode gzip\nmatrix_presence {\npreflight local\n}\nreverse_proxy UPSTREAM"))
-			server.EnableHTTP2 = tc.http2
-			server.StartTLS()
-			defer server.Close()
-			for n := range 3 {
-				r := preflight(app, "PUT", "authorization")
-				r.RequestURI, r.URL.Scheme, r.URL.Host, r.Host = "", "https", server.Listener.Addr().String(), "example.com:9"
-				resp, err := server.Client().Do(r)
-				if err != nil {
-					if !tc.breaks { // else its head may not have gone out
-						t.Fatal(err)
-					}
-					continue
-				}
-				if (resp.ProtoMajor == 2) != tc.http2 {
-					t.Errorf("request %d: over %s", n, resp.Proto)
-				}
-				body, err := io.ReadAll(resp.Body)
-				resp.Body.Close()
-				if (err != nil) != tc.breaks || string(body) != tc.body || resp.StatusCode != 200 {
-					t.Errorf("request %d: %d %q, %v", n, resp.StatusCode, body, err)
-				}
-				if hit := strings.HasPrefix(resp.Header.Get("Cache-Status"), "matrix_presence; hit"); hit != (tc.hit && n > 0) {
-					t.Errorf("request %d: Cache-Status %q", n, resp.Header.Get("Cache-Status"))
-				}
 			}
 		})
 	}

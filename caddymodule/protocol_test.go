@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // overHTTP3 returns a request as quic-go's server hands it over: without Content-Length, its
@@ -72,15 +72,15 @@ func TestReadWithoutABodyIsAHitWhateverItsLength(t *testing.T) {
 		"no body and no length": func(r *http.Request) *http.Request { r.Body, r.ContentLength = nil, -1; return r },
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
+			p := newProxy(t, new(options))
 			for i, want := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit", "matrix_presence; hit"} {
 				method := "GET"
 				if i == 2 {
 					method = "HEAD"
 				}
-				p.want(p.do(as(request(method, statusPath(alice), "bob-token", ""))), 200, "", want)
+				p.Want(p.Do(as(request(method, statusPath(alice), "bob-token", ""))), 200, "", want)
 			}
-			p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
+			p.WantCounts(map[string]int{"GET": 1, "whoami": 1})
 		})
 	}
 }
@@ -88,12 +88,12 @@ func TestReadWithoutABodyIsAHitWhateverItsLength(t *testing.T) {
 // Passed on, it is as one that says so: nobody has to look once more, and trailers are not
 // lost.
 func TestReadWithoutABodyIsPassedOnAsSuch(t *testing.T) {
-	p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Off: true}}})
+	p := newProxy(t, &options{Identity: &identifying{RejectedLimit: &rate{Off: true}}})
 	pass := func(r *http.Request) *http.Request {
-		p.want(p.do(withBody(r, strings.NewReader(""))), 401, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
-		return p.hs.last()
+		p.Want(p.Do(withBody(r, strings.NewReader(""))), 401, "", "matrix_presence; fwd=bypass; detail=unknown-identity")
+		return p.hs.Last()
 	}
-	p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/whoami") {
 			answer(w, 500, "")
 			return true, nil
@@ -142,9 +142,9 @@ func TestReadWithABodyReachesTheHomeserverWithIt(t *testing.T) {
 		"it is to be asked for": {expect, ", " + io.ErrNoProgress.Error()}, // and our look has not
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
+			p := newProxy(t, new(options))
 			got := ""
-			p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method == "GET" && strings.HasSuffix(r.URL.Path, "/status") {
 					body, err := io.ReadAll(r.Body)
 					got = fmt.Sprintf("%s, %v", body, err)
@@ -153,12 +153,12 @@ func TestReadWithABodyReachesTheHomeserverWithIt(t *testing.T) {
 			}
 			for range 2 {
 				r := tc.as(request("GET", statusPath(alice), "bob-token", ""))
-				p.want(p.do(r), 200, "", "matrix_presence; fwd=bypass; detail=request")
+				p.Want(p.Do(r), 200, "", "matrix_presence; fwd=bypass; detail=request")
 				if got != tc.want {
 					t.Errorf("the homeserver read %s, want %s", got, tc.want)
 				}
 			}
-			p.wantCounts(map[string]int{"GET": 2, "whoami": 1})
+			p.WantCounts(map[string]int{"GET": 2, "whoami": 1})
 		})
 	}
 }
@@ -210,9 +210,9 @@ func (w *watched) Read([]byte) (int, error) { w.reads++; return 0, io.EOF }
 // A look at a body is a wait for the client. Who is not asked for anything isn't waited for:
 // nor are requests that no body would make different.
 func TestBodiesAreNotLookedAtInVain(t *testing.T) {
-	handler := Handler{Preflight: "local", Sync: "limit", Homeserver: "synapse"}
+	handler := options{Preflight: "local", Sync: "limit", Homeserver: "synapse"}
 	for name, tc := range map[string]struct {
-		handler Handler
+		handler options
 		request *http.Request
 	}{
 		"a request to be continued": {handler, func() *http.Request {
@@ -228,29 +228,29 @@ func TestBodiesAreNotLookedAtInVain(t *testing.T) {
 			return r
 		}()},
 		"a WebSocket":     {handler, webSocket(3, statusPath(alice), "bob-token")},
-		"without a cache": {Handler{Cache: &Cache{Off: true}}, request("GET", statusPath(alice), "bob-token", "")},
+		"without a cache": {options{Cache: &caching{Off: true}}, request("GET", statusPath(alice), "bob-token", "")},
 		"OPTIONS, with a token": {handler, func() *http.Request {
-			r := preflight(app, "PUT", "")
+			r := scripted.Preflight(app, "PUT", "")
 			r.Header.Set("Authorization", "Bearer bob-token")
 			return r
 		}()},
 		"OPTIONS elsewhere": {handler, request("OPTIONS", syncPath, "", "")},
 		"a sync":            {handler, request("GET", syncPath, "bob-token", "")},
 		"something else":    {handler, request("GET", "/_matrix/client/v3/joined_rooms", "bob-token", "")},
-		"observed":          {Handler{Mode: "observe"}, request("GET", statusPath(alice), "bob-token", "")},
-		"observed OPTIONS":  {Handler{Mode: "observe", Preflight: "local"}, preflight(app, "PUT", "")},
+		"observed":          {options{Mode: "observe"}, request("GET", statusPath(alice), "bob-token", "")},
+		"observed OPTIONS":  {options{Mode: "observe", Preflight: "local"}, scripted.Preflight(app, "PUT", "")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, &tc.handler)
 			body := new(watched)
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/whoami") {
 					return false, nil
 				}
 				answer(w, 200, `{}`) // without reading what the client sends
 				return true, nil
 			}
-			p.do(withBody(tc.request, body))
+			p.Do(withBody(tc.request, body))
 			if body.reads > 0 {
 				t.Error("the body was looked at")
 			}
@@ -262,17 +262,17 @@ func TestBodiesAreNotLookedAtInVain(t *testing.T) {
 // end is as of then: it is not to be answered from what was known before.
 func TestBodyThatDoesNotComeHoldsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Preflight: "local"})
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+		p := newProxy(t, &options{Preflight: "local"})
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
 		reader, writer := io.Pipe()
 		slow := make(chan *http.Response)
-		go func() { slow <- p.do(overHTTP3(request("GET", statusPath(alice), "bob-token", ""), reader)) }()
-		go func() { slow <- p.do(overHTTP3(preflight(app, "PUT", ""), reader)) }()
+		go func() { slow <- p.Do(overHTTP3(request("GET", statusPath(alice), "bob-token", ""), reader)) }()
+		go func() { slow <- p.Do(overHTTP3(scripted.Preflight(app, "PUT", ""), reader)) }()
 		synctest.Wait()
 
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
-		p.want(p.put("alice-token", alice, `{"presence":"unavailable"}`), 200, `{}`, "")
-		p.want(p.do(request("POST", "/_matrix/client/v3/logout", "bob-token", "")), 200, `{}`, "")
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+		p.Want(p.Put("alice-token", alice, `{"presence":"unavailable"}`), 200, `{}`, "")
+		p.Want(p.Do(request("POST", "/_matrix/client/v3/logout", "bob-token", "")), 200, `{}`, "")
 		time.Sleep(time.Hour)
 		_ = writer.Close()
 		for range 2 {
@@ -286,13 +286,13 @@ func TestBodyThatDoesNotComeHoldsNothing(t *testing.T) {
 // The preflights of a browser over HTTP/3 were taken for OPTIONS with a body, so all of them
 // went to the homeserver.
 func TestPreflightWithoutABodyIsAnsweredHereWhateverItsLength(t *testing.T) {
-	p := newProxy(t, &Handler{Preflight: "local"})
-	p.hs.answerPreflights(204, synapsePreflight...)
+	p := newProxy(t, &options{Preflight: "local"})
+	p.hs.AnswerPreflights(204, scripted.SynapsePreflight...)
 	for _, want := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit", "matrix_presence; hit"} {
-		p.want(p.do(overHTTP3(preflight(app, "PUT", "authorization"), strings.NewReader(""))), 204, "", want)
+		p.Want(p.Do(overHTTP3(scripted.Preflight(app, "PUT", "authorization"), strings.NewReader(""))), 204, "", want)
 	}
-	p.want(p.do(preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; hit")
-	p.wantCounts(map[string]int{"OPTIONS": 1})
+	p.Want(p.Do(scripted.Preflight(app, "PUT", "authorization")), 204, "", "matrix_presence; hit")
+	p.WantCounts(map[string]int{"OPTIONS": 1})
 	p.wantMetrics(map[string]float64{"requests_total preflight": 4, "outcomes_total hit preflight": 3})
 }
 
@@ -301,8 +301,8 @@ func TestPreflightWithoutABodyIsAnsweredHereWhateverItsLength(t *testing.T) {
 func TestObservedOutcomesAreTheSameOverHTTP3(t *testing.T) {
 	// As reverse_proxy's transport does it, which sends a body on.
 	readAll := func(hs *homeserver) {
-		answer := hs.intercept
-		hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		answer := hs.Intercept
+		hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			_, _ = io.ReadAll(r.Body)
 			return answer != nil && r.Method == "OPTIONS", func() error {
 				if answer != nil {
@@ -323,16 +323,16 @@ func TestObservedOutcomesAreTheSameOverHTTP3(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Mode: "observe", Preflight: "local"})
-				p.hs.answerPreflights(204, synapsePreflight...)
+				p := newProxy(t, &options{Mode: "observe", Preflight: "local"})
+				p.hs.AnswerPreflights(204, scripted.SynapsePreflight...)
 				readAll(p.hs)
 				for range 3 {
-					p.want(p.do(tc.as(request("GET", statusPath(alice), "bob-token", ""))), 200, "", "")
-					p.want(p.do(tc.as(preflight(app, "PUT", "authorization"))), 204, "", "")
+					p.Want(p.Do(tc.as(request("GET", statusPath(alice), "bob-token", ""))), 200, "", "")
+					p.Want(p.Do(tc.as(scripted.Preflight(app, "PUT", "authorization"))), 204, "", "")
 					synctest.Wait()
 				}
 				p.wantObserved(tc.want)
-				p.wantCounts(map[string]int{"GET": 3, "OPTIONS": 3})
+				p.WantCounts(map[string]int{"GET": 3, "OPTIONS": 3})
 			})
 		})
 	}
@@ -347,17 +347,17 @@ func TestBodyThatIsCutOffOverHTTP3(t *testing.T) {
 		return r
 	}
 	for _, absorb := range []string{"pass", "absorb"} {
-		p := newProxy(t, &Handler{RepeatWrites: absorb, Cache: &Cache{Name: t.Name() + absorb}})
-		p.wantError(p.do(cut(request("PUT", statusPath(alice), "alice-token", ""), `{"presence":"online"}`)), 400, "M_UNKNOWN")
-		p.wantCounts(map[string]int{"PUT": 0})
+		p := newProxy(t, &options{RepeatWrites: absorb})
+		p.WantError(p.Do(cut(request("PUT", statusPath(alice), "alice-token", ""), `{"presence":"online"}`)), 400, "M_UNKNOWN")
+		p.WantCounts(map[string]int{"PUT": 0})
 	}
 
-	p := newProxy(t, &Handler{Sync: "limit", Homeserver: "tuwunel"})
+	p := newProxy(t, &options{Sync: "limit", Homeserver: "tuwunel"})
 	p.knows("alice-token")
 	const sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 	for range 2 {
-		p.do(cut(request("POST", sliding, "alice-token", ""), `{"set_presence":"online"}`))
-		if got := p.hs.last(); got.URL.Path != sliding || got.ContentLength != 30 {
+		p.Do(cut(request("POST", sliding, "alice-token", ""), `{"set_presence":"online"}`))
+		if got := p.hs.Last(); got.URL.Path != sliding || got.ContentLength != 30 {
 			t.Errorf("the homeserver got %s with length %d", got.URL, got.ContentLength)
 		}
 	}
@@ -369,22 +369,22 @@ func TestBodyThatIsCutOffOverHTTP3(t *testing.T) {
 func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheReadThatItBecomes(t *testing.T) {
 	for _, major := range []int{2, 3} {
 		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
-			p := newProxy(t, &Handler{ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)}})
-			p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			p := newProxy(t, &options{ReadLimit: &rate{Events: 2, Window: time.Hour}})
+			p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Header[":protocol"] != nil && r.Method != "CONNECT" {
 					t.Errorf("%s %s has a field :protocol, which no transport sends", r.Method, r.URL)
 				}
 				r.Body = http.NoBody // the homeserver of these tests would wait for its end
 				return false, nil
 			}
-			p.wantError(p.do(webSocket(major, statusPath(alice), "")), 401, "M_MISSING_TOKEN")
-			p.wantError(p.do(webSocket(major, statusPath(alice), "unknown")), 401, "M_UNKNOWN_TOKEN")
+			p.WantError(p.Do(webSocket(major, statusPath(alice), "")), 401, "M_MISSING_TOKEN")
+			p.WantError(p.Do(webSocket(major, statusPath(alice), "unknown")), 401, "M_UNKNOWN_TOKEN")
 			for range 2 {
-				p.want(p.do(webSocket(major, statusPath(alice), "bob-token")), 200, "", "matrix_presence; fwd=bypass; detail=request")
+				p.Want(p.Do(webSocket(major, statusPath(alice), "bob-token")), 200, "", "matrix_presence; fwd=bypass; detail=request")
 			}
-			p.wantError(p.do(webSocket(major, statusPath(alice), "bob-token")), 429, "M_LIMIT_EXCEEDED")
-			p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
-			p.wantCounts(map[string]int{"CONNECT": 2, "GET": 0, "whoami": 2})
+			p.WantError(p.Do(webSocket(major, statusPath(alice), "bob-token")), 429, "M_LIMIT_EXCEEDED")
+			p.WantError(p.Get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+			p.WantCounts(map[string]int{"CONNECT": 2, "GET": 0, "whoami": 2})
 			p.wantMetrics(map[string]float64{"requests_total read": 6, "outcomes_total bypass read": 2, "outcomes_total limited read": 2})
 		})
 	}
@@ -393,14 +393,14 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheReadThatItBecomes(t *testing.T) 
 func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) {
 	for _, major := range []int{2, 3} {
 		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
-			p := newProxy(t, &Handler{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"})
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p := newProxy(t, &options{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"})
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				r.Body = http.NoBody
 				return false, nil
 			}
 			p.knows("alice-token")
 			for _, want := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=offline"} {
-				p.do(webSocket(major, syncPath+"?since=s&timeout=0", "alice-token"))
+				p.Do(webSocket(major, syncPath+"?since=s&timeout=0", "alice-token"))
 				if got := p.hs.lastSync(); got.URL.RawQuery != want || got.RequestURI != syncPath+"?"+want || got.Method != "CONNECT" {
 					t.Errorf("reached the homeserver as %s %s, want the query %s", got.Method, got.RequestURI, want)
 				}
@@ -408,30 +408,30 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) 
 			p.wantMetrics(map[string]float64{"requests_total sync": 2, "outcomes_total quieted sync": 1})
 
 			// GET /events is an activity: what is repeated after it is news.
-			write := func() { p.put("alice-token", alice, `{"presence":"unavailable"}`) }
+			write := func() { p.Put("alice-token", alice, `{"presence":"unavailable"}`) }
 			write()
 			write()
-			p.wantCounts(map[string]int{"PUT": 1})
-			p.do(webSocket(major, "/_matrix/client/v3/events", "alice-token"))
+			p.WantCounts(map[string]int{"PUT": 1})
+			p.Do(webSocket(major, "/_matrix/client/v3/events", "alice-token"))
 			write()
-			p.wantCounts(map[string]int{"PUT": 2})
+			p.WantCounts(map[string]int{"PUT": 2})
 		})
 	}
 }
 
 func TestWebSocketOverHTTP2AndHTTP3IsObservedAsTheReadThatItBecomes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Mode: "observe", ReadLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p := newProxy(t, &options{Mode: "observe", ReadLimit: &rate{Events: 1, Window: time.Hour}})
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			r.Body = http.NoBody
 			return false, nil
 		}
 		for _, token := range []string{"bob-token", "bob-token", ""} {
-			p.do(webSocket(3, statusPath(alice), token))
+			p.Do(webSocket(3, statusPath(alice), token))
 			synctest.Wait()
 		}
 		p.wantObserved(map[string]float64{"bypass read": 1, "limited read": 1, "rejected read": 1})
-		p.wantCounts(map[string]int{"CONNECT": 3})
+		p.WantCounts(map[string]int{"CONNECT": 3})
 	})
 }
 
@@ -442,24 +442,24 @@ func TestWebSocketOverHTTP2AndHTTP3IsObservedAsTheReadThatItBecomes(t *testing.T
 func TestExtendedConnectIsForWebSocketsOnly(t *testing.T) {
 	for _, major := range []int{2, 3} {
 		for _, path := range []string{statusPath(alice), syncPath, "/_matrix/client/versions", "/elsewhere"} {
-			p := newProxy(t, &Handler{Sync: "limit", Cache: &Cache{Name: fmt.Sprint(t.Name(), major, path)}})
+			p := newProxy(t, &options{Sync: "limit"})
 			for _, protocol := range []string{"foo", "WebSocket", "websocket2", "connect-udp", "webtransport"} {
-				p.wantError(p.do(extendedConnect(major, protocol, path, "bob-token")), 400, "M_UNRECOGNIZED")
+				p.WantError(p.Do(extendedConnect(major, protocol, path, "bob-token")), 400, "M_UNRECOGNIZED")
 			}
-			if len(p.hs.seen) > 0 {
-				t.Errorf("HTTP/%d %s: the homeserver got %d requests", major, path, len(p.hs.seen))
+			if len(p.hs.Seen) > 0 {
+				t.Errorf("HTTP/%d %s: the homeserver got %d requests", major, path, len(p.hs.Seen))
 			}
 		}
-		p := newProxy(t, &Handler{Cache: &Cache{Name: fmt.Sprint(t.Name(), major)}})
+		p := newProxy(t, new(options))
 		var got *http.Request
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			got = r
 			answer(w, 200, "")
 			return true, nil
 		}
 		sent := webSocket(major, "/elsewhere", "")
 		body := sent.Body
-		if resp := p.do(sent); resp.StatusCode != 200 || got == nil || got.Method != "CONNECT" || got.Body != body {
+		if resp := p.Do(sent); resp.StatusCode != 200 || got == nil || got.Method != "CONNECT" || got.Body != body {
 			t.Errorf("HTTP/%d: a WebSocket elsewhere: %d, %v", major, resp.StatusCode, got)
 		}
 	}
@@ -467,7 +467,7 @@ func TestExtendedConnectIsForWebSocketsOnly(t *testing.T) {
 
 // Neither is what a client can't mean: a CONNECT without a path, or with one in HTTP/1.1.
 func TestPlainConnectIsRefusedInAllProtocols(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	for major, proto := range map[int]string{1: "HTTP/1.1", 2: "HTTP/2.0", 3: "HTTP/3.0"} {
 		for _, path := range []string{"", statusPath(alice)} {
 			r := httptest.NewRequest("CONNECT", "http://example.com", nil)
@@ -475,10 +475,10 @@ func TestPlainConnectIsRefusedInAllProtocols(t *testing.T) {
 			if major == 1 {
 				r.Header.Set("Upgrade", "websocket")
 			}
-			p.wantError(p.do(r), 400, "M_UNRECOGNIZED")
+			p.WantError(p.Do(r), 400, "M_UNRECOGNIZED")
 		}
 	}
-	if !maps.Equal(p.hs.counts, map[string]int{}) {
-		t.Errorf("the homeserver got %v", p.hs.counts)
+	if !maps.Equal(p.hs.Counts, map[string]int{}) {
+		t.Errorf("the homeserver got %v", p.hs.Counts)
 	}
 }

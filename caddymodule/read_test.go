@@ -10,46 +10,43 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func TestReadIsAMissThenAHit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
-		p.want(p.get("bob-token", alice), 200, p.hs.presence[alice], "matrix_presence; fwd=miss; stored")
+		p := newProxy(t, new(options))
+		p.Want(p.Get("bob-token", alice), 200, p.hs.Presence[alice], "matrix_presence; fwd=miss; stored")
 		time.Sleep(2500 * time.Millisecond)
-		p.want(p.get("bob-token", alice), 200,
+		p.Want(p.Get("bob-token", alice), 200,
 			`{"presence":"online","last_active_ago":3500,"status_msg":"hi","currently_active":true}`, "matrix_presence; hit; ttl=27")
-		p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
+		p.WantCounts(map[string]int{"GET": 1, "whoami": 1})
 	})
 }
 
 func TestReadExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}})
-		p.get("bob-token", alice)
+		p := newProxy(t, &options{Cache: &caching{TTL: 10 * time.Second}})
+		p.Get("bob-token", alice)
 		time.Sleep(10 * time.Second)
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
-		p.wantCounts(map[string]int{"GET": 2})
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
+		p.WantCounts(map[string]int{"GET": 2})
 	})
 }
 
 func TestOneUsersReadDoesNotPermitAnother(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
-	p.want(p.get("carol-token", alice), 403, "", "matrix_presence; fwd=miss")
-	p.want(p.get("carol-token", alice), 403, `{"errcode":"M_FORBIDDEN","error":"You are not allowed to see their presence."}`, "matrix_presence; hit")
-	p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
-	p.wantCounts(map[string]int{"GET": 2})
+	p := newProxy(t, new(options))
+	p.Get("bob-token", alice)
+	p.Want(p.Get("carol-token", alice), 403, "", "matrix_presence; fwd=miss")
+	p.Want(p.Get("carol-token", alice), 403, `{"errcode":"M_FORBIDDEN","error":"You are not allowed to see their presence."}`, "matrix_presence; hit")
+	p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+	p.WantCounts(map[string]int{"GET": 2})
 }
 
 func TestHitHasTheHomeserversFieldsAndItsOwnValues(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
+	p := newProxy(t, new(options))
+	p.Get("bob-token", alice)
 	for range 2 {
-		resp := p.get("bob-token", alice)
+		resp := p.Get("bob-token", alice)
 		for name, want := range map[string]string{
 			"Content-Type":                "application/json",
 			"Cache-Control":               "no-cache, no-store, must-revalidate",
@@ -69,53 +66,53 @@ func TestHitHasTheHomeserversFieldsAndItsOwnValues(t *testing.T) {
 }
 
 func TestHeadIsServedAsGet(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	for _, cacheStatus := range []string{"matrix_presence; fwd=miss", "matrix_presence; hit"} {
-		resp := p.do(request("HEAD", statusPath(alice), "bob-token", ""))
-		p.want(resp, 200, "", cacheStatus)
+		resp := p.Do(request("HEAD", statusPath(alice), "bob-token", ""))
+		p.Want(resp, 200, "", cacheStatus)
 		if body := bodyOf(resp); body != "" {
 			t.Errorf("HEAD has the body %q", body)
 		}
-		if got, want := resp.Header.Get("Content-Length"), fmt.Sprint(len(p.hs.presence[alice])); got != want {
+		if got, want := resp.Header.Get("Content-Length"), fmt.Sprint(len(p.hs.Presence[alice])); got != want {
 			t.Errorf("Content-Length is %s, want %s", got, want)
 		}
 	}
-	p.wantCounts(map[string]int{"GET": 1, "HEAD": 0})
+	p.WantCounts(map[string]int{"GET": 1, "HEAD": 0})
 }
 
 func TestSpellingsOfOneReadShareAnEntry(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
+	p := newProxy(t, new(options))
+	p.Get("bob-token", alice)
 	for _, target := range []string{
 		"/_matrix/client/r0/presence/@alice:example.com/status",
 		"/_matrix/client/v3/presence/%40alice%3Aexample.com/status",
 		"/_matrix/client/r0/presence/%40%61lice:example.com/status",
 		"/_matrix/client/v3/presence/@alice:example.com/status?ts=1",
 	} {
-		p.want(p.do(request("GET", target, "bob-token", "")), 200, "", "matrix_presence; hit")
+		p.Want(p.Do(request("GET", target, "bob-token", "")), 200, "", "matrix_presence; hit")
 	}
-	p.want(p.do(request("GET", statusPath(alice)+"?access_token=bob-token", "", "")), 200, "", "matrix_presence; hit")
+	p.Want(p.Do(request("GET", statusPath(alice)+"?access_token=bob-token", "", "")), 200, "", "matrix_presence; hit")
 }
 
 func TestSpellingsThatOnlySynapseServesAreNotStored(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.get("bob-token", alice)
+	p := newProxy(t, new(options))
+	p.Get("bob-token", alice)
 	for i, target := range []string{
 		"/_matrix/client/unstable/presence/@alice:example.com/status",
 		"/_matrix/client/api/v1/presence/@alice:example.com/status",
 		"/_matrix/client/v3/presence/@alice:example.com/statusfoo",
 		"/_matrix/client/r0/presence/%40alice:example.com/status/x?y=%2F",
 	} {
-		p.want(p.do(request("GET", target, "bob-token", "")), 200, "", "matrix_presence; fwd=bypass; detail=spelling")
-		p.wantCounts(map[string]int{"GET": i + 2})
-		if got := p.hs.last().URL.RequestURI(); got != target {
+		p.Want(p.Do(request("GET", target, "bob-token", "")), 200, "", "matrix_presence; fwd=bypass; detail=spelling")
+		p.WantCounts(map[string]int{"GET": i + 2})
+		if got := p.hs.Last().URL.RequestURI(); got != target {
 			t.Errorf("forwarded as %s, not %s", got, target)
 		}
 	}
 }
 
 func TestWhatHomeserversDoNotServePassesUntouched(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	for _, target := range []string{
 		"//_matrix/client/v3/presence/@alice:example.com/status",
 		"/_matrix/client/v3/%70resence/@alice:example.com/status",
@@ -128,36 +125,36 @@ func TestWhatHomeserversDoNotServePassesUntouched(t *testing.T) {
 		if strings.Contains(target, "%") {
 			r.URL.Path, r.URL.RawPath = strings.Replace(target, "%70", "p", 1), target
 		}
-		resp := p.do(r)
+		resp := p.Do(r)
 		if got := resp.Header.Get("Cache-Status"); got != "" {
 			t.Errorf("%s: Cache-Status is %q", target, got)
 		}
 	}
-	p.wantCounts(map[string]int{"whoami": 0})
+	p.WantCounts(map[string]int{"whoami": 0})
 }
 
 func TestReadWithoutATokenIsAnsweredHere(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.wantError(p.get("", alice), 401, "M_MISSING_TOKEN")
-	p.wantCounts(map[string]int{"GET": 0, "whoami": 0})
+	p := newProxy(t, new(options))
+	p.WantError(p.Get("", alice), 401, "M_MISSING_TOKEN")
+	p.WantCounts(map[string]int{"GET": 0, "whoami": 0})
 }
 
 func TestUncertainReadIsTheHomeserversToJudge(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.hs.intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+	p := newProxy(t, new(options))
+	p.hs.Intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
 		w.Header().Set("Cache-Status", "upstream; hit") // the nearest to the origin comes first
 		return false, nil
 	}
 	for range 2 {
 		r := request("GET", statusPath(alice)+"?access_token=bob-token", "bob-token", "")
-		resp := p.do(r)
-		p.want(resp, 200, "", "upstream; hit")
+		resp := p.Do(r)
+		p.Want(resp, 200, "", "upstream; hit")
 		if got := resp.Header["Cache-Status"]; len(got) != 2 || got[1] != "matrix_presence; fwd=bypass; detail=uncertain-credential" {
 			t.Errorf("Cache-Status is %q", got)
 		}
 	}
 	// Its tokens' users pay for it, so they have to be known.
-	p.wantCounts(map[string]int{"GET": 2, "whoami": 1})
+	p.WantCounts(map[string]int{"GET": 2, "whoami": 1})
 }
 
 // Spellings whose credential homeservers read differently are no way around the
@@ -165,15 +162,15 @@ func TestUncertainReadIsTheHomeserversToJudge(t *testing.T) {
 func TestUncertainReadsAreLimited(t *testing.T) {
 	for name, known := range map[string]bool{"known token": true, "unknown token": false} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &Handler{ReadLimit: &Limit{Events: 3, Window: caddy.Duration(time.Hour)}})
+			p := newProxy(t, &options{ReadLimit: &rate{Events: 3, Window: time.Hour}})
 			if known {
-				p.get("bob-token", alice)
+				p.Get("bob-token", alice)
 			}
 			limited := 0
 			for i := range 5 {
 				r := request("GET", fmt.Sprintf("%s?x=%d;access_token=junk-%d", statusPath(alice), i, i), "bob-token", "")
 				r.Header.Add("Authorization", fmt.Sprintf("Bearer junk-%d", i))
-				if p.do(r).StatusCode == 429 {
+				if p.Do(r).StatusCode == 429 {
 					limited++
 				}
 			}
@@ -182,25 +179,25 @@ func TestUncertainReadsAreLimited(t *testing.T) {
 			}
 		})
 	}
-	p := newProxy(t, &Handler{ReadLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
-	p.want(p.do(request("GET", statusPath(alice)+"?user_id=", "bob-token", "")), 200, "", "matrix_presence; fwd=bypass")
-	p.wantError(p.do(request("GET", statusPath(alice)+"?user_id=&device_id=", "bob-token", "")), 429, "M_LIMIT_EXCEEDED")
+	p := newProxy(t, &options{ReadLimit: &rate{Events: 1, Window: time.Hour}})
+	p.Want(p.Do(request("GET", statusPath(alice)+"?user_id=", "bob-token", "")), 200, "", "matrix_presence; fwd=bypass")
+	p.WantError(p.Do(request("GET", statusPath(alice)+"?user_id=&device_id=", "bob-token", "")), 429, "M_LIMIT_EXCEEDED")
 }
 
 func TestStatesOutliveIdentitiesIfTheHomeserverFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Cache: &Cache{StaleIfError: caddy.Duration(10 * time.Minute)}})
-		p.hs.presence[alice] = `{"presence":"offline"}`
-		p.get("bob-token", alice)
-		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
-			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+		p := newProxy(t, &options{Cache: &caching{StaleIfError: 10 * time.Minute}})
+		p.hs.Presence[alice] = `{"presence":"offline"}`
+		p.Get("bob-token", alice)
+		p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+			return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 		}
 		time.Sleep(5 * time.Minute)
-		p.want(p.get("bob-token", alice), 200, `{"presence":"offline"}`, "matrix_presence; hit; ttl=-270; detail=stale-if-error")
-		p.want(p.put("bob-token", bob, `{"presence":"online"}`), 502, "", "")
-		p.want(p.get("carol-token", alice), 502, "", "")
+		p.Want(p.Get("bob-token", alice), 200, `{"presence":"offline"}`, "matrix_presence; hit; ttl=-270; detail=stale-if-error")
+		p.Want(p.Put("bob-token", bob, `{"presence":"online"}`), 502, "", "")
+		p.Want(p.Get("carol-token", alice), 502, "", "")
 		time.Sleep(5 * time.Minute)
-		p.want(p.get("bob-token", alice), 502, "", "")
+		p.Want(p.Get("bob-token", alice), 502, "", "")
 	})
 }
 
@@ -208,13 +205,13 @@ func TestStatesOutliveIdentitiesIfTheHomeserverFails(t *testing.T) {
 // A fetch that departed before must not bring her the old one.
 func TestSettledReaderDoesNotShareAnUnsettledFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Cache: &Cache{Settle: ptr(2 * time.Second)}})
-		p.get("bob-token", carol)
-		p.put("alice-token", alice, `{"presence":"unavailable"}`)
+		p := newProxy(t, &options{Cache: &caching{Settle: ptr(2 * time.Second)}})
+		p.Get("bob-token", carol)
+		p.Put("alice-token", alice, `{"presence":"unavailable"}`)
 		time.Sleep(1500 * time.Millisecond)
 		release := make(chan struct{})
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-			if !strings.HasSuffix(r.URL.Path, "/status") || p.hs.count("GET") > 2 {
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if !strings.HasSuffix(r.URL.Path, "/status") || p.hs.Count("GET") > 2 {
 				return false, nil
 			}
 			answer(w, 200, `{"presence":"online"}`) // it applies writes late
@@ -222,10 +219,10 @@ func TestSettledReaderDoesNotShareAnUnsettledFetch(t *testing.T) {
 			return true, nil
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { p.want(p.get("bob-token", alice), 200, `{"presence":"online"}`, "") })
+		wg.Go(func() { p.Want(p.Get("bob-token", alice), 200, `{"presence":"online"}`, "") })
 		synctest.Wait()
 		time.Sleep(time.Second)
-		p.want(p.get("bob-token", alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
+		p.Want(p.Get("bob-token", alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
 		close(release)
 		wg.Wait()
 	})
@@ -233,20 +230,20 @@ func TestSettledReaderDoesNotShareAnUnsettledFetch(t *testing.T) {
 
 func TestConcurrentReadsAreOneRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		release := make(chan struct{})
-		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			<-release
 			return false, nil
 		}
 		var wg sync.WaitGroup
 		for range 1000 {
-			wg.Go(func() { p.want(p.get("bob-token", alice), 200, p.hs.presence[alice], "matrix_presence; ") })
+			wg.Go(func() { p.Want(p.Get("bob-token", alice), 200, p.hs.Presence[alice], "matrix_presence; ") })
 		}
 		synctest.Wait()
 		close(release)
 		wg.Wait()
-		p.wantCounts(map[string]int{"GET": 1, "whoami": 1})
+		p.WantCounts(map[string]int{"GET": 1, "whoami": 1})
 	})
 }
 
@@ -254,25 +251,25 @@ func TestConcurrentReadsAreOneRequest(t *testing.T) {
 // take the other along.
 func TestSharedFetchThatIsRefusedIsTriedByEachReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}})
+		p := newProxy(t, &options{Cache: &caching{TTL: 10 * time.Second}})
 		// A state that ends before the permissions do.
-		p.hs.presence[alice] = `{"presence":"online","last_active_ago":55000,"currently_active":true}`
-		p.get("bob-token", alice)
-		p.get("carol-token", bob) // so that carol's token is known
-		p.hs.hidden[carol+" "+alice] = false
-		p.get("carol-token", alice)
+		p.hs.Presence[alice] = `{"presence":"online","last_active_ago":55000,"currently_active":true}`
+		p.Get("bob-token", alice)
+		p.Get("carol-token", bob) // so that carol's token is known
+		p.hs.Hidden[carol+" "+alice] = false
+		p.Get("carol-token", alice)
 		time.Sleep(6 * time.Second)
 
-		p.hs.hidden[carol+" "+alice] = true
+		p.hs.Hidden[carol+" "+alice] = true
 		release := make(chan struct{})
-		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			<-release
 			return false, nil
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { p.want(p.get("carol-token", alice), 403, "", "") })
+		wg.Go(func() { p.Want(p.Get("carol-token", alice), 403, "", "") })
 		synctest.Wait() // carol's request is the one that is shared
-		wg.Go(func() { p.want(p.get("bob-token", alice), 200, p.hs.presence[alice], "") })
+		wg.Go(func() { p.Want(p.Get("bob-token", alice), 200, p.hs.Presence[alice], "") })
 		synctest.Wait()
 		close(release)
 		wg.Wait()
@@ -281,10 +278,10 @@ func TestSharedFetchThatIsRefusedIsTriedByEachReader(t *testing.T) {
 
 func TestReaderThatGoesAwayLeavesItsFetchToOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
-		p.get("bob-token", carol)
+		p := newProxy(t, new(options))
+		p.Get("bob-token", carol)
 		release := make(chan struct{})
-		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			select {
 			case <-release:
 				return false, nil
@@ -294,21 +291,21 @@ func TestReaderThatGoesAwayLeavesItsFetchToOthers(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		wg.Go(func() { p.do(request("GET", statusPath(alice), "bob-token", "").WithContext(ctx)) })
+		wg.Go(func() { p.Do(request("GET", statusPath(alice), "bob-token", "").WithContext(ctx)) })
 		synctest.Wait()
-		wg.Go(func() { p.want(p.get("bob-token", alice), 200, "", "") })
+		wg.Go(func() { p.Want(p.Get("bob-token", alice), 200, "", "") })
 		synctest.Wait()
 		cancel()
 		synctest.Wait()
 		close(release)
 		wg.Wait()
-		p.wantCounts(map[string]int{"GET": 2})
+		p.WantCounts(map[string]int{"GET": 2})
 	})
 }
 
 func TestStaleAnswerIfTheHomeserverFails(t *testing.T) {
 	fail := func(w http.ResponseWriter, r *http.Request) (bool, error) {
-		return true, caddyhttp.Error(http.StatusBadGateway, fmt.Errorf("connection refused"))
+		return true, failed(http.StatusBadGateway, fmt.Errorf("connection refused"))
 	}
 	hang := func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		<-r.Context().Done()
@@ -323,28 +320,28 @@ func TestStaleAnswerIfTheHomeserverFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{
-					Cache:    &Cache{TTL: caddy.Duration(10 * time.Second), StaleIfError: caddy.Duration(time.Minute)},
-					Identity: &Identity{TTL: caddy.Duration(time.Hour)},
+				p := newProxy(t, &options{
+					Cache:    &caching{TTL: 10 * time.Second, StaleIfError: time.Minute},
+					Identity: &identifying{TTL: time.Hour},
 				})
-				p.hs.presence[alice] = `{"presence":"unavailable","last_active_ago":1000}`
-				p.get("bob-token", alice)
-				p.get("carol-token", alice) // refused
+				p.hs.Presence[alice] = `{"presence":"unavailable","last_active_ago":1000}`
+				p.Get("bob-token", alice)
+				p.Get("carol-token", alice) // refused
 				time.Sleep(20 * time.Second)
-				p.hs.intercept = intercept
+				p.hs.Intercept = intercept
 				began := time.Now()
-				resp := p.get("bob-token", alice)
+				resp := p.Get("bob-token", alice)
 				waited := time.Since(began)
-				p.want(resp, 200, fmt.Sprintf(`{"presence":"unavailable","last_active_ago":%d}`, 21000+waited.Milliseconds()),
+				p.Want(resp, 200, fmt.Sprintf(`{"presence":"unavailable","last_active_ago":%d}`, 21000+waited.Milliseconds()),
 					"matrix_presence; hit; ttl=-1")
 				if !strings.HasSuffix(resp.Header.Get("Cache-Status"), "; detail=stale-if-error") {
 					t.Errorf("Cache-Status is %q", resp.Header.Get("Cache-Status"))
 				}
-				if resp := p.get("carol-token", alice); resp.StatusCode < 500 {
+				if resp := p.Get("carol-token", alice); resp.StatusCode < 500 {
 					t.Errorf("who was refused got %d", resp.StatusCode)
 				}
 				time.Sleep(time.Minute)
-				if resp := p.get("bob-token", alice); resp.StatusCode < 500 {
+				if resp := p.Get("bob-token", alice); resp.StatusCode < 500 {
 					t.Errorf("after stale_if_error: %d", resp.StatusCode)
 				}
 			})
@@ -354,13 +351,13 @@ func TestStaleAnswerIfTheHomeserverFails(t *testing.T) {
 
 func TestNothingStaleAfterAWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Cache: &Cache{StaleIfError: caddy.Duration(time.Hour)}})
-		p.get("bob-token", alice)
-		p.put("alice-token", alice, `{"presence":"offline"}`)
-		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
-			return true, caddyhttp.Error(http.StatusBadGateway, io.ErrUnexpectedEOF)
+		p := newProxy(t, &options{Cache: &caching{StaleIfError: time.Hour}})
+		p.Get("bob-token", alice)
+		p.Put("alice-token", alice, `{"presence":"offline"}`)
+		p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+			return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
 		}
-		p.want(p.get("bob-token", alice), 502, "", "")
+		p.Want(p.Get("bob-token", alice), 502, "", "")
 	})
 }
 
@@ -387,8 +384,8 @@ func TestAnswersThatAreNotKept(t *testing.T) {
 		"currently active for an age": {200, "application/json", nil, `{"presence":"online","last_active_ago":3000000,"currently_active":true}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p := newProxy(t, new(options))
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/whoami") {
 					return false, nil
 				}
@@ -401,7 +398,7 @@ func TestAnswersThatAreNotKept(t *testing.T) {
 				return true, nil
 			}
 			for i := range 3 {
-				resp := p.get("bob-token", alice)
+				resp := p.Get("bob-token", alice)
 				if got := bodyOf(resp); resp.StatusCode != tc.status || got != tc.body {
 					t.Errorf("request %d: got %d and %d bytes, want %d and %d", i, resp.StatusCode, len(got), tc.status, len(tc.body))
 				}
@@ -411,7 +408,7 @@ func TestAnswersThatAreNotKept(t *testing.T) {
 			}
 			// A body too large to share is fetched once more, to be streamed; after
 			// that it is known.
-			if got := p.hs.count("GET"); got > 4 {
+			if got := p.hs.Count("GET"); got > 4 {
 				t.Errorf("3 reads cost %d requests", got)
 			}
 		})
@@ -419,15 +416,15 @@ func TestAnswersThatAreNotKept(t *testing.T) {
 }
 
 func TestFetchIsPlainWhateverTheClientAsksFor(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	r := request("GET", statusPath(alice), "bob-token", "")
 	r.Header.Set("Accept-Encoding", "gzip, br")
 	r.Header.Set("If-None-Match", `"x"`)
 	r.Header.Set("Range", "bytes=0-1")
 	r.Header.Set("User-Agent", "Element/1.0")
 	r.RemoteAddr = "192.0.2.7:1234"
-	p.want(p.do(r), 200, p.hs.presence[alice], "")
-	sent := p.hs.last()
+	p.Want(p.Do(r), 200, p.hs.Presence[alice], "")
+	sent := p.hs.Last()
 	for _, name := range []string{"Accept-Encoding", "If-None-Match", "Range"} {
 		if got := sent.Header.Get(name); got != "" {
 			t.Errorf("%s: %s went upstream", name, got)
@@ -439,20 +436,20 @@ func TestFetchIsPlainWhateverTheClientAsksFor(t *testing.T) {
 }
 
 func TestCacheOffStillLimitsReads(t *testing.T) {
-	p := newProxy(t, &Handler{
-		Cache:     &Cache{Off: true},
-		ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)},
+	p := newProxy(t, &options{
+		Cache:     &caching{Off: true},
+		ReadLimit: &rate{Events: 2, Window: time.Hour},
 	})
 	for range 2 {
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=bypass; detail=off")
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=bypass; detail=off")
 	}
-	p.wantError(p.get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
-	p.wantCounts(map[string]int{"GET": 2})
+	p.WantError(p.Get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+	p.WantCounts(map[string]int{"GET": 2})
 }
 
 func TestPerViewerKeepsBodiesApart(t *testing.T) {
-	p := newProxy(t, &Handler{Cache: &Cache{PerViewer: true}})
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p := newProxy(t, &options{Cache: &caching{PerViewer: true}})
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method != "GET" || strings.HasSuffix(r.URL.Path, "/whoami") {
 			return false, nil
 		}
@@ -461,45 +458,45 @@ func TestPerViewerKeepsBodiesApart(t *testing.T) {
 	}
 	for _, cacheStatus := range []string{"matrix_presence; fwd=miss", "matrix_presence; hit"} {
 		for _, token := range []string{"bob-token", "carol-token"} {
-			p.want(p.get(token, alice), 200, fmt.Sprintf(`{"presence":"online","status_msg":"Bearer %s"}`, token), cacheStatus)
+			p.Want(p.Get(token, alice), 200, fmt.Sprintf(`{"presence":"online","status_msg":"Bearer %s"}`, token), cacheStatus)
 		}
 	}
-	p.put("alice-token", alice, `{"presence":"offline"}`)
+	p.Put("alice-token", alice, `{"presence":"offline"}`)
 	for _, token := range []string{"bob-token", "carol-token"} {
-		p.want(p.get(token, alice), 200, "", "matrix_presence; fwd=miss")
+		p.Want(p.Get(token, alice), 200, "", "matrix_presence; fwd=miss")
 	}
 }
 
 // A reader whose permission, or identity, was fresh when they came shares a fetch that
 // takes longer than that lasts. Meanwhile they have left the room, or are logged out.
 func TestSharedFetchIsNoUseAfterThePermissionHasEnded(t *testing.T) {
-	testSharedFetchThatTakesLonger(t, &Handler{Cache: &Cache{TTL: caddy.Duration(10 * time.Second)}},
-		func(hs *homeserver) { hs.hidden[bob+" "+alice] = true }, 403, "M_FORBIDDEN")
+	testSharedFetchThatTakesLonger(t, &options{Cache: &caching{TTL: 10 * time.Second}},
+		func(hs *homeserver) { hs.Hidden[bob+" "+alice] = true }, 403, "M_FORBIDDEN")
 }
 
 func TestSharedFetchIsNoUseAfterTheIdentityHasEnded(t *testing.T) {
-	testSharedFetchThatTakesLonger(t, &Handler{Identity: &Identity{TTL: caddy.Duration(10 * time.Second)}},
-		func(hs *homeserver) { delete(hs.tokens, "bob-token") }, 401, "M_UNKNOWN_TOKEN")
+	testSharedFetchThatTakesLonger(t, &options{Identity: &identifying{TTL: 10 * time.Second}},
+		func(hs *homeserver) { delete(hs.Tokens, "bob-token") }, 401, "M_UNKNOWN_TOKEN")
 }
 
-func testSharedFetchThatTakesLonger(t *testing.T, handler *Handler, meanwhile func(*homeserver), status int, errcode string) {
+func testSharedFetchThatTakesLonger(t *testing.T, handler *options, meanwhile func(*homeserver), status int, errcode string) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, handler)
-		p.want(p.get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
-		p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss")
-		p.want(p.put("alice-token", alice, `{"presence":"unavailable","status_msg":"secret"}`), 200, `{}`, "")
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
+		p.Want(p.Get("alice-token", alice), 200, "", "matrix_presence; fwd=miss")
+		p.Want(p.Put("alice-token", alice, `{"presence":"unavailable","status_msg":"secret"}`), 200, `{}`, "")
 		time.Sleep(9 * time.Second)
-		p.hs.mu.Lock()
+		p.hs.Mu.Lock()
 		meanwhile(p.hs)
-		p.hs.mu.Unlock()
-		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Mu.Unlock()
+		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			time.Sleep(5 * time.Second)
 			return false, nil
 		}
 		var both sync.WaitGroup
-		both.Go(func() { p.want(p.get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored") })
+		both.Go(func() { p.Want(p.Get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored") })
 		time.Sleep(500 * time.Millisecond)
-		both.Go(func() { p.wantError(p.get("bob-token", alice), status, errcode) })
+		both.Go(func() { p.WantError(p.Get("bob-token", alice), status, errcode) })
 		both.Wait()
 	})
 }

@@ -10,8 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
@@ -19,7 +17,7 @@ import (
 
 // locks has the homeserver refuse whatever a token asks for.
 func (hs *homeserver) locks(token string, status int, body string) {
-	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Header.Get("Authorization") != "Bearer "+token {
 			return false, nil
 		}
@@ -37,9 +35,9 @@ func behind(method, path, token, body string) *http.Request {
 	return r
 }
 
-func fewUnknown() *Handler {
-	return &Handler{Identity: &Identity{
-		TTL: caddy.Duration(time.Minute), RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 3},
+func fewUnknown() *options {
+	return &options{Identity: &identifying{
+		TTL: time.Minute, RejectedLimit: &rate{Events: 1, Window: time.Hour, Burst: 3},
 	}}
 }
 
@@ -47,9 +45,9 @@ func fewUnknown() *Handler {
 func (p *proxy) exhaust() {
 	p.t.Helper()
 	for i := range 3 {
-		p.wantError(p.do(behind("GET", statusPath(alice), fmt.Sprint("made-up-", i), "")), 401, unknownToken)
+		p.WantError(p.Do(behind("GET", statusPath(alice), fmt.Sprint("made-up-", i), "")), 401, unknownToken)
 	}
-	p.wantError(p.do(behind("GET", statusPath(alice), "made-up-4", "")), 429, "M_LIMIT_EXCEEDED")
+	p.WantError(p.Do(behind("GET", statusPath(alice), "made-up-4", "")), 429, "M_LIMIT_EXCEEDED")
 }
 
 // Once one who made up tokens behind a NAT had everybody else there be refused, as soon as
@@ -58,45 +56,45 @@ func TestKnownTokensAreAskedAboutWhateverTheirAddressHasDone(t *testing.T) {
 	const online = `{"presence":"online"}`
 	for name, meanwhile := range map[string]func(p *proxy){
 		"expired":                func(*proxy) { time.Sleep(2 * time.Minute) },
-		"another device is gone": func(p *proxy) { p.do(behind("DELETE", clientAPI+"devices/D", "alice-phone", "")) },
-		"logged out elsewhere":   func(p *proxy) { p.do(behind("POST", clientAPI+"logout", "alice-phone", "")) },
+		"another device is gone": func(p *proxy) { p.Do(behind("DELETE", clientAPI+"devices/D", "alice-phone", "")) },
+		"logged out elsewhere":   func(p *proxy) { p.Do(behind("POST", clientAPI+"logout", "alice-phone", "")) },
 		"a logout was not answered": func(p *proxy) {
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/logout") {
 					w.WriteHeader(499)
 					return true, nil
 				}
 				return false, nil
 			})
-			p.do(behind("POST", clientAPI+"logout", "alice-token", ""))
+			p.Do(behind("POST", clientAPI+"logout", "alice-token", ""))
 		},
 		"its account was locked for a while": func(p *proxy) {
 			p.hs.locks("alice-token", 401, lockedBody)
 			time.Sleep(2 * time.Minute)
-			p.want(p.do(behind("GET", statusPath(bob), "alice-token", "")), 401, lockedBody, "")
+			p.Want(p.Do(behind("GET", statusPath(bob), "alice-token", "")), 401, lockedBody, "")
 			time.Sleep(2 * time.Minute)
-			p.hs.answerBy(nil)
+			p.hs.AnswerBy(nil)
 		},
 	} {
 		for what, ask := range map[string]func(p *proxy) *http.Response{
-			"read": func(p *proxy) *http.Response { return p.do(behind("GET", statusPath(bob), "alice-token", "")) },
+			"read": func(p *proxy) *http.Response { return p.Do(behind("GET", statusPath(bob), "alice-token", "")) },
 			"read with a user": func(p *proxy) *http.Response {
-				return p.do(behind("GET", statusPath(bob)+"?user_id=@x:example.com", "alice-token", ""))
+				return p.Do(behind("GET", statusPath(bob)+"?user_id=@x:example.com", "alice-token", ""))
 			},
-			"write": func(p *proxy) *http.Response { return p.do(behind("PUT", statusPath(alice), "alice-token", online)) },
+			"write": func(p *proxy) *http.Response { return p.Do(behind("PUT", statusPath(alice), "alice-token", online)) },
 			"uncertain read": func(p *proxy) *http.Response {
-				return p.do(behind("GET", statusPath(bob)+"?user_id=", "alice-token", ""))
+				return p.Do(behind("GET", statusPath(bob)+"?user_id=", "alice-token", ""))
 			},
 		} {
 			t.Run(name+", "+what, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newProxy(t, fewUnknown())
-					p.want(p.do(behind("GET", statusPath(alice), "alice-token", "")), 200, "", "")
-					p.want(p.do(behind("GET", statusPath(alice), "alice-phone", "")), 200, "", "")
+					p.Want(p.Do(behind("GET", statusPath(alice), "alice-token", "")), 200, "", "")
+					p.Want(p.Do(behind("GET", statusPath(alice), "alice-phone", "")), 200, "", "")
 					p.exhaust()
 					meanwhile(p)
-					p.want(ask(p), 200, "", "")
-					p.wantError(p.do(behind("GET", statusPath(alice), "carol-token", "")), 429, "M_LIMIT_EXCEEDED") // who is new
+					p.Want(ask(p), 200, "", "")
+					p.WantError(p.Do(behind("GET", statusPath(alice), "carol-token", "")), 429, "M_LIMIT_EXCEEDED") // who is new
 				})
 			})
 		}
@@ -106,21 +104,21 @@ func TestKnownTokensAreAskedAboutWhateverTheirAddressHasDone(t *testing.T) {
 // A known token doesn't wait in the line of those that are made up.
 func TestKnownTokenDoesNotWaitBehindMadeUpOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Identity: &Identity{TTL: caddy.Duration(time.Minute)}})
-		p.do(behind("GET", statusPath(alice), "alice-token", ""))
+		p := newProxy(t, &options{Identity: &identifying{TTL: time.Minute}})
+		p.Do(behind("GET", statusPath(alice), "alice-token", ""))
 		time.Sleep(2 * time.Minute)
 		release := make(chan struct{})
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer made-up") {
 				<-release
 			}
 			return false, nil
 		})
 		for i := range 1000 {
-			go p.do(behind("GET", statusPath(alice), fmt.Sprint("made-up-", i), ""))
+			go p.Do(behind("GET", statusPath(alice), fmt.Sprint("made-up-", i), ""))
 		}
 		synctest.Wait()
-		p.want(p.do(behind("GET", statusPath(alice), "alice-token", "")), 200, "", "")
+		p.Want(p.Do(behind("GET", statusPath(alice), "alice-token", "")), 200, "", "")
 		close(release)
 	})
 }
@@ -131,17 +129,17 @@ func TestKnownTokenThatHasEndedIsChargedToNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, fewUnknown())
 		for i := range 10 {
-			p.hs.mu.Lock()
-			p.hs.tokens[fmt.Sprint("old-", i)] = alice
-			p.hs.mu.Unlock()
-			p.want(p.do(behind("GET", statusPath(alice), fmt.Sprint("old-", i), "")), 200, "", "")
+			p.hs.Mu.Lock()
+			p.hs.Tokens[fmt.Sprint("old-", i)] = alice
+			p.hs.Mu.Unlock()
+			p.Want(p.Do(behind("GET", statusPath(alice), fmt.Sprint("old-", i), "")), 200, "", "")
 		}
 		time.Sleep(2 * time.Minute)
 		for i := range 10 {
-			p.hs.mu.Lock()
-			delete(p.hs.tokens, fmt.Sprint("old-", i))
-			p.hs.mu.Unlock()
-			p.wantError(p.do(behind("GET", statusPath(alice), fmt.Sprint("old-", i), "")), 401, unknownToken)
+			p.hs.Mu.Lock()
+			delete(p.hs.Tokens, fmt.Sprint("old-", i))
+			p.hs.Mu.Unlock()
+			p.WantError(p.Do(behind("GET", statusPath(alice), fmt.Sprint("old-", i), "")), 401, unknownToken)
 		}
 		p.exhaust()
 	})
@@ -165,37 +163,37 @@ func TestRefusalOfAnAccountIsItsOwn(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newProxy(t, fewUnknown())
 					read := func(method, token string) *http.Response {
-						return p.do(behind(method, statusPath(bob), token, ""))
+						return p.Do(behind(method, statusPath(bob), token, ""))
 					}
 					if known {
-						p.want(read("GET", "alice-token"), 200, "", "")
+						p.Want(read("GET", "alice-token"), 200, "", "")
 						time.Sleep(2 * time.Minute)
 					}
 					p.hs.locks("alice-token", tc.status, tc.body)
-					lookups, reads := p.hs.count("whoami"), p.hs.count("GET")
+					lookups, reads := p.hs.Count("whoami"), p.hs.Count("GET")
 					for range 100 {
-						p.want(read("GET", "alice-token"), tc.status, tc.body, "matrix_presence; fwd=bypass")
+						p.Want(read("GET", "alice-token"), tc.status, tc.body, "matrix_presence; fwd=bypass")
 					}
-					if lookups, reads = p.hs.count("whoami")-lookups, p.hs.count("GET")-reads; lookups != 1 || reads != 100 {
+					if lookups, reads = p.hs.Count("whoami")-lookups, p.hs.Count("GET")-reads; lookups != 1 || reads != 100 {
 						t.Errorf("100 reads cost %d lookups and %d reads", lookups, reads)
 					}
 					for range 10 {
 						if resp := read("HEAD", "alice-token"); resp.StatusCode != tc.status {
 							t.Errorf("HEAD: %d", resp.StatusCode)
 						}
-						p.want(p.do(behind("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)), tc.status, tc.body, "")
+						p.Want(p.Do(behind("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)), tc.status, tc.body, "")
 					}
-					p.want(read("GET", "carol-token"), 200, "", "") // a neighbour's new one
+					p.Want(read("GET", "carol-token"), 200, "", "") // a neighbour's new one
 
 					// What is over is over: a write asks, and a read that succeeds is the last that passes.
-					p.hs.answerBy(nil)
+					p.hs.AnswerBy(nil)
 					if known {
-						p.want(p.do(behind("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)), 200, "{}", "")
+						p.Want(p.Do(behind("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)), 200, "{}", "")
 					} else {
-						p.want(read("GET", "alice-token"), 200, "", "matrix_presence; fwd=bypass")
+						p.Want(read("GET", "alice-token"), 200, "", "matrix_presence; fwd=bypass")
 					}
-					p.want(read("GET", "alice-token"), 200, "", "matrix_presence; ")
-					if p.handler.gateway.isRefused(policy.Credential{Token: "alice-token"}, time.Now()) {
+					p.Want(read("GET", "alice-token"), 200, "", "matrix_presence; ")
+					if p.gateway.isRefused(policy.Credential{Token: "alice-token"}, time.Now()) {
 						t.Error("it is still remembered")
 					}
 				})
@@ -206,7 +204,7 @@ func TestRefusalOfAnAccountIsItsOwn(t *testing.T) {
 
 // Nor does it cost more in mode observe, or by its syncs.
 func TestRefusedAccountIsAskedAboutOnce(t *testing.T) {
-	for name, handler := range map[string]*Handler{
+	for name, handler := range map[string]*options{
 		"observe": {Mode: "observe"}, "sync": {Sync: "limit", Homeserver: "synapse"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -214,11 +212,11 @@ func TestRefusedAccountIsAskedAboutOnce(t *testing.T) {
 				p := newProxy(t, handler)
 				p.hs.locks("alice-token", 401, lockedBody)
 				for range 20 {
-					p.do(request("GET", statusPath(bob), "alice-token", ""))
-					p.do(request("GET", syncPath, "alice-token", ""))
+					p.Do(request("GET", statusPath(bob), "alice-token", ""))
+					p.Do(request("GET", syncPath, "alice-token", ""))
 					synctest.Wait()
 				}
-				p.wantCounts(map[string]int{"whoami": 1})
+				p.WantCounts(map[string]int{"whoami": 1})
 			})
 		})
 	}
@@ -234,11 +232,11 @@ func TestPassingRefusalIsNotRemembered(t *testing.T) {
 		"failed":  {503, `{"errcode":"M_UNKNOWN","error":"Unable to introspect the access token"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
+			p := newProxy(t, new(options))
 			p.hs.locks("alice-token", tc.status, tc.body)
-			p.want(p.get("alice-token", bob), tc.status, tc.body, "matrix_presence; fwd=bypass")
-			p.hs.answerBy(nil)
-			p.want(p.get("alice-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
+			p.Want(p.Get("alice-token", bob), tc.status, tc.body, "matrix_presence; fwd=bypass")
+			p.hs.AnswerBy(nil)
+			p.Want(p.Get("alice-token", bob), 200, "", "matrix_presence; fwd=miss; stored")
 		})
 	}
 }
@@ -260,7 +258,7 @@ func TestOnlyUnknownTokensOfReadsThatPassAreCharged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, fewUnknown())
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/whoami") {
 					w.WriteHeader(502)
 					return true, nil
@@ -273,7 +271,7 @@ func TestOnlyUnknownTokensOfReadsThatPassAreCharged(t *testing.T) {
 			})
 			last := 0
 			for range 4 {
-				resp := p.do(behind(tc.method, statusPath(alice), "token", ""))
+				resp := p.Do(behind(tc.method, statusPath(alice), "token", ""))
 				if last = resp.StatusCode; last == 401 && bodyOf(resp) != tc.body {
 					t.Errorf("the client got %s", bodyOf(resp))
 				}
@@ -301,10 +299,10 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 		"locked":  {lockedBody, 0},
 	} {
 		for what, notice := range map[string]func(p *proxy){
-			"read":  func(p *proxy) { p.do(as("GET", cat, "")) },
+			"read":  func(p *proxy) { p.Do(as("GET", cat, "")) },
 			"write": func(*proxy) {}, // the delivery itself
 			"sync": func(p *proxy) {
-				p.do(request("GET", syncPath+"?set_presence=unavailable&user_id="+cat, "as-token", ""))
+				p.Do(request("GET", syncPath+"?set_presence=unavailable&user_id="+cat, "as-token", ""))
 			},
 		} {
 			t.Run(name+", by a "+what, func(t *testing.T) {
@@ -313,13 +311,13 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 					h.Sync, h.Homeserver = "limit", "synapse"
 					p := newProxy(t, h)
 					logger, logs := testkit.NewLogs(slog.LevelWarn)
-					p.handler.gateway.logger = logger
-					p.hs.tokens["as-token"] = "@bridge:example.com"
+					p.gateway.logger = logger
+					p.hs.Tokens["as-token"] = "@bridge:example.com"
 					for _, ghost := range []string{cat, dog} {
-						p.want(p.do(as("PUT", ghost, message(0))), 200, "", "")
-						p.want(p.do(as("PUT", ghost, message(1))), 200, "", "matrix_presence; detail=coalesced")
+						p.Want(p.Do(as("PUT", ghost, message(0))), 200, "", "")
+						p.Want(p.Do(as("PUT", ghost, message(1))), 200, "", "matrix_presence; detail=coalesced")
 					}
-					p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 						if r.URL.Query().Get("user_id") != cat {
 							return false, nil
 						}
@@ -336,7 +334,7 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 					if got := logs.Count("answered with 200"); got != 1 {
 						t.Errorf("%d lines in the log about it: %v", got, logs.All())
 					}
-					p.want(p.do(as("GET", dog, "")), 200, "", "")
+					p.Want(p.Do(as("GET", dog, "")), 200, "", "")
 				})
 			})
 		}
@@ -345,14 +343,14 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 
 // A bridge may be refused for as many users as it likes to name.
 func TestRefusalsAreBounded(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	p.hs.locks("locked", 401, lockedBody)
-	p.get("locked", alice)
+	p.Get("locked", alice)
 	p.hs.locks("as-token", 403, `{"errcode":"M_FORBIDDEN","error":"not yours"}`)
 	for i := range 3 * maxRefusals {
-		p.do(request("GET", fmt.Sprintf("%s?user_id=@g%d:example.com", statusPath(bob), i), "as-token", ""))
+		p.Do(request("GET", fmt.Sprintf("%s?user_id=@g%d:example.com", statusPath(bob), i), "as-token", ""))
 	}
-	if n := p.handler.gateway.memory.refusals.acting.Len(); n != maxRefusals {
+	if n := p.memory.refusals.acting.Len(); n != maxRefusals {
 		t.Errorf("%d are remembered, want %d", n, maxRefusals)
 	}
 	// Once the locked account of somebody else was forgotten then.
@@ -365,9 +363,9 @@ func TestRefusalsAreBounded(t *testing.T) {
 func TestUnknownUsersOfAKnownTokenAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, fewUnknown())
-		p.hs.tokens["as-token"] = "@bridge:example.com"
-		p.want(p.do(behind("GET", statusPath(alice), "as-token", "")), 200, "", "")
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.Tokens["as-token"] = "@bridge:example.com"
+		p.Want(p.Do(behind("GET", statusPath(alice), "as-token", "")), 200, "", "")
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.URL.Query().Get("user_id") == "" {
 				return false, nil
 			}
@@ -375,26 +373,26 @@ func TestUnknownUsersOfAKnownTokenAreBounded(t *testing.T) {
 			return true, nil
 		})
 		for i := range 1000 {
-			p.do(behind("GET", fmt.Sprintf("%s?user_id=@x%d:example.com", statusPath(alice), i), "as-token", ""))
+			p.Do(behind("GET", fmt.Sprintf("%s?user_id=@x%d:example.com", statusPath(alice), i), "as-token", ""))
 		}
-		if got := p.hs.count("whoami"); got != 1+3*againShare {
+		if got := p.hs.Count("whoami"); got != 1+3*againShare {
 			t.Errorf("%d lookups, want %d", got, 1+3*againShare)
 		}
 		// It is nobody else's budget, and not that of what is known.
-		p.want(p.do(behind("GET", statusPath(alice), "alice-token", "")), 200, "", "")
-		p.want(p.do(behind("GET", statusPath(alice), "as-token", "")), 200, "", "")
+		p.Want(p.Do(behind("GET", statusPath(alice), "alice-token", "")), 200, "", "")
+		p.Want(p.Do(behind("GET", statusPath(alice), "as-token", "")), 200, "", "")
 	})
 }
 
 // A refusal while a homeserver answers a read ends what is remembered of the account, but
 // not that its token is one.
 func TestLockedAccountReadsNothingFromMemory(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.want(p.get("alice-token", alice), 200, "", "")
+	p := newProxy(t, new(options))
+	p.Want(p.Get("alice-token", alice), 200, "", "")
 	p.hs.locks("alice-token", 401, lockedBody)
-	p.want(p.get("alice-token", bob), 401, lockedBody, "matrix_presence; fwd=miss")
-	p.want(p.get("alice-token", alice), 401, lockedBody, "matrix_presence; fwd=bypass")
-	if !p.handler.gateway.memory.isKnown(policy.Credential{Token: "alice-token"}) {
+	p.Want(p.Get("alice-token", bob), 401, lockedBody, "matrix_presence; fwd=miss")
+	p.Want(p.Get("alice-token", alice), 401, lockedBody, "matrix_presence; fwd=bypass")
+	if !p.memory.isKnown(policy.Credential{Token: "alice-token"}) {
 		t.Error("the token is no longer one that was known")
 	}
 }

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // from returns a read of alice's presence from a client's address.
@@ -22,117 +20,117 @@ func from(address, token string) *http.Request {
 
 func TestClientThatMakesUpTokensIsNotAskedAboutForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Identity: &Identity{
-			RejectedLimit: &Limit{Events: 10, Window: caddy.Duration(time.Minute), Burst: 20},
+		p := newProxy(t, &options{Identity: &identifying{
+			RejectedLimit: &rate{Events: 10, Window: time.Minute, Burst: 20},
 		}})
-		p.want(p.do(from("192.0.2.7", "alice-phone")), 200, "", "")
+		p.Want(p.Do(from("192.0.2.7", "alice-phone")), 200, "", "")
 		for i := range 20 {
-			p.wantError(p.do(from("192.0.2.7", fmt.Sprint("made-up-", i))), 401, "M_UNKNOWN_TOKEN")
+			p.WantError(p.Do(from("192.0.2.7", fmt.Sprint("made-up-", i))), 401, "M_UNKNOWN_TOKEN")
 		}
-		p.wantCounts(map[string]int{"whoami": 21})
+		p.WantCounts(map[string]int{"whoami": 21})
 		for i := range 100 {
-			resp := p.do(from("192.0.2.7", fmt.Sprint("another-", i)))
-			p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
+			resp := p.Do(from("192.0.2.7", fmt.Sprint("another-", i)))
+			p.WantError(resp, 429, "M_LIMIT_EXCEEDED")
 			if got := resp.Header.Get("Retry-After"); got != "6" {
 				t.Fatalf("Retry-After: %s, want 6", got)
 			}
 		}
-		p.wantCounts(map[string]int{"whoami": 21, "GET": 1})
+		p.WantCounts(map[string]int{"whoami": 21, "GET": 1})
 
 		// What is in memory is as good as ever, the good and the bad.
-		p.want(p.do(from("192.0.2.7", "alice-phone")), 200, "", "matrix_presence; hit")
-		p.wantError(p.do(from("192.0.2.7", "made-up-0")), 401, "M_UNKNOWN_TOKEN")
+		p.Want(p.Do(from("192.0.2.7", "alice-phone")), 200, "", "matrix_presence; hit")
+		p.WantError(p.Do(from("192.0.2.7", "made-up-0")), 401, "M_UNKNOWN_TOKEN")
 		// Others have budgets of their own.
-		p.want(p.do(from("192.0.2.8", "bob-token")), 200, "", "")
+		p.Want(p.Do(from("192.0.2.8", "bob-token")), 200, "", "")
 		// Six seconds make one more.
 		time.Sleep(6 * time.Second)
-		p.want(p.do(from("192.0.2.7", "alice-token")), 200, "", "")
-		p.wantError(p.do(from("192.0.2.7", "last")), 401, "M_UNKNOWN_TOKEN")
-		p.wantError(p.do(from("192.0.2.7", "one-too-many")), 429, "M_LIMIT_EXCEEDED")
+		p.Want(p.Do(from("192.0.2.7", "alice-token")), 200, "", "")
+		p.WantError(p.Do(from("192.0.2.7", "last")), 401, "M_UNKNOWN_TOKEN")
+		p.WantError(p.Do(from("192.0.2.7", "one-too-many")), 429, "M_LIMIT_EXCEEDED")
 	})
 }
 
 func TestClientThatRepeatsAnUnknownTokenIsChargedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Identity: &Identity{
-			RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 2},
+		p := newProxy(t, &options{Identity: &identifying{
+			RejectedLimit: &rate{Events: 1, Window: time.Hour, Burst: 2},
 		}})
 		repeat := func(times int) {
 			t.Helper()
 			for range times {
-				p.wantError(p.do(from("192.0.2.7", "logged-out")), 401, "M_UNKNOWN_TOKEN")
+				p.WantError(p.Do(from("192.0.2.7", "logged-out")), 401, "M_UNKNOWN_TOKEN")
 				time.Sleep(defaultRejectedTTL)
 			}
 		}
 		repeat(1 + 2*againShare)
-		p.wantCounts(map[string]int{"whoami": 1 + 2*againShare})
+		p.WantCounts(map[string]int{"whoami": 1 + 2*againShare})
 		// From then on the homeserver is asked at times.
 		for range 100 {
-			resp := p.do(from("192.0.2.7", "logged-out"))
+			resp := p.Do(from("192.0.2.7", "logged-out"))
 			if resp.StatusCode != 401 {
-				p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
+				p.WantError(resp, 429, "M_LIMIT_EXCEEDED")
 			}
 			time.Sleep(defaultRejectedTTL)
 		}
-		if more := p.hs.count("whoami") - (1 + 2*againShare); more < 1 || more > 3 {
+		if more := p.hs.Count("whoami") - (1 + 2*againShare); more < 1 || more > 3 {
 			t.Errorf("in another 1000 s it was asked about %d times", more)
 		}
-		p.wantError(p.do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
-		p.wantError(p.do(from("192.0.2.7", "a-third")), 429, "M_LIMIT_EXCEEDED")
+		p.WantError(p.Do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
+		p.WantError(p.Do(from("192.0.2.7", "a-third")), 429, "M_LIMIT_EXCEEDED")
 	})
 }
 
 // A bridge whose token has ended tries for each of its users.
 func TestBridgeWithAnUnknownTokenCostsNoNewOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Identity: &Identity{
-			RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 2},
+		p := newProxy(t, &options{Identity: &identifying{
+			RejectedLimit: &rate{Events: 1, Window: time.Hour, Burst: 2},
 		}})
-		p.wantError(p.do(from("192.0.2.7", "as-dead")), 401, "M_UNKNOWN_TOKEN")
+		p.WantError(p.Do(from("192.0.2.7", "as-dead")), 401, "M_UNKNOWN_TOKEN")
 		for i := range 100 {
 			time.Sleep(defaultRejectedTTL)
 			ghost := fmt.Sprintf("@ghost_%d:example.com", i)
 			r := request("PUT", statusPath(ghost)+"?user_id="+ghost, "as-dead", `{"presence":"online"}`)
 			r.RemoteAddr = "192.0.2.7:1"
-			p.do(r)
+			p.Do(r)
 		}
-		if got := p.hs.count("whoami"); got < 2*againShare || got > 2*againShare+4 {
+		if got := p.hs.Count("whoami"); got < 2*againShare || got > 2*againShare+4 {
 			t.Errorf("it was asked about %d times", got)
 		}
-		p.wantError(p.do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
-		p.wantError(p.do(from("192.0.2.7", "a-third")), 429, "M_LIMIT_EXCEEDED")
+		p.WantError(p.Do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
+		p.WantError(p.Do(from("192.0.2.7", "a-third")), 429, "M_LIMIT_EXCEEDED")
 	})
 }
 
 func TestIPv6ClientIsItsBlockAndPartOfItsNetwork(t *testing.T) {
-	p := newProxy(t, &Handler{Identity: &Identity{
-		RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)},
+	p := newProxy(t, &options{Identity: &identifying{
+		RejectedLimit: &rate{Events: 1, Window: time.Hour},
 	}})
-	p.wantError(p.do(from("2001:db8:1:1::1", "a")), 401, "M_UNKNOWN_TOKEN")
-	p.wantError(p.do(from("2001:db8:1:1::2", "b")), 429, "M_LIMIT_EXCEEDED")
+	p.WantError(p.Do(from("2001:db8:1:1::1", "a")), 401, "M_UNKNOWN_TOKEN")
+	p.WantError(p.Do(from("2001:db8:1:1::2", "b")), 429, "M_LIMIT_EXCEEDED")
 	for i := 2; i <= networkShare; i++ {
-		p.wantError(p.do(from(fmt.Sprintf("2001:db8:1:%d::1", i), fmt.Sprint("c", i))), 401, "M_UNKNOWN_TOKEN")
+		p.WantError(p.Do(from(fmt.Sprintf("2001:db8:1:%d::1", i), fmt.Sprint("c", i))), 401, "M_UNKNOWN_TOKEN")
 	}
-	p.wantError(p.do(from("2001:db8:1:99::1", "d")), 429, "M_LIMIT_EXCEEDED")
-	p.wantError(p.do(from("2001:db8:2::1", "e")), 401, "M_UNKNOWN_TOKEN")
+	p.WantError(p.Do(from("2001:db8:1:99::1", "d")), 429, "M_LIMIT_EXCEEDED")
+	p.WantError(p.Do(from("2001:db8:2::1", "e")), 401, "M_UNKNOWN_TOKEN")
 }
 
 func TestManyUsersBehindOneAddressAreAllLookedUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
+		p := newProxy(t, new(options))
 		for i := range 1000 {
-			p.hs.tokens[fmt.Sprint("user-", i)] = fmt.Sprintf("@user%d:example.com", i)
+			p.hs.Tokens[fmt.Sprint("user-", i)] = fmt.Sprintf("@user%d:example.com", i)
 		}
-		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 			time.Sleep(time.Millisecond)
 			return false, nil
 		}
 		var wg sync.WaitGroup
 		for i := range 1000 {
-			wg.Go(func() { p.want(p.do(from("192.0.2.7", fmt.Sprint("user-", i))), 200, "", "") })
+			wg.Go(func() { p.Want(p.Do(from("192.0.2.7", fmt.Sprint("user-", i))), 200, "", "") })
 		}
 		wg.Wait()
-		p.wantCounts(map[string]int{"whoami": 1000})
+		p.WantCounts(map[string]int{"whoami": 1000})
 	})
 }
 
@@ -143,15 +141,15 @@ func TestClientsThatNothingTellsApartAreLookedUpAsMany(t *testing.T) {
 	for name, address := range map[string]string{"a socket": "@", "a proxy": "10.0.0.1:1234", "nothing": ""} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, new(Handler))
-				p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				p := newProxy(t, new(options))
+				p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.HasSuffix(r.URL.Path, "/whoami") {
 						time.Sleep(time.Second)
 					}
 					return false, nil
 				})
 				for n := range 3 * maxWhoAmIs {
-					p.hs.tokens[fmt.Sprint("token-", n)] = bob
+					p.hs.Tokens[fmt.Sprint("token-", n)] = bob
 				}
 				began := time.Now()
 				var wg sync.WaitGroup
@@ -159,12 +157,12 @@ func TestClientsThatNothingTellsApartAreLookedUpAsMany(t *testing.T) {
 					wg.Go(func() {
 						r := request("GET", statusPath(alice), fmt.Sprint("token-", n), "")
 						r.RemoteAddr = address
-						p.want(p.do(r), 200, "", "")
+						p.Want(p.Do(r), 200, "", "")
 					})
 				}
 				// Somebody else gets in by turns all the same.
 				wg.Go(func() {
-					p.want(p.do(from("192.0.2.7", "carol-token")), 403, "", "")
+					p.Want(p.Do(from("192.0.2.7", "carol-token")), 403, "", "")
 					if took := time.Since(began); took > 2*time.Second {
 						t.Errorf("somebody else waited %v", took)
 					}
@@ -177,19 +175,19 @@ func TestClientsThatNothingTellsApartAreLookedUpAsMany(t *testing.T) {
 
 func TestTokensThatWaitInLineAreNotAskedAboutWhenTheBudgetIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Identity: &Identity{
-			RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 10},
+		p := newProxy(t, &options{Identity: &identifying{
+			RejectedLimit: &rate{Events: 1, Window: time.Hour, Burst: 10},
 		}})
-		p.hs.intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
+		p.hs.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 			time.Sleep(time.Millisecond)
 			return false, nil
 		}
 		var wg sync.WaitGroup
 		for i := range 1000 {
-			wg.Go(func() { p.do(from("192.0.2.7", fmt.Sprint("made-up-", i))) })
+			wg.Go(func() { p.Do(from("192.0.2.7", fmt.Sprint("made-up-", i))) })
 		}
 		wg.Wait()
-		if got := p.hs.count("whoami"); got < 10 || got > 10+maxWhoAmIsEach {
+		if got := p.hs.Count("whoami"); got < 10 || got > 10+maxWhoAmIsEach {
 			t.Errorf("%d lookups, want 10 and those that were under way, at most %d", got, maxWhoAmIsEach)
 		}
 	})
@@ -198,10 +196,10 @@ func TestTokensThatWaitInLineAreNotAskedAboutWhenTheBudgetIsGone(t *testing.T) {
 // While the homeserver doesn't tell whose token it is, reads go to it: they must be no
 // way around the limit.
 func TestUnknownTokensOfReadsThatPassAreCharged(t *testing.T) {
-	p := newProxy(t, &Handler{Identity: &Identity{
-		RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 3},
+	p := newProxy(t, &options{Identity: &identifying{
+		RejectedLimit: &rate{Events: 1, Window: time.Hour, Burst: 3},
 	}})
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.URL.Path != "/_matrix/client/v3/account/whoami" {
 			return false, nil
 		}
@@ -209,9 +207,9 @@ func TestUnknownTokensOfReadsThatPassAreCharged(t *testing.T) {
 		return true, nil
 	}
 	for i := range 3 {
-		p.wantError(p.do(from("192.0.2.7", fmt.Sprint("made-up-", i))), 401, "M_UNKNOWN_TOKEN")
+		p.WantError(p.Do(from("192.0.2.7", fmt.Sprint("made-up-", i))), 401, "M_UNKNOWN_TOKEN")
 	}
-	p.wantError(p.do(from("192.0.2.7", "made-up-3")), 429, "M_LIMIT_EXCEEDED")
-	p.wantCounts(map[string]int{"GET": 3})
-	p.want(p.do(from("192.0.2.8", "bob-token")), 200, "", "")
+	p.WantError(p.Do(from("192.0.2.7", "made-up-3")), 429, "M_LIMIT_EXCEEDED")
+	p.WantCounts(map[string]int{"GET": 3})
+	p.Want(p.Do(from("192.0.2.8", "bob-token")), 200, "", "")
 }

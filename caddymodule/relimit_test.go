@@ -10,8 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
@@ -35,9 +33,9 @@ func told(resp *http.Response) (wait int) {
 // 1/1h burst 5 was used up, 10/1s burst 10 was 429 with Retry-After: 1 for five hours. So it
 // was for all limits, and for a user who moved to another class.
 func TestReloadToAnotherLimitAppliesAtOnce(t *testing.T) {
-	hourly := &Limit{Events: 1, Window: caddy.Duration(time.Hour), Burst: 5}
-	fast := &Limit{Events: 10, Window: caddy.Duration(time.Second), Burst: 10}
-	write := func(p *proxy, n int) int { return told(p.put("alice-token", alice, message(n))) }
+	hourly := &rate{Events: 1, Window: time.Hour, Burst: 5}
+	fast := &rate{Events: 10, Window: time.Second, Burst: 10}
+	write := func(p *proxy, n int) int { return told(p.Put("alice-token", alice, message(n))) }
 	observed := func(send func(p *proxy)) spender {
 		return func(p *proxy, _ int) int {
 			limited := func() (n float64) {
@@ -56,73 +54,73 @@ func TestReloadToAnotherLimitAppliesAtOnce(t *testing.T) {
 			return 0
 		}
 	}
-	aliceAs := func(class string, limit *Limit) []Class {
-		return []Class{{Name: class, Match: []string{alice}, WriteLimit: limit}}
+	aliceAs := func(class string, limit *rate) []userClass {
+		return []userClass{{Name: class, Match: []string{alice}, WriteLimit: limit}}
 	}
 	for name, tt := range map[string]struct {
-		configure func(limit *Limit) *Handler
+		configure func(limit *rate) *options
 		spend     spender
 	}{
-		"writes": {func(limit *Limit) *Handler { return &Handler{WriteLimit: limit} }, write},
+		"writes": {func(limit *rate) *options { return &options{WriteLimit: limit} }, write},
 		"reads": {
-			func(limit *Limit) *Handler { return &Handler{ReadLimit: limit} },
-			func(p *proxy, _ int) int { return told(p.get("bob-token", alice)) },
+			func(limit *rate) *options { return &options{ReadLimit: limit} },
+			func(p *proxy, _ int) int { return told(p.Get("bob-token", alice)) },
 		},
 		"reads that are not cached": {
-			func(limit *Limit) *Handler { return &Handler{ReadLimit: limit, Cache: &Cache{Off: true}} },
-			func(p *proxy, _ int) int { return told(p.get("bob-token", alice)) },
+			func(limit *rate) *options { return &options{ReadLimit: limit, Cache: &caching{Off: true}} },
+			func(p *proxy, _ int) int { return told(p.Get("bob-token", alice)) },
 		},
 		"reads of an uncertain credential": {
-			func(limit *Limit) *Handler { return &Handler{ReadLimit: limit} },
+			func(limit *rate) *options { return &options{ReadLimit: limit} },
 			func(p *proxy, _ int) int {
-				return told(p.do(request("GET", statusPath(alice)+"?access_token=bob-token", "bob-token", "")))
+				return told(p.Do(request("GET", statusPath(alice)+"?access_token=bob-token", "bob-token", "")))
 			},
 		},
-		"the limit of a class": {func(limit *Limit) *Handler { return &Handler{Classes: aliceAs("a", limit)} }, write},
-		"another class": {func(limit *Limit) *Handler {
-			return &Handler{WriteLimit: hourly, Classes: aliceAs(fmt.Sprint("class ", limit.Burst), limit)}
+		"the limit of a class": {func(limit *rate) *options { return &options{Classes: aliceAs("a", limit)} }, write},
+		"another class": {func(limit *rate) *options {
+			return &options{WriteLimit: hourly, Classes: aliceAs(fmt.Sprint("class ", limit.Burst), limit)}
 		}, write},
-		"into a class and out": {func(limit *Limit) *Handler {
+		"into a class and out": {func(limit *rate) *options {
 			if limit == hourly {
-				return &Handler{WriteLimit: limit}
+				return &options{WriteLimit: limit}
 			}
-			return &Handler{WriteLimit: hourly, Classes: aliceAs("a", limit)}
+			return &options{WriteLimit: hourly, Classes: aliceAs("a", limit)}
 		}, write},
 		"observed writes": {
-			func(limit *Limit) *Handler { return &Handler{Mode: "observe", WriteLimit: limit} },
-			observed(func(p *proxy) { p.put("alice-token", alice, online) }),
+			func(limit *rate) *options { return &options{Mode: "observe", WriteLimit: limit} },
+			observed(func(p *proxy) { p.Put("alice-token", alice, online) }),
 		},
 		"observed reads": {
-			func(limit *Limit) *Handler { return &Handler{Mode: "observe", ReadLimit: limit} },
-			observed(func(p *proxy) { p.get("bob-token", alice) }),
+			func(limit *rate) *options { return &options{Mode: "observe", ReadLimit: limit} },
+			observed(func(p *proxy) { p.Get("bob-token", alice) }),
 		},
-		"from observing to enforcing and back": {func(limit *Limit) *Handler {
+		"from observing to enforcing and back": {func(limit *rate) *options {
 			if limit == fast {
-				return &Handler{WriteLimit: limit}
+				return &options{WriteLimit: limit}
 			}
-			return &Handler{Mode: "observe", WriteLimit: limit}
+			return &options{Mode: "observe", WriteLimit: limit}
 		}, func(p *proxy, n int) int {
-			if p.handler.Mode != "observe" {
+			if !p.gateway.set.observe {
 				return write(p, n)
 			}
-			return observed(func(p *proxy) { p.put("alice-token", alice, online) })(p, n)
+			return observed(func(p *proxy) { p.Put("alice-token", alice, online) })(p, n)
 		}},
 		"unknown tokens": {
-			func(limit *Limit) *Handler { return &Handler{Identity: &Identity{RejectedLimit: limit}} },
-			func(p *proxy, n int) int { return told(p.do(from("192.0.2.7", fmt.Sprint("made-up-", n)))) },
+			func(limit *rate) *options { return &options{Identity: &identifying{RejectedLimit: limit}} },
+			func(p *proxy, n int) int { return told(p.Do(from("192.0.2.7", fmt.Sprint("made-up-", n)))) },
 		},
 		"syncs": {
-			func(limit *Limit) *Handler { return &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: limit} },
+			func(limit *rate) *options { return &options{Sync: "limit", Homeserver: "synapse", SyncLimit: limit} },
 			changeBySync(),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p, n := newProxy(t, tt.configure(hourly)), 0
-				reload := func(limit *Limit) {
+				reload := func(limit *rate) {
 					handler := tt.configure(limit)
 					if handler.Cache == nil {
-						handler.Cache = new(Cache)
+						handler.Cache = new(caching)
 					}
 					p.reload(handler)
 				}
@@ -178,18 +176,18 @@ func changeBySync() spender {
 func TestWritesThatWaitedAreChargedForAsEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := coalescing()
-		h.WriteLimit = &Limit{Events: 1, Window: caddy.Duration(time.Minute)}
+		h.WriteLimit = &rate{Events: 1, Window: time.Minute}
 		p := newProxy(t, h)
-		p.want(p.put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
-		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
-		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
-		p.reload(&Handler{WriteLimit: &Limit{Events: 10, Window: caddy.Duration(time.Second), Burst: 5}, Cache: new(Cache)})
-		p.wantCounts(map[string]int{"PUT": 3})
+		p.Want(p.Put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
+		p.Want(p.Put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.Want(p.Put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.reload(&options{WriteLimit: &rate{Events: 10, Window: time.Second, Burst: 5}, Cache: new(caching)})
+		p.WantCounts(map[string]int{"PUT": 3})
 		for n := range 2 {
-			p.want(p.put("alice-token", alice, message(3+n)), 200, "{}", "matrix_presence; fwd=method")
+			p.Want(p.Put("alice-token", alice, message(3+n)), 200, "{}", "matrix_presence; fwd=method")
 		}
-		resp := p.put("alice-token", alice, message(5))
-		p.wantError(resp, 429, "M_LIMIT_EXCEEDED")
+		resp := p.Put("alice-token", alice, message(5))
+		p.WantError(resp, 429, "M_LIMIT_EXCEEDED")
 		if got := bodyOf(resp); !strings.Contains(got, `"retry_after_ms":100`) {
 			t.Errorf("got %s, want 100 ms", got)
 		}
@@ -201,21 +199,18 @@ func TestWritesThatWaitedAreChargedForAsEvents(t *testing.T) {
 func TestWhatIsAnnouncedBehindWritesThatWaitHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		other := &proxy{t: t, hs: p.hs, handler: &Handler{
-			WriteLimit: &Limit{Events: 1, Window: caddy.Duration(10 * time.Second)}, Cache: &Cache{Name: p.handler.Cache.Name},
-		}}
-		provision(t, other.handler)
-		p.put("alice-token", alice, message(0))
-		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
-		p.want(p.put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		other := p.beside(&options{WriteLimit: &rate{Events: 1, Window: 10 * time.Second}})
+		p.Put("alice-token", alice, message(0))
+		p.Want(p.Put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.Want(p.Put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
 		time.Sleep(time.Second)
-		wait := told(other.put("alice-token", alice, message(3)))
+		wait := told(other.Put("alice-token", alice, message(3)))
 		if wait != 29 {
 			t.Errorf("told to wait for %d s, want 29: both that wait go first", wait)
 		}
 		time.Sleep(time.Duration(wait) * time.Second)
-		other.want(other.put("alice-token", alice, message(3)), 200, "{}", "matrix_presence; fwd=method")
-		p.wantCounts(map[string]int{"PUT": 4})
+		other.Want(other.Put("alice-token", alice, message(3)), 200, "{}", "matrix_presence; fwd=method")
+		p.WantCounts(map[string]int{"PUT": 4})
 	})
 }
 
@@ -224,10 +219,10 @@ func TestWhatIsAnnouncedBehindWritesThatWaitHolds(t *testing.T) {
 func TestAWriteThatWaitsForADebtIsLostInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, coalescing())
-		p.put("alice-token", alice, message(0))
-		p.want(p.put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		p.Put("alice-token", alice, message(0))
+		p.Want(p.Put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
 		for range 20 {
-			p.handler.gateway.memory.writes.Charge(alice, *p.handler.gateway.set.everybody.writeLimit, time.Now())
+			p.memory.writes.Charge(alice, *p.gateway.set.everybody.writeLimit, time.Now())
 		}
 		time.Sleep(59 * time.Second)
 		synctest.Wait()
@@ -242,33 +237,33 @@ func TestAWriteThatWaitsForADebtIsLostInTime(t *testing.T) {
 // of a class, an exemption that comes and goes, a mode that only observes.
 func TestWhatIsAnnouncedHoldsThroughRandomReloads(t *testing.T) {
 	for name, kind := range map[string]struct {
-		set   func(h *Handler, limit *Limit)
+		set   func(h *options, limit *rate)
 		spend spender
 	}{
 		"writes": {
-			func(h *Handler, limit *Limit) { h.WriteLimit = limit },
-			func(p *proxy, n int) int { return told(p.put("alice-token", alice, message(n))) },
+			func(h *options, limit *rate) { h.WriteLimit = limit },
+			func(p *proxy, n int) int { return told(p.Put("alice-token", alice, message(n))) },
 		},
 		"writes of a class": {
-			func(h *Handler, limit *Limit) {
-				h.Classes = []Class{{Name: "a", Match: []string{alice}, WriteLimit: limit}}
+			func(h *options, limit *rate) {
+				h.Classes = []userClass{{Name: "a", Match: []string{alice}, WriteLimit: limit}}
 			},
-			func(p *proxy, n int) int { return told(p.put("alice-token", alice, message(n))) },
+			func(p *proxy, n int) int { return told(p.Put("alice-token", alice, message(n))) },
 		},
 		"reads": {
-			func(h *Handler, limit *Limit) { h.ReadLimit = limit },
-			func(p *proxy, _ int) int { return told(p.get("alice-token", bob)) },
+			func(h *options, limit *rate) { h.ReadLimit = limit },
+			func(p *proxy, _ int) int { return told(p.Get("alice-token", bob)) },
 		},
 		"unknown tokens": {
-			func(h *Handler, limit *Limit) { h.Identity = &Identity{RejectedLimit: limit} },
-			func(p *proxy, n int) int { return told(p.do(from("192.0.2.7", fmt.Sprint("made-up-", n)))) },
+			func(h *options, limit *rate) { h.Identity = &identifying{RejectedLimit: limit} },
+			func(p *proxy, n int) int { return told(p.Do(from("192.0.2.7", fmt.Sprint("made-up-", n)))) },
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := testkit.Rand(t)
-				configure := func() *Handler {
-					h := &Handler{Cache: new(Cache), Mode: testkit.Pick(r, "enforce", "enforce", "enforce", "observe")}
+				configure := func() *options {
+					h := &options{Cache: new(caching), Mode: testkit.Pick(r, "enforce", "enforce", "enforce", "observe")}
 					kind.set(h, randomLimit(r))
 					if r.IntN(5) == 0 {
 						h.Exempt = []string{alice}
@@ -306,10 +301,10 @@ func TestWhatIsAnnouncedHoldsThroughRandomReloads(t *testing.T) {
 }
 
 // randomLimit returns one from nothing at all to one event in a year.
-func randomLimit(r *rand.Rand) *Limit {
+func randomLimit(r *rand.Rand) *rate {
 	if r.IntN(6) == 0 {
-		return &Limit{Off: true}
+		return &rate{Off: true}
 	}
 	window := testkit.Pick(r, time.Nanosecond, time.Millisecond, time.Second, time.Minute, time.Hour, 8760*time.Hour)
-	return &Limit{Events: 1 + r.IntN(5), Window: caddy.Duration(window), Burst: r.IntN(4)}
+	return &rate{Events: 1 + r.IntN(5), Window: time.Duration(window), Burst: r.IntN(4)}
 }

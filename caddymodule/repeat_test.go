@@ -7,8 +7,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 const (
@@ -16,53 +14,53 @@ const (
 	unavailable = `{"presence":"unavailable"}`
 )
 
-func absorbing() *Handler { return &Handler{RepeatWrites: "absorb"} }
+func absorbing() *options { return &options{RepeatWrites: "absorb"} }
 
 func TestRepeatedWriteIsAbsorbedUntilRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, absorbing())
-		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+		p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
 		for range 19 {
 			time.Sleep(time.Second)
-			p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
+			p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
 		}
 		time.Sleep(time.Second)
-		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
-		p.wantCounts(map[string]int{"PUT": 2})
+		p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+		p.WantCounts(map[string]int{"PUT": 2})
 	})
 }
 
 // Absorbing is opt-in: a write that repeats is a write.
 func TestRepeatedWritePassesByDefault(t *testing.T) {
-	p := newProxy(t, new(Handler))
+	p := newProxy(t, new(options))
 	for range 3 {
-		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+		p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
 	}
-	p.wantCounts(map[string]int{"PUT": 3})
+	p.WantCounts(map[string]int{"PUT": 3})
 }
 
 func TestChangeIsNeverAbsorbed(t *testing.T) {
 	for name, between := range map[string]func(p *proxy){
-		"another state":  func(p *proxy) { p.put("alice-token", alice, unavailable) },
-		"another device": func(p *proxy) { p.put("alice-phone", alice, online) },
+		"another state":  func(p *proxy) { p.Put("alice-token", alice, unavailable) },
+		"another device": func(p *proxy) { p.Put("alice-phone", alice, online) },
 		"a message": func(p *proxy) {
-			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
+			p.Do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
 		},
-		"a write that failed": func(p *proxy) { p.put("alice-token", alice, `{"presence":"offline"}`) },
+		"a write that failed": func(p *proxy) { p.Put("alice-token", alice, `{"presence":"offline"}`) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, absorbing())
-				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.Method == "PUT" && r.ContentLength == int64(len(`{"presence":"offline"}`)) {
 						answer(w, 502, `{}`)
 						return true, nil
 					}
 					return false, nil
 				}
-				p.put("alice-token", alice, online)
+				p.Put("alice-token", alice, online)
 				between(p)
-				p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
+				p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
 			})
 		})
 	}
@@ -71,57 +69,57 @@ func TestChangeIsNeverAbsorbed(t *testing.T) {
 // What the homeserver did not take was not written.
 func TestRefusedWriteIsNotAbsorbed(t *testing.T) {
 	p := newProxy(t, absorbing())
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == "PUT" {
 			answer(w, 400, `{"errcode":"M_UNKNOWN","error":"Invalid presence state"}`)
 		}
 		return r.Method == "PUT", nil
 	}
 	for range 2 {
-		p.wantError(p.put("alice-token", alice, online), 400, "M_UNKNOWN")
+		p.WantError(p.Put("alice-token", alice, online), 400, "M_UNKNOWN")
 	}
-	p.wantCounts(map[string]int{"PUT": 2})
+	p.WantCounts(map[string]int{"PUT": 2})
 }
 
 func TestRepeatCostsNoBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Events: 1, Window: caddy.Duration(10 * time.Second)}})
-		p.put("alice-token", alice, online)
+		p := newProxy(t, &options{RepeatWrites: "absorb", WriteLimit: &rate{Events: 1, Window: 10 * time.Second}})
+		p.Put("alice-token", alice, online)
 		for range 5 {
-			p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
+			p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
 		}
-		p.wantError(p.put("alice-token", alice, unavailable), 429, "M_LIMIT_EXCEEDED")
+		p.WantError(p.Put("alice-token", alice, unavailable), 429, "M_LIMIT_EXCEEDED")
 		// A body that nobody would take is no repeat.
-		p.wantError(p.put("alice-token", alice, `{"presence":"away"}`), 400, "M_BAD_JSON")
+		p.WantError(p.Put("alice-token", alice, `{"presence":"away"}`), 400, "M_BAD_JSON")
 	})
 }
 
 func TestAbsorbedWriteLeavesWhatIsCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, absorbing())
-		p.put("alice-token", alice, online)
+		p.Put("alice-token", alice, online)
 		time.Sleep(defaultSettle)
-		p.get("bob-token", alice)
-		p.put("alice-token", alice, online)
-		p.want(p.get("bob-token", alice), 200, `{"presence":"online","status_msg":""}`, "matrix_presence; hit")
+		p.Get("bob-token", alice)
+		p.Put("alice-token", alice, online)
+		p.Want(p.Get("bob-token", alice), 200, `{"presence":"online","status_msg":""}`, "matrix_presence; hit")
 	})
 }
 
 // Ghosts of a bridge have one token and a user_id each.
 func TestEachGhostOfABridgeHasItsOwnRepeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Classes: []Class{{Name: "bridges", Match: []string{"@bridge_*"}, RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}}}})
-		p.hs.tokens["as-token"] = "@bridge_bot:example.com"
+		p := newProxy(t, &options{Classes: []userClass{{Name: "bridges", Match: []string{"@bridge_*"}, RepeatWrites: "absorb", WriteLimit: &rate{Off: true}}}})
+		p.hs.Tokens["as-token"] = "@bridge_bot:example.com"
 		for range 10 {
 			for n := range 20 {
 				ghost := fmt.Sprintf("@bridge_%d:example.com", n)
-				p.want(p.do(request("PUT", statusPath(ghost)+"?user_id="+ghost, "as-token", online)), 200, "{}", "")
+				p.Want(p.Do(request("PUT", statusPath(ghost)+"?user_id="+ghost, "as-token", online)), 200, "{}", "")
 			}
 			time.Sleep(500 * time.Millisecond)
 		}
-		p.put("alice-token", alice, online)
-		p.put("alice-token", alice, online) // nobody of the class
-		p.wantCounts(map[string]int{"PUT": 22})
+		p.Put("alice-token", alice, online)
+		p.Put("alice-token", alice, online) // nobody of the class
+		p.WantCounts(map[string]int{"PUT": 22})
 	})
 }
 
@@ -134,53 +132,53 @@ func TestAReadThatContradictsTheLastWriteEndsItsRepeats(t *testing.T) {
 		absorbed bool
 	}{
 		"no read":       {func(*proxy) {}, true},
-		"a read":        {func(p *proxy) { p.get("bob-token", alice) }, false},
-		"one's own":     {func(p *proxy) { p.get("alice-phone", alice) }, false},
-		"another's":     {func(p *proxy) { p.get("alice-token", bob) }, true},
-		"not permitted": {func(p *proxy) { p.get("carol-token", alice) }, true},
+		"a read":        {func(p *proxy) { p.Get("bob-token", alice) }, false},
+		"one's own":     {func(p *proxy) { p.Get("alice-phone", alice) }, false},
+		"another's":     {func(p *proxy) { p.Get("alice-token", bob) }, true},
+		"not permitted": {func(p *proxy) { p.Get("carol-token", alice) }, true},
 		"a broken one": {func(p *proxy) {
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method == http.MethodGet {
 					answer(w, 502, `{"presence":"offline"}`)
 				}
 				return r.Method == http.MethodGet, nil
 			})
-			p.get("bob-token", alice)
-			p.hs.answerBy(nil)
+			p.Get("bob-token", alice)
+			p.hs.AnswerBy(nil)
 		}, true},
 		"after the settle time": {func(p *proxy) {
 			time.Sleep(2 * defaultSettle)
-			p.get("bob-token", alice)
+			p.Get("bob-token", alice)
 		}, false},
 	} {
-		for _, cache := range []*Cache{{}, {Off: true}, {PerViewer: true}} {
+		for _, cache := range []*caching{{}, {Off: true}, {PerViewer: true}} {
 			t.Run(fmt.Sprint(name, cache.Off, cache.PerViewer), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					h := absorbing()
 					h.Homeserver, h.Cache = "synapse", cache
 					p := newProxy(t, h)
 					lose := true
-					p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 						if r.Method == http.MethodPut && lose {
 							lose = false
-							p.hs.mu.Lock()
-							p.hs.presence[alice] = `{"presence":"offline"}`
-							p.hs.mu.Unlock()
+							p.hs.Mu.Lock()
+							p.hs.Presence[alice] = `{"presence":"offline"}`
+							p.hs.Mu.Unlock()
 							answer(w, 200, `{}`)
 							return true, nil
 						}
 						return false, nil
 					})
-					p.get("bob-token", alice)
-					p.put("alice-token", alice, online)
+					p.Get("bob-token", alice)
+					p.Put("alice-token", alice, online)
 					tc.read(p)
 					want := "matrix_presence; fwd=method"
 					if tc.absorbed {
 						want = "matrix_presence; detail=absorbed"
 					}
-					p.want(p.put("alice-token", alice, online), 200, "{}", want)
+					p.Want(p.Put("alice-token", alice, online), 200, "{}", want)
 					if !tc.absorbed {
-						p.want(p.get("bob-token", alice), 200, `{"presence":"online","status_msg":""}`, "")
+						p.Want(p.Get("bob-token", alice), 200, `{"presence":"online","status_msg":""}`, "")
 					}
 				})
 			})
@@ -193,7 +191,7 @@ func TestAReadFromBeforeTheWriteDoesNotEndItsRepeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, absorbing())
 		release := make(chan struct{})
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method != http.MethodGet || strings.HasSuffix(r.URL.Path, "/whoami") {
 				return false, nil
 			}
@@ -204,12 +202,12 @@ func TestAReadFromBeforeTheWriteDoesNotEndItsRepeats(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			p.get("bob-token", alice)
+			p.Get("bob-token", alice)
 		}()
 		synctest.Wait()
-		p.put("alice-token", alice, online)
+		p.Put("alice-token", alice, online)
 		close(release)
 		<-done
-		p.want(p.put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
+		p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; detail=absorbed")
 	})
 }

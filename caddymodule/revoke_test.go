@@ -11,9 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -22,14 +19,14 @@ const clientAPI = "/_matrix/client/v3/"
 // lookupsOf returns how many questions whose token it is a read costs.
 func (p *proxy) lookupsOf(token string) int {
 	p.t.Helper()
-	before := p.hs.count("whoami")
-	p.get(token, alice)
-	return p.hs.count("whoami") - before
+	before := p.hs.Count("whoami")
+	p.Get(token, alice)
+	return p.hs.Count("whoami") - before
 }
 
 // answers has the homeserver answer a path, after done.
 func (hs *homeserver) answers(path string, status int, body string, done func()) {
-	hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.URL.Path != path {
 			return false, nil
 		}
@@ -44,8 +41,8 @@ func (hs *homeserver) answers(path string, status int, body string, done func())
 // Once the deletion of a device waited for the homeserver to tell whose it is, up to
 // identity timeout, and so would anything that asks before it forwards.
 func TestWhatIsNoPresenceRequestWaitsForNothingOfOurs(t *testing.T) {
-	handler := func() *Handler {
-		return &Handler{Sync: "limit", RepeatWrites: "absorb", OverLimit: "coalesce", Homeserver: "auto", Preflight: "local"}
+	handler := func() *options {
+		return &options{Sync: "limit", RepeatWrites: "absorb", OverLimit: "coalesce", Homeserver: "auto", Preflight: "local"}
 	}
 	for _, tc := range []struct{ method, path, body string }{
 		{"POST", clientAPI + "logout", "{}"},
@@ -78,7 +75,7 @@ func TestWhatIsNoPresenceRequestWaitsForNothingOfOurs(t *testing.T) {
 					h.Mode = mode
 					p := newProxy(t, h)
 					release := make(chan struct{})
-					p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 						path, _, _ := strings.Cut(tc.path, "?")
 						if r.URL.Path == path {
 							answer(w, 200, "{}")
@@ -88,7 +85,7 @@ func TestWhatIsNoPresenceRequestWaitsForNothingOfOurs(t *testing.T) {
 						return false, nil
 					})
 					began := time.Now()
-					resp := p.do(request(tc.method, tc.path, "alice-token", tc.body))
+					resp := p.Do(request(tc.method, tc.path, "alice-token", tc.body))
 					if waited := time.Since(began); resp.StatusCode != 200 || waited > 0 {
 						t.Errorf("status %d after %v", resp.StatusCode, waited)
 					}
@@ -105,11 +102,11 @@ func TestSessionsEndWhenTheirUserIsKnownLater(t *testing.T) {
 	for _, path := range []string{"logout/all", "delete_devices", "account/password", "account/deactivate"} {
 		t.Run(path, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, new(Handler))
-				p.get("alice-token", alice)
-				p.get("bob-token", alice)
+				p := newProxy(t, new(options))
+				p.Get("alice-token", alice)
+				p.Get("bob-token", alice)
 				release := make(chan struct{})
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					switch {
 					case r.URL.Path == clientAPI+path:
 						answer(w, 200, "{}")
@@ -119,7 +116,7 @@ func TestSessionsEndWhenTheirUserIsKnownLater(t *testing.T) {
 					}
 					return false, nil
 				})
-				p.want(p.do(request("POST", clientAPI+path, "alice-phone", "{}")), 200, "{}", "")
+				p.Want(p.Do(request("POST", clientAPI+path, "alice-phone", "{}")), 200, "{}", "")
 				synctest.Wait()
 				close(release)
 				synctest.Wait()
@@ -137,12 +134,12 @@ func TestSessionsEndWhenTheirUserIsKnownLater(t *testing.T) {
 // Nor is it too late if the homeserver didn't tell at first.
 func TestSessionsEndWhenTheirUserIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, new(Handler))
-		p.get("alice-token", alice)
+		p := newProxy(t, new(options))
+		p.Get("alice-token", alice)
 		down := true
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/whoami") && down {
-				return true, caddyhttp.Error(502, errors.New("no connection"))
+				return true, failed(502, errors.New("no connection"))
 			}
 			if r.Method == http.MethodDelete {
 				synctest.Wait()
@@ -150,7 +147,7 @@ func TestSessionsEndWhenTheirUserIsAskedAgain(t *testing.T) {
 			}
 			return false, nil
 		})
-		p.want(p.do(request("DELETE", clientAPI+"devices/D", "alice-phone", "")), 200, "", "")
+		p.Want(p.Do(request("DELETE", clientAPI+"devices/D", "alice-phone", "")), 200, "", "")
 		synctest.Wait()
 		if got := p.lookupsOf("alice-token"); got != 1 {
 			t.Errorf("%d lookups of alice's other token, want 1", got)
@@ -162,16 +159,16 @@ func TestSessionsEndWhenTheirUserIsAskedAgain(t *testing.T) {
 // whose request has succeeded is asked about all the same.
 func TestSessionsEndBehindAnAddressWithoutABudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}}})
+		p := newProxy(t, &options{Identity: &identifying{RejectedLimit: &rate{Events: 1, Window: time.Hour}}})
 		at := func(method, path, token string) *http.Request {
 			r := request(method, path, token, "")
 			r.RemoteAddr = "192.0.2.7:1"
 			return r
 		}
-		p.do(at("GET", statusPath(alice), "alice-token"))
-		p.wantError(p.do(at("GET", statusPath(alice), "made-up-1")), 401, unknownToken)
-		p.wantError(p.do(at("GET", statusPath(alice), "made-up-2")), 429, "M_LIMIT_EXCEEDED")
-		p.want(p.do(at("DELETE", clientAPI+"devices/D", "alice-phone")), 200, "", "")
+		p.Do(at("GET", statusPath(alice), "alice-token"))
+		p.WantError(p.Do(at("GET", statusPath(alice), "made-up-1")), 401, unknownToken)
+		p.WantError(p.Do(at("GET", statusPath(alice), "made-up-2")), 429, "M_LIMIT_EXCEEDED")
+		p.Want(p.Do(at("DELETE", clientAPI+"devices/D", "alice-phone")), 200, "", "")
 		synctest.Wait()
 		if got := p.lookupsOf("alice-token"); got != 1 {
 			t.Errorf("%d lookups of alice's other token, want 1", got)
@@ -183,9 +180,9 @@ func TestSessionsEndBehindAnAddressWithoutABudget(t *testing.T) {
 // each read of everybody's be looked up anew.
 func TestLogoutsOfMadeUpTokensLeaveEverybodyElseAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Identity: &Identity{RejectedLimit: &Limit{Off: true}}})
+		p := newProxy(t, &options{Identity: &identifying{RejectedLimit: &rate{Off: true}}})
 		release := make(chan struct{})
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			switch {
 			case strings.Contains(r.URL.Path, "/logout"), strings.HasPrefix(r.URL.Path, "/_synapse/"):
 				return true, nil // no answer at all
@@ -198,20 +195,20 @@ func TestLogoutsOfMadeUpTokensLeaveEverybodyElseAlone(t *testing.T) {
 		flood := func() {
 			for i := range 100 {
 				token := fmt.Sprint("made-up-", i)
-				p.do(request("POST", clientAPI+"logout", token, ""))
-				p.do(request("POST", clientAPI+"logout/all", token, ""))
-				p.do(request("POST", "/_synapse/admin/v1/deactivate/"+alice, "", ""))
+				p.Do(request("POST", clientAPI+"logout", token, ""))
+				p.Do(request("POST", clientAPI+"logout/all", token, ""))
+				p.Do(request("POST", "/_synapse/admin/v1/deactivate/"+alice, "", ""))
 			}
 		}
 		for range 5 {
-			reads.Go(func() { p.get("alice-token", bob) })
+			reads.Go(func() { p.Get("alice-token", bob) })
 			synctest.Wait()
 			flood()
 		}
 		alices := func() (n int) {
-			p.hs.mu.Lock()
-			defer p.hs.mu.Unlock()
-			for _, r := range p.hs.seen {
+			p.hs.Mu.Lock()
+			defer p.hs.Mu.Unlock()
+			for _, r := range p.hs.Seen {
 				if r.Header.Get("Authorization") == "Bearer alice-token" && strings.HasSuffix(r.URL.Path, "whoami") {
 					n++
 				}
@@ -222,7 +219,7 @@ func TestLogoutsOfMadeUpTokensLeaveEverybodyElseAlone(t *testing.T) {
 		reads.Wait()
 		flood()
 		for range 10 {
-			p.get("alice-token", bob)
+			p.Get("alice-token", bob)
 		}
 		if got := alices(); got != 1 {
 			t.Errorf("%d lookups of alice's token, want 1", got)
@@ -259,21 +256,21 @@ func TestAdminRevocationsTakeTheAnswerOfAHomeserver(t *testing.T) {
 		"refused":            {deactivate + alice, "admin", says(403, "application/json", `{"errcode":"M_FORBIDDEN"}`), 0},
 		"failed":             {deactivate + alice, "admin", says(500, "application/json", "{}"), 0},
 		"client gone":        {deactivate + alice, "admin", func(w http.ResponseWriter) error { w.WriteHeader(499); return nil }, 0},
-		"broken off":         {deactivate + alice, "admin", func(http.ResponseWriter) error { return caddyhttp.Error(502, io.EOF) }, 0},
+		"broken off":         {deactivate + alice, "admin", func(http.ResponseWriter) error { return failed(502, io.EOF) }, 0},
 		"of somebody else":   {deactivate + bob, "admin", yes, 0},
 		"of somebody longer": {deactivate + alice + "x", "admin", yes, 0},
 		"raw slashes":        {deactivate + "x/" + alice, "admin", yes, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.get("alice-token", alice)
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p := newProxy(t, new(options))
+			p.Get("alice-token", alice)
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if !strings.HasPrefix(r.URL.Path, "/_synapse/") {
 					return false, nil
 				}
 				return true, tc.answer(w)
 			})
-			p.do(request("POST", tc.path, tc.token, "{}"))
+			p.Do(request("POST", tc.path, tc.token, "{}"))
 			if got := p.lookupsOf("alice-token"); got != tc.lookups {
 				t.Errorf("%d lookups, want %d", got, tc.lookups)
 			}
@@ -290,28 +287,28 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 		phone int // lookups of the token that the request showed
 	}{
 		"client gone":      {gone, 1},
-		"broken off":       {func(http.ResponseWriter) error { return caddyhttp.Error(502, io.ErrUnexpectedEOF) }, 1},
-		"timed out":        {func(http.ResponseWriter) error { return caddyhttp.Error(504, errors.New("slow")) }, 1},
+		"broken off":       {func(http.ResponseWriter) error { return failed(502, io.ErrUnexpectedEOF) }, 1},
+		"timed out":        {func(http.ResponseWriter) error { return failed(504, errors.New("slow")) }, 1},
 		"internal error":   {func(w http.ResponseWriter) error { w.WriteHeader(500); return nil }, 1},
 		"no handler":       {func(http.ResponseWriter) error { return nil }, 0},
-		"no upstream":      {func(http.ResponseWriter) error { return caddyhttp.Error(503, errors.New("no upstreams available")) }, 0},
-		"refused by site":  {func(http.ResponseWriter) error { return caddyhttp.Error(403, errors.New("banned")) }, 0},
+		"no upstream":      {func(http.ResponseWriter) error { return failed(503, errors.New("no upstreams available")) }, 0},
+		"refused by site":  {func(http.ResponseWriter) error { return failed(403, errors.New("banned")) }, 0},
 		"refused":          {func(w http.ResponseWriter) error { w.WriteHeader(401); return nil }, 0},
 		"an error of ours": {func(http.ResponseWriter) error { return errors.New("a handler's own") }, 0},
 	} {
 		for _, path := range []string{"logout", "logout/all", "delete_devices", "account/password", "account/deactivate", "refresh"} {
 			t.Run(name+" "+path, func(t *testing.T) {
-				p := newProxy(t, new(Handler))
-				p.get("alice-token", alice)
-				p.get("alice-phone", alice)
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p := newProxy(t, new(options))
+				p.Get("alice-token", alice)
+				p.Get("alice-phone", alice)
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.URL.Path == clientAPI+path {
 						return true, tc.end(w)
 					}
 					return false, nil
 				})
 				r := request("POST", clientAPI+path, "alice-phone", "{}")
-				_ = p.handler.ServeHTTP(&discard{header: make(http.Header)}, prepared(r, new(caddyhttp.Server)), p.hs)
+				_ = p.gateway.Serve(&discard{header: make(http.Header)}, prepared(r), p.hs)
 				if got := p.lookupsOf("alice-phone"); got != tc.phone {
 					t.Errorf("%d lookups of the token, want %d", got, tc.phone)
 				}
@@ -338,19 +335,19 @@ func TestNobodyEndsEverybodysIdentity(t *testing.T) {
 		for _, known := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s %s, known: %v", tc.method, tc.path, known), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newProxy(t, new(Handler))
+					p := newProxy(t, new(options))
 					path, _, _ := strings.Cut(tc.path, "?")
 					p.hs.answers(clientAPI+path, 200, "{}", nil)
-					p.get("bob-token", alice)
-					p.get("alice-token", alice)
+					p.Get("bob-token", alice)
+					p.Get("alice-token", alice)
 					if known {
-						p.get("alice-phone", alice)
+						p.Get("alice-phone", alice)
 					}
 					token := "alice-phone"
 					if tc.path == "account/password" {
 						token = ""
 					}
-					p.want(p.do(request(tc.method, clientAPI+tc.path, token, "{}")), 200, "{}", "")
+					p.Want(p.Do(request(tc.method, clientAPI+tc.path, token, "{}")), 200, "{}", "")
 					synctest.Wait()
 					if got := p.lookupsOf("bob-token"); got != 0 {
 						t.Errorf("%d lookups of bob's token, want 0", got)
@@ -387,26 +384,26 @@ func TestLoginEndsTheTokenThatItsDeviceHad(t *testing.T) {
 		"in the specification's spelling": func(w http.ResponseWriter) { answer(w, 200, "\n"+body+"\n") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.get("alice-token", alice)
-			p.get("bob-token", alice)
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p := newProxy(t, new(options))
+			p.Get("alice-token", alice)
+			p.Get("bob-token", alice)
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.URL.Path != clientAPI+"login" {
 					return false, nil
 				}
-				p.hs.mu.Lock()
-				delete(p.hs.tokens, "alice-token")
-				p.hs.tokens["alice-new"] = alice
-				p.hs.mu.Unlock()
+				p.hs.Mu.Lock()
+				delete(p.hs.Tokens, "alice-token")
+				p.hs.Tokens["alice-new"] = alice
+				p.hs.Mu.Unlock()
 				write(w)
 				return true, nil
 			})
-			resp := p.do(request("POST", clientAPI+"login", "", `{"type":"m.login.password","device_id":"D"}`))
+			resp := p.Do(request("POST", clientAPI+"login", "", `{"type":"m.login.password","device_id":"D"}`))
 			if got := bodyOf(resp); name == "whole" && got != body {
 				t.Errorf("the client got %s", got)
 			}
-			p.wantError(p.get("alice-token", alice), 401, unknownToken)
-			p.want(p.get("alice-new", alice), 200, "", "")
+			p.WantError(p.Get("alice-token", alice), 401, unknownToken)
+			p.Want(p.Get("alice-new", alice), 200, "", "")
 			if got := p.lookupsOf("bob-token"); got != 0 {
 				t.Errorf("%d lookups of bob's token, want 0", got)
 			}
@@ -420,8 +417,8 @@ func TestLoginIsAskedForInPlain(t *testing.T) {
 	const body = `{"user_id":"@alice:example.com","access_token":"alice-new","device_id":"D"}`
 	for mode, want := range map[string]string{"enforce": "", "observe": "gzip, deflate, br, zstd"} {
 		t.Run(mode, func(t *testing.T) {
-			p := newProxy(t, &Handler{Mode: mode})
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p := newProxy(t, &options{Mode: mode})
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.URL.Path != clientAPI+"login" {
 					return false, nil
 				}
@@ -433,7 +430,7 @@ func TestLoginIsAskedForInPlain(t *testing.T) {
 			})
 			r := request("POST", clientAPI+"login", "", "{}")
 			r.Header.Set("Accept-Encoding", "gzip, deflate, br, zstd")
-			p.want(p.do(r), 200, body, "")
+			p.Want(p.Do(r), 200, body, "")
 			if got := r.Header.Get("Accept-Encoding"); got != "gzip, deflate, br, zstd" {
 				t.Errorf("handlers before us see %q", got)
 			}
@@ -444,17 +441,17 @@ func TestLoginIsAskedForInPlain(t *testing.T) {
 // The client that is told of its new token may use another at once: what ended is
 // forgotten before the last byte goes out.
 func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
-	p := newProxy(t, new(Handler))
-	p.get("alice-token", alice)
+	p := newProxy(t, new(options))
+	p.Get("alice-token", alice)
 	p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new"}`, nil)
 	told := false
 	w := &onWrite{discard{make(http.Header)}, func() {
 		told = true
-		if userID, _ := p.handler.gateway.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now(), p.handler.gateway.set.lifetimes); userID != "" {
+		if userID, _ := p.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now(), p.gateway.set.lifetimes); userID != "" {
 			t.Error("the old token is still known when the client reads its new one")
 		}
 	}}
-	if err := p.handler.ServeHTTP(w, prepared(request("POST", clientAPI+"login", "", "{}"), new(caddyhttp.Server)), p.hs); err != nil || !told {
+	if err := p.gateway.Serve(w, prepared(request("POST", clientAPI+"login", "", "{}")), p.hs); err != nil || !told {
 		t.Errorf("told: %v, error %v", told, err)
 	}
 }
@@ -470,10 +467,10 @@ func (w *onWrite) Write(p []byte) (int, error) { w.call(); return len(p), nil }
 func TestFailedLoginEndsNothing(t *testing.T) {
 	for name, status := range map[string]int{"refused": 403, "failed": 500} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.get("alice-token", alice)
+			p := newProxy(t, new(options))
+			p.Get("alice-token", alice)
 			p.hs.answers(clientAPI+"login", status, `{"user_id":"@alice:example.com","errcode":"M_FORBIDDEN"}`, nil)
-			p.do(request("POST", clientAPI+"login", "", "{}"))
+			p.Do(request("POST", clientAPI+"login", "", "{}"))
 			if got := p.lookupsOf("alice-token"); got != 0 {
 				t.Errorf("%d lookups, want 0", got)
 			}
@@ -487,15 +484,15 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 	const refreshed = `{"access_token":"alice-new","refresh_token":"r2"}`
 	login := func(p *proxy) { // by which refresh tokens become known
 		p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-token","refresh_token":"r1"}`, nil)
-		p.do(request("POST", clientAPI+"login", "", "{}"))
+		p.Do(request("POST", clientAPI+"login", "", "{}"))
 	}
 	register := func(p *proxy) {
 		p.hs.answers(clientAPI+"register", 200, `{"user_id":"@alice:example.com","access_token":"alice-token","refresh_token":"r1"}`, nil)
-		p.do(request("POST", clientAPI+"register", "", "{}"))
+		p.Do(request("POST", clientAPI+"register", "", "{}"))
 	}
 	refresh := func(p *proxy) { // once more
 		p.hs.answers(clientAPI+"refresh", 200, `{"access_token":"alice-token","refresh_token":"r1"}`, nil)
-		p.do(request("POST", clientAPI+"refresh", "", `{"refresh_token":"r0"}`))
+		p.Do(request("POST", clientAPI+"refresh", "", `{"refresh_token":"r0"}`))
 	}
 	for name, tc := range map[string]struct {
 		before            func(p *proxy)
@@ -524,14 +521,14 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 		"too large a body":                             {nil, "/_tuwunel/oidc/revoke", "", "x=" + strings.Repeat("x", maxNamedBody) + "&token=alice-token", 200, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
-			p.get("alice-phone", alice)
+			p := newProxy(t, new(options))
+			p.Get("alice-phone", alice)
 			if tc.before != nil {
 				tc.before(p)
 			}
-			p.get("alice-token", alice)
+			p.Get("alice-token", alice)
 			var got string
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if path, _, _ := strings.Cut(tc.path, "?"); r.URL.Path != path {
 					return false, nil
 				}
@@ -540,7 +537,7 @@ func TestRefreshAndRevocationByName(t *testing.T) {
 				answer(w, tc.status, refreshed)
 				return true, nil
 			})
-			p.want(p.do(request("POST", tc.path, tc.token, tc.body)), tc.status, refreshed, "")
+			p.Want(p.Do(request("POST", tc.path, tc.token, tc.body)), tc.status, refreshed, "")
 			if got != tc.body {
 				t.Errorf("the homeserver got %.60q", got)
 			}
@@ -564,30 +561,30 @@ func TestRefreshTokenIsUsedAgain(t *testing.T) {
 		"it is given out too": {`{"access_token":"alice-1","refresh_token":"r0"}`, `{"access_token":"alice-2","refresh_token":"r0"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
+			p := newProxy(t, new(options))
 			p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-0","refresh_token":"r0"}`, nil)
-			p.do(request("POST", clientAPI+"login", "", "{}"))
+			p.Do(request("POST", clientAPI+"login", "", "{}"))
 			for i, refreshed := range refreshes {
 				old, fresh := fmt.Sprint("alice-", i), fmt.Sprint("alice-", i+1)
-				p.hs.mu.Lock()
-				p.hs.tokens[old] = alice
-				p.hs.mu.Unlock()
-				p.want(p.get(old, bob), 200, "", "")
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.Mu.Lock()
+				p.hs.Tokens[old] = alice
+				p.hs.Mu.Unlock()
+				p.Want(p.Get(old, bob), 200, "", "")
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.URL.Path != clientAPI+"refresh" {
 						return false, nil
 					}
 					_, _ = io.Copy(io.Discard, r.Body)
-					p.hs.mu.Lock()
-					delete(p.hs.tokens, old)
-					p.hs.tokens[fresh] = alice
-					p.hs.mu.Unlock()
+					p.hs.Mu.Lock()
+					delete(p.hs.Tokens, old)
+					p.hs.Tokens[fresh] = alice
+					p.hs.Mu.Unlock()
 					answer(w, 200, refreshed)
 					return true, nil
 				})
-				p.want(p.do(request("POST", clientAPI+"refresh", "", `{"refresh_token":"r0"}`)), 200, refreshed, "")
-				p.wantError(p.get(old, bob), 401, unknownToken)
-				p.want(p.get(fresh, bob), 200, "", "")
+				p.Want(p.Do(request("POST", clientAPI+"refresh", "", `{"refresh_token":"r0"}`)), 200, refreshed, "")
+				p.WantError(p.Get(old, bob), 401, unknownToken)
+				p.Want(p.Get(fresh, bob), 200, "", "")
 			}
 		})
 	}
@@ -610,19 +607,19 @@ func TestLogoutThatIsSentTwice(t *testing.T) {
 		"a locked account":          {"logout", "", lockedBody, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, new(Handler))
+			p := newProxy(t, new(options))
 			for _, token := range []string{"alice-token", "alice-phone", "bob-token"} {
-				p.get(token, alice)
+				p.Get(token, alice)
 			}
 			path, _, _ := strings.Cut(tc.path, "?")
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.URL.Path != clientAPI+path {
 					return false, nil
 				}
 				if tc.phone > 0 {
-					p.hs.mu.Lock()
-					delete(p.hs.tokens, "alice-phone")
-					p.hs.mu.Unlock()
+					p.hs.Mu.Lock()
+					delete(p.hs.Tokens, "alice-phone")
+					p.hs.Mu.Unlock()
 				}
 				if tc.coding != "" {
 					w.Header().Set("Content-Encoding", tc.coding)
@@ -630,12 +627,12 @@ func TestLogoutThatIsSentTwice(t *testing.T) {
 				answer(w, 401, tc.body)
 				return true, nil
 			})
-			p.do(request("POST", clientAPI+tc.path, "alice-phone", "{}"))
+			p.Do(request("POST", clientAPI+tc.path, "alice-phone", "{}"))
 			if phone, token := p.lookupsOf("alice-phone"), p.lookupsOf("alice-token"); phone != tc.phone || token != tc.token {
 				t.Errorf("%d lookups of what was shown and %d of alice's other token, want %d and %d", phone, token, tc.phone, tc.token)
 			}
 			// Who shows again and again what has ended ends no more by it.
-			p.do(request("POST", clientAPI+tc.path, "alice-phone", "{}"))
+			p.Do(request("POST", clientAPI+tc.path, "alice-phone", "{}"))
 			for _, token := range []string{"alice-token", "bob-token"} {
 				if got := p.lookupsOf(token); got != 0 {
 					t.Errorf("%d lookups of %s, want 0", got, token)
@@ -654,21 +651,21 @@ func TestSessionsEndOfWhoseTokenOnlyALoginTold(t *testing.T) {
 	} {
 		t.Run(tc.path+" "+tc.token, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, new(Handler))
-				p.get("alice-token", alice)
+				p := newProxy(t, new(options))
+				p.Get("alice-token", alice)
 				p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new"}`, nil)
-				p.do(request("POST", clientAPI+"login", "", "{}"))
-				p.get("alice-phone", alice)
-				p.get("bob-token", alice)
+				p.Do(request("POST", clientAPI+"login", "", "{}"))
+				p.Get("alice-phone", alice)
+				p.Get("bob-token", alice)
 				p.hs.answers(clientAPI+tc.path, 200, "{}", func() {
-					p.hs.mu.Lock()
-					defer p.hs.mu.Unlock()
-					delete(p.hs.tokens, tc.token)
+					p.hs.Mu.Lock()
+					defer p.hs.Mu.Unlock()
+					delete(p.hs.Tokens, tc.token)
 				})
-				before := p.hs.count("whoami")
-				p.do(request("POST", clientAPI+tc.path, tc.token, "{}"))
+				before := p.hs.Count("whoami")
+				p.Do(request("POST", clientAPI+tc.path, tc.token, "{}"))
 				synctest.Wait()
-				if got := p.hs.count("whoami") - before; got != 0 {
+				if got := p.hs.Count("whoami") - before; got != 0 {
 					t.Errorf("it was asked %d times whose it is", got)
 				}
 				if got := p.lookupsOf("alice-phone"); got != 1 {
@@ -694,7 +691,7 @@ func TestATokenThatHasEndedPutsNothingInDoubt(t *testing.T) {
 		"a sync that says no word": {"GET", syncPath + "?set_presence=%zz", ""},
 		"a write":                  {"PUT", statusPath(alice), online},
 	} {
-		for _, handler := range []*Handler{
+		for _, handler := range []*options{
 			{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"},
 			{Sync: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"},
 			{Sync: "pass", RepeatWrites: "absorb"},
@@ -703,18 +700,18 @@ func TestATokenThatHasEndedPutsNothingInDoubt(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newProxy(t, handler)
 					p.knows("alice-phone")
-					p.hs.mu.Lock()
-					delete(p.hs.tokens, "alice-phone")
-					p.hs.mu.Unlock()
+					p.hs.Mu.Lock()
+					delete(p.hs.Tokens, "alice-phone")
+					p.hs.Mu.Unlock()
 					for range 2 {
-						p.do(request(tc.method, tc.path, "alice-phone", tc.body))
+						p.Do(request(tc.method, tc.path, "alice-phone", tc.body))
 						synctest.Wait()
 						time.Sleep(3 * time.Second) // until all has settled
 					}
-					p.get("bob-token", alice)
-					p.do(request(tc.method, tc.path, "alice-phone", tc.body))
+					p.Get("bob-token", alice)
+					p.Do(request(tc.method, tc.path, "alice-phone", tc.body))
 					synctest.Wait()
-					p.want(p.get("bob-token", alice), 200, "", "matrix_presence; hit")
+					p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
 				})
 			})
 		}
@@ -733,12 +730,12 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, new(Handler))
-				p.get("bob-token", alice)
-				before := p.hs.count("whoami")
+				p := newProxy(t, new(options))
+				p.Get("bob-token", alice)
+				before := p.hs.Count("whoami")
 				first := true
 				release := make(chan struct{})
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.HasSuffix(r.URL.Path, "/whoami") && first {
 						first = false
 						answer(w, 200, `{"user_id":"@alice:example.com"}`)
@@ -748,22 +745,22 @@ func TestLookupsAreSharedPastAnothersRevocationButNotPastTheirOwn(t *testing.T) 
 					return false, nil
 				})
 				var reads sync.WaitGroup
-				reads.Go(func() { p.get("alice-token", alice) })
+				reads.Go(func() { p.Get("alice-token", alice) })
 				synctest.Wait()
-				p.want(p.do(request("POST", clientAPI+"logout", tc.token, "")), 200, "", "")
+				p.Want(p.Do(request("POST", clientAPI+"logout", tc.token, "")), 200, "", "")
 				reads.Go(func() {
 					want := 200
 					if tc.token == "alice-token" {
 						want = 401
 					}
-					if resp := p.get("alice-token", bob); resp.StatusCode != want {
+					if resp := p.Get("alice-token", bob); resp.StatusCode != want {
 						t.Errorf("who came after the logout got %d, want %d", resp.StatusCode, want)
 					}
 				})
 				synctest.Wait()
 				close(release)
 				reads.Wait()
-				if got := p.hs.count("whoami") - before; got != tc.lookups {
+				if got := p.hs.Count("whoami") - before; got != tc.lookups {
 					t.Errorf("%d lookups, want %d", got, tc.lookups)
 				}
 			})
@@ -792,10 +789,10 @@ func TestBodiesOfRevocationsAreBounded(t *testing.T) {
 func TestRegistrationsVoidNobody(t *testing.T) {
 	for path, want := range map[string]int{"register": 0, "login": 1} {
 		t.Run(path, func(t *testing.T) {
-			p := newProxy(t, &Handler{Identity: &Identity{Tokens: 160}})
-			p.get("alice-token", alice)
+			p := newProxy(t, &options{Identity: &identifying{Tokens: 160}})
+			p.Get("alice-token", alice)
 			n := 0
-			p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.URL.Path != clientAPI+path {
 					return false, nil
 				}
@@ -805,7 +802,7 @@ func TestRegistrationsVoidNobody(t *testing.T) {
 			})
 			flood := func() {
 				for range 1000 {
-					p.do(request("POST", clientAPI+path, "", "{}"))
+					p.Do(request("POST", clientAPI+path, "", "{}"))
 				}
 			}
 			flood()
@@ -815,12 +812,12 @@ func TestRegistrationsVoidNobody(t *testing.T) {
 				}
 			}
 			// Who reads meanwhile isn't touched by what was before.
-			before := p.hs.count("whoami")
+			before := p.hs.Count("whoami")
 			for range 100 {
-				p.do(request("POST", clientAPI+path, "", "{}"))
-				p.get("alice-token", alice)
+				p.Do(request("POST", clientAPI+path, "", "{}"))
+				p.Get("alice-token", alice)
 			}
-			if got := p.hs.count("whoami") - before; got > 0 {
+			if got := p.hs.Count("whoami") - before; got > 0 {
 				t.Errorf("%d lookups of who reads meanwhile, want 0", got)
 			}
 		})

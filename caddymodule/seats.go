@@ -36,3 +36,10 @@ func (s *seats) leave(client string) {
 		delete(s.by, client)
 	}
 }
+
+// len returns how many places are taken.
+func (s *seats) len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken
+}

@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // These tests go through Caddy's own server and reverse_proxy, to a homeserver on
@@ -21,13 +23,13 @@ import (
 
 // newSite returns a Caddy server for the given directives, with UPSTREAM standing
 // for the address of hs.
-func newSite(t *testing.T, hs *homeserver, directives string) http.Handler {
+func newSite(t *testing.T, hs *scripted.Homeserver, directives string) http.Handler {
 	t.Helper()
 	return newSiteWith(t, hs, "", directives)
 }
 
 // newSiteWith is newSite with global options.
-func newSiteWith(t *testing.T, hs *homeserver, global, directives string) http.Handler {
+func newSiteWith(t *testing.T, hs *scripted.Homeserver, global, directives string) http.Handler {
 	t.Helper()
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := hs.ServeHTTP(w, r); err != nil {
@@ -72,7 +74,7 @@ func ask(site http.Handler, r *http.Request) *http.Response {
 // A sub-request with the client's own context would leave the main request with
 // its routes done: an empty 200. And an edit in place must not reach what is kept.
 func TestSiteWithHandleBlocksAndHeaderEdits(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 		header >Content-Type json JSON
 		header >Access-Control-Allow-Methods GET get
@@ -105,9 +107,9 @@ func TestSiteWithHandleBlocksAndHeaderEdits(t *testing.T) {
 // The homeserver compresses, and so does the site. Each client gets what it asked
 // for, whoever was first.
 func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	long := `{"presence":"online","status_msg":"` + strings.Repeat("long ", 200) + `"}`
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if !strings.HasSuffix(r.URL.Path, "/status") || !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 			return false, nil
 		}
@@ -117,7 +119,7 @@ func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
 		_, _ = io.WriteString(zip, long)
 		return true, zip.Close()
 	}
-	hs.presence[alice] = long
+	hs.Presence[alice] = long
 	site := newSite(t, hs, "encode gzip\nmatrix_presence\nreverse_proxy UPSTREAM")
 	for i, encoding := range []string{"gzip", "", "gzip", ""} {
 		r := request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")
@@ -146,7 +148,7 @@ func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
 
 // What handlers before us have set for reverse_proxy counts for our requests too.
 func TestUpstreamChosenByMapAndRequestHeader(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 		map {host} {backend} {
 			default UPSTREAM
@@ -161,7 +163,7 @@ func TestUpstreamChosenByMapAndRequestHeader(t *testing.T) {
 	if got := resp.Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss; stored" {
 		t.Errorf("read: %d, Cache-Status %q", resp.StatusCode, got)
 	}
-	for _, r := range hs.seen {
+	for _, r := range hs.Seen {
 		if r.Header.Get("X-Tenant") != "one" {
 			t.Errorf("%s went without the header", r.URL)
 		}
@@ -183,7 +185,7 @@ func TestExampleRoutesPresenceToItsWriter(t *testing.T) {
 	}
 	writer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Writer", "yes") }))
 	defer writer.Close()
-	site := newSite(t, newHomeserver(), strings.ReplaceAll(hint, "localhost:8083", strings.TrimPrefix(writer.URL, "http://"))+"reverse_proxy UPSTREAM")
+	site := newSite(t, scripted.New(), strings.ReplaceAll(hint, "localhost:8083", strings.TrimPrefix(writer.URL, "http://"))+"reverse_proxy UPSTREAM")
 	for path, want := range map[string]string{
 		statusPath(alice): "yes",
 		"/_matrix/client/r0/presence/%40alice%3Aexample.com/status":       "yes",
@@ -199,9 +201,9 @@ func TestExampleRoutesPresenceToItsWriter(t *testing.T) {
 }
 
 func TestAnswersThatBreakOff(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, "matrix_presence\nreverse_proxy UPSTREAM")
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/status") {
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("Content-Length", "1000")
@@ -220,16 +222,16 @@ func TestAnswersThatBreakOff(t *testing.T) {
 			t.Errorf("the error has Content-Length %q", got)
 		}
 	}
-	hs.mu.Lock()
-	hs.intercept = nil
-	hs.mu.Unlock()
+	hs.Mu.Lock()
+	hs.Intercept = nil
+	hs.Mu.Unlock()
 	if resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")); resp.StatusCode != 200 {
 		t.Errorf("afterwards: %d", resp.StatusCode)
 	}
 }
 
 func TestVariablesAreThereForAccessLogs(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 		header >X-Cache {http.vars.matrix_presence.cache}
 		header >X-Decision {http.vars.matrix_presence.decision}
@@ -256,8 +258,8 @@ func TestVariablesAreThereForAccessLogs(t *testing.T) {
 
 // For the race detector: everything at once, with clients that go away.
 func TestManyClientsAtOnce(t *testing.T) {
-	hs := newHomeserver()
-	hs.hidden = map[string]bool{}
+	hs := scripted.New()
+	hs.Hidden = map[string]bool{}
 	site := newSite(t, hs, `
 		encode gzip
 		header >Content-Type json JSON
@@ -295,9 +297,9 @@ func TestManyClientsAtOnce(t *testing.T) {
 
 // What a homeserver sends of a sync before it is over reaches the client then.
 func TestSyncIsStreamed(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	release := make(chan struct{})
-	hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if !strings.HasSuffix(r.URL.Path, "/sync") {
 			return false, nil
 		}

@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // provisioningServer returns the server that a site with these directives becomes, as it is before
@@ -86,7 +88,7 @@ func TestFieldsThatASiteWithoutHostsNames(t *testing.T) {
 // What the site's handlers set, and what they look at, goes along with requests of ours,
 // and no other field of the client's does.
 func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 		request_header +X-Tenant one
 		matrix_presence
@@ -105,10 +107,10 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 	if resp := ask(site, r); resp.StatusCode != 200 || resp.Header.Get("Cache-Status") != "matrix_presence; fwd=miss; stored" {
 		t.Errorf("%d, %s", resp.StatusCode, resp.Header.Get("Cache-Status"))
 	}
-	if len(hs.seen) != 2 {
-		t.Errorf("%d requests", len(hs.seen))
+	if len(hs.Seen) != 2 {
+		t.Errorf("%d requests", len(hs.Seen))
 	}
-	for _, r := range hs.seen {
+	for _, r := range hs.Seen {
 		if got := r.Header.Get("X-Tenant"); got != "one" || r.Header.Get("X-Beta") != "1" {
 			t.Errorf("%s: X-Tenant %.20q, X-Beta %q", r.URL, got, r.Header.Get("X-Beta"))
 		}
@@ -121,7 +123,7 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 // A handler after us may answer a preflight by a field that one client sends. That answer
 // isn't learned for all others.
 func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
-	hs := newHomeserver()
+	hs := scripted.New()
 	site := newSite(t, hs, `
 		@evil {
 			method OPTIONS

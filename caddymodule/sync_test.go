@@ -13,9 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
@@ -32,17 +29,17 @@ func (p *proxy) sync(token, query string) string {
 		target += "?" + query
 	}
 	p.knows(token)
-	p.do(request("GET", target, token, ""))
+	p.Do(request("GET", target, token, ""))
 	return p.hs.lastSync().URL.RawQuery
 }
 
 // knows has the handler know whose a token is, as it does if the client has asked for
 // anything else.
 func (p *proxy) knows(token string) {
-	p.hs.mu.Lock()
-	userID, ok := p.hs.tokens[token]
-	p.hs.mu.Unlock()
-	if ids := p.handler.gateway.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
+	p.hs.Mu.Lock()
+	userID, ok := p.hs.Tokens[token]
+	p.hs.Mu.Unlock()
+	if ids := p.memory.identities; ok && ids.LastKnown(policy.Credential{Token: token}) == "" {
 		under := ids.Begin(policy.Credential{Token: token})
 		under.Learn(policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now())
 		under.End()
@@ -51,9 +48,9 @@ func (p *proxy) knows(token string) {
 
 // lastSync is the sync that came last.
 func (hs *homeserver) lastSync() *http.Request {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	for _, r := range slices.Backward(hs.seen) {
+	hs.Mu.Lock()
+	defer hs.Mu.Unlock()
+	for _, r := range slices.Backward(hs.Seen) {
 		if strings.Contains(r.URL.Path, "/sync") {
 			return r
 		}
@@ -70,7 +67,7 @@ func (p *proxy) wantSync(token, query, want string) {
 
 func (p *proxy) wantMetrics(want map[string]float64) {
 	p.t.Helper()
-	got := gather(p.t.(*testing.T), p.handler.Cache.Name)
+	got := p.samples()
 	for metric, n := range want {
 		if got[metric] != n {
 			p.t.Errorf("%s is %v, want %v", metric, got[metric], n)
@@ -79,15 +76,15 @@ func (p *proxy) wantMetrics(want map[string]float64) {
 }
 
 func TestSyncsAreNotLookedAtUnlessAskedFor(t *testing.T) {
-	for name, handler := range map[string]*Handler{"default": {}, "observed": {Mode: "observe"}, "coalesced": {OverLimit: "coalesce"}} {
+	for name, handler := range map[string]*options{"default": {}, "observed": {Mode: "observe"}, "coalesced": {OverLimit: "coalesce"}} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, handler)
 			for _, query := range []string{"", "set_presence=offline", "since=s&timeout=0"} {
 				p.wantSync("alice-token", query, query)
 			}
-			p.wantCounts(map[string]int{"other": 3, "whoami": 0})
-			p.put("alice-token", alice, `{"presence":"online"}`)
-			if n := p.handler.gateway.memory.devices.Len(); n != 0 {
+			p.WantCounts(map[string]int{"other": 3, "whoami": 0})
+			p.Put("alice-token", alice, `{"presence":"online"}`)
+			if n := p.memory.devices.Len(); n != 0 {
 				t.Errorf("%d devices are remembered", n)
 			}
 			p.wantMetrics(map[string]float64{"requests_total sync": 0, "upstream_requests_total sync": 0})
@@ -97,7 +94,7 @@ func TestSyncsAreNotLookedAtUnlessAskedFor(t *testing.T) {
 
 func TestSyncLimitLetsChangesThroughAndTakesRepeatsOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
 		for _, s := range []struct {
 			query, want string
 		}{
@@ -123,7 +120,7 @@ func TestSyncLimitLetsChangesThroughAndTakesRepeatsOut(t *testing.T) {
 
 func TestSyncRefreshReachesTheHomeserver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", Refresh: caddy.Duration(10 * time.Second)})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", Refresh: 10 * time.Second})
 		let := 0
 		for range 60 {
 			if p.sync("alice-token", "since=s&timeout=0") == "since=s&timeout=0" {
@@ -139,10 +136,10 @@ func TestSyncRefreshReachesTheHomeserver(t *testing.T) {
 
 func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{
-			Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: caddy.Duration(10 * time.Second)},
+		p := newProxy(t, &options{
+			Sync: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: 10 * time.Second},
 			Exempt:  []string{"@bob:*"},
-			Classes: []Class{{Name: "carol", Match: []string{"@carol:*"}, SyncLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)}}},
+			Classes: []userClass{{Name: "carol", Match: []string{"@carol:*"}, SyncLimit: &rate{Events: 2, Window: time.Hour}}},
 		})
 		online, away := "set_presence=online&timeout=30000", "set_presence=unavailable&timeout=30000"
 		p.wantSync("alice-token", online, online)
@@ -171,20 +168,20 @@ func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
 	const warning = "raise rc_presence"
 	for name, tt := range map[string]struct {
-		handler *Handler
+		handler *options
 		want    int
 	}{
-		"told":     {&Handler{Sync: "limit", Homeserver: "synapse"}, 1},
-		"learned":  {&Handler{Sync: "limit"}, 1},
-		"off":      {&Handler{Sync: "off", Homeserver: "synapse"}, 0},
+		"told":     {&options{Sync: "limit", Homeserver: "synapse"}, 1},
+		"learned":  {&options{Sync: "limit"}, 1},
+		"off":      {&options{Sync: "off", Homeserver: "synapse"}, 0},
 		"watched":  {absorbing(), 0},
-		"Dendrite": {&Handler{Sync: "limit", Homeserver: "dendrite"}, 0},
+		"Dendrite": {&options{Sync: "limit", Homeserver: "dendrite"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, tt.handler)
 				logger, logs := testkit.NewLogs(slog.LevelWarn)
-				p.handler.gateway.logger = logger
+				p.gateway.logger = logger
 				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
 				for range 3 {
 					p.sync("alice-token", "")
@@ -192,7 +189,7 @@ func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
 				}
 				reloaded := *tt.handler
 				p.reload(&reloaded)
-				p.handler.gateway.logger = logger
+				p.gateway.logger = logger
 				p.sync("alice-token", "")
 				if got := logs.Count(warning); got != tt.want {
 					t.Errorf("%d warnings", got)
@@ -204,7 +201,7 @@ func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
 
 func TestDevicesOfDendriteAreDamped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
 		p.wantSync("alice-token", "", "")
 		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
 		p.wantSync("alice-phone", "set_presence=offline", "set_presence=unchanged")
@@ -228,10 +225,10 @@ func TestEndedSessionHoldsNobodyDown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+				p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
 				p.wantSync("alice-token", "", "")
 				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					switch {
 					case strings.HasSuffix(r.URL.Path, "/login"):
 						answer(w, 200, `{"user_id":"`+alice+`","access_token":"alice-new","device_id":"ONE"}`)
@@ -242,9 +239,9 @@ func TestEndedSessionHoldsNobodyDown(t *testing.T) {
 					}
 					return true, nil
 				})
-				p.do(end())
-				p.hs.answerBy(nil)
-				p.hs.tokens["alice-phone"] = alice
+				p.Do(end())
+				p.hs.AnswerBy(nil)
+				p.hs.Tokens["alice-phone"] = alice
 				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
 			})
 		})
@@ -263,10 +260,10 @@ func TestSyncOffTouchesNoPresence(t *testing.T) {
 		{"dendrite", "set_presence=offline", "set_presence=unchanged"},
 		{"dendrite", "set_presence=nonsense", "set_presence=nonsense"},
 	} {
-		p := newProxy(t, &Handler{Sync: "off", Homeserver: tt.homeserver, Cache: &Cache{Name: t.Name() + tt.homeserver}})
+		p := newProxy(t, &options{Sync: "off", Homeserver: tt.homeserver})
 		p.wantSync("alice-token", tt.query, tt.want)
 		p.wantSync("", tt.query, tt.want)
-		p.wantCounts(map[string]int{"whoami": 0})
+		p.WantCounts(map[string]int{"whoami": 0})
 		if uri := p.hs.lastSync().RequestURI; uri != p.hs.lastSync().URL.RequestURI() {
 			t.Errorf("the URI is %q, the URL %v", uri, p.hs.lastSync().URL)
 		}
@@ -274,11 +271,11 @@ func TestSyncOffTouchesNoPresence(t *testing.T) {
 }
 
 func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
-	p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+	p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
 	pass := func(what string, r *http.Request) {
 		t.Helper()
 		before := r.URL.RawQuery
-		p.do(r)
+		p.Do(r)
 		if got := p.hs.lastSync().URL.RawQuery; got != before {
 			t.Errorf("%s: %q reached the homeserver as %q", what, before, got)
 		}
@@ -292,9 +289,9 @@ func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
 		pass("another path", request("GET", syncPath+"/?timeout=0&since=s", "alice-token", ""))
 		pass("sliding sync", request("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?timeout=0", "alice-token", "{}"))
 	}
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if strings.HasSuffix(r.URL.Path, "/whoami") {
-			return true, caddyhttp.Error(502, errors.New("no connection"))
+			return true, failed(502, errors.New("no connection"))
 		}
 		return false, nil
 	}
@@ -312,18 +309,18 @@ func TestALostSyncIsMended(t *testing.T) {
 		for _, off := range []bool{false, true} {
 			t.Run(fmt.Sprint(homeserver, off), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newProxy(t, &Handler{Sync: "limit", Homeserver: homeserver, Cache: &Cache{Off: off}})
+					p := newProxy(t, &options{Sync: "limit", Homeserver: homeserver, Cache: &caching{Off: off}})
 					m := p.behaves(homeserver)
 					p.knows("alice-token")
 					for range 4 {
-						p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
+						p.Do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
 						time.Sleep(2 * time.Second)
 					}
 					m.Forget(alice, time.Now())
 					if got := p.wantShown(m, alice, "it was lost"); got != "offline" {
 						t.Fatal(got)
 					}
-					p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
+					p.Do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
 					if got := p.wantShown(m, alice, "the next sync"); got != "online" {
 						t.Errorf("after a sync that was lost, and another, the user is %q", got)
 					}
@@ -337,17 +334,17 @@ func TestALostSyncIsMended(t *testing.T) {
 // for one that says online: it went up and down past the limit, and readers saw the old state.
 func TestSyncThatSaysItsPresenceInAForm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
 		m := p.behaves("dendrite")
 		p.knows("alice-token")
-		p.do(request("GET", syncPath+"?since=s&set_presence=online", "alice-token", ""))
+		p.Do(request("GET", syncPath+"?since=s&set_presence=online", "alice-token", ""))
 		time.Sleep(12 * time.Second) // until a lower one counts
 		p.wantShown(m, alice, "a sync")
 		time.Sleep(2 * time.Second)
 		form := request("GET", syncPath+"?since=s", "alice-token",
 			"--x\r\nContent-Disposition: form-data; name=\"set_presence\"\r\n\r\nunavailable\r\n--x--\r\n")
 		form.Header.Set("Content-Type", "Multipart/Form-Data; boundary=x")
-		p.do(form)
+		p.Do(form)
 		if got := p.wantShown(m, alice, "a form"); got != "unavailable" || p.hs.lastSync().URL.RawQuery != "since=s" {
 			t.Errorf("a form made the presence %q by %q", got, p.hs.lastSync().URL.RawQuery)
 		}
@@ -356,20 +353,20 @@ func TestSyncThatSaysItsPresenceInAForm(t *testing.T) {
 
 // Synapse serves it under a further prefix, and HEAD like GET.
 func TestEverySpellingOfASyncCounts(t *testing.T) {
-	p := newProxy(t, &Handler{Sync: "off", Homeserver: "synapse"})
+	p := newProxy(t, &options{Sync: "off", Homeserver: "synapse"})
 	for _, path := range []string{"/_matrix/client/v3/sync", "/_matrix/client/r0/sync", "/_matrix/client/unstable/sync"} {
 		for _, method := range []string{"GET", "HEAD"} {
-			p.do(request(method, path, "alice-token", ""))
+			p.Do(request(method, path, "alice-token", ""))
 			if got := p.hs.lastSync().URL.RawQuery; got != "set_presence=offline" {
 				t.Errorf("%s %s reached the homeserver with %q", method, path, got)
 			}
 		}
 	}
-	p = newProxy(t, &Handler{Sync: "off", Homeserver: "dendrite", Cache: &Cache{Name: t.Name() + "2"}})
+	p = newProxy(t, &options{Sync: "off", Homeserver: "dendrite"})
 	for _, r := range []*http.Request{
 		request("GET", "/_matrix/client/unstable/sync", "alice-token", ""), request("HEAD", syncPath, "alice-token", ""),
 	} {
-		p.do(r)
+		p.Do(r)
 		if got := p.hs.lastSync().URL.RawQuery; got != "" {
 			t.Errorf("%s %s, which Dendrite doesn't serve, reached it with %q", r.Method, r.URL.Path, got)
 		}
@@ -379,7 +376,7 @@ func TestEverySpellingOfASyncCounts(t *testing.T) {
 
 // With repeat_writes alone syncs are looked at, and nothing of them is changed.
 func TestSyncPassChangesNoSync(t *testing.T) {
-	p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "dendrite"})
+	p := newProxy(t, &options{RepeatWrites: "absorb", WriteLimit: &rate{Off: true}, Homeserver: "dendrite"})
 	for range 10 {
 		for _, query := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"} {
 			for _, token := range []string{"alice-token", "alice-phone"} {
@@ -391,40 +388,40 @@ func TestSyncPassChangesNoSync(t *testing.T) {
 }
 
 func TestSyncWithARevokedTokenEndsItsIdentity(t *testing.T) {
-	p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+	p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
 	p.sync("alice-token", "")
-	p.hs.mu.Lock()
-	delete(p.hs.tokens, "alice-token")
-	p.hs.mu.Unlock()
+	p.hs.Mu.Lock()
+	delete(p.hs.Tokens, "alice-token")
+	p.hs.Mu.Unlock()
 	p.sync("alice-token", "")
-	p.wantError(p.get("alice-token", alice), 401, "M_UNKNOWN_TOKEN")
-	p.wantCounts(map[string]int{"whoami": 1})
+	p.WantError(p.Get("alice-token", alice), 401, "M_UNKNOWN_TOKEN")
+	p.WantCounts(map[string]int{"whoami": 1})
 }
 
 func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
-	for name, handler := range map[string]func() *Handler{
-		"limit": func() *Handler { return &Handler{Sync: "limit", Homeserver: "synapse"} },
-		"repeat_writes": func() *Handler {
-			return &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "synapse"}
+	for name, handler := range map[string]func() *options{
+		"limit": func() *options { return &options{Sync: "limit", Homeserver: "synapse"} },
+		"repeat_writes": func() *options {
+			return &options{RepeatWrites: "absorb", WriteLimit: &rate{Off: true}, Homeserver: "synapse"}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, handler())
 				release := make(chan struct{})
-				p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if r.URL.Query().Get("timeout") != "30000" {
 						return false, nil
 					}
-					p.hs.mu.Lock()
-					p.hs.presence[alice] = `{"presence":"` + r.URL.Query().Get("set_presence") + `"}`
-					p.hs.mu.Unlock()
+					p.hs.Mu.Lock()
+					p.hs.Presence[alice] = `{"presence":"` + r.URL.Query().Get("set_presence") + `"}`
+					p.hs.Mu.Unlock()
 					<-release
 					return false, nil
 				}
 				want := func(presence, cacheStatus string) {
 					t.Helper()
-					p.want(p.get("bob-token", alice), 200, presence, cacheStatus)
+					p.Want(p.Get("bob-token", alice), 200, presence, cacheStatus)
 				}
 				away := `{"presence":"unavailable"}`
 				want("", "matrix_presence; fwd=miss; stored")
@@ -453,20 +450,20 @@ func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 // again: readers see both at once.
 func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
-		p.get("alice-token", bob)
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p.Get("alice-token", bob)
 		sets := func(presence string) {
-			p.hs.mu.Lock()
-			defer p.hs.mu.Unlock()
-			p.hs.presence[alice] = `{"presence":"` + presence + `"}`
+			p.hs.Mu.Lock()
+			defer p.hs.Mu.Unlock()
+			p.hs.Presence[alice] = `{"presence":"` + presence + `"}`
 		}
 		want := func(presence, cacheStatus string) {
 			t.Helper()
-			p.want(p.get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
+			p.Want(p.Get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
 		}
 		const away = "since=s&timeout=0&set_presence=unavailable"
 		message := func() {
-			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
+			p.Do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m.room.message/1", "alice-token", "{}"))
 		}
 		p.sync("alice-token", away)
 		sets("unavailable")
@@ -494,9 +491,9 @@ func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 
 		// It isn't known which of two at the same time came first.
 		p.sync("alice-token", away)
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method == http.MethodPut {
-				p.do(request("GET", syncPath+"?"+away, "alice-token", ""))
+				p.Do(request("GET", syncPath+"?"+away, "alice-token", ""))
 			}
 			return false, nil
 		})
@@ -509,20 +506,20 @@ func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 // within, and what was read of that, was taken for what the presence is.
 func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb"})
-		p.get("alice-token", bob)
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb"})
+		p.Get("alice-token", bob)
 		p.sync("alice-token", "since=s&timeout=0")
 		sets := func(presence string) {
-			p.hs.mu.Lock()
-			defer p.hs.mu.Unlock()
-			p.hs.presence[alice] = `{"presence":"` + presence + `"}`
+			p.hs.Mu.Lock()
+			defer p.hs.Mu.Unlock()
+			p.hs.Presence[alice] = `{"presence":"` + presence + `"}`
 		}
 		want := func(presence, cacheStatus string) {
 			t.Helper()
-			p.want(p.get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
+			p.Want(p.Get("bob-token", alice), 200, `{"presence":"`+presence+`"}`, cacheStatus)
 		}
 		release := make(chan struct{})
-		p.hs.answerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.Contains(r.URL.Path, "/send/") {
 				<-release
 				sets("online")
@@ -531,7 +528,7 @@ func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 		})
 		var over sync.WaitGroup
 		over.Go(func() {
-			p.do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m%2Eroom.message/1", "alice-token", "{}"))
+			p.Do(request("PUT", "/_matrix/client/v3/rooms/!r:x/send/m%2Eroom.message/1", "alice-token", "{}"))
 		})
 		synctest.Wait()
 		p.sync("alice-token", "since=s&timeout=0&set_presence=unavailable")
@@ -549,24 +546,24 @@ func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 
 func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
-		p.put("alice-token", alice, `{"presence":"unavailable","status_msg":"x"}`)
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p.Put("alice-token", alice, `{"presence":"unavailable","status_msg":"x"}`)
 		for _, want := range []string{"unavailable", "offline"} { // the first goes through
 			p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence="+want)
 		}
-		p.put("bob-token", alice, `{"presence":"online"}`) // refused
-		p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p.Put("bob-token", alice, `{"presence":"online"}`) // refused
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if r.Method == "PUT" {
 				answer(w, 429, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests"}`)
 			}
 			return r.Method == "PUT", nil
 		}
-		p.put("alice-token", alice, `{"presence":"online"}`) // refused, too
-		p.hs.intercept = nil
+		p.Put("alice-token", alice, `{"presence":"online"}`) // refused, too
+		p.hs.Intercept = nil
 		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=offline")
-		p.put("alice-token", alice, `{"presence":"online"}`)
+		p.Put("alice-token", alice, `{"presence":"online"}`)
 		p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence=unavailable")
-		if body := bodyOf(p.get("bob-token", alice)); body != `{"presence":"online","status_msg":""}` {
+		if body := bodyOf(p.Get("bob-token", alice)); body != `{"presence":"online","status_msg":""}` {
 			t.Errorf("the write reached the homeserver as %s", body)
 		}
 	})
@@ -575,13 +572,13 @@ func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
 // A sync that the homeserver didn't take has told it nothing.
 func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 	for name, fail := range map[string]func(w http.ResponseWriter) error{
-		"error":  func(http.ResponseWriter) error { return caddyhttp.Error(502, errors.New("no connection")) },
+		"error":  func(http.ResponseWriter) error { return failed(502, errors.New("no connection")) },
 		"status": func(w http.ResponseWriter) error { answer(w, 500, `{}`); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
+			p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
 			query := "since=s&timeout=0"
-			p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/sync") {
 					return true, fail(w)
 				}
@@ -590,7 +587,7 @@ func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 			for range 3 {
 				p.wantSync("alice-token", query, query)
 			}
-			p.hs.intercept = nil
+			p.hs.Intercept = nil
 			p.wantSync("alice-token", query, query)
 			p.wantSync("alice-token", query, query+"&set_presence=offline")
 			p.wantMetrics(map[string]float64{"sync_writes_total changed": 4, "sync_writes_total spared": 1})
@@ -601,12 +598,12 @@ func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 const slidingPath = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 
 func TestSlidingSyncOfTuwunel(t *testing.T) {
-	p := newProxy(t, &Handler{
-		Sync: "limit", Homeserver: "tuwunel", MaxBody: 100, SyncLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)},
+	p := newProxy(t, &options{
+		Sync: "limit", Homeserver: "tuwunel", MaxBody: 100, SyncLimit: &rate{Events: 1, Window: time.Hour},
 	})
 	var got string
 	var length int64
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == "POST" {
 			body, _ := io.ReadAll(r.Body)
 			got, length = string(body), r.ContentLength
@@ -627,13 +624,13 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 		{`nonsense`, `nonsense`},
 		{large, large},
 	} {
-		p.do(request("POST", slidingPath+"?timeout=0", "alice-token", s.body))
+		p.Do(request("POST", slidingPath+"?timeout=0", "alice-token", s.body))
 		if got != s.want || length != int64(len(s.want)) {
 			t.Errorf("%s reached the homeserver as %s, length %d", s.body, got, length)
 		}
 		r := request("POST", slidingPath, "alice-token", s.body)
 		r.ContentLength = -1 // in chunks
-		p.do(r)
+		p.Do(r)
 		if got != s.want || s.want == s.body && length != -1 {
 			t.Errorf("%s in chunks reached the homeserver as %s, length %d", s.body, got, length)
 		}
@@ -642,11 +639,11 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 	r := request("POST", slidingPath, "alice-token", "")
 	r.Body, r.ContentLength = io.NopCloser(io.MultiReader(strings.NewReader(`{"a"`), brokenReader{io.ErrUnexpectedEOF})), -1
 	var broken error
-	p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 		_, broken = io.ReadAll(r.Body)
 		return false, nil
 	}
-	p.do(r)
+	p.Do(r)
 	if !errors.Is(broken, io.ErrUnexpectedEOF) {
 		t.Errorf("a body that broke off ended with %v", broken)
 	}
@@ -655,7 +652,7 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 
 // tells has the scripted homeserver say which one it is.
 func (p *proxy) tells(answers map[string]func(w http.ResponseWriter)) {
-	p.hs.intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Header.Get("Authorization") != "" || !strings.HasSuffix(r.URL.Path, "/version") && !strings.HasSuffix(r.URL.Path, "/versions") {
 			return false, nil
 		}
@@ -698,7 +695,7 @@ func TestHomeserverIsLearned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "off"})
+				p := newProxy(t, &options{Sync: "off"})
 				p.tells(tt.answers)
 				p.wantSync("alice-token", "", "")
 				synctest.Wait()
@@ -713,7 +710,7 @@ func TestHomeserverIsLearned(t *testing.T) {
 
 func TestHomeserverIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "off"})
+		p := newProxy(t, &options{Sync: "off"})
 		asked := func(want float64) {
 			t.Helper()
 			synctest.Wait()
@@ -748,15 +745,15 @@ func TestHomeserverIsAskedAgain(t *testing.T) {
 // A homeserver that was down tells as soon as it is up.
 func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 	for name, fail := range map[string]func() error{
-		"down":  func() error { return caddyhttp.Error(502, errors.New("no connection")) },
-		"hangs": func() error { time.Sleep(softwareTimeout); return caddyhttp.Error(504, errors.New("timeout")) },
+		"down":  func() error { return failed(502, errors.New("no connection")) },
+		"hangs": func() error { time.Sleep(softwareTimeout); return failed(504, errors.New("timeout")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{Sync: "limit"})
+				p := newProxy(t, &options{Sync: "limit"})
 				logger, logs := testkit.NewLogs(slog.LevelWarn)
-				p.handler.gateway.logger = logger
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.gateway.logger = logger
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.Contains(r.URL.Path, "/version") {
 						return true, fail()
 					}
@@ -772,7 +769,7 @@ func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 				if n := len(logs.All()); n != 0 {
 					t.Errorf("a warning: %v", logs.All())
 				}
-				p.hs.answerBy(nil)
+				p.hs.AnswerBy(nil)
 				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
 				p.sync("alice-token", "")
 				synctest.Wait()
@@ -786,7 +783,7 @@ func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 // Many syncs, one question.
 func TestNoSyncWaitsForTheHomeserversName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "off"})
+		p := newProxy(t, &options{Sync: "off"})
 		release := make(chan struct{})
 		p.tells(map[string]func(w http.ResponseWriter){"/_matrix/federation/v1/version": func(w http.ResponseWriter) {
 			<-release
@@ -805,16 +802,16 @@ func TestNoSyncWaitsForTheHomeserversName(t *testing.T) {
 // What a client shows of itself is not needed for the question.
 func TestHomeserverIsAskedWithoutACredential(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "off"})
+		p := newProxy(t, &options{Sync: "off"})
 		r := request("GET", syncPath+"?access_token=alice-token", "", "")
 		r.Header.Set("Cookie", "session=1")
-		p.do(r)
+		p.Do(r)
 		synctest.Wait()
-		i := slices.IndexFunc(p.hs.seen, func(r *http.Request) bool { return r.URL.String() == "/_matrix/federation/v1/version" })
+		i := slices.IndexFunc(p.hs.Seen, func(r *http.Request) bool { return r.URL.String() == "/_matrix/federation/v1/version" })
 		if i < 0 {
 			t.Fatal("not asked")
 		}
-		if header := p.hs.seen[i].Header; header["Cookie"] != nil || header["Authorization"] != nil {
+		if header := p.hs.Seen[i].Header; header["Cookie"] != nil || header["Authorization"] != nil {
 			t.Errorf("asked with %v", header)
 		}
 	})
@@ -822,7 +819,7 @@ func TestHomeserverIsAskedWithoutACredential(t *testing.T) {
 
 func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse", SyncLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}})
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: time.Hour}})
 		for _, s := range []struct{ query, decision string }{
 			{"since=s&timeout=0", "forwarded"},
 			{"since=s&timeout=0", "quieted"},
@@ -831,7 +828,7 @@ func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 			{"since=s&timeout=0", "held"},
 		} {
 			p.sync("alice-token", s.query)
-			vars := p.hs.lastSync().Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+			vars := stateOf(p.hs.lastSync()).vars
 			if vars[varDecision] != s.decision || vars[varCache] != nil {
 				t.Errorf("%s: decision %v, cache %v, want %s", s.query, vars[varDecision], vars[varCache], s.decision)
 			}
@@ -842,8 +839,8 @@ func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 // reverse_proxy panics if an answer breaks off.
 func TestSyncThatBreaksOffEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "dendrite"})
-		p.hs.intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
+		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/sync") {
 				panic(http.ErrAbortHandler)
 			}
@@ -853,7 +850,7 @@ func TestSyncThatBreaksOffEnds(t *testing.T) {
 			defer func() { _ = recover() }()
 			p.sync("alice-token", "")
 		}()
-		p.hs.intercept = nil
+		p.hs.Intercept = nil
 		time.Sleep(defaultRefresh + time.Second)
 		// It holds nobody down any more.
 		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
@@ -864,53 +861,53 @@ func TestSyncThatBreaksOffEnds(t *testing.T) {
 // nothing.
 func TestWriteAfterASyncIsNoRepeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: "synapse"})
+		p := newProxy(t, &options{RepeatWrites: "absorb", WriteLimit: &rate{Off: true}, Homeserver: "synapse"})
 		away := `{"presence":"unavailable"}`
-		p.put("alice-token", alice, away)
-		p.put("alice-token", alice, away)
-		p.wantCounts(map[string]int{"PUT": 1})
+		p.Put("alice-token", alice, away)
+		p.Put("alice-token", alice, away)
+		p.WantCounts(map[string]int{"PUT": 1})
 		p.sync("alice-token", "set_presence=unavailable") // no change
-		p.put("alice-token", alice, away)
-		p.wantCounts(map[string]int{"PUT": 1})
+		p.Put("alice-token", alice, away)
+		p.WantCounts(map[string]int{"PUT": 1})
 		p.sync("alice-phone", "")
-		p.put("alice-token", alice, away)
-		p.wantCounts(map[string]int{"PUT": 2})
+		p.Put("alice-token", alice, away)
+		p.WantCounts(map[string]int{"PUT": 2})
 	})
 }
 
 // A sync whose token nobody knows yet goes at once, and teaches. What it may have changed
 // is forgotten then.
 func TestNoSyncWaitsForWhoAmI(t *testing.T) {
-	for name, handler := range map[string]*Handler{
-		"limit":    {Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}},
-		"pass":     {Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}},
+	for name, handler := range map[string]*options{
+		"limit":    {Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}},
+		"pass":     {Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}},
 		"observed": {Mode: "observe", Sync: "limit", Homeserver: "synapse"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, handler)
-				p.put("alice-phone", alice, online)
-				p.put("alice-phone", alice, online) // absorbed
-				p.get("bob-token", alice)
+				p.Put("alice-phone", alice, online)
+				p.Put("alice-phone", alice, online) // absorbed
+				p.Get("bob-token", alice)
 				time.Sleep(defaultSettle)
-				p.get("bob-token", alice)
-				writes := p.hs.count("PUT")
-				p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				p.Get("bob-token", alice)
+				writes := p.hs.Count("PUT")
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.HasSuffix(r.URL.Path, "/whoami") {
 						time.Sleep(5 * time.Second)
 					}
 					return false, nil
 				})
 				start := time.Now()
-				sync := func() { p.do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", "")) }
+				sync := func() { p.Do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", "")) }
 				sync()
 				if took := time.Since(start); took != 0 {
 					t.Errorf("it took %v", took)
 				}
 				time.Sleep(6 * time.Second)
-				p.hs.answerBy(nil)
-				p.put("alice-phone", alice, online)
-				p.wantCounts(map[string]int{"PUT": writes + 1})
+				p.hs.AnswerBy(nil)
+				p.Put("alice-phone", alice, online)
+				p.WantCounts(map[string]int{"PUT": writes + 1})
 				time.Sleep(defaultSettle)
 				sync()
 				p.wantMetrics(map[string]float64{"sync_writes_total unknown": 1, "sync_writes_total changed": 1})
@@ -922,21 +919,21 @@ func TestNoSyncWaitsForWhoAmI(t *testing.T) {
 // Whose an idle client's token is, is asked once: the homeserver checks it each time.
 func TestIdleClientIsNotAskedAbout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &Handler{Sync: "limit", Homeserver: "synapse"})
-		p.hs.answerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/sync") {
 				time.Sleep(30 * time.Second)
 			}
 			return false, nil
 		})
 		for range 40 { // 20 minutes
-			p.do(request("GET", syncPath+"?since=s&timeout=30000", "alice-token", ""))
+			p.Do(request("GET", syncPath+"?since=s&timeout=30000", "alice-token", ""))
 		}
-		p.wantCounts(map[string]int{"whoami": 1, "other": 40})
+		p.WantCounts(map[string]int{"whoami": 1, "other": 40})
 		p.wantMetrics(map[string]float64{"sync_writes_total unknown": 1, "sync_writes_total changed": 1, "sync_writes_total repeated": 38})
 		// What would authorise something is asked for.
-		p.put("alice-token", alice, online)
-		p.wantCounts(map[string]int{"whoami": 2})
+		p.Put("alice-token", alice, online)
+		p.WantCounts(map[string]int{"whoami": 2})
 	})
 }
 
@@ -951,12 +948,12 @@ func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 	} {
 		t.Run(mode, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				handler := &Handler{Mode: "observe", Sync: mode, Homeserver: "synapse"}
+				handler := &options{Mode: "observe", Sync: mode, Homeserver: "synapse"}
 				if mode == "limit" {
-					handler.SyncLimit = &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
+					handler.SyncLimit = &rate{Events: 1, Window: time.Hour}
 				}
 				p := newProxy(t, handler)
-				p.get("alice-token", bob) // so that it is known whose token it is: no sync waits for that
+				p.Get("alice-token", bob) // so that it is known whose token it is: no sync waits for that
 				synctest.Wait()
 				for range 3 {
 					for _, query := range []string{"since=s&timeout=0", "since=s&timeout=0&set_presence=unavailable"} {
@@ -964,9 +961,9 @@ func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 					}
 				}
 				p.wantMetrics(want)
-				p.get("bob-token", alice)
+				p.Get("bob-token", alice)
 				time.Sleep(defaultSettle)
-				p.want(p.get("bob-token", alice), 200, "", "")
+				p.Want(p.Get("bob-token", alice), 200, "", "")
 			})
 		})
 	}
@@ -978,11 +975,11 @@ func TestNothingIsAbsorbedPastASyncThatIsNotJudged(t *testing.T) {
 	for name, query := range map[string]string{"unknown homeserver": "since=s&timeout=0", "odd query": "x;set_presence=online"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &Handler{RepeatWrites: "absorb", Sync: "limit", WriteLimit: &Limit{Off: true}})
-				p.put("alice-token", alice, unavailable)
-				p.get("bob-token", alice)
+				p := newProxy(t, &options{RepeatWrites: "absorb", Sync: "limit", WriteLimit: &rate{Off: true}})
+				p.Put("alice-token", alice, unavailable)
+				p.Get("bob-token", alice)
 				p.wantSync("alice-token", query, query)
-				p.want(p.put("alice-token", alice, unavailable), 200, "{}", "matrix_presence; fwd=method")
+				p.Want(p.Put("alice-token", alice, unavailable), 200, "{}", "matrix_presence; fwd=method")
 			})
 		})
 	}

@@ -10,8 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
@@ -31,7 +29,7 @@ func (tw *twins) send(who actor, method, target, body string) {
 	both.Go(func() {
 		_, _ = tw.direct.serve(httptest.NewRecorder(), request(method, target, who.token, body))
 	})
-	both.Go(func() { tw.do(request(method, target, who.token, body)) })
+	both.Go(func() { tw.Do(request(method, target, who.token, body)) })
 	both.Wait()
 }
 
@@ -93,17 +91,17 @@ func TestTwins(t *testing.T) {
 	if testkit.Race {
 		t.Skip("the race detector of Go 1.26 fails a check of its own (tsan_rtl.cpp) about so many goroutines in a bubble; make runs it without")
 	}
-	profiles := map[string]func() *Handler{
-		"busy": func() *Handler {
-			return &Handler{
+	profiles := map[string]func() *options{
+		"busy": func() *options {
+			return &options{
 				RepeatWrites: "absorb", OverLimit: "coalesce", Sync: "limit",
-				WriteLimit: &Limit{Events: 2, Window: caddy.Duration(time.Second), Burst: 5},
-				SyncLimit:  &Limit{Events: 1, Window: caddy.Duration(2 * time.Second), Burst: 5},
+				WriteLimit: &rate{Events: 2, Window: time.Second, Burst: 5},
+				SyncLimit:  &rate{Events: 1, Window: 2 * time.Second, Burst: 5},
 			}
 		},
-		"absorbing": func() *Handler { return &Handler{RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}} },
-		"tight": func() *Handler {
-			return &Handler{Sync: "limit", WriteLimit: &Limit{Off: true}, SyncLimit: &Limit{Events: 1, Window: caddy.Duration(30 * time.Second), Burst: 1}}
+		"absorbing": func() *options { return &options{RepeatWrites: "absorb", WriteLimit: &rate{Off: true}} },
+		"tight": func() *options {
+			return &options{Sync: "limit", WriteLimit: &rate{Off: true}, SyncLimit: &rate{Events: 1, Window: 30 * time.Second, Burst: 1}}
 		},
 	}
 	for _, name := range []string{"synapse", "dendrite", "tuwunel"} {
@@ -139,9 +137,9 @@ func (tw *twins) user(random *rand.Rand, userID string) {
 	var devices []actor
 	for n := range 1 + random.IntN(3) {
 		who := actor{userID, fmt.Sprintf("%s/%d", userID, n)}
-		tw.hs.mu.Lock()
-		tw.hs.tokens[who.token] = userID
-		tw.hs.mu.Unlock()
+		tw.hs.Mu.Lock()
+		tw.hs.Tokens[who.token] = userID
+		tw.hs.Mu.Unlock()
 		devices = append(devices, who)
 	}
 	var directly []string // each second

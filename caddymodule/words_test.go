@@ -30,15 +30,15 @@ type modelled struct {
 // behaves has the scripted homeserver do as a real one.
 func (p *proxy) behaves(name string) *modelled {
 	m := &modelled{Homeserver: testkit.NewHomeserver(name, time.Now()), hs: p.hs}
-	p.hs.answerBy(m.serve)
+	p.hs.AnswerBy(m.serve)
 	return m
 }
 
 func (m *modelled) serve(w http.ResponseWriter, r *http.Request) (handled bool, err error) {
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-	m.hs.mu.Lock()
-	user := m.hs.tokens[token]
-	m.hs.mu.Unlock()
+	m.hs.Mu.Lock()
+	user := m.hs.Tokens[token]
+	m.hs.Mu.Unlock()
 	route, isPresence := policy.ParsePresenceRoute(r.URL.EscapedPath())
 	isSync := strings.HasSuffix(r.URL.Path, "/sync")
 	switch {
@@ -94,7 +94,7 @@ func (m *modelled) serve(w http.ResponseWriter, r *http.Request) (handled bool, 
 func (p *proxy) shows(viewer, userID string) string {
 	p.t.Helper()
 	var body struct{ Presence string }
-	if err := json.Unmarshal([]byte(bodyOf(p.get(viewer, userID))), &body); err != nil {
+	if err := json.Unmarshal([]byte(bodyOf(p.Get(viewer, userID))), &body); err != nil {
 		p.t.Fatal(err)
 	}
 	return body.Presence
@@ -143,12 +143,12 @@ var syncWords = []struct {
 // a ttl.
 func TestEveryWordOfASyncIsReadAsTheHomeserverDoes(t *testing.T) {
 	for _, name := range []string{"synapse", "dendrite", "tuwunel"} {
-		for mode, handler := range map[string]func() *Handler{
-			"limit":       func() *Handler { return &Handler{Sync: "limit", Homeserver: name} },
-			"absorb":      func() *Handler { return &Handler{RepeatWrites: "absorb", Homeserver: name} },
-			"learned":     func() *Handler { return &Handler{Sync: "limit", RepeatWrites: "absorb"} },
-			"never known": func() *Handler { return &Handler{Sync: "limit", RepeatWrites: "absorb"} },
-			"watched":     func() *Handler { return &Handler{RepeatWrites: "absorb"} },
+		for mode, handler := range map[string]func() *options{
+			"limit":       func() *options { return &options{Sync: "limit", Homeserver: name} },
+			"absorb":      func() *options { return &options{RepeatWrites: "absorb", Homeserver: name} },
+			"learned":     func() *options { return &options{Sync: "limit", RepeatWrites: "absorb"} },
+			"never known": func() *options { return &options{Sync: "limit", RepeatWrites: "absorb"} },
+			"watched":     func() *options { return &options{RepeatWrites: "absorb"} },
 		} {
 			t.Run(name+"/"+mode, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -157,9 +157,9 @@ func TestEveryWordOfASyncIsReadAsTheHomeserverDoes(t *testing.T) {
 					m.unnamed = mode == "never known" || mode == "watched"
 					for i, word := range syncWords {
 						who := actor{fmt.Sprintf("@user%d:example.com", i), fmt.Sprintf("token-%d", i)}
-						p.hs.mu.Lock()
-						p.hs.tokens[who.token] = who.userID
-						p.hs.mu.Unlock()
+						p.hs.Mu.Lock()
+						p.hs.Tokens[who.token] = who.userID
+						p.hs.Mu.Unlock()
 						p.knows(who.token)
 						p.walkWord(m, who, word.query, word.body)
 					}
@@ -182,7 +182,7 @@ func (p *proxy) walkWord(m *modelled, who actor, query string, body *string) {
 			r, sent = request("POST", slidingPath+"?timeout=0&pos=1", who.token, *body), []byte(*body)
 		}
 		asks, _ = m.Reads(r.URL.RawQuery, sent)
-		p.do(r)
+		p.Do(r)
 		return asks, m.reached[len(m.reached)-1]
 	}
 	what := query
@@ -214,7 +214,7 @@ func (p *proxy) walkWord(m *modelled, who actor, query string, body *string) {
 		p.wantShown(m, who.userID, what+": "+name+" and a while")
 	}
 	// 5 at first, 2 more in 24 s, and down again after each.
-	if p.handler.Sync == "limit" && p.handler.Homeserver != "" && changes > 14 {
+	if p.gateway.set.sync == syncLimit && p.gateway.set.dialect != auto && changes > 14 {
 		t.Errorf("%s in turns with online changed the presence %d times in 16 syncs", what, changes)
 	}
 }
@@ -230,20 +230,20 @@ func TestSyncsAfterAWriteOfEveryWord(t *testing.T) {
 		} {
 			t.Run(name+"/"+word, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newProxy(t, &Handler{
-						Sync: "limit", RepeatWrites: "absorb", WriteLimit: &Limit{Off: true}, Homeserver: name,
-						SyncLimit: &Limit{Events: 1, Window: 1e15}, PresenceValues: []string{"online", "unavailable", "offline", "busy", "org.matrix.msc3026.busy", "foo", ""},
+					p := newProxy(t, &options{
+						Sync: "limit", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}, Homeserver: name,
+						SyncLimit: &rate{Events: 1, Window: 1e15}, PresenceValues: []string{"online", "unavailable", "offline", "busy", "org.matrix.msc3026.busy", "foo", ""},
 					})
 					p.knows("alice-token")
 					m := p.behaves(name)
 					asked := make(map[string]bool)
 					for n := range 12 {
-						p.put("alice-token", alice, `{"presence":`+word+`}`)
+						p.Put("alice-token", alice, `{"presence":`+word+`}`)
 						p.wantShown(m, alice, "the write")
 						time.Sleep(1100 * time.Millisecond)
 						p.wantShown(m, alice, "the write and a while")
 						asks := []string{"online", "unavailable", "online"}[n%3]
-						p.do(request("GET", syncPath+"?timeout=0&since=s&set_presence="+asks, "alice-token", ""))
+						p.Do(request("GET", syncPath+"?timeout=0&since=s&set_presence="+asks, "alice-token", ""))
 						says := m.reached[len(m.reached)-1]
 						if says != asks && says != "" && (!asked[says] || testkit.StateRank(says) > testkit.StateRank(asks)) {
 							t.Errorf("round %d: a sync for %q is made to say %q", n, asks, says)

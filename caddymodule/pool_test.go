@@ -1,0 +1,150 @@
+package caddymodule
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func TestFailedReloadChangesNothing(t *testing.T) {
+	p := handle(t, new(Handler))
+	p.Get("bob-token", alice)
+	for name, handler := range map[string]*Handler{
+		"before the memory was taken": {Cache: &Cache{Name: t.Name()}, MaxBody: -1},
+		// Something else in the configuration fails after this handler.
+		"after": {Cache: &Cache{Name: t.Name(), States: 1}, Identity: &Identity{Tokens: 1}},
+	} {
+		ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+		err := handler.Provision(ctx)
+		if (err != nil) != (handler.MaxBody < 0) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := handler.Cleanup(); err != nil {
+			t.Fatalf("%s: cleaning up: %v", name, err)
+		}
+		cancel()
+		if refs, _ := memories.References(t.Name()); refs != 1 {
+			t.Errorf("%s: %d references to the memory, want 1", name, refs)
+		}
+		if p.handler.gateway.memory.sizes.states != defaultStates {
+			t.Errorf("%s: the tables were resized", name)
+		}
+	}
+	p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+}
+
+func TestRequestsOutliveTheirConfiguration(t *testing.T) {
+	p := handle(t, new(Handler))
+	p.HS.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Method == "PUT" {
+			if _, err := memories.Delete(p.handler.pooled.name); err != nil {
+				t.Error(err)
+			}
+		}
+		return false, nil
+	}
+	p.Want(p.Put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
+	p.HS.Intercept = nil
+	p.Want(p.Get("bob-token", alice), 200, "", "")
+	p.handler.gateway = nil // dropped above
+}
+
+// cleanupHandlers does what ending a configuration does, for our handlers.
+func cleanupHandlers(t *testing.T, handlers []caddyhttp.MiddlewareHandler) {
+	for _, handler := range handlers {
+		switch h := handler.(type) {
+		case *Handler:
+			if err := h.Cleanup(); err != nil {
+				t.Error(err)
+			}
+		case *caddyhttp.Subroute:
+			for i := range h.Routes {
+				cleanupHandlers(t, h.Routes[i].Handlers)
+			}
+		}
+	}
+}
+
+// Reloads in a row, of which some fail while they are provisioned and some when they start, leave no
+// memory, no tenant, no plan and no goroutine of ours, wherever the handlers stand. Two
+// configurations are there at once at each of them.
+func TestReloadsLeaveNothingBehind(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, busy, _ := net.SplitHostPort(taken.Addr().String())
+
+	const named = "matrix_presence {\ncache {\nname shared\n}\n}\n"
+	sites := []string{
+		"http://a.example.com:0" + proxied("hs:1"),
+		"http://b.example.com:0, http://g.example.com:0 {\nmatrix_presence {\nover_limit coalesce\nrepeat_writes absorb\nsync limit\n}\nreverse_proxy hs:1\n}\n",
+		"http://c.example.com:0 {\n" + named + "reverse_proxy hs:1\nhandle_errors {\n" + named + "reverse_proxy hs:1\n}\n}\n",
+		"&(hs) {\nmatrix_presence\nreverse_proxy /_matrix/* hs:2\n}\nhttp://d.example.com:0 {\ninvoke hs\n}\n",
+		"http://e.example.com:0 {\nintercept {\n@e status 500\nhandle_response @e {\n" + named + "reverse_proxy hs:1\n}\n}\nreverse_proxy hs:1\n}\n",
+		"http://f.example.com:0 {\nreverse_proxy hs:1 {\nhandle_response {\n" + named + "reverse_proxy hs:1\n}\n}\n}\n",
+	}
+	failing := []string{
+		"http://x.example.com:0 {\nmatrix_presence\nhandle {\nmatrix_presence\nreverse_proxy hs:1\n}\n}\n", // needs a name
+		"http://x.example.com:0 {\nmatrix_presence\nrespond @no ok\n@no expression nonsense(\n}\n",
+		"http://x.example.com:" + busy + " {\nbind 127.0.0.1\nmatrix_presence\nreverse_proxy hs:3\n}\n",
+	}
+	started, failed := 0, 0
+	for range 40 {
+		var caddyfile strings.Builder
+		for _, i := range rand.Perm(len(sites))[:1+rand.IntN(3)] {
+			caddyfile.WriteString(sites[i])
+		}
+		fails := rand.IntN(3) == 0
+		if fails {
+			caddyfile.WriteString(failing[rand.IntN(len(failing))])
+		}
+		text := caddyfile.String()
+		if strings.Contains(text, "&(hs)") { // named routes come first
+			text = sites[3] + strings.Replace(text, sites[3], "", 1)
+		}
+		config := strings.ReplaceAll(string(adapt(t, text)), `"listen":[":0"]`, `"listen":["127.0.0.1:0"]`)
+		err := caddy.Load([]byte(config), true)
+		if (err != nil) != fails {
+			t.Fatalf("error %v of\n%s", err, text)
+		}
+		if fails {
+			failed++
+		} else {
+			started++
+		}
+		if limit := min(started, 1); len(plans.of) > limit {
+			t.Fatalf("%d plans after %d reloads that failed and\n%s", len(plans.of), failed, text)
+		}
+	}
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if len(plans.of) != 0 {
+		t.Errorf("%d plans are left", len(plans.of))
+	}
+	eachMemory(func(name string, m *pooled) { t.Errorf("the memory %s is left, of %d handlers", name, len(m.tenants)) })
+	var left []string
+	for range 1000 { // they may be about to end
+		left = nil
+		stacks := make([]byte, 1<<20)
+		for stack := range strings.SplitSeq(string(stacks[:runtime.Stack(stacks, true)]), "\n\n") {
+			if strings.Contains(stack, "caddymodule.") && !strings.Contains(stack, t.Name()) && !strings.Contains(stack, "testing.(*M).Run") {
+				left = append(left, stack)
+			}
+		}
+		if left == nil {
+			return
+		}
+		runtime.Gosched()
+	}
+	t.Errorf("goroutines are left:\n%s", strings.Join(left, "\n\n"))
+}
