@@ -1,8 +1,6 @@
 package caddymodule
 
 import (
-	"bytes"
-	"compress/gzip"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,15 +8,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-)
 
-func zipped(text string) string {
-	var packed bytes.Buffer
-	zip := gzip.NewWriter(&packed)
-	_, _ = io.WriteString(zip, text)
-	_ = zip.Close()
-	return packed.String()
-}
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
+)
 
 // What is packed in a way that we can't read, or is too much when it is unpacked, is no
 // answer. The log says which way it was.
@@ -27,9 +19,9 @@ func TestAnswersThatCanNotBeUnpacked(t *testing.T) {
 		"another encoding": {"zstd", "x", "zstd"},
 		"two encodings":    {"gzip, br", "x", "gzip, br"},
 		"no gzip":          {"gzip", "x", "unpacking"},
-		"cut off":          {"gzip", zipped(`{"user_id":"@alice:example.com"}`)[:20], "unpacking"},
-		"a bomb":           {"gzip", zipped(`{"user_id":"@alice:example.com","x":"` + strings.Repeat("0", 20<<20) + `"}`), ""},
-		"upper case":       {"GZIP", zipped("x"), ""},
+		"cut off":          {"gzip", scripted.Zip(`{"user_id":"@alice:example.com"}`)[:20], "unpacking"},
+		"a bomb":           {"gzip", scripted.Zip(`{"user_id":"@alice:example.com","x":"` + strings.Repeat("0", 20<<20) + `"}`), ""},
+		"upper case":       {"GZIP", scripted.Zip("x"), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, new(options))

@@ -9,27 +9,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// discard is a response writer that costs as little as one can.
-type discard struct{ header http.Header }
-
-func (d *discard) Header() http.Header         { return d.header }
-func (d *discard) WriteHeader(int)             {}
-func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
-
-// benchmarkHandler calls a handler alone, as often as asked, on one prepared request.
+// benchmarkHandler calls a handler alone, as often as asked, on one prepared k_request.
 func benchmarkHandler(b *testing.B, handler caddyhttp.MiddlewareHandler, next caddyhttp.Handler, r *http.Request) {
 	b.Helper()
 	b.ReportAllocs()
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
-		w := &discard{header: make(http.Header)}
+		w := scripted.NewDiscard()
 		r := caddyhttp.PrepareRequest(r.Clone(r.Context()), caddy.NewReplacer(), w, new(caddyhttp.Server))
 		for pb.Next() {
-			clear(w.header)
+			clear(w.Header())
 			if err := handler.ServeHTTP(w, r, next); err != nil {
 				b.Fatal(err)
 			}
@@ -51,7 +45,7 @@ func newBenchProxy(b *testing.B) *handled {
 		Cache:     &Cache{TTL: caddy.Duration(500 * time.Second)},
 		Identity:  &Identity{TTL: caddy.Duration(time.Hour)},
 	})
-	p.HS.Presence[alice] = benchBody
+	p.HS.Presence[k_alice] = benchBody
 	return p
 }
 
@@ -60,18 +54,18 @@ func BenchmarkHit(b *testing.B) { benchmarkHit(b, newBenchProxy(b)) }
 // BenchmarkStaticResponse writes what a hit writes, from memory and nothing else.
 func BenchmarkStaticResponse(b *testing.B) {
 	p := newBenchProxy(b)
-	p.Get("bob-token", alice)
-	fields := p.Get("bob-token", alice).Header
+	p.Get("bob-token", k_alice)
+	fields := p.Get("bob-token", k_alice).Header
 	fields.Del("Content-Length") // it makes that itself
 	benchmarkHandler(b, caddyhttp.StaticResponse{Headers: fields, Body: benchBody}, nil, httptest.NewRequest("GET", "/", nil))
 }
 
-// BenchmarkHitBare is a hit of an answer that has no field but Content-Type, which
+// BenchmarkHitBare is a hit of an k_answer that has no field but Content-Type, which
 // is what a StaticResponse without fields adds.
 func BenchmarkHitBare(b *testing.B) {
 	p := newBenchProxy(b)
 	p.HS.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-		if r.URL.Path != statusPath(alice) {
+		if r.URL.Path != k_statusPath(k_alice) {
 			return false, nil
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -86,9 +80,9 @@ func BenchmarkStaticResponseBare(b *testing.B) {
 }
 
 func benchmarkHit(b *testing.B, p *handled) {
-	p.Get("bob-token", alice)
-	p.Want(p.Get("bob-token", alice), 200, benchBody, "matrix_presence; hit")
-	benchmarkHandler(b, p.handler, p.HS, request("GET", statusPath(alice), "bob-token", ""))
+	p.Get("bob-token", k_alice)
+	p.Want(p.Get("bob-token", k_alice), 200, benchBody, "matrix_presence; hit")
+	benchmarkHandler(b, p.handler, p.HS, k_request("GET", k_statusPath(k_alice), "bob-token", ""))
 }
 
 // BenchmarkHitLarge is a hit with 90,000 states in memory, asked for in a scattered
@@ -99,12 +93,12 @@ func BenchmarkHitLarge(b *testing.B) {
 	p.HS.Hidden = nil
 	const targets = 90_000
 	paths := make([]string, targets)
-	viewers := []struct{ userID, token string }{{bob, "bob-token"}, {carol, "carol-token"}}
+	viewers := []struct{ userID, token string }{{k_bob, "bob-token"}, {k_carol, "carol-token"}}
 	for _, viewer := range viewers {
-		p.Get(viewer.token, alice)
+		p.Get(viewer.token, k_alice)
 		for i := range paths {
 			target := fmt.Sprintf("@user%06d:example.com", i*7919%targets)
-			paths[i] = statusPath(target)
+			paths[i] = k_statusPath(target)
 			p.Get(viewer.token, target)
 		}
 	}
@@ -112,12 +106,12 @@ func BenchmarkHitLarge(b *testing.B) {
 	var goroutines atomic.Int64
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
-		w := &discard{header: make(http.Header)}
+		w := scripted.NewDiscard()
 		n := int(goroutines.Add(1))
 		token := viewers[n%len(viewers)].token
-		r := caddyhttp.PrepareRequest(request("GET", paths[0], token, ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
+		r := caddyhttp.PrepareRequest(k_request("GET", paths[0], token, ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
 		for i := n * targets / 2; pb.Next(); i++ {
-			clear(w.header)
+			clear(w.Header())
 			r.URL.Path = paths[i%targets]
 			if err := p.handler.ServeHTTP(w, r, p.HS); err != nil {
 				b.Fatal(err)
@@ -129,20 +123,20 @@ func BenchmarkHitLarge(b *testing.B) {
 func BenchmarkLimited(b *testing.B) {
 	p := newBenchProxy(b)
 	p.reload(&Handler{ReadLimit: &Limit{Events: 1, Window: caddy.Duration(1000 * time.Hour), Burst: 1}})
-	p.Get("bob-token", alice)
-	p.WantError(p.Get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
-	benchmarkHandler(b, p.handler, p.HS, request("GET", statusPath(alice), "bob-token", ""))
+	p.Get("bob-token", k_alice)
+	p.WantError(p.Get("bob-token", k_alice), 429, "M_LIMIT_EXCEEDED")
+	benchmarkHandler(b, p.handler, p.HS, k_request("GET", k_statusPath(k_alice), "bob-token", ""))
 }
 
 func BenchmarkRefusedWrite(b *testing.B) {
 	p := newBenchProxy(b)
-	p.WantError(p.Put("bob-token", alice, `{}`), 403, "M_FORBIDDEN")
-	benchmarkHandler(b, p.handler, p.HS, request("PUT", statusPath(alice), "bob-token", ""))
+	p.WantError(p.Put("bob-token", k_alice, `{}`), 403, "M_FORBIDDEN")
+	benchmarkHandler(b, p.handler, p.HS, k_request("PUT", k_statusPath(k_alice), "bob-token", ""))
 }
 
 func BenchmarkPassThrough(b *testing.B) {
 	p := newBenchProxy(b)
-	benchmarkHandler(b, p.handler, ok, request("GET", "/_matrix/client/v3/sync?timeout=30000", "bob-token", ""))
+	benchmarkHandler(b, p.handler, ok, k_request("GET", "/_matrix/client/v3/sync?timeout=30000", "bob-token", ""))
 }
 
 // BenchmarkMiss is all that a miss costs beside the next handler's work.
@@ -150,9 +144,9 @@ func BenchmarkMiss(b *testing.B) {
 	p := newBenchProxy(b)
 	p.reload(&Handler{Cache: &Cache{TTL: 1}}) // nothing is fresh for longer than a nanosecond
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		answer(w, 200, benchBody)
+		k_answer(w, 200, benchBody)
 		return nil
 	})
-	p.Get("bob-token", alice)
-	benchmarkHandler(b, p.handler, next, request("GET", statusPath(alice), "bob-token", ""))
+	p.Get("bob-token", k_alice)
+	benchmarkHandler(b, p.handler, next, k_request("GET", k_statusPath(k_alice), "bob-token", ""))
 }

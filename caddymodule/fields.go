@@ -47,9 +47,9 @@ func (f *SiteFields) reads(name string) bool {
 	return (slices.Contains(f.Read, name) || slices.Contains(f.Logged, name)) && !slices.Contains(f.Set, name)
 }
 
-// readsAny reports whether a request has such a field. Those of a preflight that its kind
+// ReadsAny reports whether a request has such a field. Those of a preflight that its kind
 // tells apart don't count.
-func (f *SiteFields) readsAny(header http.Header) bool {
+func (f *SiteFields) ReadsAny(header http.Header) bool {
 	return slices.ContainsFunc(f.Read, func(name string) bool {
 		return header[name] != nil && !strings.HasPrefix(name, requestPrefix)
 	})

@@ -36,6 +36,9 @@ func NewGateway(set *settings, m *memory, server Server, fields *SiteFields, log
 // Settings returns what the gateway was made with.
 func (h *Gateway) Settings() *settings { return h.set }
 
+// Fields returns the header fields that the site's handlers name.
+func (h *Gateway) Fields() *SiteFields { return h.named }
+
 // Serve answers a request or sends it on, perhaps another one than it came. An error that it
 // returns is the next handler's, as it is, or a [Failure].
 func (h *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error {
@@ -51,7 +54,7 @@ func (h *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 	switch method {
 	case http.MethodOptions:
 		if h.set.preflight {
-			if kind, ok := newPreflightKind(r); ok && !h.named.readsAny(r.Header) && (h.set.observe || !hasBody(r)) {
+			if kind, ok := newPreflightKind(r); ok && !h.named.ReadsAny(r.Header) && (h.set.observe || !hasBody(r)) {
 				return h.servePreflight(w, r, next, kind)
 			}
 		}

@@ -407,6 +407,15 @@ type faultLog struct {
 	logged atomic.Int64 // when that was, see [clock.stamp]
 }
 
+// Trouble returns why the homeserver can't be asked whose an access token is, as last logged, or
+// "" if it can.
+func (m *memory) Trouble() string {
+	if now := fault(m.faults.state.Load()); now != faultNone {
+		return faultMessages[now]
+	}
+	return ""
+}
+
 // reportFault logs a fault, or its end, if it is news.
 func (h *Gateway) reportFault(now fault, err error) {
 	log := &h.memory.faults

@@ -12,46 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
-
-// sample is what has been gathered for the memory of a test: values by metric and
-// label values in the order of the labels' names, "outcomes_total hit read".
-type sample map[string]float64
-
-func gather(t *testing.T, cacheName string) sample {
-	t.Helper()
-	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(memoryCollector{}, upstreamSeconds)
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := make(sample)
-	for _, family := range families {
-		for _, metric := range family.GetMetric() {
-			name, mine := family.GetName()[len(metricsPrefix):], false
-			for _, label := range metric.GetLabel() {
-				if label.GetName() == "cache" {
-					mine = label.GetValue() == cacheName
-				} else {
-					name += " " + label.GetValue()
-				}
-			}
-			switch {
-			case !mine:
-			case metric.GetHistogram() != nil:
-				values[name] = float64(metric.GetHistogram().GetSampleCount())
-			default:
-				values[name] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
-			}
-		}
-	}
-	return values
-}
 
 // The equations that the Help of each metric states, after all kinds of traffic:
 // users and strangers, failures, slow answers, and clients who leave.

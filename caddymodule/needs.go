@@ -48,6 +48,9 @@ func (m *memory) WatchFor(all []*settings) {
 	}
 }
 
+// Absorbs tells whether a gateway of the memory absorbs repeated writes.
+func (m *memory) Absorbs() bool { return m.needs.absorbs.Load() }
+
 // watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.
 // One whose configuration has ended may have requests under way.
 func (h *Gateway) watchesSyncs() bool { return h.set.watchesSyncs() || h.memory.needs.syncs.Load() }

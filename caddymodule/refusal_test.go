@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
@@ -449,8 +450,8 @@ func TestWatchChangesNothing(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			plain, watched := new(parts), new(parts)
-			plain.header, watched.header = make(http.Header), http.Header{"Content-Type": {"application/json"}}
+			plain, watched := &parts{Discard: scripted.NewDiscard()}, &parts{Discard: scripted.NewDiscard()}
+			watched.Header().Set("Content-Type", "application/json")
 			write(plain)
 			looks, errcode := 0, ""
 			w, finish := newWatch(watched, func(status int) bool { return status == 401 }, func(a *subresponse) {
@@ -473,7 +474,7 @@ func TestWatchChangesNothing(t *testing.T) {
 
 // parts is a response as it is written.
 type parts struct {
-	discard
+	*scripted.Discard
 	list []string
 }
 

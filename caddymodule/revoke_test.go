@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -308,7 +309,7 @@ func TestRevocationsWithoutAnAnswerConcernTheirTokenOnly(t *testing.T) {
 					return false, nil
 				})
 				r := request("POST", clientAPI+path, "alice-phone", "{}")
-				_ = p.gateway.Serve(&discard{header: make(http.Header)}, prepared(r), p.hs)
+				_ = p.gateway.Serve(scripted.NewDiscard(), prepared(r), p.hs)
 				if got := p.lookupsOf("alice-phone"); got != tc.phone {
 					t.Errorf("%d lookups of the token, want %d", got, tc.phone)
 				}
@@ -375,11 +376,11 @@ func TestLoginEndsTheTokenThatItsDeviceHad(t *testing.T) {
 		},
 		"compressed": func(w http.ResponseWriter) {
 			w.Header().Set("Content-Encoding", "gzip")
-			answer(w, 200, zipped(body))
+			answer(w, 200, scripted.Zip(body))
 		},
 		"compressed, by the old name of that": func(w http.ResponseWriter) { // RFC 9110, 8.4.1.3
 			w.Header().Set("Content-Encoding", "x-gzip")
-			answer(w, 200, zipped(body))
+			answer(w, 200, scripted.Zip(body))
 		},
 		"in the specification's spelling": func(w http.ResponseWriter) { answer(w, 200, "\n"+body+"\n") },
 	} {
@@ -445,7 +446,7 @@ func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 	p.Get("alice-token", alice)
 	p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new"}`, nil)
 	told := false
-	w := &onWrite{discard{make(http.Header)}, func() {
+	w := &onWrite{scripted.NewDiscard(), func() {
 		told = true
 		if userID, _ := p.memory.identities.Lookup(policy.Credential{Token: "alice-token"}, time.Now(), p.gateway.set.lifetimes); userID != "" {
 			t.Error("the old token is still known when the client reads its new one")
@@ -457,7 +458,7 @@ func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 }
 
 type onWrite struct {
-	discard
+	*scripted.Discard
 	call func()
 }
 

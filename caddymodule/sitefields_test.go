@@ -78,7 +78,7 @@ func TestFieldsThatASiteWithoutHostsNames(t *testing.T) {
 		"vars_regexp {http.request.header.X-Beta} ^1", "not vars {http.request.header.X-Beta} 1",
 	} {
 		c := provisionSites(t, "http://:9080 {\nmatrix_presence\n@beta "+matcher+"\nreverse_proxy @beta hs:2\nreverse_proxy hs:1\n}\n")
-		if got := c.handlers()[0].gateway.named.Read; !slices.Contains(got, "X-Beta") {
+		if got := c.handlers()[0].gateway.Fields().Read; !slices.Contains(got, "X-Beta") {
 			t.Errorf("%s: reads %q, want X-Beta", matcher, got)
 		}
 		c.end()
@@ -99,7 +99,7 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 		handle {
 			respond 404
 		}`)
-	r := request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")
+	r := k_request("GET", "http://example.com:9"+k_statusPath(k_alice), "bob-token", "")
 	r.Header.Set("X-Beta", "1")
 	r.Header.Set("X-Tenant", strings.Repeat("x", 20_000))
 	r.Header.Set("X-Evil", "x")
@@ -120,7 +120,7 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 	}
 }
 
-// A handler after us may answer a preflight by a field that one client sends. That answer
+// A handler after us may k_answer a preflight by a field that one client sends. That k_answer
 // isn't learned for all others.
 func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 	hs := scripted.New()
@@ -141,7 +141,7 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 			respond 204
 		}`)
 	for _, evil := range []string{"1", "", ""} {
-		r := request("OPTIONS", "http://example.com:9"+statusPath(alice), "", "")
+		r := k_request("OPTIONS", "http://example.com:9"+k_statusPath(k_alice), "", "")
 		r.Header.Set("Origin", "https://app.example")
 		r.Header.Set("Access-Control-Request-Method", "GET")
 		if evil != "" {
@@ -152,7 +152,7 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 			t.Errorf("X-Evil %q: Access-Control-Allow-Origin %q, want %q", evil, resp.Header.Get("Access-Control-Allow-Origin"), want)
 		}
 	}
-	r := request("OPTIONS", "http://example.com:9"+statusPath(alice), "", "")
+	r := k_request("OPTIONS", "http://example.com:9"+k_statusPath(k_alice), "", "")
 	r.Header.Set("Origin", "https://app.example")
 	r.Header.Set("Access-Control-Request-Method", "GET")
 	if resp := ask(site, r); resp.StatusCode != http.StatusNoContent || !strings.HasPrefix(resp.Header.Get("Cache-Status"), "matrix_presence; hit") {
@@ -165,7 +165,7 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 func TestFieldsThatAreOnlyLoggedTellNobodyApart(t *testing.T) {
 	var f siteFields
 	f.raw([]byte(`{"handler":"subroute","routes":[{"handle":[{"handler":"log_append","key":"a","value":"{http.request.header.X-Kind}"}]}]}`))
-	if names := f.Names(); len(names) != 1 || f.readsAny(http.Header{"X-Kind": {"a"}}) {
-		t.Errorf("it names %q, and looks at them: %v", names, f.readsAny(http.Header{"X-Kind": {"a"}}))
+	if names := f.Names(); len(names) != 1 || f.ReadsAny(http.Header{"X-Kind": {"a"}}) {
+		t.Errorf("it names %q, and looks at them: %v", names, f.ReadsAny(http.Header{"X-Kind": {"a"}}))
 	}
 }
