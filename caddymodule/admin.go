@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 )
 
@@ -82,7 +83,7 @@ func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
 	case http.MethodDelete:
 		now := time.Now()
 		eachMemory(func(_ string, m *pooled) {
-			for _, talkers := range m.store.talkers {
+			for _, talkers := range m.store.Talkers {
 				talkers.Reset(now)
 			}
 		})
@@ -98,9 +99,9 @@ func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
 func talkerLists() []talkerList {
 	lists := []talkerList{}
 	eachMemory(func(name string, m *pooled) {
-		for limit, talkers := range m.store.talkers {
+		for limit, talkers := range m.store.Talkers {
 			top, total, since := talkers.Top()
-			list := talkerList{name, limitNames[limit], since.UTC(), total, make([]talker, len(top))}
+			list := talkerList{name, gateway.LimitNames[limit], since.UTC(), total, make([]talker, len(top))}
 			for i, one := range top {
 				list.Users[i] = talker(one)
 			}

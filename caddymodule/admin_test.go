@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 )
 
@@ -54,22 +55,22 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 		want([]talkerList{{name, "read", start, 0, []talker{}}, {name, "write", start, 0, []talker{}}, {name, "sync", start, 0, []talker{}}})
 
 		for range 4 {
-			p.Put("alice-token", k_alice, `{"presence":"online"}`)
-			p.Put("alice-phone", k_alice, `{"presence":"offline"}`)
-			p.Put("bob-token", k_alice, `{"presence":"offline"}`) // refused, not limited
-			p.Get("bob-token", k_alice)
+			p.Put("alice-token", alice, `{"presence":"online"}`)
+			p.Put("alice-phone", alice, `{"presence":"offline"}`)
+			p.Put("bob-token", alice, `{"presence":"offline"}`) // refused, not limited
+			p.Get("bob-token", alice)
 		}
-		p.Put("bob-token", k_bob, `{"presence":"online"}`)
-		p.Put("bob-token", k_bob, `{"presence":"online"}`)
-		p.Get("carol-token", k_carol) // so that it is known whose the token is
+		p.Put("bob-token", bob, `{"presence":"online"}`)
+		p.Put("bob-token", bob, `{"presence":"online"}`)
+		p.Get("carol-token", carol) // so that it is known whose the token is
 		for _, query := range []string{"", "?set_presence=unavailable", ""} {
-			p.Do(k_request("GET", "/_matrix/client/v3/sync"+query, "carol-token", ""))
+			p.Do(request("GET", "/_matrix/client/v3/sync"+query, "carol-token", ""))
 		}
 		// A credential of which it isn't certain what it is, but whose it may be.
-		p.Do(k_request("GET", k_statusPath(k_alice)+"?access_token=bob-token", "made-up", ""))
-		reads := talkerList{name, "read", start, 3, []talker{{k_bob, 3, 3}}}
-		writes := talkerList{name, "write", start, 8, []talker{{k_alice, 7, 7}, {k_bob, 1, 1}}}
-		syncs := talkerList{name, "sync", start, 1, []talker{{k_carol, 1, 1}}}
+		p.Do(request("GET", statusPath(alice)+"?access_token=bob-token", "made-up", ""))
+		reads := talkerList{name, "read", start, 3, []talker{{bob, 3, 3}}}
+		writes := talkerList{name, "write", start, 8, []talker{{alice, 7, 7}, {bob, 1, 1}}}
+		syncs := talkerList{name, "sync", start, 1, []talker{{carol, 1, 1}}}
 		want([]talkerList{reads, writes, syncs})
 
 		time.Sleep(time.Minute)
@@ -83,17 +84,17 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 			t.Errorf("DELETE: %d", status)
 		}
 		now := time.Now().UTC()
-		p.Put("alice-token", k_alice, `{"presence":"online"}`) // the budget is as it was
-		want([]talkerList{{name, "read", now, 0, []talker{}}, {name, "write", now, 1, []talker{{k_alice, 1, 1}}}, {name, "sync", now, 0, []talker{}}})
+		p.Put("alice-token", alice, `{"presence":"online"}`) // the budget is as it was
+		want([]talkerList{{name, "read", now, 0, []talker{}}, {name, "write", now, 1, []talker{{alice, 1, 1}}}, {name, "sync", now, 0, []talker{}}})
 	})
 }
 
 func TestAdminDoesNotListTheExempt(t *testing.T) {
-	p := handle(t, &Handler{WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}, Exempt: []string{k_alice}})
+	p := handle(t, &Handler{WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}, Exempt: []string{alice}})
 	for range 3 {
-		p.Put("alice-token", k_alice, `{"presence":"online"}`)
+		p.Put("alice-token", alice, `{"presence":"online"}`)
 	}
-	if _, lists := p.askAdmin("GET"); len(lists) != len(limitNames) || len(lists[1].Users) != 0 {
+	if _, lists := p.askAdmin("GET"); len(lists) != len(gateway.LimitNames) || len(lists[1].Users) != 0 {
 		t.Errorf("got %v", lists)
 	}
 }

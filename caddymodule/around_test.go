@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
@@ -39,7 +40,7 @@ func init() {
 }
 
 func presenceRequest(method, token, body string) *http.Request {
-	return k_request(method, "http://example.com:9"+k_statusPath(k_alice), token, body)
+	return request(method, "http://example.com:9"+statusPath(alice), token, body)
 }
 
 // A whoami that took too long ended by a deadline, which reverse_proxy's passive health checks
@@ -68,13 +69,13 @@ func TestSlowLookupIsNoFailureOfTheUpstream(t *testing.T) {
 		if n := hs.Count("whoami"); n != 3 {
 			t.Errorf("%q: %d questions, want 3", options, n)
 		}
-		if resp := ask(site, k_request("GET", "http://example.com:9/_matrix/media/v3/download/x/y", "", "")); resp.StatusCode == http.StatusServiceUnavailable {
+		if resp := ask(site, request("GET", "http://example.com:9/_matrix/media/v3/download/x/y", "", "")); resp.StatusCode == http.StatusServiceUnavailable {
 			t.Errorf("%q: all others get %d", options, resp.StatusCode)
 		}
 	}
 }
 
-// siteAnswer is what directives of a site k_answer.
+// siteAnswer is what directives of a site answer.
 type siteAnswer struct {
 	directives string
 	status     int
@@ -82,9 +83,9 @@ type siteAnswer struct {
 	retryAfter string
 }
 
-// What the site says to a k_request of ours became a 502 of ours on writes, a stale k_answer on
+// What the site says to a request of ours became a 502 of ours on writes, a stale answer on
 // reads, and a line in the log that the upstream is no homeserver. The client gets the
-// site's own k_answer, as it would to any other k_request.
+// site's own answer, as it would to any other request.
 func TestSiteAnswersForItself(t *testing.T) {
 	for name, tc := range map[string]siteAnswer{
 		"respond":        {`respond "banned" 403`, 403, "banned", ""},
@@ -132,7 +133,7 @@ func testSiteAnswer(t *testing.T, tc siteAnswer, ttl string) {
 	} {
 		r.RemoteAddr = "203.0.113.1:1"
 		resp := ask(site, r)
-		if body := k_bodyOf(resp); resp.StatusCode != tc.status || body != tc.body || resp.Header.Get("Retry-After") != tc.retryAfter {
+		if body := bodyOf(resp); resp.StatusCode != tc.status || body != tc.body || resp.Header.Get("Retry-After") != tc.retryAfter {
 			t.Errorf("%s by %s: %d %q, Retry-After %q", r.Method, r.Header.Get("Authorization"), resp.StatusCode, body, resp.Header.Get("Retry-After"))
 		}
 	}
@@ -201,7 +202,7 @@ func TestAnswersInPlaceOfTheHomeservers(t *testing.T) {
 			})
 			for range 2 {
 				resp := ask(site, presenceRequest("PUT", "alice-token", `{"presence":"online"}`))
-				body := strings.TrimSpace(k_bodyOf(resp))
+				body := strings.TrimSpace(bodyOf(resp))
 				if tc.body == "" && tc.status >= 500 {
 					tc.body = `{"errcode":"M_UNKNOWN","error":"The homeserver could not be asked whose access token this is"}`
 				}
@@ -229,15 +230,15 @@ func TestAnswersInPlaceOfTheHomeservers(t *testing.T) {
 	}
 }
 
-// A site may k_answer reads with success where the homeserver would refuse them, to hide who there
-// is. That was taken for the homeserver's permission: k_carol, who may not see k_alice, read from memory
-// what k_bob had been shown. And what the site says of k_alice was what all were told.
+// A site may answer reads with success where the homeserver would refuse them, to hide who there
+// is. That was taken for the homeserver's permission: carol, who may not see alice, read from memory
+// what bob had been shown. And what the site says of alice was what all were told.
 func TestSuccessOfTheSitePermitsNothing(t *testing.T) {
 	const offline = "header Content-Type application/json\nrespond `{\"presence\":\"offline\"}` 200"
 	for name, directives := range map[string]string{
 		"handle_response": "reverse_proxy UPSTREAM {\n@no status 403\nhandle_response @no {\n" + offline + "\n}\n}",
 		"intercept":       "intercept {\n@no status 403\nhandle_response @no {\n" + offline + "\n}\n}\nreverse_proxy UPSTREAM",
-		"respond":         "@carol header Authorization *k_carol*\nroute @carol {\n" + offline + "\n}\nreverse_proxy UPSTREAM",
+		"respond":         "@carol header Authorization *carol*\nroute @carol {\n" + offline + "\n}\nreverse_proxy UPSTREAM",
 	} {
 		for _, mode := range []string{"enforce", "observe"} {
 			t.Run(name+", "+mode, func(t *testing.T) {
@@ -254,15 +255,15 @@ func TestSuccessOfTheSitePermitsNothing(t *testing.T) {
 						`+directives+`
 					}`)
 				neighbour := newSite(t, hs, "route {\nmatrix_presence {\ncache {\nname \""+t.Name()+"\"\n}\n}\nreverse_proxy UPSTREAM\n}")
-				ask(neighbour, k_request("GET", "http://example.com:9"+k_statusPath(k_bob), "carol-token", "")) // who she is is known
+				ask(neighbour, request("GET", "http://example.com:9"+statusPath(bob), "carol-token", "")) // who she is is known
 				for _, token := range []string{"carol-token", "bob-token", "carol-token", "bob-token", "carol-token"} {
 					want := map[string]string{"carol-token": `{"presence":"offline"}`, "bob-token": `{"presence":"online"`}[token]
-					if body := k_bodyOf(ask(site, presenceRequest("GET", token, ""))); !strings.HasPrefix(body, want) {
+					if body := bodyOf(ask(site, presenceRequest("GET", token, ""))); !strings.HasPrefix(body, want) {
 						t.Errorf("%s got %s", token, body)
 					}
 				}
 				if resp := ask(neighbour, presenceRequest("GET", "carol-token", "")); resp.StatusCode != 403 {
-					t.Errorf("at the neighbour's: %d %s", resp.StatusCode, k_bodyOf(resp))
+					t.Errorf("at the neighbour's: %d %s", resp.StatusCode, bodyOf(resp))
 				}
 			})
 		}
@@ -278,7 +279,7 @@ func TestSuccessOfTheSiteAcknowledgesNothing(t *testing.T) {
 		if r.Method != "PUT" {
 			return false, nil
 		}
-		k_answer(w, 503, `{}`)
+		answer(w, 503, `{}`)
 		return true, nil
 	})
 	write := func() {
@@ -329,7 +330,7 @@ func TestLargeRefusalOfTheSite(t *testing.T) {
 	r := presenceRequest("PUT", "alice-token", `{"presence":"online"}`)
 	r.RemoteAddr = "203.0.113.1:1"
 	resp := ask(site, r)
-	if body := k_bodyOf(resp); resp.StatusCode != 403 || body != `{"errcode":"M_UNKNOWN","error":"Forbidden"}` {
+	if body := bodyOf(resp); resp.StatusCode != 403 || body != `{"errcode":"M_UNKNOWN","error":"Forbidden"}` {
 		t.Errorf("got %d and %d bytes", resp.StatusCode, len(body))
 	}
 }
@@ -354,7 +355,7 @@ func TestAuthenticationServiceBehindUs(t *testing.T) {
 			want = 200
 		}
 		if resp := ask(site, r); resp.StatusCode != want {
-			t.Errorf("with the cookie %q: %d %s, want %d", cookie, resp.StatusCode, k_bodyOf(resp), want)
+			t.Errorf("with the cookie %q: %d %s, want %d", cookie, resp.StatusCode, bodyOf(resp), want)
 		}
 	}
 	if got := memoryOfSite().Trouble(); got != "" {
@@ -362,7 +363,7 @@ func TestAuthenticationServiceBehindUs(t *testing.T) {
 	}
 }
 
-// abort closes the connection of the client, not only that of our k_request.
+// abort closes the connection of the client, not only that of our request.
 func TestSiteAborts(t *testing.T) {
 	hs := scripted.New()
 	site := newSite(t, hs, "matrix_presence {\ncache {\nttl 1ns\n}\n}\nroute {\n@banned remote_ip 203.0.113.1\nabort @banned\nreverse_proxy UPSTREAM\n}")
@@ -383,7 +384,7 @@ func TestSiteAborts(t *testing.T) {
 	}
 }
 
-// With header_up Accept-Encoding gzip, which some take for faster, every k_answer to us came
+// With header_up Accept-Encoding gzip, which some take for faster, every answer to us came
 // packed, and every write was 502.
 func TestHomeserverThatIsMadeToCompress(t *testing.T) {
 	hs := scripted.New()
@@ -405,11 +406,11 @@ func TestHomeserverThatIsMadeToCompress(t *testing.T) {
 	}
 	site := newSite(t, hs, "matrix_presence\nreverse_proxy UPSTREAM {\nheader_up Accept-Encoding gzip\n}")
 	if resp := ask(site, presenceRequest("PUT", "alice-token", `{"presence":"online","status_msg":"hi"}`)); resp.StatusCode != 200 {
-		t.Errorf("the write got %d %s", resp.StatusCode, k_bodyOf(resp))
+		t.Errorf("the write got %d %s", resp.StatusCode, bodyOf(resp))
 	}
 	for _, cacheStatus := range []string{"matrix_presence; fwd=miss", "matrix_presence; hit"} {
 		resp := ask(site, presenceRequest("GET", "bob-token", ""))
-		if body := k_bodyOf(resp); body != `{"presence":"online","status_msg":"hi"}` || !strings.HasPrefix(resp.Header.Get("Cache-Status"), cacheStatus) || resp.Header.Get("Content-Encoding") != "" {
+		if body := bodyOf(resp); body != `{"presence":"online","status_msg":"hi"}` || !strings.HasPrefix(resp.Header.Get("Cache-Status"), cacheStatus) || resp.Header.Get("Content-Encoding") != "" {
 			t.Errorf("got %q, %s, %s", body, resp.Header.Get("Cache-Status"), resp.Header.Get("Content-Encoding"))
 		}
 	}
@@ -458,7 +459,7 @@ func TestHandlePathAroundTheProxy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			site := newSiteWith(t, scripted.New(), tc.global, tc.directives)
-			resp := ask(site, k_request("GET", "http://example.com:9/matrix"+k_statusPath(k_alice), "bob-token", ""))
+			resp := ask(site, request("GET", "http://example.com:9/matrix"+statusPath(alice), "bob-token", ""))
 			if got := resp.Header.Get("Cache-Status"); resp.StatusCode != 200 || (got != "") != tc.works {
 				t.Errorf("%d, Cache-Status %q", resp.StatusCode, got)
 			}
@@ -472,8 +473,8 @@ func TestErrorsOfOtherHandlersKeepTheirStatus(t *testing.T) {
 	p.HS.Intercept = func(http.ResponseWriter, *http.Request) (bool, error) {
 		return true, caddyhttp.Error(http.StatusTeapot, errors.New("no coffee"))
 	}
-	p.Want(p.Put("alice-token", k_alice, `{"presence":"online"}`), 418, "", "")
-	p.Want(p.Get("alice-token", k_alice), 418, "", "")
+	p.Want(p.Put("alice-token", alice, `{"presence":"online"}`), 418, "", "")
+	p.Want(p.Get("alice-token", alice), 418, "", "")
 }
 
 // A 401 of the site's own handlers says nothing about a token. By the syncs, the writes and the
@@ -503,7 +504,7 @@ func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
 						"matrix_presence {\nmode "+mode+"\ncache {\nttl 1ns\n}\nidentity {\nttl 1h\nrejected_limit 1/1h burst 2\n}\n"+
 						"homeserver synapse\nsync limit\n}\n"+directives+"reverse_proxy UPSTREAM\n}")
 					from := func(method, path, token, body string, banned bool) *http.Request {
-						r := k_request(method, "http://example.com:9"+path, token, body)
+						r := request(method, "http://example.com:9"+path, token, body)
 						r.RemoteAddr = "203.0.113.1:1"
 						if banned {
 							r.Header.Set("X-Ban", "1")
@@ -512,21 +513,21 @@ func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
 					}
 					known := func(token string) (asked int) {
 						asked = hs.Count("whoami")
-						ask(site, from("GET", k_statusPath(k_alice), token, "", false))
+						ask(site, from("GET", statusPath(alice), token, "", false))
 						rest()
 						return hs.Count("whoami") - asked
 					}
 					known("alice-token")
 					for i := range 5 {
 						for _, r := range []*http.Request{
-							from("GET", k_statusPath(k_alice), "alice-token", "", true),
-							from("HEAD", k_statusPath(k_alice), "alice-token", "", true),
-							from("GET", syncPath+"?set_presence=unavailable", "alice-token", "", true),
-							from("PUT", k_statusPath(k_alice), "alice-token", `{"presence":"online"}`, true),
-							from("GET", k_statusPath(k_alice), fmt.Sprint("new-", i), "", true),
-							from("HEAD", k_statusPath(k_alice), fmt.Sprint("new-", i), "", true),
-							from("HEAD", k_statusPath(k_alice)+"?user_id=", fmt.Sprint("new-", i), "", true),
-							from("PUT", k_statusPath(k_alice), fmt.Sprint("new-", i), `{"presence":"online"}`, true),
+							from("GET", statusPath(alice), "alice-token", "", true),
+							from("HEAD", statusPath(alice), "alice-token", "", true),
+							from("GET", "/_matrix/client/v3/sync"+"?set_presence=unavailable", "alice-token", "", true),
+							from("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`, true),
+							from("GET", statusPath(alice), fmt.Sprint("new-", i), "", true),
+							from("HEAD", statusPath(alice), fmt.Sprint("new-", i), "", true),
+							from("HEAD", statusPath(alice)+"?user_id=", fmt.Sprint("new-", i), "", true),
+							from("PUT", statusPath(alice), fmt.Sprint("new-", i), `{"presence":"online"}`, true),
 						} {
 							if resp := ask(site, r); resp.StatusCode != 401 {
 								t.Fatalf("%s %s: %d", r.Method, r.URL, resp.StatusCode)
@@ -534,7 +535,7 @@ func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
 						}
 					}
 					if got := known("alice-token"); got != 0 {
-						t.Errorf("what was known of k_alice's token has ended: %d lookups", got)
+						t.Errorf("what was known of alice's token has ended: %d lookups", got)
 					}
 					if got := known("carol-token"); got != 1 {
 						t.Errorf("a neighbour's new token: %d lookups, want 1", got)
@@ -554,7 +555,7 @@ func rest() {
 }
 
 // memoryOfSite returns the memory of a test's site.
-func memoryOfSite() (found *memory) {
+func memoryOfSite() (found *gateway.Memory) {
 	eachMemory(func(name string, m *pooled) {
 		if name == "example.com" {
 			found = m.store
@@ -566,7 +567,7 @@ func memoryOfSite() (found *memory) {
 // entriesOf returns how many entries a table of a memory has.
 func entriesOf(name, table string) (n float64) {
 	eachMemory(func(other string, m *pooled) {
-		m.store.Samples(func(metric *Metric, value float64, labels ...string) {
+		m.store.Samples(func(metric *gateway.Metric, value float64, labels ...string) {
 			if other == name && metric.Name == "entries" && labels[0] == table {
 				n = value
 			}
@@ -584,13 +585,13 @@ func TestSitesOwnAnswerRevokesNobody(t *testing.T) {
 		ask(site, presenceRequest("GET", "alice-token", ""))
 		before := hs.Count("whoami")
 		method := map[int]string{0: "POST", 1: "PUT"}[want]
-		if resp := ask(site, k_request(method, "http://example.com:9"+path+k_alice, "made-up", "{}")); want == 0 && resp.StatusCode != 200 {
+		if resp := ask(site, request(method, "http://example.com:9"+path+alice, "made-up", "{}")); want == 0 && resp.StatusCode != 200 {
 			t.Fatalf("%s: %d", path, resp.StatusCode)
 		}
 		hs.Mu.Lock()
-		hs.Tokens["made-up"] = k_carol // from now on an admin
+		hs.Tokens["made-up"] = carol // from now on an admin
 		hs.Mu.Unlock()
-		ask(site, k_request(method, "http://example.com:9"+path+k_alice, "made-up", "{}"))
+		ask(site, request(method, "http://example.com:9"+path+alice, "made-up", "{}"))
 		ask(site, presenceRequest("GET", "alice-token", ""))
 		if got := hs.Count("whoami") - before; got != want {
 			t.Errorf("%s: %d lookups, want %d", path, got, want)
@@ -609,7 +610,7 @@ func TestSitesOwnRefusalIsNotKeptInModeObserve(t *testing.T) {
 		site := newSite(t, hs, "matrix_presence {\nmode observe\n}\n@ban remote_ip 203.0.113.1\nrespond @ban `{\"errcode\":\"M_FORBIDDEN\"}` "+status+"\nreverse_proxy UPSTREAM")
 		ask(site, presenceRequest("GET", "alice-token", ""))
 		rest()
-		r := k_request("GET", "http://example.com:9"+k_statusPath(k_bob), "alice-token", "")
+		r := request("GET", "http://example.com:9"+statusPath(bob), "alice-token", "")
 		r.RemoteAddr = "203.0.113.1:1"
 		ask(site, r)
 		rest()

@@ -14,7 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// benchmarkHandler calls a handler alone, as often as asked, on one prepared k_request.
+// benchmarkHandler calls a handler alone, as often as asked, on one prepared request.
 func benchmarkHandler(b *testing.B, handler caddyhttp.MiddlewareHandler, next caddyhttp.Handler, r *http.Request) {
 	b.Helper()
 	b.ReportAllocs()
@@ -45,7 +45,7 @@ func newBenchProxy(b *testing.B) *handled {
 		Cache:     &Cache{TTL: caddy.Duration(500 * time.Second)},
 		Identity:  &Identity{TTL: caddy.Duration(time.Hour)},
 	})
-	p.HS.Presence[k_alice] = benchBody
+	p.HS.Presence[alice] = benchBody
 	return p
 }
 
@@ -54,18 +54,18 @@ func BenchmarkHit(b *testing.B) { benchmarkHit(b, newBenchProxy(b)) }
 // BenchmarkStaticResponse writes what a hit writes, from memory and nothing else.
 func BenchmarkStaticResponse(b *testing.B) {
 	p := newBenchProxy(b)
-	p.Get("bob-token", k_alice)
-	fields := p.Get("bob-token", k_alice).Header
+	p.Get("bob-token", alice)
+	fields := p.Get("bob-token", alice).Header
 	fields.Del("Content-Length") // it makes that itself
 	benchmarkHandler(b, caddyhttp.StaticResponse{Headers: fields, Body: benchBody}, nil, httptest.NewRequest("GET", "/", nil))
 }
 
-// BenchmarkHitBare is a hit of an k_answer that has no field but Content-Type, which
+// BenchmarkHitBare is a hit of an answer that has no field but Content-Type, which
 // is what a StaticResponse without fields adds.
 func BenchmarkHitBare(b *testing.B) {
 	p := newBenchProxy(b)
 	p.HS.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
-		if r.URL.Path != k_statusPath(k_alice) {
+		if r.URL.Path != statusPath(alice) {
 			return false, nil
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -80,9 +80,9 @@ func BenchmarkStaticResponseBare(b *testing.B) {
 }
 
 func benchmarkHit(b *testing.B, p *handled) {
-	p.Get("bob-token", k_alice)
-	p.Want(p.Get("bob-token", k_alice), 200, benchBody, "matrix_presence; hit")
-	benchmarkHandler(b, p.handler, p.HS, k_request("GET", k_statusPath(k_alice), "bob-token", ""))
+	p.Get("bob-token", alice)
+	p.Want(p.Get("bob-token", alice), 200, benchBody, "matrix_presence; hit")
+	benchmarkHandler(b, p.handler, p.HS, request("GET", statusPath(alice), "bob-token", ""))
 }
 
 // BenchmarkHitLarge is a hit with 90,000 states in memory, asked for in a scattered
@@ -93,12 +93,12 @@ func BenchmarkHitLarge(b *testing.B) {
 	p.HS.Hidden = nil
 	const targets = 90_000
 	paths := make([]string, targets)
-	viewers := []struct{ userID, token string }{{k_bob, "bob-token"}, {k_carol, "carol-token"}}
+	viewers := []struct{ userID, token string }{{bob, "bob-token"}, {carol, "carol-token"}}
 	for _, viewer := range viewers {
-		p.Get(viewer.token, k_alice)
+		p.Get(viewer.token, alice)
 		for i := range paths {
 			target := fmt.Sprintf("@user%06d:example.com", i*7919%targets)
-			paths[i] = k_statusPath(target)
+			paths[i] = statusPath(target)
 			p.Get(viewer.token, target)
 		}
 	}
@@ -109,7 +109,7 @@ func BenchmarkHitLarge(b *testing.B) {
 		w := scripted.NewDiscard()
 		n := int(goroutines.Add(1))
 		token := viewers[n%len(viewers)].token
-		r := caddyhttp.PrepareRequest(k_request("GET", paths[0], token, ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
+		r := caddyhttp.PrepareRequest(request("GET", paths[0], token, ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
 		for i := n * targets / 2; pb.Next(); i++ {
 			clear(w.Header())
 			r.URL.Path = paths[i%targets]
@@ -123,20 +123,20 @@ func BenchmarkHitLarge(b *testing.B) {
 func BenchmarkLimited(b *testing.B) {
 	p := newBenchProxy(b)
 	p.reload(&Handler{ReadLimit: &Limit{Events: 1, Window: caddy.Duration(1000 * time.Hour), Burst: 1}})
-	p.Get("bob-token", k_alice)
-	p.WantError(p.Get("bob-token", k_alice), 429, "M_LIMIT_EXCEEDED")
-	benchmarkHandler(b, p.handler, p.HS, k_request("GET", k_statusPath(k_alice), "bob-token", ""))
+	p.Get("bob-token", alice)
+	p.WantError(p.Get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+	benchmarkHandler(b, p.handler, p.HS, request("GET", statusPath(alice), "bob-token", ""))
 }
 
 func BenchmarkRefusedWrite(b *testing.B) {
 	p := newBenchProxy(b)
-	p.WantError(p.Put("bob-token", k_alice, `{}`), 403, "M_FORBIDDEN")
-	benchmarkHandler(b, p.handler, p.HS, k_request("PUT", k_statusPath(k_alice), "bob-token", ""))
+	p.WantError(p.Put("bob-token", alice, `{}`), 403, "M_FORBIDDEN")
+	benchmarkHandler(b, p.handler, p.HS, request("PUT", statusPath(alice), "bob-token", ""))
 }
 
 func BenchmarkPassThrough(b *testing.B) {
 	p := newBenchProxy(b)
-	benchmarkHandler(b, p.handler, ok, k_request("GET", "/_matrix/client/v3/sync?timeout=30000", "bob-token", ""))
+	benchmarkHandler(b, p.handler, ok, request("GET", "/_matrix/client/v3/sync?timeout=30000", "bob-token", ""))
 }
 
 // BenchmarkMiss is all that a miss costs beside the next handler's work.
@@ -144,9 +144,9 @@ func BenchmarkMiss(b *testing.B) {
 	p := newBenchProxy(b)
 	p.reload(&Handler{Cache: &Cache{TTL: 1}}) // nothing is fresh for longer than a nanosecond
 	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		k_answer(w, 200, benchBody)
+		answer(w, 200, benchBody)
 		return nil
 	})
-	p.Get("bob-token", k_alice)
-	benchmarkHandler(b, p.handler, next, k_request("GET", k_statusPath(k_alice), "bob-token", ""))
+	p.Get("bob-token", alice)
+	benchmarkHandler(b, p.handler, next, request("GET", statusPath(alice), "bob-token", ""))
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -84,7 +85,7 @@ func (caddyServer) IsUnconnected(err error) bool {
 	return ok
 }
 
-func (s caddyServer) Route(r *http.Request, next Next) Route {
+func (s caddyServer) Route(r *http.Request, next gateway.Next) gateway.Route {
 	// The variables are a map without a lock. It belongs to the client's
 	// request, which may end before ours.
 	return &caddyRoute{next: next, vars: maps.Clone(s.Vars(r)), placeholders: placeholdersOf(r)}
@@ -102,7 +103,7 @@ func placeholdersOf(r *http.Request) *caddy.Replacer {
 
 // caddyRoute is the way of a client's request by Caddy's handlers.
 type caddyRoute struct {
-	next         Next
+	next         gateway.Next
 	vars         map[string]any
 	placeholders *caddy.Replacer // the client's request's
 }
@@ -112,7 +113,7 @@ func (c *caddyRoute) ClientIP() string {
 	return address
 }
 
-func (c *caddyRoute) Prepare(w http.ResponseWriter, r *http.Request) (send func() error, proxied func() Proxied) {
+func (c *caddyRoute) Prepare(w http.ResponseWriter, r *http.Request) (send func() error, proxied func() gateway.Proxied) {
 	replacer := caddy.NewReplacer()
 	send = func() error {
 		server := serverOf(r.Context())
@@ -124,12 +125,12 @@ func (c *caddyRoute) Prepare(w http.ResponseWriter, r *http.Request) (send func(
 		ctx := caddyhttp.ContextWithIdleTimeouts(r.Context(), nil, nil)
 		return c.next.ServeHTTP(w, c.prepare(r.WithContext(ctx), replacer, w, server))
 	}
-	proxied = func() Proxied {
+	proxied = func() gateway.Proxied {
 		_, done := replacer.Get(proxiedPlaceholder)
 		status, _ := replacer.Get(statusPlaceholder)
 		retries, _ := replacer.Get(retriesPlaceholder)
 		got, _ := status.(int)
-		return Proxied{Done: done, Status: got, Again: retries != 0}
+		return gateway.Proxied{Done: done, Status: got, Again: retries != 0}
 	}
 	return send, proxied
 }

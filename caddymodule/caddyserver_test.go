@@ -13,7 +13,7 @@ import (
 // ours, which have less of them.
 func TestClientsAddressIsTheSameForOurRequests(t *testing.T) {
 	p := handle(t, new(Handler))
-	r := k_request("GET", k_statusPath(k_alice), "bob-token", "")
+	r := request("GET", statusPath(alice), "bob-token", "")
 	r.Header.Set("X-Forwarded-For", "192.0.2.1, "+strings.Repeat("198.51.100.1, ", 100)+"198.51.100.1")
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), httptest.NewRecorder(), new(caddyhttp.Server))
 	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, "192.0.2.1")

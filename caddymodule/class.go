@@ -3,6 +3,8 @@ package caddymodule
 import (
 	"fmt"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -39,8 +41,8 @@ var (
 )
 
 // setClasses sets what applies to whom.
-func setClasses(s *settings, h *Handler) error {
-	everybody := s.everybody
+func setClasses(s *gateway.Settings, h *Handler) error {
+	everybody := s.Everybody
 	err := setClass(s, everybody, &Class{
 		WriteLimit: h.WriteLimit, ReadLimit: h.ReadLimit, SyncLimit: h.SyncLimit,
 		RepeatWrites: h.RepeatWrites, OverLimit: h.OverLimit,
@@ -48,7 +50,7 @@ func setClasses(s *settings, h *Handler) error {
 	if err != nil {
 		return err
 	}
-	if s.exempt, err = parsePatterns(h.Exempt); err != nil {
+	if s.Exempt, err = parsePatterns(h.Exempt); err != nil {
 		return blame("exempt", "checking exempt: %w", err)
 	}
 
@@ -56,29 +58,29 @@ func setClasses(s *settings, h *Handler) error {
 	for _, given := range h.Classes {
 		option := "class " + given.Name
 		c := *everybody
-		switch c.match, err = parsePatterns(given.Match); {
+		switch c.Match, err = parsePatterns(given.Match); {
 		case err != nil:
 			return blame(option, "checking class %s: %w", given.Name, err)
 		case given.Name == "":
 			return blame(option, "checking class: each needs a name")
 		case names[given.Name]:
 			return blame(option, "checking class %s: there are two of that name", given.Name)
-		case len(c.match) == 0:
+		case len(c.Match) == 0:
 			return blame(option, "checking class %s: it needs a match, such as match @bridge_*:example.com", given.Name)
 		}
 		names[given.Name] = true
 		if err := setClass(s, &c, &given, option); err != nil {
 			return err
 		}
-		s.classes = append(s.classes, &c)
+		s.Classes = append(s.Classes, &c)
 	}
-	s.complete()
+	s.Complete()
 	return checkUse(s, h)
 }
 
-func parsePatterns(patterns []string) (parsed []policy.UserPattern, err error) {
+func parsePatterns(patterns []string) (parsed []matrix.UserPattern, err error) {
 	for _, pattern := range patterns {
-		p, err := policy.ParseUserPattern(pattern)
+		p, err := matrix.ParseUserPattern(pattern)
 		if err != nil {
 			return nil, err
 		}
@@ -89,16 +91,16 @@ func parsePatterns(patterns []string) (parsed []policy.UserPattern, err error) {
 
 // setClass sets what is given of a class, and checks whether it goes together. The
 // block is the class as it stands in a Caddyfile, or empty for everybody.
-func setClass(s *settings, c *class, given *Class, block string) error {
+func setClass(s *gateway.Settings, c *gateway.Class, given *Class, block string) error {
 	of := func(name string) string { return optionOf(block, name) }
 	for _, l := range []struct {
 		name  string
 		given *Limit
 		dst   **policy.Limit
 	}{
-		{"write_limit", given.WriteLimit, &c.writeLimit},
-		{"read_limit", given.ReadLimit, &c.readLimit},
-		{"sync_limit", given.SyncLimit, &c.syncLimit},
+		{"write_limit", given.WriteLimit, &c.WriteLimit},
+		{"read_limit", given.ReadLimit, &c.ReadLimit},
+		{"sync_limit", given.SyncLimit, &c.SyncLimit},
 	} {
 		if l.given == nil {
 			continue
@@ -114,8 +116,8 @@ func setClass(s *settings, c *class, given *Class, block string) error {
 		words       map[string]bool
 		dst         *bool
 	}{
-		{"repeat_writes", given.RepeatWrites, repeatWords, &c.absorb},
-		{"over_limit", given.OverLimit, overLimitWords, &c.coalesce},
+		{"repeat_writes", given.RepeatWrites, repeatWords, &c.Absorb},
+		{"over_limit", given.OverLimit, overLimitWords, &c.Coalesce},
 	} {
 		if w.given == "" {
 			continue
@@ -126,39 +128,39 @@ func setClass(s *settings, c *class, given *Class, block string) error {
 	}
 
 	switch {
-	case given.OverLimit == "coalesce" && c.writeLimit == nil:
+	case given.OverLimit == "coalesce" && c.WriteLimit == nil:
 		return blame(of("over_limit"), "checking %s: there is nothing to coalesce with write_limit off", of("over_limit"))
-	case given.SyncLimit != nil && s.sync != syncLimit:
+	case given.SyncLimit != nil && s.Sync != gateway.SyncLimit:
 		return blame(of("sync_limit"), "checking %s: it needs sync limit", of("sync_limit"))
-	case c.writeLimit == nil:
-		c.coalesce = false // there is nothing to go over
+	case c.WriteLimit == nil:
+		c.Coalesce = false // there is nothing to go over
 		return nil
 	}
 	// The budget or what it is too small for may be the default, or everybody's.
-	interval := c.writeLimit.Interval()
+	interval := c.WriteLimit.Interval()
 	switch {
-	case c.absorb && interval > s.refresh:
+	case c.Absorb && interval > s.Refresh:
 		hint := ""
-		if interval <= maxRefresh {
+		if interval <= gateway.MaxRefresh {
 			hint = fmt.Sprintf(", or set refresh to %v", interval)
 		}
 		return blameFirst([]string{of("write_limit"), of("refresh"), of("repeat_writes")},
 			"checking %s: it refills one write in %v, but with repeat_writes absorb a repeat goes to the homeserver each refresh of %v, so that it doesn't take the user for offline: allow at least one write in %[3]v%s",
-			of("write_limit"), interval, s.refresh, hint)
-	case c.coalesce && interval > s.coalesce.maxAge:
+			of("write_limit"), interval, s.Refresh, hint)
+	case c.Coalesce && interval > s.Coalesce.MaxAge:
 		return blameFirst([]string{of("write_limit"), optionOf("coalesce", "max_age"), of("over_limit")},
 			"checking %s: it refills one write in %v, but with over_limit coalesce no write may wait for longer than max_age, %v: allow at least one write in %[3]v, or set max_age to %[2]v in a coalesce block",
-			of("write_limit"), interval, s.coalesce.maxAge)
+			of("write_limit"), interval, s.Coalesce.MaxAge)
 	}
 	return nil
 }
 
 // checkUse refuses options that nothing makes use of: they are meant to do something.
-func checkUse(s *settings, h *Handler) error {
+func checkUse(s *gateway.Settings, h *Handler) error {
 	switch {
-	case h.Refresh != 0 && !s.absorbs && s.sync != syncLimit:
+	case h.Refresh != 0 && !s.Absorbs && s.Sync != gateway.SyncLimit:
 		return blame("refresh", "checking refresh: it needs repeat_writes absorb or sync limit")
-	case h.Coalesce != nil && !s.coalesces:
+	case h.Coalesce != nil && !s.Coalesces:
 		return blame("coalesce", "checking coalesce: it needs over_limit coalesce")
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddyserver/caddy/v2"
@@ -12,9 +13,9 @@ import (
 const metricsPrefix = "caddy_matrix_presence_"
 
 // descs are the metrics as Prometheus has them.
-var descs = func() map[*Metric]*prometheus.Desc {
-	descs := make(map[*Metric]*prometheus.Desc)
-	for _, metric := range Metrics {
+var descs = func() map[*gateway.Metric]*prometheus.Desc {
+	descs := make(map[*gateway.Metric]*prometheus.Desc)
+	for _, metric := range gateway.Metrics {
 		descs[metric] = prometheus.NewDesc(metricsPrefix+metric.Name, metric.Help, append([]string{"cache"}, metric.Labels...), nil)
 	}
 	return descs
@@ -51,7 +52,7 @@ func registerMetrics(ctx caddy.Context) error {
 
 // Describe implements prometheus.Collector.
 func (memoryCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, metric := range Metrics {
+	for _, metric := range gateway.Metrics {
 		out <- descs[metric]
 	}
 }
@@ -59,7 +60,7 @@ func (memoryCollector) Describe(out chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (memoryCollector) Collect(out chan<- prometheus.Metric) {
 	eachMemory(func(name string, m *pooled) {
-		m.store.Samples(func(metric *Metric, value float64, labels ...string) {
+		m.store.Samples(func(metric *gateway.Metric, value float64, labels ...string) {
 			kind := prometheus.CounterValue
 			if metric.IsGauge {
 				kind = prometheus.GaugeValue

@@ -4,13 +4,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // All that is counted reaches a scrape, under a name and a Help that fit a line.
 func TestAllMetricsAreCollected(t *testing.T) {
 	p := handle(t, new(Handler))
-	p.Get("bob-token", k_alice)
+	p.Get("bob-token", alice)
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(memoryCollector{}, upstreamSeconds)
 	families, err := registry.Gather()
@@ -30,7 +31,7 @@ func TestAllMetricsAreCollected(t *testing.T) {
 			}
 		}
 	}
-	for _, metric := range Metrics {
+	for _, metric := range gateway.Metrics {
 		if helps[metric.Name] != metric.Help || !mine[metric.Name] {
 			t.Errorf("%s is not there for the memory of this test", metric.Name)
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -15,8 +16,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 func init() {
@@ -119,7 +118,7 @@ func proxyCaddyfile(flags caddycmd.Flags) ([]byte, error) {
 		return nil, err
 	}
 	for _, pattern := range exempt {
-		if _, err := policy.ParseUserPattern(pattern); err != nil {
+		if _, err := matrix.ParseUserPattern(pattern); err != nil {
 			return nil, fmt.Errorf("--exempt: %w", err)
 		}
 	}

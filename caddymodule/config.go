@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -187,14 +188,14 @@ func blameFirst(options []string, format string, args ...any) error {
 }
 
 // settings checks the configuration.
-func (h *Handler) settings() (*settings, error) {
-	s := defaults()
-	s.presenceValues = h.PresenceValues
+func (h *Handler) settings() (*gateway.Settings, error) {
+	s := gateway.Defaults()
+	s.PresenceValues = h.PresenceValues
 	err := cmp.Or( // the first only: one line can be named
-		setWord("mode", &s.observe, h.Mode, map[string]bool{"": false, "enforce": false, "observe": true}),
-		setWord("sync", &s.sync, h.Sync, syncModes),
-		setWord("homeserver", &s.dialect, h.Homeserver, dialects),
-		setWord("preflight", &s.preflight, h.Preflight, map[string]bool{"": false, "pass": false, "local": true}),
+		setWord("mode", &s.Observe, h.Mode, map[string]bool{"": false, "enforce": false, "observe": true}),
+		setWord("sync", &s.Sync, h.Sync, gateway.SyncModes),
+		setWord("homeserver", &s.Dialect, h.Homeserver, gateway.Dialects),
+		setWord("preflight", &s.Preflight, h.Preflight, map[string]bool{"": false, "pass": false, "local": true}),
 	)
 	if err != nil {
 		return nil, err
@@ -216,34 +217,34 @@ func (h *Handler) settings() (*settings, error) {
 	case h.MaxBody < 0:
 		return nil, blame("max_body", "checking max_body: must be above 0")
 	case h.MaxBody > 0:
-		s.maxBody = h.MaxBody
+		s.MaxBody = h.MaxBody
 	}
 	return s, nil
 }
 
 // setRelief sets what all classes have in common of repeats, late writes and syncs.
-func setRelief(s *settings, h *Handler) error {
+func setRelief(s *gateway.Settings, h *Handler) error {
 	coalesce := h.Coalesce
 	if coalesce == nil {
 		coalesce = new(Coalesce)
 	}
 	err := errors.Join(
-		setDuration("refresh", &s.refresh, unlessZero(h.Refresh)),
-		setNumber("pending", &s.coalesce.pending, coalesce.Pending),
-		setDuration("max_age", &s.coalesce.maxAge, unlessZero(coalesce.MaxAge)),
+		setDuration("refresh", &s.Refresh, unlessZero(h.Refresh)),
+		setNumber("pending", &s.Coalesce.Pending, coalesce.Pending),
+		setDuration("max_age", &s.Coalesce.MaxAge, unlessZero(coalesce.MaxAge)),
 	)
 	switch {
 	case err != nil:
 		return err
-	case s.refresh > maxRefresh:
-		return blame("refresh", "checking refresh: %v is too long: homeservers take a user for offline after 30s without news, so at most %v", s.refresh, maxRefresh)
-	case s.sync == syncOff && s.dialect == tuwunel:
+	case s.Refresh > gateway.MaxRefresh:
+		return blame("refresh", "checking refresh: %v is too long: homeservers take a user for offline after 30s without news, so at most %v", s.Refresh, gateway.MaxRefresh)
+	case s.Sync == gateway.SyncOff && s.Dialect == gateway.Tuwunel:
 		return blame("sync", "checking sync: tuwunel has no way to leave a sync's set_presence out; use sync limit")
 	}
 	return nil
 }
 
-func setCache(s *settings, c *Cache) error {
+func setCache(s *gateway.Settings, c *Cache) error {
 	if c == nil {
 		c = new(Cache)
 	}
@@ -252,19 +253,19 @@ func setCache(s *settings, c *Cache) error {
 			return errors.New("a cache that is off takes no option but name")
 		}
 	}
-	s.cached = !c.Off
-	s.rules.PerViewer = c.PerViewer
+	s.Cached = !c.Off
+	s.Rules.PerViewer = c.PerViewer
 	return errors.Join(
-		setNumber("states", &s.sizes.states, c.States),
-		setNumber("permissions", &s.sizes.permissions, c.Permissions),
-		setDuration("ttl", &s.rules.TTL, unlessZero(c.TTL)),
-		setDuration("forbidden_ttl", &s.rules.ForbiddenTTL, c.ForbiddenTTL),
-		setDuration("stale_if_error", &s.rules.StaleIfError, unlessZero(c.StaleIfError)),
-		setDuration("settle", &s.settle, c.Settle),
+		setNumber("states", &s.Sizes.States, c.States),
+		setNumber("permissions", &s.Sizes.Permissions, c.Permissions),
+		setDuration("ttl", &s.Rules.TTL, unlessZero(c.TTL)),
+		setDuration("forbidden_ttl", &s.Rules.ForbiddenTTL, c.ForbiddenTTL),
+		setDuration("stale_if_error", &s.Rules.StaleIfError, unlessZero(c.StaleIfError)),
+		setDuration("settle", &s.Settle, c.Settle),
 	)
 }
 
-func setIdentity(s *settings, i *Identity) error {
+func setIdentity(s *gateway.Settings, i *Identity) error {
 	if i == nil {
 		i = new(Identity)
 	}
@@ -273,13 +274,13 @@ func setIdentity(s *settings, i *Identity) error {
 		if err != nil {
 			return fmt.Errorf("rejected_limit: %w", err)
 		}
-		s.rejectedLimit = limit
+		s.RejectedLimit = limit
 	}
 	return errors.Join(
-		setNumber("tokens", &s.sizes.tokens, i.Tokens),
-		setDuration("ttl", &s.lifetimes.Identity, unlessZero(i.TTL)),
-		setDuration("rejected_ttl", &s.lifetimes.Rejection, i.RejectedTTL),
-		setDuration("timeout", &s.identityTimeout, unlessZero(i.Timeout)),
+		setNumber("tokens", &s.Sizes.Tokens, i.Tokens),
+		setDuration("ttl", &s.Lifetimes.Identity, unlessZero(i.TTL)),
+		setDuration("rejected_ttl", &s.Lifetimes.Rejection, i.RejectedTTL),
+		setDuration("timeout", &s.IdentityTimeout, unlessZero(i.Timeout)),
 	)
 }
 

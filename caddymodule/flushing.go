@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -12,7 +13,7 @@ import (
 // flushing is told by Caddy that a configuration is about to end. By the time of Cleanup
 // the servers have waited for all requests under way, as a rule without a limit: for a
 // long poll longer than some process managers wait for the process.
-type flushing struct{ gateway *Gateway }
+type flushing struct{ gateway *gateway.Gateway }
 
 // Handle implements caddyevents.Handler.
 func (f flushing) Handle(context.Context, caddy.Event) error {
@@ -21,7 +22,7 @@ func (f flushing) Handle(context.Context, caddy.Event) error {
 }
 
 // flushWhenStopping has what waits delivered when the configuration ends.
-func flushWhenStopping(ctx caddy.Context, g *Gateway) error {
+func flushWhenStopping(ctx caddy.Context, g *gateway.Gateway) error {
 	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server == nil {
 		return nil // not in Caddy's HTTP app
 	}

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"net/http"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -163,7 +164,7 @@ type Handler struct {
 	// first three, busy and org.matrix.msc3026.busy.
 	PresenceValues []string `json:"presence_values,omitempty"`
 
-	gateway *Gateway
+	gateway *gateway.Gateway
 	pooled  *pooled // the memory that it has
 	plan    *plan
 }
@@ -192,7 +193,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.takeMemory(ctx, set); err != nil {
 		return err
 	}
-	if set.coalesces {
+	if set.Coalesces {
 		return flushWhenStopping(ctx, h.gateway)
 	}
 	return nil
@@ -211,7 +212,7 @@ func (h *Handler) Cleanup() error {
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	err := h.gateway.Serve(w, r, next)
-	if failure, ok := err.(*Failure); ok {
+	if failure, ok := err.(*gateway.Failure); ok {
 		return caddyhttp.Error(failure.Status, failure.Err)
 	}
 	return err

@@ -11,7 +11,19 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
+)
+
+const (
+	alice = scripted.Alice
+	bob   = scripted.Bob
+	carol = scripted.Carol
+)
+
+var (
+	request    = scripted.Request
+	statusPath = scripted.StatusPath
+	bodyOf     = scripted.Body
+	answer     = scripted.Answer
 )
 
 // handled is a provisioned handler in front of a scripted homeserver.
@@ -83,5 +95,3 @@ func duration(d time.Duration) *caddy.Duration {
 	converted := caddy.Duration(d)
 	return &converted
 }
-
-var _ = testkit.Epoch

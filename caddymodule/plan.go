@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -77,9 +78,9 @@ func planFor(ctx caddy.Context, name string) (*plan, *site, error) {
 
 // fieldsIn returns the header fields that are named around a handler which is being
 // provisioned.
-func (p *plan) fieldsIn(server *caddyhttp.Server) *SiteFields {
+func (p *plan) fieldsIn(server *caddyhttp.Server) *gateway.SiteFields {
 	if server == nil {
-		return new(SiteFields)
+		return new(gateway.SiteFields)
 	}
 	if p.fields == nil {
 		p.fields = make(map[*caddyhttp.Server]*siteFields)

@@ -16,6 +16,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
@@ -163,17 +164,17 @@ func proxied(upstream string) string {
 // of the copy read production's presence.
 func TestStagingOnAnotherPortReadsNothingOfProductions(t *testing.T) {
 	production, staging := scripted.New(), scripted.New()
-	production.Presence[k_alice] = `{"presence":"online","status_msg":"the real one"}`
-	staging.Tokens = map[string]string{"staging-token": k_bob}
+	production.Presence[alice] = `{"presence":"online","status_msg":"the real one"}`
+	staging.Tokens = map[string]string{"staging-token": bob}
 	staging.Presence = map[string]string{alice: `{"presence":"offline"}`}
 	c := provisionSites(t,
 		"http://matrix.example.com:9080"+proxied(upstreamOf(t, production))+
 			"http://matrix.example.com:9443"+proxied(upstreamOf(t, staging)))
 	read := func(port, token string) *http.Response {
-		return ask(c.at(port), k_request("GET", "http://matrix.example.com:"+port+k_statusPath(k_alice), token, ""))
+		return ask(c.at(port), request("GET", "http://matrix.example.com:"+port+statusPath(alice), token, ""))
 	}
 	read("9080", "bob-token")
-	if resp := read("9443", "staging-token"); resp.StatusCode != 200 || !strings.Contains(k_bodyOf(resp), "offline") {
+	if resp := read("9443", "staging-token"); resp.StatusCode != 200 || !strings.Contains(bodyOf(resp), "offline") {
 		t.Error("the copy's reader didn't get the copy's state")
 	}
 	if resp := read("9080", "staging-token"); resp.StatusCode != 401 {
@@ -455,7 +456,7 @@ func TestMemoryStaysWhicheverServerComesFirst(t *testing.T) {
 	}
 	vars tenant one
 	basic_auth /x {
-		k_bob $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG
+		bob $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG
 	}
 	request_header X-Tenant {vars.tenant}
 	request_header X-Path ^a b
@@ -497,16 +498,16 @@ func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
 	check := func(when, host string) {
 		t.Helper()
 		site := c.at("9080")
-		resp := ask(site, k_request("GET", "http://"+host+":9080"+k_statusPath(k_alice), "bob-token", ""))
+		resp := ask(site, request("GET", "http://"+host+":9080"+statusPath(alice), "bob-token", ""))
 		if got := resp.Header.Get("Cache-Status"); !strings.HasPrefix(got, "matrix_presence; hit") {
 			t.Errorf("%s: Cache-Status %q (%d)", when, got, resp.StatusCode)
 		}
-		if resp := ask(site, k_request("PUT", "http://"+host+":9080"+k_statusPath(k_bob), "bob-token", `{"presence":"online"}`)); resp.StatusCode != 429 {
+		if resp := ask(site, request("PUT", "http://"+host+":9080"+statusPath(bob), "bob-token", `{"presence":"online"}`)); resp.StatusCode != 429 {
 			t.Errorf("%s: a write got %d, want 429", when, resp.StatusCode)
 		}
 	}
-	ask(c.at("9080"), k_request("GET", "http://old.example.com:9080"+k_statusPath(k_alice), "bob-token", ""))
-	ask(c.at("9080"), k_request("PUT", "http://old.example.com:9080"+k_statusPath(k_bob), "bob-token", `{"presence":"online"}`))
+	ask(c.at("9080"), request("GET", "http://old.example.com:9080"+statusPath(alice), "bob-token", ""))
+	ask(c.at("9080"), request("PUT", "http://old.example.com:9080"+statusPath(bob), "bob-token", `{"presence":"online"}`))
 	check("before", "old.example.com")
 	c = c.reload("http://new.example.com:9080, http://old.example.com:9080" + block)
 	check("with an alias", "new.example.com")
@@ -692,7 +693,7 @@ func TestHandlersOfAMemoryAgreeOnTheHomeserver(t *testing.T) {
 	}
 	c := provisionSites(t, "http://a.example.com:9"+block("homeserver dendrite")+"http://b.example.com:9"+block("homeserver auto"))
 	for _, h := range c.handlers() {
-		if h.gateway.Settings().dialect != dendrite {
+		if h.gateway.Settings().Dialect != gateway.Dendrite {
 			t.Errorf("%s doesn't know that it fronts a Dendrite", siteOf(h).title())
 		}
 	}

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"fmt"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -23,7 +24,7 @@ func eachMemory(f func(name string, m *pooled)) {
 
 // pooled is a memory in the pool.
 type pooled struct {
-	store *memory
+	store *gateway.Memory
 	name  string
 
 	// tenants are the handlers that have it, and where they stand. The plans' lock guards
@@ -32,9 +33,9 @@ type pooled struct {
 }
 
 // newPooled returns a new memory of a name.
-func newPooled(name string, s sizes) *pooled {
-	latency := func(reason string) Observer { return upstreamSeconds.WithLabelValues(name, reason) }
-	return &pooled{store: newMemory(s, latency, logPanic), name: name, tenants: make(map[*Handler]*site)}
+func newPooled(name string, s gateway.Sizes) *pooled {
+	latency := func(reason string) gateway.Observer { return upstreamSeconds.WithLabelValues(name, reason) }
+	return &pooled{store: gateway.NewMemory(s, latency, logPanic), name: name, tenants: make(map[*Handler]*site)}
 }
 
 // logPanic logs a panic of a request of our own, which belongs to no handler of the running
@@ -49,14 +50,14 @@ func logPanic(reason any) {
 func (p *pooled) Destruct() error {
 	// As the other counters do, these begin anew with another memory of the name.
 	// Each by its name: to look for them goes through those of all memories.
-	for _, reason := range reasonNames {
+	for _, reason := range gateway.ReasonNames {
 		upstreamSeconds.DeleteLabelValues(p.name, reason)
 	}
 	return nil
 }
 
 // takeMemory gets the handler's memory out of the pool, and makes its gateway.
-func (h *Handler) takeMemory(ctx caddy.Context, set *settings) error {
+func (h *Handler) takeMemory(ctx caddy.Context, set *gateway.Settings) error {
 	name := ""
 	if h.Cache != nil {
 		name = h.Cache.Name
@@ -69,16 +70,16 @@ func (h *Handler) takeMemory(ctx caddy.Context, set *settings) error {
 	}
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	value, _, err := memories.LoadOrNew(site.memory, func() (caddy.Destructor, error) {
-		return newPooled(site.memory, set.sizes), nil
+		return newPooled(site.memory, set.Sizes), nil
 	})
 	if err != nil {
 		return fmt.Errorf("taking the memory %q: %w", site.memory, err)
 	}
-	if set.dialect == auto {
-		set.dialect = dialects[site.dialect]
+	if set.Dialect == gateway.Auto {
+		set.Dialect = gateway.Dialects[site.dialect]
 	}
 	h.pooled, h.plan = value.(*pooled), plan
-	h.gateway = NewGateway(set, h.pooled.store, caddyServer{}, plan.fieldsIn(server), ctx.Slogger())
+	h.gateway = gateway.NewGateway(set, h.pooled.store, caddyServer{}, plan.fieldsIn(server), ctx.Slogger())
 	plan.taken++
 	if plan.app != nil {
 		plans.of[plan.app] = plan
@@ -105,7 +106,7 @@ func (h *Handler) dropMemory() error {
 // update has all who use the memory watch for what one of them needs to know. It needs the
 // plans' lock.
 func (p *pooled) update() {
-	var all []*settings
+	var all []*gateway.Settings
 	for h := range p.tenants {
 		all = append(all, h.gateway.Settings())
 	}

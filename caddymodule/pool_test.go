@@ -15,8 +15,8 @@ import (
 
 func TestFailedReloadChangesNothing(t *testing.T) {
 	p := handle(t, new(Handler))
-	p.Get("bob-token", k_alice)
-	p.Get("bob-token", k_bob)
+	p.Get("bob-token", alice)
+	p.Get("bob-token", bob)
 	for name, handler := range map[string]*Handler{
 		"before the memory was taken": {Cache: &Cache{Name: t.Name()}, MaxBody: -1},
 		// Something else in the configuration fails after this handler.
@@ -38,7 +38,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 			t.Errorf("%s: the tables were resized: %v states are left", name, got)
 		}
 	}
-	p.Want(p.Get("bob-token", k_alice), 200, "", "matrix_presence; hit")
+	p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
 }
 
 func TestRequestsOutliveTheirConfiguration(t *testing.T) {
@@ -51,9 +51,9 @@ func TestRequestsOutliveTheirConfiguration(t *testing.T) {
 		}
 		return false, nil
 	}
-	p.Want(p.Put("alice-token", k_alice, `{"presence":"online"}`), 200, `{}`, "")
+	p.Want(p.Put("alice-token", alice, `{"presence":"online"}`), 200, `{}`, "")
 	p.HS.Intercept = nil
-	p.Want(p.Get("bob-token", k_alice), 200, "", "")
+	p.Want(p.Get("bob-token", alice), 200, "", "")
 	p.handler.gateway = nil // dropped above
 }
 

@@ -13,7 +13,7 @@ import (
 
 const browserApp = "https://app.example.com"
 
-// Handlers before this one may edit the fields of an k_answer in place, and compress.
+// Handlers before this one may edit the fields of an answer in place, and compress.
 func TestPreflightsOfASiteThatEditsFields(t *testing.T) {
 	hs := scripted.New()
 	hs.AnswerPreflights(200, scripted.EchoingPreflight...)

@@ -71,7 +71,7 @@ func ask(site http.Handler, r *http.Request) *http.Response {
 	return recorder.Result()
 }
 
-// A sub-request with the client's own context would leave the main k_request with
+// A sub-request with the client's own context would leave the main request with
 // its routes done: an empty 200. And an edit in place must not reach what is kept.
 func TestSiteWithHandleBlocksAndHeaderEdits(t *testing.T) {
 	hs := scripted.New()
@@ -87,8 +87,8 @@ func TestSiteWithHandleBlocksAndHeaderEdits(t *testing.T) {
 		}
 		matrix_presence`)
 	for i, cacheStatus := range []string{"matrix_presence; fwd=miss; stored", "matrix_presence; hit", "matrix_presence; hit"} {
-		resp := ask(site, k_request("GET", "http://example.com:9"+k_statusPath(k_alice), "bob-token", ""))
-		body := k_bodyOf(resp)
+		resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", ""))
+		body := bodyOf(resp)
 		if resp.StatusCode != 200 || !strings.HasPrefix(body, `{"presence":"online"`) {
 			t.Errorf("request %d: %d %s", i, resp.StatusCode, body)
 		}
@@ -119,10 +119,10 @@ func TestClientsThatSpeakGzipAndThoseThatDoNot(t *testing.T) {
 		_, _ = io.WriteString(zip, long)
 		return true, zip.Close()
 	}
-	hs.Presence[k_alice] = long
+	hs.Presence[alice] = long
 	site := newSite(t, hs, "encode gzip\nmatrix_presence\nreverse_proxy UPSTREAM")
 	for i, encoding := range []string{"gzip", "", "gzip", ""} {
-		r := k_request("GET", "http://example.com:9"+k_statusPath(k_alice), "bob-token", "")
+		r := request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")
 		if encoding != "" {
 			r.Header.Set("Accept-Encoding", encoding)
 		}
@@ -156,10 +156,10 @@ func TestUpstreamChosenByMapAndRequestHeader(t *testing.T) {
 		request_header X-Tenant one
 		matrix_presence
 		reverse_proxy {backend}`)
-	if resp := ask(site, k_request("PUT", "http://example.com:9"+k_statusPath(k_alice), "alice-token", `{"presence":"online"}`)); resp.StatusCode != 200 {
-		t.Errorf("write: %d %s", resp.StatusCode, k_bodyOf(resp))
+	if resp := ask(site, request("PUT", "http://example.com:9"+statusPath(alice), "alice-token", `{"presence":"online"}`)); resp.StatusCode != 200 {
+		t.Errorf("write: %d %s", resp.StatusCode, bodyOf(resp))
 	}
-	resp := ask(site, k_request("GET", "http://example.com:9"+k_statusPath(k_bob), "bob-token", ""))
+	resp := ask(site, request("GET", "http://example.com:9"+statusPath(bob), "bob-token", ""))
 	if got := resp.Header.Get("Cache-Status"); got != "matrix_presence; fwd=miss; stored" {
 		t.Errorf("read: %d, Cache-Status %q", resp.StatusCode, got)
 	}
@@ -187,13 +187,13 @@ func TestExampleRoutesPresenceToItsWriter(t *testing.T) {
 	defer writer.Close()
 	site := newSite(t, scripted.New(), strings.ReplaceAll(hint, "localhost:8083", strings.TrimPrefix(writer.URL, "http://"))+"reverse_proxy UPSTREAM")
 	for path, want := range map[string]string{
-		k_statusPath(k_alice): "yes",
+		statusPath(alice): "yes",
 		"/_matrix/client/r0/presence/%40alice%3Aexample.com/status":       "yes",
 		"/_matrix/client/unstable/presence/@alice%2Fx:example.com/status": "yes",
 		"/_matrix/client/api/v1/presence/@alice:example.com/statusfoo":    "yes",
 		"/_matrix/client/v3/sync":                                         "",
 	} {
-		resp := ask(site, k_request("GET", "http://example.com:9"+path, "bob-token", ""))
+		resp := ask(site, request("GET", "http://example.com:9"+path, "bob-token", ""))
 		if got := resp.Header.Get("Writer"); got != want {
 			t.Errorf("%s: to the writer: %q, want %q (%d)", path, got, want, resp.StatusCode)
 		}
@@ -213,11 +213,11 @@ func TestAnswersThatBreakOff(t *testing.T) {
 		return false, nil
 	}
 	for range 2 {
-		resp := ask(site, k_request("GET", "http://example.com:9"+k_statusPath(k_alice), "bob-token", ""))
+		resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", ""))
 		if resp.StatusCode != http.StatusBadGateway {
 			t.Errorf("got %d, want 502", resp.StatusCode)
 		}
-		// Those of the k_answer that broke off made the error break off as well.
+		// Those of the answer that broke off made the error break off as well.
 		if got := resp.Header.Get("Content-Length"); got != "" && got != "0" {
 			t.Errorf("the error has Content-Length %q", got)
 		}
@@ -225,7 +225,7 @@ func TestAnswersThatBreakOff(t *testing.T) {
 	hs.Mu.Lock()
 	hs.Intercept = nil
 	hs.Mu.Unlock()
-	if resp := ask(site, k_request("GET", "http://example.com:9"+k_statusPath(k_alice), "bob-token", "")); resp.StatusCode != 200 {
+	if resp := ask(site, request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")); resp.StatusCode != 200 {
 		t.Errorf("afterwards: %d", resp.StatusCode)
 	}
 }
@@ -249,7 +249,7 @@ func TestVariablesAreThereForAccessLogs(t *testing.T) {
 		{"GET", "bob-token", "", "miss", "forwarded"},
 		{"GET", "bob-token", "", "", "limited"},
 	} {
-		resp := ask(site, k_request(tc.method, "http://example.com:9"+k_statusPath(k_alice), tc.token, tc.body))
+		resp := ask(site, request(tc.method, "http://example.com:9"+statusPath(alice), tc.token, tc.body))
 		if got, got2 := resp.Header.Get("X-Cache"), resp.Header.Get("X-Decision"); got != tc.cache || got2 != tc.decision {
 			t.Errorf("%s by %q: %q and %q, want %q and %q", tc.method, tc.token, got, got2, tc.cache, tc.decision)
 		}
@@ -281,13 +281,13 @@ func TestManyClientsAtOnce(t *testing.T) {
 		wg.Go(func() {
 			user := []string{"alice", "bob", "carol"}[i%3]
 			for j := range 40 {
-				target := []string{k_alice, k_bob, k_carol, fmt.Sprintf("@x%d:example.com", j)}[(i+j)%4]
-				r := k_request("GET", "http://example.com:9"+k_statusPath(target), user+"-token", "")
+				target := []string{alice, bob, carol, fmt.Sprintf("@x%d:example.com", j)}[(i+j)%4]
+				r := request("GET", "http://example.com:9"+statusPath(target), user+"-token", "")
 				if j%8 == 0 {
-					r = k_request("PUT", "http://example.com:9"+k_statusPath("@"+user+":example.com"), user+"-token", `{"presence":"online"}`)
+					r = request("PUT", "http://example.com:9"+statusPath("@"+user+":example.com"), user+"-token", `{"presence":"online"}`)
 				}
 				if resp := ask(site, r); resp.StatusCode != 200 {
-					t.Errorf("%s %s: %d %s", r.Method, r.URL, resp.StatusCode, k_bodyOf(resp))
+					t.Errorf("%s %s: %d %s", r.Method, r.URL, resp.StatusCode, bodyOf(resp))
 				}
 			}
 		})
@@ -319,7 +319,7 @@ func TestSyncIsStreamed(t *testing.T) {
 		}
 	}()
 	for range 2 { // a change, and a repeat, which is taken out
-		r := k_request("GET", site.URL+"/_matrix/client/v3/sync"+"?since=s", "alice-token", "")
+		r := request("GET", site.URL+"/_matrix/client/v3/sync"+"?since=s", "alice-token", "")
 		r.RequestURI, r.Host = "", "example.com:9"
 		resp, err := http.DefaultClient.Do(r)
 		if err != nil {
@@ -330,7 +330,7 @@ func TestSyncIsStreamed(t *testing.T) {
 			t.Fatalf("first %q, %v", first, err)
 		}
 		release <- struct{}{}
-		if rest := k_bodyOf(resp); rest != ", second" {
+		if rest := bodyOf(resp); rest != ", second" {
 			t.Errorf("then %q", rest)
 		}
 	}

@@ -9,13 +9,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // whoAmIPath is where homeservers tell whose an access token is.
-const whoAmIPath = policy.ClientPrefix + "v3/account/whoami"
+const whoAmIPath = matrix.ClientPrefix + "v3/account/whoami"
 
 // site is where a handler stands in a configuration, and which homeserver it fronts: the
 // one that tells whose access tokens are whose. So presence writers, other workers and

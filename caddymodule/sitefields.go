@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -14,7 +15,7 @@ import (
 
 // siteFields finds the header fields that the handlers of a server name. They are taken from
 // the configuration: what a plugin sets without its name in there isn't known.
-type siteFields struct{ SiteFields }
+type siteFields struct{ gateway.SiteFields }
 
 // newSiteFields looks through what is known of a server's configuration while a handler of
 // it is provisioned.
@@ -33,7 +34,7 @@ func newSiteFields(server *caddyhttp.Server) *siteFields {
 // in returns the fields of a server as a handler in one of its routes has them. Its own site
 // comes first: of too many fields in a request the last are left out.
 func (f *siteFields) in(server *caddyhttp.Server) *siteFields {
-	own := &siteFields{SiteFields{Proxies: f.Proxies, Authenticates: f.Authenticates}}
+	own := &siteFields{gateway.SiteFields{Proxies: f.Proxies, Authenticates: f.Authenticates}}
 	if i := routeInProgress(server); i >= 0 {
 		own.route(&server.Routes[i])
 	}
@@ -198,7 +199,7 @@ func addKeys(names *[]string, object any) {
 // add adds a name, unless requests of ours have that field anyway, or must not have it.
 func add(names *[]string, name string) {
 	name = textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name))
-	if name == "" || strings.ContainsAny(name, "*{}") || slices.Contains(*names, name) || isOurs(name) {
+	if name == "" || strings.ContainsAny(name, "*{}") || slices.Contains(*names, name) || gateway.IsOurs(name) {
 		return
 	}
 	*names = append(*names, name)

@@ -99,7 +99,7 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 		handle {
 			respond 404
 		}`)
-	r := k_request("GET", "http://example.com:9"+k_statusPath(k_alice), "bob-token", "")
+	r := request("GET", "http://example.com:9"+statusPath(alice), "bob-token", "")
 	r.Header.Set("X-Beta", "1")
 	r.Header.Set("X-Tenant", strings.Repeat("x", 20_000))
 	r.Header.Set("X-Evil", "x")
@@ -120,7 +120,7 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 	}
 }
 
-// A handler after us may k_answer a preflight by a field that one client sends. That k_answer
+// A handler after us may answer a preflight by a field that one client sends. That answer
 // isn't learned for all others.
 func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 	hs := scripted.New()
@@ -141,7 +141,7 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 			respond 204
 		}`)
 	for _, evil := range []string{"1", "", ""} {
-		r := k_request("OPTIONS", "http://example.com:9"+k_statusPath(k_alice), "", "")
+		r := request("OPTIONS", "http://example.com:9"+statusPath(alice), "", "")
 		r.Header.Set("Origin", "https://app.example")
 		r.Header.Set("Access-Control-Request-Method", "GET")
 		if evil != "" {
@@ -152,7 +152,7 @@ func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {
 			t.Errorf("X-Evil %q: Access-Control-Allow-Origin %q, want %q", evil, resp.Header.Get("Access-Control-Allow-Origin"), want)
 		}
 	}
-	r := k_request("OPTIONS", "http://example.com:9"+k_statusPath(k_alice), "", "")
+	r := request("OPTIONS", "http://example.com:9"+statusPath(alice), "", "")
 	r.Header.Set("Origin", "https://app.example")
 	r.Header.Set("Access-Control-Request-Method", "GET")
 	if resp := ask(site, r); resp.StatusCode != http.StatusNoContent || !strings.HasPrefix(resp.Header.Get("Cache-Status"), "matrix_presence; hit") {

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
 // syncWords are classes of what a sync can say of presence: known, of another case, unknown,
@@ -61,15 +61,15 @@ func (p person) syncs(t *testing.T, base, query string) answer {
 // TestWordsOfSyncs: what each real homeserver makes of every class of words is what policy
 // says, and through the sidecar a reader sees it at once.
 func TestWordsOfSyncs(t *testing.T) {
-	dialects := map[string]policy.Dialect{"synapse": policy.Synapse, "dendrite": policy.Dendrite}
+	dialects := map[string]matrix.Dialect{"synapse": matrix.Synapse, "dendrite": matrix.Dendrite}
 	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		s := syncSite(t, hs.URL, "sync limit", "repeat_writes absorb", "homeserver "+hs.Name)
 		for _, query := range syncWords {
 			t.Run(query, func(t *testing.T) {
-				q := policy.ParseSyncQuery(dialects[hs.Name], query)
+				q := matrix.ParseSyncQuery(dialects[hs.Name], query)
 				for _, before := range []string{"unavailable", "online"} {
 					want := before
-					if q.Sets != policy.NoPresence {
+					if q.Sets != matrix.NoPresence {
 						want = q.Sets.String()
 					}
 					p := newPerson(t, hs)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
@@ -53,15 +54,15 @@ type deviceShard struct {
 }
 
 type userDevices struct {
-	dialect Dialect // of the homeserver that was told
-	shared  spoken  // where the homeserver doesn't tell devices apart
+	dialect matrix.Dialect // of the homeserver that was told
+	shared  spoken         // where the homeserver doesn't tell devices apart
 	devices []*device
 }
 
 // device is what a device wants, and what the homeserver was told of it.
 type device struct {
 	fingerprint [16]byte
-	wants       Presence
+	wants       matrix.Presence
 	asked       int64 // when it last said so
 	synced      int64 // when it last did so by a sync
 	syncs       int   // under way, whatever became of them
@@ -71,7 +72,7 @@ type device struct {
 
 // spoken is what the homeserver was last told of a device, or of a user.
 type spoken struct {
-	state Presence
+	state matrix.Presence
 	// by is the device that has said so by a sync, nil for a write.
 	by *device
 	// written tells of a write since. It feeds no timer of syncs, or no more than some
@@ -106,7 +107,7 @@ func (s *spoken) doubt(at int64) {
 
 // void notes that it isn't known what the homeserver holds.
 func (s *spoken) void() {
-	s.state, s.by = NoPresence, nil
+	s.state, s.by = matrix.NoPresence, nil
 	s.version++ // so that no sync that is refused brings it back
 }
 
@@ -122,10 +123,10 @@ func (s *spoken) void() {
 //	30.2 s sync: begins, the device is online
 //
 // Who syncs all the time is idle after five minutes all the same.
-func (s *spoken) mayBeGone(dialect Dialect, at int64) bool {
-	lasts := dialect.lasts()
+func (s *spoken) mayBeGone(dialect matrix.Dialect, at int64) bool {
+	lasts := dialect.Lasts()
 	if s.open > 0 {
-		lasts = idleTimer
+		lasts = matrix.IdleTimer
 	}
 	return at >= s.alive+int64(lasts-spareMargin)
 }
@@ -158,13 +159,13 @@ func (d *Devices) Resize(devices int) {
 type SyncAsk struct {
 	UserID   string
 	Device   [16]byte
-	Presence Presence // not NoPresence
+	Presence matrix.Presence // not NoPresence
 	Timeout  time.Duration
 }
 
 // SyncRules say how syncs are judged.
 type SyncRules struct {
-	Dialect Dialect
+	Dialect matrix.Dialect
 
 	// Watch lets all go through as they are.
 	Watch bool
@@ -220,7 +221,7 @@ type SyncDecision struct {
 
 // earlier is what there was before a sync.
 type earlier struct {
-	wants         Presence
+	wants         matrix.Presence
 	asked, synced int64
 	spoken        spoken
 }
@@ -235,7 +236,7 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 
 	told := user.told(dev, rules.Dialect)
 	before := earlier{dev.wants, dev.asked, dev.synced, *told}
-	gap := Unbounded
+	gap := matrix.Unbounded
 	if dev.synced != 0 {
 		gap = time.Duration(at - dev.synced)
 	}
@@ -243,7 +244,7 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 	dev.syncs++
 
 	var decision SyncDecision
-	if !rules.Watch && !rules.Dialect.merges() && user.holdsDown(dev, at-int64(rules.Refresh)) {
+	if !rules.Watch && !rules.Dialect.Merges() && user.holdsDown(dev, at-int64(rules.Refresh)) {
 		decision = SyncDecision{Verdict: SyncDamped, Value: rules.Dialect.Keep()}
 	} else {
 		decision = told.judge(dev, ask, rules, at, gap)
@@ -258,7 +259,7 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 
 // told returns what the homeserver was told of a device, as far as it tells devices apart.
 // What another kind of homeserver was told, or one of an unknown kind, says nothing of it.
-func (u *userDevices) told(dev *device, dialect Dialect) *spoken {
+func (u *userDevices) told(dev *device, dialect matrix.Dialect) *spoken {
 	if u.dialect != dialect {
 		u.dialect = dialect
 		u.shared.void()
@@ -266,7 +267,7 @@ func (u *userDevices) told(dev *device, dialect Dialect) *spoken {
 			other.spoken.void()
 		}
 	}
-	if dialect.merges() {
+	if dialect.Merges() {
 		return &dev.spoken
 	}
 	return &u.shared
@@ -281,10 +282,10 @@ func (u *userDevices) holdsDown(dev *device, since int64) bool {
 
 // judge decides by what the homeserver was told before.
 func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap time.Duration) SyncDecision {
-	keep, lasts := rules.Dialect.Keep(), int64(rules.Dialect.lasts())
-	holds := s.state != NoPresence && (s.open > 0 || at < s.heard+lasts)
+	keep, lasts := rules.Dialect.Keep(), int64(rules.Dialect.Lasts())
+	holds := s.state != matrix.NoPresence && (s.open > 0 || at < s.heard+lasts)
 	gone := s.mayBeGone(rules.Dialect, at)
-	unsure := s.bumped || s.doubted || dev.writes > 0 && rules.Dialect != Dendrite || rules.Dialect == UnknownDialect
+	unsure := s.bumped || s.doubted || dev.writes > 0 && rules.Dialect != matrix.Dendrite || rules.Dialect == matrix.UnknownDialect
 	// The client comes again after some such time as it took to come now. Until then
 	// the homeserver must not miss it: what is taken out is no more than what leaves
 	// the state in place all that time.
@@ -292,12 +293,12 @@ func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap 
 		ask.Timeout+gap < time.Duration(s.fed+lasts-at)-spareMargin
 
 	same := s.state == ask.Presence
-	if rules.Dialect == Synapse && s.state == Busy {
+	if rules.Dialect == matrix.Synapse && s.state == matrix.Busy {
 		same = true // which a sync doesn't end (synapse/handlers/presence.py, set_state)
 	}
 	if same && holds {
 		// A lower state may not have taken effect.
-		lingering := ask.Presence < Online && max(0, time.Duration(s.fed-s.changed)) < rules.Dialect.lingers()
+		lingering := ask.Presence < matrix.Online && max(0, time.Duration(s.fed-s.changed)) < rules.Dialect.Lingers()
 		if quiet && at < s.fed+int64(rules.Refresh) && !lingering && !rules.Watch {
 			return SyncDecision{Verdict: SyncSpared, Value: keep}
 		}
@@ -309,7 +310,7 @@ func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap 
 
 	// What ends what a write has set can't be held, and is not charged for: the user's other
 	// devices, whose syncs can be, would pay for it.
-	free := s.written || s.bumped && ask.Presence == Online
+	free := s.written || s.bumped && ask.Presence == matrix.Online
 	if holds && !gone && !free && !rules.Watch && !rules.Allow() {
 		switch {
 		case quiet:
@@ -338,7 +339,7 @@ func (s SyncDecision) End(taken bool, now time.Time) {
 	case !s.Told:
 		return
 	case !taken:
-		s.spoken.state = NoPresence
+		s.spoken.state = matrix.NoPresence
 	default:
 		s.spoken.heard = max(s.spoken.heard, int64(now.Sub(s.devices.epoch)))
 	}
@@ -377,7 +378,7 @@ func (s SyncDecision) Refuse() {
 		before.changed = now.changed
 	}
 	if before.version < before.unsure {
-		before.state = NoPresence
+		before.state = matrix.NoPresence
 	}
 	*now = before
 }
@@ -398,8 +399,8 @@ type DeviceWrite struct {
 }
 
 // BeginWrite notes that a write of a device is on its way.
-func (d *Devices) BeginWrite(userID string, fingerprint [16]byte, dialect Dialect, now time.Time) DeviceWrite {
-	if dialect == Dendrite {
+func (d *Devices) BeginWrite(userID string, fingerprint [16]byte, dialect matrix.Dialect, now time.Time) DeviceWrite {
+	if dialect == matrix.Dendrite {
 		return DeviceWrite{}
 	}
 	at := int64(now.Sub(d.epoch))
@@ -415,7 +416,7 @@ func (d *Devices) BeginWrite(userID string, fingerprint [16]byte, dialect Dialec
 // Taken notes that the homeserver has taken the write. NoPresence is for a state that isn't
 // known. It isn't either if the device has said something else since the write began, by a
 // sync or another write: nobody knows which one the homeserver took last.
-func (w DeviceWrite) Taken(state Presence, dialect Dialect, now time.Time) {
+func (w DeviceWrite) Taken(state matrix.Presence, dialect matrix.Dialect, now time.Time) {
 	if w.devices == nil {
 		return
 	}
@@ -423,12 +424,12 @@ func (w DeviceWrite) Taken(state Presence, dialect Dialect, now time.Time) {
 	w.shard.mu.Lock()
 	defer w.shard.mu.Unlock()
 	w.device.writes--
-	if dialect == Dendrite {
+	if dialect == matrix.Dendrite {
 		return
 	}
 	told := w.user.told(w.device, dialect)
 	if told.state != state && max(told.fed, told.changed) >= w.began {
-		state = NoPresence
+		state = matrix.NoPresence
 	}
 	w.device.asked, w.device.wants = at, state
 	told.state, told.by, told.changed = state, nil, at
@@ -464,15 +465,15 @@ func (w DeviceWrite) Failed(mayHave bool, now time.Time) {
 //     bump_presence_active_time).
 //   - tuwunel makes any device online, also one that was busy.
 //   - Dendrite does nothing.
-func (d *Devices) Active(userID string, fingerprint [16]byte, dialect Dialect, began, now time.Time) (changes bool) {
-	if dialect == Dendrite {
+func (d *Devices) Active(userID string, fingerprint [16]byte, dialect matrix.Dialect, began, now time.Time) (changes bool) {
+	if dialect == matrix.Dendrite {
 		return false
 	}
 	changes = true
 	from, at := int64(began.Sub(d.epoch)), int64(now.Sub(d.epoch))
 	d.ofKnown(userID, fingerprint, dialect, func(dev *device, told *spoken) {
-		changes = told.state < Online || told.state == Busy && dialect != Synapse || told.mayBeGone(dialect, at) ||
-			told.doubted || dev.writes > 0 || dialect == UnknownDialect
+		changes = told.state < matrix.Online || told.state == matrix.Busy && dialect != matrix.Synapse || told.mayBeGone(dialect, at) ||
+			told.doubted || dev.writes > 0 || dialect == matrix.UnknownDialect
 		told.bumped = told.bumped || changes
 		told.alive = max(told.alive, from)
 	})
@@ -540,12 +541,12 @@ func (d *Devices) Doubt(userID string, fingerprint [16]byte, now time.Time) {
 // that it has shown since. If that is lower, it has lost what a device said, or begun anew, and
 // the next sync of that device goes through: a first read and a first sync at the same moment
 // do to Synapse what [Repeats.Observe] shows of a write. Dendrite sets nothing by a repeat.
-func (d *Devices) Observe(userID string, answer []byte, dialect Dialect, now time.Time) {
+func (d *Devices) Observe(userID string, answer []byte, dialect matrix.Dialect, now time.Time) {
 	shard, hash := d.shardOf(userID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	user, ok := shard.users.Peek(hash)
-	if !ok || !dialect.merges() || user.dialect != dialect {
+	if !ok || !dialect.Merges() || user.dialect != dialect {
 		return
 	}
 	shown, _, isPresence := readShown(answer)
@@ -557,7 +558,7 @@ func (d *Devices) Observe(userID string, answer []byte, dialect Dialect, now tim
 }
 
 // ofKnown calls f with a device and what the homeserver was told of it, if it is known.
-func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect Dialect, f func(dev *device, told *spoken)) {
+func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect matrix.Dialect, f func(dev *device, told *spoken)) {
 	shard, hash := d.shardOf(userID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()

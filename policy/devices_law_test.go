@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
@@ -22,9 +23,9 @@ type habit struct {
 	slow           float64 // how long a write takes
 }
 
-func newHabit(random *rand.Rand, dialect Dialect) habit {
+func newHabit(random *rand.Rand, dialect matrix.Dialect) habit {
 	words := []string{"online", "online", "online", "unavailable", "offline"}
-	if dialect == Tuwunel {
+	if dialect == matrix.Tuwunel {
 		words = append(words, "busy", "ONLINE")
 	}
 	h := habit{
@@ -51,12 +52,12 @@ func newHabit(random *rand.Rand, dialect Dialect) habit {
 type twins struct {
 	t              *testing.T
 	what           string
-	dialect        Dialect
+	dialect        matrix.Dialect
 	direct, behind *testkit.Homeserver
 	devices        *Devices
 	limiter        *Limiter
-	watch          bool    // nothing is changed by us
-	known          Dialect // as which we know it
+	watch          bool           // nothing is changed by us
+	known          matrix.Dialect // as which we know it
 	limit          Limit
 	cached         string
 	writing        int                      // writes in flight: nothing is kept
@@ -69,15 +70,15 @@ const twin = "@a:b"
 func (tw *twins) sync(device byte, h habit, judged bool, now time.Time) (end func(now time.Time)) {
 	query := "since=s&set_presence=" + h.word
 	_, endDirect := tw.direct.Sync(twin, string(device), query, nil, now)
-	q := ParseSyncQuery(tw.known, query)
-	if !judged || !q.Certain || tw.known == UnknownDialect && !tw.watch {
+	q := matrix.ParseSyncQuery(tw.known, query)
+	if !judged || !q.Certain || tw.known == matrix.UnknownDialect && !tw.watch {
 		// As if its token wasn't known, or its query odd.
 		tw.doubt(device, now)
 		_, endBehind := tw.behind.Sync(twin, string(device), query, nil, now)
 		tw.doubt(device, now)
 		return func(now time.Time) { endDirect(now); endBehind(now) }
 	}
-	if q.Sets == NoPresence {
+	if q.Sets == matrix.NoPresence {
 		_, endBehind := tw.behind.Sync(twin, string(device), query, nil, now)
 		return func(now time.Time) { endDirect(now); endBehind(now) }
 	}
@@ -130,7 +131,7 @@ func (tw *twins) write(device byte, h habit, lost bool, began time.Time) (takes,
 		if lost {
 			under.Failed(true, now)
 		} else {
-			under.Taken(BodyPresence(body, tw.known), tw.known, now)
+			under.Taken(matrix.BodyPresence(body, tw.known), tw.known, now)
 		}
 		tw.writing--
 		tw.cached = ""
@@ -167,7 +168,7 @@ func (tw *twins) look(now time.Time) {
 // timer and any wait for a budget takes.
 func TestSyncsShowWhatTheyWouldWithoutUs(t *testing.T) {
 	random := testkit.Rand(t)
-	for dialect, name := range map[Dialect]string{Synapse: "synapse", Dendrite: "dendrite", Tuwunel: "tuwunel"} {
+	for dialect, name := range map[matrix.Dialect]string{matrix.Synapse: "synapse", matrix.Dendrite: "dendrite", matrix.Tuwunel: "tuwunel"} {
 		for round := range 25 {
 			limit, err := NewLimit(6, time.Minute, 5)
 			if err != nil {
@@ -189,7 +190,7 @@ func TestSyncsShowWhatTheyWouldWithoutUs(t *testing.T) {
 func (tw *twins) turn(random *rand.Rand) {
 	tw.known = tw.dialect
 	if random.IntN(5) == 0 {
-		tw.known = UnknownDialect
+		tw.known = matrix.UnknownDialect
 	}
 	switch random.IntN(6) {
 	case 0:
@@ -238,10 +239,10 @@ func (tw *twins) run(random *rand.Rand, devices int) {
 				continue
 			}
 			// There, what couldn't be judged counts for a moment.
-			sure = sure && (tw.dialect != Dendrite || h.unjudged == 0)
+			sure = sure && (tw.dialect != matrix.Dendrite || h.unjudged == 0)
 			// What Synapse has once taken for gone, up to refresh sooner, no activity brings back, but
 			// it would have kept it in place.
-			sure = sure && (tw.dialect != Synapse || h.word != "offline" || h.active == 0)
+			sure = sure && (tw.dialect != matrix.Synapse || h.word != "offline" || h.active == 0)
 			if testkit.StateRank(h.word) > testkit.StateRank(highest) {
 				highest = h.word
 			}
@@ -283,7 +284,7 @@ func (tw *twins) run(random *rand.Rand, devices int) {
 					return
 				}
 				was := make(map[string]bool)
-				if tw.dialect == Dendrite {
+				if tw.dialect == matrix.Dendrite {
 					// A write stays until syncs ask for something else than they did, which they
 					// do less often behind us: there, devices don't take turns. What none asks
 					// for any more stays.

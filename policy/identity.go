@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/sampled"
 )
 
@@ -176,7 +177,7 @@ func (t *Identities) Resize(tokens int) {
 
 // Lookup returns the user on whose behalf c acts, or the homeserver's rejection
 // of c. Neither means that the homeserver has to be asked.
-func (t *Identities) Lookup(c Credential, now time.Time, good Lifetimes) (userID string, rejection *Rejection) {
+func (t *Identities) Lookup(c matrix.Credential, now time.Time, good Lifetimes) (userID string, rejection *Rejection) {
 	return t.lookup(c, t.before(now, good.Identity), t.before(now, good.Rejection))
 }
 
@@ -193,7 +194,7 @@ func (t *Identities) before(now time.Time, age time.Duration) int64 {
 const ever = math.MinInt64
 
 // lookup is Lookup of what was asked after a moment.
-func (t *Identities) lookup(c Credential, since, rejectedSince int64) (userID string, rejection *Rejection) {
+func (t *Identities) lookup(c matrix.Credential, since, rejectedSince int64) (userID string, rejection *Rejection) {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -224,7 +225,7 @@ func (t *Identities) lookup(c Credential, since, rejectedSince int64) (userID st
 
 // LastKnown is Lookup of what has expired too, as long as there is room for it: whose a
 // token that nobody has revoked is doesn't change. It is for what authorises nothing.
-func (t *Identities) LastKnown(c Credential) (userID string) {
+func (t *Identities) LastKnown(c matrix.Credential) (userID string) {
 	userID, _ = t.lookup(c, ever, ever)
 	return userID
 }
@@ -232,7 +233,7 @@ func (t *Identities) LastKnown(c Credential) (userID string) {
 // Holder is LastKnown of what a revocation has touched too, or of a token of which only the
 // answer that gave it out has told whose it is. It is for what ends by a request of c's that
 // the homeserver has taken: a token may have ended, but never becomes another's.
-func (t *Identities) Holder(c Credential) (userID string) {
+func (t *Identities) Holder(c matrix.Credential) (userID string) {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -265,7 +266,7 @@ func (t *Identities) holderOf(key tokenKey, base identity) (userID string) {
 // WasKnown reports whether the homeserver has ever known c's token, as long as there is
 // room for it, and hasn't said since that it no longer does. It may not be known on whose
 // behalf c acts.
-func (t *Identities) WasKnown(c Credential) bool {
+func (t *Identities) WasKnown(c matrix.Credential) bool {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -276,7 +277,7 @@ func (t *Identities) WasKnown(c Credential) bool {
 
 // WasRejected reports whether Lookup returns a rejection of c, or did before that expired, as
 // long as there is room for it.
-func (t *Identities) WasRejected(c Credential) bool {
+func (t *Identities) WasRejected(c matrix.Credential) bool {
 	_, rejection := t.lookup(c, ever, ever)
 	return rejection != nil
 }
@@ -291,7 +292,7 @@ func (t *Identities) valid(shard *identityShard, key tokenKey, e identity, since
 }
 
 // effective returns c without the parameters that have no effect.
-func (e identity) effective(c Credential) Credential {
+func (e identity) effective(c matrix.Credential) matrix.Credential {
 	if e.ignoresUserID {
 		c.UserID = ""
 	}
@@ -333,7 +334,7 @@ type inquiries struct {
 // Inquiry is a lookup of a credential that is under way.
 type Inquiry struct {
 	identities *Identities
-	credential Credential
+	credential matrix.Credential
 	key        tokenKey
 }
 
@@ -346,7 +347,7 @@ type Inquiry struct {
 //	3 lookup: begins, shares the question of 1
 //	1 whoami, answered before the logout, arrives: not remembered
 //	3 the answer doesn't hold for 3, which came after the logout: 3 asks anew
-func (t *Identities) Begin(c Credential) Inquiry {
+func (t *Identities) Begin(c matrix.Credential) Inquiry {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -440,7 +441,7 @@ func (i Inquiry) Learn(who WhoAmI, asOf Revision, asked time.Time) {
 
 // Reject remembers that the homeserver does not know c's token, as it said when it was
 // asked then.
-func (t *Identities) Reject(c Credential, rejection *Rejection, asked time.Time) {
+func (t *Identities) Reject(c matrix.Credential, rejection *Rejection, asked time.Time) {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -463,7 +464,7 @@ func (t *Identities) Reject(c Credential, rejection *Rejection, asked time.Time)
 // user: Dendrite doesn't know the token either if it doesn't know the user. What else is
 // remembered of the user is forgotten too, which costs their other tokens one lookup each:
 // a device may have several.
-func (t *Identities) RevokeToken(c Credential) {
+func (t *Identities) RevokeToken(c matrix.Credential) {
 	if userID := t.forget(c, true); userID != "" {
 		t.RevokeUser(userID)
 	}
@@ -472,12 +473,12 @@ func (t *Identities) RevokeToken(c Credential) {
 // Doubt has the homeserver asked again on whose behalf a credential acts, because it may
 // no longer do so: a logout was not answered, or the homeserver refuses the account.
 // Nobody else is touched, and the token stays one that was known.
-func (t *Identities) Doubt(c Credential) { t.forget(c, false) }
+func (t *Identities) Doubt(c matrix.Credential) { t.forget(c, false) }
 
 // forget ends what is remembered of a credential, and what is learned by the lookups of
 // its token that are under way. It returns the user for whom it acted, if that was known. If
 // the token has ended for sure, it is no longer one that was known.
-func (t *Identities) forget(c Credential, ended bool) (userID string) {
+func (t *Identities) forget(c matrix.Credential, ended bool) (userID string) {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -530,7 +531,7 @@ func (t *Identities) noteRevocation(shard *identityShard, key tokenKey) {
 
 // forgetMasquerade ends what is remembered of a token with parameters, and returns the
 // user, if that was known.
-func (t *Identities) forgetMasquerade(key tokenKey, base identity, c Credential) (userID string) {
+func (t *Identities) forgetMasquerade(key tokenKey, base identity, c matrix.Credential) (userID string) {
 	key = t.masqueradeKey(key, c)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -553,7 +554,7 @@ func (t *Identities) RevokeUser(userID string) {
 
 // IssuedTo remembers to whom the homeserver has given out an access token.
 func (t *Identities) IssuedTo(userID, accessToken string) {
-	if userID == "" || len(userID) > maxUserID {
+	if userID == "" || len(userID) > matrix.MaxUserID {
 		return
 	}
 	t.isOf(t.key(accessToken), strings.Clone(userID))
@@ -647,7 +648,7 @@ func (t *Identities) Evicted() (identities, rejections uint64) {
 
 // Fingerprint identifies a credential without giving its token away: equal for
 // equal credentials of one process, and of use for nothing else.
-func (t *Identities) Fingerprint(c Credential) [16]byte {
+func (t *Identities) Fingerprint(c matrix.Credential) [16]byte {
 	return t.masqueradeKey(t.key(c.Token), c)
 }
 
@@ -663,7 +664,7 @@ func (t *Identities) key(token string) tokenKey {
 }
 
 // masqueradeKey is the key of a token together with its effective parameters.
-func (t *Identities) masqueradeKey(base tokenKey, c Credential) tokenKey {
+func (t *Identities) masqueradeKey(base tokenKey, c matrix.Credential) tokenKey {
 	var buffer [512]byte
 	b := append(append(buffer[:0], t.secret[:]...), base[:]...)
 	b = binary.AppendUvarint(b, uint64(len(c.UserID)))

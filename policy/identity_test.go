@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
@@ -20,13 +21,13 @@ var lifetimes = Lifetimes{Identity: time.Hour, Rejection: time.Hour}
 func until(expires time.Duration) time.Time { return testkit.At(expires - time.Hour) }
 
 // learn asks a homeserver that says who.
-func learn(t *Identities, c Credential, who WhoAmI, expires time.Duration) {
+func learn(t *Identities, c matrix.Credential, who WhoAmI, expires time.Duration) {
 	under := t.Begin(c)
 	defer under.End()
 	under.Learn(who, t.Revision(), until(expires))
 }
 
-func wantUser(t *testing.T, ids *Identities, c Credential, now time.Duration, want string) {
+func wantUser(t *testing.T, ids *Identities, c matrix.Credential, now time.Duration, want string) {
 	t.Helper()
 	userID, rejection := ids.Lookup(c, testkit.At(now), lifetimes)
 	if userID != want || rejection != nil {
@@ -42,14 +43,14 @@ func wantCounts(t *testing.T, ids *Identities, identities, rejections int) {
 }
 
 func TestAnIdentityIsKnownUntilItExpires(t *testing.T) {
-	ids, c := NewIdentities(100, testkit.Epoch), Credential{Token: "tok"}
+	ids, c := NewIdentities(100, testkit.Epoch), matrix.Credential{Token: "tok"}
 	wantUser(t, ids, c, 0, "")
 	learn(ids, c, WhoAmI{UserID: "@a:b", DeviceID: "D"}, time.Minute)
 	wantUser(t, ids, c, 0, "@a:b")
 	wantUser(t, ids, c, time.Minute-1, "@a:b")
 	wantUser(t, ids, c, time.Minute, "")
-	wantUser(t, ids, Credential{Token: "Tok"}, 0, "")
-	wantUser(t, ids, Credential{}, 0, "")
+	wantUser(t, ids, matrix.Credential{Token: "Tok"}, 0, "")
+	wantUser(t, ids, matrix.Credential{}, 0, "")
 
 	learn(ids, c, WhoAmI{UserID: "@a:b"}, 2*time.Minute)
 	wantUser(t, ids, c, 2*time.Minute-1, "@a:b")
@@ -59,8 +60,8 @@ func TestAnIdentityIsKnownUntilItExpires(t *testing.T) {
 // Once an answer kept its end, so that a lifetime that was lowered did nothing about what was
 // in memory, and of two sites with one memory the longer one applied to both.
 func TestLifetimesAreThoseOfWhoAsks(t *testing.T) {
-	ids, known, unknown := NewIdentities(100, testkit.Epoch), Credential{Token: "tok"}, Credential{Token: "made up"}
-	ghost := Credential{Token: "as", UserID: "@g:b"}
+	ids, known, unknown := NewIdentities(100, testkit.Epoch), matrix.Credential{Token: "tok"}, matrix.Credential{Token: "made up"}
+	ghost := matrix.Credential{Token: "as", UserID: "@g:b"}
 	under := ids.Begin(known)
 	under.Learn(WhoAmI{UserID: "@a:b"}, ids.Revision(), testkit.Epoch)
 	under.End()
@@ -94,11 +95,11 @@ func TestLifetimesAreThoseOfWhoAsks(t *testing.T) {
 // Whose a token was is whose it is, unless somebody has revoked it.
 func TestWhatHasExpiredIsLastKnown(t *testing.T) {
 	ids := NewIdentities(100, testkit.Epoch)
-	plain, bridge := Credential{Token: "tok"}, Credential{Token: "as", UserID: "@b_1:b"}
+	plain, bridge := matrix.Credential{Token: "tok"}, matrix.Credential{Token: "as", UserID: "@b_1:b"}
 	learn(ids, plain, WhoAmI{UserID: "@a:b"}, time.Second)
 	learn(ids, bridge, WhoAmI{UserID: "@b_1:b"}, time.Second)
 	wantUser(t, ids, plain, time.Minute, "")
-	want := func(c Credential, want string) {
+	want := func(c matrix.Credential, want string) {
 		t.Helper()
 		if got := ids.LastKnown(c); got != want {
 			t.Errorf("%+v was last %q, want %q", c, got, want)
@@ -106,8 +107,8 @@ func TestWhatHasExpiredIsLastKnown(t *testing.T) {
 	}
 	want(plain, "@a:b")
 	want(bridge, "@b_1:b")
-	want(Credential{Token: "as", UserID: "@b_2:b"}, "")
-	want(Credential{Token: "other"}, "")
+	want(matrix.Credential{Token: "as", UserID: "@b_2:b"}, "")
+	want(matrix.Credential{Token: "other"}, "")
 	ids.RevokeUser("@a:b")
 	want(plain, "")
 	want(bridge, "@b_1:b")
@@ -117,7 +118,7 @@ func TestWhatHasExpiredIsLastKnown(t *testing.T) {
 
 func TestARejectionThatHasExpiredWasOne(t *testing.T) {
 	ids := NewIdentities(100, testkit.Epoch)
-	unknown := Credential{Token: "unknown"}
+	unknown := matrix.Credential{Token: "unknown"}
 	if ids.WasRejected(unknown) {
 		t.Error("a token was rejected of which nobody has asked")
 	}
@@ -125,7 +126,7 @@ func TestARejectionThatHasExpiredWasOne(t *testing.T) {
 	if _, got := ids.Lookup(unknown, testkit.At(time.Minute), lifetimes); got != nil {
 		t.Errorf("an expired rejection is still good: %+v", got)
 	}
-	if !ids.WasRejected(unknown) || !ids.WasRejected(Credential{Token: "unknown", UserID: "@b:b"}) {
+	if !ids.WasRejected(unknown) || !ids.WasRejected(matrix.Credential{Token: "unknown", UserID: "@b:b"}) {
 		t.Error("it was never rejected")
 	}
 	learn(ids, unknown, WhoAmI{UserID: "@a:b"}, time.Minute)
@@ -138,7 +139,7 @@ func TestARejectionThatHasExpiredWasOne(t *testing.T) {
 // table or the homeserver's log by making them up.
 func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
 	alice := WhoAmI{UserID: "@alice:hs", DeviceID: "REAL"}
-	for name, first := range map[string]Credential{
+	for name, first := range map[string]matrix.Credential{
 		"user":            {Token: "tok", UserID: "@x0:hs"},
 		"user and device": {Token: "tok", UserID: "@x0:hs", DeviceID: "D", DeviceParameter: "device_id"},
 		"user and her own device": {Token: "tok", UserID: "@x0:hs", DeviceID: "REAL",
@@ -154,34 +155,34 @@ func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
 				c.DeviceID, c.DeviceParameter = fmt.Sprint("D", i), "device_id"
 				wantUser(t, ids, c, 0, "@alice:hs")
 			}
-			wantUser(t, ids, Credential{Token: "tok"}, 0, "@alice:hs")
+			wantUser(t, ids, matrix.Credential{Token: "tok"}, 0, "@alice:hs")
 			wantCounts(t, ids, 1, 0)
 		})
 	}
 	t.Run("device", func(t *testing.T) {
 		ids := NewIdentities(100_000, testkit.Epoch)
-		learn(ids, Credential{Token: "tok", DeviceID: "D0"}, alice, forever)
+		learn(ids, matrix.Credential{Token: "tok", DeviceID: "D0"}, alice, forever)
 		for i := range 1000 {
-			wantUser(t, ids, Credential{Token: "tok", DeviceID: fmt.Sprint("D", i)}, 0, "@alice:hs")
+			wantUser(t, ids, matrix.Credential{Token: "tok", DeviceID: fmt.Sprint("D", i)}, 0, "@alice:hs")
 		}
 		wantCounts(t, ids, 1, 0)
 		// Of user_id nothing is known yet.
-		wantUser(t, ids, Credential{Token: "tok", UserID: "@alice:hs"}, 0, "")
+		wantUser(t, ids, matrix.Credential{Token: "tok", UserID: "@alice:hs"}, 0, "")
 	})
 	t.Run("her own user ID tells nothing", func(t *testing.T) {
 		ids := NewIdentities(100_000, testkit.Epoch)
-		learn(ids, Credential{Token: "tok", UserID: "@alice:hs"}, alice, forever)
-		wantUser(t, ids, Credential{Token: "tok", UserID: "@alice:hs"}, 0, "@alice:hs")
-		wantUser(t, ids, Credential{Token: "tok", UserID: "@bob:hs"}, 0, "")
-		wantUser(t, ids, Credential{Token: "tok"}, 0, "")
+		learn(ids, matrix.Credential{Token: "tok", UserID: "@alice:hs"}, alice, forever)
+		wantUser(t, ids, matrix.Credential{Token: "tok", UserID: "@alice:hs"}, 0, "@alice:hs")
+		wantUser(t, ids, matrix.Credential{Token: "tok", UserID: "@bob:hs"}, 0, "")
+		wantUser(t, ids, matrix.Credential{Token: "tok"}, 0, "")
 	})
 }
 
 func TestAnAppserviceActsForManyUsers(t *testing.T) {
 	ids := NewIdentities(100_000, testkit.Epoch)
-	sender := Credential{Token: "as"}
-	as := func(i int, device string) Credential {
-		return Credential{Token: "as", UserID: fmt.Sprintf("@bridge_%d:hs", i), DeviceID: device}
+	sender := matrix.Credential{Token: "as"}
+	as := func(i int, device string) matrix.Credential {
+		return matrix.Credential{Token: "as", UserID: fmt.Sprintf("@bridge_%d:hs", i), DeviceID: device}
 	}
 	for i := range 500 {
 		wantUser(t, ids, as(i, ""), 0, "")
@@ -211,9 +212,9 @@ func TestAnAppserviceActsForManyUsers(t *testing.T) {
 // Two masquerades must not be one because their parameters look alike when put together.
 func TestMasqueradesDoNotRunTogether(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
-	a := Credential{Token: "as", UserID: "@a:hs", DeviceID: "XY"}
+	a := matrix.Credential{Token: "as", UserID: "@a:hs", DeviceID: "XY"}
 	learn(ids, a, WhoAmI{UserID: "@a:hs", DeviceID: "XY"}, forever)
-	for _, c := range []Credential{
+	for _, c := range []matrix.Credential{
 		{Token: "as", UserID: "@a:hsX", DeviceID: "Y"}, {Token: "as", UserID: "@a:hsXY"}, {Token: "as", DeviceID: "@a:hsXY"},
 		{Token: "as@a:hs", DeviceID: "XY"}, {Token: "as@a:hsXY"},
 	} {
@@ -231,17 +232,17 @@ func TestMasqueradesDoNotRunTogether(t *testing.T) {
 }
 
 func TestRejectionsAreRememberedBriefly(t *testing.T) {
-	ids, c := NewIdentities(1000, testkit.Epoch), Credential{Token: "bad"}
+	ids, c := NewIdentities(1000, testkit.Epoch), matrix.Credential{Token: "bad"}
 	rejection := &Rejection{Body: `{"errcode":"M_UNKNOWN_TOKEN","soft_logout":true}`, Header: map[string][]string{"Vary": {"Origin"}}}
 	ids.Reject(c, rejection, until(time.Minute))
-	for _, c := range []Credential{c, {Token: "bad", UserID: "@a:hs"}, {Token: "bad", DeviceID: "D"}} {
+	for _, c := range []matrix.Credential{c, {Token: "bad", UserID: "@a:hs"}, {Token: "bad", DeviceID: "D"}} {
 		userID, got := ids.Lookup(c, testkit.At(time.Minute-1), lifetimes)
 		if userID != "" || got == nil || got.Body != rejection.Body || !reflect.DeepEqual(got.Header, rejection.Header) {
 			t.Errorf("%+v is %q, %+v, want the rejection", c, userID, got)
 		}
 		wantUser(t, ids, c, time.Minute, "")
 	}
-	wantUser(t, ids, Credential{Token: "good"}, 0, "")
+	wantUser(t, ids, matrix.Credential{Token: "good"}, 0, "")
 
 	// The token may have become valid, or what was valid may be so no longer.
 	learn(ids, c, WhoAmI{UserID: "@a:hs"}, time.Hour)
@@ -258,11 +259,11 @@ func TestRejectionsAreRememberedBriefly(t *testing.T) {
 // A rejection ends the masquerades too: they die with the token's base entry.
 func TestARejectionEndsMasquerades(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
-	c := Credential{Token: "as", UserID: "@a:hs"}
+	c := matrix.Credential{Token: "as", UserID: "@a:hs"}
 	learn(ids, c, WhoAmI{UserID: "@a:hs"}, forever)
-	ids.Reject(Credential{Token: "as"}, &Rejection{}, until(time.Second))
+	ids.Reject(matrix.Credential{Token: "as"}, &Rejection{}, until(time.Second))
 	wantUser(t, ids, c, time.Second, "")
-	learn(ids, Credential{Token: "as"}, WhoAmI{UserID: "@sender:hs"}, forever)
+	learn(ids, matrix.Credential{Token: "as"}, WhoAmI{UserID: "@sender:hs"}, forever)
 	wantUser(t, ids, c, time.Second, "")
 }
 
@@ -270,11 +271,11 @@ func TestRandomTokensPushOutNoIdentity(t *testing.T) {
 	const tokens = 1600
 	ids := NewIdentities(tokens, testkit.Epoch)
 	for i := range 100 {
-		learn(ids, Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
+		learn(ids, matrix.Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
 	}
 	var first *Rejection
 	for i := range 100_000 {
-		c := Credential{Token: fmt.Sprint("bad", i)}
+		c := matrix.Credential{Token: fmt.Sprint("bad", i)}
 		ids.Reject(c, &Rejection{Body: "no", Header: map[string][]string{"Server": {"x"}}}, until(forever))
 		if i == 0 {
 			_, first = ids.Lookup(c, testkit.Epoch, lifetimes)
@@ -284,7 +285,7 @@ func TestRandomTokensPushOutNoIdentity(t *testing.T) {
 		t.Errorf("%d rejections are kept, want at most %d", rejections, tokens/8)
 	}
 	for i := range 100 {
-		wantUser(t, ids, Credential{Token: fmt.Sprint("good", i)}, 0, fmt.Sprint("@", i, ":hs"))
+		wantUser(t, ids, matrix.Credential{Token: fmt.Sprint("good", i)}, 0, fmt.Sprint("@", i, ":hs"))
 	}
 	// Equal rejections are one, whatever the number of tokens.
 	distinct := make(map[*Rejection]bool)
@@ -304,8 +305,8 @@ func TestRandomTokensPushOutNoIdentity(t *testing.T) {
 func TestManyTokensNeedNoMoreThanTheirPlaces(t *testing.T) {
 	ids := NewIdentities(1600, testkit.Epoch)
 	for i := range 50_000 {
-		learn(ids, Credential{Token: fmt.Sprint(i)}, WhoAmI{UserID: "@a:hs"}, forever)
-		learn(ids, Credential{Token: "as", UserID: fmt.Sprint("@", i, ":hs")}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
+		learn(ids, matrix.Credential{Token: fmt.Sprint(i)}, WhoAmI{UserID: "@a:hs"}, forever)
+		learn(ids, matrix.Credential{Token: "as", UserID: fmt.Sprint("@", i, ":hs")}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
 	}
 	if identities, _ := ids.Len(); identities > 1600 || identities < 1000 {
 		t.Errorf("%d identities are kept, want nearly 1600", identities)
@@ -315,8 +316,8 @@ func TestManyTokensNeedNoMoreThanTheirPlaces(t *testing.T) {
 func TestResizeOfIdentities(t *testing.T) {
 	ids := NewIdentities(16_000, testkit.Epoch)
 	for i := range 1000 {
-		learn(ids, Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
-		ids.Reject(Credential{Token: fmt.Sprint("bad", i)}, &Rejection{}, until(forever))
+		learn(ids, matrix.Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
+		ids.Reject(matrix.Credential{Token: fmt.Sprint("bad", i)}, &Rejection{}, until(forever))
 	}
 	wantCounts(t, ids, 1000, 1000)
 	ids.Resize(1)
@@ -325,7 +326,7 @@ func TestResizeOfIdentities(t *testing.T) {
 	}
 	var known int
 	for i := range 1000 {
-		if userID, _ := ids.Lookup(Credential{Token: fmt.Sprint("good", i)}, testkit.Epoch, lifetimes); userID == fmt.Sprint("@", i, ":hs") {
+		if userID, _ := ids.Lookup(matrix.Credential{Token: fmt.Sprint("good", i)}, testkit.Epoch, lifetimes); userID == fmt.Sprint("@", i, ":hs") {
 			known++
 		} else if userID != "" {
 			t.Fatalf("token %d is %s after Resize", i, userID)
@@ -336,7 +337,7 @@ func TestResizeOfIdentities(t *testing.T) {
 	}
 	ids.Resize(16_000)
 	for i := range 500 {
-		learn(ids, Credential{Token: fmt.Sprint("new", i)}, WhoAmI{UserID: "@new:hs"}, forever)
+		learn(ids, matrix.Credential{Token: fmt.Sprint("new", i)}, WhoAmI{UserID: "@new:hs"}, forever)
 	}
 	if identities, _ := ids.Len(); identities < 500 {
 		t.Errorf("%d identities are kept, want the 500 new ones", identities)
@@ -346,17 +347,17 @@ func TestResizeOfIdentities(t *testing.T) {
 func TestNoTokenIsKeptInClear(t *testing.T) {
 	const token = "syt_SECRET_abcdefghijklmnopqrstuvwxyz"
 	ids := NewIdentities(100, testkit.Epoch)
-	learn(ids, Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
-	learn(ids, Credential{Token: token + "2", UserID: "@masquerade:hs", DeviceID: "D"}, WhoAmI{UserID: "@masquerade:hs", DeviceID: "D"}, forever)
-	ids.Reject(Credential{Token: token + "3"}, &Rejection{Body: "rejection-body"}, until(forever))
-	ids.RevokeToken(Credential{Token: token + "1"})
-	learn(ids, Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
+	learn(ids, matrix.Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
+	learn(ids, matrix.Credential{Token: token + "2", UserID: "@masquerade:hs", DeviceID: "D"}, WhoAmI{UserID: "@masquerade:hs", DeviceID: "D"}, forever)
+	ids.Reject(matrix.Credential{Token: token + "3"}, &Rejection{Body: "rejection-body"}, until(forever))
+	ids.RevokeToken(matrix.Credential{Token: token + "1"})
+	learn(ids, matrix.Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
 	ids.IssuedTo("@issued:hs", token+"4")
 	ids.Issued(token+"4", token+"5", token+"7")
 	ids.Refreshed(token + "5")
-	ids.Begin(Credential{Token: token + "6"})
+	ids.Begin(matrix.Credential{Token: token + "6"})
 	for i := range 8 {
-		ids.Lookup(Credential{Token: fmt.Sprint(token, i)}, testkit.Epoch, lifetimes)
+		ids.Lookup(matrix.Credential{Token: fmt.Sprint(token, i)}, testkit.Epoch, lifetimes)
 	}
 
 	reached := strings.Join(testkit.Reachable(ids), "\n")
@@ -377,15 +378,15 @@ func TestNoTokenIsKeptInClear(t *testing.T) {
 
 func BenchmarkIdentitiesLookup(b *testing.B) {
 	ids := NewIdentities(100_000, testkit.Epoch)
-	token := Credential{Token: "syt_YWxpY2U_abcdefghijklmnopqrst_0abcde"}
-	masquerade := Credential{Token: "as", UserID: "@bridge_a:example.com"}
-	unknown := Credential{Token: "unknown"}
+	token := matrix.Credential{Token: "syt_YWxpY2U_abcdefghijklmnopqrst_0abcde"}
+	masquerade := matrix.Credential{Token: "as", UserID: "@bridge_a:example.com"}
+	unknown := matrix.Credential{Token: "unknown"}
 	learn(ids, token, WhoAmI{UserID: "@alice:example.com"}, forever)
 	learn(ids, masquerade, WhoAmI{UserID: masquerade.UserID}, forever)
 	ids.Reject(unknown, &Rejection{}, until(forever))
 	for _, bm := range []struct {
 		name string
-		c    Credential
+		c    matrix.Credential
 	}{{"token", token}, {"masquerade", masquerade}, {"rejected", unknown}} {
 		b.Run(bm.name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
@@ -31,7 +32,7 @@ func BenchmarkMemoryTokens(b *testing.B) {
 	testkit.ReportHeap(b, memoryEntries, func() any {
 		t := NewIdentities(memoryEntries*11/10, testkit.Epoch)
 		for i := range memoryEntries {
-			learn(t, Credential{Token: fmt.Sprintf("syt_token_%d", i)},
+			learn(t, matrix.Credential{Token: fmt.Sprintf("syt_token_%d", i)},
 				WhoAmI{UserID: fmt.Sprintf("@user%07d:example.com", i), DeviceID: "DEVICE"}, time.Hour)
 		}
 		return t

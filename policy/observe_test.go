@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"testing"
 	"time"
 )
@@ -11,35 +12,35 @@ func TestAReadThatShowsSomethingElseEndsTheRepeat(t *testing.T) {
 	const user = "@alice:example.com"
 	now := time.Unix(0, 0)
 	for _, tt := range []struct {
-		d           Dialect
+		d           matrix.Dialect
 		wrote, read string
 		absorbed    bool
 	}{
-		{Synapse, `{"presence":"online"}`, `{"presence":"online","last_active_ago":5,"currently_active":true}`, true},
-		{Synapse, `{"presence":"online"}`, `{"presence":"offline"}`, false}, // lost, or its timer has ended it
-		{Synapse, `{"presence":"online"}`, `{"presence":"unavailable","last_active_ago":300000}`, false},
-		{Synapse, `{"presence":"unavailable"}`, `{"presence":"online"}`, false}, // of another device
-		{Synapse, `{"presence":"online","status_msg":"x"}`, `{"presence":"online","status_msg":"x"}`, true},
-		{Synapse, `{"presence":"online","status_msg":"x"}`, `{"presence":"online","status_msg":"y"}`, false},
-		{Synapse, `{"presence":"online","status_msg":"x"}`, `{"presence":"online"}`, false},
-		{Synapse, `{"presence":"online","status_msg":""}`, `{"presence":"online"}`, true},
-		{Synapse, `{"presence":"online"}`, `{"presence":"online","status_msg":"old"}`, false}, // which the write clears
-		{Synapse, `{"presence":"org.matrix.msc3026.busy"}`, `{"presence":"org.matrix.msc3026.busy"}`, true},
-		{Dendrite, `{"presence":"ONLINE"}`, `{"presence":"online","status_msg":"","currently_active":true}`, true},
-		{Dendrite, `{"presence":"online"}`, `{"presence":"online","status_msg":"kept"}`, true},
-		{Dendrite, `{"presence":"online","status_msg":null}`, `{"presence":"online","status_msg":"kept"}`, true},
-		{Dendrite, `{"presence":"online","status_msg":" a\nb "}`, `{"presence":"online","status_msg":"a b"}`, true},
-		{Dendrite, `{"presence":"online","status_msg":"x"}`, `{"presence":"online","status_msg":"kept"}`, false},
-		{Dendrite, `{"presence":"online"}`, `{"presence":"","status_msg":""}`, false},
-		{Tuwunel, `{"presence":"away"}`, `{"presence":"offline","currently_active":false}`, true},
-		{Tuwunel, `{"presence":"away"}`, `{"presence":"online","currently_active":true}`, false},
-		{Tuwunel, `{"presence":"busy"}`, `{"presence":"busy"}`, true},
-		{Tuwunel, `{"presence":"online"}`, `{"presence":"online","status_msg":"another device's"}`, true},
-		{UnknownDialect, `{"presence":"online"}`, `{"presence":"online","status_msg":"kept"}`, true},
-		{UnknownDialect, `{"presence":"online"}`, `{"presence":"offline"}`, false},
-		{UnknownDialect, `{"presence":"ONLINE"}`, `{"presence":"online"}`, false}, // nobody knows
-		{Synapse, `{"presence":"online"}`, `{"errcode":`, true},                   // no presence
-		{Synapse, `{"presence":"online"}`, `{"presence":1}`, true},
+		{matrix.Synapse, `{"presence":"online"}`, `{"presence":"online","last_active_ago":5,"currently_active":true}`, true},
+		{matrix.Synapse, `{"presence":"online"}`, `{"presence":"offline"}`, false}, // lost, or its timer has ended it
+		{matrix.Synapse, `{"presence":"online"}`, `{"presence":"unavailable","last_active_ago":300000}`, false},
+		{matrix.Synapse, `{"presence":"unavailable"}`, `{"presence":"online"}`, false}, // of another device
+		{matrix.Synapse, `{"presence":"online","status_msg":"x"}`, `{"presence":"online","status_msg":"x"}`, true},
+		{matrix.Synapse, `{"presence":"online","status_msg":"x"}`, `{"presence":"online","status_msg":"y"}`, false},
+		{matrix.Synapse, `{"presence":"online","status_msg":"x"}`, `{"presence":"online"}`, false},
+		{matrix.Synapse, `{"presence":"online","status_msg":""}`, `{"presence":"online"}`, true},
+		{matrix.Synapse, `{"presence":"online"}`, `{"presence":"online","status_msg":"old"}`, false}, // which the write clears
+		{matrix.Synapse, `{"presence":"org.matrix.msc3026.busy"}`, `{"presence":"org.matrix.msc3026.busy"}`, true},
+		{matrix.Dendrite, `{"presence":"ONLINE"}`, `{"presence":"online","status_msg":"","currently_active":true}`, true},
+		{matrix.Dendrite, `{"presence":"online"}`, `{"presence":"online","status_msg":"kept"}`, true},
+		{matrix.Dendrite, `{"presence":"online","status_msg":null}`, `{"presence":"online","status_msg":"kept"}`, true},
+		{matrix.Dendrite, `{"presence":"online","status_msg":" a\nb "}`, `{"presence":"online","status_msg":"a b"}`, true},
+		{matrix.Dendrite, `{"presence":"online","status_msg":"x"}`, `{"presence":"online","status_msg":"kept"}`, false},
+		{matrix.Dendrite, `{"presence":"online"}`, `{"presence":"","status_msg":""}`, false},
+		{matrix.Tuwunel, `{"presence":"away"}`, `{"presence":"offline","currently_active":false}`, true},
+		{matrix.Tuwunel, `{"presence":"away"}`, `{"presence":"online","currently_active":true}`, false},
+		{matrix.Tuwunel, `{"presence":"busy"}`, `{"presence":"busy"}`, true},
+		{matrix.Tuwunel, `{"presence":"online"}`, `{"presence":"online","status_msg":"another device's"}`, true},
+		{matrix.UnknownDialect, `{"presence":"online"}`, `{"presence":"online","status_msg":"kept"}`, true},
+		{matrix.UnknownDialect, `{"presence":"online"}`, `{"presence":"offline"}`, false},
+		{matrix.UnknownDialect, `{"presence":"ONLINE"}`, `{"presence":"online"}`, false}, // nobody knows
+		{matrix.Synapse, `{"presence":"online"}`, `{"errcode":`, true},                   // no presence
+		{matrix.Synapse, `{"presence":"online"}`, `{"presence":1}`, true},
 	} {
 		write := PresenceWrite{UserID: user, Body: []byte(tt.wrote)}
 		r := NewRepeats(1000, now)
@@ -58,7 +59,7 @@ func TestAReadDoesNotDisturbAWriteInFlight(t *testing.T) {
 	write := PresenceWrite{UserID: "@alice:example.com", Body: []byte(`{"presence":"online"}`)}
 	r := NewRepeats(1000, now)
 	attempt := r.Begin(write.UserID, now)
-	r.Observe(write.UserID, []byte(`{"presence":"offline"}`), Synapse)
+	r.Observe(write.UserID, []byte(`{"presence":"offline"}`), matrix.Synapse)
 	attempt.End(&write)
 	if !r.Absorb(&write, 20*time.Second, now) {
 		t.Error("the write was forgotten")

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/sampled"
 )
 
@@ -59,7 +60,7 @@ type wrote struct {
 
 	// What a read shows then: the state, by the homeserver's dialect, and the hash of a
 	// message, or 0 if the body gives none.
-	states  [Tuwunel + 1]Presence
+	states  [matrix.Tuwunel + 1]matrix.Presence
 	message uint32
 }
 
@@ -173,10 +174,10 @@ func (a Attempt) End(succeeded *PresenceWrite) {
 	delete(shard.writing, user)
 	if succeeded != nil && !w.disturbed {
 		last := wrote{digest: a.repeats.digest(succeeded), departed: a.departed, repeated: a.departed}
-		for d, r := range readEach(succeeded.Body) {
-			last.states[d] = r.state
-			if r.status != "" {
-				message, _ := decodeString(r.status)
+		for d, r := range matrix.ReadEach(succeeded.Body) {
+			last.states[d] = r.State
+			if r.Status != "" {
+				message, _ := matrix.DecodeString(r.Status)
 				last.message = a.repeats.hashMessage(message)
 			}
 		}
@@ -200,7 +201,7 @@ func (r *Repeats) hashMessage(message string) uint32 {
 //	1 read:  keeps offline
 //
 // An answer that was asked for before the write was acknowledged must not be given.
-func (r *Repeats) Observe(userID string, answer []byte, d Dialect) {
+func (r *Repeats) Observe(userID string, answer []byte, d matrix.Dialect) {
 	user, shard := r.shard(userID)
 	shard.mu.Lock()
 	last, ok := shard.last.Get(user)
@@ -210,7 +211,7 @@ func (r *Repeats) Observe(userID string, answer []byte, d Dialect) {
 	}
 	shown, message, isPresence := readShown(answer)
 	state := last.states[d]
-	if !isPresence || state != NoPresence && state == shown && r.maySay(&last, message, d) {
+	if !isPresence || state != matrix.NoPresence && state == shown && r.maySay(&last, message, d) {
 		return
 	}
 	shard.mu.Lock()
@@ -222,21 +223,21 @@ func (r *Repeats) Observe(userID string, answer []byte, d Dialect) {
 }
 
 // readShown reads the body of a presence that a homeserver shows.
-func readShown(answer []byte) (state Presence, message string, ok bool) {
+func readShown(answer []byte) (state matrix.Presence, message string, ok bool) {
 	var shown struct {
 		Presence  string `json:"presence"`
 		StatusMsg string `json:"status_msg"`
 	}
 	ok = json.Unmarshal(answer, &shown) == nil
-	return ParsePresence(shown.Presence), shown.StatusMsg, ok
+	return matrix.ParsePresence(shown.Presence), shown.StatusMsg, ok
 }
 
 // maySay tells whether a message is the one that was written.
-func (r *Repeats) maySay(last *wrote, message string, d Dialect) bool {
+func (r *Repeats) maySay(last *wrote, message string, d matrix.Dialect) bool {
 	switch {
 	case last.message != 0:
 		return last.message == r.hashMessage(message)
-	case d == Synapse:
+	case d == matrix.Synapse:
 		return message == ""
 	}
 	return true // Dendrite's from before, or that of another device on tuwunel

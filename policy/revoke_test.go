@@ -9,12 +9,13 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 func TestRevokingAToken(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
-	phone, desk, bob := Credential{Token: "phone"}, Credential{Token: "desk"}, Credential{Token: "bob"}
+	phone, desk, bob := matrix.Credential{Token: "phone"}, matrix.Credential{Token: "desk"}, matrix.Credential{Token: "bob"}
 	learn(ids, phone, WhoAmI{UserID: "@alice:hs"}, forever)
 	learn(ids, desk, WhoAmI{UserID: "@alice:hs"}, forever)
 	learn(ids, bob, WhoAmI{UserID: "@bob:hs"}, forever)
@@ -27,22 +28,22 @@ func TestRevokingAToken(t *testing.T) {
 	wantUser(t, ids, desk, 0, "@alice:hs")
 	wantUser(t, ids, phone, 0, "")
 
-	ids.RevokeToken(Credential{Token: "never seen"})
+	ids.RevokeToken(matrix.Credential{Token: "never seen"})
 	wantUser(t, ids, desk, 0, "@alice:hs")
 	wantUser(t, ids, bob, 0, "@bob:hs")
 }
 
 func TestRevokingATokenEndsItsMasquerades(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
-	sender := Credential{Token: "as"}
-	a, b := Credential{Token: "as", UserID: "@a:hs"}, Credential{Token: "as", UserID: "@b:hs", DeviceID: "D"}
-	for name, end := range map[string]func(Credential){"revoked": ids.RevokeToken, "doubted": ids.Doubt} {
+	sender := matrix.Credential{Token: "as"}
+	a, b := matrix.Credential{Token: "as", UserID: "@a:hs"}, matrix.Credential{Token: "as", UserID: "@b:hs", DeviceID: "D"}
+	for name, end := range map[string]func(matrix.Credential){"revoked": ids.RevokeToken, "doubted": ids.Doubt} {
 		learn(ids, sender, WhoAmI{UserID: "@sender:hs"}, forever)
 		learn(ids, a, WhoAmI{UserID: "@a:hs"}, forever)
 		learn(ids, b, WhoAmI{UserID: "@b:hs", DeviceID: "D"}, forever)
 		wantUser(t, ids, b, 0, "@b:hs")
 		end(sender)
-		for _, c := range []Credential{sender, a, b} {
+		for _, c := range []matrix.Credential{sender, a, b} {
 			wantUser(t, ids, c, 0, "")
 		}
 		if known := ids.WasKnown(sender); known != (name == "doubted") {
@@ -57,9 +58,9 @@ func TestRevokingATokenEndsItsMasquerades(t *testing.T) {
 
 func TestRevokingAUser(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
-	desk, bob := Credential{Token: "desk"}, Credential{Token: "bob"}
-	alice := Credential{Token: "as", UserID: "@alice:hs"}
-	other := Credential{Token: "as", UserID: "@other:hs"}
+	desk, bob := matrix.Credential{Token: "desk"}, matrix.Credential{Token: "bob"}
+	alice := matrix.Credential{Token: "as", UserID: "@alice:hs"}
+	other := matrix.Credential{Token: "as", UserID: "@other:hs"}
 	learn(ids, desk, WhoAmI{UserID: "@alice:hs"}, forever)
 	learn(ids, bob, WhoAmI{UserID: "@bob:hs"}, forever)
 	learn(ids, alice, WhoAmI{UserID: "@alice:hs"}, forever)
@@ -83,11 +84,11 @@ func TestRevokingAUser(t *testing.T) {
 // On Dendrite the token of an appservice is unknown together with a user_id that is
 // unknown. Once that cost all other users of the bridge their identity.
 func TestRevokingOneUserOfAnAppserviceLeavesTheOthers(t *testing.T) {
-	for name, end := range map[string]func(*Identities, Credential){"revoked": (*Identities).RevokeToken, "doubted": (*Identities).Doubt} {
+	for name, end := range map[string]func(*Identities, matrix.Credential){"revoked": (*Identities).RevokeToken, "doubted": (*Identities).Doubt} {
 		t.Run(name, func(t *testing.T) {
 			ids := NewIdentities(1000, testkit.Epoch)
-			sender := Credential{Token: "as"}
-			a, b := Credential{Token: "as", UserID: "@a:hs"}, Credential{Token: "as", UserID: "@b:hs"}
+			sender := matrix.Credential{Token: "as"}
+			a, b := matrix.Credential{Token: "as", UserID: "@a:hs"}, matrix.Credential{Token: "as", UserID: "@b:hs"}
 			for _, plain := range []bool{false, true} { // is the bridge's own user known?
 				if plain {
 					learn(ids, sender, WhoAmI{UserID: "@sender:hs"}, forever)
@@ -107,15 +108,15 @@ func TestRevokingOneUserOfAnAppserviceLeavesTheOthers(t *testing.T) {
 
 // To an ordinary token a user_id means nothing, whatever is known of that by then.
 func TestRevokingAnOrdinaryTokenInAnySpelling(t *testing.T) {
-	plain := Credential{Token: "tok"}
-	for name, end := range map[string]func(*Identities, Credential){"revoked": (*Identities).RevokeToken, "doubted": (*Identities).Doubt} {
-		for _, first := range []Credential{plain, {Token: "tok", UserID: "@alice:hs"}, {Token: "tok", UserID: "@x:hs"}, {Token: "tok", DeviceID: "D"}} {
-			for _, spelling := range []Credential{plain, {Token: "tok", UserID: "@alice:hs"}, {Token: "tok", UserID: "@y:hs"}, {Token: "tok", DeviceID: "X"}} {
+	plain := matrix.Credential{Token: "tok"}
+	for name, end := range map[string]func(*Identities, matrix.Credential){"revoked": (*Identities).RevokeToken, "doubted": (*Identities).Doubt} {
+		for _, first := range []matrix.Credential{plain, {Token: "tok", UserID: "@alice:hs"}, {Token: "tok", UserID: "@x:hs"}, {Token: "tok", DeviceID: "D"}} {
+			for _, spelling := range []matrix.Credential{plain, {Token: "tok", UserID: "@alice:hs"}, {Token: "tok", UserID: "@y:hs"}, {Token: "tok", DeviceID: "X"}} {
 				ids := NewIdentities(1000, testkit.Epoch)
 				learn(ids, first, WhoAmI{UserID: "@alice:hs", DeviceID: "D"}, forever)
 				learn(ids, plain, WhoAmI{UserID: "@alice:hs", DeviceID: "D"}, forever)
 				end(ids, spelling)
-				for _, c := range []Credential{plain, spelling} {
+				for _, c := range []matrix.Credential{plain, spelling} {
 					if userID, _ := ids.Lookup(c, testkit.Epoch, lifetimes); userID != "" {
 						t.Errorf("%s as %+v, known as %+v: %+v is %s", name, spelling, first, c, userID)
 					}
@@ -129,7 +130,7 @@ func TestRevokingAnOrdinaryTokenInAnySpelling(t *testing.T) {
 // again, not its user's others.
 func TestDoubtTouchesOneToken(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
-	phone, desk := Credential{Token: "phone"}, Credential{Token: "desk"}
+	phone, desk := matrix.Credential{Token: "phone"}, matrix.Credential{Token: "desk"}
 	learn(ids, phone, WhoAmI{UserID: "@alice:hs"}, forever)
 	learn(ids, desk, WhoAmI{UserID: "@alice:hs"}, forever)
 	ids.Doubt(phone)
@@ -145,13 +146,13 @@ func TestDoubtTouchesOneToken(t *testing.T) {
 // Once each logout with a token that somebody had made up ended every lookup in flight:
 // at 650 a second no new user could be remembered.
 func TestRevocationsOfOtherTokensLeaveALookupAlone(t *testing.T) {
-	ids, alice := NewIdentities(1000, testkit.Epoch), Credential{Token: "alice"}
+	ids, alice := NewIdentities(1000, testkit.Epoch), matrix.Credential{Token: "alice"}
 	under := ids.Begin(alice)
 	defer under.End()
 	asOf := ids.Revision()
 	for i := range 1000 {
-		ids.RevokeToken(Credential{Token: fmt.Sprint("made-up-", i)})
-		ids.Doubt(Credential{Token: fmt.Sprint("made-up-", i)})
+		ids.RevokeToken(matrix.Credential{Token: fmt.Sprint("made-up-", i)})
+		ids.Doubt(matrix.Credential{Token: fmt.Sprint("made-up-", i)})
 		ids.RevokeUser(fmt.Sprintf("@%d:hs", i%100))
 	}
 	if !under.Holds("@alice:hs", asOf) {
@@ -166,7 +167,7 @@ func TestMadeUpTokensLeaveNothing(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
 	before := ids.Revision()
 	for i := range 1000 {
-		c := Credential{Token: fmt.Sprint("made-up-", i), UserID: fmt.Sprintf("@%d:hs", i)}
+		c := matrix.Credential{Token: fmt.Sprint("made-up-", i), UserID: fmt.Sprintf("@%d:hs", i)}
 		ids.RevokeToken(c)
 		ids.Doubt(c)
 		ids.Refreshed(c.Token)
@@ -196,7 +197,7 @@ func TestRevokedUserIsACopy(t *testing.T) {
 // from when the two were given out.
 func TestRefreshEndsTheAccessTokenBefore(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
-	old, desk := Credential{Token: "old"}, Credential{Token: "desk"}
+	old, desk := matrix.Credential{Token: "old"}, matrix.Credential{Token: "desk"}
 	learn(ids, old, WhoAmI{UserID: "@alice:hs"}, forever)
 	learn(ids, desk, WhoAmI{UserID: "@alice:hs"}, forever)
 	ids.Issued("old", "refresh-1")
@@ -231,10 +232,10 @@ func TestMadeUpRefreshTokensAreNotKept(t *testing.T) {
 // ended meanwhile, and never authorises anything.
 func TestHolderOfWhatMayHaveEnded(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
-	plain, ordinary := Credential{Token: "tok"}, Credential{Token: "tok", UserID: "@x:hs"}
-	bridge, ghost := Credential{Token: "as"}, Credential{Token: "as", UserID: "@g:hs"}
-	issued := Credential{Token: "issued"}
-	want := func(c Credential, want string) {
+	plain, ordinary := matrix.Credential{Token: "tok"}, matrix.Credential{Token: "tok", UserID: "@x:hs"}
+	bridge, ghost := matrix.Credential{Token: "as"}, matrix.Credential{Token: "as", UserID: "@g:hs"}
+	issued := matrix.Credential{Token: "issued"}
+	want := func(c matrix.Credential, want string) {
 		t.Helper()
 		if got := ids.Holder(c); got != want {
 			t.Errorf("the holder of %+v is %q, want %q", c, got, want)
@@ -246,12 +247,12 @@ func TestHolderOfWhatMayHaveEnded(t *testing.T) {
 	learn(ids, bridge, WhoAmI{UserID: "@b:hs"}, forever)
 	learn(ids, ghost, WhoAmI{UserID: "@g:hs"}, forever)
 	ids.IssuedTo("@i:hs", "issued")
-	ids.IssuedTo("@"+strings.Repeat("x", maxUserID), "long")
+	ids.IssuedTo("@"+strings.Repeat("x", matrix.MaxUserID), "long")
 	ids.IssuedTo("", "nobody's")
 	for _, userID := range []string{"@a:hs", "@b:hs", "@g:hs", "@i:hs"} {
 		ids.RevokeUser(userID)
 	}
-	for c, userID := range map[Credential]string{plain: "@a:hs", ordinary: "@a:hs", bridge: "@b:hs", ghost: "@g:hs", issued: "@i:hs",
+	for c, userID := range map[matrix.Credential]string{plain: "@a:hs", ordinary: "@a:hs", bridge: "@b:hs", ghost: "@g:hs", issued: "@i:hs",
 		{Token: "issued", UserID: "@x:hs"}: "@i:hs", {Token: "as", UserID: "@x:hs"}: "", {Token: "long"}: "", {Token: "nobody's"}: ""} {
 		want(c, userID)
 		wantUser(t, ids, c, 0, "")
@@ -266,20 +267,20 @@ func TestHolderOfWhatMayHaveEnded(t *testing.T) {
 	ids.Issued("next", "r2", "made up", "r")
 	ids.Issued("last", "", "r2")
 	for _, token := range []string{"next", "last"} {
-		want(Credential{Token: token}, "@a:hs")
-		wantUser(t, ids, Credential{Token: token}, 0, "")
+		want(matrix.Credential{Token: token}, "@a:hs")
+		wantUser(t, ids, matrix.Credential{Token: token}, 0, "")
 	}
-	learn(ids, Credential{Token: "new"}, WhoAmI{UserID: "@n:hs"}, forever)
-	ids.RevokeToken(Credential{Token: "new"})
-	want(Credential{Token: "new"}, "")
+	learn(ids, matrix.Credential{Token: "new"}, WhoAmI{UserID: "@n:hs"}, forever)
+	ids.RevokeToken(matrix.Credential{Token: "new"})
+	want(matrix.Credential{Token: "new"}, "")
 }
 
 // The interleaving of the documentation: the homeserver was asked before the
 // revocation, its answer arrives after. What it says is no longer so.
 func TestARevocationDuringALookup(t *testing.T) {
-	alice := Credential{Token: "tok"}
-	masquerade := Credential{Token: "tok", UserID: "@alice:hs"}
-	for _, c := range []Credential{alice, masquerade} {
+	alice := matrix.Credential{Token: "tok"}
+	masquerade := matrix.Credential{Token: "tok", UserID: "@alice:hs"}
+	for _, c := range []matrix.Credential{alice, masquerade} {
 		for name, revoke := range map[string]func(*Identities){
 			"of the user":  func(ids *Identities) { ids.RevokeUser("@alice:hs") },
 			"of the token": func(ids *Identities) { ids.RevokeToken(alice) },
@@ -329,9 +330,9 @@ func TestARevocationDuringALookup(t *testing.T) {
 // make room becomes one of everybody's earlier lookups.
 func TestAForgottenRevocationConcernsEverybody(t *testing.T) {
 	ids := NewIdentities(16, testkit.Epoch) // 2 places
-	victim, late := Credential{Token: "victim"}, Credential{Token: "late"}
+	victim, late := matrix.Credential{Token: "victim"}, matrix.Credential{Token: "late"}
 	learn(ids, victim, WhoAmI{UserID: "@victim:hs"}, forever)
-	of := func(c Credential, who WhoAmI, asOf Revision) {
+	of := func(c matrix.Credential, who WhoAmI, asOf Revision) {
 		under := ids.Begin(c)
 		defer under.End()
 		under.Learn(who, asOf, until(forever))
@@ -366,7 +367,7 @@ func TestAForgottenRevocationConcernsEverybody(t *testing.T) {
 // An entry that was looked up after a revocation of somebody else has been found not
 // to be touched by it, and stays so when the revocation is forgotten.
 func TestALookupNotesWhatDoesNotConcernIt(t *testing.T) {
-	ids, bob := NewIdentities(16, testkit.Epoch), Credential{Token: "bob"} // 2 places
+	ids, bob := NewIdentities(16, testkit.Epoch), matrix.Credential{Token: "bob"} // 2 places
 	learn(ids, bob, WhoAmI{UserID: "@bob:hs"}, forever)
 	for i := range 100 {
 		ids.RevokeUser(fmt.Sprint("@", i, ":hs"))
@@ -390,7 +391,7 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 	r := testkit.Rand(t)
 	type session struct{ token, user int }
 	type flight struct {
-		c        Credential
+		c        matrix.Credential
 		who      string
 		under    Inquiry
 		revision Revision
@@ -399,16 +400,16 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 	for range 200 {
 		ids := NewIdentities(testkit.Pick(r, 1, 16, 1000), testkit.Epoch)
 		var number int
-		revoked := make(map[string]int)   // user or token → number of the last revocation
-		known := make(map[Credential]int) // → number as of which the answer holds
+		revoked := make(map[string]int)          // user or token → number of the last revocation
+		known := make(map[matrix.Credential]int) // → number as of which the answer holds
 		var flights []flight
 		for range 200 {
 			s := session{r.IntN(6), r.IntN(3)}
 			user := fmt.Sprint("@", s.user, ":hs")
-			c := Credential{Token: fmt.Sprint("as", s.token), UserID: user}
+			c := matrix.Credential{Token: fmt.Sprint("as", s.token), UserID: user}
 			if s.token%2 == 0 { // an ordinary token, of one user
 				user = fmt.Sprint("@", s.token/2, ":hs")
-				c = Credential{Token: fmt.Sprint("tok", s.token)}
+				c = matrix.Credential{Token: fmt.Sprint("tok", s.token)}
 			}
 			switch r.IntN(8) {
 			case 0, 1, 2:
@@ -466,7 +467,7 @@ func TestRevocationRace(t *testing.T) {
 			for step := range 3000 {
 				user, n := r.IntN(users), int64(r.IntN(sessions))
 				userID := fmt.Sprint("@", user, ":hs")
-				c := Credential{Token: fmt.Sprint(user, "-", n)}
+				c := matrix.Credential{Token: fmt.Sprint(user, "-", n)}
 				if n%2 == 1 {
 					c.UserID = userID
 				}
@@ -501,7 +502,7 @@ func TestRevocationRace(t *testing.T) {
 }
 
 func BenchmarkIdentitiesLookupAfterRevocations(b *testing.B) {
-	ids, c := NewIdentities(100_000, testkit.Epoch), Credential{Token: "tok"}
+	ids, c := NewIdentities(100_000, testkit.Epoch), matrix.Credential{Token: "tok"}
 	learn(ids, c, WhoAmI{UserID: "@alice:hs"}, forever)
 	b.ReportAllocs()
 	for b.Loop() {

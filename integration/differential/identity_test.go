@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
 // TestACredentialIsTheHomeserversUser spells credentials in all ways. Where the policy
@@ -18,7 +18,7 @@ func TestACredentialIsTheHomeserversUser(t *testing.T) {
 		c := newCast(t, hs)
 		f := newFront(t, c)
 		f.prime(t, c)
-		y := compareCredentials(t, c, f, counts[*size].credentials, policy.ParseCredential)
+		y := compareCredentials(t, c, f, counts[*size].credentials, matrix.ParseCredential)
 		y.report(t)
 		t.Logf("credentials on %s: %d tried, %d sure, %d without a token, %d uncertain, %d broke a law",
 			hs.Name, y.cases, y.of("sure of it"), y.of("no token"), y.of("uncertain"), len(y.violations))
@@ -46,11 +46,11 @@ func TestAUserWhoIsNoneDoesNotCostAnAppserviceItsToken(t *testing.T) {
 	})
 }
 
-type parser func(authorization []string, rawQuery string) (policy.Credential, error)
+type parser func(authorization []string, rawQuery string) (matrix.Credential, error)
 
 func compareCredentials(t *testing.T, c *cast, f *front, cases int, parse parser) *tally {
 	w := &reads{newTally(cases), t, grammar{source()}, c, f}
-	known := make(map[policy.Credential]answer)
+	known := make(map[matrix.Credential]answer)
 	for range cases {
 		user := pick(w.g, c.friend, c.friend, c.stranger, homeserver.User{ID: c.ghost, AccessToken: homeserver.ASToken}, homeserver.User{ID: c.ghost, AccessToken: homeserver.ASToken})
 		s := w.g.credential(user.AccessToken, c.tokens(user.AccessToken), []string{c.ghost, c.ghost, user.ID, c.friend.ID, hs(c, "ghost_nobody")})
@@ -64,7 +64,7 @@ func compareCredentials(t *testing.T, c *cast, f *front, cases int, parse parser
 
 func hs(c *cast, localpart string) string { return c.hs.UserID(localpart) }
 
-func (w *reads) credential(s spelling, parse parser, known map[policy.Credential]answer) {
+func (w *reads) credential(s spelling, parse parser, known map[matrix.Credential]answer) {
 	r := request{method: http.MethodGet, target: s.with(whoAmI), headers: s.headers}
 	direct := w.c.direct.send(w.t, r)
 	through := w.f.wire.send(w.t, r) // whoami passes through as everything else
@@ -100,7 +100,7 @@ func (w *reads) credential(s spelling, parse parser, known map[policy.Credential
 			return
 		}
 		w.count("sure of it: %s", through.short())
-	case errors.Is(err, policy.ErrMissingToken):
+	case errors.Is(err, matrix.ErrMissingToken):
 		if through.short() != "401 M_MISSING_TOKEN" {
 			w.violate("no token in %s\nbut the homeserver says %s", r, through)
 		}
@@ -111,7 +111,7 @@ func (w *reads) credential(s spelling, parse parser, known map[policy.Credential
 }
 
 // ask asks the homeserver whose a credential is, as the sidecar does.
-func (w *reads) ask(c policy.Credential) answer {
+func (w *reads) ask(c matrix.Credential) answer {
 	query := make(url.Values)
 	if c.UserID != "" {
 		query.Set("user_id", c.UserID)

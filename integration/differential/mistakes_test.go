@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
 // TestTheUsualMistakesAreCaught puts a proxy with the usual mistakes in the sidecar's
@@ -109,7 +109,7 @@ func (m *mistaken) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // mistakenParser takes the first token that it finds.
-func mistakenParser(authorization []string, rawQuery string) (policy.Credential, error) {
+func mistakenParser(authorization []string, rawQuery string) (matrix.Credential, error) {
 	query, _ := url.ParseQuery(rawQuery)
 	token := query.Get("access_token")
 	if len(authorization) > 0 {
@@ -118,7 +118,7 @@ func mistakenParser(authorization []string, rawQuery string) (policy.Credential,
 		}
 	}
 	if token == "" {
-		return policy.Credential{}, policy.ErrMissingToken
+		return matrix.Credential{}, matrix.ErrMissingToken
 	}
-	return policy.Credential{Token: token, UserID: query.Get("user_id")}, nil
+	return matrix.Credential{Token: token, UserID: query.Get("user_id")}, nil
 }

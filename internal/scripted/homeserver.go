@@ -3,13 +3,12 @@ package scripted
 import (
 	"encoding/json"
 	"fmt"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"io"
 	"maps"
 	"net/http"
 	"strings"
 	"sync"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // Homeserver is a scripted one, to stand as the next handler. It answers as
@@ -69,7 +68,7 @@ func (hs *Homeserver) Last() *http.Request {
 
 // ServeHTTP answers a request, as a handler of Caddy's does.
 func (hs *Homeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
-	route, isPresence := policy.ParsePresenceRoute(r.URL.EscapedPath())
+	route, isPresence := matrix.ParsePresenceRoute(r.URL.EscapedPath())
 	what := "other"
 	switch {
 	case isPresence:

@@ -1,0 +1,133 @@
+package gateway
+
+import (
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// counters are what a memory has counted since it is there. They outlive a reload as it
+// does.
+type counters struct {
+	requests [routeCount]atomic.Uint64
+	outcomes [routeCount][outcomeCount]atomic.Uint64
+	observed [routeCount][outcomeCount]atomic.Uint64
+	upstream [reasonCount]atomic.Uint64
+	lookups  [lookupCount]atomic.Uint64
+
+	syncWrites [syncWriteCount]atomic.Uint64
+	deliveries [deliveryCount]atomic.Uint64
+
+	latency [reasonCount]Observer // of all but sync, which waits for news
+}
+
+// route is what a presence request asks for.
+type route int
+
+const (
+	routeRead route = iota
+	routeWrite
+	routePreflight // if they are answered here
+	routeSync      // if it is looked at
+	routeCount
+)
+
+var routeNames = [routeCount]string{"read", "write", "preflight", "sync"}
+
+func routeOf(r *http.Request) route {
+	switch r.Method {
+	case http.MethodPut:
+		return routeWrite
+	case http.MethodOptions:
+		return routePreflight
+	}
+	return routeRead
+}
+
+// reason is why the homeserver was asked.
+type reason int
+
+const (
+	reasonFetch     reason = iota // a read of ours, whose answer may be kept and shared
+	reasonBypass                  // a client's read, as it came
+	reasonWrite                   // a client's write
+	reasonDelivery                // a write that has waited
+	reasonPreflight               // a client's preflight, whose answer may be kept and shared
+	reasonSync                    // a client's sync that was looked at
+	reasonWhoAmI                  // whose token it is
+	reasonVersion                 // which homeserver it is
+	reasonRetry                   // a fetch or whoami that failed or hangs, without the client's fields
+	reasonCount
+)
+
+var ReasonNames = [reasonCount]string{"fetch", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version", "retry"}
+
+// lookup is what became of a question whose token it is.
+type lookup int
+
+const (
+	lookupKnown    lookup = iota // the homeserver named a user
+	lookupRejected               // it doesn't know the token
+	lookupRefused                // it knows the token but not for this
+	lookupFailed                 // it didn't tell
+	lookupCrowded                // it wasn't asked: too many questions before this one
+	lookupLimited                // it wasn't asked: too many unknown tokens from this client
+	lookupSpared                 // it wasn't asked: another question had brought the answer
+	lookupCount
+)
+
+var lookupNames = [lookupCount]string{"known", "rejected", "refused", "failed", "crowded", "limited", "spared"}
+
+// delivery is what became of a write that was answered with 200 and had to wait.
+type delivery int
+
+const (
+	deliveryDone       delivery = iota // the homeserver took it
+	deliverySuperseded                 // the same device has written something else before it was tried
+	deliveryOvertaken                  // likewise, when it had been tried in vain
+	deliveryDropped                    // its token has ended
+	deliveryLost                       // the homeserver didn't take it
+	deliveryCount
+)
+
+var deliveryNames = [deliveryCount]string{"delivered", "superseded", "overtaken", "dropped", "lost"}
+
+// departs counts a request to the homeserver. The function that it returns is to be
+// called when the answer begins, or there won't be any.
+func (c *counters) departs(why reason) (arrives func()) {
+	c.upstream[why].Add(1)
+	start := time.Now()
+	return func() { c.latency[why].Observe(time.Since(start).Seconds()) }
+}
+
+// forward passes a client's request on. It calls then with the status of the answer
+// before that goes out.
+func (h *Gateway) forward(w http.ResponseWriter, r *http.Request, next Next, why reason, then func(status int)) error {
+	arrives := h.memory.counters.departs(why)
+	arrived := false
+	defer func() {
+		if !arrived {
+			arrives()
+		}
+	}()
+	return next.ServeHTTP(onStatus(w, func(status int) {
+		arrived = true
+		arrives()
+		then(status)
+	}), r)
+}
+
+// Observer is told of a time in seconds.
+type Observer interface{ Observe(seconds float64) }
+
+// newCounters returns counters that tell latency how long the homeserver takes, by the reason
+// of a request.
+func newCounters(latency func(reason string) Observer) *counters {
+	c := new(counters)
+	for reason, word := range ReasonNames {
+		if reason != int(reasonSync) {
+			c.latency[reason] = latency(word)
+		}
+	}
+	return c
+}

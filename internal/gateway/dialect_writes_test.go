@@ -1,0 +1,176 @@
+package gateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// written is what a homeserver has of a user's writes. Synapse keeps a state of each device
+// and one message, Dendrite one of both, tuwunel both of each device.
+type written struct {
+	state, message [2]string // of the devices, or the first of the user
+}
+
+// write is a PUT of a device. It reports false if the homeserver refuses it.
+func (w *written) write(d dialect, device int, body []byte) bool {
+	var content struct { // without case, as Dendrite
+		Presence  *string         `json:"presence"`
+		StatusMsg json.RawMessage `json:"status_msg"`
+	}
+	var members map[string]json.RawMessage // by case
+	if json.Unmarshal(body, &content) != nil || json.Unmarshal(body, &members) != nil {
+		return false
+	}
+	if d != Dendrite {
+		content.Presence, content.StatusMsg = nil, members["status_msg"]
+		if json.Unmarshal(members["presence"], &content.Presence) != nil {
+			return false
+		}
+	}
+	var message *string
+	if content.StatusMsg != nil && json.Unmarshal(content.StatusMsg, &message) != nil || content.Presence == nil {
+		return false
+	}
+	state := *content.Presence
+	known := []string{"online", "unavailable", "offline"}
+	states, messages := device, 0
+	switch d {
+	case synapse:
+		delete(members, "presence")
+		delete(members, "status_msg")
+		if len(members) > 0 || !slices.Contains(known, state) || content.StatusMsg != nil && message == nil {
+			return false
+		}
+	case Dendrite:
+		states = 0
+		if state = strings.ToLower(state); !slices.Contains(known, state) {
+			return false
+		}
+	case Tuwunel:
+		messages = device
+		if !slices.Contains(append(known, "busy"), state) {
+			state = "offline"
+		}
+	}
+	w.state[states] = state
+	switch {
+	case message != nil:
+		w.message[messages] = *message
+	case d != Dendrite:
+		w.message[messages] = ""
+	}
+	return true
+}
+
+// minded is a message that the homeserver of these tests refuses, which nobody knows.
+const minded = "minded"
+
+// Whatever two devices write, however fast and with failures between, the homeserver has in the
+// end what it would have had without us: of all that was answered with 200.
+func TestWritesEndAsTheyWouldDirectly(t *testing.T) {
+	for _, tc := range []struct {
+		name       string
+		d          dialect
+		recognised string
+		devices    int
+		minds      bool
+	}{
+		{"Synapse", synapse, "synapse", 2, true},
+		{"Dendrite", Dendrite, "dendrite", 2, false},
+		// There a message that is refused and waits between two others of another device's
+		// takes the first of these with it.
+		{"Dendrite, one device", Dendrite, "dendrite", 1, true},
+		{"tuwunel", Tuwunel, "tuwunel", 2, true},
+		{"Synapse, not recognised", synapse, "auto", 2, false},
+		{"Dendrite, not recognised", Dendrite, "auto", 2, false},
+		{"tuwunel, not recognised", Tuwunel, "auto", 2, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			superseded := 0.0
+			for seed := range uint64(80) {
+				r := rand.New(rand.NewPCG(seed, 1))
+				synctest.Test(t, func(t *testing.T) {
+					h := coalescing()
+					h.Homeserver, h.RepeatWrites = tc.recognised, "absorb"
+					p := newProxy(t, h)
+					superseded += compareWrites(p, r, tc.d, tc.devices, tc.minds)
+				})
+				if t.Failed() {
+					t.Fatalf("seed %d", seed)
+				}
+			}
+			if superseded < 15 {
+				t.Errorf("only %v writes were superseded", superseded)
+			}
+		})
+	}
+}
+
+// compareWrites makes random writes, and returns how many were superseded.
+func compareWrites(p *proxy, r *rand.Rand, d dialect, devices int, minds bool) (superseded float64) {
+	pick := func(from ...string) string { return from[r.IntN(len(from))] }
+	var direct, through written
+	var story strings.Builder
+	tokens := []string{"alice-token", "alice-phone"}
+	failures := rand.New(rand.NewPCG(r.Uint64(), 2)) // the homeserver's own, under its lock
+	take := func(to *written, device int, body []byte) bool {
+		return !strings.Contains(string(body), minded) && to.write(d, device, body)
+	}
+	p.hs.AnswerBy(func(w http.ResponseWriter, hr *http.Request) (bool, error) {
+		if hr.Method != http.MethodPut {
+			return false, nil
+		}
+		body, _ := io.ReadAll(hr.Body)
+		device := slices.Index(tokens, strings.TrimPrefix(hr.Header.Get("Authorization"), "Bearer "))
+		p.hs.Mu.Lock()
+		defer p.hs.Mu.Unlock()
+		fails := failures.IntN(6) == 0 && strings.Contains(story.String(), "\n")
+		fmt.Fprintf(&story, "  sent of %d: %s, fails: %v\n", device, body, fails)
+		switch {
+		case fails:
+			answer(w, 502, `{}`)
+		case take(&through, device, body):
+			answer(w, 200, `{}`)
+		default:
+			answer(w, 400, `{"errcode":"M_UNKNOWN","error":"no"}`)
+		}
+		return true, nil
+	})
+	for range 2 + r.IntN(8) {
+		device := r.IntN(devices)
+		body := `{"presence":"` + pick("online", "unavailable", "offline", "busy", "ONLINE") + `"`
+		if r.IntN(2) == 0 {
+			message := pick("lunch", "meeting", "")
+			if minds && r.IntN(4) == 0 {
+				message, minds = minded, false
+			}
+			body += `,"status_msg":"` + message + `"`
+		}
+		body += pick("", "", "", `,"status_msg":null`, `,"x":1`) + "}"
+		status := p.Put(tokens[device], alice, body).StatusCode
+		p.hs.Mu.Lock()
+		fmt.Fprintf(&story, "device %d: %s: %d\n", device, body, status)
+		p.hs.Mu.Unlock()
+		if status == 200 {
+			take(&direct, device, []byte(body))
+		}
+		if r.IntN(3) == 0 {
+			time.Sleep(time.Duration(r.IntN(15)) * time.Second)
+		}
+	}
+	time.Sleep(3 * time.Minute)
+	synctest.Wait()
+	got := p.samples()
+	if through != direct || got["pending"] != 0 {
+		p.t.Errorf("%sended as %+v, directly as %+v", &story, through, direct)
+	}
+	return got["deliveries_total superseded"] + got["deliveries_total overtaken"]
+}

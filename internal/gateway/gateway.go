@@ -1,0 +1,115 @@
+package gateway
+
+import (
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+)
+
+// Gateway stands in front of a homeserver under one configuration. What it remembers is in a
+// memory, which other gateways may share and which outlives it.
+type Gateway struct {
+	set    *Settings
+	memory *Memory
+	server Server
+	logger *slog.Logger
+
+	named     *SiteFields // that the site's handlers name
+	siteNames []string    // of the header fields that requests of ours have for the site
+	oversized sync.Once   // the first of these that doesn't fit tells it
+
+	served sync.Once   // the first request makes the memory fit
+	misfit sync.Once   // the first sync that sync off can't help tells it
+	ended  atomic.Bool // the configuration is cleaned up
+	strays strays
+}
+
+// NewGateway returns a gateway in a web server, at a site whose handlers name these fields.
+func NewGateway(set *Settings, m *Memory, server Server, fields *SiteFields, logger *slog.Logger) *Gateway {
+	return &Gateway{set: set, memory: m, server: server, logger: logger, named: fields, siteNames: fields.Names()}
+}
+
+// Settings returns what the gateway was made with.
+func (h *Gateway) Settings() *Settings { return h.set }
+
+// Fields returns the header fields that the site's handlers name.
+func (h *Gateway) Fields() *SiteFields { return h.named }
+
+// Serve answers a request or sends it on, perhaps another one than it came. An error that it
+// returns is the next handler's, as it is, or a [Failure].
+func (h *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error {
+	h.served.Do(func() { h.memory.resize(h.set.Sizes) })
+
+	if isNoPath(r) && !h.set.Observe {
+		writeMatrixError(w, r, http.StatusBadRequest, matrixError{
+			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL, and CONNECT is for WebSockets only",
+		})
+		return nil
+	}
+	method := methodOf(r)
+	switch method {
+	case http.MethodOptions:
+		if h.set.Preflight {
+			if kind, ok := newPreflightKind(r); ok && !h.named.ReadsAny(r.Header) && (h.set.Observe || !hasBody(r)) {
+				return h.servePreflight(w, r, next, kind)
+			}
+		}
+	case http.MethodGet, http.MethodHead, http.MethodPut:
+		route, ok := presenceRoute(r)
+		if ok {
+			h.strays.judged.Store(true)
+		}
+		switch {
+		case !ok:
+		case h.set.Observe:
+			return h.observe(w, r, next, route)
+		case method == http.MethodPut:
+			return h.serveWrite(w, r, next, route)
+		default:
+			return h.serveRead(w, r, next, route)
+		}
+	}
+	if h.watchesSyncs() {
+		if route, ok := syncRoute(r); ok {
+			return h.serveSync(w, r, next, route)
+		}
+	}
+	if h.watchesActivity() && matrix.IsActivity(method, r.URL.EscapedPath()) {
+		return h.serveActivity(w, r, next)
+	}
+	if revocation, ok := matrix.ParseRevocation(method, r.URL.EscapedPath()); ok {
+		return h.serveRevocation(w, r, next, revocation)
+	}
+	if h.strays.concern(r.URL.Path) {
+		w = h.countStrays(w)
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// isNoPath tells of a request that its URL's path doesn't tell where it goes. No client
+// sends such to a homeserver:
+//
+//   - PUT x:http://h/_matrix/…: net/http keeps what is after the colon apart
+//     from the path, and reverse_proxy sends it as the target. Dendrite takes the
+//     write.
+//   - CONNECT h: for a homeserver that goes along, all that follows is a tunnel. The same
+//     holds for an extended CONNECT, which has a path, unless it is for a WebSocket:
+//     reverse_proxy sends it on as a CONNECT, and what the client sends then follows
+//     on the homeserver's connection as it is. That may be other requests.
+func isNoPath(r *http.Request) bool {
+	return r.URL.Opaque != "" || methodOf(r) == http.MethodConnect
+}
+
+// presenceRoute recognises a presence request by the path that goes upstream. All
+// its literal parts are in the decoded path too, which tells other requests
+// apart for less.
+func presenceRoute(r *http.Request) (matrix.PresenceRoute, bool) {
+	if !strings.HasPrefix(r.URL.Path, matrix.ClientPrefix) || !strings.Contains(r.URL.Path, "/presence/") {
+		return matrix.PresenceRoute{}, false
+	}
+	return matrix.ParsePresenceRoute(r.URL.EscapedPath())
+}

@@ -1,0 +1,437 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// owner is what is known of whose a credential is. One of the fields is set.
+type owner struct {
+	userID    string
+	asked     time.Time         // of an answer that was asked for, when that was
+	asOf      policy.Revision   // of such an answer, what had been revoked by then
+	rejection *policy.Rejection // the homeserver doesn't know the token
+
+	// refusal is another Matrix error than an unknown token, such as a locked
+	// account or an appservice that may not act for the user. It is the
+	// homeserver's answer to this one request. That there was one is remembered, see
+	// refusals.
+	refusal *subresponse
+
+	// wait is set if the homeserver was not asked, because too many tokens are
+	// being looked up, or too many of this client's turned out to be unknown: how
+	// long to wait before trying again.
+	wait time.Duration
+
+	// barrier is what the site's own handlers said to the question, which didn't reach
+	// the homeserver. It is for the client that asked.
+	barrier *subresponse
+
+	// err says why there is no answer, with a status: 502, 503 or 504.
+	err error
+
+	// page is there if the client is to get that for an err: what the site has put in the
+	// place of the homeserver's error, or what says that the request was none to be answered.
+	page *subresponse
+
+	// retries are there if it isn't shared, for those who waited for it.
+	retries *retries
+
+	// crashed tells of an err that our own code panicked.
+	crashed bool
+
+	// down tells of an err or a refusal that the homeserver could not tell, by a question that
+	// had nothing of the client's but its credential.
+	down bool
+}
+
+// known tells that the homeserver has told, one way or the other.
+func (o *owner) known() bool { return o.userID != "" || o.rejection != nil }
+
+// isShared tells that an answer is about the credential, and not about the client that
+// asked with it: its address, its budget, its failure.
+func (o *owner) isShared() bool {
+	return o.known() || o.crashed || o.refusal != nil && o.refusal.status != http.StatusTooManyRequests && !o.refusal.failed()
+}
+
+// recall returns what is remembered of a credential's owner.
+func (h *Gateway) recall(c matrix.Credential, now time.Time) (known owner) {
+	known.userID, known.rejection = h.memory.identities.Lookup(c, now, h.set.Lifetimes)
+	return known
+}
+
+// identify tells on whose behalf c acts, from memory or from the homeserver. It asks
+// for as many unknown tokens of a client as limit says, or for all if that is nil.
+func (h *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) owner {
+	if known := h.recall(c, h.memory.now()); known.known() {
+		return known
+	}
+	return h.inquire(r, next, c, limit).answer(r.Context().Done())
+}
+
+// inquiry is a question whose a credential is, that may be asked later than its request
+// is served.
+type inquiry struct {
+	handler    *Gateway
+	credential matrix.Credential
+	question   subrequest
+	from       client
+}
+
+func (h *Gateway) inquire(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) inquiry {
+	return inquiry{h, c, h.newWhoAmI(r, next, c), h.newClient(r, limit)}
+}
+
+// answer asks, or waits for another's answer to the same question until gone.
+func (i inquiry) answer(gone <-chan struct{}) owner {
+	h, m := i.handler, i.handler.memory
+	from := m.asker(i.credential, i.from)
+	if wait := m.rejectedWait(from, m.now()); wait > 0 {
+		return owner{wait: wait}
+	}
+	end := time.Now().Add(h.set.IdentityTimeout)
+	under := m.identities.Begin(i.credential)
+	defer under.End()
+	var again *retries
+	for {
+		var f *flight[owner]
+		var depart func()
+		if again != nil {
+			f, depart = again.board(i.origin(), func() owner {
+				return m.whoAmIs.alone(func() owner { return i.ask(from, under, end) })
+			})
+		} else {
+			f, _, depart = m.whoAmIs.board(m.identities.Fingerprint(i.credential), true, func() owner {
+				return i.ask(from, under, time.Now().Add(h.set.IdentityTimeout))
+			})
+		}
+		if f == nil {
+			return owner{wait: crowdedWait}
+		}
+		if depart != nil {
+			depart()
+			return f.result
+		}
+		select {
+		case <-f.landed:
+		case <-gone:
+			return owner{err: fail(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
+		}
+		switch who := f.result; {
+		case !who.isShared() && again == nil && time.Now().Before(end):
+			again = who.retries
+		case (who.barrier != nil || who.wait > 0) && time.Now().Before(end):
+			return m.whoAmIs.alone(func() owner { return i.ask(from, under, end) })
+		case who.userID == "":
+			return who
+		case !under.Holds(who.userID, who.asOf):
+			// It was true when another asked, and something has been revoked since.
+			again = nil
+		case m.now().Sub(who.asked) < h.set.Lifetimes.Identity:
+			return who
+		default:
+			// It was true when another asked, but is not good for so long.
+			return owner{err: fail(http.StatusGatewayTimeout, errOutlived)}
+		}
+	}
+}
+
+// origin is where a question came from, as far as the way to the homeserver may depend on it.
+type origin struct {
+	handler *Gateway
+	address string
+}
+
+func (i inquiry) origin() origin {
+	return origin{i.handler, i.question.route.ClientIP()}
+}
+
+// retries are the questions of those who have shared one that failed. The credential is the
+// same, the client need not be, so one of each origin asks again: what fails there has
+// nothing to do with what else a client sends.
+type retries struct {
+	mu sync.Mutex // guards by
+	by map[origin]*flight[owner]
+}
+
+// board returns the question of an origin, and if it is the caller's to ask a function that
+// does so. fly doesn't panic.
+func (r *retries) board(from origin, fly func() owner) (f *flight[owner], depart func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f = r.by[from]; f != nil {
+		return f, nil
+	}
+	if r.by == nil {
+		r.by = make(map[origin]*flight[owner])
+	}
+	f = newFlight(fly)
+	r.by[from] = f
+	return f, func() {
+		f.result = f.fly()
+		close(f.landed)
+	}
+}
+
+// maxLearning is how many requests at a time wait for the homeserver to tell whose they
+// are, although their clients don't: in mode observe, and syncs.
+const maxLearning = 256
+
+// maxLearningEach is how many of them come from one client, as far as its address
+// tells it from others.
+const maxLearningEach = 64
+
+// later asks behind the client's back, and calls then with the answer. It reports false, and
+// does nothing, if too many are being asked.
+func (i inquiry) later(then func(who owner)) bool {
+	return i.laterFrom(i.handler.memory.learning, then)
+}
+
+func (i inquiry) laterFrom(places *seats, then func(who owner)) bool {
+	_, ok := i.start(places, then)
+	return ok
+}
+
+// start is laterFrom, and returns a channel that is closed when another goroutine has begun to
+// ask.
+func (i inquiry) start(places *seats, then func(who owner)) (begins <-chan struct{}, ok bool) {
+	if !places.take(i.from.name) {
+		return nil, false
+	}
+	begun := make(chan struct{})
+	go func() {
+		defer places.leave(i.from.name)
+		close(begun)
+		_ = i.handler.memory.guard(func() { then(i.answer(nil)) })
+	}()
+	return begun, true
+}
+
+// learn asks the homeserver whose a credential is, if that isn't known, while its request
+// is served, and calls then with a user that it learns.
+func (h *Gateway) learn(r *http.Request, next Next, c matrix.Credential, then func(userID string)) {
+	now := h.memory.now()
+	if known := h.recall(c, now); known.known() || h.isRefused(c, now) {
+		return
+	}
+	h.inquire(r, next, c, h.set.RejectedLimit).later(func(who owner) {
+		if who.userID != "" {
+			then(who.userID)
+		}
+	})
+}
+
+// errOutlived says that an answer was no longer good when it came. The homeserver is
+// slow then, not down, so nothing stale may stand in for it.
+var errOutlived = errors.New("the homeserver took longer to tell whose access token it is than that is good for")
+
+// statusClientClosed is what Caddy reports for a client that went away (nginx's 499).
+const statusClientClosed = 499
+
+// crowdedWait is what a client is told if too many tokens are being looked up.
+const crowdedWait = time.Second
+
+// newWhoAmI makes the request GET /account/whoami, which all homeservers have under
+// v3. It goes as the client, with its address and User-Agent, because Synapse
+// records these as the last use of the token.
+func (h *Gateway) newWhoAmI(r *http.Request, next Next, c matrix.Credential) subrequest {
+	u := &url.URL{Path: matrix.ClientPrefix + "v3/account/whoami", RawQuery: assertion(c)}
+	return h.newSubrequest(r, next, u, c.Token)
+}
+
+// assertion is the query by which a request of ours acts for the same user as c. The token
+// goes into the header, wherever it came: queries are logged.
+func assertion(c matrix.Credential) string {
+	if c.UserID == "" && c.DeviceID == "" {
+		return ""
+	}
+	query := make(url.Values)
+	if c.UserID != "" {
+		query.Set("user_id", c.UserID)
+	}
+	if c.DeviceID != "" {
+		query.Set(c.DeviceParameter, c.DeviceID)
+	}
+	return query.Encode()
+}
+
+// ask asks the homeserver, which has until deadline, and remembers its answer if it is a
+// definite one.
+func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) owner {
+	who, result := i.handler.lookUp(i.question, i.credential, from, under, deadline)
+	i.handler.memory.counters.lookups[result].Add(1)
+	if !who.isShared() {
+		who.retries = new(retries)
+	}
+	return who
+}
+
+func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, under policy.Inquiry, deadline time.Time) (owner, lookup) {
+	m := h.memory
+	patience, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	if m.asking.enter(patience, from.name, from.many) != nil {
+		return owner{wait: crowdedWait}, lookupCrowded
+	}
+	defer m.asking.leave(from.name)
+	// Another flight may have landed before this one departed, as in fly, and
+	// others of this client may have used its budget up.
+	revision, asked := m.identities.Revision(), m.now()
+	if known := h.recall(c, asked); known.known() {
+		known.asked, known.asOf = asked, revision
+		return known, lookupSpared
+	}
+	if wait := m.rejectedWait(from, asked); wait > 0 {
+		return owner{wait: wait}, lookupLimited
+	}
+
+	asksAgain := h.set.Lifetimes.Rejection > 0 && m.identities.WasRejected(c)
+	if asksAgain {
+		again := from.again()
+		if wait := m.rejectedWait(again, asked); wait > 0 {
+			return owner{wait: wait}, lookupLimited
+		}
+		m.chargeRejected(again, asked)
+	}
+
+	staleAtStake := h.set.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
+	answer := question.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
+	if answer.site {
+		return owner{barrier: answer}, lookupFailed
+	}
+	errcode := answer.matrixError()
+	if answer.failed() && errcode == "" {
+		if !asksAgain && m.identities.LastKnown(c) == "" {
+			m.outage.fails(from, m.now())
+		}
+		return h.unreachable(question, answer), lookupFailed
+	}
+	m.answered(asked)
+	switch {
+	case answer.status == http.StatusOK:
+		var who struct {
+			UserID   string `json:"user_id"`
+			DeviceID string `json:"device_id"`
+		}
+		if answer.decode(&who) && who.UserID != "" {
+			h.reportFault(faultNone, nil)
+			m.host.note(answer.host)
+			m.accept(c)
+			under.Learn(policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked)
+			return owner{userID: who.UserID, asked: asked, asOf: revision}, lookupKnown
+		}
+	case answer.status == http.StatusUnauthorized && errcode == unknownToken:
+		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
+		// Dendrite says of an appservice's token that it doesn't know it if it is
+		// the user_id that it doesn't know.
+		if c.UserID == "" && c.DeviceID == "" && cache.Fits(rejection.Body, keptList(answer.header)) {
+			m.identities.Reject(c, rejection, asked)
+		}
+		if !asksAgain {
+			m.chargeRejected(from, asked)
+		}
+		return owner{rejection: rejection}, lookupRejected
+	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
+		// Also a 5xx, if the homeserver says so itself.
+		m.refuse(c, answer, asked)
+		return owner{refusal: answer, down: answer.failed()}, lookupRefused
+	}
+	return h.incomprehensible(question, answer), lookupFailed
+}
+
+// unreachable returns what is known by a question that failed, and logs that.
+func (h *Gateway) unreachable(question subrequest, answer *subresponse) owner {
+	err := answer.err
+	if err == nil {
+		err = fail(http.StatusBadGateway, fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status))
+	}
+	h.reportFault(faultUnreachable, err)
+	failed := owner{err: err, down: true}
+	if answer.replaced && !answer.large {
+		failed.page = answer
+	}
+	return failed
+}
+
+// incomprehensible returns what is known by an answer that no homeserver gives to a question, and
+// logs it unless there may be one all the same.
+func (h *Gateway) incomprehensible(question subrequest, answer *subresponse) owner {
+	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",
+		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"))
+	failed := owner{err: fail(http.StatusBadGateway, err)}
+	switch {
+	case answer.isAboutRequest():
+		failed.page = answer
+	case answer.local:
+		h.reportFault(faultUnreachable, err)
+	default:
+		h.reportFault(faultMisfit, err)
+	}
+	return failed
+}
+
+// fault says why the homeserver can't be asked whose an access token is.
+type fault int32
+
+const (
+	faultNone fault = iota
+	faultUnreachable
+	faultMisfit
+)
+
+// faultMessages tell an admin what follows from a fault and what to do.
+var faultMessages = [...]string{
+	faultNone: "the homeserver tells again whose access token it is",
+	faultUnreachable: "the homeserver doesn't tell whose access token it is: " +
+		"presence writes are refused and new readers not cached until it does",
+	faultMisfit: "the upstream is no Matrix homeserver: presence writes are refused and reads are not cached; " +
+		"check the address after reverse_proxy, and that /_matrix/client/v3/account/whoami is routed there",
+}
+
+// faultLogInterval is for how long a change is not logged after the last one that
+// was: a homeserver that answers every other question would fill the log.
+const faultLogInterval = time.Minute
+
+// faultLog makes one line in the log of a fault, not one of each request.
+type faultLog struct {
+	state  atomic.Int32 // the fault as last logged
+	logged atomic.Int64 // when that was, see [clock.stamp]
+}
+
+// Trouble returns why the homeserver can't be asked whose an access token is, as last logged, or
+// "" if it can.
+func (m *Memory) Trouble() string {
+	if now := fault(m.faults.state.Load()); now != faultNone {
+		return faultMessages[now]
+	}
+	return ""
+}
+
+// reportFault logs a fault, or its end, if it is news.
+func (h *Gateway) reportFault(now fault, err error) {
+	log := &h.memory.faults
+	before := log.state.Load()
+	if before == int32(now) {
+		return
+	}
+	at, last := h.memory.clock.stamp(), log.logged.Load()
+	if at-last < int64(faultLogInterval) || !log.state.CompareAndSwap(before, int32(now)) {
+		return
+	}
+	log.logged.Store(at)
+	if now == faultNone {
+		h.logger.Info(faultMessages[now])
+	} else {
+		h.logger.Error(faultMessages[now], "error", err)
+	}
+}

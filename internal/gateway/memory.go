@@ -1,0 +1,137 @@
+package gateway
+
+import (
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// Memory is all that outlives a request. It holds data only: limits and
+// lifetimes belong to the handlers, which a reload replaces.
+type Memory struct {
+	clock         *clock // by which all of it ages
+	presence      *cache.Presence
+	identities    *policy.Identities
+	reads, writes *policy.Limiter
+	syncs         *policy.Limiter // changes of presence by syncs
+	devices       *policy.Devices
+	software      software
+	// rejected is about clients, by their address: who has shown how many tokens
+	// that the homeserver doesn't know.
+	rejected *policy.Limiter
+	// repeats is about what users last wrote, pendings about what is still to be
+	// written.
+	repeats  *policy.Repeats
+	pendings pendings
+	// Talkers are the users who were over a limit most often.
+	Talkers [limitCount]*policy.Talkers
+
+	preflights *preflights
+	refusals   *refusals
+
+	fetches flights[fetchKey, *fetched]
+	whoAmIs flights[[16]byte, owner] // by the credential's fingerprint
+	// asking bounds how many of them the homeserver is asked at a time.
+	asking *turnstile
+	faults faultLog
+	outage outage
+	host   goodHost
+	echoes atomic.Bool // see learnOrigins
+	losses lossLog
+	// rateHint is the hint about Synapse's rc_presence.
+	rateHint sync.Once
+
+	counters *counters
+	// learning has a place for each request whose owner is asked for behind its client's
+	// back, confirming for each of which the homeserver has said that it is somebody's.
+	learning, confirming *seats
+
+	mu    sync.Mutex // guards sizes
+	sizes Sizes
+
+	needs needs
+
+	// panicked is told of a panic in a goroutine of ours.
+	panicked func(reason any)
+}
+
+// maxWhoAmIs is how many tokens the homeserver is asked about at a time. Each takes
+// it about a millisecond, so that is tens of thousands a second.
+const maxWhoAmIs = 64
+
+// maxWhoAmIsEach is how many of them come from one client, as far as its address
+// tells it from others.
+const maxWhoAmIsEach = 8
+
+// maxWhoAmIsWaiting is how many wait for that. It leaves room for those flights that
+// haven't come to wait yet.
+const maxWhoAmIsWaiting = maxFlights / 2
+
+// NewMemory returns an empty memory with tables of these sizes. It tells latency how long the
+// homeserver takes, by the reason of a request, and panicked of panics in goroutines of ours.
+func NewMemory(s Sizes, latency func(reason string) Observer, panicked func(reason any)) *Memory {
+	clock := newClock()
+	now := clock.now()
+	m := &Memory{
+		clock:      clock,
+		presence:   cache.NewPresence(s.States, s.Permissions, now),
+		identities: policy.NewIdentities(s.Tokens, now),
+		reads:      policy.NewLimiter(s.Tokens, now),
+		writes:     policy.NewLimiter(s.Tokens, now),
+		syncs:      policy.NewLimiter(s.Tokens, now),
+		devices:    policy.NewDevices(s.Tokens, now),
+		rejected:   policy.NewLimiter(s.Tokens, now),
+		repeats:    policy.NewRepeats(s.Tokens, now),
+		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
+		preflights: newPreflights(),
+		refusals:   newRefusals(),
+		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
+		counters:   newCounters(latency),
+		learning:   newSeats(maxLearning, maxLearningEach),
+		confirming: newSeats(maxLearning, maxLearningEach),
+		sizes:      s,
+		panicked:   panicked,
+	}
+	m.fetches = flights[fetchKey, *fetched]{panicked: panicked, crashed: func(err error) *fetched {
+		return &fetched{subresponse: &subresponse{err: fail(http.StatusInternalServerError, err)}, crashed: true}
+	}}
+	m.whoAmIs = flights[[16]byte, owner]{panicked: panicked, crashed: func(err error) owner {
+		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
+	}}
+	for limit := range m.Talkers {
+		m.Talkers[limit] = policy.NewTalkers(maxTalkers, now)
+	}
+	return m
+}
+
+// guard calls f in a goroutine of ours. A panic is told of, and returned as an error.
+func (m *Memory) guard(f func()) error { return guard(m.panicked, f) }
+
+// Unattended returns how many questions are under way that no client waits for.
+func (m *Memory) Unattended() int { return m.learning.len() + m.confirming.len() }
+
+// now returns the time by which all that is remembered ages.
+func (m *Memory) now() time.Time { return m.clock.now() }
+
+// resize makes the tables fit s. It is called when a handler serves its first
+// request, not when it is provisioned: that configuration may yet fail.
+func (m *Memory) resize(s Sizes) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sizes == s {
+		return
+	}
+	m.sizes = s
+	m.presence.Resize(s.States, s.Permissions)
+	m.identities.Resize(s.Tokens)
+	m.reads.Resize(s.Tokens)
+	m.writes.Resize(s.Tokens)
+	m.syncs.Resize(s.Tokens)
+	m.devices.Resize(s.Tokens)
+	m.rejected.Resize(s.Tokens)
+	m.repeats.Resize(s.Tokens)
+}

@@ -1,0 +1,160 @@
+package gateway
+
+// Metric is something that a memory counts.
+type Metric struct {
+	Name   string // in snake case, without a prefix
+	Help   string
+	Labels []string // the names of its labels
+
+	// IsGauge tells that it may go down.
+	IsGauge bool
+}
+
+// The metrics. docs/metrics.md says what each has to do with the others. All counters are
+// since the memory began.
+var (
+	requestsMetric = &Metric{
+		Name: "requests_total", Labels: []string{"route"},
+		Help: "Presence requests, and the syncs that are looked at, by route.",
+	}
+	outcomesMetric = &Metric{
+		Name: "outcomes_total", Labels: []string{"route", "outcome"},
+		Help: "Presence requests by how they were answered.",
+	}
+	observedMetric = &Metric{
+		Name: "observed_total", Labels: []string{"route", "outcome"},
+		Help: "Presence requests in mode observe, by what mode enforce would have answered.",
+	}
+	upstreamMetric = &Metric{
+		Name: "upstream_requests_total", Labels: []string{"reason"},
+		Help: "Requests to the homeserver, by reason.",
+	}
+	savedMetric = &Metric{
+		Name: "saved_total",
+		Help: "Presence requests, without syncs, that the homeserver was spared.",
+	}
+	syncWritesMetric = &Metric{
+		Name: "sync_writes_total", Labels: []string{"result"},
+		Help: "Syncs that are looked at, by what became of their set_presence.",
+	}
+	lookupsMetric = &Metric{
+		Name: "lookups_total", Labels: []string{"result"},
+		Help: "Access tokens that were not in memory, by what became of the question whose they are.",
+	}
+	deliveriesMetric = &Metric{
+		Name: "deliveries_total", Labels: []string{"result"},
+		Help: "Writes that were answered 200 and had to wait, by what became of them.",
+	}
+	pendingMetric = &Metric{
+		Name: "pending", IsGauge: true,
+		Help: "Writes that were answered 200 and wait for their user's budget, or are being delivered.",
+	}
+	entriesMetric = &Metric{
+		Name: "entries", Labels: []string{"table"}, IsGauge: true,
+		Help: "Entries in a table, fresh or not. At most as many as are configured, and 64 preflights.",
+	}
+	evictionsMetric = &Metric{
+		Name: "evictions_total", Labels: []string{"table"},
+		Help: "Entries that a table dropped to make room.",
+	}
+	overflowMetric = &Metric{
+		Name: "limiter_overflow_total", Labels: []string{"limit"},
+		Help: "Events charged to the budget that users share for whom a limit's table has no room.",
+	}
+)
+
+// Metrics are all of them.
+var Metrics = []*Metric{
+	requestsMetric, outcomesMetric, observedMetric, upstreamMetric, savedMetric, syncWritesMetric, lookupsMetric, deliveriesMetric,
+	pendingMetric, entriesMetric, evictionsMetric, overflowMetric,
+}
+
+// Samples calls yield with each value of each metric, and the values of its labels. They are
+// from lists of words in this package: nothing in them comes from a request.
+func (m *Memory) Samples(yield func(metric *Metric, value float64, labels ...string)) {
+	m.sampleCounters(yield)
+	m.sampleTables(yield)
+}
+
+// savingOutcomes are those without an upstream request of any kind.
+var savingOutcomes = []outcome{
+	outcomeHit, outcomeCollapsed, outcomeAbsorbed, outcomeLimited, outcomeRefused, outcomeRejected, outcomeInvalid,
+}
+
+func (m *Memory) sampleCounters(yield func(metric *Metric, value float64, labels ...string)) {
+	counter := func(metric *Metric, n uint64, labels ...string) { yield(metric, float64(n), labels...) }
+	c := m.counters
+	var saved uint64
+	for route, routeName := range routeNames {
+		// The outcomes come first, so that a request that comes meanwhile makes
+		// them no more than the requests.
+		for o, words := range outcomes {
+			counter(outcomesMetric, c.outcomes[route][o].Load(), routeName, words.name)
+			counter(observedMetric, c.observed[route][o].Load(), routeName, words.name)
+		}
+		for _, o := range savingOutcomes {
+			saved += c.outcomes[route][o].Load()
+		}
+		counter(requestsMetric, c.requests[route].Load(), routeName)
+	}
+	for result, resultName := range deliveryNames {
+		counter(deliveriesMetric, c.deliveries[result].Load(), resultName)
+	}
+	saved += c.deliveries[deliverySuperseded].Load()
+	counter(savedMetric, saved)
+	for result, resultName := range syncWriteNames {
+		counter(syncWritesMetric, c.syncWrites[result].Load(), resultName)
+	}
+	for result, resultName := range lookupNames {
+		counter(lookupsMetric, c.lookups[result].Load(), resultName)
+	}
+	for reason, reasonName := range ReasonNames {
+		counter(upstreamMetric, c.upstream[reason].Load(), reasonName)
+	}
+}
+
+func (m *Memory) sampleTables(yield func(metric *Metric, value float64, labels ...string)) {
+	entries := func(table string, n int) {
+		yield(entriesMetric, float64(n), table)
+	}
+	evictions := func(table string, n uint64) {
+		yield(evictionsMetric, float64(n), table)
+	}
+	states, permissions, refusals := m.presence.Len()
+	entries("states", states)
+	entries("permissions", permissions)
+	entries("refusals", refusals)
+	identities, rejections := m.identities.Len()
+	entries("identities", identities)
+	entries("rejections", rejections)
+	entries("readers", m.reads.Users())
+	entries("writers", m.writes.Users())
+	entries("syncers", m.syncs.Users())
+	entries("devices", m.devices.Len())
+	entries("rejected_clients", m.rejected.Users())
+	entries("last_writes", m.repeats.Len())
+	yield(pendingMetric, float64(m.pendings.len()))
+	preflights, evictedPreflights := m.preflights.usage()
+	entries("preflights", preflights)
+
+	evictedStates, evictedPermissions, evictedRefusals := m.presence.Evicted()
+	evictions("states", evictedStates)
+	evictions("permissions", evictedPermissions)
+	evictions("refusals", evictedRefusals)
+	evictedIdentities, evictedRejections := m.identities.Evicted()
+	evictions("identities", evictedIdentities)
+	evictions("rejections", evictedRejections)
+	evictions("preflights", evictedPreflights)
+
+	evictions("last_writes", m.repeats.Evicted())
+
+	evictions("devices", m.devices.Evicted())
+
+	overflow := func(limit string, n uint64) {
+		yield(overflowMetric, float64(n), limit)
+	}
+	overflow("read", m.reads.Overflowed())
+	overflow("write", m.writes.Overflowed())
+	overflow("sync", m.syncs.Overflowed())
+	overflow("rejected", m.rejected.Overflowed())
+}

@@ -1,0 +1,97 @@
+package gateway
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+)
+
+// needs is what the handlers of a memory need to know of requests, so that all of them
+// watch for it: those of the running configuration, and during a reload also those of the next.
+//
+//	1 site a absorbs: a write of "online" is remembered
+//	2 site b does nothing of the kind: a sync sets "unavailable" through it
+//	3 site a: "online" again, which is no repeat, as b must tell
+//
+// To watch is to look at a request and to forget what may no longer be true. What becomes of a
+// request is its own handler's business.
+type needs struct {
+	syncs, activity atomic.Bool
+	// absorbs and limitsSyncs tell that some handler acts upon what it knows, in mode enforce.
+	absorbs, limitsSyncs atomic.Bool
+	settle               atomic.Int64 // the longest, in nanoseconds
+}
+
+// WatchFor has all gateways of a memory watch for what one of them needs to know: those with
+// these settings, which are all that are in use. What is remembered of devices and of the last
+// writes ends if something is watched for that wasn't.
+func (m *Memory) WatchFor(all []*Settings) {
+	n := &m.needs
+	var syncs, activity, absorbs, limitsSyncs bool
+	var settle time.Duration
+	for _, set := range all {
+		syncs, activity = syncs || set.watchesSyncs(), activity || set.watchesActivity()
+		if !set.Observe {
+			absorbs, limitsSyncs = absorbs || set.Absorbs, limitsSyncs || set.Sync == SyncLimit
+		}
+		settle = max(settle, set.Settle)
+	}
+	began := n.syncs.Swap(syncs) != syncs && syncs
+	began = n.activity.Swap(activity) != activity && activity || began
+	n.absorbs.Store(absorbs)
+	n.limitsSyncs.Store(limitsSyncs)
+	n.settle.Store(int64(settle))
+	if began {
+		m.repeats.Clear()
+		m.devices.Clear()
+	}
+}
+
+// Absorbs tells whether a gateway of the memory absorbs repeated writes.
+func (m *Memory) Absorbs() bool { return m.needs.absorbs.Load() }
+
+// watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.
+// One whose configuration has ended may have requests under way.
+func (h *Gateway) watchesSyncs() bool { return h.set.watchesSyncs() || h.memory.needs.syncs.Load() }
+
+// watchesActivity tells the same of activity.
+func (h *Gateway) watchesActivity() bool {
+	return h.set.watchesActivity() || h.memory.needs.activity.Load()
+}
+
+// watchesOnly tells that this handler lets all syncs through as they came. In mode observe it
+// finds out what it would do only if nobody of the memory does it: for who does, it has to
+// be remembered what the homeserver was told, not what it would have been.
+func (h *Gateway) watchesOnly() bool {
+	return h.set.Sync == syncPass || h.set.Observe && h.memory.needs.limitsSyncs.Load()
+}
+
+// passesBy notes a write of a credential that is on its way in mode observe, or may have been taken.
+// Handlers that act upon what the homeserver was told have the next sync go through.
+func (h *Gateway) passesBy(userID string, c matrix.Credential) {
+	if n := &h.memory.needs; n.limitsSyncs.Load() || n.absorbs.Load() {
+		h.doubtAfterWrite(userID, h.memory.deviceOf(c, userID))
+	}
+}
+
+// passedBy notes a write that the homeserver has taken in mode observe, in which it goes as it
+// came: the next sync goes through and may change what that has set, and what waits of the device
+// must not come after it. A homeserver that merges devices, or that isn't known, is still told
+// what other devices wrote.
+func (h *Gateway) passedBy(userID string, c matrix.Credential) {
+	h.passesBy(userID, c)
+	m := h.memory
+	device, dialect := m.deviceOf(c, userID), h.knownDialect()
+	if _, waits := m.pendings.waits(userID); waits {
+		m.dropPending(deliverySuperseded, func(w *pendingWrite) bool {
+			return w.UserID == userID && (w.Fingerprint == device || dialect == Dendrite)
+		})
+	}
+}
+
+// settle is for how long nothing is kept after a write: as long as any handler of the memory
+// has it, because what one stores the others serve.
+func (h *Gateway) settle() time.Duration {
+	return max(h.set.Settle, time.Duration(h.memory.needs.settle.Load()))
+}

@@ -1,0 +1,338 @@
+package gateway
+
+import (
+	"maps"
+	"net/http"
+	"net/http/httptrace"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+)
+
+// serveRevocation forwards a request that may make tokens invalid, at once, and forgets
+// whose they are before its sender learns that it succeeded.
+//
+// What is forgotten is what its sender could end at the homeserver, and nobody else's. A
+// password reset by mail carries no token and names no user: whose tokens it ends is not
+// known here, and the lifetime of an identity is what bounds it.
+func (h *Gateway) serveRevocation(w http.ResponseWriter, r *http.Request, next Next, revocation matrix.Revocation) (err error) {
+	ending := h.newEnding(r, next, revocation)
+	if ending.answered != nil && !h.set.Observe {
+		r = withoutCodings(r)
+	}
+	isSites := h.isSites(r)
+	w, finish := newWatch(w, func(status int) bool {
+		return isSuccess(status) && ending.answered != nil || status == http.StatusUnauthorized && !isSites()
+	}, func(answer *subresponse) {
+		if isSuccess(answer.status) {
+			ending.answered(answer)
+		} else {
+			h.refusedRevocation(r, answer)
+		}
+	})
+	defer finish()
+	status := 0
+	// Also if that panics, because the homeserver's answer breaks off.
+	panics := true
+	defer func() {
+		if panics || mayHaveHappened(h.server, r, status, err) {
+			ending.doubt()
+		}
+	}()
+	err = next.ServeHTTP(onStatus(w, func(code int) {
+		if status = code; isSuccess(status) {
+			ending.succeed(w.Header())
+		}
+	}), r)
+	panics = false
+	return err
+}
+
+// withoutCodings returns a request for whose answer to come plain, or in the one coding that the
+// transport asks for and unpacks: browsers offer codings that nothing here reads.
+func withoutCodings(r *http.Request) *http.Request {
+	plain := *r
+	plain.Header = maps.Clone(r.Header)
+	delete(plain.Header, "Accept-Encoding")
+	return &plain
+}
+
+// refusedRevocation notes a request that may end tokens and was answered with status 401. It
+// may have been sent twice, by its client or by a proxy, and have succeeded at first. Without
+// an errcode, the answer asks for a password only.
+func (h *Gateway) refusedRevocation(r *http.Request, answer *subresponse) {
+	unreadable := answer.header.Get("Content-Encoding") != ""
+	if !unreadable && answer.matrixError() != unknownToken {
+		return
+	}
+	shown, certain := shownCredentials(r)
+	for _, c := range shown {
+		if certain {
+			h.memory.refused(c, h.memory.holderOf(c), answer)
+		} else {
+			h.memory.identities.Doubt(c)
+		}
+	}
+}
+
+func isSuccess(status int) bool { return status < http.StatusMultipleChoices }
+
+// mayHaveHappened tells of a request that its answer, or that there is none, doesn't say
+// whether the homeserver did what it asks for: the client went away, or the homeserver
+// broke off. If no handler answered, or one said that there is no homeserver, nobody did it.
+func mayHaveHappened(server Server, r *http.Request, status int, err error) bool {
+	switch failed := statusOf(server, err); {
+	case status != 0:
+		return status == statusClientClosed || status >= http.StatusInternalServerError
+	case failed != 0:
+		status = failed
+		return status == statusClientClosed || status == http.StatusBadGateway || status == http.StatusGatewayTimeout
+	case err != nil:
+		return false
+	}
+	// reverse_proxy may have got what it can't pass on, such as a change of protocols.
+	return server.HasUpstream(r)
+}
+
+// ending is what is to be done about a request that may end tokens. Who acts for whom can
+// be asked again, but a write that waits and is dropped is gone: that takes the success of a
+// logout. What waits of a token that ended otherwise gets its 401 when it is delivered.
+type ending struct {
+	// succeed is called when it has succeeded, with the answer's header fields.
+	succeed func(header http.Header)
+
+	// doubt is called when nobody knows whether it has. It concerns no token but those that
+	// the request shows.
+	doubt func()
+
+	// answered is called with the body of its success, where that says something.
+	answered func(answer *subresponse)
+}
+
+func (h *Gateway) newEnding(r *http.Request, next Next, revocation matrix.Revocation) ending {
+	identities := h.memory.identities
+	nothing := func() {}
+	shown, certain := shownCredentials(r)
+	doubt := func() {
+		for _, c := range shown {
+			identities.Doubt(c)
+		}
+	}
+	switch revocation.Scope {
+	case matrix.RevokesToken:
+		return ending{func(http.Header) {
+			for _, c := range shown {
+				h.memory.revokeToken(c)
+			}
+		}, doubt, nil}
+	case matrix.RevokesUser:
+		return ending{h.endsSessionsOf(r, next, shown, certain), doubt, nil}
+	case matrix.RevokesOther:
+		isSites := h.isSites(r)
+		return ending{func(header http.Header) {
+			// Not what another handler says where there is no such API.
+			if len(shown) > 0 && saysJSON(header) && !isSites() {
+				h.memory.revokeUser(revocation.UserID)
+			}
+		}, nothing, nil}
+	case matrix.RevokesByLogin:
+		return ending{func(http.Header) {}, nothing, h.learnIssued(true, nil)}
+	case matrix.RevokesByRefresh:
+		named := namedTokens(r, "refresh_token")
+		both := func() { doubt(); h.doubtNamed(named()) }
+		return ending{func(http.Header) { both() }, both, h.learnIssued(false, named)}
+	case matrix.RevokesNamed:
+		named := namedTokens(r, "token")
+		end := func() { h.doubtNamed(named()) }
+		return ending{func(http.Header) { end() }, end, nil}
+	default: // matrix.Registers
+		return ending{func(http.Header) {}, nothing, h.learnIssued(false, nil)}
+	}
+}
+
+// namedTokens returns what tells, once a request is being answered, which tokens its body
+// names: what ends, or by whose use another ends.
+func namedTokens(r *http.Request, member string) (named func() []string) {
+	body := newCopied(r, maxNamedBody)
+	return sync.OnceValue(func() []string {
+		sent, whole := body.take()
+		if !whole {
+			return nil
+		}
+		return matrix.NamedTokens(sent, member)
+	})
+}
+
+// doubtNamed forgets on whose behalf tokens act that a request has named. Nobody can name one
+// who doesn't have it, so it may be in doubt whoever has sent the request.
+func (h *Gateway) doubtNamed(tokens []string) {
+	for _, token := range tokens {
+		h.memory.identities.Doubt(matrix.Credential{Token: token})
+		h.memory.identities.Refreshed(token)
+	}
+}
+
+// maxNamedBody is the size of the largest body in which a token is looked for. It is kept for
+// as long as its request takes, and whoever has no account may send as many as they like.
+const maxNamedBody = 8 << 10
+
+// shownCredentials returns what a request shows to tell whose it is: one credential, which is
+// certain, or if homeservers read it differently, each token that it might be.
+func shownCredentials(r *http.Request) (shown []matrix.Credential, certain bool) {
+	authorization := r.Header["Authorization"]
+	if c, err := matrix.ParseCredential(authorization, r.URL.RawQuery); err == nil {
+		return []matrix.Credential{c}, true
+	}
+	for _, token := range matrix.CandidateTokens(authorization, r.URL.RawQuery) {
+		shown = append(shown, matrix.Credential{Token: token})
+	}
+	return shown, false
+}
+
+// endsSessionsOf returns what is to be done when a request has ended sessions of its
+// sender's. Who that is has to be found out before the request is sent, as afterwards its
+// own token may be one of them, but nothing waits for it:
+//
+//	1 logout/all: whose it is isn't known; asks, and is sent on
+//	2 the homeserver says 200: what is known of the sender by now is forgotten
+//	1 whoami, answered before the logout, arrives later: forgotten then
+func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Credential, certain bool) (succeed func(http.Header)) {
+	identities := h.memory.identities
+	var users []string
+	for _, c := range shown {
+		if userID := identities.Holder(c); userID != "" {
+			users = append(users, userID)
+		}
+	}
+	var asked *sender
+	if certain && len(users) == 0 {
+		asked = &sender{handler: h, again: h.inquire(r, next, shown[0], h.set.RejectedLimit)}
+		asked.again.from = asked.again.from.vouched()
+		asked.ask(h.inquire(r, next, shown[0], h.set.RejectedLimit))
+	}
+	return func(http.Header) {
+		for _, c := range shown {
+			if userID := identities.Holder(c); userID != "" && !slices.Contains(users, userID) {
+				users = append(users, userID)
+			}
+			identities.Doubt(c)
+		}
+		for _, userID := range users {
+			h.memory.revokeUser(userID)
+		}
+		if asked != nil {
+			asked.succeed()
+		}
+	}
+}
+
+// revokeUser forgets a user whose sessions have ended, and what their devices want.
+func (m *Memory) revokeUser(userID string) {
+	m.identities.RevokeUser(userID)
+	m.devices.ForgetUser(userID)
+}
+
+// sender is who has sent a request that ends its sender's sessions, while the homeserver
+// is asked who that is.
+type sender struct {
+	handler *Gateway
+	again   inquiry // to be asked once the request has succeeded
+
+	mu        sync.Mutex // guards all below
+	answered  bool
+	who       owner
+	succeeded bool
+}
+
+// ask asks whose the request is, and lets the question leave first if it can at once: when
+// the homeserver has done what the request asks for, it may no longer know the token. What
+// is waited for is that another goroutine begins and gets the processor for a while, never
+// the homeserver, nor a place in line.
+func (s *sender) ask(question inquiry) {
+	var left atomic.Bool
+	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { left.Store(true) }}
+	question.question.client = httptrace.WithClientTrace(question.question.client, trace)
+	begins, ok := question.start(s.handler.memory.learning, func(who owner) {
+		left.Store(true)
+		s.learn(who)
+	})
+	if !ok {
+		s.learn(owner{wait: crowdedWait})
+		return
+	}
+	<-begins
+	for turn := 0; turn < maxTurns && !left.Load(); turn++ {
+		runtime.Gosched()
+	}
+}
+
+// maxTurns is how often other goroutines are let go first, which takes microseconds if
+// there are none.
+const maxTurns = 100
+
+// learn is called with the homeserver's answer.
+func (s *sender) learn(who owner) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answered, s.who = true, who
+	if s.succeeded {
+		s.end()
+	}
+}
+
+// succeed is called when the request has succeeded.
+func (s *sender) succeed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.succeeded = true; s.answered {
+		s.end()
+	}
+}
+
+// end forgets the sender, and asks once more if there was no answer: because the address
+// has shown too many unknown tokens, too many were being asked about, or the homeserver
+// was too slow. It needs the lock.
+func (s *sender) end() {
+	revoke := func(who owner) {
+		if who.userID != "" {
+			s.handler.memory.revokeUser(who.userID)
+		}
+	}
+	if s.who.wait > 0 || s.who.err != nil {
+		s.again.laterFrom(s.handler.memory.confirming, revoke)
+		return
+	}
+	revoke(s.who)
+}
+
+// learnIssued returns what is to be learned from an answer that gives an access token out:
+// with which refresh token, by the use of which, and to whom. If it is a login, that one's other
+// tokens may have ended by it.
+func (h *Gateway) learnIssued(login bool, used func() []string) func(answer *subresponse) {
+	return func(answer *subresponse) {
+		var issued struct {
+			UserID       string `json:"user_id"`
+			AccessToken  string `json:"access_token"`
+			RefreshToken string `json:"refresh_token"`
+		}
+		if !answer.decode(&issued) {
+			return
+		}
+		identities := h.memory.identities
+		if login && issued.UserID != "" {
+			h.memory.revokeUser(issued.UserID) // one of whose devices it may have taken over
+		}
+		if issued.AccessToken == "" {
+			return
+		}
+		identities.IssuedTo(issued.UserID, issued.AccessToken)
+		if used != nil {
+			identities.Issued(issued.AccessToken, issued.RefreshToken, used()...)
+		} else if issued.RefreshToken != "" {
+			identities.Issued(issued.AccessToken, issued.RefreshToken)
+		}
+	}
+}

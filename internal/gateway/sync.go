@@ -1,0 +1,358 @@
+package gateway
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// syncMode is what becomes of the presence that syncs set.
+type syncMode int
+
+const (
+	syncPass syncMode = iota
+	SyncLimit
+	SyncOff
+)
+
+var SyncModes = map[string]syncMode{"": syncPass, "pass": syncPass, "limit": SyncLimit, "off": SyncOff}
+
+// syncRoute recognises a sync that sets a presence.
+func syncRoute(r *http.Request) (matrix.SyncRoute, bool) {
+	if !strings.HasSuffix(r.URL.Path, "/sync") {
+		return 0, false
+	}
+	return matrix.ParseSyncRoute(methodOf(r), r.URL.EscapedPath())
+}
+
+// syncWrite is what became of the presence that a sync sets.
+type syncWrite int
+
+const (
+	syncChanged  syncWrite = iota // a change, passed on
+	syncRepeated                  // a repeat that the homeserver may need, passed on
+	syncUnknown                   // passed on: it isn't known whose it is or what it means
+	syncNone                      // passed on: the homeserver makes nothing of it
+	syncSpared                    // taken out: a repeat
+	syncTakenOut                  // taken out: sync off
+	syncLimited                   // taken out or replaced: over the limit
+	syncDamped                    // taken out: another device of the user comes first
+	syncWriteCount
+)
+
+var syncWriteNames = [syncWriteCount]string{"changed", "repeated", "unknown", "none", "spared", "off", "limited", "damped"}
+
+// syncOutcomes is how the sync itself was answered.
+var syncOutcomes = [syncWriteCount]outcome{
+	outcomeForwarded, outcomeForwarded, outcomeForwarded, outcomeForwarded,
+	outcomeQuieted, outcomeQuieted, outcomeHeld, outcomeHeld,
+}
+
+// syncObserved is what becomes of it in mode observe, in which nothing is taken out.
+var syncObserved = [syncWriteCount]syncWrite{
+	syncChanged: syncChanged, syncRepeated: syncRepeated, syncUnknown: syncUnknown, syncNone: syncNone,
+	syncSpared: syncRepeated, syncTakenOut: syncUnknown, syncLimited: syncChanged, syncDamped: syncChanged,
+}
+
+var syncVerdicts = [...]syncWrite{
+	policy.SyncChanged:  syncChanged,
+	policy.SyncRepeated: syncRepeated,
+	policy.SyncSpared:   syncSpared,
+	policy.SyncLimited:  syncLimited,
+	policy.SyncDamped:   syncDamped,
+}
+
+// serveSync is the life of a sync. It always goes to the homeserver, with another
+// set_presence or as it came; whatever is uncertain goes as it came. It waits for no
+// request of ours: what it would take to judge it is there for the next one.
+func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, route matrix.SyncRoute) error {
+	dialect := h.dialect(r, next)
+	switch {
+	case !route.Sets(dialect), dialect == Dendrite && r.Method == http.MethodHead:
+		return next.ServeHTTP(w, r)
+	case dialect == Auto && h.set.Sync != syncPass:
+		return h.passUnjudged(w, r, next)
+	case h.set.Sync == SyncOff:
+		return h.silenceSync(w, r, next, dialect)
+	case h.set.Sync == SyncLimit && dialect == synapse:
+		h.memory.rateHint.Do(func() {
+			h.logger.Warn("sync limit is on and the homeserver is Synapse: raise rc_presence in homeserver.yaml " +
+				"(rc_presence: {per_user: {per_second: 1000, burst_count: 1000}}) if you have not; by default Synapse charges " +
+				"every sync, drops the presence of most without a word, and takes users who sync often for offline")
+		})
+	}
+	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	userID := ""
+	if err == nil {
+		// Nothing is authorised by it, and the homeserver looks at the token itself.
+		userID = h.memory.identities.LastKnown(credential)
+	}
+	if userID == "" && route == matrix.SlidingSync {
+		return h.passUnjudged(w, r, next) // no body is kept of who may have no account
+	}
+	asked, ok := h.readSync(r, route, dialect)
+	switch {
+	case !ok:
+		return h.passUnjudged(w, r, next)
+	case asked.sets == matrix.NoPresence:
+		return h.passSync(w, r, next, syncNone)
+	case userID == "":
+		return h.passUnjudged(w, r, next)
+	}
+
+	now, device := h.memory.now(), h.memory.deviceOf(credential, userID)
+	decision := h.memory.devices.Sync(policy.SyncAsk{
+		UserID: userID, Device: device, Presence: asked.sets, Timeout: asked.timeout,
+	}, policy.SyncRules{
+		Dialect: dialect, Watch: h.watchesOnly(), Refresh: h.set.Refresh,
+		Allow: func() bool {
+			_, ok := h.memory.take(limitSync, h.set.classOf(userID).SyncLimit, userID, now)
+			return ok
+		},
+	}, now)
+	switch {
+	case decision.Value == "":
+	case h.set.Observe: // it goes as it came, and may change what it would not have
+		decision.Changes = true
+	default:
+		asked.set(decision.Value)
+	}
+	return h.sendSync(w, r, next, credential, userID, decision)
+}
+
+// passUnjudged passes a sync on of which isn't known what the homeserver makes of it, or
+// whose it is. So nothing about its user's presence is sure until the answer begins.
+func (h *Gateway) passUnjudged(w http.ResponseWriter, r *http.Request, next Next) error {
+	w, done := h.unsettleBy(w, r, next)
+	defer done()
+	return h.passSync(w, r, next, syncUnknown)
+}
+
+// unsettleBy forgets the presence of a sync's user, now and when the answer begins, or if
+// there is none when it is done.
+func (h *Gateway) unsettleBy(w http.ResponseWriter, r *http.Request, next Next) (watched http.ResponseWriter, done func()) {
+	again := h.mayChange(r, next)
+	answered := false
+	w, finish := h.watchShown(w, r)
+	watched = onStatus(w, func(int) {
+		answered = true
+		again()
+	})
+	return watched, func() {
+		finish()
+		if !answered {
+			again()
+		}
+	}
+}
+
+// mayChange is for a request that may change its user's presence, in a way that isn't
+// known. What is remembered of that is forgotten, and has to be again when the homeserver
+// has acted upon the request. If it isn't known whose it is, that is asked for while the
+// request is served, and forgotten when it turns out: nothing waits for it. If homeservers
+// read its credential differently, it is anybody's whose token it has.
+func (h *Gateway) mayChange(r *http.Request, next Next) (again func()) {
+	shown, certain := shownCredentials(r)
+	doubt := func(c matrix.Credential, userID string) {
+		h.unsettle(userID)
+		h.memory.devices.Doubt(userID, h.memory.deviceOf(c, userID), h.memory.now())
+	}
+	forget := func() (known bool) {
+		for _, c := range shown {
+			if userID := h.memory.identities.LastKnown(c); userID != "" {
+				doubt(c, userID)
+				known = true
+			}
+		}
+		return known
+	}
+	if !forget() && certain {
+		h.learn(r, next, shown[0], func(userID string) { doubt(shown[0], userID) })
+	}
+	return func() { forget() }
+}
+
+// unsettle forgets what a user's presence is, because it may have changed.
+func (h *Gateway) unsettle(userID string) {
+	h.memory.presence.BeginWrite(userID).End(h.memory.now(), h.settle())
+	h.memory.repeats.Disturb(userID)
+}
+
+// sendSync passes a sync on that was decided about.
+func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
+	credential matrix.Credential, userID string, decision policy.SyncDecision,
+) (err error) {
+	// A homeserver sets the presence before it waits for news, so this is no write
+	// that is in flight until the answer comes: nothing could be kept for as long. What
+	// it sets later than the settle time is seen when the answer begins.
+	changes := func() {
+		if decision.Changes {
+			h.unsettle(userID)
+		}
+	}
+	changes()
+	status := 0
+	refusal, finish := h.watchRefusal(w, r, credential)
+	defer finish()
+	w = onStatus(refusal, func(code int) {
+		status = code
+		changes() // the homeserver may have been slow
+	})
+	defer func() {
+		if status == 0 {
+			changes()
+			if status = statusOf(h.server, err); r.Context().Err() != nil {
+				status = statusClientClosed
+			}
+		}
+		switch {
+		case status == statusClientClosed: // it has asked all the same
+			decision.End(true, h.memory.now())
+		case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
+			decision.Refuse()
+		default:
+			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), h.memory.now())
+		}
+	}()
+	return h.passSync(w, r, next, syncVerdicts[decision.Verdict])
+}
+
+// silenceSync keeps a sync from touching the presence.
+func (h *Gateway) silenceSync(w http.ResponseWriter, r *http.Request, next Next, dialect dialect) error {
+	keep := dialect.Keep()
+	if keep == "" {
+		h.misfit.Do(func() {
+			h.logger.Error("sync off has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync limit")
+		})
+		return h.passUnjudged(w, r, next)
+	}
+	query := matrix.ParseSyncQuery(dialect, r.URL.RawQuery)
+	if query.Certain && query.Sets == matrix.NoPresence {
+		return h.passSync(w, r, next, syncNone)
+	}
+	if h.set.Observe {
+		w, done := h.unsettleBy(w, r, next)
+		defer done()
+		return h.passSync(w, r, next, syncTakenOut)
+	}
+	setQuery(r, query.Set(keep))
+	return h.passSync(w, r, next, syncTakenOut)
+}
+
+// passSync counts a sync and sends it on. The time that it takes says nothing about
+// the homeserver: it waits for news.
+func (h *Gateway) passSync(w http.ResponseWriter, r *http.Request, next Next, what syncWrite) error {
+	c := h.memory.counters
+	if h.set.Observe {
+		h.noteObserved(r, routeSync, syncOutcomes[what])
+		what = syncObserved[what]
+	}
+	c.requests[routeSync].Add(1)
+	c.syncWrites[what].Add(1)
+	c.upstream[reasonSync].Add(1)
+	h.noteAs(r, routeSync, syncOutcomes[what])
+	return next.ServeHTTP(w, r)
+}
+
+// askedSync is what a sync asks for, and how to have it ask for something else.
+type askedSync struct {
+	sets    matrix.Presence
+	timeout time.Duration
+	set     func(value string)
+}
+
+// readSync reads what a sync asks for. It reports false if that is uncertain.
+func (h *Gateway) readSync(r *http.Request, route matrix.SyncRoute, dialect dialect) (asked askedSync, ok bool) {
+	switch {
+	case route != matrix.SlidingSync:
+		query := matrix.ParseSyncQuery(dialect, r.URL.RawQuery)
+		certain := query.Certain && (dialect != Dendrite || !mayHaveForm(r))
+		return askedSync{query.Sets, query.Timeout, func(value string) { setQuery(r, query.Set(value)) }}, certain
+	case dialect == Auto:
+		return askedSync{}, false
+	}
+	body, ok := h.peekBody(r)
+	if !ok {
+		return askedSync{}, false
+	}
+	parsed, ok := matrix.ParseSyncBody(body)
+	return askedSync{parsed.Sets, matrix.Unbounded, func(value string) { setBody(r, parsed.Set(value)) }}, ok
+}
+
+// mayHaveForm tells of a request with a form for a body, in which Dendrite looks for what the
+// query doesn't say, of a GET too (Go's Request.FormValue).
+func mayHaveForm(r *http.Request) bool {
+	return r.ContentLength != 0 && strings.Contains(strings.ToLower(strings.Join(r.Header["Content-Type"], " ")), "multipart")
+}
+
+func setQuery(r *http.Request, rawQuery string) {
+	r.URL.RawQuery = rawQuery
+	r.RequestURI = r.URL.RequestURI()
+}
+
+// peekBody reads a body and puts it back as it was. It reports false if that is larger
+// than max_body or broke off.
+func (h *Gateway) peekBody(r *http.Request) (body []byte, ok bool) {
+	if r.Body == nil || r.ContentLength > h.set.MaxBody {
+		return nil, false
+	}
+	rest := r.Body
+	body, err := io.ReadAll(io.LimitReader(rest, h.set.MaxBody+1))
+	if err != nil {
+		r.Body = replayed{io.MultiReader(bytes.NewReader(body), brokenReader{err}), rest}
+		return nil, false
+	}
+	r.Body = replayed{io.MultiReader(bytes.NewReader(body), rest), rest}
+	return body, int64(len(body)) <= h.set.MaxBody && !isCutOff(r, body)
+}
+
+// replayed is a request body with its beginning put back.
+type replayed struct {
+	io.Reader
+	io.Closer
+}
+
+// brokenReader fails as the body before it did.
+type brokenReader struct{ err error }
+
+func (b brokenReader) Read([]byte) (int, error) { return 0, b.err }
+
+// beginWrite notes a presence write that is on its way to the homeserver. What is returned must
+// be called when that has answered it with a status, 0 for none: taken, it is what its device
+// last asked for, as if by a sync. Unless it was taken or refused, it may have been.
+func (h *Gateway) beginWrite(write *policy.PresenceWrite, began time.Time) (answered func(status int)) {
+	if !h.watchesSyncs() {
+		return func(int) {}
+	}
+	m, dialect := h.memory, h.knownDialect()
+	under := m.devices.BeginWrite(write.UserID, write.Fingerprint, dialect, began)
+	return func(status int) {
+		if status != 0 && status < http.StatusMultipleChoices {
+			under.Taken(matrix.BodyPresence(write.Body, dialect), dialect, m.now())
+		} else {
+			under.Failed(status == 0 || status >= http.StatusInternalServerError, m.now())
+		}
+	}
+}
+
+// doubtAfterWrite has the next sync of a device go through, because a write of it waits, or went by
+// and may have been taken. To Dendrite's syncs that is nothing, see [policy.DeviceWrite].
+func (h *Gateway) doubtAfterWrite(userID string, device [16]byte) {
+	if h.knownDialect() != Dendrite {
+		h.memory.devices.Doubt(userID, device, h.memory.now())
+	}
+}
+
+// deviceOf tells the devices of a user apart, by the credential. The parameters of an
+// ordinary token have no effect, so that nobody has more devices by making them up.
+func (m *Memory) deviceOf(c matrix.Credential, userID string) [16]byte {
+	if plain := (matrix.Credential{Token: c.Token}); m.identities.LastKnown(plain) == userID {
+		c = plain
+	}
+	return m.identities.Fingerprint(c)
+}

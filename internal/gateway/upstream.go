@@ -1,0 +1,430 @@
+package gateway
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+)
+
+// maxSubresponse is how much of the answer to a request of ours is taken. An answer
+// to a reader that is larger goes to each reader directly instead.
+const maxSubresponse = 64 << 10
+
+// subresponse is the answer to a request that we made ourselves. It is immutable.
+type subresponse struct {
+	status  int
+	header  http.Header
+	body    []byte
+	large   bool      // the body had more than maxSubresponse bytes, so it isn't whole
+	arrived time.Time // when all of it had
+	host    string    // that was asked
+
+	// err is the next handler's error, to be returned unwrapped, or a [Failure] of ours. With
+	// it there is no answer, but perhaps header fields that go with the error.
+	err error
+	// errStatus is the status that the server gives an error of the next handler's, or 0.
+	errStatus int
+
+	// site tells that the answer, or the error, is of the site's own handlers: a
+	// respond, error, abort or rate_limit after us. It says nothing about the
+	// homeserver, and the client gets it as it is.
+	site bool
+	// replaced tells that the site has put an answer or an error of its own in the place
+	// of the homeserver's, by handle_response or intercept.
+	replaced bool
+	// local tells of an answer of any status that the site's handlers have made it what it
+	// is: it shows nothing of a presence, and permits nothing.
+	local bool
+	// echoes tells that the answer is for the one origin that the request named.
+	echoes bool
+
+	// aborted tells that the site wants the client's connection closed. There is an err.
+	aborted bool
+}
+
+// matrixError returns the errcode of an answer that is a Matrix error object, or "".
+func (s *subresponse) matrixError() string {
+	var object struct {
+		Errcode string `json:"errcode"`
+	}
+	if !s.decode(&object) {
+		return ""
+	}
+	return object.Errcode
+}
+
+// decode decodes an answer, and reports false if it isn't JSON, or not all of it.
+func (s *subresponse) decode(into any) bool {
+	return s.err == nil && !s.large && s.isJSON() && json.Unmarshal(s.body, into) == nil
+}
+
+// isWholeJSON tells of an answer that all of it is there, and JSON.
+func (s *subresponse) isWholeJSON() bool {
+	return s.err == nil && !s.large && s.isJSON() && json.Valid(s.body)
+}
+
+// isJSON tells that an answer says so of itself, and has no coding.
+func (s *subresponse) isJSON() bool {
+	return s.header.Get("Content-Encoding") == "" && saysJSON(s.header)
+}
+
+// saysJSON tells that header fields say of a body that it is JSON, in whatever coding.
+func saysJSON(header http.Header) bool {
+	contentType := header.Get("Content-Type")
+	if contentType == "application/json" {
+		return true
+	}
+	mediaType, _, err := mime.ParseMediaType(contentType)
+	return err == nil && mediaType == "application/json"
+}
+
+// failed tells that the homeserver could not answer: it is down, slow or broken.
+func (s *subresponse) failed() bool {
+	return !s.site && (s.err != nil || s.status >= http.StatusInternalServerError)
+}
+
+// code returns the status that the answer has, or that its error will make.
+func (s *subresponse) code() int {
+	if failure, ok := errors.AsType[*Failure](s.err); ok {
+		return failure.Status
+	}
+	return cmp.Or(s.errStatus, s.status)
+}
+
+// isAuthentication tells that an answer by way of a reverse_proxy may be that of an
+// authentication service, which speaks no Matrix: the service's page, or the way to it.
+func (s *subresponse) isAuthentication() bool {
+	return s.matrixError() == "" && (s.status == http.StatusUnauthorized || s.status == http.StatusForbidden ||
+		s.status >= http.StatusMultipleChoices && s.status < http.StatusBadRequest)
+}
+
+// aboutRequest are the statuses by which what stands before a homeserver refuses a request for
+// its time, its size, its host or its number, and not because there is no homeserver.
+var aboutRequest = []int{
+	http.StatusRequestTimeout, http.StatusRequestURITooLong, http.StatusMisdirectedRequest,
+	http.StatusTooEarly, http.StatusTooManyRequests, http.StatusRequestHeaderFieldsTooLarge,
+}
+
+func (s *subresponse) isAboutRequest() bool {
+	return s.err == nil && !s.large && slices.Contains(aboutRequest, s.status)
+}
+
+// subrequest is a request of ours on behalf of a client's. It is made while
+// the client's is being served, and sent by [subrequest.send], perhaps later
+// and from another goroutine.
+type subrequest struct {
+	request *http.Request
+	chosen  []string        // fields that it can go without, see head
+	client  context.Context // the client's, without its end
+	route   Route
+	server  Server
+	site    *SiteFields
+	host    *goodHost
+	clock   *clock
+	err     error // why it can't be sent
+}
+
+// errTooLong says that a request of ours would have to be larger than homeservers take.
+var errTooLong = errors.New("the request's target or host is too long")
+
+// newSubrequest returns a GET of u with a token, unless that is empty. It goes to the
+// homeserver by the way of the client's own request: from its address, to the same host,
+// with the variables and placeholders that handlers before us have set, and with a few
+// header fields, see head.
+func (h *Gateway) newSubrequest(r *http.Request, next Next, u *url.URL, token string, more ...clientField) subrequest {
+	uri := u.RequestURI()
+	line := len("PUT  HTTP/1.1\r\n") + len(uri)
+	head := h.newHead(r, line, token, more)
+	sub := &http.Request{
+		Method:     http.MethodGet,
+		URL:        u,
+		RequestURI: uri,
+		Proto:      r.Proto,
+		ProtoMajor: r.ProtoMajor,
+		ProtoMinor: r.ProtoMinor,
+		Header:     head.header,
+		Body:       http.NoBody,
+		Host:       r.Host,
+		RemoteAddr: r.RemoteAddr,
+		TLS:        r.TLS,
+	}
+	s := subrequest{
+		request: sub,
+		chosen:  head.chosen,
+		// A client that goes away cancels neither the others who wait for this
+		// answer nor what is to be learned from it.
+		client: context.WithoutCancel(r.Context()),
+		route:  h.server.Route(r, next),
+		server: h.server,
+		site:   h.named,
+		host:   &h.memory.host,
+		clock:  h.memory.clock,
+	}
+	if line > maxLine || len(r.Host) > maxHost {
+		s.err = fail(http.StatusBadRequest, errTooLong)
+	}
+	return s
+}
+
+// plain returns the request without all that the client may have chosen, but for its
+// credential. It reports false if that is the same request.
+func (s subrequest) plain() (subrequest, bool) {
+	plain := s
+	plain.chosen = nil
+	plain.request = s.request.Clone(context.Background())
+	for _, name := range s.chosen {
+		delete(plain.request.Header, name)
+	}
+	plain.request.Host = s.host.known(s.request.Host)
+	return plain, len(plain.request.Header) < len(s.request.Header) || plain.request.Host != s.request.Host
+}
+
+// sendTwice sends a request, and once more without what the client may have chosen if it
+// failed in a way that this may have caused: what is concluded from a failure concerns
+// others, and what this client may read. No connection has nothing to do with it, and
+// after a timeout there is no time. Where a stale answer is at stake, that must be none of
+// the client's doing either, so the second doesn't wait for the end of the first.
+func (s subrequest) sendTwice(timeout time.Duration, m *Memory, why reason, staleAtStake bool) *subresponse {
+	end := time.Now().Add(timeout)
+	plain, differs := s.plain()
+	if differs && staleAtStake {
+		return s.sendBoth(plain, end, m, why)
+	}
+	answer := s.send(timeout, m.counters.departs(why))
+	left := time.Until(end)
+	if !differs || !s.mayBeCause(answer) || left <= 0 {
+		return answer
+	}
+	return plain.send(left, m.counters.departs(reasonRetry))
+}
+
+// plainAfter is after how long without an answer to a request the plain one goes as well. It
+// leaves that as much time until a reader gets what is stale.
+const plainAfter = slowAfter / 2
+
+// sendBoth is sendTwice for a request whose client may have it held up until a reader would
+// get what is stale: the plain one leaves when the first has failed, or after a while.
+func (s subrequest) sendBoth(plain subrequest, end time.Time, m *Memory, why reason) *subresponse {
+	var cancel context.CancelFunc
+	s.client, cancel = context.WithCancel(s.client)
+	defer cancel()
+	plain.client = s.client
+	second := make(chan *subresponse, 1)
+	timer := time.AfterFunc(min(plainAfter, time.Until(end)/2), func() {
+		defer close(second)
+		_ = m.guard(func() {
+			answer := plain.send(time.Until(end), m.counters.departs(reasonRetry))
+			second <- answer
+			if !answer.failed() {
+				cancel() // nobody needs the first any more
+			}
+		})
+	})
+	first := s.send(time.Until(end), m.counters.departs(why))
+	alone := timer.Stop()
+	switch {
+	case !first.failed(), alone && !s.mayBeCause(first):
+		return first
+	case alone:
+		return plain.send(time.Until(end), m.counters.departs(reasonRetry))
+	}
+	return cmp.Or(<-second, first)
+}
+
+// mayBeCause tells of a failure that something in the request may have caused it.
+func (s subrequest) mayBeCause(failure *subresponse) bool {
+	return failure.failed() && !s.server.IsUnconnected(failure.err)
+}
+
+// send returns the answer of the next handler, which has so long for it. It calls
+// arrives when that has come, or won't.
+func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
+	defer arrives()
+	if s.err != nil {
+		return &subresponse{err: s.err, site: true}
+	}
+	// At the end of its time the request is cancelled, as if the client had left: a
+	// deadline in the context would be an error that reverse_proxy's passive health
+	// checks count as one of the homeserver, for which it refuses everybody.
+	ctx, cancel := context.WithCancel(s.client)
+	defer cancel()
+	timer := time.AfterFunc(timeout, cancel)
+	defer timer.Stop()
+	collected := &collector{header: make(http.Header), stop: cancel}
+	send, proxied := s.route.Prepare(collected, s.request.WithContext(ctx))
+	err := recovered(send)
+	answer := &subresponse{header: collected.header, arrived: s.clock.now(), host: s.request.Host}
+	switch {
+	case collected.large:
+		// The copying was stopped by us, so its error is none.
+	case ctx.Err() != nil:
+		// reverse_proxy reports a cancelled request as a status without an error.
+		// An error isn't wrapped: Error would keep the status of one of its own.
+		answer.err = fail(http.StatusGatewayTimeout, fmt.Errorf("waiting %v for the homeserver: %v", timeout, cmp.Or(err, ctx.Err())))
+		return answer
+	case err != nil:
+		answer.err, answer.errStatus = err, statusOf(s.server, err)
+		if collected.status != 0 {
+			answer.header = nil // of an answer that broke off
+		}
+		answer.attribute(s.site, proxied())
+		return answer
+	case collected.status == 0:
+		answer.err = fail(http.StatusBadGateway, errors.New("no handler after matrix_presence answered"))
+		return answer
+	}
+	answer.status, answer.body, answer.large = collected.status, collected.body.Bytes(), collected.large
+	if err := answer.unpack(); err != nil {
+		answer.err = fail(http.StatusBadGateway, fmt.Errorf("unpacking the homeserver's answer: %w", err))
+	}
+	answer.attribute(s.site, proxied())
+	answer.echoes = echoesOrigin(s.request.Header, answer.header)
+	return answer
+}
+
+// attribute finds out whether an answer, or an error, is the site's own, by what a reverse proxy
+// has done with the request.
+func (s *subresponse) attribute(site *SiteFields, proxied Proxied) {
+	if s.status == 0 {
+		// After a retry the status may be that of another try, or the reason for the error.
+		s.replaced = proxied.Status != 0 && !proxied.Again && s.header != nil
+		s.site = site.Proxies && !proxied.Done || s.code() < http.StatusInternalServerError && s.code() > 0
+		if s.aborted = s.site && errors.Is(s.err, errBrokeOff); !s.aborted && errors.As(s.err, new(panicError)) {
+			s.site = false
+		}
+		return
+	}
+	s.replaced = isReplaced(proxied.Status, s.status)
+	s.local = site.Proxies && !proxied.Done || s.replaced
+	s.site = s.status >= http.StatusMultipleChoices && (site.Proxies && !proxied.Done ||
+		s.replaced && s.status < http.StatusInternalServerError && s.matrixError() == "") ||
+		site.Authenticates && s.isAuthentication()
+}
+
+// isReplaced tells of a status that it isn't the one that a reverse proxy has got. One that isn't a
+// final one has to be replaced.
+func isReplaced(upstream, status int) bool {
+	return upstream >= http.StatusOK && upstream != status
+}
+
+// isSites returns what tells of the answer to a client's own request, once that has begun,
+// whether it is of the site's own handlers: no reverse_proxy has brought it. One before us
+// that asks an authentication service has left its time in the same placeholder.
+func (h *Gateway) isSites(r *http.Request) (own func() bool) {
+	before, ok := h.server.ProxyMark(r)
+	if !ok || !h.named.Proxies {
+		return func() bool { return false }
+	}
+	return func() bool {
+		now, _ := h.server.ProxyMark(r)
+		return now == before
+	}
+}
+
+// isLocal returns what tells likewise that an answer of a status is not what the homeserver has
+// answered: it is the site's, or has another status than that.
+func (h *Gateway) isLocal(r *http.Request) func(status int) bool {
+	isSites := h.isSites(r)
+	return func(status int) bool {
+		return isSites() || h.named.Proxies && isReplaced(h.server.UpstreamStatus(r), status)
+	}
+}
+
+// unpack takes gzip off an answer: one to a request of ours if the site asks the homeserver
+// for gzip, else the transport does that itself, or one that the client asked for.
+func (s *subresponse) unpack() error {
+	encoding := strings.ToLower(strings.Join(s.header["Content-Encoding"], ", "))
+	if s.large || encoding != "gzip" && encoding != "x-gzip" {
+		return nil
+	}
+	unpacker, err := gzip.NewReader(bytes.NewReader(s.body))
+	if err != nil {
+		return err
+	}
+	plain, err := io.ReadAll(io.LimitReader(unpacker, maxSubresponse+1))
+	if err != nil {
+		return err
+	}
+	s.body, s.large = plain, len(plain) > maxSubresponse
+	s.header = s.header.Clone()
+	s.header.Del("Content-Encoding")
+	return nil
+}
+
+// errBrokeOff says that an answer ended before it was whole.
+var errBrokeOff = errors.New("the homeserver's answer broke off")
+
+// panicError is what a handler after us panicked with.
+type panicError struct{ reason string }
+
+func (e panicError) Error() string { return e.reason }
+
+// recovered calls send and turns its panic into an error. In a goroutine of
+// our own nobody else would: reverse_proxy panics with http.ErrAbortHandler
+// when an answer breaks off, and so does abort.
+func recovered(send func() error) (err error) {
+	defer func() {
+		switch reason := recover(); reason {
+		case nil:
+		case http.ErrAbortHandler:
+			err = fail(http.StatusBadGateway, errBrokeOff)
+		default:
+			err = fail(http.StatusInternalServerError,
+				panicError{fmt.Sprintf("a handler after matrix_presence panicked: %v\n%s", reason, debug.Stack())})
+		}
+	}()
+	return send()
+}
+
+// collector is a response writer that keeps what is written. It has a header map
+// of its own, so nothing reaches the client that waits.
+type collector struct {
+	header http.Header // as it was when the answer began, from then on
+	after  http.Header // what is set later, such as trailers, is not part of it
+	status int
+	body   bytes.Buffer
+	large  bool
+	stop   func() // cancels the request
+}
+
+func (c *collector) Header() http.Header {
+	if c.status != 0 {
+		return c.after
+	}
+	return c.header
+}
+
+func (c *collector) WriteHeader(status int) {
+	if status < http.StatusContinue {
+		status = http.StatusBadGateway // there is no such status; net/http would panic
+	}
+	if c.status != 0 || status < http.StatusOK {
+		return // interim answers are for the client's own connection
+	}
+	c.status, c.after = status, make(http.Header)
+}
+
+// Write never fails: a handler before it may take an error for a broken
+// client, and panic.
+func (c *collector) Write(p []byte) (int, error) {
+	c.WriteHeader(http.StatusOK)
+	if c.body.Len()+len(p) > maxSubresponse {
+		c.large = true
+		c.stop()
+	} else if !c.large {
+		c.body.Write(p)
+	}
+	return len(p), nil
+}
