@@ -1,29 +1,11 @@
 package main
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/equations"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
 )
-
-// equation is a count that must lie between two others. Mostly these are equal; they differ
-// where nobody can know what became of a request, such as one whose client went away.
-type equation struct {
-	what      string
-	low, high int
-	value     int
-}
-
-func (e equation) holds() bool { return e.low <= e.value && e.value <= e.high }
-
-func (e equation) bounds() string {
-	if e.low == e.high {
-		return fmt.Sprintf("= %d", e.low)
-	}
-	return fmt.Sprintf("%d to %d", e.low, e.high)
-}
 
 // books are the counts of all three sides.
 type books struct {
@@ -31,9 +13,9 @@ type books struct {
 	log     map[entry]int
 	hs      map[scripted.Key]scripted.Tally
 
-	counters map[string]int // the module's own, see vitals
-	behind   int            // people of whom the homeserver lacks an acknowledged write
-	waiting  int            // hasty people of whom it lacks the last write that was accepted
+	counters equations.Counters
+	behind   int // people of whom the homeserver lacks an acknowledged write
+	waiting  int // hasty people of whom it lacks the last write that was accepted
 }
 
 // logged sums the entries that match.
@@ -74,18 +56,13 @@ func (e entry) contradicts() bool {
 }
 
 // equations returns all of them.
-func (b books) equations() (all []equation) {
-	add := func(value, low, high int, format string, args ...any) {
-		all = append(all, equation{fmt.Sprintf(format, args...), low, high, value})
-	}
-	exactly := func(value, want int, format string, args ...any) { add(value, want, want, format, args...) }
-
+func (b books) equations() (all equations.List) {
 	var log, client, spare, missing, contradictions int
 	for _, k := range kinds {
 		o := b.clients[k.kind]
 		logged := b.logged(k.kind, every)
 		log, client, spare = log+logged, client+o.answers(), spare+o.left+o.unanswered
-		add(logged, o.answers(), o.answers()+o.left+o.unanswered, "%s: requests in the log, answers at the clients", k.kind)
+		all.Between(logged, o.answers(), o.answers()+o.left+o.unanswered, "%s: requests in the log, answers at the clients", k.kind)
 
 		// Each status that a client got is in the log; those that it did not get may be.
 		for status, n := range o.answered {
@@ -97,11 +74,11 @@ func (b books) equations() (all []equation) {
 		if !k.leaves {
 			contradictions += b.logged(k.kind, entry.contradicts)
 		}
-		b.presence(k, o, add)
+		b.presence(k, o, &all)
 	}
-	add(log, client, client+spare, "all requests in the log, all answers at the clients")
-	exactly(missing, 0, "answers with a status that the log doesn't have")
-	exactly(contradictions, 0, "decisions in the log that don't go with the status")
+	all.Between(log, client, client+spare, "all requests in the log, all answers at the clients")
+	all.Equal(missing, 0, "answers with a status that the log doesn't have")
+	all.Equal(contradictions, 0, "decisions in the log that don't go with the status")
 
 	// What is no presence goes to the homeserver as it came, and without a question.
 	for _, of := range []struct {
@@ -112,85 +89,26 @@ func (b books) equations() (all []equation) {
 		{syncing, scripted.Other}, {preflight, scripted.Preflight},
 	} {
 		forwarded := b.logged(of.kind, func(e entry) bool { return e.Status < 500 && e.Decision != "answered" })
-		exactly(b.asked(of.Route, of.kind), forwarded, "%s: answered by the homeserver, forwarded in the log", of.kind)
+		all.Equal(b.asked(of.Route, of.kind), forwarded, "%s: answered by the homeserver, forwarded in the log", of.kind)
 		if of.kind != logoutAll && of.kind != syncing { // it has to be known whose
-			exactly(b.asked(scripted.WhoAmI, of.kind), 0, "%s: questions whose token it is", of.kind)
+			all.Equal(b.asked(scripted.WhoAmI, of.kind), 0, "%s: questions whose token it is", of.kind)
 		}
 	}
-	b.own(add, exactly)
-	exactly(b.behind, 0, "people whose acknowledged write the homeserver lacks")
-	add(b.waiting, 0, b.counters["deliveries_total{result=lost}"], "hasty people whose last accepted write the homeserver lacks, lost deliveries")
+	b.own(&all)
+	all.Equal(b.behind, 0, "people whose acknowledged write the homeserver lacks")
+	all.Between(b.waiting, 0, b.counters["deliveries_total{result=lost}"], "hasty people whose last accepted write the homeserver lacks, lost deliveries")
 	return all
 }
 
-// words are what the access log says of an outcome, in the variables cache and decision.
-// A fetch that was made for a reader and one that was made for another are the same there.
-var words = []struct {
-	outcomes        []string
-	cache, decision string
-}{
-	{[]string{"hit"}, "hit", "answered"},
-	{[]string{"stale"}, "stale", "answered"},
-	{[]string{"miss", "collapsed"}, "miss", "forwarded"},
-	{[]string{"bypass"}, "bypass", "forwarded"},
-	{[]string{"forwarded"}, "", "forwarded"},
-	{[]string{"quieted"}, "", "quieted"},
-	{[]string{"held"}, "", "held"},
-	{[]string{"absorbed"}, "", "absorbed"},
-	{[]string{"coalesced"}, "", "coalesced"},
-	{[]string{"rejected"}, "", "rejected"},
-	{[]string{"refused"}, "", "refused"},
-	{[]string{"limited"}, "", "limited"},
-	{[]string{"invalid"}, "", "invalid"},
-	{[]string{"failed"}, "", "failed"},
-	{[]string{"canceled"}, "", "canceled"},
-}
-
-// saving are the outcomes for which the homeserver is not asked.
-var saving = []string{"hit", "collapsed", "absorbed", "limited", "refused", "rejected", "invalid"}
-
-// own adds what the module's counters promise in their Help, about each other, about the
-// log and about the homeserver.
-func (b books) own(add func(value, low, high int, format string, args ...any), exactly func(value, want int, format string, args ...any)) {
-	sum := func(name, label string, values ...string) (n int) {
-		for _, value := range values {
-			n += b.counters[name+"{"+label+"="+value+"}"]
+// own adds what the module's counters promise.
+func (b books) own(l *equations.List) {
+	of := func(route string, match func(entry) bool) (n int) {
+		for _, k := range kinds {
+			if k.route == route {
+				n += b.logged(k.kind, match)
+			}
 		}
 		return n
-	}
-	saved := 0
-	for _, route := range []string{"read", "write", "preflight", "sync"} {
-		of := func(match func(entry) bool) (n int) {
-			for _, k := range kinds {
-				if k.route == route {
-					n += b.logged(k.kind, match)
-				}
-			}
-			return n
-		}
-		requests, all := sum("requests_total", "route", route), 0
-		exactly(requests, of(every), "requests_total of %s, requests in the log", route)
-		for _, w := range words {
-			n := 0
-			for _, outcome := range w.outcomes {
-				one := b.counters["outcomes_total{outcome="+outcome+",route="+route+"}"]
-				n += one
-				if slices.Contains(saving, outcome) {
-					saved += one
-				}
-			}
-			all += n
-			exactly(n, of(func(e entry) bool { return e.Cache == w.cache && e.Decision == w.decision }),
-				"outcomes_total of %s %s, in the log", route, strings.Join(w.outcomes, " and "))
-		}
-		exactly(all, requests, "outcomes_total of %s, requests_total", route)
-	}
-	deliveries := func(results ...string) int { return sum("deliveries_total", "result", results...) }
-	exactly(b.counters["saved_total"], saved+deliveries("superseded"), "saved_total, outcomes_total of those and deliveries_total of superseded")
-
-	upstream := func(reason string) int { return sum("upstream_requests_total", "reason", reason) }
-	outcomes := func(outcome, route string) int {
-		return b.counters["outcomes_total{outcome="+outcome+",route="+route+"}"]
 	}
 	answered := func(route scripted.Route) (n int) {
 		for key, tally := range b.hs {
@@ -200,32 +118,18 @@ func (b books) own(add func(value, low, high int, format string, args ...any), e
 		}
 		return n
 	}
-	told := sum("lookups_total", "result", "known", "rejected", "refused")
-	exactly(told, answered(scripted.WhoAmI), "lookups_total of known, rejected and refused, questions that the homeserver answered")
-	exactly(upstream("whoami"), told+sum("lookups_total", "result", "failed"), "upstream_requests_total of whoami, lookups_total that asked")
-	exactly(upstream("bypass"), outcomes("bypass", "read"), "upstream_requests_total of bypass, outcomes_total of bypass")
-	exactly(upstream("write"), outcomes("forwarded", "write"), "upstream_requests_total of write, outcomes_total of forwarded")
-	exactly(upstream("preflight"), outcomes("forwarded", "preflight"), "upstream_requests_total of preflight, outcomes_total of forwarded")
-	exactly(deliveries("delivered", "superseded", "overtaken", "dropped", "lost"), outcomes("coalesced", "write"), "deliveries_total, outcomes_total of coalesced")
-	add(deliveries("delivered"), 0, upstream("delivery"), "deliveries_total of delivered, upstream_requests_total of delivery")
-	syncs := sum("requests_total", "route", "sync")
-	exactly(upstream("sync"), syncs, "upstream_requests_total of sync, requests_total")
-	exactly(sum("sync_writes_total", "result", "changed", "repeated", "unknown", "none", "spared", "off", "limited", "damped"), syncs, "sync_writes_total, requests_total")
-	exactly(sum("sync_writes_total", "result", "spared", "off"), outcomes("quieted", "sync"), "sync_writes_total of spared, outcomes_total of quieted")
-	exactly(sum("sync_writes_total", "result", "limited", "damped"), outcomes("held", "sync"), "sync_writes_total of limited and damped, outcomes_total of held")
-	miss := outcomes("miss", "read")
-	add(upstream("fetch"), miss, miss+outcomes("stale", "read")+outcomes("failed", "read")+outcomes("canceled", "read"),
-		"upstream_requests_total of fetch, outcomes_total of miss and of those that may have asked")
-	// The homeserver may be away, so it has answered no more than it was sent.
-	sent := upstream("write") + upstream("delivery")
-	add(answered(scripted.Write), 0, sent, "writes that the homeserver answered, upstream_requests_total of write and delivery")
-	sent = upstream("fetch") + upstream("bypass") + upstream("retry")
-	add(answered(scripted.Read), 0, sent, "reads that the homeserver answered, upstream_requests_total of fetch, bypass and retry")
-	exactly(sum("limiter_overflow_total", "limit", "read", "write", "rejected"), 0, "limiter_overflow_total")
+	l.Counters(b.counters)
+	l.Log(b.counters, func(route, cache, decision string) int {
+		return of(route, func(e entry) bool { return e.Cache == cache && e.Decision == decision })
+	}, func(route string) int { return of(route, every) })
+	l.Homeserver(b.counters, equations.Answered{
+		Reads: answered(scripted.Read), Writes: answered(scripted.Write), WhoAmI: answered(scripted.WhoAmI),
+	})
+	l.Equal(b.counters.Sum("limiter_overflow_total", "limit", "read", "write", "rejected"), 0, "limiter_overflow_total")
 }
 
 // presence adds what is to be said of a kind of presence requests.
-func (b books) presence(k traits, o *outcomes, add func(value, low, high int, format string, args ...any)) {
+func (b books) presence(k traits, o *outcomes, l *equations.List) {
 	by := func(ways ...string) int {
 		return b.logged(k.kind, func(e entry) bool {
 			// 499 is what reverse_proxy says of a client that has left.
@@ -246,17 +150,17 @@ func (b books) presence(k traits, o *outcomes, add func(value, low, high int, fo
 		if k.kind == hasty {
 			spare += b.counters["upstream_requests_total{reason=delivery}"]
 		}
-		add(b.asked(scripted.Write, k.kind), n, n+spare, "%s: answered by the homeserver, forwarded in the log", k.kind)
+		l.Between(b.asked(scripted.Write, k.kind), n, n+spare, "%s: answered by the homeserver, forwarded in the log", k.kind)
 	} else {
 		spare += b.logged(k.kind, func(e entry) bool { return e.Cache == "stale" })
 		n := by(wayMiss, wayBypass)
-		add(b.asked(scripted.Read, k.kind), n, n+spare, "%s: answered by the homeserver, misses and bypasses in the log", k.kind)
+		l.Between(b.asked(scripted.Read, k.kind), n, n+spare, "%s: answered by the homeserver, misses and bypasses in the log", k.kind)
 	}
 	whoami := b.asked(scripted.WhoAmI, k.kind)
 	if k.newToken {
 		n := b.logged(k.kind, func(e entry) bool { return e.Decision == "rejected" })
-		add(whoami, n, n, "%s: questions whose token it is, rejections in the log", k.kind)
+		l.Equal(whoami, n, "%s: questions whose token it is, rejections in the log", k.kind)
 		return
 	}
-	add(whoami, 0, o.sent, "%s: questions whose token it is, at most one a request", k.kind)
+	l.Between(whoami, 0, o.sent, "%s: questions whose token it is, at most one a request", k.kind)
 }

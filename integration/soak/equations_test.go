@@ -4,6 +4,7 @@ import (
 	"maps"
 	"testing"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/equations"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
 )
 
@@ -43,7 +44,7 @@ func balanced() books {
 	b.log[entry{pass, 502, "", "", ""}] = 1
 	b.hs[scripted.Key{Route: scripted.Other, Label: string(pass)}] = scripted.Tally{Asked: 1}
 
-	b.counters = map[string]int{
+	b.counters = equations.Counters{
 		"requests_total{route=read}":                    13,
 		"outcomes_total{outcome=hit,route=read}":        9,
 		"outcomes_total{outcome=miss,route=read}":       1,
@@ -64,18 +65,9 @@ func balanced() books {
 	return b
 }
 
-func failing(b books) (which []string) {
-	for _, e := range b.equations() {
-		if !e.holds() {
-			which = append(which, e.what)
-		}
-	}
-	return which
-}
-
 func TestEquationsHoldWhenTheBooksAgree(t *testing.T) {
-	if got := failing(balanced()); len(got) > 0 {
-		t.Errorf("they fail: %q", got)
+	if got := balanced().equations().Failing(); len(got) > 0 {
+		t.Errorf("they fail:\n%s", got)
 	}
 }
 
@@ -113,7 +105,7 @@ func TestEachDriftFailsAnEquation(t *testing.T) {
 		"a lost write":                           func(b books) books { b.behind++; return b },
 	} {
 		t.Run(name, func(t *testing.T) {
-			if len(failing(drift(balanced()))) == 0 {
+			if len(drift(balanced()).equations().Failing()) == 0 {
 				t.Error("no equation fails")
 			}
 		})

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/equations"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
 )
 
@@ -27,7 +28,7 @@ type results struct {
 	upstream          int
 	reloads, restarts int
 
-	equations []equation
+	equations equations.List
 	growths   []growth
 	full      []string // tables above their bound
 }
@@ -38,10 +39,8 @@ func (r *results) problems() (all []string) {
 		all = append(all, fmt.Sprintf("%d answers: %s", r.faults[f], f))
 	}
 	all = append(all, r.examples...)
-	for _, e := range r.equations {
-		if !e.holds() {
-			all = append(all, fmt.Sprintf("%s: %d, want %s", e.what, e.value, e.bounds()))
-		}
+	for _, e := range r.equations.Failing() {
+		all = append(all, e.String())
 	}
 	for _, g := range r.growths {
 		if !g.flat {
@@ -115,10 +114,10 @@ func (r *results) print(out io.Writer) {
 	fmt.Fprintln(t, "\nequations\tcount\tmust be\t")
 	for _, e := range r.equations {
 		verdict := "holds"
-		if !e.holds() {
+		if !e.Holds() {
 			verdict = "FAILS"
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", e.what, e.value, e.bounds(), verdict)
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", e.What, e.Value, e.Bounds(), verdict)
 	}
 	_ = t.Flush()
 	fmt.Fprintln(out, "\n"+r.summary())
@@ -126,7 +125,7 @@ func (r *results) print(out io.Writer) {
 
 // summary is one line for the documentation.
 func (r *results) summary() string {
-	requests, wrong, unanswered, holding := 0, 0, 0, 0
+	requests, wrong, unanswered := 0, 0, 0
 	for _, o := range r.outcomes {
 		requests += o.sent
 		unanswered += o.unanswered
@@ -134,11 +133,7 @@ func (r *results) summary() string {
 	for _, n := range r.faults {
 		wrong += n
 	}
-	for _, e := range r.equations {
-		if e.holds() {
-			holding++
-		}
-	}
+	holding := len(r.equations) - len(r.equations.Failing())
 	p99 := "none"
 	if n := len(r.latencies); n > 0 {
 		p99 = (time.Duration(r.latencies[n*99/100]) * time.Microsecond).Round(10 * time.Microsecond).String()
