@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-const usage = `Usage: make soak [DURATION=1h], or: cd integration/soak && go run . [flags]
+const usage = `Usage: make soak [DURATION=1h], or: cd integration && go run ./soak [flags]
 
 Runs the built sidecar under mixed traffic, reloads and restarts of the homeserver, all
 on loopback, and checks that every answer is right, that all counts agree and that
