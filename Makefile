@@ -13,7 +13,7 @@ TESTFLAGS ?=
 # 20000x, for which a slow machine takes longer but does the same.
 FUZZTIME ?= 1m
 
-# How long `make soak` lasts, and its other flags, such as SOAK='-docs ../docs'.
+# How long `make soak` lasts, and its other flags, such as SOAK='-docs ../../docs'.
 DURATION ?= 10m
 SOAK ?=
 
@@ -84,7 +84,7 @@ bench-micro: ## compare the plugin's micro-benchmarks with those of the commit B
 	$$(go -C tools tool -n benchstat) .cache/bench/old.txt .cache/bench/new.txt
 
 soak: ## run mixed traffic, reloads and restarts for DURATION (10m), and watch what grows
-	cd integration && go run ./soak -duration $(DURATION) $(SOAK)
+	cd integration && go test ./survival -run TestSoak -duration $(DURATION) -timeout 0 -v $(SOAK)
 
 world: ## draw worlds for DURATION (10m) and judge what happens in them by laws
 	cd integration && go test ./world -run TestWorld -duration $(DURATION) -timeout 0 -v

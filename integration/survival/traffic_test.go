@@ -1,4 +1,4 @@
-package main
+package survival_test
 
 import (
 	"context"
@@ -20,6 +20,7 @@ type traffic struct {
 	plan    plan
 	town    *town
 	clients *clients
+	url     string
 	hs      *scripted.Homeserver
 
 	strangers atomic.Int64 // tokens made up so far
@@ -109,10 +110,6 @@ func (w *worker) target() *person {
 
 func (w *worker) anyOf(people []*person) *person { return people[w.random.IntN(len(people))] }
 
-func presencePath(version, userID string) string {
-	return "/_matrix/client/" + version + "/presence/" + url.PathEscape(userID) + "/status"
-}
-
 // patience is how long a client that leaves stays: around what the homeserver takes.
 func (w *worker) patience() time.Duration {
 	return time.Duration(1 + w.random.Int64N(int64(8*time.Millisecond)))
@@ -128,13 +125,13 @@ func (w *worker) session(p *person, device int) *session {
 	if s := p.devices[device].Load(); s != nil {
 		return s
 	}
-	q := call{kind: login, method: http.MethodPost, path: "/_matrix/client/v3/login", body: fmt.Sprintf(`{"user":%q}`, p.id)}
+	q := request{id: string(login), method: http.MethodPost, url: w.url + "/_matrix/client/v3/login", body: fmt.Sprintf(`{"user":%q}`, p.id)}
 	a, how := w.clients.send(w.random, q)
 	f, done := how.common(a)
 	var granted struct {
 		Token string `json:"access_token"`
 	}
-	if !done && (json.Unmarshal(a.body, &granted) != nil || granted.Token == "") {
+	if !done && (json.Unmarshal([]byte(a.body), &granted) != nil || granted.Token == "") {
 		f = malformed
 	}
 	w.clients.note(f, q, a, "")
@@ -148,7 +145,7 @@ func (w *worker) session(p *person, device int) *session {
 
 func (w *worker) read(k kind) {
 	target := w.target()
-	q := call{kind: k, method: http.MethodGet, path: presencePath("v3", target.id)}
+	q := request{id: string(k), method: http.MethodGet, url: w.url + presencePath("v3", target.id)}
 	viewer, device := w.town.viewer(w.random)
 	switch k {
 	case greedyRead:
@@ -156,14 +153,14 @@ func (w *worker) read(k kind) {
 	case readQuery:
 		q.inQuery = true
 	case readR0:
-		q.path = presencePath("r0", target.id)
+		q.url = w.url + presencePath("r0", target.id)
 	case readOdd:
-		q.path = presencePath("unstable", target.id)
+		q.url = w.url + presencePath("unstable", target.id)
 	case leavingRead:
 		q.leave = w.patience()
 	case bridgeRead:
 		as := w.anyOf(w.town.bridged)
-		q.path += "?user_id=" + url.QueryEscape(as.id)
+		q.url += "?user_id=" + url.QueryEscape(as.id)
 		w.readAs(q, &session{owner: as, token: appservice}, target)
 		return
 	}
@@ -173,7 +170,7 @@ func (w *worker) read(k kind) {
 }
 
 // readAs reads and judges.
-func (w *worker) readAs(q call, s *session, target *person) {
+func (w *worker) readAs(q request, s *session, target *person) {
 	q.token = s.token
 	before, floor := s.state.Load(), target.floor()
 	a, how := w.clients.send(w.random, q)
@@ -203,8 +200,8 @@ func (w *worker) write(k kind, p *person) {
 	if k != again || p.written == 0 || w.random.IntN(20) == 0 {
 		p.written++
 	}
-	q := call{
-		kind: k, method: http.MethodPut, path: path, token: s.token,
+	q := request{
+		id: string(k), method: http.MethodPut, url: w.url + path, token: s.token,
 		body: fmt.Sprintf(`{"presence":"online","status_msg":%q}`, scripted.Status(p.written)),
 	}
 	if k == leavingWrite {
@@ -214,7 +211,7 @@ func (w *worker) write(k kind, p *person) {
 	a, how := w.clients.send(w.random, q)
 	if a.status == http.StatusOK {
 		p.accepted = p.written
-		if way(a.header.Get("Cache-Status")) != wayCoalesced {
+		if way(a.cacheStatus()) != wayCoalesced {
 			raise(&p.acknowledged, p.written)
 		}
 	}
@@ -232,8 +229,8 @@ func (w *worker) foreign() {
 	if s == nil || victim == viewer {
 		return
 	}
-	q := call{
-		kind: foreign, method: http.MethodPut, path: presencePath("v3", victim.id), token: s.token,
+	q := request{
+		id: string(foreign), method: http.MethodPut, url: w.url + presencePath("v3", victim.id), token: s.token,
 		body: `{"presence":"offline","status_msg":"v1000000000"}`,
 	}
 	before := s.state.Load()
@@ -246,7 +243,7 @@ func (w *worker) foreign() {
 // them from one, which goes over its limit.
 func (w *worker) stranger(k kind) {
 	target := w.target()
-	q := call{kind: k, method: http.MethodGet, path: presencePath("v3", target.id)}
+	q := request{id: string(k), method: http.MethodGet, url: w.url + presencePath("v3", target.id)}
 	if k == repeatRead {
 		q.token = w.town.bad[w.random.IntN(len(w.town.bad))]
 	} else {
@@ -274,9 +271,9 @@ func (w *worker) logout(k kind) {
 		return
 	}
 	ended := []*session{s}
-	q := call{kind: k, method: http.MethodPost, path: "/_matrix/client/v3/logout", token: s.token}
+	q := request{id: string(k), method: http.MethodPost, url: w.url + "/_matrix/client/v3/logout", token: s.token}
 	if k == logoutAll {
-		q.path += "/all"
+		q.url += "/all"
 		if other := p.devices[1-device].Load(); other != nil {
 			ended = append(ended, other)
 		}
@@ -299,7 +296,7 @@ func (w *worker) logout(k kind) {
 	}
 	last := ended[w.random.IntN(len(ended))]
 	target := w.target()
-	w.readAs(call{kind: goneRead, method: http.MethodGet, path: presencePath("v3", target.id)}, last, target)
+	w.readAs(request{id: string(goneRead), method: http.MethodGet, url: w.url + presencePath("v3", target.id)}, last, target)
 }
 
 // sync is a client that asks for news, again and again, and says how present its user is.
@@ -312,21 +309,21 @@ func (w *worker) sync() {
 	if w.random.IntN(10) == 0 {
 		presence = "&set_presence=unavailable"
 	}
-	q := call{kind: syncing, method: http.MethodGet, path: "/_matrix/client/v3/sync?since=s1&timeout=0" + presence, token: s.token}
+	q := request{id: string(syncing), method: http.MethodGet, url: w.url + "/_matrix/client/v3/sync?since=s1&timeout=0" + presence, token: s.token}
 	a, how := w.clients.send(w.random, q)
 	w.clients.note(how.pass(a, `{"other":true}`), q, a, "")
 }
 
 // preflight is a browser that asks whether it may read.
 func (w *worker) preflight() {
-	q := call{kind: preflight, method: http.MethodOptions, path: presencePath("v3", w.target().id)}
+	q := request{id: string(preflight), method: http.MethodOptions, url: w.url + presencePath("v3", w.target().id), asking: true}
 	a, how := w.clients.send(w.random, q)
 	w.clients.note(how.preflight(a), q, a, "")
 }
 
 func (w *worker) pass() {
 	body := strings.Repeat("some other request ", 1+w.random.IntN(1000))
-	q := call{kind: pass, method: http.MethodPost, path: "/_matrix/client/v3/rooms/!r/send", body: body}
+	q := request{id: string(pass), method: http.MethodPost, url: w.url + "/_matrix/client/v3/rooms/!r/send", body: body}
 	a, how := w.clients.send(w.random, q)
 	w.clients.note(how.pass(a, body), q, a, "")
 }

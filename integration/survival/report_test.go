@@ -1,4 +1,4 @@
-package main
+package survival_test
 
 import (
 	"errors"

@@ -1,4 +1,4 @@
-package main
+package survival_test
 
 import (
 	"fmt"
@@ -20,33 +20,31 @@ type plan struct {
 	restart time.Duration // of the homeserver, likewise
 	sample  time.Duration
 
-	tables sizes
+	tables tableSizes
 	// filling tells that there is not the time to fill all tables, so that they need
 	// not be flat, only within their bounds.
 	filling bool
 }
 
-// sizes are those of the sidecar's tables, so small that all of them are full nearly all of
+// tableSizes are those of the sidecar's tables, so small that all of them are full nearly all of
 // the time.
-type sizes struct{ states, permissions, tokens int }
+type tableSizes struct{ states, permissions, tokens int }
 
 // whole is for ten minutes and more.
 var whole = plan{
-	clients: 64,
-	people:  3000, viewers: 300, bridged: 50, busy: 20,
+	rate: 1000, clients: 64,
+	people: 3000, viewers: 300, bridged: 50, busy: 20,
 	reload: 5 * time.Second, restart: 20 * time.Second, sample: time.Second,
-	tables: sizes{states: 1500, permissions: 20_000, tokens: 1600},
+	tables: tableSizes{states: 1500, permissions: 20_000, tokens: 1600},
 }
 
 // brief is for less: smaller tables, which fill sooner, and more reloads and restarts.
-func brief(duration time.Duration, rate int) plan {
-	p := whole
-	p.duration, p.rate = duration, rate
-	p.clients, p.people, p.viewers, p.bridged, p.busy = 32, 600, 60, 20, 10
-	p.reload, p.restart, p.sample = 1500*time.Millisecond, 4*time.Second, 250*time.Millisecond
-	p.filling = true
-	p.tables = sizes{states: 250, permissions: 2000, tokens: 480}
-	return p
+var brief = plan{
+	rate: 500, clients: 32,
+	people: 600, viewers: 60, bridged: 20, busy: 10,
+	reload: 1500 * time.Millisecond, restart: 4 * time.Second, sample: 250 * time.Millisecond,
+	filling: true,
+	tables:  tableSizes{states: 250, permissions: 2000, tokens: 480},
 }
 
 // busy are the options of a busy server, in both configurations.
@@ -72,7 +70,7 @@ const busy = `
 
 // caddyfile is one of two configurations. They differ in what a reload may change: limits,
 // lifetimes, sizes, and whether stale answers are good enough.
-func (p plan) caddyfile(second bool, logAddress, homeserver string) string {
+func (p plan) caddyfile(second bool, s *server, logAddress string) string {
 	options := fmt.Sprintf(`
 		write_limit 5/1s burst 8
 		read_limit 20/1s burst 40
@@ -111,14 +109,14 @@ func (p plan) caddyfile(second bool, logAddress, homeserver string) string {
 		}`, p.tables.states*2/3, p.tables.permissions*2/3, p.tables.tokens*2/3)
 	}
 	return fmt.Sprintf(`{
-	admin {$ADMIN}
+	admin %s
 	persist_config off
 	metrics
 	servers {
 		trusted_proxies static 127.0.0.1/32
 	}
 }
-http://{$LISTEN} {
+%s {
 	bind 127.0.0.1
 	log {
 		output net %s
@@ -133,13 +131,13 @@ http://{$LISTEN} {
 	log_append cache_status {http.response.header.Cache-Status}
 	matrix_presence {%s%s
 	}
-	reverse_proxy %s {
+	reverse_proxy 127.0.0.1:%s {
 		transport http {
 			keepalive_idle_conns_per_host 256
 		}
 	}
 }
-`, logAddress, kindField, busy, options, homeserver)
+`, s.admin, s.url, logAddress, idField, busy, options, s.hs.Port())
 }
 
 // mib is for figures.

@@ -1,4 +1,4 @@
-package main
+package survival_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
 )
@@ -35,13 +36,13 @@ func (s *soaking) watch(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-s.sidecar.Exited():
-			return fmt.Errorf("the sidecar ended by itself:\n%s", s.sidecar.Log())
+		case <-s.server.process.Exited():
+			return fmt.Errorf("the sidecar ended by itself:\n%s", process.Tail(s.server.process.Log, 30))
 		case <-tick.C:
 		}
-		v, err := vitals.Read(ctx, s.sidecar.Admin)
+		v, err := vitals.Read(ctx, s.server.admin)
 		if err == nil && n%liveEvery == 0 {
-			live, err = vitals.LiveHeap(ctx, s.sidecar.Admin)
+			live, err = vitals.LiveHeap(ctx, s.server.admin)
 		}
 		if err != nil {
 			// A reload replaces the admin endpoint too.
@@ -105,7 +106,7 @@ func allSeries(samples []sample) (all []series) {
 
 // full returns what is wrong with the number of entries in the tables: each has a bound, by
 // the larger of the two configurations.
-func full(samples []sample, tables sizes) (wrong []string) {
+func full(samples []sample, tables tableSizes) (wrong []string) {
 	bounds := map[string]int{
 		"states": tables.states, "permissions": tables.permissions, "refusals": tables.permissions / 8,
 		"identities": tables.tokens, "rejections": tables.tokens / 8,

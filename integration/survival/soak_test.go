@@ -1,17 +1,20 @@
-package main
+package survival_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
 )
@@ -23,7 +26,7 @@ type soaking struct {
 	town     *town
 	hs       *scripted.Homeserver
 	log      *logbook
-	sidecar  *sidecar.Sidecar
+	server   *server
 	upheaval *upheaval
 	clients  *clients
 
@@ -31,13 +34,40 @@ type soaking struct {
 	missed  int // samples that were not taken, during a reload
 }
 
-// soak does all of it.
-func soak(ctx context.Context, p plan, out io.Writer) (*results, error) {
-	if _, err := sidecar.Build(out); err != nil {
-		return nil, err
+// TestSoak runs the sidecar under all of that at once, for the size's time or as long as
+// -duration says.
+func TestSoak(t *testing.T) {
+	p, long := whole, cmp.Or(*duration, scale.soak)
+	if long < 2*time.Minute {
+		p = brief
 	}
-	s := &soaking{plan: p, out: out, town: newTown(p)}
-	s.hs = scripted.New(scripted.Options{
+	p.duration, p.rate = long, cmp.Or(*rate, p.rate)
+	if p.duration < 15*time.Second || p.rate < 100 {
+		t.Fatal("nothing can be told from less than 15 seconds or 100 requests a second")
+	}
+	r, err := soak(t, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.print(os.Stderr)
+	chart := filepath.Join(cmp.Or(*docs, t.TempDir()), "soak.svg")
+	if err := r.chart(chart); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(chart); err == nil && info.Size() < 1000 {
+		t.Errorf("the chart has %d bytes", info.Size())
+	}
+	if err := r.verdict(); err != nil {
+		t.Error(err)
+	}
+	figure(t, "%s", r.summary())
+}
+
+// soak does all of it.
+func soak(t *testing.T, p plan) (*results, error) {
+	ctx := t.Context()
+	s := &soaking{plan: p, out: os.Stderr, town: newTown(p)}
+	s.hs = newHomeserver(t, scripted.Options{
 		Hidden: hides, Appservice: appservice,
 		Delay: func() time.Duration {
 			if rand.IntN(30) == 0 {
@@ -46,31 +76,19 @@ func soak(ctx context.Context, p plan, out io.Writer) (*results, error) {
 			return time.Duration(rand.ExpFloat64() * float64(2*time.Millisecond))
 		},
 	})
-	if err := s.hs.Start(); err != nil {
-		return nil, err
-	}
-	defer s.hs.Cut()
 	s.town.moveIn(s.hs)
 	var err error
 	if s.log, err = openLogbook(); err != nil {
 		return nil, err
 	}
 	defer s.log.listener.Close()
-	s.sidecar, err = sidecar.StartCaddyfile(ctx, s.caddyfile(false))
-	if err != nil {
-		return nil, err
-	}
-	defer s.sidecar.Stop()
-	s.upheaval = &upheaval{hs: s.hs, reload: func(second bool) (err error) {
-		// The admin endpoint is replaced as well, and may drop a request at that moment.
-		for range 3 {
-			if err = s.sidecar.Reload(context.WithoutCancel(ctx), s.caddyfile(second)); err == nil {
-				break
-			}
-		}
-		return err
-	}}
-	s.clients = newClients(s.sidecar.URL, s.upheaval)
+	caddyfile := func(second bool) string { return p.caddyfile(second, s.server, s.log.address()) }
+	s.server = startServer(t, s.hs, func(server *server) string {
+		s.server = server
+		return caddyfile(false)
+	})
+	s.upheaval = &upheaval{hs: s.hs, reload: func(second bool) error { return s.server.load(caddyfile(second)) }}
+	s.clients = newClients(s.upheaval)
 
 	// What Caddy starts with its first reload is no leak.
 	for _, second := range [...]bool{true, false} {
@@ -85,14 +103,7 @@ func soak(ctx context.Context, p plan, out io.Writer) (*results, error) {
 	if err := s.run(ctx); err != nil {
 		return nil, err
 	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	return s.close(ctx, before)
-}
-
-func (s *soaking) caddyfile(second bool) string {
-	return s.plan.caddyfile(second, s.log.address(), s.hs.URL())
 }
 
 // run has the traffic, the upheaval and the watch at work for the time of the plan.
@@ -101,7 +112,7 @@ func (s *soaking) run(ctx context.Context) error {
 	defer cancel()
 	var all sync.WaitGroup
 	errs := make([]error, 2)
-	t := &traffic{plan: s.plan, town: s.town, clients: s.clients, hs: s.hs}
+	t := &traffic{plan: s.plan, town: s.town, clients: s.clients, hs: s.hs, url: s.server.url}
 	all.Go(func() { t.run(ctx) })
 	for i, work := range []func() error{
 		func() error { return s.upheaval.run(ctx, s.plan) },
@@ -132,7 +143,7 @@ func (s *soaking) settled(ctx context.Context, tooMuch func(vitals.Vitals) bool)
 	const pause, patience = 50 * time.Millisecond, 20
 	s.clients.close()
 	for still := 0; ; still++ {
-		v, err := vitals.Read(ctx, s.sidecar.Admin)
+		v, err := vitals.Read(ctx, s.server.admin)
 		if err != nil {
 			return v, err
 		}
@@ -149,7 +160,7 @@ func (s *soaking) settled(ctx context.Context, tooMuch func(vitals.Vitals) bool)
 // delivered waits until no write waits any more.
 func (s *soaking) delivered(ctx context.Context) error {
 	for {
-		v, err := vitals.Read(ctx, s.sidecar.Admin)
+		v, err := vitals.Read(ctx, s.server.admin)
 		if err != nil {
 			return err
 		}
@@ -172,7 +183,7 @@ func (s *soaking) close(ctx context.Context, before vitals.Vitals) (*results, er
 	if err != nil {
 		return nil, err
 	}
-	s.sidecar.Stop()
+	s.server.process.Stop()
 	log, err := s.log.close()
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package main
+package survival_test
 
 // kind is what a request is, in the log, at the homeserver and in the tables.
 type kind string
