@@ -170,12 +170,12 @@ func (w *worker) read(k kind) {
 }
 
 // readAs reads and judges.
-func (w *worker) readAs(q request, s *session, target *person) {
+func (w *worker) readAs(q request, s *session, target *person) (a answer) {
 	q.token = s.token
 	before, floor := s.state.Load(), target.floor()
 	a, how := w.clients.send(w.random, q)
 	if a.status == 0 && q.leave > 0 {
-		return
+		return a
 	}
 	how.before, how.after, how.floor = before, s.state.Load(), floor
 	how.hidden, how.mayLimit = hides(s.owner.id, target.id), s.owner == w.town.greedy
@@ -186,6 +186,7 @@ func (w *worker) readAs(q request, s *session, target *person) {
 	f, version := how.read(a)
 	raise(&target.seen, version)
 	w.clients.note(f, q, a, fmt.Sprintf("(at least %s)", scripted.Status(floor)))
+	return a
 }
 
 func (w *worker) write(k kind, p *person) {
@@ -274,8 +275,15 @@ func (w *worker) logout(k kind) {
 	q := request{id: string(k), method: http.MethodPost, url: w.url + "/_matrix/client/v3/logout", token: s.token}
 	if k == logoutAll {
 		q.url += "/all"
-		if other := p.devices[1-device].Load(); other != nil {
+		// A homeserver may end a token before it has said whose it was. Then nobody knows whose
+		// other tokens have ended with it (SECURITY.md). A read makes it known before that.
+		target := w.target()
+		a := w.readAs(request{id: string(read), method: http.MethodGet, url: w.url + presencePath("v3", target.id)}, s, target)
+		known := a.status == http.StatusOK || a.status == http.StatusForbidden
+		if other := p.devices[1-device].Load(); other != nil && known {
 			ended = append(ended, other)
+		} else if other != nil {
+			other.state.Store(going)
 		}
 	}
 	for _, e := range ended {
