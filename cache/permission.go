@@ -88,7 +88,7 @@ func (p *permissions) resize(size int) {
 		capacity := share(size, len(p.shards))
 		shard.mu.Lock()
 		shard.allowed.Resize(capacity)
-		// #nosec G115 -- a number of entries that were removed, never below 0
+		//nolint:gosec // G115: a number of entries that were removed, never below 0
 		shard.evictedRefusals += uint64(shard.refused.Resize(share(capacity, refusedShare)))
 		shard.mu.Unlock()
 	}

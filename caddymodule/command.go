@@ -1,14 +1,15 @@
 package caddymodule
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"strings"
+	"text/template"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -16,6 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
 func init() {
@@ -102,146 +105,175 @@ func runPresenceProxy(flags caddycmd.Flags) (int, error) {
 	select {}
 }
 
-// proxyCaddyfile writes the configuration that the flags of presence-proxy stand
-// for. Values are checked before they go in, so that a mistake is reported
-// by its flag.
-func proxyCaddyfile(flags caddycmd.Flags) ([]byte, error) {
-	to, err := flags.GetStringSlice("to")
-	if err != nil {
-		return nil, err
+// proxyFile is the configuration that the flags of presence-proxy stand for.
+var proxyFile = template.Must(template.New("").Parse(`{
+{{- if not .Print}}{{/* Nobody reloads what has no file. */}}
+	admin off
+	persist_config off
+{{- end}}
+{{- if .Debug}}
+	debug
+{{- end}}
+{{- /* Errors are logged with the request's URI, too. */}}
+	log {
+		{{template "without tokens"}}
 	}
-	if len(to) == 0 {
-		return nil, errors.New("--to is required: the homeserver's address, such as http://localhost:8008")
+{{- with .Trusted}}
+	servers {
+		trusted_proxies static{{range .}} {{.}}{{end}}
+		{{- /* Proxies append to X-Forwarded-For: all before the last that is not trusted is the client's word. */}}
+		trusted_proxies_strict
 	}
-	exempt, err := flags.GetStringSlice("exempt")
-	if err != nil {
-		return nil, err
-	}
-	for _, pattern := range exempt {
-		if _, err := matrix.ParseUserPattern(pattern); err != nil {
-			return nil, fmt.Errorf("--exempt: %w", err)
-		}
-	}
-	trusted, err := flags.GetStringSlice("trusted-proxies")
-	if err != nil {
-		return nil, err
-	}
-	for _, ranges := range trusted {
-		_, notAddress := netip.ParseAddr(ranges)
-		_, notRange := netip.ParsePrefix(ranges)
-		if notAddress != nil && notRange != nil && ranges != "private_ranges" {
-			return nil, fmt.Errorf("--trusted-proxies: %q is no address, no CIDR range such as 10.0.0.0/8, and not private_ranges", ranges)
-		}
-	}
+{{- end}}
+}
 
-	var file strings.Builder
-	line := func(tokens ...string) {
-		for i, token := range tokens {
-			if i > 0 {
-				file.WriteByte(' ')
+{{.Site}} {
+{{- with .Bind}}
+	bind {{.}}
+{{- end}}
+{{- if .InternalCerts}}
+	tls internal
+{{- end}}
+{{- if .AccessLog}}
+	log {
+		{{template "without tokens"}}
+	}
+{{- end}}
+	matrix_presence {
+	{{- range .Limits}}
+		{{.}}
+	{{- end}}
+	{{- with .Exempt}}
+		exempt{{range .}} {{.}}{{end}}
+	{{- end}}
+	{{- if .NoCache}}
+		cache off
+	{{- else if .Durations}}
+		cache {
+		{{- range .Durations}}
+			{{.}}
+		{{- end}}
+		}
+	{{- end}}
+	}
+	reverse_proxy{{range .To}} {{.}}{{end}} {
+	{{- if .ChangeHost}}
+		header_up Host {upstream_hostport}
+	{{- end}}
+		transport http {
+		{{- if .Insecure}}
+			tls_insecure_skip_verify
+		{{- end}}
+		{{- /* Caddy's 32 make it dial anew under load, at a fifth more CPU a request. */}}
+			keepalive_idle_conns_per_host 256
+		}
+	}
+}
+{{- /* What leaves out the access tokens which old clients send in the query. */}}
+{{- define "without tokens"}}format filter {
+			request>uri query {
+				replace access_token REDACTED
 			}
-			file.WriteString(token)
-		}
-		file.WriteByte('\n')
-	}
+		}{{end}}
+`))
 
-	line("{")
-	if !flags.Bool("print-caddyfile") {
-		// Nobody reloads what has no file.
-		line("admin off")
-		line("persist_config off")
-	}
-	if flags.Bool("debug") {
-		line("debug")
-	}
-	// Also errors are logged with the request's URI.
-	line("log {")
-	line(withoutTokens)
-	line("}")
-	if len(trusted) > 0 {
-		line("servers {")
-		line(append([]string{"trusted_proxies", "static"}, quoteAll(trusted)...)...)
-		// Proxies append to X-Forwarded-For: all before the last that is not
-		// trusted is the client's word.
-		line("trusted_proxies_strict")
-		line("}")
-	}
-	line("}")
-	line()
+// proxyOptions are the flags of presence-proxy, as tokens and lines of a Caddyfile.
+type proxyOptions struct {
+	Site, Bind          string
+	To, Exempt, Trusted []string
+	Limits, Durations   []string // lines
 
+	NoCache, ChangeHost, Insecure, InternalCerts, AccessLog, Debug, Print bool
+}
+
+// proxyCaddyfile writes the configuration. Values are checked before they go in, so that a
+// mistake is reported by its flag.
+func proxyCaddyfile(flags caddycmd.Flags) ([]byte, error) {
+	o := proxyOptions{
+		NoCache: flags.Bool("no-cache"), ChangeHost: flags.Bool("change-host-header"), Insecure: flags.Bool("insecure"),
+		InternalCerts: flags.Bool("internal-certs"), AccessLog: flags.Bool("access-log"),
+		Debug: flags.Bool("debug"), Print: flags.Bool("print-caddyfile"),
+	}
+	if err := o.readLists(flags); err != nil {
+		return nil, err
+	}
+	if err := o.readLines(flags); err != nil {
+		return nil, err
+	}
+	if o.NoCache && len(o.Durations) > 0 {
+		return nil, errors.New("--no-cache leaves nothing for --ttl and --stale-if-error to apply to")
+	}
 	site, bind := siteAddress(flags.String("from"))
-	line(quote(site), "{")
-	if bind != "" {
-		line("bind", bind)
+	o.Site, o.Bind = quote(site), bind
+	var file bytes.Buffer
+	if err := proxyFile.Execute(&file, o); err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
 	}
-	if flags.Bool("internal-certs") {
-		line("tls internal")
-	}
-	if flags.Bool("access-log") {
-		line("log {")
-		line(withoutTokens)
-		line("}")
-	}
+	return caddyfile.Format(file.Bytes()), nil
+}
 
-	line("matrix_presence {")
+// readLists reads the flags that may be repeated.
+func (o *proxyOptions) readLists(flags caddycmd.Flags) error {
+	for _, list := range []struct {
+		flag  string
+		into  *[]string
+		check func(string) error
+	}{
+		{"to", &o.To, func(string) error { return nil }},
+		{"exempt", &o.Exempt, func(pattern string) error {
+			_, err := matrix.ParseUserPattern(pattern)
+			return err
+		}},
+		{"trusted-proxies", &o.Trusted, checkRanges},
+	} {
+		values, err := flags.GetStringSlice(list.flag)
+		if err != nil {
+			return err
+		}
+		for _, value := range values {
+			if err := list.check(value); err != nil {
+				return fmt.Errorf("--%s: %w", list.flag, err)
+			}
+			*list.into = append(*list.into, quote(value))
+		}
+	}
+	if len(o.To) == 0 {
+		return errors.New("--to is required: the homeserver's address, such as http://localhost:8008")
+	}
+	return nil
+}
+
+func checkRanges(ranges string) error {
+	_, notAddress := netip.ParseAddr(ranges)
+	_, notRange := netip.ParsePrefix(ranges)
+	if notAddress != nil && notRange != nil && ranges != "private_ranges" {
+		return fmt.Errorf("%q is no address, no CIDR range such as 10.0.0.0/8, and not private_ranges", ranges)
+	}
+	return nil
+}
+
+// readLines reads the flags that are options of the same names.
+func (o *proxyOptions) readLines(flags caddycmd.Flags) error {
+	option := func(flag string) string { return strings.ReplaceAll(flag, "-", "_") }
 	for _, name := range [...]string{"write-limit", "read-limit"} {
 		if value := flags.String(name); value != "" {
 			args := strings.Fields(value)
 			if _, err := limitFromArgs(args); err != nil {
-				return nil, fmt.Errorf("--%s: %w", name, err)
+				return fmt.Errorf("--%s: %w", name, err)
 			}
-			line(append([]string{strings.ReplaceAll(name, "-", "_")}, args...)...)
+			o.Limits = append(o.Limits, option(name)+" "+strings.Join(args, " "))
 		}
 	}
-	if len(exempt) > 0 {
-		line(append([]string{"exempt"}, quoteAll(exempt)...)...)
-	}
-	durations := make([]string, 0, 2)
 	for _, name := range [...]string{"ttl", "stale-if-error"} {
 		if value := flags.String(name); value != "" {
 			if duration, err := caddy.ParseDuration(value); err != nil || duration <= 0 {
-				return nil, fmt.Errorf("--%s: expected a duration above 0, such as 30s, not %q", name, value)
+				return fmt.Errorf("--%s: expected a duration above 0, such as 30s, not %q", name, value)
 			}
-			durations = append(durations, strings.ReplaceAll(name, "-", "_")+" "+value)
+			o.Durations = append(o.Durations, option(name)+" "+value)
 		}
 	}
-	switch {
-	case flags.Bool("no-cache") && len(durations) > 0:
-		return nil, errors.New("--no-cache leaves nothing for --ttl and --stale-if-error to apply to")
-	case flags.Bool("no-cache"):
-		line("cache off")
-	case len(durations) > 0:
-		line("cache {")
-		for _, duration := range durations {
-			line(duration)
-		}
-		line("}")
-	}
-	line("}")
-
-	line(append(append([]string{"reverse_proxy"}, quoteAll(to)...), "{")...)
-	if flags.Bool("change-host-header") {
-		line("header_up Host {upstream_hostport}")
-	}
-	line("transport http {")
-	if flags.Bool("insecure") {
-		line("tls_insecure_skip_verify")
-	}
-	// Caddy's 32 make it dial anew under load, at a fifth more CPU a request.
-	line("keepalive_idle_conns_per_host 256")
-	line("}")
-	line("}")
-	line("}")
-	return caddyfile.Format([]byte(file.String())), nil
+	return nil
 }
-
-// withoutTokens is a log format that leaves out the access tokens which old clients
-// send in the query.
-const withoutTokens = `format filter {
-request>uri query {
-replace access_token REDACTED
-}
-}`
 
 // siteAddress turns a --from into a Caddyfile's site address and, for an IP
 // address, what to bind to.
@@ -261,12 +293,4 @@ func quote(s string) string {
 		return s
 	}
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
-}
-
-func quoteAll(values []string) []string {
-	quoted := make([]string, len(values))
-	for i, value := range values {
-		quoted[i] = quote(value)
-	}
-	return quoted
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
-var size = flag.String("size", "ci", "for how long syncing users are watched: ci, for seconds, or full, for longer than Synapse's timers take")
+var size = flag.String("size", "small", "for how long syncing users are watched: small, for seconds, or full, for longer than Synapse's timers take")
 
 // syncSite starts a sidecar with some options.
 func syncSite(t *testing.T, upstream string, options ...string) *sidecar.Sidecar {

@@ -617,7 +617,6 @@ func (s *deviceShard) shrink(heard *userDevices) {
 		}
 		s.users.RemoveOldest()
 		s.devices -= len(oldest.devices)
-		// #nosec G115 -- a length is never below 0
 		s.evicted += uint64(len(oldest.devices))
 	}
 }

@@ -162,7 +162,7 @@ func (t *Identities) Resize(tokens int) {
 		shard := &t.shards[i]
 		shard.mu.Lock()
 		shard.identities.Resize(tokens / identityShards)
-		// #nosec G115 -- a number of entries that were removed, never below 0
+		//nolint:gosec // G115: a number of entries that were removed, never below 0
 		shard.evictedRejections += uint64(shard.rejections.Resize(max(1, tokens/identityShards/8)))
 		shard.mu.Unlock()
 	}

@@ -335,7 +335,7 @@ func (s *limiterShard) indexOf(limit Limit) uint16 {
 		s.overflow = move(s.overflow)
 		i, s.limits, s.fastest = 0, []Limit{limit}, limit.interval
 	}
-	return uint16(i) // #nosec G115 -- below maxLimits
+	return uint16(i) // below maxLimits
 }
 
 // forget forgets the users whose budgets are full.

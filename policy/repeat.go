@@ -187,7 +187,7 @@ func (a Attempt) End(succeeded *PresenceWrite) {
 
 // hashMessage returns what tells status messages apart, never 0. Dendrite changes white space.
 func (r *Repeats) hashMessage(message string) uint32 {
-	return uint32(maphash.String(r.seed, strings.Join(strings.Fields(message), " "))) | 1 // #nosec G115 -- half of it will do
+	return uint32(maphash.String(r.seed, strings.Join(strings.Fields(message), " "))) | 1 //nolint:gosec // G115: half of it will do
 }
 
 // Observe compares what the user last wrote with the body of a presence that the homeserver

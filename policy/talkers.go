@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"container/heap"
 	"slices"
 	"strings"
 	"sync"
@@ -23,10 +24,8 @@ type Talkers struct {
 	mu       sync.Mutex // guards all below
 	capacity int
 
-	// heap has the smallest count first, and at says where in it a user is. Each
-	// event moves one counter down, so it costs a few steps and no allocation.
-	heap []talker
-	at   map[string]int
+	// Each event moves one counter down, so it costs a few steps and no allocation.
+	counters talkerHeap
 
 	total uint64
 	since time.Time
@@ -47,7 +46,7 @@ type Talker struct {
 
 // NewTalkers returns a sketch of at most capacity users, at least 1.
 func NewTalkers(capacity int, now time.Time) *Talkers {
-	return &Talkers{capacity: max(1, capacity), at: make(map[string]int), since: now}
+	return &Talkers{capacity: max(1, capacity), counters: talkerHeap{at: make(map[string]int)}, since: now}
 }
 
 // Add counts an event of a user.
@@ -55,66 +54,51 @@ func (t *Talkers) Add(userID string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.total++
-	i, known := t.at[userID]
+	c := &t.counters
+	i, known := c.at[userID]
 	switch {
 	case known:
-		t.heap[i].count++
-	case len(t.heap) < t.capacity:
-		i = len(t.heap)
-		t.heap = append(t.heap, talker{userID: userID, count: 1})
-		t.at[userID] = i
-		t.up(i)
+		c.all[i].count++
+	case len(c.all) < t.capacity:
+		heap.Push(c, talker{userID: userID, count: 1})
 		return
 	default:
-		i = 0
-		smallest := &t.heap[i]
-		delete(t.at, smallest.userID)
+		smallest := &c.all[i]
+		delete(c.at, smallest.userID)
 		*smallest = talker{userID: userID, count: smallest.count + 1, over: smallest.count}
-		t.at[userID] = i
+		c.at[userID] = i
 	}
-	t.down(i)
+	heap.Fix(c, i)
 }
 
-// up and down restore the order of the heap after the count at i has become smaller
-// or larger than it was.
-func (t *Talkers) up(i int) {
-	for i > 0 {
-		parent := (i - 1) / 2
-		if t.heap[parent].count <= t.heap[i].count {
-			return
-		}
-		t.swap(i, parent)
-		i = parent
-	}
+// talkerHeap has the smallest count first, and at says where a user is.
+type talkerHeap struct {
+	all []talker
+	at  map[string]int
 }
 
-func (t *Talkers) down(i int) {
-	for {
-		smallest := i
-		for child := 2*i + 1; child <= 2*i+2 && child < len(t.heap); child++ {
-			if t.heap[child].count < t.heap[smallest].count {
-				smallest = child
-			}
-		}
-		if smallest == i {
-			return
-		}
-		t.swap(i, smallest)
-		i = smallest
-	}
+func (h *talkerHeap) Len() int           { return len(h.all) }
+func (h *talkerHeap) Less(i, j int) bool { return h.all[i].count < h.all[j].count }
+
+func (h *talkerHeap) Swap(i, j int) {
+	h.all[i], h.all[j] = h.all[j], h.all[i]
+	h.at[h.all[i].userID], h.at[h.all[j].userID] = i, j
 }
 
-func (t *Talkers) swap(i, j int) {
-	t.heap[i], t.heap[j] = t.heap[j], t.heap[i]
-	t.at[t.heap[i].userID], t.at[t.heap[j].userID] = i, j
+func (h *talkerHeap) Push(one any) {
+	h.at[one.(talker).userID] = len(h.all)
+	h.all = append(h.all, one.(talker))
 }
+
+// Pop is what container/heap asks for; nothing is ever taken out.
+func (h *talkerHeap) Pop() any { panic("a counter is taken over, never removed") }
 
 // Top returns all users that have a counter, those who may have caused the most events
 // first, how many events there were of all users, and since when they are counted.
 func (t *Talkers) Top() (talkers []Talker, total uint64, since time.Time) {
 	t.mu.Lock()
-	talkers = make([]Talker, len(t.heap))
-	for i, one := range t.heap {
+	talkers = make([]Talker, len(t.counters.all))
+	for i, one := range t.counters.all {
 		talkers[i] = Talker{UserID: one.userID, AtLeast: one.count - one.over, AtMost: one.count}
 	}
 	total, since = t.total, t.since
@@ -129,7 +113,7 @@ func (t *Talkers) Top() (talkers []Talker, total uint64, since time.Time) {
 func (t *Talkers) Reset(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	clear(t.heap) // lets go of the user IDs
-	clear(t.at)
-	t.heap, t.total, t.since = t.heap[:0], 0, now
+	clear(t.counters.all) // lets go of the user IDs
+	clear(t.counters.at)
+	t.counters.all, t.total, t.since = t.counters.all[:0], 0, now
 }

@@ -3,9 +3,12 @@ package attack_test
 import (
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
@@ -65,5 +68,11 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	figures.print(os.Stdout)
+	// The probe of a sidecar that starts keeps its connection.
+	http.DefaultClient.CloseIdleConnections()
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	os.Exit(code)
 }

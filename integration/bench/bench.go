@@ -15,16 +15,15 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/throughput"
 )
 
-const usage = `Usage: make bench, or: cd integration/bench && go run . [flags]
+const usage = `Usage: make bench, or: cd integration && go run ./bench [flags]
 
 Compares matrix_presence with bare Caddy, nginx, Varnish, caddy-ratelimit and
 Souin, on loopback, one at a time. The first run also builds what is compared.
 Let nothing else run meanwhile: ratios bear it, the other figures don't.
 
 Flags:
-  -size NAME  quick (default, about three minutes), medium (about eight: Caddy's
-              options too), full (about half an hour: more and longer rounds, a
-              real Synapse), or smoke (all of full once, to see that it runs)
+  -size NAME  small (default, about three minutes) or full (about half an hour: more and
+              longer rounds, Caddy's options too, a real Synapse)
   -only LIST  contenders or groups, separated by commas, or "freshness" for the second
               table alone; floors are added
   -docs DIR   write performance.json, the charts and the figures in performance.md
@@ -40,7 +39,7 @@ func bench(ctx context.Context, args []string, out io.Writer, progress *os.File)
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(out)
 	flags.Usage = func() { fmt.Fprint(out, usage) }
-	sizeName := flags.String("size", "quick", "")
+	sizeName := flags.String("size", "small", "")
 	onlyList := flags.String("only", "", "")
 	docs := flags.String("docs", "", "")
 	list := flags.Bool("list", false, "")
@@ -89,7 +88,7 @@ func printContenders(out io.Writer) {
 	for _, c := range throughput.Contenders {
 		sizes := "all"
 		if c.Full {
-			sizes = "medium, full"
+			sizes = "full"
 		}
 		t.Rows = append(t.Rows, []string{c.Name, c.Group, sizes, c.What})
 	}

@@ -8,9 +8,6 @@
 // saved by contenders that are equally fresh, and how many of their answers are
 // wrong (package freshness).
 //
-// It is a module of its own, so that what draws charts and what the peers are
-// built from reaches neither the plugin nor the tests of integration/.
-//
 //	internal/traffic     who asks what, and the bytes of it
 //	internal/load        wrk, or a generator of our own
 //	internal/counting    counts what reaches a real one

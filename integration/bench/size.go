@@ -25,7 +25,7 @@ const members = 2600
 // sizeOf returns the size of a name.
 func sizeOf(name string) (size, error) {
 	switch name {
-	case "quick":
+	case "small":
 		return size{
 			name:       name,
 			throughput: throughput.Options{Rounds: 3, Slice: time.Second, Connections: connections},
@@ -33,27 +33,6 @@ func sizeOf(name string) (size, error) {
 				Limit: 5 * time.Second,
 				Shapes: []freshness.Shape{
 					freshness.Popular(100, 50, 20), freshness.RoomOpen(members), freshness.LongTail(1000, 100_000, 10_000),
-				},
-			},
-		}, nil
-	case "smoke":
-		return size{
-			name: name, full: true,
-			throughput: throughput.Options{Rounds: 1, Slice: time.Second, Connections: connections},
-			freshness: freshness.Options{
-				Full: true, Limit: time.Second,
-				Shapes:        []freshness.Shape{freshness.Popular(10, 10, 5), freshness.RoomOpen(50), freshness.LongTail(100, 1000, 500)},
-				SynapseShapes: []freshness.Shape{freshness.Popular(4, 6, 5), freshness.RoomOpen(10)},
-			},
-		}, nil
-	case "medium":
-		return size{
-			name: name, full: true,
-			throughput: throughput.Options{Rounds: 3, Slice: time.Second, Connections: connections},
-			freshness: freshness.Options{
-				Full: true, Limit: 8 * time.Second,
-				Shapes: []freshness.Shape{
-					freshness.Popular(100, 50, 60), freshness.RoomOpen(members), freshness.LongTail(1000, 100_000, 10_000),
 				},
 			},
 		}, nil
@@ -70,5 +49,5 @@ func sizeOf(name string) (size, error) {
 			},
 		}, nil
 	}
-	return size{}, fmt.Errorf("there is no size %q: quick, medium, full or smoke", name)
+	return size{}, fmt.Errorf("there is no size %q: small or full", name)
 }

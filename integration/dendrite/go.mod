@@ -1,3 +1,5 @@
+// Dendrite as a tool. A module of its own, since Dendrite requires other versions of what
+// the tests require too.
 module github.com/caddy-matrix/caddy-matrix-presence/integration/dendrite
 
 go 1.26.0

@@ -11,8 +11,8 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if *size != "ci" && *size != "full" {
-		fmt.Fprintf(os.Stderr, "-size is ci or full, not %s\n", *size)
+	if *size != "small" && *size != "full" {
+		fmt.Fprintf(os.Stderr, "-size is small or full, not %s\n", *size)
 		os.Exit(2)
 	}
 	goleak.VerifyTestMain(m)

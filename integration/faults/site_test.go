@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/inprocess"
 )
 
-var size = flag.String("size", "ci", "how much is tried: ci, in seconds, or full, in minutes")
+var size = flag.String("size", "small", "how much is tried: small, in seconds, or full, in minutes")
 
 func full() bool { return *size == "full" }
 

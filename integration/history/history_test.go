@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	sizeName   = flag.String("size", "ci", "how much is tested: ci or full")
+	sizeName   = flag.String("size", "small", "how much is tested: small or full")
 	moreRounds = flag.Int("rounds", 0, "rounds of each scenario, in place of the size's")
 )
 
@@ -26,8 +26,8 @@ type size struct {
 }
 
 var sizes = map[string]size{
-	"ci":   {clients: 240, targets: 8, each: 8, rounds: 3, think: 80 * time.Millisecond},
-	"full": {clients: 400, targets: 10, each: 20, rounds: 10, think: 120 * time.Millisecond},
+	"small": {clients: 240, targets: 8, each: 8, rounds: 3, think: 80 * time.Millisecond},
+	"full":  {clients: 400, targets: 10, each: 20, rounds: 10, think: 120 * time.Millisecond},
 }
 
 const (

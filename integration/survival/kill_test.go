@@ -42,7 +42,7 @@ func TestKillLosesOnlyWhatIsRemembered(t *testing.T) {
 			// From the first read on the answer is the homeserver's.
 			a := expect(t, "the first read after the restart", s.read(u.token, u.id).get(t), http.StatusOK)
 			if got, want := a.version(), hs.State(u.id).Version; got != want || a.hit() {
-				t.Errorf("the first read after the restart got version %d (%s), the homeserver has %d", got, a.cacheStatus, want)
+				t.Errorf("the first read after the restart got version %d (%s), the homeserver has %d", got, a.cacheStatus(), want)
 			}
 			if a := s.read(u.token, u.id).get(t); !a.hit() || a.version() != hs.State(u.id).Version {
 				t.Errorf("the second read got %s, want a hit", a)

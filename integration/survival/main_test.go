@@ -7,24 +7,31 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
-var sizeName = flag.String("size", "small", "how much is done: small or full")
+var (
+	sizeName = flag.String("size", "small", "how much is done: small or full")
+	duration = flag.Duration("duration", 0, "how long the soak lasts, if not as long as the size says")
+	rate     = flag.Int("rate", 0, "how many requests a second the soak makes, if not 1000, or 500 in less than two minutes")
+	docs     = flag.String("docs", "", "a `folder` to write the soak's chart to, soak.svg")
+)
 
 // size is how much is done.
 type size struct {
 	reloads int // that nothing must leak from
 	busy    int // reloads under load
 	rounds  int // of ending and of killing under load
+	soak    time.Duration
 }
 
 var sizes = map[string]size{
-	"small": {reloads: 100, busy: 10, rounds: 2},
-	"full":  {reloads: 1000, busy: 200, rounds: 25},
+	"small": {reloads: 100, busy: 10, rounds: 2, soak: 15 * time.Second},
+	"full":  {reloads: 1000, busy: 200, rounds: 25, soak: 10 * time.Minute},
 }
 
 // scale is the size that was asked for.

@@ -25,7 +25,7 @@ func waiting(t *testing.T, s *server, users []*user) {
 	}
 	for _, u := range users {
 		a := expect(t, "the second write", s.write(u.token, u.id, 2).get(t), http.StatusOK)
-		if !strings.Contains(a.cacheStatus, "coalesced") {
+		if !strings.Contains(a.cacheStatus(), "coalesced") {
 			t.Errorf("the second write got %s", a)
 		}
 	}

@@ -208,11 +208,9 @@ func TestReloadsLeakNothing(t *testing.T) {
 	if got := hs.Count(scripted.WhoAmI).Asked; got != len(users) {
 		t.Errorf("the homeserver was asked whose token it is %d times, want once for each of %d", got, len(users))
 	}
-	figure(t, "%d reloads in %s: goroutines %d, then %d; file descriptors %d, then %d; live heap %.1f MiB, then %.1f MiB; every read in between a hit",
-		scale.reloads, took.Round(time.Second), goroutines, nowGoroutines, descriptors, nowDescriptors, mib(heap), mib(nowHeap))
+	figure(t, "%d reloads in %s: goroutines %d, then %d; file descriptors %d, then %d; live heap %s, then %s; every read in between a hit",
+		scale.reloads, took.Round(time.Second), goroutines, nowGoroutines, descriptors, nowDescriptors, mib(float64(heap)), mib(float64(nowHeap)))
 }
-
-func mib(n int64) float64 { return float64(n) / (1 << 20) }
 
 // config is the server's configuration as Caddy tells it.
 func (s *server) config() string {

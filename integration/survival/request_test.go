@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
 )
@@ -20,27 +21,35 @@ var fresh = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 // names counts the requests of all tests.
 var names atomic.Int64
 
-// request is a request with a name.
+// request is a request with a name: one of its own, or in the soak that of its kind. The
+// name goes into Caddy's access log and to the homeserver, which counts by it.
 type request struct {
 	id     string
 	method string
 	url    string
 	token  string
 	body   string
+
+	inQuery bool          // where the token is
+	from    string        // the address that it comes from, by X-Forwarded-For
+	asking  bool          // it is a browser's preflight
+	leave   time.Duration // after which the client goes away; 0: it stays
 }
 
 // answer is what the client got. Status is 0 if there was no answer.
 type answer struct {
-	status      int
-	body        string
-	cacheStatus string
-	err         error
+	status int
+	header http.Header
+	body   string
+	err    error
 }
 
-func (a answer) hit() bool { return strings.HasPrefix(a.cacheStatus, "matrix_presence; hit") }
+func (a answer) cacheStatus() string { return a.header.Get("Cache-Status") }
+
+func (a answer) hit() bool { return strings.HasPrefix(a.cacheStatus(), "matrix_presence; hit") }
 
 func (a answer) String() string {
-	return fmt.Sprintf("%d %s (%s) %v", a.status, a.body, a.cacheStatus, a.err)
+	return fmt.Sprintf("%d %s (%s) %v", a.status, a.body, a.cacheStatus(), a.err)
 }
 
 // version is that of a presence, or -1.
@@ -55,11 +64,13 @@ func (a answer) version() int64 {
 }
 
 func newRequest(kind, method, url, token, body string) request {
-	return request{fmt.Sprintf("%s-%d", kind, names.Add(1)), method, url, token, body}
+	return request{id: fmt.Sprintf("%s-%d", kind, names.Add(1)), method: method, url: url, token: token, body: body}
 }
 
-func statusPath(userID string) string {
-	return "/_matrix/client/v3/presence/" + url.PathEscape(userID) + "/status"
+func statusPath(userID string) string { return presencePath("v3", userID) }
+
+func presencePath(version, userID string) string {
+	return "/_matrix/client/" + version + "/presence/" + url.PathEscape(userID) + "/status"
 }
 
 // read asks for a target's presence.
@@ -84,13 +95,24 @@ func (r request) do(ctx context.Context, client *http.Client) answer {
 	if r.body != "" {
 		body = strings.NewReader(r.body)
 	}
+	if r.inQuery {
+		r.url += "?access_token=" + r.token
+	}
 	req, err := http.NewRequestWithContext(ctx, r.method, r.url, body)
 	if err != nil {
 		return answer{err: err}
 	}
 	req.Header.Set(idField, r.id)
-	if r.token != "" {
+	if r.token != "" && !r.inQuery {
 		req.Header.Set("Authorization", "Bearer "+r.token)
+	}
+	if r.asking {
+		req.Header.Set("Origin", "https://app.example.com")
+		req.Header.Set("Access-Control-Request-Method", http.MethodGet)
+		req.Header.Set("Access-Control-Request-Headers", "authorization")
+	}
+	if r.from != "" {
+		req.Header.Set("X-Forwarded-For", r.from)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -101,7 +123,7 @@ func (r request) do(ctx context.Context, client *http.Client) answer {
 	if err != nil {
 		return answer{err: err}
 	}
-	return answer{resp.StatusCode, string(text), resp.Header.Get("Cache-Status"), nil}
+	return answer{resp.StatusCode, resp.Header, string(text), nil}
 }
 
 // insist is do until there is an answer, as clients try again: a server that was replaced by

@@ -41,6 +41,12 @@ type server struct {
 // matrix_presence block.
 func newServer(t *testing.T, hs *scripted.Homeserver, options string) *server {
 	t.Helper()
+	return startServer(t, hs, func(s *server) string { return s.caddyfile(options) })
+}
+
+// startServer runs the binary with a Caddyfile, which is made for its addresses.
+func startServer(t *testing.T, hs *scripted.Homeserver, caddyfile func(*server) string) *server {
+	t.Helper()
 	s := &server{t: t, dir: t.TempDir(), hs: hs}
 	_, err := process.Retry(func() (struct{}, error) {
 		addrs, err := process.FreeAddresses(2)
@@ -48,7 +54,7 @@ func newServer(t *testing.T, hs *scripted.Homeserver, options string) *server {
 			return struct{}{}, err
 		}
 		s.url, s.admin = "http://"+addrs[0], addrs[1]
-		return struct{}{}, s.start(options)
+		return struct{}{}, s.start(caddyfile(s))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -115,14 +121,14 @@ func (s *server) caddyfile(options string) string {
 func (s *server) accessLog() string { return filepath.Join(s.dir, "access.log") }
 
 // start starts the process, and returns when it serves.
-func (s *server) start(options string) error {
+func (s *server) start(caddyfile string) error {
 	binary, err := sidecar.Build(nil)
 	if err != nil {
 		return err
 	}
 	s.starts++
 	file := filepath.Join(s.dir, "Caddyfile")
-	if err := os.WriteFile(file, []byte(s.caddyfile(options)), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(caddyfile), 0o600); err != nil {
 		return err
 	}
 	s.cmd = exec.Command(binary, "run", "--config", file, "--adapter", "caddyfile")
@@ -138,7 +144,7 @@ func (s *server) start(options string) error {
 // restart starts the process again after it has ended.
 func (s *server) restart(options string) {
 	s.t.Helper()
-	if err := s.start(options); err != nil {
+	if err := s.start(s.caddyfile(options)); err != nil {
 		s.t.Fatal(err)
 	}
 }

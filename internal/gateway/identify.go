@@ -405,7 +405,16 @@ const faultLogInterval = time.Minute
 // faultLog makes one line in the log of a fault, not one of each request.
 type faultLog struct {
 	state  atomic.Int32 // the fault as last logged
-	logged atomic.Int64 // when that was, see [clock.stamp]
+	logged logInterval
+}
+
+// logInterval lets one line of a kind into the log in an interval.
+type logInterval struct{ last atomic.Int64 } // when that was, see [clock.stamp]
+
+// due tells that a line may be logged at a time. Of several at once one is told so.
+func (l *logInterval) due(at int64, interval time.Duration) bool {
+	last := l.last.Load()
+	return at-last >= int64(interval) && l.last.CompareAndSwap(last, at)
 }
 
 // Trouble returns why the homeserver can't be asked whose an access token is, as last logged, or
@@ -424,11 +433,9 @@ func (h *Gateway) reportFault(now fault, err error) {
 	if before == int32(now) {
 		return
 	}
-	at, last := h.memory.clock.stamp(), log.logged.Load()
-	if at-last < int64(faultLogInterval) || !log.state.CompareAndSwap(before, int32(now)) {
+	if !log.logged.due(h.memory.clock.stamp(), faultLogInterval) || !log.state.CompareAndSwap(before, int32(now)) {
 		return
 	}
-	log.logged.Store(at)
 	if now == faultNone {
 		h.logger.Info(faultMessages[now])
 	} else {

@@ -629,8 +629,7 @@ func (h *Gateway) reportLoss() {
 // logLosses logs how many writes were lost, unless it did within the interval.
 func (h *Gateway) logLosses(interval time.Duration) {
 	losses := &h.memory.losses
-	at, last := h.memory.clock.stamp(), losses.logged.Load()
-	if at-last < int64(interval) || !losses.logged.CompareAndSwap(last, at) {
+	if !losses.logged.due(h.memory.clock.stamp(), interval) {
 		return
 	}
 	if n := losses.unlogged.Swap(0); n > 0 {
@@ -642,5 +641,5 @@ func (h *Gateway) logLosses(interval time.Duration) {
 // lossLog makes one line in the log of many losses.
 type lossLog struct {
 	unlogged atomic.Int64
-	logged   atomic.Int64 // when the last line was, see [clock.stamp]
+	logged   logInterval
 }

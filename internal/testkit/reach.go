@@ -35,7 +35,7 @@ func Reachable(root any) []string {
 			var bytes []byte
 			for i := range v.Len() {
 				if e := v.Index(i); e.Kind() == reflect.Uint8 {
-					bytes = append(bytes, byte(e.Uint())) // #nosec G115 -- its kind is uint8
+					bytes = append(bytes, byte(e.Uint())) //nolint:gosec // G115: its kind is uint8
 				} else {
 					walk(e)
 				}

@@ -20,7 +20,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 )
 
-const usage = `Usage: make relief, or: cd integration/bench && go run ./relief [flags]
+const usage = `Usage: make relief, or: cd integration && go run ./bench/relief [flags]
 
 Runs shapes of load against a real Synapse and a real Dendrite on loopback: directly,
 through the sidecar as it is by default, and with the profile for busy servers. Prints
@@ -29,8 +29,8 @@ which answers are wrong. The first run also installs or builds what it needs. Le
 nothing else run meanwhile: CPU time bears it roughly, latencies don't.
 
 Flags:
-  -size NAME     quick (default, about six minutes), full (about twenty: bigger rooms,
-                 more users, longer), or smoke (all of it tiny, to see that it runs)
+  -size NAME     small (default, about six minutes) or full (about twenty: bigger rooms,
+                 more users, longer)
   -only LIST     shapes or homeservers, separated by commas
   -docs DIR      write relief.json, the charts and the figures in relief.md there
   -list          show the shapes and leave
@@ -48,7 +48,7 @@ func relief(ctx context.Context, args []string, out io.Writer, progress *os.File
 	flags := flag.NewFlagSet("relief", flag.ContinueOnError)
 	flags.SetOutput(out)
 	flags.Usage = func() { fmt.Fprint(out, usage) }
-	sizeName := flags.String("size", "quick", "")
+	sizeName := flags.String("size", "small", "")
 	onlyList := flags.String("only", "", "")
 	docs := flags.String("docs", "", "")
 	list := flags.Bool("list", false, "")

@@ -8,7 +8,7 @@ import (
 // The whole way: a real Dendrite, users, the sidecar by both profiles, and the figures. CPU
 // time is not looked at: at this size it is the clock's.
 func TestReadShapesOnARealHomeserver(t *testing.T) {
-	s, err := sizeOf("smoke")
+	s, err := sizeOf("test")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ func imagined(t *testing.T, name string, k kindOfHomeserver) *scene {
 	return &scene{world: w, way: direct, size: s}
 }
 
-var sizes = []string{"smoke", "quick", "full"}
+var sizes = []string{"test", "small", "full"}
 
 func TestEveryPhaseKeepsToItsTimeAndIsTheSameForAllWays(t *testing.T) {
 	for _, name := range sizes {

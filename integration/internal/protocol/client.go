@@ -47,13 +47,13 @@ func (p Protocol) NewTransport(certificate []byte) http.RoundTripper {
 	case HTTP3:
 		return &http3.Transport{TLSClientConfig: config}
 	case HTTP2:
-		//lint:ignore SA1019 net/http's own sends no extended CONNECT
+		//nolint:staticcheck // SA1019: net/http's own sends no extended CONNECT
 		return &http2.Transport{TLSClientConfig: config}
 	case H2C:
 		dial := func(ctx context.Context, network, address string, _ *tls.Config) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, network, address)
 		}
-		//lint:ignore SA1019 likewise
+		//nolint:staticcheck // SA1019: likewise
 		return &http2.Transport{AllowHTTP: true, DialTLSContext: dial}
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -17,6 +18,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/equations"
 )
 
 // Vitals is what a sidecar holds at a moment.
@@ -31,9 +34,8 @@ type Vitals struct {
 	Descriptors int
 	// Tables is how many entries each table of the memories has.
 	Tables map[string]int
-	// Counters are those of the module, summed up over the memories, by name and labels:
-	// "outcomes_total{outcome=hit,route=read}".
-	Counters map[string]int
+	// Counters are those of the module.
+	Counters equations.Counters
 	// Pending is how many writes wait, in all memories.
 	Pending int
 	// InFlight is how many requests are being served under the newest configuration,
@@ -87,7 +89,7 @@ func Read(ctx context.Context, admin string) (Vitals, error) {
 		Resident:    int64(sum(families["process_resident_memory_bytes"])),
 		Descriptors: int(sum(families["process_open_fds"])),
 		Tables:      make(map[string]int),
-		Counters:    make(map[string]int),
+		Counters:    equations.Read(slices.Collect(maps.Values(families))),
 		Pending:     int(sum(families[ours+"pending"])),
 		InFlight:    int(sum(families["caddy_http_requests_in_flight"])),
 	}
@@ -95,13 +97,6 @@ func Read(ctx context.Context, admin string) (Vitals, error) {
 		for _, label := range m.GetLabel() {
 			if label.GetName() == "table" {
 				v.Tables[label.GetValue()] += int(value(m))
-			}
-		}
-	}
-	for name, family := range families {
-		if name, isOurs := strings.CutPrefix(name, ours); isOurs && family.GetType() == dto.MetricType_COUNTER {
-			for _, m := range family.GetMetric() {
-				v.Counters[name+labels(m)] += int(value(m))
 			}
 		}
 	}
@@ -113,21 +108,6 @@ func Read(ctx context.Context, admin string) (Vitals, error) {
 
 // ours begins the names of the module's metrics.
 const ours = "caddy_matrix_presence_"
-
-// labels are those of a metric but for the name of its memory, or "" if there are none.
-func labels(m *dto.Metric) string {
-	var all []string
-	for _, label := range m.GetLabel() {
-		if label.GetName() != "cache" {
-			all = append(all, label.GetName()+"="+label.GetValue())
-		}
-	}
-	if len(all) == 0 {
-		return ""
-	}
-	slices.Sort(all)
-	return "{" + strings.Join(all, ",") + "}"
-}
 
 func value(m *dto.Metric) float64 {
 	return m.GetGauge().GetValue() + m.GetCounter().GetValue() + m.GetUntyped().GetValue()

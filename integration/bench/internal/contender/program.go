@@ -108,7 +108,7 @@ func buildPeers(out io.Writer) (string, error) {
 			}
 			sum := sha256.Sum256([]byte(root))
 			peers.binary = filepath.Join(cache, "caddy-peers-"+hex.EncodeToString(sum[:6]))
-			cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "nobadger,nomysql,nopgx",
+			cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "nobadger,nomysql,nopgx,peers",
 				"-o", peers.binary, "./peers")
 			cmd.Dir = filepath.Join(root, "integration", "bench")
 			cmd.Env = append(checkout.GoEnv(), "CGO_ENABLED=0", "GOTMPDIR="+cache)
