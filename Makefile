@@ -73,7 +73,7 @@ relief-full: ## the same in about twenty minutes, and write its figures into doc
 
 # Both take turns, since a shared machine is quicker now and slower then.
 bench-micro: ## compare the plugin's micro-benchmarks with those of the commit BASE (main), in some minutes
-	@set -e; base=.cache/bench/base; bench='go test -run ^$$ -bench $(BENCH) -benchmem -benchtime 0.2s -cpu 1,2 -p 1 ./caddymodule ./cache ./policy'; \
+	@set -e; base=.cache/bench/base; bench='go test -run ^$$ -bench $(BENCH) -benchmem -benchtime 0.2s -cpu 1,2 -p 1 ./caddymodule ./internal/gateway ./internal/matrix ./cache ./policy'; \
 	rm -rf .cache/bench; mkdir -p .cache/bench; git worktree prune; \
 	git worktree add --quiet --detach $$base $(BASE); trap "git worktree remove --force $$base" EXIT; \
 	for round in $$(seq $(ROUNDS)); do \
@@ -95,7 +95,7 @@ test: test-unit test-fuzz test-tools test-integration ## run every test; each pa
 test-unit: race-note ## run the tests of the plugin itself
 	mkdir -p $(SCRATCH)
 	go test $(RACE) -exec '$(SCRATCH_ENV)' $(TESTFLAGS) ./...
-	$(if $(RACE),go test -exec '$(SCRATCH_ENV)' -run TestTwins $(TESTFLAGS) ./caddymodule)
+	$(if $(RACE),go test -exec '$(SCRATCH_ENV)' -run TestTwins $(TESTFLAGS) ./internal/gateway)
 
 test-tools: race-note sbom ## build with xcaddy, and hold the bill of materials against the binary
 	go -C tools test $(RACE) -count=1 -v $(TESTFLAGS) ./...
@@ -109,7 +109,7 @@ test-fuzz: ## fuzz each target briefly
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=5000x
 
 fuzz: ## fuzz each target in turn (FUZZTIME=10m, or 20000x for so many inputs)
-	@set -e; for package in ./policy ./cache; do \
+	@set -e; for package in ./internal/matrix ./policy ./cache; do \
 		targets=$$(go test -list '^Fuzz' $$package); \
 		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
 			echo "$$package: $$target for $(FUZZTIME)"; \

@@ -23,8 +23,8 @@ const (
 	fence  = "cache/fence.go"
 	tables = "cache/presence.go"
 	denial = "cache/permission.go"
-	read   = "caddymodule/read.go"
-	put    = "caddymodule/write.go"
+	read   = "internal/gateway/read.go"
+	put    = "internal/gateway/write.go"
 	repeat = "policy/repeat.go"
 )
 
