@@ -73,7 +73,7 @@ relief-full: ## the same in about twenty minutes, and write its figures into doc
 
 # Both take turns, since a shared machine is quicker now and slower then.
 bench-micro: ## compare the plugin's micro-benchmarks with those of the commit BASE (main), in some minutes
-	@set -e; base=.cache/bench/base; bench='go test -run ^$$ -bench $(BENCH) -benchmem -benchtime 0.2s -cpu 1,2 -p 1 ./caddymodule ./internal/gateway ./internal/matrix ./cache ./policy'; \
+	@set -e; base=.cache/bench/base; bench='go test -run ^$$ -bench $(BENCH) -benchmem -benchtime 0.2s -cpu 1,2 -p 1 ./...'; \
 	rm -rf .cache/bench; mkdir -p .cache/bench; git worktree prune; \
 	git worktree add --quiet --detach $$base $(BASE); trap "git worktree remove --force $$base" EXIT; \
 	for round in $$(seq $(ROUNDS)); do \
