@@ -5,25 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/equations"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
 )
-
-// equation is a count that must lie between two others. Mostly these are equal; they differ
-// where nobody can know what became of a request, such as one whose client went away.
-type equation struct {
-	what      string
-	low, high int
-	value     int
-}
-
-func (e equation) holds() bool { return e.low <= e.value && e.value <= e.high }
-
-func (e equation) bounds() string {
-	if e.low == e.high {
-		return fmt.Sprintf("= %d", e.low)
-	}
-	return fmt.Sprintf("%d to %d", e.low, e.high)
-}
 
 // books are the counts of all three sides.
 type books struct {
@@ -31,9 +15,9 @@ type books struct {
 	log     map[entry]int
 	hs      map[scripted.Key]scripted.Tally
 
-	counters map[string]int // the module's own, see vitals
-	behind   int            // people of whom the homeserver lacks an acknowledged write
-	waiting  int            // hasty people of whom it lacks the last write that was accepted
+	counters equations.Counters // the module's own, see vitals
+	behind   int                // people of whom the homeserver lacks an acknowledged write
+	waiting  int                // hasty people of whom it lacks the last write that was accepted
 }
 
 // logged sums the entries that match.
@@ -74,9 +58,9 @@ func (e entry) contradicts() bool {
 }
 
 // equations returns all of them.
-func (b books) equations() (all []equation) {
+func (b books) equations() (all []equations.Equation) {
 	add := func(value, low, high int, format string, args ...any) {
-		all = append(all, equation{fmt.Sprintf(format, args...), low, high, value})
+		all = append(all, equations.Equation{What: fmt.Sprintf(format, args...), Low: low, High: high, Value: value})
 	}
 	exactly := func(value, want int, format string, args ...any) { add(value, want, want, format, args...) }
 
@@ -117,6 +101,7 @@ func (b books) equations() (all []equation) {
 			exactly(b.asked(scripted.WhoAmI, of.kind), 0, "%s: questions whose token it is", of.kind)
 		}
 	}
+	all = append(all, b.counters.All(0)...)
 	b.own(add, exactly)
 	exactly(b.behind, 0, "people whose acknowledged write the homeserver lacks")
 	add(b.waiting, 0, b.counters["deliveries_total{result=lost}"], "hasty people whose last accepted write the homeserver lacks, lost deliveries")
@@ -146,20 +131,10 @@ var words = []struct {
 	{[]string{"canceled"}, "", "canceled"},
 }
 
-// saving are the outcomes for which the homeserver is not asked.
-var saving = []string{"hit", "collapsed", "absorbed", "limited", "refused", "rejected", "invalid"}
-
-// own adds what the module's counters promise in their Help, about each other, about the
-// log and about the homeserver.
+// own adds what the module's counters promise in their Help about the log and about the
+// homeserver.
 func (b books) own(add func(value, low, high int, format string, args ...any), exactly func(value, want int, format string, args ...any)) {
-	sum := func(name, label string, values ...string) (n int) {
-		for _, value := range values {
-			n += b.counters[name+"{"+label+"="+value+"}"]
-		}
-		return n
-	}
-	saved := 0
-	for _, route := range []string{"read", "write", "preflight", "sync"} {
+	for _, route := range equations.Routes {
 		of := func(match func(entry) bool) (n int) {
 			for _, k := range kinds {
 				if k.route == route {
@@ -168,30 +143,13 @@ func (b books) own(add func(value, low, high int, format string, args ...any), e
 			}
 			return n
 		}
-		requests, all := sum("requests_total", "route", route), 0
-		exactly(requests, of(every), "requests_total of %s, requests in the log", route)
+		exactly(b.counters.Sum("requests_total", "route", route), of(every), "requests_total of %s, requests in the log", route)
 		for _, w := range words {
-			n := 0
-			for _, outcome := range w.outcomes {
-				one := b.counters["outcomes_total{outcome="+outcome+",route="+route+"}"]
-				n += one
-				if slices.Contains(saving, outcome) {
-					saved += one
-				}
-			}
-			all += n
-			exactly(n, of(func(e entry) bool { return e.Cache == w.cache && e.Decision == w.decision }),
+			exactly(b.counters.Outcomes(route, w.outcomes...), of(func(e entry) bool { return e.Cache == w.cache && e.Decision == w.decision }),
 				"outcomes_total of %s %s, in the log", route, strings.Join(w.outcomes, " and "))
 		}
-		exactly(all, requests, "outcomes_total of %s, requests_total", route)
 	}
-	deliveries := func(results ...string) int { return sum("deliveries_total", "result", results...) }
-	exactly(b.counters["saved_total"], saved+deliveries("superseded"), "saved_total, outcomes_total of those and deliveries_total of superseded")
-
-	upstream := func(reason string) int { return sum("upstream_requests_total", "reason", reason) }
-	outcomes := func(outcome, route string) int {
-		return b.counters["outcomes_total{outcome="+outcome+",route="+route+"}"]
-	}
+	upstream := func(reasons ...string) int { return b.counters.Sum("upstream_requests_total", "reason", reasons...) }
 	answered := func(route scripted.Route) (n int) {
 		for key, tally := range b.hs {
 			if key.Route == route {
@@ -200,28 +158,12 @@ func (b books) own(add func(value, low, high int, format string, args ...any), e
 		}
 		return n
 	}
-	told := sum("lookups_total", "result", "known", "rejected", "refused")
-	exactly(told, answered(scripted.WhoAmI), "lookups_total of known, rejected and refused, questions that the homeserver answered")
-	exactly(upstream("whoami"), told+sum("lookups_total", "result", "failed"), "upstream_requests_total of whoami, lookups_total that asked")
-	exactly(upstream("bypass"), outcomes("bypass", "read"), "upstream_requests_total of bypass, outcomes_total of bypass")
-	exactly(upstream("write"), outcomes("forwarded", "write"), "upstream_requests_total of write, outcomes_total of forwarded")
-	exactly(upstream("preflight"), outcomes("forwarded", "preflight"), "upstream_requests_total of preflight, outcomes_total of forwarded")
-	exactly(deliveries("delivered", "superseded", "overtaken", "dropped", "lost"), outcomes("coalesced", "write"), "deliveries_total, outcomes_total of coalesced")
-	add(deliveries("delivered"), 0, upstream("delivery"), "deliveries_total of delivered, upstream_requests_total of delivery")
-	syncs := sum("requests_total", "route", "sync")
-	exactly(upstream("sync"), syncs, "upstream_requests_total of sync, requests_total")
-	exactly(sum("sync_writes_total", "result", "changed", "repeated", "unknown", "none", "spared", "off", "limited", "damped"), syncs, "sync_writes_total, requests_total")
-	exactly(sum("sync_writes_total", "result", "spared", "off"), outcomes("quieted", "sync"), "sync_writes_total of spared, outcomes_total of quieted")
-	exactly(sum("sync_writes_total", "result", "limited", "damped"), outcomes("held", "sync"), "sync_writes_total of limited and damped, outcomes_total of held")
-	miss := outcomes("miss", "read")
-	add(upstream("fetch"), miss, miss+outcomes("stale", "read")+outcomes("failed", "read")+outcomes("canceled", "read"),
-		"upstream_requests_total of fetch, outcomes_total of miss and of those that may have asked")
+	exactly(b.counters.Sum("lookups_total", "result", "known", "rejected", "refused"), answered(scripted.WhoAmI),
+		"lookups_total of known, rejected and refused, questions that the homeserver answered")
 	// The homeserver may be away, so it has answered no more than it was sent.
-	sent := upstream("write") + upstream("delivery")
-	add(answered(scripted.Write), 0, sent, "writes that the homeserver answered, upstream_requests_total of write and delivery")
-	sent = upstream("fetch") + upstream("bypass") + upstream("retry")
-	add(answered(scripted.Read), 0, sent, "reads that the homeserver answered, upstream_requests_total of fetch, bypass and retry")
-	exactly(sum("limiter_overflow_total", "limit", "read", "write", "rejected"), 0, "limiter_overflow_total")
+	add(answered(scripted.Write), 0, upstream("write", "delivery"), "writes that the homeserver answered, upstream_requests_total of write and delivery")
+	add(answered(scripted.Read), 0, upstream("fetch", "bypass", "retry"), "reads that the homeserver answered, upstream_requests_total of fetch, bypass and retry")
+	exactly(b.counters.Sum("limiter_overflow_total", "limit", "read", "write", "rejected"), 0, "limiter_overflow_total")
 }
 
 // presence adds what is to be said of a kind of presence requests.

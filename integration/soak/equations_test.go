@@ -66,8 +66,8 @@ func balanced() books {
 
 func failing(b books) (which []string) {
 	for _, e := range b.equations() {
-		if !e.holds() {
-			which = append(which, e.what)
+		if !e.Holds() {
+			which = append(which, e.What)
 		}
 	}
 	return which

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/equations"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
 )
 
@@ -27,7 +28,7 @@ type results struct {
 	upstream          int
 	reloads, restarts int
 
-	equations []equation
+	equations []equations.Equation
 	growths   []growth
 	full      []string // tables above their bound
 }
@@ -39,8 +40,8 @@ func (r *results) problems() (all []string) {
 	}
 	all = append(all, r.examples...)
 	for _, e := range r.equations {
-		if !e.holds() {
-			all = append(all, fmt.Sprintf("%s: %d, want %s", e.what, e.value, e.bounds()))
+		if !e.Holds() {
+			all = append(all, fmt.Sprintf("%s: %d, want %s", e.What, e.Value, e.Bounds()))
 		}
 	}
 	for _, g := range r.growths {
@@ -115,10 +116,10 @@ func (r *results) print(out io.Writer) {
 	fmt.Fprintln(t, "\nequations\tcount\tmust be\t")
 	for _, e := range r.equations {
 		verdict := "holds"
-		if !e.holds() {
+		if !e.Holds() {
 			verdict = "FAILS"
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", e.what, e.value, e.bounds(), verdict)
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", e.What, e.Value, e.Bounds(), verdict)
 	}
 	_ = t.Flush()
 	fmt.Fprintln(out, "\n"+r.summary())
@@ -135,7 +136,7 @@ func (r *results) summary() string {
 		wrong += n
 	}
 	for _, e := range r.equations {
-		if e.holds() {
+		if e.Holds() {
 			holding++
 		}
 	}

@@ -62,9 +62,18 @@ func Load(caddyfile string, to *Journal) error {
 	return nil
 }
 
+// Restart has Caddy end, with all that it remembers, and begin anew.
+func Restart(caddyfile string, to *Journal) error {
+	if err := caddy.Stop(); err != nil {
+		return fmt.Errorf("stopping Caddy: %w", err)
+	}
+	return Load(caddyfile, to)
+}
+
 // Stop stops Caddy, and waits for what it does by and by.
 func Stop() error {
 	err := caddy.Stop()
+	stopBehind()
 	time.Sleep(10 * time.Minute)
 	return err
 }

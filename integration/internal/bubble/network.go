@@ -14,7 +14,10 @@ import (
 
 func init() {
 	caddy.RegisterNetwork("pipe", func(_ context.Context, _, _, port string, _ uint, _ net.ListenConfig) (any, error) {
-		p := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+		if port == Taken {
+			return nil, errors.New("bind: address already in use")
+		}
+		p := newPipes()
 		listening.set("tcp "+port, p)
 		return p, nil
 	})
@@ -46,13 +49,16 @@ func (r *registry) get(port string) any {
 	return r.on[port]
 }
 
+// Taken is a port on which nothing can listen. A configuration that names it fails at its very end.
+const Taken = "1"
+
 // Dial connects to a port of Caddy's from an address.
-func Dial(port string, from net.IP) (net.Conn, error) {
+func Dial(port string, from net.Addr) (net.Conn, error) {
 	p, ok := listening.get("tcp " + port).(*pipes)
 	if !ok {
 		return nil, errors.New("nothing listens on port " + port)
 	}
-	client, server := newConn(&net.TCPAddr{IP: from, Port: 40000}, p.Addr())
+	client, server := newConn(from, p.Addr())
 	select {
 	case p.conns <- server:
 		return client, nil
@@ -66,6 +72,10 @@ type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
+}
+
+func newPipes() *pipes {
+	return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
 func (p *pipes) Accept() (net.Conn, error) {
