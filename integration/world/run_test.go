@@ -2,8 +2,10 @@ package world_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -16,6 +18,8 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/model"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/wallclock"
 )
 
 // variant is a way to run a plan.
@@ -28,6 +32,7 @@ type variant struct {
 // run is what came of a plan.
 type run struct {
 	hs       *model.Homeserver
+	vitals   vitals.Vitals // at the end, with the module
 	began    time.Time
 	outcomes []*outcome // by step, a repeat after its original
 	received []model.Received
@@ -71,18 +76,28 @@ func (p *plan) play(t *testing.T, files [2]string, v variant) (r *run) {
 }
 
 func (p *plan) playInBubble(files [2]string, v variant) *run {
-	r := &run{hs: found(p.dialect), began: time.Now()}
-	bubble.Behind("localhost:8008", r.hs)
+	r := &run{hs: found(p), began: time.Now()}
+	for _, address := range []string{"localhost:8008", "localhost:8018", socket} {
+		bubble.Behind(address, r.hs)
+	}
 	bubble.Behind("localhost:8009", founded(p.dialect))
+	bubble.Behind("localhost:8010", gatekeeper{})
 	journal := new(bubble.Journal)
-	load := func(s *site) {
-		if err := bubble.Load(s.caddyfile(!v.direct, files[0], files[1]), journal); err != nil {
+	current := &p.site
+	load := func(s *site, by func(caddyfile string, to *bubble.Journal) error) {
+		err := by(s.caddyfile(!v.direct, files[0], files[1]), journal)
+		switch {
+		case s.broken != "" && err == nil:
+			r.trouble = errors.New("a broken configuration is loaded")
+		case s.broken == "" && err != nil:
 			r.trouble = err
 		}
 	}
-	if load(&p.site); r.trouble != nil {
+	if load(current, bubble.Load); r.trouble != nil {
 		return r
 	}
+	leapt := time.Duration(0)
+	defer wallclock.Shift(0)
 	var mu sync.Mutex // guards the outcomes
 	var under sync.WaitGroup
 	for i, s := range p.steps {
@@ -93,12 +108,21 @@ func (p *plan) playInBubble(files [2]string, v variant) *run {
 		case s.mood != nil:
 			r.hs.Become(s.mood.conduct)
 		case s.reload != nil:
-			under.Go(func() { load(s.reload) })
+			if s.reload.broken == "" {
+				current = s.reload
+			}
+			under.Go(func() { load(s.reload, bubble.Load) })
 			synctest.Wait()
+		case s.machine != nil && s.machine.restarts:
+			load(current, bubble.Restart)
+		case s.machine != nil:
+			leapt += s.machine.leap
+			wallclock.Shift(leapt)
 		case s.call != nil && (v.peaceful && s.call.who.hostile || s.call.staging && (v.direct || !p.site.staging)):
 		case s.call != nil:
+			at := current
 			under.Go(func() {
-				o := s.call.send(v.protocol)
+				o := s.call.send(at, v.protocol)
 				o.step = i
 				mu.Lock()
 				r.outcomes = append(r.outcomes, o)
@@ -108,7 +132,7 @@ func (p *plan) playInBubble(files [2]string, v variant) *run {
 					return
 				}
 				time.Sleep(time.Duration(wait) * time.Second)
-				repeat := s.call.send(v.protocol)
+				repeat := s.call.send(at, v.protocol)
 				repeat.step, repeat.again = i, true
 				mu.Lock()
 				r.outcomes = append(r.outcomes, repeat)
@@ -120,6 +144,9 @@ func (p *plan) playInBubble(files [2]string, v variant) *run {
 	r.hs.Become(nil)
 	time.Sleep(2 * time.Minute) // for writes that wait
 	r.hs.Rest()
+	if !v.direct && r.trouble == nil {
+		r.vitals, r.trouble = examine()
+	}
 	if err := bubble.Stop(); err != nil && r.trouble == nil {
 		r.trouble = err
 	}
@@ -145,9 +172,9 @@ func (m *mood) conduct(r *http.Request) model.Conduct {
 	return m.other
 }
 
-// send sends a call and waits for its answer.
-func (c *call) send(protocol bubble.Protocol) *outcome {
-	if protocol == "" || c.staging {
+// send sends a call to a site, and waits for its answer.
+func (c *call) send(at *site, protocol bubble.Protocol) *outcome {
+	if protocol == "" || c.staging || c.protocol == bubble.Raw {
 		protocol = c.protocol
 	}
 	o := &outcome{call: c, began: time.Now()}
@@ -158,33 +185,16 @@ func (c *call) send(protocol bubble.Protocol) *outcome {
 		ctx, cancel = context.WithTimeout(ctx, c.patience)
 		defer cancel()
 	}
-	r := (&http.Request{
-		Method: c.method, Host: "example.com", Header: make(http.Header),
-		URL: &url.URL{Scheme: "http", Host: "example.com", RawPath: c.path, RawQuery: strings.Join(c.query, "&")},
-	}).WithContext(ctx)
-	if protocol.Secure() {
-		r.URL.Scheme = "https"
-	}
-	if c.staging {
-		r.URL.Host, r.Host = "example.com:8080", "example.com:8080"
-	}
-	if r.URL.Path, o.err = url.PathUnescape(c.path); o.err != nil {
+	r, err := c.request(at, protocol)
+	if o.err = err; err != nil {
 		return o
 	}
-	for _, field := range c.fields {
-		r.Header.Add(field[0], field[1])
-	}
-	switch {
-	case c.stuck:
-		r.Body, r.ContentLength = io.NopCloser(stuck{ctx}), 10
-	case c.unknownLength:
-		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(c.body)), -1
-	case c.body != "":
-		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(c.body)), int64(len(c.body))
-	}
-	client := &bubble.Client{From: c.who.address}
+	client := &bubble.Client{From: c.who.address, Door: at.door}
 	defer client.Close()
-	resp, err := client.Send(protocol, r)
+	if c.stuck {
+		r.Body, r.ContentLength = io.NopCloser(stuck{ctx}), 10
+	}
+	resp, err := client.Send(protocol, r.WithContext(ctx))
 	if o.err = err; err != nil {
 		return o
 	}
@@ -195,6 +205,75 @@ func (c *call) send(protocol bubble.Protocol) *outcome {
 	}
 	o.status, o.header, o.body = resp.StatusCode, resp.Header, string(body)
 	return o
+}
+
+// request makes the call's request to a site.
+func (c *call) request(at *site, protocol bubble.Protocol) (*http.Request, error) {
+	host, port := at.asked(c.elsewhere)
+	escaped := at.prefix + c.path
+	if c.staging {
+		host, port, escaped = "example.com", "8080", c.path
+	}
+	r := &http.Request{
+		Method: c.method, Host: host, Header: make(http.Header),
+		URL: &url.URL{Scheme: "http", Host: host, RawPath: escaped, RawQuery: strings.Join(c.query, "&")},
+	}
+	if protocol.Secure() {
+		r.URL.Scheme = "https"
+	} else if port != "" {
+		r.Host += ":" + port
+		r.URL.Host = r.Host
+	}
+	var err error
+	if r.URL.Path, err = url.PathUnescape(escaped); err != nil {
+		return nil, err
+	}
+	for _, field := range c.fields {
+		r.Header.Add(field[0], field[1])
+	}
+	content := io.Reader(strings.NewReader(c.body))
+	if c.slow {
+		half := len(c.body) / 2
+		content = io.MultiReader(strings.NewReader(c.body[:half]), pause(2*time.Second), strings.NewReader(c.body[half:]))
+	}
+	if c.body == "" && !c.unknownLength && !c.zeroLength && !c.trailers && !c.slow && !c.cutOff {
+		return r, nil
+	}
+	r.Body, r.ContentLength = io.NopCloser(content), int64(len(c.body))
+	if c.unknownLength || c.trailers || c.slow && c.body == "" {
+		r.ContentLength = -1
+	}
+	if c.trailers {
+		r.Trailer = http.Header{"X-Trailer": {"late"}}
+	}
+	if c.cutOff {
+		r.Body, r.ContentLength = bubble.Truncated{Reader: content}, r.ContentLength+10
+	}
+	return r, nil
+}
+
+// pause is nothing, which comes late.
+type pause time.Duration
+
+func (p pause) Read([]byte) (int, error) {
+	time.Sleep(time.Duration(p))
+	return 0, io.EOF
+}
+
+// examine reads Caddy's metrics.
+func examine() (vitals.Vitals, error) {
+	client := &bubble.Client{From: net.IPv4(127, 0, 0, 1)}
+	defer client.Close()
+	r, err := http.NewRequest(http.MethodGet, "http://"+metricsHost+"/metrics", nil)
+	if err != nil {
+		return vitals.Vitals{}, err
+	}
+	resp, err := client.Send(bubble.HTTP1, r)
+	if err != nil {
+		return vitals.Vitals{}, fmt.Errorf("asking for the metrics: %w", err)
+	}
+	defer resp.Body.Close()
+	return vitals.Parse(resp.Body)
 }
 
 // stuck is a body that never comes.

@@ -11,12 +11,13 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/caddytls"           // certificates
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"        // the default storage
 	_ "github.com/caddyserver/caddy/v2/modules/logging"            // the formats of logs
+	_ "github.com/caddyserver/caddy/v2/modules/metrics"            // the directive metrics
 
 	_ "github.com/caddy-matrix/caddy-matrix-presence/caddymodule" // what is tested
 )
 
 // Options are the global options of a Caddyfile that keep Caddy to the bubble. The logs are
-// those of Caddyfile.example, and more is logged.
+// those of Caddyfile.example, and more is logged: below INFO, rewrites have a field of their own.
 const Options = `
 	admin off
 	persist_config off
@@ -30,6 +31,9 @@ const Options = `
 		format filter {
 			wrap json
 			request>uri query {
+				replace access_token REDACTED
+			}
+			uri query {
 				replace access_token REDACTED
 			}
 		}

@@ -104,6 +104,8 @@ func (c *Client) way(p Protocol) http.RoundTripper {
 		TLSClientConfig:    trust,
 		DisableCompression: true,
 		Protocols:          new(http.Protocols),
+
+		ExpectContinueTimeout: time.Second,
 		DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
 			_, port, err := net.SplitHostPort(address)
 			if err != nil {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -29,25 +31,37 @@ func init() {
 	caddyhttp.RegisterNetworkHTTP3("pipe", "pipegram")
 }
 
-// listening is what Caddy listens on, the newest configuration's of each port.
-var listening = registry{on: make(map[string]any)}
+// listening is what Caddy listens on, the newest configuration's last. One that fails goes again.
+var listening = registry{on: make(map[string][]listener)}
+
+// listener is one of ours.
+type listener interface{ isClosed() bool }
 
 type registry struct {
 	mu sync.Mutex // guards on
-	on map[string]any
+	on map[string][]listener
 }
 
-func (r *registry) set(port string, listener any) {
+func (r *registry) set(port string, l listener) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.on[port] = listener
+	r.on[port] = append(slices.DeleteFunc(r.on[port], listener.isClosed), l)
 }
 
-func (r *registry) get(port string) any {
+// get returns the newest, or nil.
+func (r *registry) get(port string) listener {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.on[port]
+	for _, l := range slices.Backward(r.on[port]) {
+		if !l.isClosed() {
+			return l
+		}
+	}
+	return nil
 }
+
+func (p *pipes) isClosed() bool { return p.over.Load() }
+func (g *gram) isClosed() bool  { return g.over.Load() }
 
 // Taken is a port on which nothing can listen. A configuration that names it fails at its very end.
 const Taken = "1"
@@ -72,6 +86,7 @@ type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
+	over   atomic.Bool // it is closed, also for whom the channel isn't: another bubble
 }
 
 func newPipes() *pipes {
@@ -88,7 +103,7 @@ func (p *pipes) Accept() (net.Conn, error) {
 }
 
 func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.closed) })
+	p.once.Do(func() { p.over.Store(true); close(p.closed) })
 	return nil
 }
 
@@ -100,6 +115,7 @@ type gram struct {
 	in     chan datagram
 	closed chan struct{}
 	once   sync.Once
+	over   atomic.Bool
 
 	mu       sync.Mutex // guards all below
 	peers    map[string]*gram
@@ -168,7 +184,7 @@ func (g *gram) WriteTo(p []byte, to net.Addr) (int, error) {
 }
 
 func (g *gram) Close() error {
-	g.once.Do(func() { close(g.closed) })
+	g.once.Do(func() { g.over.Store(true); close(g.closed) })
 	return nil
 }
 

@@ -3,6 +3,7 @@ package bubble
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -28,7 +29,7 @@ func (Truncated) Close() error { return nil }
 
 // RoundTrip implements http.RoundTripper, on a connection of its own.
 func (w raw) RoundTrip(r *http.Request) (*http.Response, error) {
-	conn, err := w.client.dial("80")
+	conn, err := w.client.dial(cmp.Or(r.URL.Port(), "80"))
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,188 @@
+package world_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/equations"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/model"
+)
+
+// countsRight: the counters say of each other what their Help promises, and each write that got a
+// 200 which isn't the homeserver's is counted as what became of it.
+func countsRight(p *plan, r *run) string {
+	counters := equations.Counters(r.vitals.Counters)
+	for _, e := range counters.All(r.vitals.Pending) {
+		if !e.Holds() {
+			return fmt.Sprintf("the counters contradict each other: %v", e)
+		}
+	}
+	if r.vitals.Pending > 0 {
+		return fmt.Sprintf("writes wait for ever: %d of them", r.vitals.Pending)
+	}
+	since := p.restarted(r)
+	own, unknown := 0, 0
+	for _, o := range r.outcomes {
+		switch {
+		case o.call.method != http.MethodPut || !o.call.presence || !o.began.After(since):
+		case o.status == 0:
+			unknown++
+		case o.status == http.StatusOK && o.cacheStatus() == "" && strings.TrimSpace(o.body) == "{}":
+			own++
+		}
+	}
+	if given := counters.Outcomes("write", "absorbed", "coalesced"); own > given || given > own+unknown {
+		return fmt.Sprintf("writes got a 200 that isn't counted: %d did, and %d are absorbed or coalesced", own, given)
+	}
+	return ""
+}
+
+// restarted is when Caddy last began.
+func (p *plan) restarted(r *run) time.Time {
+	began := r.began.Add(-1)
+	for _, s := range p.steps {
+		if s.machine != nil && s.machine.restarts {
+			began = r.began.Add(s.at)
+		}
+	}
+	return began
+}
+
+// tableParts is how many parts some tables have, each of which holds one entry at least.
+const tableParts = 16
+
+// staysSmall: no table has more entries than are configured.
+func staysSmall(p *plan, r *run) string {
+	// Tables fit a configuration from its first request on.
+	bounds := make(map[string]int)
+	p.site.largest(bounds)
+	for i, s := range p.steps {
+		if s.reload == nil || s.reload.broken != "" {
+			continue
+		}
+		used := slices.ContainsFunc(r.outcomes, func(o *outcome) bool {
+			return o.step > i && o.status != 0 && o.call.presence && !o.call.staging && o.began.After(r.began.Add(s.at+time.Second))
+		})
+		if used && !p.site.staging {
+			clear(bounds)
+		}
+		s.reload.largest(bounds)
+	}
+	for table, n := range r.vitals.Tables {
+		bound, known := bounds[table]
+		if !known {
+			bound = bounds[""]
+		}
+		bound = max(bound, tableParts)
+		if p.site.staging {
+			bound *= 2 // it has a memory of its own
+		}
+		if n > bound {
+			return fmt.Sprintf("a table is larger than is configured: %s has %d entries, not %d", table, n, bound)
+		}
+	}
+	return ""
+}
+
+// asksLittle: the homeserver gets no more reads and writes of presence than it would directly, but for
+// what is tried again; and a request costs it one question whose token it is.
+func asksLittle(p *plan, direct, ours *run) string {
+	if p.site.transport != "transport model" || len(p.site.proxy) > 0 || p.restarted(ours).After(ours.began) {
+		return "" // Caddy tries again by itself; what was counted before a restart is forgotten
+	}
+	counters := equations.Counters(ours.vitals.Counters)
+	upstream := func(reasons ...string) int { return counters.Sum("upstream_requests_total", "reason", reasons...) }
+	count := func(r *run, match func(model.Received) bool) (n int) {
+		for _, one := range r.received {
+			if match(one) {
+				n++
+			}
+		}
+		return n
+	}
+	isPresence := func(one model.Received) bool { return strings.Contains(one.Path, "/presence/") }
+	isWhoami := func(one model.Received) bool { return strings.HasSuffix(one.Path, "/account/whoami") }
+	for _, kind := range []struct {
+		what    string
+		match   func(model.Received) bool
+		allowed int
+	}{
+		{"reads", func(one model.Received) bool { return isPresence(one) && one.Method == http.MethodGet }, upstream("retry")},
+		{"writes", func(one model.Received) bool { return isPresence(one) && one.Method == http.MethodPut }, upstream("delivery")},
+		{"questions whose token it is", isWhoami, len(ours.outcomes) + upstream("retry")},
+		{"questions which homeserver it is", func(one model.Received) bool { return strings.HasSuffix(one.Path, "/version") }, len(ours.outcomes)},
+		{"other requests", func(one model.Received) bool {
+			return !isPresence(one) && !isWhoami(one) && !strings.HasSuffix(one.Path, "/version")
+		}, 0},
+	} {
+		if got, without := count(ours, kind.match), count(direct, kind.match); got > without+kind.allowed {
+			return fmt.Sprintf("the homeserver is asked more than without the module: %d %s, and %d without, of which %d may be more", got, kind.what, without, kind.allowed)
+		}
+	}
+	return ""
+}
+
+// endsAlike: whose writes all got a 200 has what they wrote last at the homeserver, as without the
+// module.
+func endsAlike(p *plan, direct, ours *run) string {
+	counters := equations.Counters(ours.vitals.Counters)
+	if counters.Sum("deliveries_total", "result", "lost", "dropped") > 0 || p.restarted(ours).After(ours.began) {
+		return "" // which is counted; what waits at a restart is forgotten
+	}
+	for _, user := range users() {
+		if !settled(direct, user) || !settled(ours, user) {
+			continue
+		}
+		wrote, writes := lastWrites(ours, user), lastWrites(direct, user)
+		for device, want := range writes {
+			if got := wrote[device]; got.Word != want.Word || got.Message != want.Message {
+				return fmt.Sprintf("a write ends otherwise than without the module: %s by %s has %q %.50q, and without it %q %.50q",
+					user, device, got.Word, got.Message, want.Word, want.Message)
+			}
+		}
+	}
+	return ""
+}
+
+// users are all who may write.
+func users() (all []string) {
+	for _, a := range slices.Concat(actors, neighbours) {
+		all = append(append(all, a.user), a.ghosts...)
+	}
+	return all
+}
+
+// settled tells that the homeserver has, or will have, taken all that a user wrote of their own, in
+// an order that is known.
+func settled(r *run, user string) bool {
+	var before *outcome
+	for _, o := range r.outcomes {
+		if o.call.method != http.MethodPut || !o.call.presence || o.call.target != user {
+			continue
+		}
+		if o.status != http.StatusOK || before != nil && !before.ended.Before(o.began) {
+			return false
+		}
+		before = o
+	}
+	return before != nil
+}
+
+// lastWrites are those of each device, or for a homeserver that merges none of all of them.
+func lastWrites(r *run, user string) map[string]model.Deed {
+	last := make(map[string]model.Deed)
+	for _, deed := range r.hs.Writes(user) {
+		if deed.Device == "ELSEWHERE" {
+			continue
+		}
+		device := deed.Device
+		if r.hs.Dialect.Name == "dendrite" {
+			device = "any device"
+		}
+		last[device] = deed
+	}
+	return last
+}
