@@ -84,6 +84,7 @@ var shapeAxis = axis[*site]{"shape", []value[*site]{
 		s.place = "PRESENCE\nhandle /_matrix/* {\nPROXY\n}\nhandle {\nrespond \"nothing here\" 200\n}"
 	}},
 	{"handle around both", func(s *site) {
+		s.name = "name world" // which two of them need
 		s.place = "handle /_matrix/* {\nPRESENCE\nPROXY\n}\nhandle {\nPRESENCE\nPROXY\n}"
 	}},
 	{"a route", func(s *site) { s.place = "route {\nPRESENCE\nPROXY\n}" }},
@@ -171,13 +172,18 @@ var reloadAxis = axis[*site]{"reload", []value[*site]{
 			s.other = "alias.example.com"
 		}
 	}},
-	{"the limits are lower", func(s *site) { s.option("write_limit 1/1m burst 1"); s.option("read_limit 1/1m burst 1") }},
-	{"the limits are off", func(s *site) { s.option("write_limit off"); s.option("read_limit off") }},
+	{"the limits are lower", func(s *site) { s.option("write_limit 1/20s burst 1"); s.option("read_limit 1/1m burst 1") }},
+	{"the limits are off", func(s *site) {
+		s.option("write_limit off")
+		s.option("read_limit off")
+		s.option("over_limit reject") // there is nothing to coalesce
+		s.coalesce = nil
+	}},
 	{"a class for alice", func(s *site) {
-		s.directives = append(s.directives, "class staff {\nmatch @alice:example.com\nwrite_limit off\nread_limit off\n}")
+		s.directives = append(s.directives, "class staff {\nmatch @alice:example.com\nwrite_limit off\nread_limit off\nover_limit reject\n}")
 	}},
 	{"a strict class for all", func(s *site) {
-		s.directives = append(s.directives, "class all {\nmatch *\nwrite_limit 1/1m burst 1\nread_limit 1/10s burst 2\n}")
+		s.directives = append(s.directives, "class all {\nmatch *\nwrite_limit 1/20s burst 1\nread_limit 1/10s burst 2\n}")
 	}},
 	{"bob is exempt", func(s *site) { s.directives = append(s.directives, "exempt @bob:example.com") }},
 	{"smaller tables", func(s *site) { s.states, s.permissions, s.tokens = 1, 1, 1 }},

@@ -17,7 +17,8 @@ import (
 )
 
 // Options are the global options of a Caddyfile that keep Caddy to the bubble. The logs are
-// those of Caddyfile.example, and more is logged: below INFO, rewrites have a field of their own.
+// those of Caddyfile.example, and more is logged: below INFO, rewrites and
+// forward_auth have fields of their own.
 const Options = `
 	admin off
 	persist_config off
@@ -36,6 +37,7 @@ const Options = `
 			uri query {
 				replace access_token REDACTED
 			}
+			request>headers>X-Forwarded-Uri delete
 		}
 	}
 `
