@@ -50,7 +50,7 @@ var profileAxis = axis[*site]{"profile", []value[*site]{
 		s.directives = append(s.directives, "over_limit coalesce", "write_limit 1/2s burst 1")
 		s.coalesce = append(s.coalesce, "pending 1", "max_age 3s")
 	}},
-	{"cache off", func(s *site) { s.directives = append(s.directives, "cache off") }},
+	{"cache off", func(s *site) { s.cache = append(s.cache, "off") }},
 	{"per viewer", func(s *site) { s.cache = append(s.cache, "per_viewer") }},
 	{"nothing is refused from memory", func(s *site) {
 		s.cache = append(s.cache, "forbidden_ttl 0", "settle 0")

@@ -64,14 +64,11 @@ func (s *site) presence() string {
 	if s.name != "" {
 		cache = append(cache, s.name)
 	}
-	if s.states > 0 {
+	if s.states > 0 && !slices.Contains(cache, "off") {
 		cache = append(cache, fmt.Sprintf("states %d", s.states), fmt.Sprintf("permissions %d", s.permissions))
 	}
 	if s.tokens > 0 {
 		identity = append(identity, fmt.Sprintf("tokens %d", s.tokens))
-	}
-	if slices.Contains(s.directives, "cache off") {
-		cache = nil
 	}
 	return "matrix_presence {\n" + strings.Join(s.directives, "\n") + "\n" + block("cache", cache) + block("identity", identity) + block("coalesce", s.coalesce) + "}\n"
 }
