@@ -39,7 +39,7 @@ func judge(p *plan, direct, ours, peaceful, plain *run) string {
 			return fmt.Sprintf("Caddy: %v", r.trouble)
 		case len(r.tokens) > 0:
 			return "a token is in the log: " + r.tokens[0]
-		case len(r.panics) > 0:
+		case len(r.panics) > 0 && len(direct.panics) == 0: // intercept does, of a request that nothing answers
 			return "a panic: " + r.panics[0]
 		}
 	}

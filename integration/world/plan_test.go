@@ -291,7 +291,7 @@ func (c *call) finish() {
 	}
 	if c.http1 || size > 15<<10 {
 		switch c.protocol {
-		case bubble.H2C, bubble.HTTP2:
+		case bubble.H2C, bubble.HTTP2, bubble.Pipelined: // whose limit is larger than that of others
 			c.protocol = bubble.HTTP1
 		case bubble.HTTP3:
 			if c.http1 || size > 60<<10 {
