@@ -52,6 +52,7 @@ type outcome struct {
 	header       http.Header
 	body         string
 	err          error
+	control      *outcome // of a real homeserver: what it says directly, if this is from memory
 }
 
 func (o *outcome) took() time.Duration { return o.ended.Sub(o.began) }

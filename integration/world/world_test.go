@@ -1,6 +1,7 @@
 package world_test
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -17,7 +18,8 @@ import (
 var (
 	worlds   = flag.Int("worlds", 60, "how many worlds are drawn, unless a duration is given")
 	duration = flag.Duration("duration", 0, "for how long worlds are drawn")
-	seed     uint64 // -seed, which testkit declares: the only world to draw, or 0 for one after the other from 1 on
+	from     = flag.Uint64("from", 1, "the first world that is drawn; what others draw depends on it")
+	seed     uint64 // -seed, which testkit declares: the only world to draw, or 0 for one after the other
 )
 
 func TestMain(m *testing.M) {
@@ -45,12 +47,18 @@ func TestWorld(t *testing.T) {
 	seen := &coverage{pairs: make(map[[2]string]int)}
 	began, told := time.Now(), time.Now()
 	n, failed, requests := 0, 0, 0
-	for number := uint64(1); ; number++ {
+	for number := *from; ; number++ {
 		if err := flag.Set("rapid.seed", fmt.Sprint(number)); err != nil {
 			t.Fatal(err)
 		}
 		var p *plan
+		first := "" // what failed before it was reduced
 		passed := t.Run(fmt.Sprint(number), func(t *testing.T) {
+			defer func() {
+				if t.Failed() {
+					t.Log("at first: " + first)
+				}
+			}()
 			rapid.Check(t, func(rt *rapid.T) {
 				p = draw(rt, seen)
 				if number < seed {
@@ -70,7 +78,9 @@ func TestWorld(t *testing.T) {
 						t.Logf("%s, perhaps once only", law)
 						continue // what happens in the same moment has no order
 					}
-					rt.Log(fmt.Sprintf("seed %d: %s:%s\nin\n%v", number, law, details, p))
+					said := fmt.Sprintf("seed %d: %s:%s\nin\n%v", number, law, details, p)
+					first = cmp.Or(first, said)
+					rt.Log(said)
 					rt.Fatal(law)
 				}
 			})

@@ -76,10 +76,16 @@ func Restart(caddyfile string, to *Journal) error {
 	return Load(caddyfile, to)
 }
 
-// Stop stops Caddy, and waits for what it does by and by.
-func Stop() error {
+// Quit stops Caddy.
+func Quit() error {
 	err := caddy.Stop()
 	stopBehind()
+	return err
+}
+
+// Stop stops Caddy, and waits for what it does by and by.
+func Stop() error {
+	err := Quit()
 	time.Sleep(10 * time.Minute)
 	return err
 }
