@@ -142,6 +142,9 @@ func speaksEachProtocolAlike(direct, ours, plain *run) string {
 		if o.status == 0 && o.call.patience == 0 && !o.call.cutOff || o.status == http.StatusRequestHeaderFieldsTooLarge {
 			return "" // what it might have done is not done
 		}
+		if o.reloaded && o.call.slow {
+			return "" // Caddy drops what it hasn't read, by one protocol and not by another
+		}
 	}
 	others := make(map[[2]any]*outcome)
 	for _, o := range plain.outcomes {

@@ -194,10 +194,30 @@ func judgeReal(p *plan, direct, ours, peaceful, plain *run) string {
 			}
 		}
 	}
+	return remembersRight(p, ours)
+}
+
+// remembersRight: what is answered from memory is what the homeserver says directly to the same bytes, or what
+// was last seen, unless its user has written since.
+func remembersRight(p *plan, ours *run) string {
+	seen := make(map[string][]model.State) // by target
 	for _, o := range ours.outcomes {
-		if o.control != nil && said(o) != said(o.control) {
-			return fmt.Sprintf("memory says what the homeserver doesn't:\n%v\nand directly\n%v", o, o.control)
+		target := o.call.target
+		if acknowledges(o, target) {
+			seen[target] = nil
 		}
+		state, shows := o.shown()
+		if o.control == nil {
+			if shows && o.call.presence {
+				seen[target] = append(seen[target], state)
+			}
+			continue
+		}
+		now, _ := o.control.shown()
+		if said(o) != said(o.control) || shows && state != now && !slices.Contains(seen[target], state) {
+			return fmt.Sprintf("memory says what the homeserver doesn't:\n%v\nand directly\n%v\nbefore %v", o, o.control, seen[target])
+		}
+		seen[target] = append(seen[target], now)
 	}
 	return ""
 }

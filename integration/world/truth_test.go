@@ -29,7 +29,11 @@ func isTrue(p *plan, r *run) string {
 
 func (p *plan) stateIsTrue(r *run, o *outcome) string {
 	state, ok := o.shown()
-	target, served := p.dialect.Target(o.call.path)
+	path := o.call.path
+	if p.site.prefix != "" {
+		path = strings.Replace(path, "//", "/", 1) // as Caddy does where it takes the prefix away
+	}
+	target, served := p.dialect.Target(path)
 	switch {
 	case !o.fromMemory() && !ok:
 		return "" // what the homeserver says

@@ -86,7 +86,8 @@ func (c Counters) All(pending int) (all []Equation) {
 	equal(syncWrites("spared", "off"), c.Outcomes("sync", "quieted"), "sync_writes_total of spared and off, outcomes_total of quieted")
 	equal(syncWrites("limited", "damped"), c.Outcomes("sync", "held"), "sync_writes_total of limited and damped, outcomes_total of held")
 	miss := c.Outcomes("read", "miss")
-	between(upstream("fetch"), miss, miss+c.Outcomes("read", "stale", "failed", "canceled"),
+	// What a fetch found too large, its reader asks for anew.
+	between(upstream("fetch"), miss, miss+c.Outcomes("read", "stale", "failed", "canceled", "bypass"),
 		"upstream_requests_total of fetch, outcomes_total of miss and of those that may have asked")
 	return all
 }
