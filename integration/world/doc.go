@@ -27,11 +27,16 @@
 // anything; a homeserver of workers, which is one to us; an upgrade to another dialect; a suspended account,
 // which no homeserver hides (it may not write messages); two requests in the same
 // moment, whose order nobody knows (integration/history has them); two equal homeservers over
-// hours (TestTwins of caddymodule has them).
+// minutes with a watcher each second, which TestTwins of caddymodule has, by the same model of timers
+// (internal/testkit): through all of Caddy they would take minutes of CI, and find no more.
+//
+// real_test.go plays the same plans, one request after the other, before a real Synapse and a real
+// Dendrite, whose people have the names and tokens of the plan: what is between translates.
 //
 // A failure prints its plan, as few steps as rapid could find, and the seed that repeats it. What has
 // been drawn before decides what a seed draws, so earlier ones are drawn first:
 //
 //	go test ./world -run TestWorld -seed 42
-//	go test ./world -run TestWorld -duration 1h -v
+//	go test ./world -run TestWorld -duration 1h -from 1000 -v
+//	go test ./world -run TestReal -real 10m -v
 package world

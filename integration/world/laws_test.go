@@ -45,8 +45,8 @@ func judge(p *plan, direct, ours, peaceful, plain *run) string {
 	}
 	for _, law := range []func() string{
 		func() string { return passes(p, direct, ours) },
-		func() string { return leavesOthersAlone(direct, ours, peaceful) },
-		func() string { return speaksEachProtocolAlike(direct, ours, plain) },
+		func() string { return leavesOthersAlone(p, direct, ours, peaceful) },
+		func() string { return speaksEachProtocolAlike(p, direct, ours, plain) },
 		func() string { return isTrue(p, ours) },
 		func() string { return keepsItsWordAfterRetryAfter(p, ours) },
 		func() string { return countsRight(p, ours) },
@@ -87,8 +87,8 @@ func passes(p *plan, direct, ours *run) string {
 
 // leavesOthersAlone: those who have no account change nothing for those who have one, unless Caddy
 // itself lets them: with its passive health checks, a request that the homeserver drops ends all.
-func leavesOthersAlone(direct, ours, peaceful *run) string {
-	if unhealthy(direct) {
+func leavesOthersAlone(p *plan, direct, ours, peaceful *run) string {
+	if unhealthy(direct) || p.tiny() {
 		return ""
 	}
 	others := make(map[[2]any]*outcome)
@@ -120,6 +120,12 @@ func leavesOthersAlone(direct, ours, peaceful *run) string {
 	return ""
 }
 
+// tiny tells that tables are so small that what has room in them is chance: their parts are chosen
+// by a hash that is another each time.
+func (p *plan) tiny() bool {
+	return p.site.tokens > 0 || slices.ContainsFunc(p.steps, func(s step) bool { return s.reload != nil && s.reload.tokens > 0 })
+}
+
 // unhealthy tells that Caddy has taken the homeserver for down.
 func unhealthy(r *run) bool {
 	return slices.ContainsFunc(r.outcomes, func(o *outcome) bool { return o.status == http.StatusServiceUnavailable && o.body == "" })
@@ -137,7 +143,10 @@ func honest(received []model.Received) (n int) {
 
 // speaksEachProtocolAlike: an answer doesn't depend on the protocol that asks for it. Caddy
 // itself takes larger heads over one than over another.
-func speaksEachProtocolAlike(direct, ours, plain *run) string {
+func speaksEachProtocolAlike(p *plan, direct, ours, plain *run) string {
+	if p.tiny() {
+		return ""
+	}
 	for _, o := range direct.outcomes {
 		if o.status == 0 && o.call.patience == 0 && !o.call.cutOff || o.status == http.StatusRequestHeaderFieldsTooLarge {
 			return "" // what it might have done is not done

@@ -91,7 +91,7 @@ func (c *Client) way(p Protocol) http.RoundTripper {
 	case Raw:
 		return raw{client: c, version: "HTTP/1.1"}
 	case Pipelined:
-		return raw{client: c, version: "HTTP/1.1", ahead: "GET /_matrix/client/versions HTTP/1.1\r\nHost: example.com\r\n\r\n"}
+		return raw{client: c, version: "HTTP/1.1", ahead: true}
 	}
 	trust := &tls.Config{RootCAs: trusted, ServerName: "example.com"}
 	if p == HTTP3 {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 )
 
 // raw speaks HTTP/1 as Go's own client doesn't: by another version, behind another request of the
@@ -17,7 +18,7 @@ import (
 type raw struct {
 	client  *Client
 	version string // "HTTP/1.0"
-	ahead   string // what comes first on the connection, or nothing
+	ahead   bool   // a request for the versions comes first on the connection
 }
 
 // Truncated is a body that ends before the length that is announced. Only HTTP/1 can
@@ -37,7 +38,7 @@ func (w raw) RoundTrip(r *http.Request) (*http.Response, error) {
 	end := func() { stop(); conn.Close() }
 	go w.write(conn, r)
 	answers := bufio.NewReader(conn)
-	if w.ahead != "" {
+	if w.ahead {
 		first, err := http.ReadResponse(answers, nil)
 		if err == nil {
 			_, err = io.Copy(io.Discard, first.Body)
@@ -65,7 +66,11 @@ func (w raw) RoundTrip(r *http.Request) (*http.Response, error) {
 // write writes the request, its head and what comes ahead of it at once.
 func (w raw) write(conn net.Conn, r *http.Request) {
 	var head bytes.Buffer
-	fmt.Fprintf(&head, "%s%s %s %s\r\nHost: %s\r\n", w.ahead, r.Method, r.URL.RequestURI(), w.version, r.Host)
+	if w.ahead {
+		prefix, _, _ := strings.Cut(r.URL.EscapedPath(), "/_")
+		fmt.Fprintf(&head, "GET %s/_matrix/client/versions %s\r\nHost: %s\r\n\r\n", strings.TrimSuffix(prefix, "/"), w.version, r.Host)
+	}
+	fmt.Fprintf(&head, "%s %s %s\r\nHost: %s\r\n", r.Method, r.URL.RequestURI(), w.version, r.Host)
 	body, chunked, cutOff := r.Body, r.ContentLength < 0, false
 	_, cutOff = body.(Truncated)
 	if chunked && w.version == "HTTP/1.0" {

@@ -19,7 +19,7 @@ func balanced() equations.Counters {
 	return equations.Counters{
 		"requests_total{route=read}": 2, "outcomes_total{outcome=hit,route=read}": 1, "outcomes_total{outcome=miss,route=read}": 1,
 		"upstream_requests_total{reason=fetch}": 1,
-		"requests_total{route=write}": 3, "outcomes_total{outcome=coalesced,route=write}": 3,
+		"requests_total{route=write}":           3, "outcomes_total{outcome=coalesced,route=write}": 3,
 		"deliveries_total{result=delivered}": 1, "deliveries_total{result=superseded}": 1, "upstream_requests_total{reason=delivery}": 1,
 		"requests_total{route=sync}": 1, "outcomes_total{outcome=held,route=sync}": 1, "sync_writes_total{result=damped}": 1, "upstream_requests_total{reason=sync}": 1,
 		"saved_total": 2, "lookups_total{result=known}": 1, "upstream_requests_total{reason=whoami}": 1,
