@@ -84,65 +84,16 @@ func (p *plan) playInBubble(files [2]string, v variant) *run {
 	}
 	bubble.Behind("localhost:8009", founded(p.dialect))
 	bubble.Behind("localhost:8010", gatekeeper{})
-	journal := new(bubble.Journal)
-	current := &p.site
-	load := func(s *site, by func(caddyfile string, to *bubble.Journal) error) {
-		err := by(s.caddyfile(!v.direct, files[0], files[1]), journal)
-		switch {
-		case s.broken != "" && err == nil:
-			r.trouble = errors.New("a broken configuration is loaded")
-		case s.broken == "" && err != nil:
-			r.trouble = err
-		}
-	}
-	if load(current, bubble.Load); r.trouble != nil {
+	st := &stage{plan: p, files: files, variant: v, run: r, journal: new(bubble.Journal), current: &p.site}
+	if st.load(&p.site, bubble.Load); r.trouble != nil {
 		return r
 	}
-	leapt := time.Duration(0)
 	defer wallclock.Shift(0)
-	var mu sync.Mutex // guards the outcomes
-	var under sync.WaitGroup
 	for i, s := range p.steps {
 		time.Sleep(time.Until(r.began.Add(s.at)))
-		switch {
-		case s.behind != nil:
-			s.behind.do(r.hs)
-		case s.mood != nil:
-			r.hs.Become(s.mood.conduct)
-		case s.reload != nil:
-			if s.reload.broken == "" {
-				current = s.reload
-			}
-			under.Go(func() { load(s.reload, bubble.Load) })
-			synctest.Wait()
-		case s.machine != nil && s.machine.restarts:
-			load(current, bubble.Restart)
-		case s.machine != nil:
-			leapt += s.machine.leap
-			wallclock.Shift(leapt)
-		case s.call != nil && (v.peaceful && s.call.who.hostile || s.call.staging && (v.direct || !p.site.staging)):
-		case s.call != nil:
-			at := current
-			under.Go(func() {
-				o := s.call.send(at, v.protocol)
-				o.step = i
-				mu.Lock()
-				r.outcomes = append(r.outcomes, o)
-				mu.Unlock()
-				wait, err := strconv.Atoi(o.header.Get("Retry-After"))
-				if !s.call.again || o.status != http.StatusTooManyRequests || err != nil {
-					return
-				}
-				time.Sleep(time.Duration(wait) * time.Second)
-				repeat := s.call.send(at, v.protocol)
-				repeat.step, repeat.again = i, true
-				mu.Lock()
-				r.outcomes = append(r.outcomes, repeat)
-				mu.Unlock()
-			})
-		}
+		st.act(i, s)
 	}
-	under.Wait()
+	st.under.Wait()
 	r.hs.Become(nil)
 	time.Sleep(2 * time.Minute) // for writes that wait
 	r.hs.Rest()
@@ -153,7 +104,7 @@ func (p *plan) playInBubble(files [2]string, v variant) *run {
 		r.trouble = err
 	}
 	r.received = r.hs.Received()
-	r.tokens, r.panics = journal.Found()
+	r.tokens, r.panics = st.journal.Found()
 	for _, o := range r.outcomes {
 		o.reloaded = slices.ContainsFunc(p.steps, func(s step) bool {
 			at := r.began.Add(s.at)
@@ -162,6 +113,75 @@ func (p *plan) playInBubble(files [2]string, v variant) *run {
 	}
 	slices.SortStableFunc(r.outcomes, func(a, b *outcome) int { return a.step - b.step })
 	return r
+}
+
+// stage is where a plan is being played.
+type stage struct {
+	plan    *plan
+	files   [2]string // a certificate and its key
+	variant variant
+	run     *run
+	journal *bubble.Journal
+	current *site
+	leapt   time.Duration // by the wall clock
+
+	under sync.WaitGroup // requests and reloads
+	mu    sync.Mutex     // guards the outcomes
+}
+
+// load has Caddy start, reload or restart.
+func (st *stage) load(s *site, by func(caddyfile string, to *bubble.Journal) error) {
+	err := by(s.caddyfile(!st.variant.direct, st.files[0], st.files[1]), st.journal)
+	switch {
+	case s.broken != "" && err == nil:
+		st.run.trouble = errors.New("a broken configuration is loaded")
+	case s.broken == "" && err != nil:
+		st.run.trouble = err
+	}
+}
+
+// act does what a step says. It doesn't wait for requests.
+func (st *stage) act(i int, s step) {
+	switch {
+	case s.behind != nil:
+		s.behind.do(st.run.hs)
+	case s.mood != nil:
+		st.run.hs.Become(s.mood.conduct)
+	case s.reload != nil:
+		if s.reload.broken == "" {
+			st.current = s.reload
+		}
+		st.under.Go(func() { st.load(s.reload, bubble.Load) })
+		synctest.Wait()
+	case s.machine != nil && s.machine.restarts:
+		st.load(st.current, bubble.Restart)
+	case s.machine != nil:
+		st.leapt += s.machine.leap
+		wallclock.Shift(st.leapt)
+	case s.call != nil && (st.variant.peaceful && s.call.who.hostile || s.call.staging && (st.variant.direct || !st.plan.site.staging)):
+	case s.call != nil:
+		at := st.current
+		st.under.Go(func() { st.call(i, at, s.call) })
+	}
+}
+
+// call sends a call, and perhaps once more after the time that a 429 says.
+func (st *stage) call(i int, at *site, c *call) {
+	add := func(again bool) *outcome {
+		o := c.send(at, st.variant.protocol)
+		o.step, o.again = i, again
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		st.run.outcomes = append(st.run.outcomes, o)
+		return o
+	}
+	o := add(false)
+	wait, err := strconv.Atoi(o.header.Get("Retry-After"))
+	if !c.again || o.status != http.StatusTooManyRequests || err != nil {
+		return
+	}
+	time.Sleep(time.Duration(wait) * time.Second)
+	add(true)
 }
 
 func (m *mood) conduct(r *http.Request) model.Conduct {
