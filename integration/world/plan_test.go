@@ -177,6 +177,9 @@ func drawSteps(t *rapid.T, seen *coverage, p *plan, about []string) []step {
 	case "machine":
 		m := new(machine)
 		m.name = strings.Join(choose(t, seen, machineAxis, m, nil), "")
+		if m.leap >= hour {
+			return drawSuspend(t, seen, p, m)
+		}
 		return []step{{machine: m}}
 	case "reload":
 		return []step{{reload: drawReload(t, seen, &p.site)}}
@@ -184,6 +187,21 @@ func drawSteps(t *rapid.T, seen *coverage, p *plan, about []string) []step {
 		return drawCrowd(t, seen, about)
 	}
 	return []step{{call: drawCall(t, seen, pick(t, "who", actors...), about)}}
+}
+
+// drawSuspend draws what shows whether it is noticed: the world goes on meanwhile, and somebody asks for
+// the same as before.
+func drawSuspend(t *rapid.T, seen *coverage, p *plan, m *machine) []step {
+	reads := slices.DeleteFunc(calls(p.steps), func(c *call) bool { return !c.presence || c.method != http.MethodGet || c.who.hostile })
+	read := *pick(t, "which", reads...)
+	b := &behind{whom: read.who}
+	if i := slices.IndexFunc(actors, func(a *actor) bool { return a.user == read.target }); i >= 0 && pick(t, "whom", "target", "reader") == "target" {
+		b.whom = actors[i]
+	}
+	b.device = pick(t, "device", b.whom.devices...)
+	b.name = strings.Join(choose(t, seen, behindAxis, b, nil), "") + " of " + b.whom.name + "'s " + b.device
+	before, after := read, read
+	return []step{{call: &before}, {behind: b}, {machine: m}, {call: &after}}
 }
 
 // drawReload draws a configuration of the same site with another profile, and other changes.
