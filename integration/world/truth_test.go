@@ -89,23 +89,29 @@ func (p *plan) stateIsTrue(r *run, o *outcome) string {
 	return fmt.Sprintf("the state was not so within its time: in the last %v it was %q", o.ended.Sub(from), r.hs.States(target, from, o.ended))
 }
 
+// text is the body, unpacked: a login goes without its Accept-Encoding, for its answer to be read.
+func (o *outcome) text() []byte {
+	if o.header.Get("Content-Encoding") != "gzip" {
+		return []byte(o.body)
+	}
+	packed, err := gzip.NewReader(strings.NewReader(o.body))
+	if err != nil {
+		return []byte(o.body)
+	}
+	text, err := io.ReadAll(packed)
+	if err != nil {
+		return []byte(o.body)
+	}
+	return text
+}
+
 // shown is the presence in an answer.
 func (o *outcome) shown() (state model.State, ok bool) {
-	body := []byte(o.body)
-	if o.header.Get("Content-Encoding") == "gzip" {
-		packed, err := gzip.NewReader(strings.NewReader(o.body))
-		if err != nil {
-			return state, false
-		}
-		if body, err = io.ReadAll(packed); err != nil {
-			return state, false
-		}
-	}
 	var shown struct {
 		Presence string
 		Message  string `json:"status_msg"`
 	}
-	err := json.Unmarshal(body, &shown)
+	err := json.Unmarshal(o.text(), &shown)
 	return model.State{Presence: shown.Presence, Message: shown.Message}, err == nil && shown.Presence != ""
 }
 
