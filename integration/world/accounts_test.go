@@ -128,7 +128,9 @@ func asksLittle(p *plan, direct, ours *run) string {
 		match   func(model.Received) bool
 		allowed int
 	}{
-		{"reads", func(one model.Received) bool { return isPresence(one) && one.Method == http.MethodGet }, upstream("retry")},
+		{"reads", func(one model.Received) bool { return isPresence(one) && one.Method == http.MethodGet },
+			// What a fetch finds too large, such as a long error, its reader asks for anew.
+			upstream("retry") + max(0, upstream("fetch")-counters.Outcomes("read", "miss"))},
 		{"writes", func(one model.Received) bool { return isPresence(one) && one.Method == http.MethodPut }, upstream("delivery")},
 		{"questions whose token it is", isWhoami, len(ours.outcomes) + upstream("retry")},
 		{"questions which homeserver it is", func(one model.Received) bool { return strings.HasSuffix(one.Path, "/version") }, len(ours.outcomes)},
