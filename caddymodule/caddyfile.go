@@ -60,6 +60,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    cache off
 //	    cache {
 //	        name           <name>
+//	        off
 //	        states         <n>
 //	        permissions    <n>
 //	        ttl            <duration>
@@ -205,6 +206,7 @@ func (h *Handler) parseCache(d *caddyfile.Dispenser) error {
 	}
 	return parseBlock(d, d.Nesting(), nil, map[string]func() error{
 		"name":           func() error { return parseString(d, &c.Name) },
+		"off":            func() error { return parseFlag(d, &c.Off) }, // beside a name, which not all sites can do without
 		"states":         func() error { return parseNumber(d, &c.States) },
 		"permissions":    func() error { return parseNumber(d, &c.Permissions) },
 		"ttl":            func() error { return parseDuration(d, &c.TTL, "a time above 0, or cache off") },

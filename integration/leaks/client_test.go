@@ -84,7 +84,7 @@ func (c *client) send(x *exchange, patience time.Duration) {
 	for range 2 { // a connection that was kept may have been closed meanwhile
 		kept := c.conn != nil
 		if !kept {
-			conn, err := bubble.Dial("80", c.from)
+			conn, err := bubble.Dial("80", &net.TCPAddr{IP: c.from, Port: 40000})
 			if err != nil {
 				return
 			}

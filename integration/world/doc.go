@@ -1,25 +1,42 @@
 // Package world looks for faults on values that nobody has thought of yet: it draws worlds
 // from all axes at once and judges what happens in them by laws.
 //
-// A plan is data (plan_test.go): which homeserver, which site, who is there, and what happens
-// when: requests, changes behind our back, reloads, moods of the homeserver. It is drawn from
-// axes (axes_test.go), each a list of named values. So it can run more than once, each time
-// in a bubble of made-up time with all of Caddy, real protocols and a homeserver that can be
-// asked directly (run_test.go):
+// A plan is data (plan_test.go): which homeserver, which site (site_test.go), who is there
+// (actors_test.go), and what happens when: requests, changes behind our back, reloads, restarts,
+// suspends, moods of the homeserver. It is drawn from axes (axes_test.go), each a list of
+// named values: of a site (site_axes_test.go), of a request (call_axes_test.go), of a homeserver and
+// a machine (homeserver_axes_test.go). So it can run more than once, each time in a bubble of
+// made-up time with all of Caddy, real protocols and a homeserver that can be asked directly
+// (run_test.go):
 //
 //   - direct: through Caddy without the module;
 //   - through the module;
 //   - likewise, without those who have no account;
 //   - likewise, all of it over HTTP/1.1.
 //
-// The laws (laws_test.go) compare the runs with each other, and answers with what the
-// homeserver says of the time in question. Each is a sentence that an admin would understand.
+// The laws compare the runs with each other (laws_test.go), answers with what the homeserver
+// says of the time in question (truth_test.go), and what is counted, kept and asked with what is
+// promised of it (accounts_test.go). Each is a sentence that an admin would understand.
 //
-// To add a value, add a line to its axis: a name, and what it changes of the plan's site or of a
-// request. To add an axis, add a list, and draw from it in plan_test.go. Nothing else has to know.
+// To add a value, add a line to its axis: a name, and what it changes of the plan, of its site or of
+// a request. To add an axis, add a list, and draw from it in plan_test.go. Nothing else has to know. A
+// homeserver that answers 425 is a line of moodAxis; a header field of 64 KB is one of headAxis.
 //
-// A failure prints its plan, as few steps as rapid could find, and the seed that repeats it:
+// What is not drawn: a kill of the process, and two versions side by side, which are of another
+// process (integration/survival has them); TLS on demand, of which nothing of ours sees
+// anything; a homeserver of workers, which is one to us; an upgrade to another dialect; a suspended account,
+// which no homeserver hides (it may not write messages); two requests in the same
+// moment, whose order nobody knows (integration/history has them); two equal homeservers over
+// minutes with a watcher each second, which TestTwins of caddymodule has, by the same model of timers
+// (internal/testkit): through all of Caddy they would take minutes of CI, and find no more.
+//
+// real_test.go plays the same plans, one request after the other, before a real Synapse and a real
+// Dendrite, whose people have the names and tokens of the plan: what is between translates.
+//
+// A failure prints its plan, as few steps as rapid could find, and the seed that repeats it. What has
+// been drawn before decides what a seed draws, so earlier ones are drawn first:
 //
 //	go test ./world -run TestWorld -seed 42
-//	go test ./world -run TestWorld -duration 1h -v
+//	go test ./world -run TestWorld -duration 1h -from 1000 -v
+//	go test ./world -run TestReal -real 10m -v
 package world

@@ -3,7 +3,7 @@ package world_test
 import (
 	"cmp"
 	"fmt"
-	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -18,33 +18,21 @@ import (
 // plan is a world and what happens in it. It is data: the same plan runs more than once.
 type plan struct {
 	dialect *model.Dialect
+	ahead   time.Duration // the homeserver's clock is
+	gzip    bool          // the homeserver compresses
 	site    site
 	steps   []step
-}
-
-// site is what a Caddyfile says.
-type site struct {
-	names      []string // of the values that made it
-	directives []string // of matrix_presence
-	cache      []string // of its cache block
-	before     []string // directives that stand before it
-	proxy      []string // of reverse_proxy
-	handle     bool     // the site has handle blocks
-	name       string   // the option of its cache block, or empty
-	staging    bool     // there is another homeserver on port 8080
-
-	busy, observe bool
-	stale         time.Duration
 }
 
 // step is something that happens at a moment. One of the fields after it is set.
 type step struct {
 	at time.Duration // since the world began; no two steps have the same
 
-	call   *call
-	behind *behind
-	mood   *mood
-	reload *site
+	call    *call
+	behind  *behind
+	mood    *mood
+	machine *machine
+	reload  *site
 }
 
 // call is a request of somebody.
@@ -52,12 +40,13 @@ type call struct {
 	who      *actor
 	values   []string // that made it, as axis=value
 	device   string
-	token    string
+	token    string // that it has; see shows
 	user     string // on whose behalf it is shown
 	as       string // the user that an appservice acts for
 	target   string // of a presence
 	method   string
-	path     string // escaped
+	path     string            // escaped
+	form     *strings.Replacer // what is odd about the path of a presence
 	query    []string
 	fields   [][2]string
 	body     string
@@ -67,7 +56,14 @@ type call struct {
 	presence      bool // asks for a presence, or writes one
 	syncs         bool
 	unknownLength bool // a body of which the length isn't announced
+	zeroLength    bool // the length of no body is announced
+	slow          bool // the second half of the body comes later
+	trailers      bool // come after the body
+	cutOff        bool // the body ends early
 	stuck         bool // its body never comes
+	http1         bool // its header fields aren't for HTTP/2
+	hopByHop      bool // its Authorization is for Caddy only
+	elsewhere     bool // asks by another name of the site
 	staging       bool // goes to the staging site, if there is one
 	again         bool // is sent once more after the Retry-After of a 429
 }
@@ -75,90 +71,52 @@ type call struct {
 func (c *call) field(name, value string) { c.fields = append(c.fields, [2]string{name, value}) }
 func (c *call) ask(parameter string)     { c.query = append(c.query, parameter) }
 
+// shows returns the access token that a homeserver takes from the request, and the user_id.
+func (c *call) shows(d *model.Dialect) (token, as string) {
+	header := make(http.Header)
+	for _, field := range c.fields {
+		header.Add(field[0], field[1])
+	}
+	if c.hopByHop {
+		header.Del("Authorization")
+	}
+	query, _ := url.ParseQuery(strings.Join(c.query, "&"))
+	return d.Token(header["Authorization"], query), query.Get("user_id")
+}
+
 // behind is a change of the homeserver's that doesn't come through Caddy.
 type behind struct {
-	name string
-	do   func(hs *model.Homeserver)
+	name   string
+	whom   *actor
+	device string
+	do     func(hs *model.Homeserver)
 }
 
 // mood is how the homeserver treats requests from now on.
 type mood struct {
+	name                    string
 	whoami, presence, other model.Conduct
 }
 
-// actor is somebody who sends requests.
-type actor struct {
-	name    string
-	user    string
-	address net.IP
-	devices []string
-	hostile bool     // has no account
-	ghosts  []string // users that an appservice acts for
-}
-
-const (
-	stranger = "@stranger:example.com"
-	aNAT     = "192.0.2.1"
-)
-
-// actors are those who are there. Some are behind one address.
-var actors = []*actor{
-	{name: "alice", user: "@alice:example.com", address: net.ParseIP(aNAT), devices: []string{"PHONE", "LAPTOP"}},
-	{name: "bob", user: "@bob:example.com", address: net.ParseIP(aNAT), devices: []string{"PHONE"}},
-	{name: "carol", user: "@carol:example.com", address: net.ParseIP("2001:db8::1"), devices: []string{"LAPTOP"}},
-	{name: "bridge", user: "@bridge:example.com", address: net.ParseIP("10.0.0.5"), devices: []string{"AS"}, ghosts: []string{"@ghost_1:example.com", "@ghost_2:example.com"}},
-	{name: "admin", user: "@admin:example.com", address: net.ParseIP("198.51.100.1"), devices: []string{"ADMIN"}},
-}
-
-// mallory has no account, and is behind the address of others.
-var mallory = &actor{name: "mallory", user: "@mallory:example.com", address: net.ParseIP(aNAT), devices: []string{"NONE"}, hostile: true}
-
-// tokenOf is the access token of a device, which is made anew when it logs in again.
-func tokenOf(a *actor, device string) string { return bubble.TokenMark + "-" + a.name + "-" + device }
-
-// secondToken is the one that it has then.
-func secondToken(a *actor, device string) string { return tokenOf(a, device) + "-2" }
-
-// found gives a homeserver its accounts.
-func found(d *model.Dialect) *model.Homeserver {
-	hs := model.New(d)
-	hs.Change(func(now *model.Accounts) {
-		for _, a := range actors {
-			for _, device := range a.devices {
-				now.Sessions[tokenOf(a, device)] = model.Session{User: a.user, Device: device, Admin: a.name == "admin", Appservice: len(a.ghosts) > 0}
-			}
-			for _, user := range append(a.ghosts, a.user) {
-				now.Joined[model.Membership{Room: 0, User: user}] = true
-			}
-		}
-		now.Joined[model.Membership{Room: 1, User: stranger}] = true
-		now.Joined[model.Membership{Room: 0, User: "@x/y:example.com"}] = true
-	})
-	return hs
-}
-
-// founded is the homeserver of the staging site: whoever has no account at the other one is
-// there who they like.
-func founded(d *model.Dialect) *model.Homeserver {
-	hs := model.New(d)
-	hs.Change(func(now *model.Accounts) {
-		for i, a := range actors {
-			now.Sessions[fmt.Sprintf("%s-made-up-%d", bubble.TokenMark, i+1)] = model.Session{User: a.user, Device: "STAGING", Admin: true}
-			now.Joined[model.Membership{Room: 0, User: a.user}] = true
-		}
-		now.Joined[model.Membership{Room: 0, User: stranger}] = true
-	})
-	return hs
+// machine is what happens to where Caddy runs.
+type machine struct {
+	name     string
+	restarts bool          // Caddy
+	leap     time.Duration // of the wall clock: above a ttl, the machine was suspended
 }
 
 // draw draws a plan.
 func draw(t *rapid.T, seen *coverage) *plan {
-	p := new(plan)
+	p := &plan{site: newSite()}
 	about := choose(t, seen, dialectAxis, p, nil)
-	about = choose(t, seen, profileAxis, &p.site, about)
-	about = choose(t, seen, handlersAxis, &p.site, about)
-	about = choose(t, seen, sitesAxis, &p.site, about)
+	about = choose(t, seen, waysAxis, p, about)
+	for _, axis := range []axis[*site]{profileAxis, handlersAxis, sitesAxis, shapeAxis, upstreamAxis, doorAxis} {
+		about = choose(t, seen, axis, &p.site, about)
+	}
 	p.site.names = about[1:]
+	if p.site.staging && p.site.host != "example.com" {
+		p.site.staging = false // one host could be either homeserver's
+	}
 
 	// Everybody has been there before anything happens.
 	for _, a := range actors {
@@ -172,31 +130,16 @@ func draw(t *rapid.T, seen *coverage) *plan {
 	}
 	n := rapid.IntRange(1, 25).Draw(t, "steps")
 	for range n {
-		pause := pick(t, "pause", 0, 0, 0, 5*time.Millisecond, 300*time.Millisecond, 1500*time.Millisecond, 6*time.Second, 31*time.Second, 130*time.Second)
-		var s step
-		switch pick(t, "step", "call", "call", "call", "call", "call", "hostile", "hostile", "again", "behind", "mood", "reload") {
-		case "call":
-			s.call = drawCall(t, seen, pick(t, "who", actors...), about)
-		case "hostile":
-			s.call = drawHostile(t, seen, about)
-		case "again": // what somebody else did, or the same once more
-			if before := calls(p.steps); len(before) > 0 {
-				again := *pick(t, "which", before...)
-				s.call = &again
+		pause := pick(t, "pause", pauses...)
+		for i, s := range drawSteps(t, seen, p, about) {
+			if i == 0 {
+				s.at = pause
 			}
-		case "behind":
-			s.behind = drawBehind(t)
-		case "mood":
-			s.mood = new(mood)
-			choose(t, seen, moodAxis, s.mood, about)
-		case "reload":
-			s.reload = new(site)
-			*s.reload = site{before: p.site.before, proxy: p.site.proxy, handle: p.site.handle, name: p.site.name, staging: p.site.staging, names: p.site.names[1:]}
-			names := choose(t, seen, profileAxis, s.reload, nil)
-			s.reload.names = append(names, s.reload.names...)
+			if s.machine != nil && s.machine.restarts {
+				s.at = 3 * time.Minute // when all are done, which takes longer directly
+			}
+			p.steps = append(p.steps, s)
 		}
-		s.at = pause
-		p.steps = append(p.steps, s)
 	}
 	// Pauses become moments, no two of them the same.
 	at := time.Duration(0)
@@ -207,12 +150,104 @@ func draw(t *rapid.T, seen *coverage) *plan {
 	return p
 }
 
+// pauses lie at and around the ends of what lasts for some time.
+var pauses = []time.Duration{
+	0, 0, 0, 0, 0, 5 * time.Millisecond, 100 * time.Millisecond, 300 * time.Millisecond, 999 * time.Millisecond, 1500 * time.Millisecond,
+	6 * time.Second, 9990 * time.Millisecond, 19990 * time.Millisecond, 25 * time.Second, 29990 * time.Millisecond, 31 * time.Second, 61 * time.Second,
+	119990 * time.Millisecond, 130 * time.Second, 301 * time.Second,
+}
+
+// drawSteps draws what happens next.
+func drawSteps(t *rapid.T, seen *coverage, p *plan, about []string) []step {
+	switch pick(t, "step", "call", "call", "call", "call", "call", "call", "call", "hostile", "hostile", "hostile", "again", "again", "behind", "behind", "mood", "reload", "crowd", "machine") {
+	case "hostile":
+		return []step{{call: drawHostile(t, seen, about)}}
+	case "again": // what somebody else did, or the same once more
+		again := *pick(t, "which", calls(p.steps)...)
+		return []step{{call: &again}}
+	case "behind":
+		b := &behind{whom: pick(t, "whom", actors...)}
+		b.device = pick(t, "device", b.whom.devices...)
+		b.name = strings.Join(choose(t, seen, behindAxis, b, nil), "") + " of " + b.whom.name + "'s " + b.device
+		return []step{{behind: b}}
+	case "mood":
+		m := new(mood)
+		m.name = strings.Join(choose(t, seen, moodAxis, m, nil), "")
+		return []step{{mood: m}}
+	case "machine":
+		m := new(machine)
+		m.name = strings.Join(choose(t, seen, machineAxis, m, nil), "")
+		if m.leap >= hour {
+			return drawSuspend(t, seen, p, m)
+		}
+		return []step{{machine: m}}
+	case "reload":
+		return []step{{reload: drawReload(t, seen, &p.site)}}
+	case "crowd":
+		return drawCrowd(t, seen, about)
+	}
+	return []step{{call: drawCall(t, seen, pick(t, "who", actors...), about)}}
+}
+
+// drawSuspend draws what shows whether it is noticed: the world goes on meanwhile, and somebody asks for
+// the same as before.
+func drawSuspend(t *rapid.T, seen *coverage, p *plan, m *machine) []step {
+	reads := slices.DeleteFunc(calls(p.steps), func(c *call) bool { return !c.presence || c.method != http.MethodGet || c.who.hostile })
+	read := *pick(t, "which", reads...)
+	b := &behind{whom: read.who}
+	if i := slices.IndexFunc(actors, func(a *actor) bool { return a.user == read.target }); i >= 0 && pick(t, "whom", "target", "reader") == "target" {
+		b.whom = actors[i]
+	}
+	b.device = pick(t, "device", b.whom.devices...)
+	b.name = strings.Join(choose(t, seen, behindAxis, b, nil), "") + " of " + b.whom.name + "'s " + b.device
+	before, after := read, read
+	return []step{{call: &before}, {behind: b}, {machine: m}, {call: &after}}
+}
+
+// drawReload draws a configuration of the same site with another profile, and other changes.
+func drawReload(t *rapid.T, seen *coverage, before *site) *site {
+	s := before.clone()
+	s.directives, s.cache, s.identity, s.coalesce = nil, nil, nil, nil
+	s.states, s.permissions, s.tokens = 0, 0, 0
+	names := choose(t, seen, profileAxis, s, nil)
+	s.names = append(choose(t, seen, reloadAxis, s, names), before.names...)
+	return s
+}
+
+// drawCrowd draws many who do the same, one after the other.
+func drawCrowd(t *rapid.T, seen *coverage, about []string) (steps []step) {
+	target, route := pick(t, "whose", actors...).user, pick(t, "crowd's route", named(routeAxis, "read", "write", "sync")...)
+	add := func(who *actor, user, as string) {
+		c := &call{who: who, device: who.devices[0], user: user, as: as, token: tokenOf(who, who.devices[0]), target: target, protocol: bubble.HTTP1}
+		c.values = append(slices.Clone(about), "route="+route.name)
+		if route.set(c); c.method == "PUT" {
+			c.target = user
+			wordAxis.values[0].set(c)
+		}
+		credentialAxis.values[0].set(c)
+		c.finish()
+		steps = append(steps, step{call: c})
+	}
+	if pick(t, "crowd", "neighbours", "ghosts") == "ghosts" {
+		bridge := actors[3]
+		for _, ghost := range bridge.ghosts {
+			add(bridge, ghost, ghost)
+		}
+		return steps
+	}
+	for _, who := range neighbours {
+		add(who, who.user, "")
+	}
+	return steps
+}
+
 func drawCall(t *rapid.T, seen *coverage, who *actor, about []string) *call {
 	device := pick(t, "device", who.devices...)
 	c := &call{who: who, device: device, user: who.user, token: tokenOf(who, device), target: pick(t, "whose", actors...).user, again: true}
 	if len(who.ghosts) > 0 {
-		c.as = pick(t, "ghost", who.ghosts...)
-		c.user = c.as
+		if c.as = pick(t, "ghost", append([]string{""}, who.ghosts[:2]...)...); c.as != "" {
+			c.user = c.as
+		}
 	} else if pick(t, "session", "first", "first", "second") == "second" {
 		c.token = secondToken(who, device)
 	}
@@ -234,6 +269,7 @@ func (c *call) more(t *rapid.T, seen *coverage) {
 	c.values = choose(t, seen, protocolAxis, c, c.values)
 	if c.presence {
 		c.values = choose(t, seen, targetAxis, c, c.values)
+		c.values = choose(t, seen, formAxis, c, c.values)
 	}
 	if c.method == "PUT" && c.presence {
 		c.target = pick(t, "one's own", c.user, c.user, c.target)
@@ -246,7 +282,7 @@ func (c *call) more(t *rapid.T, seen *coverage) {
 		c.values = choose(t, seen, credentialAxis, c, c.values)
 	}
 	c.values = choose(t, seen, headAxis, c, c.values)
-	if c.body == "" && !c.stuck {
+	if !c.stuck {
 		c.values = choose(t, seen, bodyAxis, c, c.values)
 	}
 	if c.patience == 0 {
@@ -255,11 +291,14 @@ func (c *call) more(t *rapid.T, seen *coverage) {
 	c.finish()
 }
 
-// finish makes the path of a presence. A head of more than 16 KiB goes by a protocol over which
-// Caddy takes it.
+// finish makes the path of a presence. What not all protocols can carry goes by HTTP/1.1, as a head
+// of more than 16 KiB, which Caddy takes over no other.
 func (c *call) finish() {
 	if c.presence {
 		c.path = "/_matrix/client/v3/presence/" + url.PathEscape(c.target) + "/status"
+		if c.form != nil {
+			c.path = c.form.Replace(c.path)
+		}
 	}
 	size := len(c.path) + len(strings.Join(c.query, "&"))
 	for _, field := range c.fields {
@@ -268,38 +307,19 @@ func (c *call) finish() {
 	if c.staging && c.protocol != bubble.H2C {
 		c.protocol = bubble.HTTP1
 	}
-	if size > 15<<10 && (c.protocol == bubble.H2C || c.protocol == bubble.HTTP2) {
-		c.protocol = bubble.HTTP1
+	if c.http1 || size > 15<<10 {
+		switch c.protocol {
+		case bubble.H2C, bubble.HTTP2, bubble.Pipelined: // whose limit is larger than that of others
+			c.protocol = bubble.HTTP1
+		case bubble.HTTP3:
+			if c.http1 || size > 60<<10 {
+				c.protocol = bubble.HTTP1
+			}
+		}
 	}
-}
-
-func drawBehind(t *rapid.T) *behind {
-	a := pick(t, "whom", actors...)
-	switch pick(t, "behind", "kick", "join", "log out", "lock", "unlock", "presence") {
-	case "kick":
-		return &behind{"kick " + a.name, func(hs *model.Homeserver) {
-			hs.Change(func(now *model.Accounts) { delete(now.Joined, model.Membership{Room: 0, User: a.user}) })
-		}}
-	case "join":
-		return &behind{a.name + " joins", func(hs *model.Homeserver) {
-			hs.Change(func(now *model.Accounts) { now.Joined[model.Membership{Room: 0, User: a.user}] = true })
-		}}
-	case "log out":
-		device := pick(t, "device", a.devices...)
-		return &behind{a.name + "'s " + device + " is logged out", func(hs *model.Homeserver) {
-			hs.Change(func(now *model.Accounts) { delete(now.Sessions, tokenOf(a, device)) })
-		}}
-	case "lock":
-		return &behind{"lock " + a.name, func(hs *model.Homeserver) {
-			hs.Change(func(now *model.Accounts) { now.Locked[a.user] = true })
-		}}
-	case "unlock":
-		return &behind{"unlock " + a.name, func(hs *model.Homeserver) {
-			hs.Change(func(now *model.Accounts) { delete(now.Locked, a.user) })
-		}}
+	if c.cutOff || c.zeroLength {
+		c.protocol = bubble.Raw
 	}
-	word := pick(t, "word", "online", "unavailable", "offline")
-	return &behind{a.name + " is " + word, func(hs *model.Homeserver) { hs.Set(a.user, "ELSEWHERE", word, "elsewhere") }}
 }
 
 func calls(steps []step) (calls []*call) {
@@ -332,30 +352,6 @@ func choose[T any](t *rapid.T, seen *coverage, from axis[T], to T, with []string
 	return append(slices.Clone(with), from.name+"="+v.name)
 }
 
-// caddyfile returns the site, with matrix_presence in it or without.
-func (s *site) caddyfile(with bool, certificate, key string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "{\n%s\nservers {\nprotocols h1 h2 h2c h3\n}\n}\n(site) {\nbind pipe/site\n%s\n", bubble.Options, bubble.Log)
-	for _, directive := range s.before {
-		b.WriteString(directive + "\n")
-	}
-	presence := "matrix_presence {\n" + strings.Join(s.directives, "\n") + "\n"
-	presence += "cache {\n" + strings.Join(append([]string{s.name}, s.cache...), "\n") + "\n}\n"
-	presence += "}\n"
-	if with {
-		b.WriteString(presence)
-	}
-	proxy := "reverse_proxy localhost:8008 {\ntransport model\n" + strings.Join(s.proxy, "\n") + "\n}\n"
-	if s.handle {
-		proxy = "handle /_matrix/* {\n" + proxy + "}\nhandle {\nrespond \"nothing here\" 200\n}\n"
-	}
-	b.WriteString(proxy + "}\nhttp://example.com {\nimport site\n}\nhttps://example.com {\nimport site\ntls " + certificate + " " + key + "\n}\n")
-	if s.staging && with {
-		b.WriteString("http://example.com:8080 {\nbind pipe/site\n" + strings.Replace(presence, "name world", "", 1) + "reverse_proxy localhost:8009 {\ntransport model\n}\n}\n")
-	}
-	return b.String()
-}
-
 func (p *plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %s\n", p.dialect.Name, strings.Join(p.site.names, ", "))
@@ -372,7 +368,9 @@ func (s step) String() string {
 	case s.behind != nil:
 		return s.behind.name
 	case s.mood != nil:
-		return fmt.Sprintf("the homeserver becomes whoami %+v, presence %+v, other %+v", s.mood.whoami, s.mood.presence, s.mood.other)
+		return s.mood.name
+	case s.machine != nil:
+		return s.machine.name
 	case s.reload != nil:
 		return "reload: " + strings.Join(s.reload.names, ", ")
 	}
@@ -391,11 +389,16 @@ func (c *call) String() string {
 	if c.body != "" {
 		s += fmt.Sprintf(" %.80s", c.body)
 	}
-	if c.unknownLength {
-		s += " (no length)"
-	}
-	if c.staging {
-		s += " (at the staging site)"
+	for _, odd := range []struct {
+		what string
+		is   bool
+	}{
+		{"no length", c.unknownLength}, {"length 0", c.zeroLength}, {"slow", c.slow}, {"trailers", c.trailers}, {"cut off", c.cutOff},
+		{"stuck", c.stuck}, {"at another name", c.elsewhere}, {"at the staging site", c.staging},
+	} {
+		if odd.is {
+			s += " (" + odd.what + ")"
+		}
 	}
 	if c.patience > 0 {
 		s += fmt.Sprintf(" (leaves after %v)", c.patience)

@@ -2,8 +2,10 @@ package world_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -16,6 +18,9 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/model"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/wallclock"
 )
 
 // variant is a way to run a plan.
@@ -28,6 +33,7 @@ type variant struct {
 // run is what came of a plan.
 type run struct {
 	hs       *model.Homeserver
+	vitals   vitals.Vitals // at the end, with the module
 	began    time.Time
 	outcomes []*outcome // by step, a repeat after its original
 	received []model.Received
@@ -47,6 +53,7 @@ type outcome struct {
 	header       http.Header
 	body         string
 	err          error
+	control      *outcome // of a real homeserver: what it says directly, if this is from memory
 }
 
 func (o *outcome) took() time.Duration { return o.ended.Sub(o.began) }
@@ -71,60 +78,33 @@ func (p *plan) play(t *testing.T, files [2]string, v variant) (r *run) {
 }
 
 func (p *plan) playInBubble(files [2]string, v variant) *run {
-	r := &run{hs: found(p.dialect), began: time.Now()}
-	bubble.Behind("localhost:8008", r.hs)
-	bubble.Behind("localhost:8009", founded(p.dialect))
-	journal := new(bubble.Journal)
-	load := func(s *site) {
-		if err := bubble.Load(s.caddyfile(!v.direct, files[0], files[1]), journal); err != nil {
-			r.trouble = err
-		}
+	r := &run{hs: found(p), began: time.Now()}
+	for _, address := range []string{"localhost:8008", "localhost:8018", socket} {
+		bubble.Behind(address, r.hs)
 	}
-	if load(&p.site); r.trouble != nil {
+	bubble.Behind("localhost:8009", founded(p.dialect))
+	bubble.Behind("localhost:8010", gatekeeper{})
+	st := &stage{plan: p, files: files, variant: v, run: r, journal: new(bubble.Journal), current: &p.site}
+	if st.load(&p.site, bubble.Load); r.trouble != nil {
 		return r
 	}
-	var mu sync.Mutex // guards the outcomes
-	var under sync.WaitGroup
+	defer wallclock.Shift(0)
 	for i, s := range p.steps {
 		time.Sleep(time.Until(r.began.Add(s.at)))
-		switch {
-		case s.behind != nil:
-			s.behind.do(r.hs)
-		case s.mood != nil:
-			r.hs.Become(s.mood.conduct)
-		case s.reload != nil:
-			under.Go(func() { load(s.reload) })
-			synctest.Wait()
-		case s.call != nil && (v.peaceful && s.call.who.hostile || s.call.staging && (v.direct || !p.site.staging)):
-		case s.call != nil:
-			under.Go(func() {
-				o := s.call.send(v.protocol)
-				o.step = i
-				mu.Lock()
-				r.outcomes = append(r.outcomes, o)
-				mu.Unlock()
-				wait, err := strconv.Atoi(o.header.Get("Retry-After"))
-				if !s.call.again || o.status != http.StatusTooManyRequests || err != nil {
-					return
-				}
-				time.Sleep(time.Duration(wait) * time.Second)
-				repeat := s.call.send(v.protocol)
-				repeat.step, repeat.again = i, true
-				mu.Lock()
-				r.outcomes = append(r.outcomes, repeat)
-				mu.Unlock()
-			})
-		}
+		st.act(i, s)
 	}
-	under.Wait()
+	st.under.Wait()
 	r.hs.Become(nil)
 	time.Sleep(2 * time.Minute) // for writes that wait
 	r.hs.Rest()
+	if !v.direct && r.trouble == nil {
+		r.vitals, r.trouble = examine()
+	}
 	if err := bubble.Stop(); err != nil && r.trouble == nil {
 		r.trouble = err
 	}
 	r.received = r.hs.Received()
-	r.tokens, r.panics = journal.Found()
+	r.tokens, r.panics = st.journal.Found()
 	for _, o := range r.outcomes {
 		o.reloaded = slices.ContainsFunc(p.steps, func(s step) bool {
 			at := r.began.Add(s.at)
@@ -133,6 +113,75 @@ func (p *plan) playInBubble(files [2]string, v variant) *run {
 	}
 	slices.SortStableFunc(r.outcomes, func(a, b *outcome) int { return a.step - b.step })
 	return r
+}
+
+// stage is where a plan is being played.
+type stage struct {
+	plan    *plan
+	files   [2]string // a certificate and its key
+	variant variant
+	run     *run
+	journal *bubble.Journal
+	current *site
+	leapt   time.Duration // by the wall clock
+
+	under sync.WaitGroup // requests and reloads
+	mu    sync.Mutex     // guards the outcomes
+}
+
+// load has Caddy start, reload or restart.
+func (st *stage) load(s *site, by func(caddyfile string, to *bubble.Journal) error) {
+	err := by(s.caddyfile(!st.variant.direct, st.files[0], st.files[1]), st.journal)
+	switch {
+	case s.broken != "" && err == nil:
+		st.run.trouble = errors.New("a broken configuration is loaded")
+	case s.broken == "" && err != nil:
+		st.run.trouble = err
+	}
+}
+
+// act does what a step says. It doesn't wait for requests.
+func (st *stage) act(i int, s step) {
+	switch {
+	case s.behind != nil:
+		s.behind.do(st.run.hs)
+	case s.mood != nil:
+		st.run.hs.Become(s.mood.conduct)
+	case s.reload != nil:
+		if s.reload.broken == "" {
+			st.current = s.reload
+		}
+		st.under.Go(func() { st.load(s.reload, bubble.Load) })
+		synctest.Wait()
+	case s.machine != nil && s.machine.restarts:
+		st.load(st.current, bubble.Restart)
+	case s.machine != nil:
+		st.leapt += s.machine.leap
+		wallclock.Shift(st.leapt)
+	case s.call != nil && (st.variant.peaceful && s.call.who.hostile || s.call.staging && (st.variant.direct || !st.plan.site.staging)):
+	case s.call != nil:
+		at := st.current
+		st.under.Go(func() { st.call(i, at, s.call) })
+	}
+}
+
+// call sends a call, and perhaps once more after the time that a 429 says.
+func (st *stage) call(i int, at *site, c *call) {
+	add := func(again bool) *outcome {
+		o := c.send(at, st.variant.protocol)
+		o.step, o.again = i, again
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		st.run.outcomes = append(st.run.outcomes, o)
+		return o
+	}
+	o := add(false)
+	wait, err := strconv.Atoi(o.header.Get("Retry-After"))
+	if !c.again || o.status != http.StatusTooManyRequests || err != nil {
+		return
+	}
+	time.Sleep(time.Duration(wait) * time.Second)
+	add(true)
 }
 
 func (m *mood) conduct(r *http.Request) model.Conduct {
@@ -145,9 +194,9 @@ func (m *mood) conduct(r *http.Request) model.Conduct {
 	return m.other
 }
 
-// send sends a call and waits for its answer.
-func (c *call) send(protocol bubble.Protocol) *outcome {
-	if protocol == "" || c.staging {
+// send sends a call to a site, and waits for its answer.
+func (c *call) send(at *site, protocol bubble.Protocol) *outcome {
+	if protocol == "" || c.staging || c.protocol == bubble.Raw {
 		protocol = c.protocol
 	}
 	o := &outcome{call: c, began: time.Now()}
@@ -158,33 +207,16 @@ func (c *call) send(protocol bubble.Protocol) *outcome {
 		ctx, cancel = context.WithTimeout(ctx, c.patience)
 		defer cancel()
 	}
-	r := (&http.Request{
-		Method: c.method, Host: "example.com", Header: make(http.Header),
-		URL: &url.URL{Scheme: "http", Host: "example.com", RawPath: c.path, RawQuery: strings.Join(c.query, "&")},
-	}).WithContext(ctx)
-	if protocol.Secure() {
-		r.URL.Scheme = "https"
-	}
-	if c.staging {
-		r.URL.Host, r.Host = "example.com:8080", "example.com:8080"
-	}
-	if r.URL.Path, o.err = url.PathUnescape(c.path); o.err != nil {
+	r, err := c.request(at, protocol)
+	if o.err = err; err != nil {
 		return o
 	}
-	for _, field := range c.fields {
-		r.Header.Add(field[0], field[1])
-	}
-	switch {
-	case c.stuck:
-		r.Body, r.ContentLength = io.NopCloser(stuck{ctx}), 10
-	case c.unknownLength:
-		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(c.body)), -1
-	case c.body != "":
-		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(c.body)), int64(len(c.body))
-	}
-	client := &bubble.Client{From: c.who.address}
+	client := &bubble.Client{From: c.who.address, Door: at.door}
 	defer client.Close()
-	resp, err := client.Send(protocol, r)
+	if c.stuck {
+		r.Body, r.ContentLength = io.NopCloser(stuck{ctx}), 10
+	}
+	resp, err := client.Send(protocol, r.WithContext(ctx))
 	if o.err = err; err != nil {
 		return o
 	}
@@ -195,6 +227,78 @@ func (c *call) send(protocol bubble.Protocol) *outcome {
 	}
 	o.status, o.header, o.body = resp.StatusCode, resp.Header, string(body)
 	return o
+}
+
+// request makes the call's request to a site.
+func (c *call) request(at *site, protocol bubble.Protocol) (*http.Request, error) {
+	host, port := at.asked(c.elsewhere)
+	escaped := at.prefix + c.path
+	if c.staging {
+		host, port, escaped = "example.com", "8080", c.path
+	}
+	r := &http.Request{
+		Method: c.method, Host: host, Header: make(http.Header),
+		URL: &url.URL{Scheme: "http", Host: host, RawPath: escaped, RawQuery: strings.Join(c.query, "&")},
+	}
+	if protocol.Secure() {
+		r.URL.Scheme = "https"
+	} else if port != "" {
+		r.Host += ":" + port
+		r.URL.Host = r.Host
+	}
+	var err error
+	if r.URL.Path, err = url.PathUnescape(escaped); err != nil {
+		return nil, err
+	}
+	for _, field := range c.fields {
+		r.Header.Add(field[0], field[1])
+	}
+	content := io.Reader(strings.NewReader(c.body))
+	if c.slow {
+		half := len(c.body) / 2
+		content = io.MultiReader(strings.NewReader(c.body[:half]), pause(2*time.Second), strings.NewReader(c.body[half:]))
+	}
+	// Caddy 2.11 has a race with bodies of unknown length that come late: requestBodyWithTrailers clears
+	// what net/http's transferWriter reads.
+	late := c.slow && c.body == "" && !testkit.Race
+	if c.body == "" && !c.unknownLength && !c.zeroLength && !c.trailers && !late && !c.cutOff {
+		return r, nil
+	}
+	r.Body, r.ContentLength = io.NopCloser(content), int64(len(c.body))
+	if c.unknownLength || c.trailers || late {
+		r.ContentLength = -1
+	}
+	if c.trailers {
+		r.Trailer = http.Header{"X-Trailer": {"late"}}
+	}
+	if c.cutOff {
+		r.Body, r.ContentLength = bubble.Truncated{Reader: content}, r.ContentLength+10
+	}
+	return r, nil
+}
+
+// pause is nothing, which comes late.
+type pause time.Duration
+
+func (p pause) Read([]byte) (int, error) {
+	time.Sleep(time.Duration(p))
+	return 0, io.EOF
+}
+
+// examine reads Caddy's metrics.
+func examine() (vitals.Vitals, error) {
+	client := &bubble.Client{From: net.IPv4(127, 0, 0, 1)}
+	defer client.Close()
+	r, err := http.NewRequest(http.MethodGet, "http://"+metricsHost+"/metrics", nil)
+	if err != nil {
+		return vitals.Vitals{}, err
+	}
+	resp, err := client.Send(bubble.HTTP1, r)
+	if err != nil {
+		return vitals.Vitals{}, fmt.Errorf("asking for the metrics: %w", err)
+	}
+	defer resp.Body.Close()
+	return vitals.Parse(resp.Body)
 }
 
 // stuck is a body that never comes.

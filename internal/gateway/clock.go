@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/wallclock"
 )
 
 // clock tells the time by which what is remembered ages. Go measures durations by a
@@ -31,7 +33,7 @@ const leap = 250 * time.Millisecond
 func newClock() *clock {
 	return newClockOf(func() (time.Time, int64) {
 		now := time.Now()
-		return now, now.UnixNano()
+		return now, wallclock.Of(now)
 	})
 }
 

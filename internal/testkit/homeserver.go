@@ -17,6 +17,10 @@ import (
 type Homeserver struct {
 	Name string // synapse, dendrite or tuwunel
 
+	// Changed is called, if it isn't nil, when what is shown of a user changes, in the order of
+	// time for each user. It must not call back.
+	Changed func(user, state string, at time.Time)
+
 	mu    sync.Mutex // guards all below
 	users map[string]*modelUser
 	ticks time.Time // when the timers last looked
@@ -122,6 +126,13 @@ func (hs *Homeserver) change(user string, now time.Time, f func(u *modelUser)) {
 	f(u)
 	if u.shown != before {
 		u.timed = time.Time{}
+		hs.report(user, u, now)
+	}
+}
+
+func (hs *Homeserver) report(user string, u *modelUser, at time.Time) {
+	if hs.Changed != nil {
+		hs.Changed(user, u.shown, at)
 	}
 }
 
@@ -133,7 +144,7 @@ func (hs *Homeserver) pass(now time.Time) {
 	}
 	for !hs.ticks.Add(period).After(now) {
 		hs.ticks = hs.ticks.Add(period)
-		for _, u := range hs.users {
+		for id, u := range hs.users {
 			before := u.shown
 			switch hs.Name {
 			case "synapse":
@@ -145,11 +156,15 @@ func (hs *Homeserver) pass(now time.Time) {
 			}
 			if u.shown != before {
 				u.timed = hs.ticks
+				hs.report(id, u, hs.ticks)
 			}
 		}
 	}
-	for _, u := range hs.users {
-		u.recheckDendrite(now)
+	for id, u := range hs.users {
+		before := u.shown
+		if u.recheckDendrite(now); u.shown != before {
+			hs.report(id, u, u.timed)
+		}
 	}
 }
 

@@ -86,3 +86,47 @@ func TestEachProtocolInMadeUpTime(t *testing.T) {
 		})
 	}
 }
+
+// Caddy's own transport, with each of its protocols, and each door of a client.
+func TestEachWayThroughInMadeUpTime(t *testing.T) {
+	for _, versions := range []string{"", "keepalive off", "versions h2c", "compression off"} {
+		for door := bubble.Internet; door <= bubble.Unix; door++ {
+			t.Run(fmt.Sprint(versions, door), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					seen := ""
+					bubble.Behind("localhost:8008", roundTrip(func(r *http.Request) (*http.Response, error) {
+						seen = r.Header.Get("X-Forwarded-For")
+						return slow(time.Minute).RoundTrip(r)
+					}))
+					err := bubble.Load(fmt.Sprintf("{\n%s\nservers {\n%s\n}\n}\nhttp://example.com {\nbind pipe/site\nreverse_proxy localhost:8008 {\ntransport wire {\n%s\n}\n}\n}\n", bubble.Options, door.Options(), versions), new(bubble.Journal))
+					if err != nil {
+						t.Fatal(err)
+					}
+					client := &bubble.Client{From: net.IPv4(192, 0, 2, 1), Door: door}
+					for _, protocol := range []bubble.Protocol{bubble.HTTP1, bubble.HTTP10, bubble.Pipelined} {
+						r, _ := http.NewRequest("GET", "http://example.com/", nil)
+						resp, err := client.Send(protocol, r)
+						if err != nil {
+							t.Fatal(protocol, err)
+						}
+						if body, err := io.ReadAll(resp.Body); string(body) != "hello" || err != nil {
+							t.Errorf("%s: %d %q %v", protocol, resp.StatusCode, body, err)
+						}
+						resp.Body.Close()
+						if told := strings.Contains(seen, "192.0.2.1"); told == (door == bubble.Unix) {
+							t.Errorf("%s: Caddy takes the client's address for %q", protocol, seen)
+						}
+					}
+					client.Close()
+					if err := bubble.Stop(); err != nil {
+						t.Error(err)
+					}
+				})
+			})
+		}
+	}
+}
+
+type roundTrip func(r *http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

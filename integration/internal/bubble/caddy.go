@@ -11,12 +11,14 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/caddytls"           // certificates
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"        // the default storage
 	_ "github.com/caddyserver/caddy/v2/modules/logging"            // the formats of logs
+	_ "github.com/caddyserver/caddy/v2/modules/metrics"            // the directive metrics
 
 	_ "github.com/caddy-matrix/caddy-matrix-presence/caddymodule" // what is tested
 )
 
 // Options are the global options of a Caddyfile that keep Caddy to the bubble. The logs are
-// those of Caddyfile.example, and more is logged.
+// those of Caddyfile.example, and more is logged: below INFO, rewrites and
+// forward_auth have fields of their own.
 const Options = `
 	admin off
 	persist_config off
@@ -32,6 +34,10 @@ const Options = `
 			request>uri query {
 				replace access_token REDACTED
 			}
+			uri query {
+				replace access_token REDACTED
+			}
+			request>headers>X-Forwarded-Uri delete
 		}
 	}
 `
@@ -62,9 +68,24 @@ func Load(caddyfile string, to *Journal) error {
 	return nil
 }
 
+// Restart has Caddy end, with all that it remembers, and begin anew.
+func Restart(caddyfile string, to *Journal) error {
+	if err := caddy.Stop(); err != nil {
+		return fmt.Errorf("stopping Caddy: %w", err)
+	}
+	return Load(caddyfile, to)
+}
+
+// Quit stops Caddy.
+func Quit() error {
+	err := caddy.Stop()
+	stopBehind()
+	return err
+}
+
 // Stop stops Caddy, and waits for what it does by and by.
 func Stop() error {
-	err := caddy.Stop()
+	err := Quit()
 	time.Sleep(10 * time.Minute)
 	return err
 }

@@ -32,17 +32,22 @@ const (
 	HTTP2  Protocol = "HTTP/2"
 	H2C    Protocol = "h2c"
 	HTTP3  Protocol = "HTTP/3"
+
+	HTTP10    Protocol = "HTTP/1.0"
+	Raw       Protocol = "HTTP/1.1, raw" // which can cut a body off
+	Pipelined Protocol = "HTTP/1.1, pipelined"
 )
 
 // Protocols lists all of them, the plainest first.
-var Protocols = []Protocol{HTTP1, H2C, HTTPS1, HTTP2, HTTP3}
+var Protocols = []Protocol{HTTP1, H2C, HTTPS1, HTTP2, HTTP3, HTTP10, Pipelined}
 
 // Secure tells whether it is spoken on port 443, and not on port 80.
-func (p Protocol) Secure() bool { return p != HTTP1 && p != H2C }
+func (p Protocol) Secure() bool { return p == HTTPS1 || p == HTTP2 || p == HTTP3 }
 
 // Client is somebody at an address, with connections that are kept.
 type Client struct {
 	From net.IP
+	Door Door
 
 	mu    sync.Mutex // guards all below
 	ways  map[Protocol]http.RoundTripper
@@ -55,6 +60,9 @@ var ports atomic.Uint32
 // Send sends a request, whose URL says the host, by a protocol. The answer's body is to be
 // closed.
 func (c *Client) Send(p Protocol, r *http.Request) (*http.Response, error) {
+	if c.Door == Forwarded {
+		r.Header.Add("X-Forwarded-For", c.From.String())
+	}
 	return c.way(p).RoundTrip(r)
 }
 
@@ -77,6 +85,14 @@ func (c *Client) way(p Protocol) http.RoundTripper {
 	if c.ways == nil {
 		c.ways = make(map[Protocol]http.RoundTripper)
 	}
+	switch p {
+	case HTTP10:
+		return raw{client: c, version: "HTTP/1.0"}
+	case Raw:
+		return raw{client: c, version: "HTTP/1.1"}
+	case Pipelined:
+		return raw{client: c, version: "HTTP/1.1", ahead: true}
+	}
 	trust := &tls.Config{RootCAs: trusted, ServerName: "example.com"}
 	if p == HTTP3 {
 		way := &http3.Transport{TLSClientConfig: trust, Dial: c.dialQUIC, DisableCompression: true}
@@ -88,12 +104,14 @@ func (c *Client) way(p Protocol) http.RoundTripper {
 		TLSClientConfig:    trust,
 		DisableCompression: true,
 		Protocols:          new(http.Protocols),
+
+		ExpectContinueTimeout: time.Second,
 		DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
 			_, port, err := net.SplitHostPort(address)
 			if err != nil {
 				return nil, err
 			}
-			return Dial(port, c.From)
+			return c.dial(port)
 		},
 	}
 	way.Protocols.SetHTTP1(p == HTTP1 || p == HTTPS1)
@@ -106,7 +124,11 @@ func (c *Client) way(p Protocol) http.RoundTripper {
 
 func (c *Client) dialQUIC(ctx context.Context, _ string, tlsConfig *tls.Config, config *quic.Config) (*quic.Conn, error) {
 	// Two clients of one address have ports of their own.
-	end, server, err := dialGram("443", c.From, 10000+int(ports.Add(1)%50000))
+	from := c.From
+	if c.Door != Internet {
+		from = balancer // UDP has no PROXY protocol here, and no socket
+	}
+	end, server, err := dialGram("443", from, 10000+int(ports.Add(1)%50000))
 	if err != nil {
 		return nil, err
 	}

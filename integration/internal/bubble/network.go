@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -14,7 +16,10 @@ import (
 
 func init() {
 	caddy.RegisterNetwork("pipe", func(_ context.Context, _, _, port string, _ uint, _ net.ListenConfig) (any, error) {
-		p := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+		if port == Taken {
+			return nil, errors.New("bind: address already in use")
+		}
+		p := newPipes()
 		listening.set("tcp "+port, p)
 		return p, nil
 	})
@@ -26,33 +31,48 @@ func init() {
 	caddyhttp.RegisterNetworkHTTP3("pipe", "pipegram")
 }
 
-// listening is what Caddy listens on, the newest configuration's of each port.
-var listening = registry{on: make(map[string]any)}
+// listening is what Caddy listens on, the newest configuration's last. One that fails goes again.
+var listening = registry{on: make(map[string][]listener)}
+
+// listener is one of ours.
+type listener interface{ isClosed() bool }
 
 type registry struct {
 	mu sync.Mutex // guards on
-	on map[string]any
+	on map[string][]listener
 }
 
-func (r *registry) set(port string, listener any) {
+func (r *registry) set(port string, l listener) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.on[port] = listener
+	r.on[port] = append(slices.DeleteFunc(r.on[port], listener.isClosed), l)
 }
 
-func (r *registry) get(port string) any {
+// get returns the newest, or nil.
+func (r *registry) get(port string) listener {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.on[port]
+	for _, l := range slices.Backward(r.on[port]) {
+		if !l.isClosed() {
+			return l
+		}
+	}
+	return nil
 }
+
+func (p *pipes) isClosed() bool { return p.over.Load() }
+func (g *gram) isClosed() bool  { return g.over.Load() }
+
+// Taken is a port on which nothing can listen. A configuration that names it fails at its very end.
+const Taken = "1"
 
 // Dial connects to a port of Caddy's from an address.
-func Dial(port string, from net.IP) (net.Conn, error) {
+func Dial(port string, from net.Addr) (net.Conn, error) {
 	p, ok := listening.get("tcp " + port).(*pipes)
 	if !ok {
 		return nil, errors.New("nothing listens on port " + port)
 	}
-	client, server := newConn(&net.TCPAddr{IP: from, Port: 40000}, p.Addr())
+	client, server := newConn(from, p.Addr())
 	select {
 	case p.conns <- server:
 		return client, nil
@@ -66,6 +86,11 @@ type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
+	over   atomic.Bool // it is closed, also for whom the channel isn't: another bubble
+}
+
+func newPipes() *pipes {
+	return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
 func (p *pipes) Accept() (net.Conn, error) {
@@ -78,7 +103,7 @@ func (p *pipes) Accept() (net.Conn, error) {
 }
 
 func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.closed) })
+	p.once.Do(func() { p.over.Store(true); close(p.closed) })
 	return nil
 }
 
@@ -90,6 +115,7 @@ type gram struct {
 	in     chan datagram
 	closed chan struct{}
 	once   sync.Once
+	over   atomic.Bool
 
 	mu       sync.Mutex // guards all below
 	peers    map[string]*gram
@@ -158,7 +184,7 @@ func (g *gram) WriteTo(p []byte, to net.Addr) (int, error) {
 }
 
 func (g *gram) Close() error {
-	g.once.Do(func() { close(g.closed) })
+	g.once.Do(func() { g.over.Store(true); close(g.closed) })
 	return nil
 }
 

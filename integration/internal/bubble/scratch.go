@@ -14,6 +14,10 @@ func Run(tests interface{ Run() int }) int {
 		return 1
 	}
 	defer os.RemoveAll(scratch)
+	if err := os.Setenv("OTEL_TRACES_EXPORTER", "none"); err != nil { // nobody collects them
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	for _, name := range []string{"XDG_CONFIG_HOME", "XDG_DATA_HOME"} {
 		if err := os.Setenv(name, scratch); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -19,9 +19,11 @@ func Behind(address string, answers http.RoundTripper) {
 }
 
 var behind = struct {
-	mu sync.Mutex // guards at
-	at map[string]http.RoundTripper
-}{at: make(map[string]http.RoundTripper)}
+	mu      sync.Mutex // guards all below
+	at      map[string]http.RoundTripper
+	servers map[string]*pipes // of those that have been dialled
+	stop    []func()
+}{at: make(map[string]http.RoundTripper), servers: make(map[string]*pipes)}
 
 // transport is reverse_proxy's way there: "reverse_proxy localhost:8008 { transport model }".
 type transport struct{}

@@ -15,12 +15,14 @@ type Accounts struct {
 	Sessions map[string]Session // by access token
 	Joined   map[Membership]bool
 	Locked   map[string]bool // users
+
+	PresenceOff bool // by the homeserver's admin
 }
 
 // Session is whose an access token is.
 type Session struct {
 	User, Device string
-	Admin        bool
+	Admin, Guest bool
 	Appservice   bool // may act for all users whose names begin with "@ghost_"
 }
 
@@ -73,6 +75,7 @@ func (l *ledger) Change(f func(a *Accounts)) {
 	before := l.pages[len(l.pages)-1]
 	after := &Accounts{
 		From: time.Now(), Sessions: maps.Clone(before.Sessions), Joined: maps.Clone(before.Joined), Locked: maps.Clone(before.Locked),
+		PresenceOff: before.PresenceOff,
 	}
 	f(after)
 	before.Until = after.From

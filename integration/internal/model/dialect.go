@@ -3,9 +3,9 @@ package model
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strings"
-	"time"
 )
 
 // Dialect is what a homeserver makes of requests about presence.
@@ -15,16 +15,13 @@ type Dialect struct {
 	presence *regexp.Regexp // of an escaped path; the user ID is its last group
 	client   *regexp.Regexp // of the other routes of the client API; what follows the version is its last group
 
-	hidden refusal // a target whom the viewer may not see
-	other  refusal // a write to another's presence
-	merges bool    // shows the highest state of a user's devices; else what came last
-	keeps  bool    // a write without status_msg keeps the one before
+	hidden refusal        // a target whom the viewer may not see
+	other  refusal        // a write to another's presence
+	active *regexp.Regexp // matches what follows the version on other routes by which a user is active
+	keeps  bool           // a write without status_msg keeps the one before
 
-	syncTimeout time.Duration // after which a device that doesn't sync is offline
-
-	// write and sync return the state that a word sets: "" with ok is none.
+	// write returns the state that a body sets.
 	write func(body []byte) (word string, ok bool)
-	sync  func(word string, given bool) (state string, ok bool)
 
 	maxHead, maxFields int // of a request; above them the connection is dropped
 }
@@ -40,8 +37,9 @@ var Dialects = []*Dialect{
 		Name:     "synapse",
 		presence: regexp.MustCompile(`^/_matrix/client/(api/v1|r0|v3|unstable)/presence/([^/]*)/status`),
 		client:   regexp.MustCompile(`^/_matrix/client/(api/v1|r0|v3|unstable)/(.*)$`),
+		active:   regexp.MustCompile(`^rooms/[^/]*/(send|typing|receipt|read_markers)(/|$)`),
 		hidden:   refusal{403, "M_FORBIDDEN"}, other: refusal{403, "M_FORBIDDEN"},
-		merges: true, syncTimeout: 30 * time.Second, maxHead: 16 << 10, maxFields: 1 << 20,
+		maxHead: 16 << 10, maxFields: 1 << 20,
 		write: func(body []byte) (string, bool) {
 			var given map[string]any
 			if json.Unmarshal(body, &given) != nil {
@@ -55,22 +53,14 @@ var Dialects = []*Dialect{
 			word, _ := given["presence"].(string)
 			return word, word == "online" || word == "unavailable" || word == "offline"
 		},
-		sync: func(word string, given bool) (string, bool) {
-			switch {
-			case !given, word == "online":
-				return "online", true
-			case word == "unavailable":
-				return word, true
-			}
-			return "", word == "offline"
-		},
 	},
 	{
 		Name:     "dendrite",
 		presence: regexp.MustCompile(`^/_matrix/client/(r0|v3)/presence/([^/]+)/status$`),
 		client:   regexp.MustCompile(`^/_matrix/client/(r0|v3)/(.*)$`),
+		active:   regexp.MustCompile(`^$`),
 		hidden:   refusal{403, "M_FORBIDDEN"}, other: refusal{403, "M_FORBIDDEN"},
-		keeps: true, syncTimeout: 5 * time.Minute, maxHead: 1 << 20, maxFields: 1 << 20,
+		keeps: true, maxHead: 1 << 20, maxFields: 1 << 20,
 		write: func(body []byte) (string, bool) {
 			var given struct {
 				Presence string
@@ -82,23 +72,14 @@ var Dialects = []*Dialect{
 			word := strings.ToLower(given.Presence)
 			return word, word == "online" || word == "unavailable" || word == "offline"
 		},
-		sync: func(word string, given bool) (string, bool) {
-			if !given || word == "" {
-				return "online", true
-			}
-			switch word = strings.ToLower(word); word {
-			case "online", "unavailable", "offline":
-				return word, true
-			}
-			return "", true
-		},
 	},
 	{
 		Name:     "tuwunel",
 		presence: regexp.MustCompile(`^/_matrix/client/(r0|v3)/presence/([^/]+)/status$`),
 		client:   regexp.MustCompile(`^/_matrix/client/(r0|v3)/(.*)$`),
+		active:   regexp.MustCompile(`^rooms/[^/]*/(typing|receipt|read_markers)(/|$)`),
 		hidden:   refusal{404, "M_NOT_FOUND"}, other: refusal{400, "M_INVALID_PARAM"},
-		merges: true, syncTimeout: 5 * time.Minute, maxHead: 1 << 20, maxFields: 100,
+		maxHead: 1 << 20, maxFields: 100,
 		write: func(body []byte) (string, bool) {
 			var given struct {
 				Presence *string `json:"presence"`
@@ -109,13 +90,17 @@ var Dialects = []*Dialect{
 			}
 			return known(*given.Presence), true
 		},
-		sync: func(word string, given bool) (string, bool) {
-			if !given {
-				return "online", true
-			}
-			return known(word), true
-		},
 	},
+}
+
+// Target returns whose presence a path is, as it is on the wire, if the homeserver serves it.
+func (d *Dialect) Target(escapedPath string) (user string, ok bool) {
+	match := d.presence.FindStringSubmatch(escapedPath)
+	if match == nil {
+		return "", false
+	}
+	user, err := url.PathUnescape(match[len(match)-1])
+	return user, err == nil
 }
 
 // known is what tuwunel takes a word for: offline, unless it knows it.
@@ -138,5 +123,3 @@ func (d *Dialect) refuses(r *http.Request) bool {
 	}
 	return size > d.maxHead || fields > d.maxFields
 }
-
-var ranks = map[string]int{"": 0, "offline": 1, "unavailable": 2, "online": 3, "busy": 4}

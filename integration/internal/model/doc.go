@@ -6,6 +6,7 @@
 // never by the parsers of the code under test:
 //
 //   - dialect.go: what differs between the three;
+//   - credential.go: which token a request shows;
 //   - account.go: who has an account, which tokens there are, who shares a room. All of it is
 //     kept from the beginning, so that it can be asked what was true when;
 //   - presence.go: what became of presences, likewise;

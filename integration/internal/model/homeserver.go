@@ -3,6 +3,7 @@ package model
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,8 +25,10 @@ import (
 // dialect does.
 type Homeserver struct {
 	Dialect *Dialect
+	Ahead   time.Duration // its clock is
+	Gzip    bool          // it compresses for those who accept that
 	*ledger
-	diary
+	*diary
 
 	working atomic.Int32 // requests that it has not done with, whoever waits for them
 
@@ -37,18 +41,16 @@ type Homeserver struct {
 type Conduct struct {
 	Before, After time.Duration // its effect
 	Fault         Fault
+	Says          *Answer // instead of having an effect
 }
 
 // Fault is a way in which an answer fails.
 type Fault int
 
 const (
-	NoFault       Fault = iota
-	Unreachable         // fails before it has an effect
-	AnswerLost          // fails after its effect
-	InternalError       // 500, as the homeserver says it
-	LargeError          // 500 with a body of 70 KB
-	BadGateway          // 502, as some proxy says it
+	NoFault     Fault = iota
+	Unreachable       // fails before it has an effect
+	AnswerLost        // fails after its effect
 )
 
 // Received is a request that has come.
@@ -60,7 +62,7 @@ type Received struct {
 
 // New returns a homeserver without accounts.
 func New(d *Dialect) *Homeserver {
-	return &Homeserver{Dialect: d, ledger: newLedger(), diary: diary{deeds: make(map[string][]deed)}}
+	return &Homeserver{Dialect: d, ledger: newLedger(), diary: newDiary(d.Name)}
 }
 
 // Become has it treat requests in another way from now on, or well if that is nil.
@@ -79,7 +81,7 @@ func (hs *Homeserver) Received() []Received {
 
 // Set sets a presence as if by a device elsewhere.
 func (hs *Homeserver) Set(user, device, state, message string) {
-	hs.note(user, deed{at: time.Now(), device: device, state: state, message: &message, write: true})
+	hs.diary.write(user, device, state, &message, hs.Dialect.keeps)
 }
 
 var errUnreachable = errors.New("dial tcp: connection refused")
@@ -110,21 +112,17 @@ func (hs *Homeserver) RoundTrip(sent *http.Request) (*http.Response, error) {
 	if mood != nil {
 		c = mood(r)
 	}
-	answers := make(chan *answer, 1)
+	answers := make(chan *Answer, 1)
 	gone := sent.Context().Done()
 	hs.working.Add(1)
 	go func() {
 		defer hs.working.Add(-1)
 		time.Sleep(c.Before)
-		var a *answer
-		switch c.Fault {
-		case Unreachable:
-		case InternalError:
-			a = errorAnswer(500, "M_UNKNOWN")
-		case LargeError:
-			a = &answer{500, "text/html", strings.Repeat("<p>Internal error</p>", 4000)}
-		case BadGateway:
-			a = &answer{502, "text/html", "<html>Bad Gateway</html>"}
+		var a *Answer
+		switch {
+		case c.Fault == Unreachable:
+		case c.Says != nil:
+			a = c.Says
 		default:
 			a = hs.answer(r, body, gone)
 		}
@@ -136,40 +134,56 @@ func (hs *Homeserver) RoundTrip(sent *http.Request) (*http.Response, error) {
 		if a == nil || c.Fault == AnswerLost {
 			return nil, errUnreachable
 		}
-		return a.response(sent), nil
+		return hs.response(a, sent), nil
 	case <-gone:
 		return nil, sent.Context().Err()
 	}
 }
 
-// answer is what the homeserver says.
-type answer struct {
-	status            int
-	contentType, body string
+// Answer is what the homeserver says.
+type Answer struct {
+	Status            int
+	ContentType, Body string
+	Fields            [][2]string
 }
 
-func errorAnswer(status int, errcode string) *answer {
-	return &answer{status, "application/json", `{"errcode":"` + errcode + `","error":"No"}`}
+func errorAnswer(status int, errcode string) *Answer {
+	return &Answer{Status: status, ContentType: "application/json", Body: `{"errcode":"` + errcode + `","error":"No"}`}
 }
 
-func ok(v any) *answer {
+func ok(v any) *Answer {
 	body, _ := json.Marshal(v)
-	return &answer{200, "application/json", string(body)}
+	return &Answer{Status: 200, ContentType: "application/json", Body: string(body)}
 }
 
-func (a *answer) response(r *http.Request) *http.Response {
-	header := make(http.Header)
-	header.Set("Content-Type", a.contentType)
-	header.Set("Content-Length", strconv.Itoa(len(a.body)))
-	header.Set("Cache-Control", "no-cache, no-store, must-revalidate")
-	header.Set("Access-Control-Allow-Origin", "*")
-	body := io.Reader(strings.NewReader(a.body))
+func (hs *Homeserver) response(a *Answer, r *http.Request) *http.Response {
+	header := http.Header{
+		"Content-Type":                {a.ContentType},
+		"Cache-Control":               {"no-cache, no-store, must-revalidate"},
+		"Access-Control-Allow-Origin": {"*"},
+		"Date":                        {time.Now().Add(hs.Ahead).UTC().Format(http.TimeFormat)},
+	}
+	for _, field := range a.Fields {
+		header.Add(field[0], field[1])
+	}
+	content := a.Body
+	if hs.Gzip && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		var packed bytes.Buffer
+		w := gzip.NewWriter(&packed)
+		_, _ = io.WriteString(w, content)
+		_ = w.Close() // into memory
+		content = packed.String()
+		header.Set("Content-Encoding", "gzip")
+		header.Set("Vary", "Accept-Encoding")
+	}
+	header.Set("Content-Length", strconv.Itoa(len(content)))
+	body := io.Reader(strings.NewReader(content))
 	if r.Method == http.MethodHead {
 		body = http.NoBody
 	}
 	return &http.Response{
-		StatusCode: a.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, ContentLength: int64(len(a.body)), Body: io.NopCloser(body), Request: r,
+		StatusCode: a.Status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: header, ContentLength: int64(len(content)), Body: io.NopCloser(body), Request: r,
 	}
 }
 
@@ -198,21 +212,24 @@ func (hs *Homeserver) Viewer(at *Accounts, token, asUser string) (user, device s
 
 // MaySee reports whether a viewer may see a target's presence at some moment.
 func (hs *Homeserver) MaySee(at *Accounts, viewer, target string) bool {
-	return hs.Dialect.Name == "dendrite" || viewer == target || at.ShareRoom(viewer, target)
+	switch {
+	case hs.Dialect.Name == "dendrite":
+		return true
+	case at.PresenceOff:
+		return hs.Dialect.Name == "synapse"
+	}
+	return viewer == target || at.ShareRoom(viewer, target)
 }
 
-var admins = regexp.MustCompile(`^/_synapse/admin/v1/(deactivate|reset_password)/([^/]+)$`)
+var admins = regexp.MustCompile(`^/_synapse/admin/(v1/(?:deactivate|reset_password)/([^/]+)|v2/users/([^/]+)/delete_devices)$`)
 
-func (hs *Homeserver) answer(r *http.Request, body []byte, gone <-chan struct{}) *answer {
+func (hs *Homeserver) answer(r *http.Request, body []byte, gone <-chan struct{}) *Answer {
 	d, path := hs.Dialect, r.URL.EscapedPath()
 	query := r.URL.Query()
-	token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !bearer {
-		token = query.Get("access_token")
-	}
+	token := d.Token(r.Header["Authorization"], query)
 	now := hs.Now()
 	user, device, no := hs.Viewer(now, token, query.Get("user_id"))
-	refuse := func() *answer { return errorAnswer(no.status, no.errcode) }
+	refuse := func() *Answer { return errorAnswer(no.status, no.errcode) }
 
 	if match := d.presence.FindStringSubmatch(path); match != nil {
 		target, err := url.PathUnescape(match[len(match)-1])
@@ -221,6 +238,14 @@ func (hs *Homeserver) answer(r *http.Request, body []byte, gone <-chan struct{})
 			return errorAnswer(400, "M_INVALID_PARAM")
 		case no != nil:
 			return refuse()
+		case now.Sessions[token].Guest && d.Name != "tuwunel":
+			return errorAnswer(403, "M_GUEST_ACCESS_FORBIDDEN")
+		case now.PresenceOff && d.Name == "tuwunel":
+			return errorAnswer(403, "M_FORBIDDEN")
+		case now.PresenceOff && (r.Method == http.MethodPut && user == target || d.Name == "dendrite" && r.Method == http.MethodPut):
+			return ok(struct{}{})
+		case now.PresenceOff && d.Name == "synapse" && r.Method != http.MethodPut:
+			return ok(map[string]string{"presence": "offline"})
 		case r.Method == http.MethodPut:
 			return hs.write(user, device, target, body)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
@@ -245,26 +270,30 @@ func (hs *Homeserver) answer(r *http.Request, body []byte, gone <-chan struct{})
 		case !now.Sessions[token].Admin:
 			return errorAnswer(403, "M_FORBIDDEN")
 		}
-		named, _ := url.PathUnescape(match[2])
-		hs.Change(func(a *Accounts) { a.End(named, func(string, Session) bool { return true }) })
+		named, _ := url.PathUnescape(match[2] + match[3])
+		var these struct{ Devices []string }
+		_ = json.Unmarshal(body, &these)
+		hs.Change(func(a *Accounts) {
+			a.End(named, func(_ string, s Session) bool { return match[3] == "" || slices.Contains(these.Devices, s.Device) })
+		})
 		return ok(struct{}{})
 	}
 	if match := d.client.FindStringSubmatch(path); match != nil {
-		if a := hs.clientAPI(r.Method, match[len(match)-1], query, body, token, user, device, no, gone); a != nil {
+		if a := hs.clientAPI(r.Method, match[len(match)-1], r.URL.RawQuery, body, token, user, device, no, gone); a != nil {
 			return a
 		}
 	}
 	if strings.HasPrefix(path, "/_matrix/media/") || strings.HasPrefix(path, "/_matrix/federation/") {
 		sum := fnv.New64a()
 		fmt.Fprint(sum, r.Method, r.URL.RequestURI(), r.Header.Get("Range"), string(body))
-		return &answer{200, "application/octet-stream", strconv.FormatUint(sum.Sum64(), 16)}
+		return &Answer{Status: 200, ContentType: "application/octet-stream", Body: strconv.FormatUint(sum.Sum64(), 16)}
 	}
 	return errorAnswer(404, "M_UNRECOGNIZED")
 }
 
 // show returns a user's presence, which was last active a second ago.
-func (hs *Homeserver) show(target string) *answer {
-	state := hs.stateAt(target, time.Now())
+func (hs *Homeserver) show(target string) *Answer {
+	state := hs.State(target)
 	shown := map[string]any{"presence": state.Presence, "last_active_ago": 1000}
 	if state.Message != "" {
 		shown["status_msg"] = state.Message
@@ -272,7 +301,7 @@ func (hs *Homeserver) show(target string) *answer {
 	return ok(shown)
 }
 
-func (hs *Homeserver) write(user, device, target string, body []byte) *answer {
+func (hs *Homeserver) write(user, device, target string, body []byte) *Answer {
 	if user != target {
 		return errorAnswer(hs.Dialect.other.status, hs.Dialect.other.errcode)
 	}
@@ -284,16 +313,17 @@ func (hs *Homeserver) write(user, device, target string, body []byte) *answer {
 		Message *string `json:"status_msg"`
 	}
 	_ = json.Unmarshal(body, &given) // it was read before
-	hs.note(user, deed{at: time.Now(), device: device, state: word, message: given.Message, write: true})
+	hs.diary.write(user, device, word, given.Message, hs.Dialect.keeps)
 	return ok(struct{}{})
 }
 
 // clientAPI answers the other routes of the client API, or returns nil if there is none such.
-func (hs *Homeserver) clientAPI(method, path string, query url.Values, body []byte, token, user, device string, no *refusal, gone <-chan struct{}) *answer {
+func (hs *Homeserver) clientAPI(method, path, query string, body []byte, token, user, device string, no *refusal, gone <-chan struct{}) *Answer {
 	var asked struct {
 		User    string
 		Device  string `json:"device_id"`
 		Token   string // that it is to get
+		Refresh string `json:"refresh_token"`
 		Devices []string
 	}
 	_ = json.Unmarshal(body, &asked) // what isn't there is empty
@@ -316,6 +346,9 @@ func (hs *Homeserver) clientAPI(method, path string, query url.Values, body []by
 		})
 		return ok(map[string]string{"user_id": asked.User, "device_id": asked.Device, "access_token": asked.Token})
 	}
+	if method == http.MethodPost && path == "refresh" {
+		return hs.refresh(asked.Refresh, asked.Token)
+	}
 	if no != nil {
 		return errorAnswer(no.status, no.errcode)
 	}
@@ -326,7 +359,7 @@ func (hs *Homeserver) clientAPI(method, path string, query url.Values, body []by
 	}
 	switch {
 	case path == "account/whoami" && method == http.MethodGet:
-		return ok(map[string]string{"user_id": user, "device_id": device})
+		return ok(map[string]any{"user_id": user, "device_id": device, "is_guest": hs.Now().Sessions[token].Guest})
 	case path == "sync" && method == http.MethodGet:
 		return hs.sync(user, device, query, gone)
 	case path == "logout" && method == http.MethodPost:
@@ -342,37 +375,53 @@ func (hs *Homeserver) clientAPI(method, path string, query url.Values, body []by
 	case path == "delete_devices" && method == http.MethodPost:
 		hs.Change(func(a *Accounts) { a.End(user, these(asked.Devices...)) })
 	case strings.HasPrefix(path, "rooms/") && (method == http.MethodPut || method == http.MethodPost):
-		// A message, typing, a receipt.
+		name, err := url.PathUnescape(path)
+		if err == nil && hs.Dialect.active.MatchString(name) {
+			hs.diary.of.Active(user, device, time.Now())
+		}
 	default:
 		return nil
 	}
 	return ok(struct{}{})
 }
 
+// RefreshOf is the refresh token of an access token.
+func RefreshOf(token string) string { return "refresh-" + token }
+
+// refresh ends an access token, and makes another.
+func (hs *Homeserver) refresh(token, wanted string) *Answer {
+	if hs.Dialect.Name == "dendrite" {
+		return nil
+	}
+	for old, s := range hs.Now().Sessions {
+		if RefreshOf(old) != token || s.Appservice {
+			continue
+		}
+		hs.Change(func(a *Accounts) {
+			delete(a.Sessions, old)
+			a.Sessions[wanted] = s
+		})
+		return ok(map[string]any{"access_token": wanted, "refresh_token": RefreshOf(wanted), "expires_in_ms": 300_000})
+	}
+	return errorAnswer(401, "M_UNKNOWN_TOKEN")
+}
+
 // sync sets a presence and waits for news, of which there are none.
-func (hs *Homeserver) sync(user, device string, query url.Values, gone <-chan struct{}) *answer {
-	words, given := query["set_presence"]
-	word := ""
-	if given {
-		word = words[0]
+func (hs *Homeserver) sync(user, device, query string, gone <-chan struct{}) *Answer {
+	if !hs.Now().PresenceOff {
+		status, end := hs.diary.of.Sync(user, device, query, nil, time.Now())
+		if status != http.StatusOK {
+			return errorAnswer(status, "M_INVALID_PARAM")
+		}
+		defer func() { end(time.Now()) }()
 	}
-	state, good := hs.Dialect.sync(word, given)
-	if !good {
-		return errorAnswer(400, "M_INVALID_PARAM")
-	}
-	index := -1
-	if state != "" {
-		index = hs.note(user, deed{at: time.Now(), device: device, state: state})
-	}
-	milliseconds, _ := strconv.Atoi(query.Get("timeout"))
+	values, _ := url.ParseQuery(query)
+	milliseconds, _ := strconv.Atoi(values.Get("timeout"))
 	timer := time.NewTimer(time.Duration(milliseconds) * time.Millisecond)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-gone:
-	}
-	if index >= 0 {
-		hs.end(user, index, time.Now())
 	}
 	return ok(map[string]any{"next_batch": "s1", "device": device})
 }

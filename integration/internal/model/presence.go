@@ -1,155 +1,131 @@
 package model
 
 import (
+	"encoding/json"
 	"slices"
 	"sync"
 	"time"
-)
 
-// deed is something that sets a presence.
-type deed struct {
-	at      time.Time
-	until   time.Time // of a sync: its end
-	device  string
-	state   string
-	message *string // nil: none was given
-	write   bool    // a PUT, not a sync
-}
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
+)
 
 // State is a presence as everybody may see it.
 type State struct{ Presence, Message string }
 
-// diary is what has been done to presences.
+// moment is what a presence was from a moment on.
+type moment struct {
+	at time.Time
+	State
+}
+
+// Deed is a write of a presence that had an effect.
+type Deed struct {
+	At            time.Time
+	Device        string
+	Word, Message string // Message is what it has left there
+}
+
+// diary is what became of presences, by testkit's model of words, devices and timers. All of
+// it is kept.
 type diary struct {
-	mu    sync.Mutex // guards deeds
-	deeds map[string][]deed
+	of *testkit.Homeserver
+
+	mu     sync.Mutex // guards all below
+	shown  map[string][]moment
+	writes map[string][]Deed
 }
 
-func (d *diary) note(user string, done deed) (index int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.deeds[user] = append(d.deeds[user], done)
-	return len(d.deeds[user]) - 1
-}
-
-// end notes that a sync is over.
-func (d *diary) end(user string, index int, at time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.deeds[user][index].until = at
-}
-
-// stateAt returns what a user's presence was at a moment.
-func (hs *Homeserver) stateAt(user string, at time.Time) State {
-	hs.diary.mu.Lock()
-	defer hs.diary.mu.Unlock()
-	return hs.Dialect.fold(hs.diary.deeds[user], at)
-}
-
-// fold returns what becomes of deeds by a moment.
-func (d *Dialect) fold(deeds []deed, at time.Time) State {
-	type device struct {
-		state   string
-		message string
-		ends    time.Time // when it is taken for offline; zero: never
+func newDiary(name string) *diary {
+	d := &diary{of: testkit.NewHomeserver(name, time.Now()), shown: make(map[string][]moment), writes: make(map[string][]Deed)}
+	d.of.Changed = func(user, state string, at time.Time) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.shown[user] = append(d.shown[user], moment{at, State{state, d.last(user).Message}})
 	}
-	devices := make(map[string]device)
-	var last device
-	for _, done := range deeds {
-		if done.at.After(at) {
+	return d
+}
+
+// last must be called with the lock held.
+func (d *diary) last(user string) State {
+	if all := d.shown[user]; len(all) > 0 {
+		return all[len(all)-1].State
+	}
+	return State{Presence: "offline"}
+}
+
+// write notes a write that a homeserver takes.
+func (d *diary) write(user, device, word string, message *string, keeps bool) {
+	body, _ := json.Marshal(map[string]string{"presence": word})
+	now := time.Now()
+	d.of.Put(user, device, body, now)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	state := d.last(user)
+	switch {
+	case message != nil:
+		state.Message = *message
+	case !keeps:
+		state.Message = ""
+	}
+	d.shown[user] = append(d.shown[user], moment{now, state})
+	d.writes[user] = append(d.writes[user], Deed{now, device, word, state.Message})
+}
+
+// State returns what a user's presence is.
+func (d *diary) State(user string) State {
+	d.of.Presence(user, time.Now()) // lets the timers run
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.last(user)
+}
+
+// States returns what a user's presence was from lo to hi, each once. Both have been.
+func (d *diary) States(user string, lo, hi time.Time) (states []State) {
+	d.of.Presence(user, hi)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := State{Presence: "offline"}
+	for _, m := range d.shown[user] {
+		if m.at.After(hi) {
 			break
 		}
-		now := devices[done.device]
-		if !d.merges {
-			now = last
-		}
-		now.state = done.state
-		if done.write {
-			switch {
-			case done.message != nil:
-				now.message = *done.message
-			case !d.keeps:
-				now.message = ""
-			}
-		}
-		now.ends = done.at.Add(d.syncTimeout)
-		if !done.write {
-			now.ends = done.until.Add(d.syncTimeout)
-			if done.until.IsZero() || done.until.After(at) {
-				now.ends = time.Time{}
-			}
-		}
-		devices[done.device], last = now, now
-	}
-	over := func(one device) device {
-		if !one.ends.IsZero() && !at.Before(one.ends) {
-			one.state = "offline"
-		}
-		return one
-	}
-	if !d.merges {
-		last = over(last)
-		return State{orOffline(last.state), last.message}
-	}
-	shown := State{"offline", ""}
-	names := make([]string, 0, len(devices))
-	for name := range devices {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		one := over(devices[name])
-		if ranks[one.state] > ranks[shown.Presence] {
-			shown.Presence = one.state
-		}
-		if one.message != "" {
-			shown.Message = one.message
-		}
-	}
-	return shown
-}
-
-func orOffline(state string) string {
-	if state == "" {
-		return "offline"
-	}
-	return state
-}
-
-// Ever reports whether a user's presence was this at some moment from lo to hi.
-func (hs *Homeserver) Ever(user string, state State, lo, hi time.Time) bool {
-	return slices.Contains(hs.States(user, lo, hi), state)
-}
-
-// States returns what a user's presence was from lo to hi, each once.
-func (hs *Homeserver) States(user string, lo, hi time.Time) (states []State) {
-	hs.diary.mu.Lock()
-	defer hs.diary.mu.Unlock()
-	deeds := hs.diary.deeds[user]
-	moments := []time.Time{lo, hi}
-	for _, done := range deeds {
-		moments = append(moments, done.at, done.at.Add(hs.Dialect.syncTimeout), done.until, done.until.Add(hs.Dialect.syncTimeout))
-	}
-	for _, at := range moments {
-		if at.Before(lo) || at.After(hi) {
+		if !m.at.After(lo) {
+			before, states = m.State, nil
 			continue
 		}
-		if state := hs.Dialect.fold(deeds, at); !slices.Contains(states, state) {
-			states = append(states, state)
+		if len(states) == 0 {
+			states = append(states, before)
 		}
+		if !slices.Contains(states, m.State) {
+			states = append(states, m.State)
+		}
+	}
+	if len(states) == 0 {
+		states = append(states, before)
 	}
 	return states
 }
 
-// Wrote returns when a user's presence was last set by something that had come by a moment:
-// by a write, or by anything.
-func (hs *Homeserver) Wrote(user string, by time.Time, writes bool) (at time.Time) {
-	hs.diary.mu.Lock()
-	defer hs.diary.mu.Unlock()
-	for _, done := range hs.diary.deeds[user] {
-		if !done.at.After(by) && (done.write || !writes) {
-			at = done.at
+// Ever reports whether a user's presence was this at some moment from lo to hi.
+func (d *diary) Ever(user string, state State, lo, hi time.Time) bool {
+	return slices.Contains(d.States(user, lo, hi), state)
+}
+
+// Wrote returns when a user's presence was last set by a write that had come by a moment.
+func (d *diary) Wrote(user string, by time.Time) (at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, done := range d.writes[user] {
+		if !done.At.After(by) {
+			at = done.At
 		}
 	}
 	return at
+}
+
+// Writes returns the writes of a user that had an effect.
+func (d *diary) Writes(user string) []Deed {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.writes[user])
 }

@@ -78,8 +78,13 @@ func Read(ctx context.Context, admin string) (Vitals, error) {
 		return Vitals{}, fmt.Errorf("reading the metrics: %w", err)
 	}
 	defer body.Close()
+	return Parse(body)
+}
+
+// Parse reads the metrics as Caddy tells them.
+func Parse(metrics io.Reader) (Vitals, error) {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(body)
+	families, err := parser.TextToMetricFamilies(metrics)
 	if err != nil {
 		return Vitals{}, fmt.Errorf("reading the metrics: %w", err)
 	}
