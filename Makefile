@@ -75,7 +75,7 @@ soak: ## run mixed traffic, reloads and restarts for DURATION (10m), and watch w
 	cd integration/soak && go run . -duration $(DURATION) $(SOAK)
 
 world: ## draw worlds for DURATION (10m) and judge what happens in them by laws
-	cd integration && go test ./world -run TestWorld -duration $(DURATION) -timeout 0 -v
+	cd integration && go test ./world -run TestWorld -duration $(DURATION) -timeout 0 -v $(WORLD)
 
 # Not test-unit, test-xcaddy and test-bench: test-leaks runs the same tests.
 test: test-leaks test-fuzz test-tools test-soak test-integration ## run every test, and look for leaked goroutines
