@@ -9,6 +9,7 @@ var mended = map[string][]mutant{
 			name:   "no look whether a body is there",
 			effect: "over HTTP/3, and in chunks, a GET without a body is never cached",
 			edits:  []edit{{"caddymodule/protocol.go", "if !mayHaveBody(r) {", "if true {"}},
+			unit:   "caddymodule TestReadWithoutABodyIsAHitWhateverItsLength",
 			seeds:  60,
 		},
 		{
@@ -33,6 +34,7 @@ var mended = map[string][]mutant{
 			edits: []edit{{"caddymodule/head.go", "b.take(r, clientField{name, maxClientIP, listTail})\n\t\t\t}\n\t\t}\n\t}\n\treturn b",
 				"b.take(r, clientField{name, maxClientIP, listTail})\n\t\t\t}\n\t\t}\n\t}\n" +
 					"\tfor name, values := range r.Header {\n\t\tif !slices.Contains(withoutCopy, name) {\n\t\t\tb.header[name] = values\n\t\t}\n\t}\n\treturn b"}},
+			unit:  "caddymodule TestRequestsOfOursAreBounded",
 			seeds: 200,
 		},
 		{
@@ -53,7 +55,7 @@ var mended = map[string][]mutant{
 			name:   "no second try without what the client chose",
 			effect: "what is stale is shown to a client that made our question fail",
 			edits:  []edit{{"caddymodule/upstream.go", "if !differs || left <= 0 {", "if true {"}},
-			unit:   "caddymodule TestOddClientReadsNothingStale",
+			unit:   "caddymodule TestFailureByAFieldOfTheClientIsNoOutage",
 			why:    "as above",
 		},
 	},
@@ -63,6 +65,7 @@ var mended = map[string][]mutant{
 			effect: "a made-up logout has everybody looked up again",
 			edits: []edit{{"policy/identity.go", "if under := shard.inquiries[key]; under != nil {\n\t\tunder.revoked = t.tokenRevocations.Add(1)\n\t}",
 				"t.mu.Lock()\n\tt.floor = t.revocations.Add(1)\n\tt.mu.Unlock()"}},
+			unit:  "policy TestRevocationsOfOtherTokensLeaveALookupAlone",
 			seeds: 60,
 		},
 		{
@@ -70,12 +73,14 @@ var mended = map[string][]mutant{
 			effect: "a path that nothing serves ends a user's identity",
 			edits: []edit{{"caddymodule/revoke.go", "h.memory.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, nothing, nil}",
 				"h.memory.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, func() { h.memory.revokeUser(revocation.UserID) }, nil}"}},
+			unit:  "caddymodule TestAdminRevocationsTakeTheAnswerOfAHomeserver",
 			seeds: 400,
 		},
 		{
 			name:   "an admin's success is whatever succeeds",
 			effect: "a page that the site serves there ends a user's identity",
 			edits:  []edit{{"caddymodule/revoke.go", "if len(shown) > 0 && saysJSON(header) && !isSites() {", "if true {"}},
+			unit:   "caddymodule TestAdminRevocationsTakeTheAnswerOfAHomeserver",
 			seeds:  400,
 		},
 		{
@@ -83,6 +88,7 @@ var mended = map[string][]mutant{
 			effect: "an ordinary user has everybody looked up again",
 			edits: []edit{{"policy/identity.go", "t.revoked.Add(strings.Clone(userID), t.revocations.Add(1))",
 				"t.floor = t.revocations.Add(1)"}},
+			unit:  "policy TestRevokingAUser",
 			seeds: 60,
 		},
 		{
@@ -98,18 +104,21 @@ var mended = map[string][]mutant{
 			name:   "known tokens have their address's budget",
 			effect: "a flood of made-up tokens refuses known ones behind the same address",
 			edits:  []edit{{"caddymodule/client.go", "if !m.isKnown(c) {\n\t\treturn from\n\t}", "if true {\n\t\treturn from\n\t}"}},
+			unit:   "caddymodule TestKnownTokensAreAskedAboutWhateverTheirAddressHasDone",
 			seeds:  400,
 		},
 		{
 			name:   "a locked account is an unknown token",
 			effect: "it uses up the budget of its address",
 			edits:  []edit{{"caddymodule/identify.go", "case answer.status == http.StatusUnauthorized && errcode == unknownToken:", "case answer.status == http.StatusUnauthorized:"}},
+			unit:   "caddymodule TestRefusalOfAnAccountIsItsOwn",
 			seeds:  400,
 		},
 		{
 			name:   "a refusal of an account is not remembered",
 			effect: "each read of a locked account costs two requests",
 			edits:  []edit{{"caddymodule/refusal.go", "return ok && now.Sub(asked) < h.set.lifetimes.Rejection", "return false && ok && asked == now"}},
+			unit:   "caddymodule TestRefusedAccountIsAskedAboutOnce",
 			seeds:  400,
 		},
 		{
@@ -125,12 +134,14 @@ var mended = map[string][]mutant{
 			name:   "a budget stays one under the old limit",
 			effect: "after a raise users wait as long as before",
 			edits:  []edit{{"policy/limit.go", "case s.limits[b.limit] == limit:", "case true:"}},
+			unit:   "caddymodule TestReloadToAnotherLimitAppliesAtOnce",
 			seeds:  400,
 		},
 		{
 			name:   "what was announced doesn't count under another limit",
 			effect: "who has waited as told is told to wait again",
 			edits:  []edit{{"policy/limit.go", "if b.announced {\n\t\tdue :=", "if false {\n\t\tdue :="}},
+			unit:   "caddymodule TestReloadToAnotherLimitAppliesAtOnce",
 			seeds:  400,
 		},
 		{
@@ -147,6 +158,7 @@ var mended = map[string][]mutant{
 			effect: "a slow lookup takes the homeserver out of passive health checks",
 			edits: []edit{{"caddymodule/upstream.go", "ctx, cancel := context.WithCancel(s.client)\n\tdefer cancel()\n\ttimer := time.AfterFunc(timeout, cancel)",
 				"ctx, cancel := context.WithTimeout(s.client, timeout)\n\tdefer cancel()\n\ttimer := time.AfterFunc(2*timeout, cancel)"}},
+			unit:  "caddymodule TestSlowLookupIsNoFailureOfTheUpstream",
 			seeds: 400,
 		},
 		{
@@ -166,6 +178,7 @@ var mended = map[string][]mutant{
 			name:   "a large error is a large answer",
 			effect: "a page above 64 KiB destroys what was to be shown stale",
 			edits:  []edit{{"caddymodule/read.go", "if result.status == http.StatusOK {\n\t\t\tpresence.MarkUncached(ticket)", "if true {\n\t\t\tpresence.MarkUncached(ticket)"}},
+			unit:   "caddymodule TestLargeErrorTakesNothingAway",
 			seeds:  400,
 		},
 	},
@@ -174,6 +187,7 @@ var mended = map[string][]mutant{
 			name:   "sites with a host in common share a memory",
 			effect: "a staging site on another port reads production's presence",
 			edits:  []edit{{"caddymodule/site.go", "if s.told != other.told || s.homeserver != other.homeserver {", "if s.told != other.told {"}},
+			unit:   "caddymodule TestStagingOnAnotherPortReadsNothingOfProductions",
 			seeds:  60,
 		},
 		{
@@ -194,12 +208,14 @@ var mended = map[string][]mutant{
 			name:   "a login ends nothing",
 			effect: "the token that a device had before is still readable",
 			edits:  []edit{{"caddymodule/revoke.go", "nothing, h.learnIssued(true)}", "nothing, h.learnIssued(false)}"}},
+			unit:   "caddymodule TestLoginEndsTheTokenThatItsDeviceHad",
 			seeds:  400,
 		},
 		{
 			name:   "a revocation by name ends nothing",
 			effect: "so is one that was revoked by tuwunel's own API",
 			edits:  []edit{{"caddymodule/revoke.go", "return ending{func(http.Header) { named() }, named, nil}", "return ending{func(http.Header) {}, named, nil}"}},
+			unit:   "caddymodule TestRefreshAndRevocationByName",
 			seeds:  1000,
 		},
 		{
@@ -247,6 +263,7 @@ var mended = map[string][]mutant{
 			name:   "an unknown word of tuwunel's is none",
 			effect: "a sync that makes the device offline there is nothing to us",
 			edits:  []edit{{"policy/dialect.go", "return ParsePresence(word)\n\t}\n\treturn Offline", "return ParsePresence(word)\n\t}\n\treturn NoPresence"}},
+			unit:   "caddymodule TestEveryWordOfASyncIsReadAsTheHomeserverDoes",
 			seeds:  400,
 		},
 	},
@@ -255,7 +272,7 @@ var mended = map[string][]mutant{
 			name:   "Dendrite's syncs know of writes",
 			effect: "a bot whose syncs say offline ends offline for good",
 			edits:  []edit{{"policy/devices.go", "if dialect == Dendrite {\n\t\treturn DeviceWrite{}\n\t}", ""}, {"policy/devices.go", "if dialect == Dendrite {\n\t\treturn\n\t}\n\ttold :=", "told :="}},
-			unit:   "policy TestBotOfDendriteSpendsNothing",
+			unit:   "policy TestSyncAfterAWrite",
 		},
 		{
 			name:   "a read ends no repeats",
@@ -267,6 +284,7 @@ var mended = map[string][]mutant{
 			name:   "nobody is ever taken for gone",
 			effect: "\"offline\" is kept past the next poll",
 			edits:  []edit{{"policy/devices.go", "return at >= s.alive+int64(lasts-spareMargin)", "return false && at >= s.alive+int64(lasts-spareMargin)"}},
+			unit:   "policy TestActivityAfterALongPauseIsAChange",
 			seeds:  400,
 		},
 	},

@@ -9,14 +9,14 @@ type mutant struct {
 	// scenario is that of the history test which shows what is wrong.
 	scenario string
 
-	// seeds is within how many worlds the test of the world shows it, if it draws more of the
-	// values on which the fault lies.
-	seeds int
-	more  string
+	// unit is a test that shows it, after the folder of its package.
+	unit string
 
-	// unit is a package and its test that shows it, and why says for what reason the
-	// world doesn't.
-	unit, why string
+	// seeds is within how many worlds the test of the world shows it too, if it draws more of
+	// some values, on which the fault lies. If that is 0, why says for what reason the world
+	// doesn't.
+	seeds     int
+	more, why string
 
 	// always is for those that are tried in any size.
 	always bool
