@@ -21,7 +21,7 @@ func claims(p *plan, r *run) string {
 		if !o.call.presence || o.call.staging || slices.Contains(p.siteAt(r, o.began).directives, "mode observe") {
 			continue
 		}
-		for _, law := range []func(*plan, *run, *outcome) string{takesWhatTheHomeserverTakes, limitsOnesOwnAccount, isStaleInTroubleOnly, showsTheStaleForAnError} {
+		for _, law := range []func(*plan, *run, *outcome) string{takesWhatTheHomeserverTakes, refusesWhomTheHomeserverRefuses, limitsOnesOwnAccount, isStaleInTroubleOnly, showsTheStaleForAnError} {
 			if wrong := law(p, r, o); wrong != "" {
 				return fmt.Sprintf("%s:\n%v", wrong, o)
 			}
@@ -72,7 +72,7 @@ func (p *plan) tables() bool {
 }
 
 // isPlain tells of a call that its token comes by one header field, that nobody is named beside it
-// but by an appservice, and that nothing is odd about its path.
+// but by an appservice, which has to, and that nothing is odd about its path.
 func (c *call) isPlain() bool {
 	shown := 0
 	for _, field := range c.fields {
@@ -84,12 +84,22 @@ func (c *call) isPlain() bool {
 		}
 	}
 	query := strings.Join(c.query, "&")
-	return shown == 1 && c.form == nil && !c.hopByHop && !c.who.guest && !strings.Contains(query, "access_token") &&
-		(!strings.Contains(query, "user_id") || query == "user_id="+url.QueryEscape(c.as))
+	return shown == 1 && c.form == nil && !c.hopByHop && !c.who.guest &&
+		(query == "" && c.as == "" || query == "user_id="+url.QueryEscape(c.as) || c.syncs)
 }
 
-// isBare tells that nothing else of the site's answers for the homeserver, or takes it for down.
-func (p *plan) isBare() bool { return len(p.site.before) == 0 && len(p.site.proxy) == 0 }
+// answering are values by which something else of the site's answers for the homeserver, or takes it
+// for down.
+var answering = []string{
+	"handlers=a ban by address", "handlers=a ban by a field", "handlers=error for one path", "handlers=forward_auth",
+	"handlers=intercept", "handlers=handle_errors",
+	"upstream=passive health checks", "upstream=active health checks", "upstream=two ways in turn, and retries",
+}
+
+// isBare tells that nothing of the site's does.
+func (p *plan) isBare() bool {
+	return !slices.ContainsFunc(answering, func(value string) bool { return slices.Contains(p.site.names, value) })
+}
 
 // happens tells whether the machine, or Caddy, is disturbed from a moment to another.
 func (p *plan) happens(r *run, from, to time.Time) bool {
@@ -132,6 +142,37 @@ func takesWhatTheHomeserverTakes(p *plan, r *run, o *outcome) string {
 		return "a write is refused that the homeserver takes"
 	case o.status == http.StatusForbidden && own:
 		return "somebody may not write their own presence"
+	}
+	return ""
+}
+
+const (
+	// rejectedTTL and forbiddenTTL are for how long refusals are told from memory.
+	rejectedTTL  = 10 * time.Second
+	forbiddenTTL = 5 * time.Second
+)
+
+// refusesWhomTheHomeserverRefuses: nobody's token is refused that has been good for some time, and
+// nobody gets a refusal who may see a presence for some time.
+func refusesWhomTheHomeserverRefuses(p *plan, r *run, o *outcome) string {
+	since := o.began.Add(-rejectedTTL)
+	target, served := p.dialect.Target(o.call.path)
+	if !served || !o.call.isPlain() || !p.isBare() || !p.isWell(r, since, o.ended) || p.happens(r, since, o.ended) || !isGood(r, o.call, since, o.ended) {
+		return ""
+	}
+	switch o.status {
+	case http.StatusUnauthorized:
+		return "a good token is refused"
+	case http.StatusForbidden, http.StatusNotFound:
+		if o.call.method != http.MethodGet {
+			return ""
+		}
+		for page := range r.hs.Between(o.began.Add(-forbiddenTTL), o.ended) {
+			if page.PresenceOff || !r.hs.MaySee(page, o.call.user, target) {
+				return ""
+			}
+		}
+		return "a presence is refused to somebody who may see it"
 	}
 	return ""
 }
@@ -275,9 +316,6 @@ func asksOnce(p *plan, r *run) string {
 	}
 	return ""
 }
-
-// rejectedTTL is for how long it isn't asked again about what it has refused, before a read.
-const rejectedTTL = 10 * time.Second
 
 // isRefusedAllTheTime tells that an account is locked all the time from a moment to another, and
 // that nothing but a read may have asked about it.
