@@ -1,16 +1,38 @@
 package mutation
 
+// notYet is said of mutants that a law would show if the world drew what it takes, which it has not
+// within the few hundred worlds that were tried.
+const notYet = "not within some hundred worlds"
+
 // mended are mutants of the kinds of faults that "What the world found" in
 // docs/reliability.md lists, by its rows: each has one mending taken out. The world catches
 // them, or else a test of the mending's own package does.
 var mended = map[string][]mutant{
+	"what is promised of all requests": {
+		{
+			name:   "a token is logged",
+			effect: "whoever reads the log has it",
+			edits:  []edit{{"caddymodule/identify.go", "h.reportFault(faultNone, nil)\n", "h.reportFault(faultNone, nil)\n\t\t\th.logger.Info(\"known\", zap.String(\"token\", c.Token))\n"}},
+			unit:   "caddymodule TestNoTokenIsRememberedOrLogged",
+			seeds:  5, law: "a token is in the log",
+		},
+		{
+			name:   "others wait while it is asked whose they are",
+			effect: "a message or a sync waits for a slow whoami",
+			edits:  []edit{{"caddymodule/identify.go", "_, ok := i.start(places, then)\n\treturn ok", "then(i.answer(nil))\n\treturn places != nil"}},
+			unit:   "caddymodule TestWhatIsNoPresenceRequestWaitsForNothingOfOurs",
+			seeds:  60, more: "mood=slow whoami;route=message",
+			law: "a request that isn't about presence gets another answer",
+		},
+	},
 	"every protocol": {
 		{
 			name:   "no look whether a body is there",
 			effect: "over HTTP/3, and in chunks, a GET without a body is never cached",
 			edits:  []edit{{"caddymodule/protocol.go", "if !mayHaveBody(r) {", "if true {"}},
 			unit:   "caddymodule TestReadWithoutABodyIsAHitWhateverItsLength",
-			seeds:  60,
+			seeds:  100, more: "protocol=HTTP/3;shape=plain",
+			law: "a request is answered otherwise over HTTP/1.1",
 		},
 		{
 			name:   "an extended CONNECT is no GET",
@@ -35,7 +57,8 @@ var mended = map[string][]mutant{
 				"b.take(r, clientField{name, maxClientIP, listTail})\n\t\t\t}\n\t\t}\n\t}\n" +
 					"\tfor name, values := range r.Header {\n\t\tif !slices.Contains(withoutCopy, name) {\n\t\t\tb.header[name] = values\n\t\t}\n\t}\n\treturn b"}},
 			unit:  "caddymodule TestRequestsOfOursAreBounded",
-			seeds: 200,
+			seeds: 60, more: "head=16.5 KB in one field",
+			law: "the homeserver is asked again whose a token is",
 		},
 		{
 			name:   "a failure is everybody's",
@@ -66,30 +89,31 @@ var mended = map[string][]mutant{
 			edits: []edit{{"policy/identity.go", "if under := shard.inquiries[key]; under != nil {\n\t\tunder.revoked = t.tokenRevocations.Add(1)\n\t}",
 				"t.mu.Lock()\n\tt.floor = t.revocations.Add(1)\n\tt.mu.Unlock()"}},
 			unit:  "policy TestRevocationsOfOtherTokensLeaveALookupAlone",
-			seeds: 60,
+			seeds: 60, more: "route=logout",
+			law: "the homeserver is asked again whose a token is",
 		},
 		{
 			name:   "an admin's request counts whatever became of it",
 			effect: "a path that nothing serves ends a user's identity",
 			edits: []edit{{"caddymodule/revoke.go", "h.memory.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, nothing, nil}",
 				"h.memory.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, func() { h.memory.revokeUser(revocation.UserID) }, nil}"}},
-			unit:  "caddymodule TestAdminRevocationsTakeTheAnswerOfAHomeserver",
-			seeds: 400,
+			unit: "caddymodule TestAdminRevocationsTakeTheAnswerOfAHomeserver",
+			why:  notYet,
 		},
 		{
 			name:   "an admin's success is whatever succeeds",
 			effect: "a page that the site serves there ends a user's identity",
 			edits:  []edit{{"caddymodule/revoke.go", "if len(shown) > 0 && saysJSON(header) && !isSites() {", "if true {"}},
 			unit:   "caddymodule TestAdminRevocationsTakeTheAnswerOfAHomeserver",
-			seeds:  400,
+			why:    notYet,
 		},
 		{
 			name:   "a logout of devices ends everybody's identity",
 			effect: "an ordinary user has everybody looked up again",
 			edits: []edit{{"policy/identity.go", "t.revoked.Add(strings.Clone(userID), t.revocations.Add(1))",
 				"t.floor = t.revocations.Add(1)"}},
-			unit:  "policy TestRevokingAUser",
-			seeds: 60,
+			unit: "policy TestRevokingAUser",
+			why:  notYet,
 		},
 		{
 			name:   "user IDs of any length",
@@ -105,21 +129,22 @@ var mended = map[string][]mutant{
 			effect: "a flood of made-up tokens refuses known ones behind the same address",
 			edits:  []edit{{"caddymodule/client.go", "if !m.isKnown(c) {\n\t\treturn from\n\t}", "if true {\n\t\treturn from\n\t}"}},
 			unit:   "caddymodule TestKnownTokensAreAskedAboutWhateverTheirAddressHasDone",
-			seeds:  400,
+			seeds:  100, more: "profile=few made-up tokens;door=the Internet;route=read;target=oneself",
+			law: "somebody without an account changes another's answer",
 		},
 		{
 			name:   "a locked account is an unknown token",
 			effect: "it uses up the budget of its address",
 			edits:  []edit{{"caddymodule/identify.go", "case answer.status == http.StatusUnauthorized && errcode == unknownToken:", "case answer.status == http.StatusUnauthorized:"}},
 			unit:   "caddymodule TestRefusalOfAnAccountIsItsOwn",
-			seeds:  400,
+			why:    notYet,
 		},
 		{
 			name:   "a refusal of an account is not remembered",
 			effect: "each read of a locked account costs two requests",
 			edits:  []edit{{"caddymodule/refusal.go", "return ok && now.Sub(asked) < h.set.lifetimes.Rejection", "return false && ok && asked == now"}},
 			unit:   "caddymodule TestRefusedAccountIsAskedAboutOnce",
-			seeds:  400,
+			why:    notYet,
 		},
 		{
 			name:   "a 401 for one ghost is for all",
@@ -127,6 +152,7 @@ var mended = map[string][]mutant{
 			edits: []edit{{"caddymodule/pending.go", "own.Token == c.Token && (own.UserID == c.UserID && own.DeviceID == c.DeviceID || was.userID != \"\" && w.UserID == was.userID)",
 				"own.Token == c.Token"}},
 			unit: "caddymodule TestRefusalOfOneGhostLeavesTheOthersWritesAlone",
+			why:  notYet,
 		},
 	},
 	"limits that change": {
@@ -135,14 +161,14 @@ var mended = map[string][]mutant{
 			effect: "after a raise users wait as long as before",
 			edits:  []edit{{"policy/limit.go", "case s.limits[b.limit] == limit:", "case true:"}},
 			unit:   "caddymodule TestReloadToAnotherLimitAppliesAtOnce",
-			seeds:  400,
+			why:    notYet,
 		},
 		{
 			name:   "what was announced doesn't count under another limit",
 			effect: "who has waited as told is told to wait again",
 			edits:  []edit{{"policy/limit.go", "if b.announced {\n\t\tdue :=", "if false {\n\t\tdue :="}},
 			unit:   "caddymodule TestReloadToAnotherLimitAppliesAtOnce",
-			seeds:  400,
+			why:    notYet,
 		},
 		{
 			name:   "limits that overflow are taken",
@@ -158,8 +184,8 @@ var mended = map[string][]mutant{
 			effect: "a slow lookup takes the homeserver out of passive health checks",
 			edits: []edit{{"caddymodule/upstream.go", "ctx, cancel := context.WithCancel(s.client)\n\tdefer cancel()\n\ttimer := time.AfterFunc(timeout, cancel)",
 				"ctx, cancel := context.WithTimeout(s.client, timeout)\n\tdefer cancel()\n\ttimer := time.AfterFunc(2*timeout, cancel)"}},
-			unit:  "caddymodule TestSlowLookupIsNoFailureOfTheUpstream",
-			seeds: 400,
+			unit: "caddymodule TestSlowLookupIsNoFailureOfTheUpstream",
+			why:  notYet,
 		},
 		{
 			name:   "the site's refusals are the homeserver's failures",
@@ -167,19 +193,21 @@ var mended = map[string][]mutant{
 			edits: []edit{{"caddymodule/upstream.go", "answer.site = s.site.proxies && !proxied || answer.code() < http.StatusInternalServerError && answer.code() > 0",
 				"answer.site = false"}},
 			unit: "caddymodule TestSiteAnswersForItself",
+			why:  notYet,
 		},
 		{
 			name:   "gzip stays packed",
 			effect: "with header_up Accept-Encoding gzip before a homeserver that compresses, all writes are 502",
 			edits:  []edit{{"caddymodule/upstream.go", "if s.large || encoding != \"gzip\" && encoding != \"x-gzip\" {", "if true {"}},
 			unit:   "caddymodule TestHomeserverThatIsMadeToCompress",
+			why:    notYet,
 		},
 		{
 			name:   "a large error is a large answer",
 			effect: "a page above 64 KiB destroys what was to be shown stale",
 			edits:  []edit{{"caddymodule/read.go", "if result.status == http.StatusOK {\n\t\t\tpresence.MarkUncached(ticket)", "if true {\n\t\t\tpresence.MarkUncached(ticket)"}},
 			unit:   "caddymodule TestLargeErrorTakesNothingAway",
-			seeds:  400,
+			why:    notYet,
 		},
 	},
 	"one memory, one homeserver": {
@@ -188,19 +216,21 @@ var mended = map[string][]mutant{
 			effect: "a staging site on another port reads production's presence",
 			edits:  []edit{{"caddymodule/site.go", "if s.told != other.told || s.homeserver != other.homeserver {", "if s.told != other.told {"}},
 			unit:   "caddymodule TestStagingOnAnotherPortReadsNothingOfProductions",
-			seeds:  60,
+			why:    notYet,
 		},
 		{
 			name:   "a memory goes with all of its hosts",
 			effect: "a host alias starts everything anew",
 			edits:  []edit{{"caddymodule/site.go", "return common(s.hosts, other.hosts)\n", "if len(s.hosts) != len(other.hosts) {\n\t\t\treturn 0\n\t\t}\n\t\treturn common(s.hosts, other.hosts)\n"}},
 			unit:   "caddymodule TestHostAliasKeepsHitsAndBudgets",
+			why:    notYet,
 		},
 		{
 			name:   "each handler knows its own needs",
 			effect: "a site doesn't see what another one of its memory has to know",
 			edits:  []edit{{"caddymodule/needs.go", "return h.set.watchesSyncs() || h.memory.needs.syncs.Load()", "return h.set.watchesSyncs()"}},
 			unit:   "caddymodule TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat",
+			why:    notYet,
 		},
 	},
 	"tokens that end": {
@@ -209,14 +239,14 @@ var mended = map[string][]mutant{
 			effect: "the token that a device had before is still readable",
 			edits:  []edit{{"caddymodule/revoke.go", "nothing, h.learnIssued(true)}", "nothing, h.learnIssued(false)}"}},
 			unit:   "caddymodule TestLoginEndsTheTokenThatItsDeviceHad",
-			seeds:  400,
+			why:    notYet,
 		},
 		{
 			name:   "a revocation by name ends nothing",
 			effect: "so is one that was revoked by tuwunel's own API",
 			edits:  []edit{{"caddymodule/revoke.go", "return ending{func(http.Header) { named() }, named, nil}", "return ending{func(http.Header) {}, named, nil}"}},
 			unit:   "caddymodule TestRefreshAndRevocationByName",
-			seeds:  1000,
+			why:    notYet,
 		},
 		{
 			name:   "a refresh ends nothing",
@@ -230,12 +260,14 @@ var mended = map[string][]mutant{
 			effect: "an escaped message is no activity",
 			edits:  []edit{{"policy/revocation.go", "if decoded, err := url.PathUnescape(segment); err == nil {", "if decoded, err := url.PathUnescape(segment); err == nil && false {"}},
 			unit:   "policy TestActivityIsWhatHomeserversTakeForIt",
+			why:    notYet,
 		},
 		{
 			name:   "activity is looked at once",
 			effect: "one that ends after a sync inside it leaves a stale state",
 			edits:  []edit{{"caddymodule/write.go", "if active() { // a write", "if false { // a write"}},
 			unit:   "caddymodule TestActivityThatEndsAfterASyncInsideItIsSeen",
+			why:    notYet,
 		},
 	},
 	"a 200 too many": {
@@ -244,18 +276,21 @@ var mended = map[string][]mutant{
 			effect: "a waiting write is lost with the one that took its place",
 			edits:  []edit{{"caddymodule/pending.go", "if len(w.fallbacks) == 0 {\n\t\treturn false", "if true {\n\t\treturn false"}},
 			unit:   "caddymodule TestOfTwoWritesTheOlderIsSentIfTheNewerIsRefused",
+			why:    notYet,
 		},
 		{
 			name:   "a newer write takes over no text",
 			effect: "on Dendrite a text is lost",
 			edits:  []edit{{"policy/body.go", "if b.dialect == Synapse || b.dialect == Tuwunel || hasStatus(b)", "if true || hasStatus(b)"}},
 			unit:   "policy TestSupersededWritesLeaveTheSameState",
+			why:    notYet,
 		},
 		{
 			name:   "any body may wait",
 			effect: "over the budget what is 400 gets 200",
 			edits:  []edit{{"caddymodule/pending.go", "|| !w.read.Certain() ||", "||"}},
 			unit:   "caddymodule TestOnlyWhatTheHomeserverTakesWaits",
+			why:    notYet,
 		},
 	},
 	"words": {
@@ -264,7 +299,7 @@ var mended = map[string][]mutant{
 			effect: "a sync that makes the device offline there is nothing to us",
 			edits:  []edit{{"policy/dialect.go", "return ParsePresence(word)\n\t}\n\treturn Offline", "return ParsePresence(word)\n\t}\n\treturn NoPresence"}},
 			unit:   "caddymodule TestEveryWordOfASyncIsReadAsTheHomeserverDoes",
-			seeds:  400,
+			why:    notYet,
 		},
 	},
 	"time": {
@@ -273,19 +308,21 @@ var mended = map[string][]mutant{
 			effect: "a bot whose syncs say offline ends offline for good",
 			edits:  []edit{{"policy/devices.go", "if dialect == Dendrite {\n\t\treturn DeviceWrite{}\n\t}", ""}, {"policy/devices.go", "if dialect == Dendrite {\n\t\treturn\n\t}\n\ttold :=", "told :="}},
 			unit:   "policy TestSyncAfterAWrite",
+			why:    notYet,
 		},
 		{
 			name:   "a read ends no repeats",
 			effect: "an acknowledged write that Synapse lost is not mended",
 			edits:  []edit{{"caddymodule/read.go", "h.memory.repeats.Observe(", "_, _, _ = ("}},
 			unit:   "caddymodule TestAReadThatContradictsTheLastWriteEndsItsRepeats",
+			why:    notYet,
 		},
 		{
 			name:   "nobody is ever taken for gone",
 			effect: "\"offline\" is kept past the next poll",
 			edits:  []edit{{"policy/devices.go", "return at >= s.alive+int64(lasts-spareMargin)", "return false && at >= s.alive+int64(lasts-spareMargin)"}},
 			unit:   "policy TestActivityAfterALongPauseIsAChange",
-			seeds:  400,
+			why:    notYet,
 		},
 	},
 	"robustness": {

@@ -12,11 +12,11 @@ type mutant struct {
 	// unit is a test that shows it, after the folder of its package.
 	unit string
 
-	// seeds is within how many worlds the test of the world shows it too, if it draws more of
-	// some values, on which the fault lies. If that is 0, why says for what reason the world
-	// doesn't.
-	seeds     int
-	more, why string
+	// seeds is within how many worlds the test of the world shows it too, by the law that begins
+	// so, if it draws more of some values, on which the fault lies. If that is 0, why says for
+	// what reason the world doesn't.
+	seeds          int
+	law, more, why string
 
 	// always is for those that are tried in any size.
 	always bool

@@ -98,7 +98,7 @@ func leavesOthersAlone(p *plan, direct, ours, peaceful *run) string {
 	}
 	for _, o := range ours.outcomes {
 		other := others[[2]any{o.step, o.again}]
-		if o.call.who.hostile || leftAtOnce(o, other) || sharesItsAddress(ours, o) || other != nil && sharesItsAddress(peaceful, other) {
+		if o.call.who.hostile || leftAtOnce(o, other) || sharesItsAddress(p, ours, o) || other != nil && sharesItsAddress(p, peaceful, other) {
 			continue
 		}
 		if other == nil {
@@ -127,15 +127,21 @@ func (p *plan) tiny() bool {
 	return p.site.tokens > 0 || slices.ContainsFunc(p.steps, func(s step) bool { return s.reload != nil && s.reload.tokens > 0 })
 }
 
-// sharesItsAddress tells of a call that its token is unknown: it has its address's budget, which
-// those without an account may have used up.
-func sharesItsAddress(r *run, o *outcome) bool {
-	return (o.status == http.StatusTooManyRequests || o.again) && !isGood(r, o.call, o.began, o.ended)
+// sharesItsAddress tells of a call that its token is unknown, not yet known or perhaps forgotten: it has
+// its address's budget, which those without an account may have used up.
+func sharesItsAddress(p *plan, r *run, o *outcome) bool {
+	limited := o.status == http.StatusTooManyRequests || o.again
+	known := slices.ContainsFunc(r.outcomes, func(other *outcome) bool {
+		return other.call.token == o.call.token && other.call.presence && other.status == http.StatusOK && other.ended.Before(o.began)
+	})
+	return limited && (!known || p.tables() || p.restarted(r).After(r.began) || !isGood(r, o.call, o.began, o.ended))
 }
 
 // unhealthy tells that Caddy has taken the homeserver for down.
 func unhealthy(r *run) bool {
-	return slices.ContainsFunc(r.outcomes, func(o *outcome) bool { return o.status == http.StatusServiceUnavailable && o.body == "" })
+	return slices.ContainsFunc(r.outcomes, func(o *outcome) bool {
+		return o.status == http.StatusServiceUnavailable && (o.body == "" || o.body == "sorry")
+	})
 }
 
 // honest counts the requests to the homeserver with a token that is no made-up one.
@@ -189,7 +195,7 @@ func keepsItsWordAfterRetryAfter(p *plan, r *run) string {
 			continue
 		}
 		before := r.outcomes[i-1]
-		if disturbed(p, r, before, o) || sharesItsAddress(r, o) {
+		if disturbed(p, r, before, o) || sharesItsAddress(p, r, o) {
 			continue
 		}
 		return fmt.Sprintf("a request gets a 429 after the time that a 429 said to wait:\n%v\n%v", before, o)

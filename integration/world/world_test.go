@@ -50,7 +50,7 @@ const (
 	tries = 5
 
 	// maxFailures is how many failures are enough.
-	maxFailures = 10
+	maxFailures = 5
 )
 
 // TestWorld draws worlds and judges what happens in them.
@@ -100,7 +100,7 @@ func (w *wanderer) isEnough() bool {
 	case *duration > 0:
 		return time.Since(w.began) > *duration || w.failures.Load() >= maxFailures
 	}
-	return w.n.Load() >= int64(*worlds) || w.failures.Load() > 0
+	return w.n.Load() >= int64(*worlds) || w.failures.Load() >= maxFailures
 }
 
 // String says how far it is.
