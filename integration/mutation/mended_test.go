@@ -250,7 +250,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a refresh ends nothing",
 			effect: "so is one that was refreshed",
-			edits:  []edit{{"caddymodule/revoke.go", "return ending{func(http.Header) { both() }, both, h.learnIssued(false, named)}", "return ending{func(http.Header) {}, nothing, nil}"}},
+			edits:  []edit{{"caddymodule/revoke.go", "return ending{func(http.Header) { both() }, both, h.learnIssued(false, named)}", "return ending{func(http.Header) {}, both, nil}"}},
 			unit:   "caddymodule TestRefreshAndRevocationByName",
 			why:    "the scripted homeserver gives out no refresh tokens",
 		},
