@@ -87,7 +87,7 @@ soak: ## run mixed traffic, reloads and restarts for DURATION (10m), and watch w
 	cd integration && go test ./survival -run TestSoak -duration $(DURATION) -timeout 0 -v $(SOAK)
 
 world: ## draw worlds for DURATION (10m) and judge what happens in them by laws
-	cd integration && go test ./world -run TestWorld -duration $(DURATION) -timeout 0 -v
+	cd integration && go test ./world -run TestWorld -duration $(DURATION) -timeout 0 -v $(WORLD)
 
 test: test-unit test-fuzz test-tools test-integration ## run every test; each package looks for goroutines that it leaves behind
 

@@ -1,6 +1,6 @@
 package mutation
 
-// mutant is a change of the code.
+// mutant is a change of the code, and how it is to be caught.
 type mutant struct {
 	name   string
 	effect string // what goes wrong then
@@ -8,6 +8,15 @@ type mutant struct {
 
 	// scenario is that of the history test which shows what is wrong.
 	scenario string
+
+	// unit is a test that shows it, after the folder of its package.
+	unit string
+
+	// seeds is within how many worlds the test of the world shows it too, by the law that begins
+	// so, if it draws more of some values, on which the fault lies. If that is 0, why says for
+	// what reason the world doesn't.
+	seeds          int
+	law, more, why string
 
 	// always is for those that are tried in any size.
 	always bool
@@ -19,6 +28,7 @@ type edit struct {
 	old, new string
 }
 
+// Files that more than one mutant changes.
 const (
 	fence  = "cache/fence.go"
 	tables = "cache/presence.go"
@@ -35,7 +45,8 @@ var (
 	noSettleTime  = edit{fence, "w.presence.clock(now)+int64(settle))", "w.presence.clock(now))"}
 )
 
-var mutants = []mutant{
+// guards are mutants of what makes reads linearizable. The history test catches them.
+var guards = []mutant{
 	{
 		name:     "no fence",
 		effect:   "an answer is stored though a write came between",

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,45 +22,49 @@ import (
 var (
 	sizeName = flag.String("size", "ci", "which mutants are tried: ci or full")
 	rounds   = flag.Int("rounds", 20, "rounds of the history test within which a mutant must be caught")
-	times    = flag.Int("times", 1, "how often each mutant must be caught")
+	times    = flag.Int("times", 1, "how often the history test must catch each mutant")
 )
 
-// patience is how long a run of the history test may take. A mutant is caught
-// in its first rounds as a rule, of a few seconds each.
-const patience = 5 * time.Minute
+// patience is how long a run of a test may take. A mutant of the history test is caught
+// in its first rounds as a rule, of a few seconds each; a thousand worlds take some minutes.
+const patience = 10 * time.Minute
 
-// caught is what the history test says when its checker has found something.
-var caught = regexp.MustCompile(`round (\d+): the history of \S+ as the (clients know|homeserver knows) it is not linearizable`)
+// What the tests say when they have found something.
+var (
+	caught  = regexp.MustCompile(`round (\d+): the history of \S+ as the (clients know|homeserver knows) it is not linearizable`)
+	judged  = regexp.MustCompile(`(?m)^\s*seed (\d+): ([^:\n]+)`)
+	crashed = regexp.MustCompile(`(?m)^(panic: .*|fatal error: .*|\[rapid\] panic.*)$`)
+)
 
 // Every mutant applies to the source as it is, in any size: whoever changes a guard
 // learns at once which mutant to change with it.
 func TestMutantsApply(t *testing.T) {
 	root := repository(t)
-	for _, m := range mutants {
+	for _, m := range slices.Concat(guards, slices.Concat(slices.Collect(maps.Values(mended))...)) {
 		if _, err := overlay(&m, root, t.TempDir()); err != nil {
 			t.Errorf("%s: %v", m.name, err)
+		}
+		if m.scenario == "" && (m.unit == "" || (m.seeds == 0) != (m.why != "")) {
+			t.Errorf("%s: nothing is said of what catches it, or why the world doesn't", m.name)
 		}
 	}
 }
 
 func TestHistoryTestCatchesMutants(t *testing.T) {
-	if *sizeName != "ci" && *sizeName != "full" {
-		t.Fatalf("there is no size %q", *sizeName)
-	}
 	root := repository(t)
 	// What finds something wrong with the code as it is proves nothing about a mutant.
-	if output, verdict := run(t, build(t, root, new(mutant)), ""); verdict != nil {
+	if output, verdict := runHistory(t, buildHistory(t, root, new(mutant)), ""); verdict != nil {
 		t.Fatalf("the history test fails without any mutant: %v\n%s", verdict, output)
 	}
-	for _, m := range mutants {
-		if !m.always && *sizeName != "full" {
+	for _, m := range guards {
+		if !m.isTried(t) {
 			continue
 		}
 		t.Run(m.name+" "+m.scenario, func(t *testing.T) {
-			binary := build(t, root, &m)
+			binary := buildHistory(t, root, &m)
 			for range *times {
 				start := time.Now()
-				output, verdict := run(t, binary, m.scenario)
+				output, verdict := runHistory(t, binary, m.scenario)
 				found := caught.FindStringSubmatch(output)
 				switch {
 				case verdict == nil:
@@ -74,6 +80,72 @@ func TestHistoryTestCatchesMutants(t *testing.T) {
 	}
 }
 
+// With the mending of a kind of fault taken out, a test of the mending's own package fails, and
+// as far as the world can tell it is judged to be wrong, by a law.
+func TestMendedFaultsAreFoundAgain(t *testing.T) {
+	root := repository(t)
+	for kind, mutants := range mended {
+		for _, m := range mutants {
+			if !m.isTried(t) {
+				continue
+			}
+			t.Run(kind+"/"+m.name, func(t *testing.T) {
+				failsUnit(t, root, &m)
+				if m.seeds > 0 {
+					failsWorld(t, root, &m)
+				} else {
+					t.Logf("the world doesn't show it: %s", m.why)
+				}
+			})
+		}
+	}
+}
+
+// isTried tells whether a mutant is one of those of the size.
+func (m *mutant) isTried(t *testing.T) bool {
+	t.Helper()
+	if *sizeName != "ci" && *sizeName != "full" {
+		t.Fatalf("there is no size %q", *sizeName)
+	}
+	return m.always || *sizeName == "full"
+}
+
+// failsWorld has a mutant found within so many worlds, in each of which nothing is wrong without
+// it, as `make world` shows.
+func failsWorld(t *testing.T, root string, m *mutant) {
+	t.Helper()
+	binary := build(t, root, m, "integration", "./world")
+	start := time.Now()
+	output, verdict := run(t, t.TempDir(), binary, "-test.run", "^TestWorld$", "-worlds", fmt.Sprint(m.seeds), "-more", m.more, "-rapid.shrinktime", "1ms")
+	if crashed.MatchString(output) {
+		t.Fatalf("the world crashed: %v\n%s", verdict, output)
+	}
+	var others []string
+	for _, found := range judged.FindAllStringSubmatch(output, -1) {
+		if strings.HasPrefix(found[2], m.law) {
+			t.Logf("%s: caught by seed %s, %q; %v; %s", m.name, found[1], found[2], time.Since(start).Round(100*time.Millisecond), m.effect)
+			return
+		}
+		others = append(others, found[0])
+	}
+	t.Fatalf("not caught in %d worlds, though %s; found was %q", m.seeds, m.effect, others)
+}
+
+// failsUnit has a mutant found by a test that passes without it, in the tests of its package.
+func failsUnit(t *testing.T, root string, m *mutant) {
+	t.Helper()
+	dir, name, _ := strings.Cut(m.unit, " ")
+	binary := build(t, root, m, ".", "./"+dir)
+	output, verdict := run(t, filepath.Join(root, dir), binary, "-test.run", "^"+name+"$")
+	if verdict == nil {
+		t.Fatalf("%s doesn't fail, though %s", m.unit, m.effect)
+	}
+	if !strings.Contains(output, "--- FAIL: "+name) && !crashed.MatchString(output) {
+		t.Fatalf("%s ended, but didn't fail: %v\n%s", m.unit, verdict, output)
+	}
+	t.Logf("%s: caught by %s; %s", m.name, m.unit, m.effect)
+}
+
 func repository(t *testing.T) string {
 	t.Helper()
 	root, err := checkout.Root()
@@ -83,22 +155,22 @@ func repository(t *testing.T) string {
 	return root
 }
 
-// build returns a binary of the history test with the mutant in it. Without the race
+// build returns a binary of the tests of a package with the mutant in it. Without the race
 // detector, which only the code as it is needs, and with the flags with which
 // the sidecar is built, so that most of Caddy is compiled already.
-func build(t *testing.T, root string, m *mutant) string {
+func build(t *testing.T, root string, m *mutant, module, pkg string) string {
 	t.Helper()
 	dir := t.TempDir()
 	path, err := overlay(m, root, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	binary := filepath.Join(dir, "history.test")
+	binary := filepath.Join(dir, "mutant.test")
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", binary, "-overlay", path,
-		"-trimpath", "-ldflags", "-s -w", "-tags", "nobadger,nomysql,nopgx", "./history")
-	cmd.Dir = filepath.Join(root, "integration")
+		"-trimpath", "-ldflags", "-s -w", "-tags", "nobadger,nomysql,nopgx", pkg)
+	cmd.Dir = filepath.Join(root, module)
 	cmd.Env = append(checkout.GoEnv(), "CGO_ENABLED=0")
-	err = progress.While(os.Stderr, "building the history test; the first time this takes a minute or two", func() error {
+	err = progress.While(os.Stderr, "building the tests of "+pkg+"; the first time this takes a minute or two", func() error {
 		_, err := checkout.Output(cmd)
 		return err
 	})
@@ -108,29 +180,41 @@ func build(t *testing.T, root string, m *mutant) string {
 	return binary
 }
 
-// run runs a scenario of the history test, or the whole of it in its usual size, and
-// returns how it ended and what it said.
-func run(t *testing.T, binary, scenario string) (output string, verdict error) {
+func buildHistory(t *testing.T, root string, m *mutant) string {
 	t.Helper()
-	args := []string{"-test.v"}
+	return build(t, root, m, "integration", "./history")
+}
+
+// runHistory runs a scenario of the history test, or the whole of it in its usual size, and
+// returns how it ended and what it said.
+func runHistory(t *testing.T, binary, scenario string) (output string, verdict error) {
+	t.Helper()
+	var args []string
 	if scenario != "" {
 		args = append(args, "-test.run", "^TestReadsAreLinearizable$/^"+scenario+"$", "-rounds", fmt.Sprint(*rounds))
 	}
+	output, verdict = run(t, t.TempDir(), binary, args...)
+	if verdict == nil && !strings.Contains(output, "--- PASS: TestReadsAreLinearizable/") {
+		t.Fatalf("there is no scenario %q: %s", scenario, output)
+	}
+	return output, verdict
+}
+
+// run runs a test in a folder, and returns how it ended and what it said.
+func run(t *testing.T, dir, binary string, args ...string) (output string, verdict error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	scratch := t.TempDir()
-	cmd := exec.CommandContext(ctx, binary, args...)
-	cmd.Dir = scratch
+	cmd := exec.CommandContext(ctx, binary, append([]string{"-test.v"}, args...)...)
+	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+scratch, "XDG_DATA_HOME="+scratch, "TMPDIR="+scratch)
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
-		t.Fatalf("the history test didn't end in %v: %s", patience, out)
+		t.Fatalf("the test didn't end in %v: %s", patience, out)
 	}
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
-	}
-	if err == nil && !strings.Contains(string(out), "--- PASS: TestReadsAreLinearizable/") {
-		t.Fatalf("there is no scenario %q: %s", scenario, out)
 	}
 	return string(out), err
 }

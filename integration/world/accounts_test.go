@@ -140,14 +140,14 @@ func asksLittle(p *plan, direct, ours *run) string {
 		}, 0},
 	} {
 		if got, without := count(ours, kind.match), count(direct, kind.match); got > without+kind.allowed+lost {
-			return fmt.Sprintf("the homeserver is asked more than without the module: %d %s, and %d without, and %d more may be%s", got, kind.what, without, kind.allowed+lost, more(direct, ours, kind.match))
+			return fmt.Sprintf("the homeserver is asked more than without the module: %d %s, and %d without, and %d more may be%s", got, kind.what, without, kind.allowed+lost, besides(direct, ours, kind.match))
 		}
 	}
 	return ""
 }
 
-// more lists the requests of a kind that the homeserver got more often than directly.
-func more(direct, ours *run, match func(model.Received) bool) (list string) {
+// besides lists the requests of a kind that the homeserver got more often than directly.
+func besides(direct, ours *run, match func(model.Received) bool) (list string) {
 	times := make(map[string]int)
 	for _, one := range direct.received {
 		times[one.Method+" "+one.Path]++

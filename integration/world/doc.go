@@ -15,8 +15,10 @@
 //   - likewise, all of it over HTTP/1.1.
 //
 // The laws compare the runs with each other (laws_test.go), answers with what the homeserver
-// says of the time in question (truth_test.go), and what is counted, kept and asked with what is
-// promised of it (accounts_test.go). Each is a sentence that an admin would understand.
+// says of the time in question (truth_test.go), what is counted and kept with what is
+// promised of it (accounts_test.go), and what is refused and asked with on whose account that
+// may be (claims_test.go). Each is a sentence that an admin would understand. With the
+// mending of a fault taken out they have to find it again: see ../mutation.
 //
 // To add a value, add a line to its axis: a name, and what it changes of the plan, of its site or of
 // a request. To add an axis, add a list, and draw from it in plan_test.go. Nothing else has to know. A
@@ -33,10 +35,18 @@
 // real_test.go plays the same plans, one request after the other, before a real Synapse and a real
 // Dendrite, whose people have the names and tokens of the plan: what is between translates.
 //
-// A failure prints its plan, as few steps as rapid could find, and the seed that repeats it. What has
-// been drawn before decides what a seed draws, so earlier ones are drawn first:
+// Values that have not been drawn together come more often (coverage_test.go), and those that -more
+// names about half of the time. What is drawn is kept by names (tape_test.go), and for a person as
+// a Caddyfile and commands (script_test.go).
+//
+// A failure prints its plan, as few steps as rapid could find, and the seed that repeats it as long as
+// nothing changes in the axes. What has been drawn before decides what a seed draws, so earlier ones
+// are drawn first. It leaves a file in .cache/world, too, which repeats it also when there are
+// more values by then:
 //
 //	go test ./world -run TestWorld -seed 42
+//	go test ./world -run TestWorld -replay "$PWD/../.cache/world/seed-42.plan" -v
+//	go test ./world -run TestWorld -more "profile=busy;homeserver=dendrite" -v
 //	go test ./world -run TestWorld -duration 1h -from 1000 -v
 //	go test ./world -run TestReal -real 10m -v
 package world

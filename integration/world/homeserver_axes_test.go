@@ -30,6 +30,7 @@ var moodAxis = axis[*mood]{"mood", []value[*mood]{
 	{"whoami is limited", func(m *mood) { m.whoami = says(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"No"}`) }},
 	{"whoami is no JSON", func(m *mood) { m.whoami = says(200, "<html>Welcome</html>") }},
 	{"whoami isn't there", func(m *mood) { m.whoami = says(404, `{"errcode":"M_UNRECOGNIZED","error":"No"}`) }},
+	{"whoami is too early", func(m *mood) { m.whoami = says(425, `{"errcode":"M_UNKNOWN","error":"Early"}`) }},
 	{"whoami is cut off", func(m *mood) { m.whoami = says(200, `{"user_id":"@alice:example.com"`) }},
 	{"down", all(model.Conduct{Fault: model.Unreachable})},
 	{"its answers are lost", all(model.Conduct{Fault: model.AnswerLost})},

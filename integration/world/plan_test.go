@@ -1,7 +1,6 @@
 package world_test
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -26,7 +25,8 @@ type plan struct {
 
 // step is something that happens at a moment. One of the fields after it is set.
 type step struct {
-	at time.Duration // since the world began; no two steps have the same
+	at     time.Duration // since the world began; no two steps have the same
+	values []string      // that made it, if it is no call
 
 	call    *call
 	behind  *behind
@@ -107,6 +107,7 @@ type machine struct {
 
 // draw draws a plan.
 func draw(t *rapid.T, seen *coverage) *plan {
+	drawing.begin()
 	p := &plan{site: newSite()}
 	about := choose(t, seen, dialectAxis, p, nil)
 	about = choose(t, seen, waysAxis, p, about)
@@ -128,8 +129,8 @@ func draw(t *rapid.T, seen *coverage) *plan {
 			p.steps = append(p.steps, step{call: c})
 		}
 	}
-	n := rapid.IntRange(1, 25).Draw(t, "steps")
-	for range n {
+	for range number(t, "steps", 1, 40) {
+		drawing.cut()
 		pause := pick(t, "pause", pauses...)
 		for i, s := range drawSteps(t, seen, p, about) {
 			if i == 0 {
@@ -163,26 +164,31 @@ func drawSteps(t *rapid.T, seen *coverage, p *plan, about []string) []step {
 	case "hostile":
 		return []step{{call: drawHostile(t, seen, about)}}
 	case "again": // what somebody else did, or the same once more
-		again := *pick(t, "which", calls(p.steps)...)
+		before := calls(p.steps)
+		again := *before[number(t, "which", 0, len(before)-1)]
 		return []step{{call: &again}}
 	case "behind":
 		b := &behind{whom: pick(t, "whom", actors...)}
 		b.device = pick(t, "device", b.whom.devices...)
-		b.name = strings.Join(choose(t, seen, behindAxis, b, nil), "") + " of " + b.whom.name + "'s " + b.device
-		return []step{{behind: b}}
+		values := choose(t, seen, behindAxis, b, about)
+		b.name = values[len(values)-1] + " of " + b.whom.name + "'s " + b.device
+		return []step{{behind: b, values: values}}
 	case "mood":
 		m := new(mood)
-		m.name = strings.Join(choose(t, seen, moodAxis, m, nil), "")
-		return []step{{mood: m}}
+		values := choose(t, seen, moodAxis, m, about)
+		m.name = values[len(values)-1]
+		return []step{{mood: m, values: values}}
 	case "machine":
 		m := new(machine)
-		m.name = strings.Join(choose(t, seen, machineAxis, m, nil), "")
+		values := choose(t, seen, machineAxis, m, about)
+		m.name = values[len(values)-1]
 		if m.leap >= hour {
-			return drawSuspend(t, seen, p, m)
+			return drawSuspend(t, seen, p, m, values)
 		}
-		return []step{{machine: m}}
+		return []step{{machine: m, values: values}}
 	case "reload":
-		return []step{{reload: drawReload(t, seen, &p.site)}}
+		s := drawReload(t, seen, &p.site)
+		return []step{{reload: s, values: append(slices.Clone(about), s.names[1])}}
 	case "crowd":
 		return drawCrowd(t, seen, about)
 	}
@@ -191,7 +197,7 @@ func drawSteps(t *rapid.T, seen *coverage, p *plan, about []string) []step {
 
 // drawSuspend draws what shows whether it is noticed: the world goes on meanwhile, and somebody asks for
 // the same as before.
-func drawSuspend(t *rapid.T, seen *coverage, p *plan, m *machine) []step {
+func drawSuspend(t *rapid.T, seen *coverage, p *plan, m *machine, values []string) []step {
 	reads := slices.DeleteFunc(calls(p.steps), func(c *call) bool { return !c.presence || c.method != http.MethodGet || c.who.hostile })
 	read := *pick(t, "which", reads...)
 	b := &behind{whom: read.who}
@@ -199,9 +205,10 @@ func drawSuspend(t *rapid.T, seen *coverage, p *plan, m *machine) []step {
 		b.whom = actors[i]
 	}
 	b.device = pick(t, "device", b.whom.devices...)
-	b.name = strings.Join(choose(t, seen, behindAxis, b, nil), "") + " of " + b.whom.name + "'s " + b.device
+	changed := choose(t, seen, behindAxis, b, values)
+	b.name = changed[len(changed)-1] + " of " + b.whom.name + "'s " + b.device
 	before, after := read, read
-	return []step{{call: &before}, {behind: b}, {machine: m}, {call: &after}}
+	return []step{{call: &before}, {behind: b, values: changed}, {machine: m, values: values}, {call: &after}}
 }
 
 // drawReload draws a configuration of the same site with another profile, and other changes.
@@ -251,7 +258,11 @@ func drawCall(t *rapid.T, seen *coverage, who *actor, about []string) *call {
 	} else if pick(t, "session", "first", "first", "second") == "second" {
 		c.token = secondToken(who, device)
 	}
-	c.values = choose(t, seen, routeAxis, c, about)
+	routes := routeAxis
+	if pick(t, "what about", "presence", "presence", "anything") == "presence" {
+		routes.values = named(routeAxis, "read", "write", "read by HEAD", "sync", "long poll")
+	}
+	c.values = choose(t, seen, routes, c, about)
 	c.more(t, seen)
 	return c
 }
@@ -329,27 +340,6 @@ func calls(steps []step) (calls []*call) {
 		}
 	}
 	return calls
-}
-
-// pick draws one of some values. The first is the plainest, which a failure is reduced to.
-func pick[T any](t *rapid.T, label string, values ...T) T {
-	return rapid.SampledFrom(values).Draw(t, label)
-}
-
-// choose draws a value of an axis and applies it. Those that have not been seen beside the
-// values so far come three times as often. It returns these with the new one.
-func choose[T any](t *rapid.T, seen *coverage, from axis[T], to T, with []string) []string {
-	var likely []int
-	for i, v := range from.values {
-		likely = append(likely, i)
-		if seen.isNew(from.name+"="+v.name, with) {
-			likely = append(likely, i, i)
-		}
-	}
-	slices.SortStableFunc(likely, cmp.Compare)
-	v := from.values[rapid.SampledFrom(likely).Draw(t, from.name)]
-	v.set(to)
-	return append(slices.Clone(with), from.name+"="+v.name)
 }
 
 func (p *plan) String() string {

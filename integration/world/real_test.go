@@ -54,7 +54,7 @@ func TestReal(t *testing.T) {
 // playAll draws plans for a homeserver until the time is over.
 func playAll(t *testing.T, hs *homeserver.Homeserver, files [2]string) {
 	dialect := model.Dialects[slices.IndexFunc(model.Dialects, func(d *model.Dialect) bool { return d.Name == hs.Name })]
-	seen := &coverage{pairs: make(map[[2]string]int)}
+	seen := newCoverage()
 	began, requests, worlds := time.Now(), 0, 0
 	for number := *from; time.Since(began) < *real; number++ {
 		if err := flag.Set("rapid.seed", fmt.Sprint(number)); err != nil {

@@ -57,6 +57,10 @@ var profileAxis = axis[*site]{"profile", []value[*site]{
 		s.cache = append(s.cache, "forbidden_ttl 0", "settle 0")
 		s.identity = append(s.identity, "rejected_ttl 0", "rejected_limit off")
 	}},
+	{"few made-up tokens", func(s *site) { s.identity = append(s.identity, fewMadeUp...) }},
+	{"generous", func(s *site) {
+		s.directives = append(s.directives, "write_limit 10/1s burst 10", "read_limit 100/1s burst 100")
+	}},
 	{"short identities", func(s *site) { s.identity = append(s.identity, "ttl 1s", "timeout 1s", "rejected_ttl 1ms") }},
 	{"small tables", func(s *site) { s.states, s.permissions, s.tokens = 2, 8, 2 }},
 	{"small tables, busy", func(s *site) {
@@ -69,6 +73,8 @@ var profileAxis = axis[*site]{"profile", []value[*site]{
 	{"small bodies", func(s *site) { s.directives = append(s.directives, "max_body 30") }},
 	{"words are named", func(s *site) { s.directives = append(s.directives, "presence_values online unavailable offline") }},
 }}
+
+var fewMadeUp = []string{"rejected_limit 1/1h"}
 
 // sitesAxis is which sites there are beside, and what their memories are called.
 var sitesAxis = axis[*site]{"sites", []value[*site]{

@@ -10,7 +10,8 @@
 //   - account.go: who has an account, which tokens there are, who shares a room. All of it is
 //     kept from the beginning, so that it can be asked what was true when;
 //   - presence.go: what became of presences, likewise;
-//   - homeserver.go: the routes.
+//   - homeserver.go: the routes;
+//   - ask.go: what else it can be asked.
 //
 // Time is that of a bubble of testing/synctest.
 package model

@@ -57,6 +57,7 @@ const (
 type Received struct {
 	At            time.Time
 	Method, Path  string // escaped
+	Query         string
 	Authorization string
 }
 
@@ -102,7 +103,7 @@ func (hs *Homeserver) RoundTrip(sent *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	hs.mu.Lock()
-	hs.received = append(hs.received, Received{time.Now(), r.Method, r.URL.EscapedPath(), r.Header.Get("Authorization")})
+	hs.received = append(hs.received, Received{time.Now(), r.Method, r.URL.EscapedPath(), r.URL.RawQuery, r.Header.Get("Authorization")})
 	mood := hs.mood
 	hs.mu.Unlock()
 	if hs.Dialect.refuses(r) {
