@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -89,9 +88,4 @@ func (h *handled) reload(handler *Handler) {
 	}
 	old.gateway = nil // its test's cleanup has nothing more to do
 	h.handler = handler
-}
-
-func duration(d time.Duration) *caddy.Duration {
-	converted := caddy.Duration(d)
-	return &converted
 }
