@@ -42,7 +42,7 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 		once := &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
 		p := handle(t, &Handler{
 			WriteLimit: once, ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)},
-			Sync: "limit", Homeserver: "synapse", SyncLimit: once,
+			SyncPresence: "limit", Homeserver: "synapse", SyncLimit: once,
 		})
 		start := time.Now().UTC()
 		want := func(lists []talkerList) {

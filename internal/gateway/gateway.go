@@ -23,7 +23,7 @@ type Gateway struct {
 	oversized sync.Once   // the first of these that doesn't fit tells it
 
 	served sync.Once   // the first request makes the memory fit
-	misfit sync.Once   // the first sync that sync off can't help tells it
+	misfit sync.Once   // the first sync that sync_presence strip can't help tells it
 	ended  atomic.Bool // the configuration is cleaned up
 	strays strays
 }

@@ -22,11 +22,11 @@ import (
 func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &options{
-			Preflight:  "local",
-			WriteLimit: &rate{Events: 1, Window: time.Second},
-			ReadLimit:  &rate{Events: 20, Window: time.Second},
-			Sync:       "limit",
-			SyncLimit:  &rate{Events: 1, Window: time.Second},
+			Preflight:    "local",
+			WriteLimit:   &rate{Events: 1, Window: time.Second},
+			ReadLimit:    &rate{Events: 20, Window: time.Second},
+			SyncPresence: "limit",
+			SyncLimit:    &rate{Events: 1, Window: time.Second},
 			Cache: &caching{
 				States: 6, Permissions: 130, TTL: time.Second / 2, StaleIfError: time.Minute,
 			},

@@ -15,12 +15,12 @@ import (
 type syncMode int
 
 const (
-	syncPass syncMode = iota
-	SyncLimit
-	SyncOff
+	syncPass  syncMode = iota
+	SyncLimit          // within a budget, and without what changes nothing
+	SyncStrip          // none of it reaches the homeserver
 )
 
-var SyncModes = map[string]syncMode{"": syncPass, "pass": syncPass, "limit": SyncLimit, "off": SyncOff}
+var SyncModes = map[string]syncMode{"": syncPass, "pass": syncPass, "limit": SyncLimit, "strip": SyncStrip}
 
 // syncRoute recognises a sync that sets a presence.
 func syncRoute(r *http.Request) (matrix.SyncRoute, bool) {
@@ -39,7 +39,7 @@ const (
 	syncUnknown                   // passed on: it isn't known whose it is or what it means
 	syncNone                      // passed on: the homeserver makes nothing of it
 	syncSpared                    // taken out: a repeat
-	syncTakenOut                  // taken out: sync off
+	syncTakenOut                  // taken out: sync_presence strip
 	syncLimited                   // taken out or replaced: over the limit
 	syncDamped                    // taken out: another device of the user comes first
 	syncWriteCount
@@ -75,13 +75,13 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	switch {
 	case !route.Sets(dialect), dialect == Dendrite && r.Method == http.MethodHead:
 		return next.ServeHTTP(w, r)
-	case dialect == Auto && h.set.Sync != syncPass:
+	case dialect == Auto && h.set.SyncPresence != syncPass:
 		return h.passUnjudged(w, r, next)
-	case h.set.Sync == SyncOff:
+	case h.set.SyncPresence == SyncStrip:
 		return h.silenceSync(w, r, next, dialect)
-	case h.set.Sync == SyncLimit && dialect == synapse:
+	case h.set.SyncPresence == SyncLimit && dialect == synapse:
 		h.memory.rateHint.Do(func() {
-			h.logger.Warn("sync limit is on and the homeserver is Synapse: raise rc_presence in homeserver.yaml " +
+			h.logger.Warn("sync_presence limit is on and the homeserver is Synapse: raise rc_presence in homeserver.yaml " +
 				"(rc_presence: {per_user: {per_second: 1000, burst_count: 1000}}) if you have not; by default Synapse charges " +
 				"every sync, drops the presence of most without a word, and takes users who sync often for offline")
 		})
@@ -227,7 +227,7 @@ func (h *Gateway) silenceSync(w http.ResponseWriter, r *http.Request, next Next,
 	keep := dialect.Keep()
 	if keep == "" {
 		h.misfit.Do(func() {
-			h.logger.Error("sync off has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync limit")
+			h.logger.Error("sync_presence strip has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync_presence limit")
 		})
 		return h.passUnjudged(w, r, next)
 	}
