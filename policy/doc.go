@@ -25,7 +25,7 @@
 // be sent for all of them, repeat.go which write only repeats the last, revocation.go
 // the requests after which tokens are no longer good, activity.go those by which a homeserver
 // takes a user for active, client.go which addresses are one client's, and pattern.go the user
-// ID patterns of the configuration. talkers.go tells who was over a budget most.
+// ID patterns of the configuration. toplimited.go tells who was over a budget most.
 //
 // Time is a parameter everywhere. There is no package-level clock and no
 // background goroutine, and every table is bounded by its constructor.

@@ -27,8 +27,8 @@ type Memory struct {
 	// written.
 	repeats  *policy.Repeats
 	pendings pendings
-	// Talkers are the users who were over a limit most often.
-	Talkers [limitCount]*policy.Talkers
+	// TopLimited are the users who were over a limit most often.
+	TopLimited [limitCount]*policy.TopLimited
 
 	preflights *preflights
 	refusals   *refusals
@@ -102,8 +102,8 @@ func NewMemory(s Sizes, latency func(reason string) Observer, panicked func(reas
 	m.whoAmIs = flights[[16]byte, owner]{panicked: panicked, crashed: func(err error) owner {
 		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
 	}}
-	for limit := range m.Talkers {
-		m.Talkers[limit] = policy.NewTalkers(maxTalkers, now)
+	for limit := range m.TopLimited {
+		m.TopLimited[limit] = policy.NewTopLimited(maxTopLimited, now)
 	}
 	return m
 }
