@@ -42,7 +42,7 @@ func init() {
 // Placeholder | Description
 // ------------|-------------
 // `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads, and preflights answered from memory
-// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `quieted`: it answered a sync whose presence was taken out, because it changes nothing or for sync_presence strip; `held`: likewise, over the limit or because another device comes first; `answered`: its answer from memory; `absorbed`: a repeated write, answered here; `coalesced`: a write over the limit, which waits; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
+// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `stripped_unchanged`: it answered a sync whose presence was taken out, because it changes nothing or for sync_presence strip; `stripped_limited`: likewise, over the limit or because another device comes first; `answered`: its answer from memory; `absorbed`: a repeated write, answered here; `coalesced`: a write over the limit, which waits; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
 // `{http.vars.matrix_presence.observed}` | in mode observe, what would have become of the request: an outcome of the metric caddy_matrix_presence_observed_total
 type Handler struct {
 	// WriteLimit is the budget of presence writes of each Matrix user, whatever
@@ -74,8 +74,9 @@ type Handler struct {
 
 	// Mode is "enforce", or "observe": then every request goes to the homeserver as
 	// it came, and every answer is the homeserver's. What this configuration would
-	// have done is counted in the metric caddy_matrix_presence_observed_total, and
-	// who would have been limited is listed among the top talkers. Default: enforce.
+	// have done is counted in the metric caddy_matrix_presence_observed_total, and who
+	// would have been limited is listed by the admin endpoint
+	// /matrix_presence/limited_users. Default: enforce.
 	Mode string `json:"mode,omitempty"`
 
 	// RepeatWrites is what becomes of a write that repeats what the same device of

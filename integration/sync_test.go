@@ -275,14 +275,14 @@ func TestSyncingUsersStayOnline(t *testing.T) {
 				case <-end:
 					up.mu.Lock()
 					defer up.mu.Unlock()
-					spared := 0
+					stripped := 0
 					for _, query := range up.syncs {
 						if strings.HasSuffix(query, "set_presence=offline") {
-							spared++
+							stripped++
 						}
 					}
-					t.Logf("%d looks, %d syncs, %d of them without presence", polls, len(up.syncs), spared)
-					if name == "short polls" && spared == 0 {
+					t.Logf("%d looks, %d syncs, %d of them without presence", polls, len(up.syncs), stripped)
+					if name == "short polls" && stripped == 0 {
 						t.Error("nothing was taken out")
 					}
 					return

@@ -179,20 +179,19 @@ type SyncRules struct {
 	Allow func() bool
 }
 
-// SyncVerdict is what is to become of a sync's presence.
+// SyncVerdict is what becomes of the presence that a sync sets.
 type SyncVerdict int
 
 const (
-	// SyncChanged is a change that goes through.
-	SyncChanged SyncVerdict = iota
-	// SyncRepeated is a repeat that goes through, because the homeserver may need it.
-	SyncRepeated
-	// SyncSpared is a repeat that is taken out.
-	SyncSpared
-	// SyncLimited is a change over the budget.
-	SyncLimited
-	// SyncDamped is a lower state than that of another device.
-	SyncDamped
+	SyncChanged   SyncVerdict = iota // passed on: a change
+	SyncRepeated                     // passed on: a repeat that the homeserver may need
+	SyncUnknown                      // passed on: it isn't known whose it is or what it means
+	SyncNone                         // passed on: the homeserver makes nothing of it
+	SyncUnchanged                    // taken out: a repeat
+	SyncStripped                     // taken out: none is to reach the homeserver
+	SyncLimited                      // taken out or replaced: a change over the budget
+	SyncOutranked                    // taken out: a lower state than that of another device
+	SyncVerdicts                     // how many there are
 )
 
 // SyncDecision is what becomes of one sync. [SyncDecision.End] or [SyncDecision.Refuse]
@@ -245,7 +244,7 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 
 	var decision SyncDecision
 	if !rules.Watch && !rules.Dialect.Merges() && user.holdsDown(dev, at-int64(rules.Refresh)) {
-		decision = SyncDecision{Verdict: SyncDamped, Value: rules.Dialect.Keep()}
+		decision = SyncDecision{Verdict: SyncOutranked, Value: rules.Dialect.Keep()}
 	} else {
 		decision = told.judge(dev, ask, rules, at, gap)
 	}
@@ -300,7 +299,7 @@ func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap 
 		// A lower state may not have taken effect.
 		lingering := ask.Presence < matrix.Online && max(0, time.Duration(s.fed-s.changed)) < rules.Dialect.Lingers()
 		if quiet && at < s.fed+int64(rules.Refresh) && !lingering && !rules.Watch {
-			return SyncDecision{Verdict: SyncSpared, Value: keep}
+			return SyncDecision{Verdict: SyncUnchanged, Value: keep}
 		}
 		changes := lingering || gone || unsure
 		s.by = dev

@@ -289,7 +289,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 	revision, asked := m.identities.Revision(), m.now()
 	if known := h.recall(c, asked); known.known() {
 		known.asked, known.asOf = asked, revision
-		return known, lookupSpared
+		return known, lookupShared
 	}
 	if wait := m.rejectedWait(from, asked); wait > 0 {
 		return owner{wait: wait}, lookupLimited

@@ -405,7 +405,7 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) 
 					t.Errorf("reached the homeserver as %s %s, want the query %s", got.Method, got.RequestURI, want)
 				}
 			}
-			p.wantMetrics(map[string]float64{"requests_total sync": 2, "outcomes_total quieted sync": 1})
+			p.wantMetrics(map[string]float64{"requests_total sync": 2, "outcomes_total stripped_unchanged sync": 1})
 
 			// GET /events is an activity: what is repeated after it is news.
 			write := func() { p.Put("alice-token", alice, `{"presence":"unavailable"}`) }

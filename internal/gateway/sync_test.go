@@ -112,8 +112,8 @@ func TestSyncLimitLetsChangesThroughAndTakesRepeatsOut(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		p.wantMetrics(map[string]float64{
-			"requests_total sync": 8, "outcomes_total forwarded sync": 5, "outcomes_total quieted sync": 3, "upstream_requests_total sync": 8,
-			"sync_writes_total changed": 2, "sync_writes_total repeated": 1, "sync_writes_total spared": 3, "sync_writes_total none": 2,
+			"requests_total sync": 8, "outcomes_total forwarded sync": 5, "outcomes_total stripped_unchanged sync": 3, "upstream_requests_total sync": 8,
+			"sync_writes_total changed": 2, "sync_writes_total repeated": 1, "sync_writes_total unchanged": 3, "sync_writes_total none": 2,
 			"saved_total": 0, "upstream_seconds sync": 0, "entries devices": 1,
 		})
 	})
@@ -161,7 +161,7 @@ func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 		p.wantSync("carol-token", online, online)
 		p.wantSync("carol-token", away, away)
 		p.wantSync("carol-token", online, away)
-		p.wantMetrics(map[string]float64{"outcomes_total held sync": 3, "sync_writes_total limited": 3, "entries syncers": 2})
+		p.wantMetrics(map[string]float64{"outcomes_total stripped_limited sync": 3, "sync_writes_total limited": 3, "entries syncers": 2})
 	})
 }
 
@@ -208,7 +208,7 @@ func TestDevicesOfDendriteAreDamped(t *testing.T) {
 		p.wantSync("alice-phone", "set_presence=offline", "set_presence=unchanged")
 		time.Sleep(defaultRefresh + time.Second)
 		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
-		p.wantMetrics(map[string]float64{"sync_writes_total damped": 2, "outcomes_total held sync": 2})
+		p.wantMetrics(map[string]float64{"sync_writes_total outranked": 2, "outcomes_total stripped_limited sync": 2})
 	})
 }
 
@@ -591,7 +591,7 @@ func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 			p.hs.Intercept = nil
 			p.wantSync("alice-token", query, query)
 			p.wantSync("alice-token", query, query+"&set_presence=offline")
-			p.wantMetrics(map[string]float64{"sync_writes_total changed": 4, "sync_writes_total spared": 1})
+			p.wantMetrics(map[string]float64{"sync_writes_total changed": 4, "sync_writes_total unchanged": 1})
 		})
 	}
 }
@@ -823,10 +823,10 @@ func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: time.Hour}})
 		for _, s := range []struct{ query, decision string }{
 			{"since=s&timeout=0", "forwarded"},
-			{"since=s&timeout=0", "quieted"},
+			{"since=s&timeout=0", "stripped_unchanged"},
 			{"since=s&timeout=0&set_presence=unavailable", "forwarded"},
-			{"since=s&timeout=0&set_presence=unavailable", "quieted"},
-			{"since=s&timeout=0", "held"},
+			{"since=s&timeout=0&set_presence=unavailable", "stripped_unchanged"},
+			{"since=s&timeout=0", "stripped_limited"},
 		} {
 			p.sync("alice-token", s.query)
 			vars := stateOf(p.hs.lastSync()).vars
@@ -941,11 +941,11 @@ func TestIdleClientIsNotAskedAbout(t *testing.T) {
 func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 	for mode, want := range map[string]map[string]float64{
 		"limit": {
-			"outcomes_total forwarded sync": 6, "outcomes_total quieted sync": 0, "outcomes_total held sync": 0,
-			"observed_total forwarded sync": 2, "observed_total quieted sync": 2, "observed_total held sync": 2,
+			"outcomes_total forwarded sync": 6, "outcomes_total stripped_unchanged sync": 0, "outcomes_total stripped_limited sync": 0,
+			"observed_total forwarded sync": 2, "observed_total stripped_unchanged sync": 2, "observed_total stripped_limited sync": 2,
 			"sync_writes_total changed": 4, "sync_writes_total repeated": 2,
 		},
-		"strip": {"outcomes_total forwarded sync": 6, "observed_total quieted sync": 6, "sync_writes_total unknown": 6},
+		"strip": {"outcomes_total forwarded sync": 6, "observed_total stripped_unchanged sync": 6, "sync_writes_total unknown": 6},
 	} {
 		t.Run(mode, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
