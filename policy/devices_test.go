@@ -191,7 +191,7 @@ func TestWatchedSyncsGoAsTheyAre(t *testing.T) {
 	for _, dialect := range []matrix.Dialect{matrix.UnknownDialect, matrix.Synapse, matrix.Dendrite, matrix.Tuwunel} {
 		d := NewDevices(100, testkit.Epoch)
 		for i, asks := range []matrix.Presence{matrix.Online, matrix.Online, matrix.Unavailable, matrix.Online} {
-			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, asks, 0}, SyncRules{Dialect: dialect, Watch: true, Refresh: time.Minute,
+			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, asks, 0}, SyncRules{Dialect: dialect, ObserveOnly: true, Refresh: time.Minute,
 				Allow: func() bool { t.Error("a budget is charged"); return false }}, testkit.At(time.Duration(i)*time.Second))
 			// Of an unknown homeserver isn't known what a repeat is.
 			if got.Value != "" || got.Changes != (i != 1 || dialect == matrix.UnknownDialect) {
@@ -445,7 +445,7 @@ func TestActivityAfterALongPauseIsAChange(t *testing.T) {
 		if d.Active("@a:b", [16]byte{1}, dialect, testkit.At(time.Second), testkit.At(time.Second)) {
 			t.Errorf("dialect %d: activity of a device that is online is a change", dialect)
 		}
-		late := time.Second + dialect.Lasts() - 2*time.Second
+		late := time.Second + dialect.SyncTimeout() - 2*time.Second
 		if !d.Active("@a:b", [16]byte{1}, dialect, testkit.At(late), testkit.At(late)) {
 			t.Errorf("dialect %d: activity of a device that may be gone is no change", dialect)
 		}

@@ -89,7 +89,7 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	decision := h.memory.devices.Sync(policy.SyncAsk{
 		UserID: userID, Device: device, Presence: asked.sets, Timeout: asked.timeout,
 	}, policy.SyncRules{
-		Dialect: dialect, Watch: h.watchesOnly(), Refresh: h.set.Refresh,
+		Dialect: dialect, ObserveOnly: h.watchesOnly(), Refresh: h.set.Refresh,
 		Allow: func() bool {
 			_, ok := h.memory.take(limitSync, h.set.classOf(userID).SyncLimit, userID, now)
 			return ok
@@ -204,7 +204,7 @@ func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 
 // stripSync keeps a sync from touching any presence.
 func (h *Gateway) stripSync(w http.ResponseWriter, r *http.Request, next Next, dialect dialect) error {
-	keep := dialect.Keep()
+	keep := dialect.NoChangeValue()
 	if keep == "" {
 		h.misfit.Do(func() {
 			h.logger.Error("sync_presence strip has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync_presence limit")
