@@ -14,7 +14,7 @@
 //     mode observe;
 //   - sync.go: the life of a sync whose presence is looked at, and dialect.go: which
 //     homeserver it is, as that decides what it and a write mean;
-//   - identify.go: asking the homeserver whose token it is; client.go and turnstile.go: who
+//   - identify.go: asking the homeserver whose token it is; client.go and fairqueue.go: who
 //     may ask, and when; refusal.go: whom the homeserver refuses though it knows the token;
 //     seats.go: how much is asked that nobody waits for;
 //   - revoke.go: requests after which a token is no longer good, and watch.go: looking at

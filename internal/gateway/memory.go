@@ -36,7 +36,7 @@ type Memory struct {
 	fetches flights[fetchKey, *fetched]
 	whoAmIs flights[[16]byte, owner] // by the credential's fingerprint
 	// asking bounds how many of them the homeserver is asked at a time.
-	asking *turnstile
+	asking *fairQueue
 	faults faultLog
 	outage outage
 	host   goodHost
@@ -89,7 +89,7 @@ func NewMemory(s Sizes, latency func(reason string) Observer, panicked func(reas
 		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
 		refusals:   newRefusals(),
-		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
+		asking:     newFairQueue(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(latency),
 		learning:   newSeats(maxLearning, maxLearningEach),
 		confirming: newSeats(maxLearning, maxLearningEach),

@@ -206,7 +206,7 @@ func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 func (h *Gateway) stripSync(w http.ResponseWriter, r *http.Request, next Next, dialect dialect) error {
 	keep := dialect.NoChangeValue()
 	if keep == "" {
-		h.misfit.Do(func() {
+		h.notSupported.Do(func() {
 			h.logger.Error("sync_presence strip has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync_presence limit")
 		})
 		return h.passUnjudged(w, r, next)
