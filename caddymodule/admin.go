@@ -13,17 +13,17 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(adminTalkers{})
+	caddy.RegisterModule(adminLimitedUsers{})
 }
 
-// adminTalkers is Caddy's admin endpoint /matrix_presence/talkers: which users were over
-// their limits most often. User IDs are nowhere else, neither in logs nor in metrics.
+// adminLimitedUsers is Caddy's admin endpoint /matrix_presence/limited_users: which users
+// were over their limits most often. User IDs are nowhere else, neither in logs nor in metrics.
 //
-// GET lists them by memory and limit, as [talkerList] shows. DELETE forgets them, to
+// GET lists them by memory and limit, as [limitedUsers] shows. DELETE forgets them, to
 // count anew; budgets stay as they are.
-type adminTalkers struct{}
+type adminLimitedUsers struct{}
 
-// talkerList is who was over a limit since some time:
+// limitedUsers is who was over a limit since some time:
 //
 //	[{
 //		"cache": "matrix.example.com",
@@ -39,52 +39,57 @@ type adminTalkers struct{}
 // to wait, and in mode observe those that would have been. Those who may have had
 // the most come first, at most 100 of them; whoever has had more than a hundredth of
 // them all is there. A reload keeps the list, as long as a handler has that memory.
-type talkerList struct {
-	Cache   string    `json:"cache"` // the name of a memory, as in the metrics' labels
-	Limit   string    `json:"limit"` // likewise
-	Since   time.Time `json:"since"`
-	Limited uint64    `json:"limited"` // of all users
-	Users   []talker  `json:"users"`
+type limitedUsers struct {
+	Cache   string        `json:"cache"` // the name of a memory, as in the metrics' labels
+	Limit   string        `json:"limit"` // likewise
+	Since   time.Time     `json:"since"`
+	Limited uint64        `json:"limited"` // of all users
+	Users   []limitedUser `json:"users"`
 }
 
-// talker is a user with the two numbers that the true one lies between.
-type talker struct {
+// limitedUser is a user with the two numbers that the true one lies between.
+type limitedUser struct {
 	UserID  string `json:"user_id"`
 	AtLeast uint64 `json:"limited_at_least"`
 	AtMost  uint64 `json:"limited_at_most"`
 }
 
 // CaddyModule returns the Caddy module information.
-func (adminTalkers) CaddyModule() caddy.ModuleInfo {
+func (adminLimitedUsers) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "admin.api.matrix_presence",
-		New: func() caddy.Module { return new(adminTalkers) },
+		New: func() caddy.Module { return new(adminLimitedUsers) },
 	}
 }
 
 // Routes implements caddy.AdminRouter.
-func (a adminTalkers) Routes() []caddy.AdminRoute {
+func (a adminLimitedUsers) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{{
-		Pattern: "/matrix_presence/talkers",
+		Pattern: "/matrix_presence/limited_users",
 		Handler: caddy.AdminHandlerFunc(a.serve),
+	}, {
+		Pattern: "/matrix_presence/talkers", // its name before the first release
+		Handler: caddy.AdminHandlerFunc(func(http.ResponseWriter, *http.Request) error {
+			return caddy.APIError{HTTPStatus: http.StatusGone, Err: errors.New("the endpoint is named /matrix_presence/limited_users now")}
+		}),
 	}}
 }
 
 // serve looks into the memories when it is asked: Caddy sets up the endpoint before
 // the handlers of a configuration.
-func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
+func (adminLimitedUsers) serve(w http.ResponseWriter, r *http.Request) error {
 	switch r.Method {
 	case http.MethodGet:
 		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(talkerLists()); err != nil {
+		if err := json.NewEncoder(w).Encode(allLimitedUsers()); err != nil {
 			return caddy.APIError{HTTPStatus: http.StatusInternalServerError, Err: err}
 		}
 		return nil
 	case http.MethodDelete:
 		now := time.Now()
 		eachMemory(func(_ string, m *pooled) {
-			for _, talkers := range m.store.Talkers {
-				talkers.Reset(now)
+			for _, top := range m.store.TopLimited {
+				top.Reset(now)
 			}
 		})
 		w.WriteHeader(http.StatusNoContent)
@@ -95,23 +100,23 @@ func (adminTalkers) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 }
 
-// talkerLists returns a list for each limit of each memory, also an empty one.
-func talkerLists() []talkerList {
-	lists := []talkerList{}
+// allLimitedUsers returns a list for each limit of each memory, also an empty one.
+func allLimitedUsers() []limitedUsers {
+	lists := []limitedUsers{}
 	eachMemory(func(name string, m *pooled) {
-		for limit, talkers := range m.store.Talkers {
-			top, total, since := talkers.Top()
-			list := talkerList{name, gateway.LimitNames[limit], since.UTC(), total, make([]talker, len(top))}
+		for limit, sketch := range m.store.TopLimited {
+			top, total, since := sketch.Top()
+			list := limitedUsers{name, gateway.LimitNames[limit], since.UTC(), total, make([]limitedUser, len(top))}
 			for i, one := range top {
-				list.Users[i] = talker(one)
+				list.Users[i] = limitedUser(one)
 			}
 			lists = append(lists, list)
 		}
 	})
 	// The pool has no order; the limits of a name are in theirs.
-	slices.SortStableFunc(lists, func(a, b talkerList) int { return cmp.Compare(a.Cache, b.Cache) })
+	slices.SortStableFunc(lists, func(a, b limitedUsers) int { return cmp.Compare(a.Cache, b.Cache) })
 	return lists
 }
 
 // Interface guard
-var _ caddy.AdminRouter = (*adminTalkers)(nil)
+var _ caddy.AdminRouter = (*adminLimitedUsers)(nil)

@@ -15,16 +15,16 @@ import (
 )
 
 // askAdmin returns what the admin endpoint answers, with the lists of p only.
-func (p *handled) askAdmin(method string) (status int, lists []talkerList) {
+func (p *handled) askAdmin(method string) (status int, lists []limitedUsers) {
 	p.t.Helper()
 	recorder := httptest.NewRecorder()
-	route := adminTalkers{}.Routes()[0]
+	route := adminLimitedUsers{}.Routes()[0]
 	err := route.Handler.ServeHTTP(recorder, httptest.NewRequest(method, route.Pattern, nil))
 	if failure := (caddy.APIError{}); errors.As(err, &failure) {
 		return failure.HTTPStatus, nil
 	}
 	if recorder.Code == http.StatusOK {
-		var all []talkerList
+		var all []limitedUsers
 		if err := json.Unmarshal(recorder.Body.Bytes(), &all); err != nil {
 			p.t.Fatalf("%v: %s", err, recorder.Body)
 		}
@@ -42,17 +42,17 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 		once := &Limit{Events: 1, Window: caddy.Duration(time.Hour)}
 		p := handle(t, &Handler{
 			WriteLimit: once, ReadLimit: &Limit{Events: 2, Window: caddy.Duration(time.Hour)},
-			Sync: "limit", Homeserver: "synapse", SyncLimit: once,
+			SyncPresence: "limit", Homeserver: "synapse", SyncLimit: once,
 		})
 		start := time.Now().UTC()
-		want := func(lists []talkerList) {
+		want := func(lists []limitedUsers) {
 			t.Helper()
 			if status, got := p.askAdmin("GET"); status != 200 || !reflect.DeepEqual(got, lists) {
 				t.Errorf("got %d %v, want %v", status, got, lists)
 			}
 		}
 		name := p.handler.Cache.Name
-		want([]talkerList{{name, "read", start, 0, []talker{}}, {name, "write", start, 0, []talker{}}, {name, "sync", start, 0, []talker{}}})
+		want([]limitedUsers{{name, "read", start, 0, []limitedUser{}}, {name, "write", start, 0, []limitedUser{}}, {name, "sync", start, 0, []limitedUser{}}})
 
 		for range 4 {
 			p.Put("alice-token", alice, `{"presence":"online"}`)
@@ -68,14 +68,14 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 		}
 		// A credential of which it isn't certain what it is, but whose it may be.
 		p.Do(request("GET", statusPath(alice)+"?access_token=bob-token", "made-up", ""))
-		reads := talkerList{name, "read", start, 3, []talker{{bob, 3, 3}}}
-		writes := talkerList{name, "write", start, 8, []talker{{alice, 7, 7}, {bob, 1, 1}}}
-		syncs := talkerList{name, "sync", start, 1, []talker{{carol, 1, 1}}}
-		want([]talkerList{reads, writes, syncs})
+		reads := limitedUsers{name, "read", start, 3, []limitedUser{{bob, 3, 3}}}
+		writes := limitedUsers{name, "write", start, 8, []limitedUser{{alice, 7, 7}, {bob, 1, 1}}}
+		syncs := limitedUsers{name, "sync", start, 1, []limitedUser{{carol, 1, 1}}}
+		want([]limitedUsers{reads, writes, syncs})
 
 		time.Sleep(time.Minute)
 		p.reload(&Handler{WriteLimit: once, Cache: new(Cache)})
-		want([]talkerList{reads, writes, syncs})
+		want([]limitedUsers{reads, writes, syncs})
 
 		if status, _ := p.askAdmin("POST"); status != http.StatusMethodNotAllowed {
 			t.Errorf("POST: %d", status)
@@ -85,7 +85,7 @@ func TestAdminListsWhoIsLimited(t *testing.T) {
 		}
 		now := time.Now().UTC()
 		p.Put("alice-token", alice, `{"presence":"online"}`) // the budget is as it was
-		want([]talkerList{{name, "read", now, 0, []talker{}}, {name, "write", now, 1, []talker{{alice, 1, 1}}}, {name, "sync", now, 0, []talker{}}})
+		want([]limitedUsers{{name, "read", now, 0, []limitedUser{}}, {name, "write", now, 1, []limitedUser{{alice, 1, 1}}}, {name, "sync", now, 0, []limitedUser{}}})
 	})
 }
 

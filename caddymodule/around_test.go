@@ -502,7 +502,7 @@ func TestSitesOwn401EndsNothingAndChargesNobody(t *testing.T) {
 					hs := scripted.New()
 					site := newSite(t, hs, "route {\n"+strings.ReplaceAll(before, "uri /", "uri /\nheader_up -X-Ban")+
 						"matrix_presence {\nmode "+mode+"\ncache {\nttl 1ns\n}\nidentity {\nttl 1h\nrejected_limit 1/1h burst 2\n}\n"+
-						"homeserver synapse\nsync limit\n}\n"+directives+"reverse_proxy UPSTREAM\n}")
+						"homeserver synapse\nsync_presence limit\n}\n"+directives+"reverse_proxy UPSTREAM\n}")
 					from := func(method, path, token, body string, banned bool) *http.Request {
 						r := request(method, "http://example.com:9"+path, token, body)
 						r.RemoteAddr = "203.0.113.1:1"

@@ -53,10 +53,10 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	        pending <n>
 //	        max_age <duration>
 //	    }
-//	    sync       pass | limit | off
-//	    sync_limit <events>/<window> [burst <n>] | off
-//	    homeserver auto | synapse | dendrite | tuwunel
-//	    preflight  pass | local
+//	    sync_presence pass | limit | strip
+//	    sync_limit    <events>/<window> [burst <n>] | off
+//	    homeserver    auto | synapse | dendrite | tuwunel
+//	    preflight     pass | local
 //	    cache off
 //	    cache {
 //	        name           <name>
@@ -102,7 +102,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"refresh":         func() error { return parseDuration(d, &h.Refresh, "a time above 0") },
 		"over_limit":      func() error { return parseString(d, &h.OverLimit) },
 		"coalesce":        func() error { return h.parseCoalesce(d, where) },
-		"sync":            func() error { return parseString(d, &h.Sync) },
+		"sync_presence":   func() error { return parseString(d, &h.SyncPresence) },
 		"sync_limit":      func() error { return parseLimit(d, &h.SyncLimit) },
 		"homeserver":      func() error { return parseString(d, &h.Homeserver) },
 		"preflight":       func() error { return parseString(d, &h.Preflight) },
@@ -232,6 +232,9 @@ func (h *Handler) parseIdentity(d *caddyfile.Dispenser) error {
 	})
 }
 
+// renamed are the options that once had another name.
+var renamed = map[string]string{"sync": "sync_presence"}
+
 // parseBlock parses a block of options, each at most once but a class, by the function
 // that reads an option's arguments. It notes where they stand, unless where is nil.
 func parseBlock(d *caddyfile.Dispenser, nesting int, where map[string]caddyfile.Token, options map[string]func() error) error {
@@ -243,6 +246,8 @@ func parseBlock(d *caddyfile.Dispenser, nesting int, where map[string]caddyfile.
 		switch {
 		case name == "{":
 			return d.Errf("'%s' takes no block", previous)
+		case !ok && options[renamed[name]] != nil:
+			return d.Errf("'%s' is named '%s' now", name, renamed[name])
 		case !ok:
 			return d.Errf("unrecognized subdirective '%s', expected one of: %s", name,
 				strings.Join(slices.Sorted(maps.Keys(options)), ", "))

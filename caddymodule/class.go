@@ -130,8 +130,8 @@ func setClass(s *gateway.Settings, c *gateway.Class, given *Class, block string)
 	switch {
 	case given.OverLimit == "coalesce" && c.WriteLimit == nil:
 		return blame(of("over_limit"), "checking %s: there is nothing to coalesce with write_limit off", of("over_limit"))
-	case given.SyncLimit != nil && s.Sync != gateway.SyncLimit:
-		return blame(of("sync_limit"), "checking %s: it needs sync limit", of("sync_limit"))
+	case given.SyncLimit != nil && s.SyncPresence != gateway.SyncLimit:
+		return blame(of("sync_limit"), "checking %s: it needs sync_presence limit", of("sync_limit"))
 	case c.WriteLimit == nil:
 		c.Coalesce = false // there is nothing to go over
 		return nil
@@ -158,8 +158,8 @@ func setClass(s *gateway.Settings, c *gateway.Class, given *Class, block string)
 // checkUse refuses options that nothing makes use of: they are meant to do something.
 func checkUse(s *gateway.Settings, h *Handler) error {
 	switch {
-	case h.Refresh != 0 && !s.Absorbs && s.Sync != gateway.SyncLimit:
-		return blame("refresh", "checking refresh: it needs repeat_writes absorb or sync limit")
+	case h.Refresh != 0 && !s.Absorbs && s.SyncPresence != gateway.SyncLimit:
+		return blame("refresh", "checking refresh: it needs repeat_writes absorb or sync_presence limit")
 	case h.Coalesce != nil && !s.Coalesces:
 		return blame("coalesce", "checking coalesce: it needs over_limit coalesce")
 	}

@@ -193,7 +193,8 @@ func (h *Handler) settings() (*gateway.Settings, error) {
 	s.PresenceValues = h.PresenceValues
 	err := cmp.Or( // the first only: one line can be named
 		setWord("mode", &s.Observe, h.Mode, map[string]bool{"": false, "enforce": false, "observe": true}),
-		setWord("sync", &s.Sync, h.Sync, gateway.SyncModes),
+		checkRenamed(h),
+		setWord("sync_presence", &s.SyncPresence, h.SyncPresence, gateway.SyncModes),
 		setWord("homeserver", &s.Dialect, h.Homeserver, gateway.Dialects),
 		setWord("preflight", &s.Preflight, h.Preflight, map[string]bool{"": false, "pass": false, "local": true}),
 	)
@@ -222,6 +223,18 @@ func (h *Handler) settings() (*gateway.Settings, error) {
 	return s, nil
 }
 
+// checkRenamed refuses the words that options had before their first release, and names those
+// that they have now.
+func checkRenamed(h *Handler) error {
+	switch {
+	case h.Sync != nil:
+		return errors.New("checking sync: it is named sync_presence now")
+	case h.SyncPresence == "off":
+		return blame("sync_presence", "checking sync_presence: 'off' is named 'strip' now")
+	}
+	return nil
+}
+
 // setRelief sets what all classes have in common of repeats, late writes and syncs.
 func setRelief(s *gateway.Settings, h *Handler) error {
 	coalesce := h.Coalesce
@@ -238,8 +251,8 @@ func setRelief(s *gateway.Settings, h *Handler) error {
 		return err
 	case s.Refresh > gateway.MaxRefresh:
 		return blame("refresh", "checking refresh: %v is too long: homeservers take a user for offline after 30s without news, so at most %v", s.Refresh, gateway.MaxRefresh)
-	case s.Sync == gateway.SyncOff && s.Dialect == gateway.Tuwunel:
-		return blame("sync", "checking sync: tuwunel has no way to leave a sync's set_presence out; use sync limit")
+	case s.SyncPresence == gateway.SyncStrip && s.Dialect == gateway.Tuwunel:
+		return blame("sync_presence", "checking sync_presence: tuwunel has no way to leave a sync's set_presence out; use sync_presence limit")
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func TestExamplesBusyProfile(t *testing.T) {
 		t.Fatalf("error %v, warnings %v", err, warnings)
 	}
 	for _, member := range []string{
-		`"repeat_writes":"absorb"`, `"over_limit":"coalesce"`, `"sync":"limit"`, `"preflight":"local"`, `"name":"bridges"`,
+		`"repeat_writes":"absorb"`, `"over_limit":"coalesce"`, `"sync_presence":"limit"`, `"preflight":"local"`, `"name":"bridges"`,
 	} {
 		if !strings.Contains(string(adapted), member) {
 			t.Errorf("no %s in\n%s", member, adapted)

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"net/http"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
@@ -41,7 +42,7 @@ func init() {
 // Placeholder | Description
 // ------------|-------------
 // `{http.vars.matrix_presence.cache}` | `hit`, `miss`, `stale` or `bypass`; reads, and preflights answered from memory
-// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `quieted`: it answered a sync whose presence was taken out, because it changes nothing or for sync off; `held`: likewise, over the limit or because another device comes first; `answered`: its answer from memory; `absorbed`: a repeated write, answered here; `coalesced`: a write over the limit, which waits; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
+// `{http.vars.matrix_presence.decision}` | `forwarded`: the homeserver answered; `stripped_unchanged`: it answered a sync whose presence was taken out, because it changes nothing or for sync_presence strip; `stripped_limited`: likewise, over the limit or because another device comes first; `answered`: its answer from memory; `absorbed`: a repeated write, answered here; `coalesced`: a write over the limit, which waits; `rejected`: 401, no token or an unknown one; `refused`: 403, another user's presence; `limited`: 429; `invalid`: 400 or 413, a body that no homeserver takes; `failed`: the homeserver could not be asked; `canceled`: the client left before
 // `{http.vars.matrix_presence.observed}` | in mode observe, what would have become of the request: an outcome of the metric caddy_matrix_presence_observed_total
 type Handler struct {
 	// WriteLimit is the budget of presence writes of each Matrix user, whatever
@@ -53,7 +54,7 @@ type Handler struct {
 	// answered from memory. Default: 100 in 1s, burst 5000.
 	ReadLimit *Limit `json:"read_limit,omitempty"`
 
-	// SyncLimit is each user's budget of changes of presence by syncs, see Sync. Over
+	// SyncLimit is each user's budget of changes of presence by syncs, see SyncPresence. Over
 	// it a device keeps the state that it had, until it asks again when there is
 	// budget, as far as that takes no sync that says more than its client asks for, or
 	// what this client has not said by a sync before. Otherwise, and if it had no state,
@@ -73,8 +74,9 @@ type Handler struct {
 
 	// Mode is "enforce", or "observe": then every request goes to the homeserver as
 	// it came, and every answer is the homeserver's. What this configuration would
-	// have done is counted in the metric caddy_matrix_presence_observed_total, and
-	// who would have been limited is listed among the top talkers. Default: enforce.
+	// have done is counted in the metric caddy_matrix_presence_observed_total, and who
+	// would have been limited is listed by the admin endpoint
+	// /matrix_presence/limited_users. Default: enforce.
 	Mode string `json:"mode,omitempty"`
 
 	// RepeatWrites is what becomes of a write that repeats what the same device of
@@ -88,7 +90,7 @@ type Handler struct {
 
 	// Refresh is how often what a user repeats goes to the homeserver all the same, so
 	// that its timers are fed: at most 25s. By so much sooner may a client look offline
-	// that leaves. With Sync limit it is also for how long after
+	// that leaves. With SyncPresence limit it is also for how long after
 	// a device's last word another one's lower state is held down, where the homeserver
 	// doesn't merge devices itself (Dendrite), unless its token has ended. Default: 20s.
 	Refresh caddy.Duration `json:"refresh,omitempty"`
@@ -104,13 +106,13 @@ type Handler struct {
 	// Coalesce bounds the writes that wait under OverLimit coalesce.
 	Coalesce *Coalesce `json:"coalesce,omitempty"`
 
-	// Sync is what becomes of the presence that a sync sets, which is online if it
+	// SyncPresence is what becomes of the presence that a sync sets, which is online if it
 	// names none: "pass" leaves it alone; "limit" lets changes through within
 	// SyncLimit, drops what is remembered of the user's presence then, and takes out
 	// what changes nothing, as far as the homeserver hears of the device again before
 	// it takes it for offline, if that comes as regularly as before. A client that slows
 	// down or leaves may look offline up to Refresh sooner, and on Dendrite a lower state
-	// may show up to 10s sooner. "off" keeps syncs from touching any presence, which
+	// may show up to 10s sooner. "strip" keeps syncs from touching any presence, which
 	// tuwunel has no way for. Nothing else of a sync is changed.
 	//
 	// Syncs are GET /sync and, on tuwunel, simplified sliding sync up to MaxBody. What
@@ -127,7 +129,11 @@ type Handler struct {
 	// the presence of what is over it without a word. By default that is one sync in ten
 	// seconds: what is let through here would mostly be dropped there, and users who
 	// sync often would be taken for offline. Default: pass.
-	Sync string `json:"sync,omitempty"`
+	SyncPresence string `json:"sync_presence,omitempty"`
+
+	// Sync was the name of SyncPresence before its first release. It is refused, by an error
+	// that names the new one.
+	Sync json.RawMessage `json:"sync,omitempty"`
 
 	// Homeserver says how syncs and the bodies of writes are read: "synapse",
 	// "dendrite", "tuwunel", or "auto": as the homeserver itself says at

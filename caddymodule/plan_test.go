@@ -396,7 +396,7 @@ func TestMemoryStaysWithItsHomeserverThroughChanges(t *testing.T) {
 		{"another port", "http://b.example.com:9443" + proxied("HS"), true},
 		{"a site before it", "http://a.example.com:9080" + proxied("hs:2") + before + proxied("HS"), true},
 		{"a site on a port before it", "http://a.example.com:80" + proxied("HS") + before + proxied("HS"), true},
-		{"other options", before + " {\nmatrix_presence {\nsync limit\n}\nencode gzip\nreverse_proxy /media/* media:1\nreverse_proxy HS\n}\n", true},
+		{"other options", before + " {\nmatrix_presence {\nsync_presence limit\n}\nencode gzip\nreverse_proxy /media/* media:1\nreverse_proxy HS\n}\n", true},
 		{"a presence writer", before + " {\nmatrix_presence\nreverse_proxy /_matrix/client/v3/presence/* HS\nreverse_proxy HS\n}\n", true},
 		{"the name that it has", before + " {\nmatrix_presence {\ncache {\nname b.example.com\n}\n}\nreverse_proxy HS\n}\n", true},
 		{"another upstream", before + proxied("hs:2"), false},

@@ -87,7 +87,7 @@ func TestReloadsLeaveNothingBehind(t *testing.T) {
 	const named = "matrix_presence {\ncache {\nname shared\n}\n}\n"
 	sites := []string{
 		"http://a.example.com:0" + proxied("hs:1"),
-		"http://b.example.com:0, http://g.example.com:0 {\nmatrix_presence {\nover_limit coalesce\nrepeat_writes absorb\nsync limit\n}\nreverse_proxy hs:1\n}\n",
+		"http://b.example.com:0, http://g.example.com:0 {\nmatrix_presence {\nover_limit coalesce\nrepeat_writes absorb\nsync_presence limit\n}\nreverse_proxy hs:1\n}\n",
 		"http://c.example.com:0 {\n" + named + "reverse_proxy hs:1\nhandle_errors {\n" + named + "reverse_proxy hs:1\n}\n}\n",
 		"&(hs) {\nmatrix_presence\nreverse_proxy /_matrix/* hs:2\n}\nhttp://d.example.com:0 {\ninvoke hs\n}\n",
 		"http://e.example.com:0 {\nintercept {\n@e status 500\nhandle_response @e {\n" + named + "reverse_proxy hs:1\n}\n}\nreverse_proxy hs:1\n}\n",

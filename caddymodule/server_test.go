@@ -311,7 +311,7 @@ func TestSyncIsStreamed(t *testing.T) {
 		_, _ = io.WriteString(w, ", second")
 		return true, nil
 	}
-	site := httptest.NewServer(newSite(t, hs, "matrix_presence {\n sync limit\n homeserver dendrite\n }\nreverse_proxy UPSTREAM {\n flush_interval -1\n }"))
+	site := httptest.NewServer(newSite(t, hs, "matrix_presence {\n sync_presence limit\n homeserver dendrite\n }\nreverse_proxy UPSTREAM {\n flush_interval -1\n }"))
 	defer site.Close()
 	defer func() {
 		if t.Failed() {

@@ -83,7 +83,7 @@ func TestLongSyncEndsWithTheEvent(t *testing.T) {
 	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)
 		// Also where the sync itself may be rewritten.
-		s := siteOver(t, p, hs.URL, "write_limit off", "sync limit", "homeserver "+hs.Name)
+		s := siteOver(t, p, hs.URL, "write_limit off", "sync_presence limit", "homeserver "+hs.Name)
 		since := get("/_matrix/client/v3/sync?timeout=0", c.alice.AccessToken).to(t, s.URL).field("next_batch")
 
 		type result struct {

@@ -266,7 +266,7 @@ func TestSlowBodyHoldsItselfOnly(t *testing.T) {
 // TestLongPollPassesAsItComes: the part that the homeserver sends first is there before
 // it sends the rest, of a sync that was looked at and of what we have no part in.
 func TestLongPollPassesAsItComes(t *testing.T) {
-	overEachProtocol(t, "sync limit\n\t\thomeserver synapse", func(t *testing.T, hs *peculiar, s *sidecar.Sidecar, p protocol.Protocol) {
+	overEachProtocol(t, "sync_presence limit\n\t\thomeserver synapse", func(t *testing.T, hs *peculiar, s *sidecar.Sidecar, p protocol.Protocol) {
 		for _, path := range []string{"/_matrix/client/v3/held", "/_matrix/client/v3/presence/@alice:hs.test/held"} {
 			resp := send(t, t.Context(), http.MethodGet, s.URL+path, nil)
 			first := make([]byte, len("first"))
@@ -283,7 +283,7 @@ func TestLongPollPassesAsItComes(t *testing.T) {
 
 // TestTrailersAndHintsPass: both sides' trailers and 103 Early Hints.
 func TestTrailersAndHintsPass(t *testing.T) {
-	overEachProtocol(t, "sync limit\n\t\thomeserver synapse", func(t *testing.T, hs *peculiar, s *sidecar.Sidecar, p protocol.Protocol) {
+	overEachProtocol(t, "sync_presence limit\n\t\thomeserver synapse", func(t *testing.T, hs *peculiar, s *sidecar.Sidecar, p protocol.Protocol) {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/_matrix/client/v3/trailers", io.MultiReader(strings.NewReader("x")))
 		if err != nil {
 			t.Fatal(err)
@@ -321,7 +321,7 @@ func TestTrailersAndHintsPass(t *testing.T) {
 // TestWebSockets: one elsewhere passes, to both sides. One at a presence or a sync is
 // judged as the GET that the homeserver gets, whatever the protocol makes of it.
 func TestWebSockets(t *testing.T) {
-	overEachProtocol(t, "sync limit\n\t\thomeserver synapse\n\t\tread_limit 2/1h", func(t *testing.T, hs *peculiar, s *sidecar.Sidecar, p protocol.Protocol) {
+	overEachProtocol(t, "sync_presence limit\n\t\thomeserver synapse\n\t\tread_limit 2/1h", func(t *testing.T, hs *peculiar, s *sidecar.Sidecar, p protocol.Protocol) {
 		open := func(path, token string) *protocol.WebSocket {
 			t.Helper()
 			header := make(http.Header)

@@ -90,7 +90,7 @@ func TestSyncsOnceTheHomeserverIsKnown(t *testing.T) {
 			eachHomeserver(t, homeserver.Options{Federation: federation}, func(t *testing.T, hs *homeserver.Homeserver) {
 				c := newCast(t, hs)
 				up := newUpstream(t, hs.URL, nil)
-				s := syncSite(t, up.URL, "sync off")
+				s := syncSite(t, up.URL, "sync_presence strip")
 				alice := follow(t, c, c.alice)
 				alice.mustSync(t, s.URL, "&timeout=0") // has the homeserver asked, and doesn't wait for that
 				if hs.Name == "dendrite" && !federation {
@@ -109,12 +109,12 @@ func TestSyncsOnceTheHomeserverIsKnown(t *testing.T) {
 	}
 }
 
-// TestSyncOff: no sync touches a presence, in any of its forms.
-func TestSyncOff(t *testing.T) {
+// TestSyncPresenceStrip: no sync touches a presence, in any of its forms.
+func TestSyncPresenceStrip(t *testing.T) {
 	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		c.settle(t, "asleep")
-		s := syncSite(t, hs.URL, "sync off", "homeserver "+hs.Name)
+		s := syncSite(t, hs.URL, "sync_presence strip", "homeserver "+hs.Name)
 		alice := follow(t, c, c.alice)
 		for _, query := range []string{"", "&set_presence=online", "&set_presence=unavailable", "&x=1;set_presence=online", "&set_presence", "&set%5Fpresence=online"} {
 			alice.mustSync(t, s.URL, "&timeout=0"+query)
@@ -136,7 +136,7 @@ func TestSyncLimit(t *testing.T) {
 		c := newCast(t, hs)
 		c.settle(t, "asleep")
 		up := newUpstream(t, hs.URL, nil)
-		s := siteOver(t, p, up.URL, "write_limit off", "sync limit", "homeserver "+hs.Name, "sync_limit 1/1h burst 1")
+		s := siteOver(t, p, up.URL, "write_limit off", "sync_presence limit", "homeserver "+hs.Name, "sync_limit 1/1h burst 1")
 		alice := follow(t, c, c.alice)
 		isKnown(t, s.URL, c.alice)
 		if got := presenceOf(t, c, s.URL); got != "offline" {
@@ -181,7 +181,7 @@ func TestDevicesThatDisagree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := syncSite(t, hs.URL, "sync limit", "homeserver "+hs.Name, "refresh 5s")
+		s := syncSite(t, hs.URL, "sync_presence limit", "homeserver "+hs.Name, "refresh 5s")
 		desk, phone := follow(t, c, c.alice), follow(t, c, again)
 		isKnown(t, s.URL, c.alice, again)
 		desk.mustSync(t, s.URL, "&timeout=0")
@@ -249,7 +249,7 @@ func TestSyncingUsersStayOnline(t *testing.T) {
 			hs := server(t, "synapse", homeserver.Options{})
 			c := newCast(t, hs)
 			up := newUpstream(t, hs.URL, nil)
-			s := syncSite(t, up.URL, "sync limit", "homeserver synapse")
+			s := syncSite(t, up.URL, "sync_presence limit", "homeserver synapse")
 			alice := follow(t, c, c.alice)
 			isKnown(t, s.URL, c.alice)
 			alice.mustSync(t, s.URL, "&timeout=0")
@@ -275,14 +275,14 @@ func TestSyncingUsersStayOnline(t *testing.T) {
 				case <-end:
 					up.mu.Lock()
 					defer up.mu.Unlock()
-					spared := 0
+					stripped := 0
 					for _, query := range up.syncs {
 						if strings.HasSuffix(query, "set_presence=offline") {
-							spared++
+							stripped++
 						}
 					}
-					t.Logf("%d looks, %d syncs, %d of them without presence", polls, len(up.syncs), spared)
-					if name == "short polls" && spared == 0 {
+					t.Logf("%d looks, %d syncs, %d of them without presence", polls, len(up.syncs), stripped)
+					if name == "short polls" && stripped == 0 {
 						t.Error("nothing was taken out")
 					}
 					return

@@ -63,7 +63,7 @@ func (p person) syncs(t *testing.T, base, query string) answer {
 func TestWordsOfSyncs(t *testing.T) {
 	dialects := map[string]matrix.Dialect{"synapse": matrix.Synapse, "dendrite": matrix.Dendrite}
 	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
-		s := syncSite(t, hs.URL, "sync limit", "repeat_writes absorb", "homeserver "+hs.Name)
+		s := syncSite(t, hs.URL, "sync_presence limit", "repeat_writes absorb", "homeserver "+hs.Name)
 		for _, query := range syncWords {
 			t.Run(query, func(t *testing.T) {
 				q := matrix.ParseSyncQuery(dialects[hs.Name], query)
@@ -101,7 +101,7 @@ func TestWordsOfSyncs(t *testing.T) {
 // says nothing. Readers see at once what it makes of that.
 func TestSyncThatSaysItsPresenceInAForm(t *testing.T) {
 	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
-		s := syncSite(t, hs.URL, "sync limit", "homeserver "+hs.Name)
+		s := syncSite(t, hs.URL, "sync_presence limit", "homeserver "+hs.Name)
 		p := newPerson(t, hs)
 		isKnown(t, s.URL, p.User)
 		for range 3 {
@@ -126,7 +126,7 @@ func TestSyncThatSaysItsPresenceInAForm(t *testing.T) {
 func TestBotThatSyncsOffline(t *testing.T) {
 	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		up := newUpstream(t, hs.URL, nil)
-		s := syncSite(t, up.URL, "sync limit", "sync_limit 1/1h burst 1", "repeat_writes absorb", "homeserver "+hs.Name)
+		s := syncSite(t, up.URL, "sync_presence limit", "sync_limit 1/1h burst 1", "repeat_writes absorb", "homeserver "+hs.Name)
 		direct, behind := newPerson(t, hs), newPerson(t, hs)
 		isKnown(t, s.URL, behind.User)
 		for n := range 12 {
@@ -162,7 +162,7 @@ func TestPauseBetweenLongPolls(t *testing.T) {
 		t.Skip("takes 32 seconds at least; use -size full")
 	}
 	hs := server(t, "synapse", homeserver.Options{})
-	s := syncSite(t, hs.URL, "sync limit", "homeserver synapse")
+	s := syncSite(t, hs.URL, "sync_presence limit", "homeserver synapse")
 	p := newPerson(t, hs)
 	isKnown(t, s.URL, p.User)
 	first := p.syncs(t, s.URL, "set_presence=online")

@@ -40,9 +40,9 @@ const (
 	// that has not asked for longest is forgotten.
 	maxUserDevices = 8
 
-	// spareMargin is how long before a state ends a repeat goes to the homeserver all
+	// timerMargin is how long before a state ends a repeat goes to the homeserver all
 	// the same, and from when on it may have ended: timers and networks are never exact.
-	spareMargin = 5 * time.Second
+	timerMargin = 5 * time.Second
 )
 
 type deviceShard struct {
@@ -55,7 +55,7 @@ type deviceShard struct {
 
 type userDevices struct {
 	dialect matrix.Dialect // of the homeserver that was told
-	shared  spoken         // where the homeserver doesn't tell devices apart
+	shared  reported       // where the homeserver doesn't tell devices apart
 	devices []*device
 }
 
@@ -67,48 +67,48 @@ type device struct {
 	synced      int64 // when it last did so by a sync
 	syncs       int   // under way, whatever became of them
 	writes      int   // in flight, so that the homeserver may take one any time
-	spoken      spoken
+	reported    reported
 }
 
-// spoken is what the homeserver was last told of a device, or of a user.
-type spoken struct {
+// reported is what the homeserver was last told of a device, or of a user.
+type reported struct {
 	state matrix.Presence
 	// by is the device that has said so by a sync, nil for a write.
 	by *device
 	// written tells of a write since. It feeds no timer of syncs, or no more than some
 	// (Synapse), so that the next sync is told.
 	written bool
-	// bumped tells that the homeserver may have made the user online since, doubted that
-	// it may have been told anything.
-	bumped, doubted bool
+	// maybeOnline tells that the homeserver may have made the user online since, doubted
+	// that it may have been told anything.
+	maybeOnline, doubted bool
 
-	changed int64 // since when it is this
-	fed     int64 // when it was last told by a sync
-	alive   int64 // when the homeserver last heard anything that keeps the state in place
-	heard   int64 // the same as fed, or the end of that sync
-	open    int   // syncs under way by which it was told
+	changed   int64 // since when it is this
+	lastSent  int64 // when it was last told by a sync
+	lastHeard int64 // when the homeserver last heard anything that keeps the state in place
+	lastAlive int64 // the same as lastSent, or the end of that sync
+	inFlight  int   // syncs under way by which it was told
 
 	// version counts what it was told. What has a lower one than unsure was told while a
 	// sync was under way that the homeserver then refused.
 	version, unsure uint64
 }
 
-// tell notes that the homeserver is told what it holds.
-func (s *spoken) tell(at int64) {
-	s.fed, s.heard, s.alive = at, at, at
-	s.written, s.bumped, s.doubted = false, false, false
-	s.version++
+// report notes that the homeserver is told what it holds.
+func (r *reported) report(at int64) {
+	r.lastSent, r.lastAlive, r.lastHeard = at, at, at
+	r.written, r.maybeOnline, r.doubted = false, false, false
+	r.version++
 }
 
 // doubt notes that the homeserver may have been told anything. What lingers lingers from then on.
-func (s *spoken) doubt(at int64) {
-	s.doubted, s.changed = true, max(s.changed, at)
+func (r *reported) doubt(at int64) {
+	r.doubted, r.changed = true, max(r.changed, at)
 }
 
 // void notes that it isn't known what the homeserver holds.
-func (s *spoken) void() {
-	s.state, s.by = matrix.NoPresence, nil
-	s.version++ // so that no sync that is refused brings it back
+func (r *reported) void() {
+	r.state, r.by = matrix.NoPresence, nil
+	r.version++ // so that no sync that is refused brings it back
 }
 
 // mayBeGone tells that the homeserver may have taken the device for gone: no sync of it is
@@ -123,12 +123,12 @@ func (s *spoken) void() {
 //	30.2 s sync: begins, the device is online
 //
 // Who syncs all the time is idle after five minutes all the same.
-func (s *spoken) mayBeGone(dialect matrix.Dialect, at int64) bool {
-	lasts := dialect.Lasts()
-	if s.open > 0 {
-		lasts = matrix.IdleTimer
+func (r *reported) mayBeGone(dialect matrix.Dialect, at int64) bool {
+	timeout := dialect.SyncTimeout()
+	if r.inFlight > 0 {
+		timeout = matrix.IdleTimer
 	}
-	return at >= s.alive+int64(lasts-spareMargin)
+	return at >= r.lastHeard+int64(timeout-timerMargin)
 }
 
 // NewDevices returns a table of at most so many devices, at least one in each shard.
@@ -167,8 +167,8 @@ type SyncAsk struct {
 type SyncRules struct {
 	Dialect matrix.Dialect
 
-	// Watch lets all go through as they are.
-	Watch bool
+	// ObserveOnly lets all go through as they are.
+	ObserveOnly bool
 
 	// Refresh is for how long a repeat may be taken out, and a lower state be held
 	// down by another device.
@@ -179,20 +179,19 @@ type SyncRules struct {
 	Allow func() bool
 }
 
-// SyncVerdict is what is to become of a sync's presence.
+// SyncVerdict is what becomes of the presence that a sync sets.
 type SyncVerdict int
 
 const (
-	// SyncChanged is a change that goes through.
-	SyncChanged SyncVerdict = iota
-	// SyncRepeated is a repeat that goes through, because the homeserver may need it.
-	SyncRepeated
-	// SyncSpared is a repeat that is taken out.
-	SyncSpared
-	// SyncLimited is a change over the budget.
-	SyncLimited
-	// SyncDamped is a lower state than that of another device.
-	SyncDamped
+	SyncChanged   SyncVerdict = iota // passed on: a change
+	SyncRepeated                     // passed on: a repeat that the homeserver may need
+	SyncUnknown                      // passed on: it isn't known whose it is or what it means
+	SyncNone                         // passed on: the homeserver makes nothing of it
+	SyncUnchanged                    // taken out: a repeat
+	SyncStripped                     // taken out: none is to reach the homeserver
+	SyncLimited                      // taken out or replaced: a change over the budget
+	SyncOutranked                    // taken out: a lower state than that of another device
+	SyncVerdicts                     // how many there are
 )
 
 // SyncDecision is what becomes of one sync. [SyncDecision.End] or [SyncDecision.Refuse]
@@ -206,24 +205,24 @@ type SyncDecision struct {
 	// Changes tells that the user's presence may become another by it.
 	Changes bool
 
-	// Told tells that the homeserver hears a state, so that it matters whether it
+	// Reports tells that the homeserver hears a state, so that it matters whether it
 	// takes the sync.
-	Told bool
+	Reports bool
 
-	devices *Devices
-	shard   *deviceShard
-	device  *device
-	spoken  *spoken
-	at      int64   // when it asked
-	version uint64  // of what it was told
-	before  earlier // for a sync that is refused
+	devices  *Devices
+	shard    *deviceShard
+	device   *device
+	reported *reported
+	at       int64   // when it asked
+	version  uint64  // of what it was told
+	before   earlier // for a sync that is refused
 }
 
 // earlier is what there was before a sync.
 type earlier struct {
 	wants         matrix.Presence
 	asked, synced int64
-	spoken        spoken
+	reported      reported
 }
 
 // Sync decides about a sync that is about to be sent.
@@ -234,8 +233,8 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 	defer shard.mu.Unlock()
 	user, dev := shard.device(hash, ask.Device)
 
-	told := user.told(dev, rules.Dialect)
-	before := earlier{dev.wants, dev.asked, dev.synced, *told}
+	reported := user.reported(dev, rules.Dialect)
+	before := earlier{dev.wants, dev.asked, dev.synced, *reported}
 	gap := matrix.Unbounded
 	if dev.synced != 0 {
 		gap = time.Duration(at - dev.synced)
@@ -244,31 +243,31 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 	dev.syncs++
 
 	var decision SyncDecision
-	if !rules.Watch && !rules.Dialect.Merges() && user.holdsDown(dev, at-int64(rules.Refresh)) {
-		decision = SyncDecision{Verdict: SyncDamped, Value: rules.Dialect.Keep()}
+	if !rules.ObserveOnly && !rules.Dialect.PerDevice() && user.holdsDown(dev, at-int64(rules.Refresh)) {
+		decision = SyncDecision{Verdict: SyncOutranked, Value: rules.Dialect.NoChangeValue()}
 	} else {
-		decision = told.judge(dev, ask, rules, at, gap)
+		decision = reported.judge(dev, ask, rules, at, gap)
 	}
-	if decision.Told {
-		told.open++
+	if decision.Reports {
+		reported.inFlight++
 	}
-	decision.devices, decision.shard, decision.device, decision.spoken = d, shard, dev, told
-	decision.at, decision.version, decision.before = at, told.version, before
+	decision.devices, decision.shard, decision.device, decision.reported = d, shard, dev, reported
+	decision.at, decision.version, decision.before = at, reported.version, before
 	return decision
 }
 
-// told returns what the homeserver was told of a device, as far as it tells devices apart.
+// reported returns what the homeserver was told of a device, as far as it tells devices apart.
 // What another kind of homeserver was told, or one of an unknown kind, says nothing of it.
-func (u *userDevices) told(dev *device, dialect matrix.Dialect) *spoken {
+func (u *userDevices) reported(dev *device, dialect matrix.Dialect) *reported {
 	if u.dialect != dialect {
 		u.dialect = dialect
 		u.shared.void()
 		for _, other := range u.devices {
-			other.spoken.void()
+			other.reported.void()
 		}
 	}
-	if dialect.Merges() {
-		return &dev.spoken
+	if dialect.PerDevice() {
+		return &dev.reported
 	}
 	return &u.shared
 }
@@ -281,52 +280,52 @@ func (u *userDevices) holdsDown(dev *device, since int64) bool {
 }
 
 // judge decides by what the homeserver was told before.
-func (s *spoken) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap time.Duration) SyncDecision {
-	keep, lasts := rules.Dialect.Keep(), int64(rules.Dialect.Lasts())
-	holds := s.state != matrix.NoPresence && (s.open > 0 || at < s.heard+lasts)
-	gone := s.mayBeGone(rules.Dialect, at)
-	unsure := s.bumped || s.doubted || dev.writes > 0 && rules.Dialect != matrix.Dendrite || rules.Dialect == matrix.UnknownDialect
+func (r *reported) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap time.Duration) SyncDecision {
+	noChange, timeout := rules.Dialect.NoChangeValue(), int64(rules.Dialect.SyncTimeout())
+	alive := r.state != matrix.NoPresence && (r.inFlight > 0 || at < r.lastAlive+timeout)
+	gone := r.mayBeGone(rules.Dialect, at)
+	unsure := r.maybeOnline || r.doubted || dev.writes > 0 && rules.Dialect != matrix.Dendrite || rules.Dialect == matrix.UnknownDialect
 	// The client comes again after some such time as it took to come now. Until then
 	// the homeserver must not miss it: what is taken out is no more than what leaves
 	// the state in place all that time.
-	quiet := holds && keep != "" && !s.written && !unsure &&
-		ask.Timeout+gap < time.Duration(s.fed+lasts-at)-spareMargin
+	strippable := alive && noChange != "" && !r.written && !unsure &&
+		ask.Timeout+gap < time.Duration(r.lastSent+timeout-at)-timerMargin
 
-	same := s.state == ask.Presence
-	if rules.Dialect == matrix.Synapse && s.state == matrix.Busy {
+	same := r.state == ask.Presence
+	if rules.Dialect == matrix.Synapse && r.state == matrix.Busy {
 		same = true // which a sync doesn't end (synapse/handlers/presence.py, set_state)
 	}
-	if same && holds {
+	if same && alive {
 		// A lower state may not have taken effect.
-		lingering := ask.Presence < matrix.Online && max(0, time.Duration(s.fed-s.changed)) < rules.Dialect.Lingers()
-		if quiet && at < s.fed+int64(rules.Refresh) && !lingering && !rules.Watch {
-			return SyncDecision{Verdict: SyncSpared, Value: keep}
+		lingering := ask.Presence < matrix.Online && max(0, time.Duration(r.lastSent-r.changed)) < rules.Dialect.MergeWindow()
+		if strippable && at < r.lastSent+int64(rules.Refresh) && !lingering && !rules.ObserveOnly {
+			return SyncDecision{Verdict: SyncUnchanged, Value: noChange}
 		}
 		changes := lingering || gone || unsure
-		s.by = dev
-		s.tell(at)
-		return SyncDecision{Verdict: SyncRepeated, Changes: changes, Told: true}
+		r.by = dev
+		r.report(at)
+		return SyncDecision{Verdict: SyncRepeated, Changes: changes, Reports: true}
 	}
 
-	// What ends what a write has set can't be held, and is not charged for: the user's other
+	// What ends what a write has set can't be taken out, and is not charged for: the user's other
 	// devices, whose syncs can be, would pay for it.
-	free := s.written || s.bumped && ask.Presence == matrix.Online
-	if holds && !gone && !free && !rules.Watch && !rules.Allow() {
+	free := r.written || r.maybeOnline && ask.Presence == matrix.Online
+	if alive && !gone && !free && !rules.ObserveOnly && !rules.Allow() {
 		switch {
-		case quiet:
-			return SyncDecision{Verdict: SyncLimited, Value: keep}
-		case s.by == dev && s.state < ask.Presence:
-			// What holds must not end meanwhile. It is what this client asked for before,
+		case strippable:
+			return SyncDecision{Verdict: SyncLimited, Value: noChange}
+		case r.by == dev && r.state < ask.Presence:
+			// The state must not end meanwhile. It is what this client asked for before,
 			// and no more than it asks for now.
-			s.tell(at)
-			return SyncDecision{Verdict: SyncLimited, Value: s.state.String(), Changes: unsure, Told: true}
+			r.report(at)
+			return SyncDecision{Verdict: SyncLimited, Value: r.state.String(), Changes: unsure, Reports: true}
 		}
 		// There is nothing that it could say instead. It can't be repeated without end:
 		// to go down again it has to go up first.
 	}
-	s.state, s.by, s.changed = ask.Presence, dev, at
-	s.tell(at)
-	return SyncDecision{Verdict: SyncChanged, Changes: true, Told: true}
+	r.state, r.by, r.changed = ask.Presence, dev, at
+	r.report(at)
+	return SyncDecision{Verdict: SyncChanged, Changes: true, Reports: true}
 }
 
 // End must be called when the sync is over, and whether the homeserver took it. If it
@@ -336,14 +335,14 @@ func (s SyncDecision) End(taken bool, now time.Time) {
 	defer s.shard.mu.Unlock()
 	s.device.syncs--
 	switch {
-	case !s.Told:
+	case !s.Reports:
 		return
 	case !taken:
-		s.spoken.state = matrix.NoPresence
+		s.reported.state = matrix.NoPresence
 	default:
-		s.spoken.heard = max(s.spoken.heard, int64(now.Sub(s.devices.epoch)))
+		s.reported.lastAlive = max(s.reported.lastAlive, int64(now.Sub(s.devices.epoch)))
 	}
-	s.spoken.open--
+	s.reported.inFlight--
 }
 
 // Refuse is called instead of End if the homeserver has refused the sync, so that it has
@@ -357,24 +356,24 @@ func (s SyncDecision) Refuse() {
 	if dev := s.device; dev.asked == s.at {
 		dev.wants, dev.asked, dev.synced = s.before.wants, s.before.asked, s.before.synced
 	}
-	if !s.Told {
+	if !s.Reports {
 		return
 	}
-	now, before := s.spoken, s.before.spoken
-	now.open--
+	now, before := s.reported, s.before.reported
+	now.inFlight--
 	if now.version != s.version {
-		now.changed, now.unsure = now.fed, now.version
+		now.changed, now.unsure = now.lastSent, now.version
 		return
 	}
-	before.open, before.unsure = now.open, now.unsure
-	before.written, before.bumped, before.doubted = before.written || now.written, before.bumped || now.bumped, before.doubted || now.doubted
-	if now.heard > now.fed {
-		before.heard = now.heard
+	before.inFlight, before.unsure = now.inFlight, now.unsure
+	before.written, before.maybeOnline, before.doubted = before.written || now.written, before.maybeOnline || now.maybeOnline, before.doubted || now.doubted
+	if now.lastAlive > now.lastSent {
+		before.lastAlive = now.lastAlive
 	}
-	if now.alive > now.fed {
-		before.alive = now.alive
+	if now.lastHeard > now.lastSent {
+		before.lastHeard = now.lastHeard
 	}
-	if now.changed > now.fed { // by a doubt
+	if now.changed > now.lastSent { // by a doubt
 		before.changed = now.changed
 	}
 	if before.version < before.unsure {
@@ -427,17 +426,17 @@ func (w DeviceWrite) Taken(state matrix.Presence, dialect matrix.Dialect, now ti
 	if dialect == matrix.Dendrite {
 		return
 	}
-	told := w.user.told(w.device, dialect)
-	if told.state != state && max(told.fed, told.changed) >= w.began {
+	reported := w.user.reported(w.device, dialect)
+	if reported.state != state && max(reported.lastSent, reported.changed) >= w.began {
 		state = matrix.NoPresence
 	}
 	w.device.asked, w.device.wants = at, state
-	told.state, told.by, told.changed = state, nil, at
+	reported.state, reported.by, reported.changed = state, nil, at
 	// It may have come long before the answer to it.
-	told.heard, told.alive = max(told.heard, w.began), max(told.alive, w.began)
+	reported.lastAlive, reported.lastHeard = max(reported.lastAlive, w.began), max(reported.lastHeard, w.began)
 	// What made the user online may have come after it, and be no more now.
-	told.written, told.bumped, told.doubted = true, false, told.doubted || told.bumped
-	told.version++
+	reported.written, reported.maybeOnline, reported.doubted = true, false, reported.doubted || reported.maybeOnline
+	reported.version++
 }
 
 // Failed notes that the write is over, and whether the homeserver may have taken it all
@@ -452,7 +451,7 @@ func (w DeviceWrite) Failed(mayHave bool, now time.Time) {
 	if mayHave {
 		at := int64(now.Sub(w.devices.epoch))
 		w.user.shared.doubt(at)
-		w.device.spoken.doubt(at)
+		w.device.reported.doubt(at)
 	}
 }
 
@@ -471,11 +470,11 @@ func (d *Devices) Active(userID string, fingerprint [16]byte, dialect matrix.Dia
 	}
 	changes = true
 	from, at := int64(began.Sub(d.epoch)), int64(now.Sub(d.epoch))
-	d.ofKnown(userID, fingerprint, dialect, func(dev *device, told *spoken) {
-		changes = told.state < matrix.Online || told.state == matrix.Busy && dialect != matrix.Synapse || told.mayBeGone(dialect, at) ||
-			told.doubted || dev.writes > 0 || dialect == matrix.UnknownDialect
-		told.bumped = told.bumped || changes
-		told.alive = max(told.alive, from)
+	d.ofKnown(userID, fingerprint, dialect, func(dev *device, reported *reported) {
+		changes = reported.state < matrix.Online || reported.state == matrix.Busy && dialect != matrix.Synapse || reported.mayBeGone(dialect, at) ||
+			reported.doubted || dev.writes > 0 || dialect == matrix.UnknownDialect
+		reported.maybeOnline = reported.maybeOnline || changes
+		reported.lastHeard = max(reported.lastHeard, from)
 	})
 	return changes
 }
@@ -532,7 +531,7 @@ func (d *Devices) Doubt(userID string, fingerprint [16]byte, now time.Time) {
 	user.shared.doubt(at)
 	for _, dev := range user.devices {
 		if dev.fingerprint == fingerprint {
-			dev.spoken.doubt(at)
+			dev.reported.doubt(at)
 		}
 	}
 }
@@ -546,19 +545,19 @@ func (d *Devices) Observe(userID string, answer []byte, dialect matrix.Dialect, 
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	user, ok := shard.users.Peek(hash)
-	if !ok || !dialect.Merges() || user.dialect != dialect {
+	if !ok || !dialect.PerDevice() || user.dialect != dialect {
 		return
 	}
 	shown, _, isPresence := readShown(answer)
 	for _, dev := range user.devices {
-		if isPresence && dev.spoken.state > shown {
-			dev.spoken.doubt(int64(now.Sub(d.epoch)))
+		if isPresence && dev.reported.state > shown {
+			dev.reported.doubt(int64(now.Sub(d.epoch)))
 		}
 	}
 }
 
 // ofKnown calls f with a device and what the homeserver was told of it, if it is known.
-func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect matrix.Dialect, f func(dev *device, told *spoken)) {
+func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect matrix.Dialect, f func(dev *device, reported *reported)) {
 	shard, hash := d.shardOf(userID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -568,7 +567,7 @@ func (d *Devices) ofKnown(userID string, fingerprint [16]byte, dialect matrix.Di
 	}
 	for _, dev := range user.devices {
 		if dev.fingerprint == fingerprint {
-			f(dev, user.told(dev, dialect))
+			f(dev, user.reported(dev, dialect))
 		}
 	}
 }

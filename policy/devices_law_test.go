@@ -83,7 +83,7 @@ func (tw *twins) sync(device byte, h habit, judged bool, now time.Time) (end fun
 		return func(now time.Time) { endDirect(now); endBehind(now) }
 	}
 	decision := tw.devices.Sync(SyncAsk{twin, [16]byte{device}, q.Sets, seconds(h.timeout)}, SyncRules{
-		Dialect: tw.known, Watch: tw.watch, Refresh: 20 * time.Second,
+		Dialect: tw.known, ObserveOnly: tw.watch, Refresh: 20 * time.Second,
 		Allow: func() bool { _, ok := tw.limiter.Take(twin, tw.limit, now); return ok },
 	}, now)
 	if tw.asked[device] == nil {

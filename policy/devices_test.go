@@ -63,13 +63,13 @@ func TestSyncsOfSynapse(t *testing.T) {
 	for name, steps := range map[string][]step{
 		"a fast poller is let through each refresh": {
 			{at: 0, device: 'p', asks: matrix.Online, verdict: SyncChanged, changes: true},
-			{at: 1, device: 'p', asks: matrix.Online, verdict: SyncSpared, value: "offline"},
-			{at: 2, device: 'p', asks: matrix.Online, verdict: SyncSpared, value: "offline"},
-			{at: 11, device: 'p', asks: matrix.Online, verdict: SyncSpared, value: "offline"},
+			{at: 1, device: 'p', asks: matrix.Online, verdict: SyncUnchanged, value: "offline"},
+			{at: 2, device: 'p', asks: matrix.Online, verdict: SyncUnchanged, value: "offline"},
+			{at: 11, device: 'p', asks: matrix.Online, verdict: SyncUnchanged, value: "offline"},
 			{at: 19, device: 'p', asks: matrix.Online, verdict: SyncRepeated}, // it may come again after 8 s only
-			{at: 20, device: 'p', asks: matrix.Online, verdict: SyncSpared, value: "offline"},
+			{at: 20, device: 'p', asks: matrix.Online, verdict: SyncUnchanged, value: "offline"},
 		},
-		"a long poll is never spared": {
+		"a long poll is never stripped": {
 			{at: 0, device: 'p', asks: matrix.Online, timeout: 30, takes: .1, verdict: SyncChanged, changes: true},
 			{at: .1, device: 'p', asks: matrix.Online, timeout: 30, takes: 30, verdict: SyncRepeated},
 			{at: 30.2, device: 'p', asks: matrix.Online, timeout: 30, takes: 10, verdict: SyncRepeated, changes: true}, // it may have been gone
@@ -103,7 +103,7 @@ func TestSyncsOfSynapse(t *testing.T) {
 			{at: 2, device: 'p', asks: matrix.Online, verdict: SyncLimited, value: "offline", noBudget: true},
 			{at: 3, device: 'p', asks: matrix.Online, timeout: 30, verdict: SyncLimited, value: "unavailable", noBudget: true},
 			{at: 3.1, device: 'p', asks: matrix.Online, timeout: 30, verdict: SyncLimited, value: "unavailable", noBudget: true},
-			{at: 4, device: 'p', asks: matrix.Unavailable, verdict: SyncSpared, value: "offline"},
+			{at: 4, device: 'p', asks: matrix.Unavailable, verdict: SyncUnchanged, value: "offline"},
 			{at: 5, device: 'p', asks: matrix.Online, verdict: SyncChanged, changes: true},
 		},
 		"nobody is held to more than they ask for": {
@@ -126,8 +126,8 @@ func TestSyncsOfSynapse(t *testing.T) {
 		"devices are the homeserver's to merge": {
 			{at: 0, device: 'p', asks: matrix.Online, verdict: SyncChanged, changes: true},
 			{at: 1, device: 'q', asks: matrix.Unavailable, verdict: SyncChanged, changes: true},
-			{at: 2, device: 'p', asks: matrix.Online, verdict: SyncSpared, value: "offline"},
-			{at: 2, device: 'q', asks: matrix.Unavailable, verdict: SyncSpared, value: "offline"},
+			{at: 2, device: 'p', asks: matrix.Online, verdict: SyncUnchanged, value: "offline"},
+			{at: 2, device: 'q', asks: matrix.Unavailable, verdict: SyncUnchanged, value: "offline"},
 		},
 		"what the homeserver refused was not said": {
 			{at: 0, device: 'p', asks: matrix.Online, verdict: SyncChanged, changes: true, unasked: true},
@@ -140,10 +140,10 @@ func TestSyncsOfSynapse(t *testing.T) {
 
 func TestSyncsOfDendrite(t *testing.T) {
 	for name, steps := range map[string][]step{
-		"long polls too are spared: it keeps a state for minutes": {
+		"long polls too are stripped: it keeps a state for minutes": {
 			{at: 0, device: 'p', asks: matrix.Online, timeout: 30, takes: 1, verdict: SyncChanged, changes: true},
-			{at: 1, device: 'p', asks: matrix.Online, timeout: 30, takes: 1, verdict: SyncSpared, value: "unchanged"},
-			{at: 2, device: 'p', asks: matrix.Online, timeout: 30, takes: 30, verdict: SyncSpared, value: "unchanged"},
+			{at: 1, device: 'p', asks: matrix.Online, timeout: 30, takes: 1, verdict: SyncUnchanged, value: "unchanged"},
+			{at: 2, device: 'p', asks: matrix.Online, timeout: 30, takes: 30, verdict: SyncUnchanged, value: "unchanged"},
 			{at: 32, device: 'p', asks: matrix.Online, timeout: 30, takes: 30, verdict: SyncRepeated},
 		},
 		"a lower state has to be said again until it counts": {
@@ -151,24 +151,24 @@ func TestSyncsOfDendrite(t *testing.T) {
 			{at: 2, device: 'p', asks: matrix.Unavailable, verdict: SyncChanged, changes: true}, // ignored
 			{at: 4, device: 'p', asks: matrix.Unavailable, verdict: SyncRepeated, changes: true},
 			{at: 12, device: 'p', asks: matrix.Unavailable, verdict: SyncRepeated, changes: true}, // takes effect
-			{at: 14, device: 'p', asks: matrix.Unavailable, verdict: SyncSpared, value: "unchanged"},
+			{at: 14, device: 'p', asks: matrix.Unavailable, verdict: SyncUnchanged, value: "unchanged"},
 		},
 		"a lower state is held down until the other device is gone": {
 			{at: 0, device: 'p', asks: matrix.Online, timeout: 30, takes: 25, verdict: SyncChanged, changes: true},
-			{at: 1, device: 'q', asks: matrix.Unavailable, verdict: SyncDamped, value: "unchanged"},
-			{at: 22, device: 'q', asks: matrix.Offline, verdict: SyncDamped, value: "unchanged"}, // p's is open
+			{at: 1, device: 'q', asks: matrix.Unavailable, verdict: SyncOutranked, value: "unchanged"},
+			{at: 22, device: 'q', asks: matrix.Offline, verdict: SyncOutranked, value: "unchanged"}, // p's is open
 			{at: 26, device: 'q', asks: matrix.Unavailable, verdict: SyncChanged, changes: true},
 		},
 		"two that were held down by each other's past both get through": {
 			{at: 0, device: 'p', asks: matrix.Online, verdict: SyncChanged, changes: true},
 			{at: 1, device: 'q', asks: matrix.Online, verdict: SyncRepeated},
-			{at: 2, device: 'p', asks: matrix.Unavailable, verdict: SyncDamped, value: "unchanged"},
+			{at: 2, device: 'p', asks: matrix.Unavailable, verdict: SyncOutranked, value: "unchanged"},
 			{at: 3, device: 'q', asks: matrix.Unavailable, verdict: SyncChanged, changes: true},
 		},
 		"a repeat of one's own is a change after another's": {
 			{at: 0, device: 'q', asks: matrix.Unavailable, verdict: SyncChanged, changes: true},
 			{at: 1, device: 'p', asks: matrix.Online, verdict: SyncChanged, changes: true},
-			{at: 2, device: 'q', asks: matrix.Unavailable, verdict: SyncDamped, value: "unchanged"},
+			{at: 2, device: 'q', asks: matrix.Unavailable, verdict: SyncOutranked, value: "unchanged"},
 			{at: 22, device: 'q', asks: matrix.Unavailable, verdict: SyncChanged, changes: true},
 		},
 	} {
@@ -191,7 +191,7 @@ func TestWatchedSyncsGoAsTheyAre(t *testing.T) {
 	for _, dialect := range []matrix.Dialect{matrix.UnknownDialect, matrix.Synapse, matrix.Dendrite, matrix.Tuwunel} {
 		d := NewDevices(100, testkit.Epoch)
 		for i, asks := range []matrix.Presence{matrix.Online, matrix.Online, matrix.Unavailable, matrix.Online} {
-			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, asks, 0}, SyncRules{Dialect: dialect, Watch: true, Refresh: time.Minute,
+			got := d.Sync(SyncAsk{"@a:b", [16]byte{1}, asks, 0}, SyncRules{Dialect: dialect, ObserveOnly: true, Refresh: time.Minute,
 				Allow: func() bool { t.Error("a budget is charged"); return false }}, testkit.At(time.Duration(i)*time.Second))
 			// Of an unknown homeserver isn't known what a repeat is.
 			if got.Value != "" || got.Changes != (i != 1 || dialect == matrix.UnknownDialect) {
@@ -247,13 +247,13 @@ func TestSyncAfterAWriteGoesThrough(t *testing.T) {
 	}
 	d.BeginWrite("@a:b", [16]byte{1}, matrix.Synapse, testkit.At(seconds(51))).Taken(matrix.Online, matrix.Synapse, testkit.At(seconds(51)))
 	sync(51)
-	if got := sync(52); got.Verdict != SyncSpared {
+	if got := sync(52); got.Verdict != SyncUnchanged {
 		t.Errorf("after a sync after a write: verdict %d", got.Verdict)
 	}
 	for at := 60.; at < 130; at += 10 {
 		d.BeginWrite("@a:b", [16]byte{1}, matrix.Synapse, testkit.At(seconds(at))).Taken(matrix.Online, matrix.Synapse, testkit.At(seconds(at)))
 		if got := sync(at + 1); got.Value != "" {
-			t.Errorf("by writes a sync at %v is spared", at+1)
+			t.Errorf("by writes a sync at %v is stripped", at+1)
 		}
 	}
 }
@@ -394,7 +394,7 @@ func TestRefusedSyncChangesNothing(t *testing.T) {
 		first, second := ask(20, matrix.Unavailable), ask(20, matrix.Unavailable)
 		first.Refuse()
 		second.Refuse()
-		if got := ask(21, matrix.Unavailable); got.Verdict == SyncSpared {
+		if got := ask(21, matrix.Unavailable); got.Verdict == SyncUnchanged {
 			t.Errorf("dialect %d: what was refused is taken for said", dialect)
 		}
 	}
@@ -413,7 +413,7 @@ func TestForgottenDeviceHoldsNobodyDown(t *testing.T) {
 				SyncRules{Dialect: matrix.Dendrite, Refresh: 20 * time.Second, Allow: func() bool { return true }}, testkit.At(0))
 		}
 		open := sync('p', matrix.Online) // waits for news
-		if got := sync('q', matrix.Unavailable); got.Verdict != SyncDamped {
+		if got := sync('q', matrix.Unavailable); got.Verdict != SyncOutranked {
 			t.Fatalf("%s: verdict %d while the other is there", name, got.Verdict)
 		}
 		d.Forget("@a:b", [16]byte{'x'}) // nobody
@@ -445,7 +445,7 @@ func TestActivityAfterALongPauseIsAChange(t *testing.T) {
 		if d.Active("@a:b", [16]byte{1}, dialect, testkit.At(time.Second), testkit.At(time.Second)) {
 			t.Errorf("dialect %d: activity of a device that is online is a change", dialect)
 		}
-		late := time.Second + dialect.Lasts() - 2*time.Second
+		late := time.Second + dialect.SyncTimeout() - 2*time.Second
 		if !d.Active("@a:b", [16]byte{1}, dialect, testkit.At(late), testkit.At(late)) {
 			t.Errorf("dialect %d: activity of a device that may be gone is no change", dialect)
 		}
@@ -464,7 +464,7 @@ func TestRegularClientNeverGoesOfflineByUs(t *testing.T) {
 		d := NewDevices(100, testkit.Epoch)
 		pause, timeout := random.Float64()*28, []float64{0, 0, 1, 5, 10, 30}[random.IntN(6)]
 		refresh := seconds(1 + random.Float64()*24)
-		at, native, ours, spared := 0.0, 0.0, 0.0, 0
+		at, native, ours, stripped := 0.0, 0.0, 0.0, 0
 		for n := range 100 {
 			asks := matrix.Online
 			if n > 50 {
@@ -480,13 +480,13 @@ func TestRegularClientNeverGoesOfflineByUs(t *testing.T) {
 			if got.Value != "offline" {
 				ours = max(at+30, end)
 			} else {
-				spared++
+				stripped++
 			}
 			got.End(true, testkit.At(seconds(end)))
 			at = end + pause + random.Float64()*2
 		}
-		if pause < 3 && timeout == 0 && refresh > 10*time.Second && spared < 50 {
-			t.Fatalf("pause %.1f, refresh %v: only %d of 100 spared", pause, refresh, spared)
+		if pause < 3 && timeout == 0 && refresh > 10*time.Second && stripped < 50 {
+			t.Fatalf("pause %.1f, refresh %v: only %d of 100 stripped", pause, refresh, stripped)
 		}
 	}
 }
@@ -583,7 +583,7 @@ func TestSyncOfAnUnknownDeviceOfDendriteIsInDoubt(t *testing.T) {
 		}
 	}
 	sync(27, matrix.Unavailable)
-	if got := sync(28, matrix.Unavailable); got.Verdict != SyncSpared {
+	if got := sync(28, matrix.Unavailable); got.Verdict != SyncUnchanged {
 		t.Errorf("in the end the verdict is %d", got.Verdict)
 	}
 	// Nor does a sync that is refused end the doubt.

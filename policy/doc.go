@@ -5,7 +5,7 @@
 //     arrival time of the generic cell rate algorithm, and under which limit it was made;
 //   - client.go: which addresses are one client's;
 //   - repeat.go: which write only repeats the last;
-//   - talkers.go: who was over a budget most.
+//   - toplimited.go: who was over a budget most.
 //
 // Time is a parameter everywhere. There is no package-level clock and no
 // background goroutine, and every table is bounded by its constructor.

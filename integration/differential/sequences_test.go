@@ -73,7 +73,7 @@ http://{$LISTEN} {
 		repeat_writes absorb
 		over_limit coalesce
 		write_limit 2/1s burst 1
-		sync limit
+		sync_presence limit
 		homeserver %s
 	}
 	reverse_proxy %s

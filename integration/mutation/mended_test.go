@@ -305,7 +305,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "Dendrite's syncs know of writes",
 			effect: "a bot whose syncs say offline ends offline for good",
-			edits:  []edit{{"policy/devices.go", "if dialect == matrix.Dendrite {\n\t\treturn DeviceWrite{}\n\t}", ""}, {"policy/devices.go", "if dialect == matrix.Dendrite {\n\t\treturn\n\t}\n\ttold :=", "told :="}},
+			edits:  []edit{{"policy/devices.go", "if dialect == matrix.Dendrite {\n\t\treturn DeviceWrite{}\n\t}", ""}, {"policy/devices.go", "if dialect == matrix.Dendrite {\n\t\treturn\n\t}\n\treported :=", "reported :="}},
 			unit:   "policy TestSyncAfterAWrite",
 			why:    notYet,
 		},
@@ -319,7 +319,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "nobody is ever taken for gone",
 			effect: "\"offline\" is kept past the next poll",
-			edits:  []edit{{"policy/devices.go", "return at >= s.alive+int64(lasts-spareMargin)", "return false && at >= s.alive+int64(lasts-spareMargin)"}},
+			edits:  []edit{{"policy/devices.go", "return at >= r.lastHeard+int64(timeout-timerMargin)", "return false && at >= s.alive+int64(lasts-timerMargin)"}},
 			unit:   "policy TestActivityAfterALongPauseIsAChange",
 			why:    notYet,
 		},

@@ -50,7 +50,7 @@ var brief = plan{
 // busy are the options of a busy server, in both configurations.
 const busy = `
 		homeserver synapse
-		sync limit
+		sync_presence limit
 		sync_limit 1/2s burst 5
 		preflight local
 		class repeating {

@@ -62,7 +62,7 @@ func (r *results) problems() (all []string) {
 	for e := range r.log {
 		decisions[e.Decision], ways[e.CacheStatus] = true, true
 	}
-	for _, decision := range []string{"forwarded", "answered", "absorbed", "coalesced", "quieted", "rejected", "refused", "limited"} {
+	for _, decision := range []string{"forwarded", "answered", "absorbed", "coalesced", "stripped_unchanged", "rejected", "refused", "limited"} {
 		if !decisions[decision] {
 			all = append(all, "no request was "+decision)
 		}

@@ -30,7 +30,7 @@ var profileAxis = axis[*site]{"profile", []value[*site]{
 	{"default", func(s *site) {}},
 	{"busy", func(s *site) {
 		s.directives = append(s.directives, "repeat_writes absorb", "over_limit coalesce", "write_limit 2/1s burst 5",
-			"sync limit", "sync_limit 1/2s burst 5", "preflight local")
+			"sync_presence limit", "sync_limit 1/2s burst 5", "preflight local")
 		s.cache = append(s.cache, "stale_if_error 5m")
 	}},
 	{"stale", func(s *site) { s.cache = append(s.cache, "stale_if_error 5m") }},
@@ -65,10 +65,10 @@ var profileAxis = axis[*site]{"profile", []value[*site]{
 	{"small tables", func(s *site) { s.states, s.permissions, s.tokens = 2, 8, 2 }},
 	{"small tables, busy", func(s *site) {
 		s.states, s.permissions, s.tokens = 1, 1, 1
-		s.directives = append(s.directives, "repeat_writes absorb", "over_limit coalesce", "write_limit 2/1s burst 5", "sync limit")
+		s.directives = append(s.directives, "repeat_writes absorb", "over_limit coalesce", "write_limit 2/1s burst 5", "sync_presence limit")
 	}},
 	{"syncs limited hard", func(s *site) {
-		s.directives = append(s.directives, "sync limit", "sync_limit 1/30s burst 1", "refresh 1s")
+		s.directives = append(s.directives, "sync_presence limit", "sync_limit 1/30s burst 1", "refresh 1s")
 	}},
 	{"small bodies", func(s *site) { s.directives = append(s.directives, "max_body 30") }},
 	{"words are named", func(s *site) { s.directives = append(s.directives, "presence_values online unavailable offline") }},

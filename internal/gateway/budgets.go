@@ -6,7 +6,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// limitKind is a limit of users that is kept a list of talkers for.
+// limitKind is a limit of users, for which a list is kept of who was over it most often.
 type limitKind int
 
 const (
@@ -18,19 +18,19 @@ const (
 
 var LimitNames = [limitCount]string{"read", "write", "sync"}
 
-// maxTalkers is how many users are listed for each limit, some 400 bytes each: whoever
+// maxTopLimited is how many users are listed for each limit, some 400 bytes each: whoever
 // has more than a hundredth of what was over it is among them.
-const maxTalkers = 100
+const maxTopLimited = 100
 
 // take takes one event from a user's budget, and returns how long to wait if there
-// is none. Then the user is counted among the talkers.
+// is none. Then the user is counted among those over the limit.
 func (m *Memory) take(kind limitKind, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
 	if limit == nil {
 		return 0, true
 	}
 	limiter := [limitCount]*policy.Limiter{limitRead: m.reads, limitWrite: m.writes, limitSync: m.syncs}[kind]
 	if wait, ok = limiter.Take(userID, *limit, now); !ok {
-		m.Talkers[kind].Add(userID)
+		m.TopLimited[kind].Add(userID)
 	}
 	return wait, ok
 }

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // counters are what a memory has counted since it is there. They outlive a reload as it
@@ -15,7 +17,7 @@ type counters struct {
 	upstream [reasonCount]atomic.Uint64
 	lookups  [lookupCount]atomic.Uint64
 
-	syncWrites [syncWriteCount]atomic.Uint64
+	syncWrites [policy.SyncVerdicts]atomic.Uint64
 	deliveries [deliveryCount]atomic.Uint64
 
 	latency [reasonCount]Observer // of all but sync, which waits for news
@@ -72,11 +74,11 @@ const (
 	lookupFailed                 // it didn't tell
 	lookupCrowded                // it wasn't asked: too many questions before this one
 	lookupLimited                // it wasn't asked: too many unknown tokens from this client
-	lookupSpared                 // it wasn't asked: another question had brought the answer
+	lookupShared                 // it wasn't asked: another question had brought the answer
 	lookupCount
 )
 
-var lookupNames = [lookupCount]string{"known", "rejected", "refused", "failed", "crowded", "limited", "spared"}
+var lookupNames = [lookupCount]string{"known", "rejected", "refused", "failed", "crowded", "limited", "shared"}
 
 // delivery is what became of a write that was answered with 200 and had to wait.
 type delivery int

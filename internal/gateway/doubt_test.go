@@ -37,7 +37,7 @@ func TestActivityThatEndsAfterASyncInsideItIsSeen(t *testing.T) {
 	for _, name := range []string{"synapse", "tuwunel"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{Sync: "limit", Homeserver: name})
+				p := newProxy(t, &options{SyncPresence: "limit", Homeserver: name})
 				p.knows("alice-token")
 				m := p.behaves(name)
 				p.Do(request("GET", syncPath+"?since=s&timeout=0", "alice-token", ""))
@@ -75,7 +75,7 @@ func TestWhatIsNotKnownMayHaveChanged(t *testing.T) {
 			for name, slow := range map[string]string{"whoami is slow": "/whoami", "the request is slow": "/_matrix/client/v3/"} {
 				t.Run(fmt.Sprintf("%s, token known %v, %s", what, known, name), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						h := &options{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"}
+						h := &options{SyncPresence: "limit", RepeatWrites: "absorb", Homeserver: "synapse"}
 						if strings.HasSuffix(what, "not known") {
 							h.Homeserver = ""
 						}
@@ -128,7 +128,7 @@ func TestSyncWithTwoTokensMayBeEithers(t *testing.T) {
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newProxy(t, &options{Sync: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"})
+			p := newProxy(t, &options{SyncPresence: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"})
 			m := p.behaves("tuwunel") // the header counts
 			p.knows("alice-token")
 			p.Do(request("GET", syncPath+"?since=s&timeout=0&set_presence=unavailable", "alice-token", ""))
@@ -160,7 +160,7 @@ func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {
 	for name, end := range ends {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
+				p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "dendrite"})
 				p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
 				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
 				end(p)
@@ -172,7 +172,7 @@ func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {
 		})
 	}
 	t.Run("a logout that is refused", func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "dendrite"})
 		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
 		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/logout") {
@@ -190,7 +190,7 @@ func TestLoggedOutDeviceHoldsNobodyDown(t *testing.T) {
 // was a new device, which goes as it asks and costs no budget.
 func TestMadeUpParametersMakeNoNewDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
 		p.knows("alice-token")
 		for i := range 4 {
 			made := fmt.Sprintf("?user_id=%s&device_id=x%d", url.QueryEscape(fmt.Sprintf("@x%d:example.com", i)), i)
@@ -216,7 +216,7 @@ func TestRefusedSyncsAreNotTakenForSaid(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: 1e15}})
+				p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: 1e15}})
 				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.Contains(r.URL.RawQuery, "filter=bad") {
 						return true, refuse(w)
@@ -235,11 +235,11 @@ func TestRefusedSyncsAreNotTakenForSaid(t *testing.T) {
 	}
 }
 
-// On tuwunel sync off can't keep syncs from setting a presence. So a write after one is no
-// repeat.
+// On tuwunel sync_presence strip can't keep syncs from setting a presence. So a write after one is
+// no repeat.
 func TestNothingIsAbsorbedPastASyncThatCantBeSilenced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "off", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}})
+		p := newProxy(t, &options{SyncPresence: "strip", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}})
 		p.knows("alice-token")
 		m := p.behaves("tuwunel")
 		p.Do(request("GET", syncPath, "bob-token", "")) // has the homeserver asked for its name
@@ -264,7 +264,7 @@ func TestSyncAfterAWriteThatMayHaveHappened(t *testing.T) {
 	for _, name := range []string{"synapse", "tuwunel"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{Sync: "limit", Homeserver: name})
+				p := newProxy(t, &options{SyncPresence: "limit", Homeserver: name})
 				p.knows("alice-token")
 				m := p.behaves(name)
 				const sync = syncPath + "?since=s&timeout=0"
@@ -298,7 +298,7 @@ func TestSyncOfANewDeviceOfDendriteIsSeen(t *testing.T) {
 	for name, slow := range map[string]string{"whoami is slow": "/whoami", "nothing is slow": "/nothing"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
+				p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "dendrite"})
 				p.knows("alice-token")
 				p.hs.Mu.Lock()
 				p.hs.Tokens["alice-new"] = alice
@@ -331,7 +331,7 @@ func TestSyncOfANewDeviceOfDendriteIsSeen(t *testing.T) {
 func TestSyncAfterAnObservedWriteIsSeen(t *testing.T) {
 	for _, parameter := range []string{"", "?device_id=made-up"} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+			p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
 			beside := p.beside(&options{Mode: "observe", Homeserver: "synapse", WriteLimit: &rate{Events: 1, Window: time.Hour}})
 			p.knows("alice-token")
 			m := p.behaves("synapse")

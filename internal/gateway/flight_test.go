@@ -244,7 +244,7 @@ func TestPanicOfALookupThatNobodyWaitsForIsNotTheEnd(t *testing.T) {
 
 func TestPanicOfTheQuestionWhichHomeserverItIsIsNotTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit"})
+		p := newProxy(t, &options{SyncPresence: "limit"})
 		mend := p.breaks(reasonVersion)
 		p.sync("alice-token", "timeout=0")
 		synctest.Wait()

@@ -22,10 +22,10 @@ type Gateway struct {
 	siteNames []string    // of the header fields that requests of ours have for the site
 	oversized sync.Once   // the first of these that doesn't fit tells it
 
-	served sync.Once   // the first request makes the memory fit
-	misfit sync.Once   // the first sync that sync off can't help tells it
-	ended  atomic.Bool // the configuration is cleaned up
-	strays strays
+	served       sync.Once   // the first request makes the memory fit
+	notSupported sync.Once   // logs once that sync_presence strip has no effect
+	ended        atomic.Bool // the configuration is cleaned up
+	strays       strays
 }
 
 // NewGateway returns a gateway in a web server, at a site whose handlers name these fields.

@@ -289,7 +289,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 	revision, asked := m.identities.Revision(), m.now()
 	if known := h.recall(c, asked); known.known() {
 		known.asked, known.asOf = asked, revision
-		return known, lookupSpared
+		return known, lookupShared
 	}
 	if wait := m.rejectedWait(from, asked); wait > 0 {
 		return owner{wait: wait}, lookupLimited
@@ -375,7 +375,7 @@ func (h *Gateway) incomprehensible(question subrequest, answer *subresponse) own
 	case answer.local:
 		h.reportFault(faultUnreachable, err)
 	default:
-		h.reportFault(faultMisfit, err)
+		h.reportFault(faultNotAHomeserver, err)
 	}
 	return failed
 }
@@ -386,7 +386,7 @@ type fault int32
 const (
 	faultNone fault = iota
 	faultUnreachable
-	faultMisfit
+	faultNotAHomeserver
 )
 
 // faultMessages tell an admin what follows from a fault and what to do.
@@ -394,7 +394,7 @@ var faultMessages = [...]string{
 	faultNone: "the homeserver tells again whose access token it is",
 	faultUnreachable: "the homeserver doesn't tell whose access token it is: " +
 		"presence writes are refused and new readers not cached until it does",
-	faultMisfit: "the upstream is no Matrix homeserver: presence writes are refused and reads are not cached; " +
+	faultNotAHomeserver: "the upstream is no Matrix homeserver: presence writes are refused and reads are not cached; " +
 		"check the address after reverse_proxy, and that /_matrix/client/v3/account/whoami is routed there",
 }
 

@@ -27,8 +27,8 @@ type Memory struct {
 	// written.
 	repeats  *policy.Repeats
 	pendings pendings
-	// Talkers are the users who were over a limit most often.
-	Talkers [limitCount]*policy.Talkers
+	// TopLimited are the users who were over a limit most often.
+	TopLimited [limitCount]*policy.TopLimited
 
 	preflights *preflights
 	refusals   *refusals
@@ -36,7 +36,7 @@ type Memory struct {
 	fetches flights[fetchKey, *fetched]
 	whoAmIs flights[[16]byte, owner] // by the credential's fingerprint
 	// asking bounds how many of them the homeserver is asked at a time.
-	asking *turnstile
+	asking *fairQueue
 	faults faultLog
 	outage outage
 	host   goodHost
@@ -89,7 +89,7 @@ func NewMemory(s Sizes, latency func(reason string) Observer, panicked func(reas
 		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
 		refusals:   newRefusals(),
-		asking:     newTurnstile(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
+		asking:     newFairQueue(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(latency),
 		learning:   newSeats(maxLearning, maxLearningEach),
 		confirming: newSeats(maxLearning, maxLearningEach),
@@ -102,8 +102,8 @@ func NewMemory(s Sizes, latency func(reason string) Observer, panicked func(reas
 	m.whoAmIs = flights[[16]byte, owner]{panicked: panicked, crashed: func(err error) owner {
 		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
 	}}
-	for limit := range m.Talkers {
-		m.Talkers[limit] = policy.NewTalkers(maxTalkers, now)
+	for limit := range m.TopLimited {
+		m.TopLimited[limit] = policy.NewTopLimited(maxTopLimited, now)
 	}
 	return m
 }

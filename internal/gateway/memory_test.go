@@ -72,7 +72,7 @@ func TestLifetimesOfIdentitiesChangeAtOnce(t *testing.T) {
 func TestNoTokenIsRememberedOrLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const secret = "SECRETabcdefghijk"
-		h := &options{Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb", OverLimit: "coalesce", Preflight: "local"}
+		h := &options{SyncPresence: "limit", Homeserver: "synapse", RepeatWrites: "absorb", OverLimit: "coalesce", Preflight: "local"}
 		p := newProxy(t, h)
 		logs := p.logged()
 		for n, userID := range []string{alice, bob, carol} {

@@ -102,8 +102,8 @@ func (m *Memory) sampleCounters(yield func(metric *Metric, value float64, labels
 	}
 	saved += c.deliveries[deliverySuperseded].Load()
 	counter(savedMetric, saved)
-	for result, resultName := range syncWriteNames {
-		counter(syncWritesMetric, c.syncWrites[result].Load(), resultName)
+	for verdict, words := range syncVerdicts {
+		counter(syncWritesMetric, c.syncWrites[verdict].Load(), words.name)
 	}
 	for result, resultName := range lookupNames {
 		counter(lookupsMetric, c.lookups[result].Load(), resultName)

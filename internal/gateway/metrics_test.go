@@ -22,11 +22,11 @@ import (
 func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &options{
-			Preflight:  "local",
-			WriteLimit: &rate{Events: 1, Window: time.Second},
-			ReadLimit:  &rate{Events: 20, Window: time.Second},
-			Sync:       "limit",
-			SyncLimit:  &rate{Events: 1, Window: time.Second},
+			Preflight:    "local",
+			WriteLimit:   &rate{Events: 1, Window: time.Second},
+			ReadLimit:    &rate{Events: 20, Window: time.Second},
+			SyncPresence: "limit",
+			SyncLimit:    &rate{Events: 1, Window: time.Second},
 			Cache: &caching{
 				States: 6, Permissions: 130, TTL: time.Second / 2, StaleIfError: time.Minute,
 			},
@@ -162,6 +162,10 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			}
 			return total
 		}
+		var verdicts []string
+		for _, words := range syncVerdicts {
+			verdicts = append(verdicts, words.name)
+		}
 		equal := func(what string, left, right float64) {
 			if left != right {
 				t.Errorf("%s: %v is not %v", what, left, right)
@@ -174,10 +178,10 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		equal("forwarded preflights and requests", sum("upstream_requests_total", "preflight"), sum("outcomes_total", "forwarded preflight"))
 		equal("syncs and their outcomes", sum("requests_total", "sync"), all("outcomes_total", " sync"))
 		equal("syncs and requests", sum("upstream_requests_total", "sync"), sum("requests_total", "sync"))
-		equal("syncs and what became of their presence", sum("requests_total", "sync"), sum("sync_writes_total", syncWriteNames[:]...))
+		equal("syncs and what became of their presence", sum("requests_total", "sync"), sum("sync_writes_total", verdicts...))
 		equal("forwarded syncs", sum("outcomes_total", "forwarded sync"), sum("sync_writes_total", "changed", "repeated", "unknown", "none"))
-		equal("quieted syncs", sum("outcomes_total", "quieted sync"), sum("sync_writes_total", "spared", "off"))
-		equal("held syncs", sum("outcomes_total", "held sync"), sum("sync_writes_total", "limited", "damped"))
+		equal("syncs stripped of what changes nothing", sum("outcomes_total", "stripped_unchanged sync"), sum("sync_writes_total", "unchanged", "stripped"))
+		equal("syncs stripped over the limit", sum("outcomes_total", "stripped_limited sync"), sum("sync_writes_total", "limited", "outranked"))
 		equal("bypassed reads and requests", sum("upstream_requests_total", "bypass"), sum("outcomes_total", "bypass read"))
 		equal("forwarded writes and requests", sum("upstream_requests_total", "write"), sum("outcomes_total", "forwarded write"))
 		equal("questions whose token it is", sum("upstream_requests_total", "whoami"), sum("lookups_total", "known", "rejected", "refused", "failed"))
@@ -210,9 +214,9 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			"outcomes_total forwarded write", "outcomes_total refused write", "outcomes_total limited write", "outcomes_total invalid write",
 			"outcomes_total absorbed write", "outcomes_total coalesced write", "deliveries_total delivered", "deliveries_total superseded", "deliveries_total lost",
 			"outcomes_total rejected write", "outcomes_total failed write", "outcomes_total canceled write",
-			"outcomes_total forwarded sync", "outcomes_total quieted sync", "outcomes_total held sync", "upstream_requests_total version",
+			"outcomes_total forwarded sync", "outcomes_total stripped_unchanged sync", "outcomes_total stripped_limited sync", "upstream_requests_total version",
 			"sync_writes_total changed", "sync_writes_total repeated", "sync_writes_total unknown", "sync_writes_total none",
-			"sync_writes_total spared", "sync_writes_total limited", "entries syncers", "evictions_total devices",
+			"sync_writes_total unchanged", "sync_writes_total limited", "entries syncers", "evictions_total devices",
 			"outcomes_total hit preflight", "outcomes_total forwarded preflight", "evictions_total preflights", "entries preflights",
 			"lookups_total known", "lookups_total rejected", "lookups_total failed",
 			"evictions_total states", "evictions_total permissions", "evictions_total identities",

@@ -33,7 +33,7 @@ func (m *Memory) WatchFor(all []*Settings) {
 	for _, set := range all {
 		syncs, activity = syncs || set.watchesSyncs(), activity || set.watchesActivity()
 		if !set.Observe {
-			absorbs, limitsSyncs = absorbs || set.Absorbs, limitsSyncs || set.Sync == SyncLimit
+			absorbs, limitsSyncs = absorbs || set.Absorbs, limitsSyncs || set.SyncPresence == SyncLimit
 		}
 		settle = max(settle, set.Settle)
 	}
@@ -64,7 +64,7 @@ func (h *Gateway) watchesActivity() bool {
 // finds out what it would do only if nobody of the memory does it: for who does, it has to
 // be remembered what the homeserver was told, not what it would have been.
 func (h *Gateway) watchesOnly() bool {
-	return h.set.Sync == syncPass || h.set.Observe && h.memory.needs.limitsSyncs.Load()
+	return h.set.SyncPresence == syncPass || h.set.Observe && h.memory.needs.limitsSyncs.Load()
 }
 
 // passesBy notes a write of a credential that is on its way in mode observe, or may have been taken.

@@ -39,12 +39,12 @@ func TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat(t *testing.T) {
 		{name: "a sync", other: &options{}, between: sync},
 		{name: "a sync of an unknown token", other: &options{}, between: unknownSync},
 		{name: "a sync where the cache is off", other: &options{Cache: &caching{Off: true}}, between: sync},
-		{name: "a sync before its homeserver is known", other: &options{Sync: "limit"}, between: sync},
-		{name: "one of an unknown token before its homeserver is known", other: &options{Sync: "limit"}, between: unknownSync},
-		{name: "a sync that tuwunel can't be kept from", homeserver: "tuwunel", other: &options{Sync: "off"}, between: sync},
-		{name: "a sync that is kept from it", homeserver: "synapse", other: &options{Sync: "off"}, between: sync, repeats: true},
-		{name: "an observed sync, off", homeserver: "synapse", other: &options{Mode: "observe", Sync: "off"}, between: sync},
-		{name: "an observed sync", homeserver: "synapse", other: &options{Mode: "observe", Sync: "limit"}, between: sync},
+		{name: "a sync before its homeserver is known", other: &options{SyncPresence: "limit"}, between: sync},
+		{name: "one of an unknown token before its homeserver is known", other: &options{SyncPresence: "limit"}, between: unknownSync},
+		{name: "a sync that tuwunel can't be kept from", homeserver: "tuwunel", other: &options{SyncPresence: "strip"}, between: sync},
+		{name: "a sync that is kept from it", homeserver: "synapse", other: &options{SyncPresence: "strip"}, between: sync, repeats: true},
+		{name: "an observed sync, stripped", homeserver: "synapse", other: &options{Mode: "observe", SyncPresence: "strip"}, between: sync},
+		{name: "an observed sync", homeserver: "synapse", other: &options{Mode: "observe", SyncPresence: "limit"}, between: sync},
 		{name: "a sliding sync", homeserver: "tuwunel", other: &options{}, between: func(p *proxy) {
 			p.Do(request("POST", sliding, "alice-token", `{"set_presence":"unavailable"}`))
 		}},
@@ -101,8 +101,8 @@ func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
 			other.Put("alice-token", alice, online)
 			synctest.Wait()
 		}, idle, true},
-		{"an observed sync", &options{Mode: "observe", Sync: "limit"}, func(_, other *proxy) { other.wantSync("alice-token", active, active) }, idle, true},
-		{"an observed sync over the limit", &options{Mode: "observe", Sync: "limit", SyncLimit: once}, func(_, other *proxy) {
+		{"an observed sync", &options{Mode: "observe", SyncPresence: "limit"}, func(_, other *proxy) { other.wantSync("alice-token", active, active) }, idle, true},
+		{"an observed sync over the limit", &options{Mode: "observe", SyncPresence: "limit", SyncLimit: once}, func(_, other *proxy) {
 			other.wantSync("alice-token", active, active)
 			other.wantSync("alice-token", idle, idle)
 		}, active, true},
@@ -112,7 +112,7 @@ func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", SyncLimit: &rate{Off: true}})
+				p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse", SyncLimit: &rate{Off: true}})
 				other := p.beside(tc.other)
 				other.gateway.set.Dialect = synapse
 				p.wantSync("alice-token", idle, idle)
@@ -127,14 +127,14 @@ func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
 	}
 }
 
-// sync limit and absorb were turned off for a while, by a reload, and on again. What had been said before
-// was believed as if nothing could have changed meanwhile.
+// sync_presence limit and absorb were turned off for a while, by a reload, and on again. What had
+// been said before was believed as if nothing could have changed meanwhile.
 func TestWhatNobodyWatchedMayHaveChanged(t *testing.T) {
 	const active, idle = "since=s&set_presence=online&timeout=0", "since=s&set_presence=unavailable&timeout=0"
 	busy := func() *options {
-		return &options{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse", Cache: new(caching)}
+		return &options{SyncPresence: "limit", RepeatWrites: "absorb", Homeserver: "synapse", Cache: new(caching)}
 	}
-	for _, off := range []*options{{}, {Mode: "observe"}, {Sync: "off", Homeserver: "synapse"}} {
+	for _, off := range []*options{{}, {Mode: "observe"}, {SyncPresence: "strip", Homeserver: "synapse"}} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newProxy(t, busy())
 			p.wantSync("alice-token", active, active)
@@ -161,7 +161,7 @@ func TestWhatNobodyWatchedMayHaveChanged(t *testing.T) {
 // Readers of one site must not be shown what was true before a sync through another.
 func TestReadersOfASiteSeeTheSyncsOfAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
 		other := p.beside(&options{Homeserver: "synapse"})
 		p.wantSync("alice-token", "since=s&timeout=0", "since=s&timeout=0")
 		time.Sleep(2 * time.Second)

@@ -248,7 +248,7 @@ func TestBodiesOfWhoMayHaveNoAccountAreNotKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{Mode: tc.mode, Sync: "limit", Homeserver: "tuwunel"})
+				p := newProxy(t, &options{Mode: tc.mode, SyncPresence: "limit", Homeserver: "tuwunel"})
 				p.knows("alice-token")
 				sent := &counted{Reader: strings.NewReader(strings.Repeat(" ", tc.size))}
 				path, _, _ := strings.Cut(tc.path, "?")

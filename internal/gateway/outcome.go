@@ -15,22 +15,22 @@ const (
 type outcome int
 
 const (
-	outcomeHit       outcome = iota // from memory
-	outcomeStale                    // from memory, because the homeserver could not be reached
-	outcomeMiss                     // by a request that was made for it
-	outcomeCollapsed                // by a request that was made for another
-	outcomeBypass                   // passed on, not to be remembered
-	outcomeForwarded                // a write, a preflight or a sync that was passed on
-	outcomeQuieted                  // a sync that was passed on without its presence, which changes nothing
-	outcomeHeld                     // a sync that was passed on without its presence, which is too much
-	outcomeAbsorbed                 // 200: a write that changes nothing
-	outcomeCoalesced                // 200: a write that waits for its user's budget
-	outcomeRejected                 // 401: no token, or one that the homeserver doesn't know
-	outcomeRefused                  // 403: somebody else's presence
-	outcomeLimited                  // 429
-	outcomeInvalid                  // 400 or 413: a body that no homeserver takes
-	outcomeFailed                   // the homeserver could not be asked
-	outcomeCanceled                 // the client didn't wait for the answer
+	outcomeHit               outcome = iota // from memory
+	outcomeStale                            // from memory, because the homeserver could not be reached
+	outcomeMiss                             // by a request that was made for it
+	outcomeCollapsed                        // by a request that was made for another
+	outcomeBypass                           // passed on, not to be remembered
+	outcomeForwarded                        // a write, a preflight or a sync that was passed on
+	outcomeStrippedUnchanged                // a sync that was passed on without its presence, which changes nothing
+	outcomeStrippedLimited                  // a sync that was passed on without its presence, which is too much
+	outcomeAbsorbed                         // 200: a write that changes nothing
+	outcomeCoalesced                        // 200: a write that waits for its user's budget
+	outcomeRejected                         // 401: no token, or one that the homeserver doesn't know
+	outcomeRefused                          // 403: somebody else's presence
+	outcomeLimited                          // 429
+	outcomeInvalid                          // 400 or 413: a body that no homeserver takes
+	outcomeFailed                           // the homeserver could not be asked
+	outcomeCanceled                         // the client didn't wait for the answer
 	outcomeCount
 )
 
@@ -44,22 +44,22 @@ var outcomes = [outcomeCount]struct {
 	// a string variable doesn't.
 	cache, decision any
 }{
-	outcomeHit:       {"hit", "hit", "answered"},
-	outcomeStale:     {"stale", "stale", "answered"},
-	outcomeMiss:      {"miss", "miss", "forwarded"},
-	outcomeCollapsed: {"collapsed", "miss", "forwarded"},
-	outcomeBypass:    {"bypass", "bypass", "forwarded"},
-	outcomeForwarded: {"forwarded", nil, "forwarded"},
-	outcomeQuieted:   {"quieted", nil, "quieted"},
-	outcomeHeld:      {"held", nil, "held"},
-	outcomeAbsorbed:  {"absorbed", nil, "absorbed"},
-	outcomeCoalesced: {"coalesced", nil, "coalesced"},
-	outcomeRejected:  {"rejected", nil, "rejected"},
-	outcomeRefused:   {"refused", nil, "refused"},
-	outcomeLimited:   {"limited", nil, "limited"},
-	outcomeInvalid:   {"invalid", nil, "invalid"},
-	outcomeFailed:    {"failed", nil, "failed"},
-	outcomeCanceled:  {"canceled", nil, "canceled"},
+	outcomeHit:               {"hit", "hit", "answered"},
+	outcomeStale:             {"stale", "stale", "answered"},
+	outcomeMiss:              {"miss", "miss", "forwarded"},
+	outcomeCollapsed:         {"collapsed", "miss", "forwarded"},
+	outcomeBypass:            {"bypass", "bypass", "forwarded"},
+	outcomeForwarded:         {"forwarded", nil, "forwarded"},
+	outcomeStrippedUnchanged: {"stripped_unchanged", nil, "stripped_unchanged"},
+	outcomeStrippedLimited:   {"stripped_limited", nil, "stripped_limited"},
+	outcomeAbsorbed:          {"absorbed", nil, "absorbed"},
+	outcomeCoalesced:         {"coalesced", nil, "coalesced"},
+	outcomeRejected:          {"rejected", nil, "rejected"},
+	outcomeRefused:           {"refused", nil, "refused"},
+	outcomeLimited:           {"limited", nil, "limited"},
+	outcomeInvalid:           {"invalid", nil, "invalid"},
+	outcomeFailed:            {"failed", nil, "failed"},
+	outcomeCanceled:          {"canceled", nil, "canceled"},
 }
 
 // note counts the outcome of a request and sets its variables.

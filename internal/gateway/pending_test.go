@@ -285,7 +285,7 @@ func TestAWriteThatWaitsIsDeliveredAsItWasWritten(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				handler := coalescing()
-				handler.Sync, handler.Homeserver = "limit", tt.homeserver
+				handler.SyncPresence, handler.Homeserver = "limit", tt.homeserver
 				p := newProxy(t, handler)
 				p.Put("alice-token", alice, online)
 				p.sync("alice-token", syncOnline)

@@ -445,7 +445,7 @@ func TestOutageIsChargedToNobody(t *testing.T) {
 // has nothing of the client's.
 func TestVersionQuestionsHaveNothingOfTheClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit"})
+		p := newProxy(t, &options{SyncPresence: "limit"})
 		r := request("GET", "/_matrix/client/v3/sync?x="+strings.Repeat("x", 100), "alice-token", "")
 		for _, name := range []string{"User-Agent", "Origin", "Cookie", "X-Forwarded-For", "Traceparent", "X-Evil"} {
 			r.Header.Set(name, "evil")

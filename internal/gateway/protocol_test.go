@@ -210,7 +210,7 @@ func (w *watched) Read([]byte) (int, error) { w.reads++; return 0, io.EOF }
 // A look at a body is a wait for the client. Who is not asked for anything isn't waited for:
 // nor are requests that no body would make different.
 func TestBodiesAreNotLookedAtInVain(t *testing.T) {
-	handler := options{Preflight: "local", Sync: "limit", Homeserver: "synapse"}
+	handler := options{Preflight: "local", SyncPresence: "limit", Homeserver: "synapse"}
 	for name, tc := range map[string]struct {
 		handler options
 		request *http.Request
@@ -352,7 +352,7 @@ func TestBodyThatIsCutOffOverHTTP3(t *testing.T) {
 		p.WantCounts(map[string]int{"PUT": 0})
 	}
 
-	p := newProxy(t, &options{Sync: "limit", Homeserver: "tuwunel"})
+	p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "tuwunel"})
 	p.knows("alice-token")
 	const sliding = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 	for range 2 {
@@ -393,7 +393,7 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheReadThatItBecomes(t *testing.T) 
 func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) {
 	for _, major := range []int{2, 3} {
 		t.Run(fmt.Sprint("HTTP/", major), func(t *testing.T) {
-			p := newProxy(t, &options{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"})
+			p := newProxy(t, &options{SyncPresence: "limit", RepeatWrites: "absorb", Homeserver: "synapse"})
 			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				r.Body = http.NoBody
 				return false, nil
@@ -405,7 +405,7 @@ func TestWebSocketOverHTTP2AndHTTP3IsJudgedAsTheSyncThatItBecomes(t *testing.T) 
 					t.Errorf("reached the homeserver as %s %s, want the query %s", got.Method, got.RequestURI, want)
 				}
 			}
-			p.wantMetrics(map[string]float64{"requests_total sync": 2, "outcomes_total quieted sync": 1})
+			p.wantMetrics(map[string]float64{"requests_total sync": 2, "outcomes_total stripped_unchanged sync": 1})
 
 			// GET /events is an activity: what is repeated after it is news.
 			write := func() { p.Put("alice-token", alice, `{"presence":"unavailable"}`) }
@@ -442,7 +442,7 @@ func TestWebSocketOverHTTP2AndHTTP3IsObservedAsTheReadThatItBecomes(t *testing.T
 func TestExtendedConnectIsForWebSocketsOnly(t *testing.T) {
 	for _, major := range []int{2, 3} {
 		for _, path := range []string{statusPath(alice), syncPath, "/_matrix/client/versions", "/elsewhere"} {
-			p := newProxy(t, &options{Sync: "limit"})
+			p := newProxy(t, &options{SyncPresence: "limit"})
 			for _, protocol := range []string{"foo", "WebSocket", "websocket2", "connect-udp", "webtransport"} {
 				p.WantError(p.Do(extendedConnect(major, protocol, path, "bob-token")), 400, "M_UNRECOGNIZED")
 			}

@@ -23,7 +23,7 @@ import (
 // options are what tests configure, by the names and words of a Caddyfile. What is left out
 // has its default.
 type options struct {
-	Mode, RepeatWrites, OverLimit, Sync, Homeserver, Preflight string
+	Mode, RepeatWrites, OverLimit, SyncPresence, Homeserver, Preflight string
 
 	WriteLimit, ReadLimit, SyncLimit *rate
 	Exempt                           []string
@@ -77,7 +77,7 @@ func (o *options) settings(t testing.TB) *Settings {
 	t.Helper()
 	s := Defaults()
 	s.Observe, s.Preflight = o.Mode == "observe", o.Preflight == "local"
-	s.Sync, s.Dialect = SyncModes[o.Sync], Dialects[o.Homeserver]
+	s.SyncPresence, s.Dialect = SyncModes[o.SyncPresence], Dialects[o.Homeserver]
 	s.PresenceValues = o.PresenceValues
 	set(&s.Refresh, o.Refresh)
 	set(&s.MaxBody, o.MaxBody)

@@ -179,7 +179,7 @@ func (h *Gateway) serveUncached(w http.ResponseWriter, r *http.Request, next Nex
 // a user's presence.
 func (h *Gateway) comparesShown() bool {
 	n := &h.memory.needs
-	return h.set.Absorbs || h.set.Sync == SyncLimit || n.absorbs.Load() || n.limitsSyncs.Load()
+	return h.set.Absorbs || h.set.SyncPresence == SyncLimit || n.absorbs.Load() || n.limitsSyncs.Load()
 }
 
 // compareShown compares what the homeserver shows of a user with what they last wrote, and said

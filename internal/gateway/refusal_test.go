@@ -205,7 +205,7 @@ func TestRefusalOfAnAccountIsItsOwn(t *testing.T) {
 // Nor does it cost more in mode observe, or by its syncs.
 func TestRefusedAccountIsAskedAboutOnce(t *testing.T) {
 	for name, handler := range map[string]*options{
-		"observe": {Mode: "observe"}, "sync": {Sync: "limit", Homeserver: "synapse"},
+		"observe": {Mode: "observe"}, "sync": {SyncPresence: "limit", Homeserver: "synapse"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -308,7 +308,7 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 			t.Run(name+", by a "+what, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					h := coalescing()
-					h.Sync, h.Homeserver = "limit", "synapse"
+					h.SyncPresence, h.Homeserver = "limit", "synapse"
 					p := newProxy(t, h)
 					logger, logs := testkit.NewLogs(slog.LevelWarn)
 					p.gateway.logger = logger

@@ -110,7 +110,9 @@ func TestReloadToAnotherLimitAppliesAtOnce(t *testing.T) {
 			func(p *proxy, n int) int { return told(p.Do(from("192.0.2.7", fmt.Sprint("made-up-", n)))) },
 		},
 		"syncs": {
-			func(limit *rate) *options { return &options{Sync: "limit", Homeserver: "synapse", SyncLimit: limit} },
+			func(limit *rate) *options {
+				return &options{SyncPresence: "limit", Homeserver: "synapse", SyncLimit: limit}
+			},
 			changeBySync(),
 		},
 	} {

@@ -43,7 +43,7 @@ func (hs *homeserver) answers(path string, status int, body string, done func())
 // identity timeout, and so would anything that asks before it forwards.
 func TestWhatIsNoPresenceRequestWaitsForNothingOfOurs(t *testing.T) {
 	handler := func() *options {
-		return &options{Sync: "limit", RepeatWrites: "absorb", OverLimit: "coalesce", Homeserver: "auto", Preflight: "local"}
+		return &options{SyncPresence: "limit", RepeatWrites: "absorb", OverLimit: "coalesce", Homeserver: "auto", Preflight: "local"}
 	}
 	for _, tc := range []struct{ method, path, body string }{
 		{"POST", clientAPI + "logout", "{}"},
@@ -693,11 +693,11 @@ func TestATokenThatHasEndedPutsNothingInDoubt(t *testing.T) {
 		"a write":                  {"PUT", statusPath(alice), online},
 	} {
 		for _, handler := range []*options{
-			{Sync: "limit", RepeatWrites: "absorb", Homeserver: "synapse"},
-			{Sync: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"},
-			{Sync: "pass", RepeatWrites: "absorb"},
+			{SyncPresence: "limit", RepeatWrites: "absorb", Homeserver: "synapse"},
+			{SyncPresence: "limit", RepeatWrites: "absorb", Homeserver: "tuwunel"},
+			{SyncPresence: "pass", RepeatWrites: "absorb"},
 		} {
-			t.Run(fmt.Sprint(name, ", ", handler.Sync, " ", handler.Homeserver), func(t *testing.T) {
+			t.Run(fmt.Sprint(name, ", ", handler.SyncPresence, " ", handler.Homeserver), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newProxy(t, handler)
 					p.knows("alice-phone")

@@ -22,11 +22,11 @@ type Settings struct {
 	// Absorbs, coalesces and limitsReads tell that some class does.
 	Absorbs, Coalesces, limitsReads bool
 
-	Refresh   time.Duration
-	Coalesce  coalesceRules
-	Sync      syncMode
-	Dialect   dialect
-	Preflight bool // answered here
+	Refresh      time.Duration
+	Coalesce     coalesceRules
+	SyncPresence syncMode
+	Dialect      dialect
+	Preflight    bool // answered here
 
 	Cached bool
 	Rules  cache.Rules
@@ -173,8 +173,8 @@ func (s *Settings) classOf(userID string) *Class {
 
 // watchesSyncs tells whether syncs are looked at: to change them, or because a repeat of
 // a write is none if a sync came between.
-func (s *Settings) watchesSyncs() bool { return s.Sync != syncPass || s.Absorbs }
+func (s *Settings) watchesSyncs() bool { return s.SyncPresence != syncPass || s.Absorbs }
 
 // watchesActivity tells whether that is looked at by which a homeserver takes its user for
 // active: it may change what a write or a sync has set.
-func (s *Settings) watchesActivity() bool { return s.Sync == SyncLimit || s.Absorbs }
+func (s *Settings) watchesActivity() bool { return s.SyncPresence == SyncLimit || s.Absorbs }

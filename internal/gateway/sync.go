@@ -15,12 +15,12 @@ import (
 type syncMode int
 
 const (
-	syncPass syncMode = iota
-	SyncLimit
-	SyncOff
+	syncPass  syncMode = iota
+	SyncLimit          // within a budget, and without what changes nothing
+	SyncStrip          // none of it reaches the homeserver
 )
 
-var SyncModes = map[string]syncMode{"": syncPass, "pass": syncPass, "limit": SyncLimit, "off": SyncOff}
+var SyncModes = map[string]syncMode{"": syncPass, "pass": syncPass, "limit": SyncLimit, "strip": SyncStrip}
 
 // syncRoute recognises a sync that sets a presence.
 func syncRoute(r *http.Request) (matrix.SyncRoute, bool) {
@@ -30,41 +30,21 @@ func syncRoute(r *http.Request) (matrix.SyncRoute, bool) {
 	return matrix.ParseSyncRoute(methodOf(r), r.URL.EscapedPath())
 }
 
-// syncWrite is what became of the presence that a sync sets.
-type syncWrite int
-
-const (
-	syncChanged  syncWrite = iota // a change, passed on
-	syncRepeated                  // a repeat that the homeserver may need, passed on
-	syncUnknown                   // passed on: it isn't known whose it is or what it means
-	syncNone                      // passed on: the homeserver makes nothing of it
-	syncSpared                    // taken out: a repeat
-	syncTakenOut                  // taken out: sync off
-	syncLimited                   // taken out or replaced: over the limit
-	syncDamped                    // taken out: another device of the user comes first
-	syncWriteCount
-)
-
-var syncWriteNames = [syncWriteCount]string{"changed", "repeated", "unknown", "none", "spared", "off", "limited", "damped"}
-
-// syncOutcomes is how the sync itself was answered.
-var syncOutcomes = [syncWriteCount]outcome{
-	outcomeForwarded, outcomeForwarded, outcomeForwarded, outcomeForwarded,
-	outcomeQuieted, outcomeQuieted, outcomeHeld, outcomeHeld,
-}
-
-// syncObserved is what becomes of it in mode observe, in which nothing is taken out.
-var syncObserved = [syncWriteCount]syncWrite{
-	syncChanged: syncChanged, syncRepeated: syncRepeated, syncUnknown: syncUnknown, syncNone: syncNone,
-	syncSpared: syncRepeated, syncTakenOut: syncUnknown, syncLimited: syncChanged, syncDamped: syncChanged,
-}
-
-var syncVerdicts = [...]syncWrite{
-	policy.SyncChanged:  syncChanged,
-	policy.SyncRepeated: syncRepeated,
-	policy.SyncSpared:   syncSpared,
-	policy.SyncLimited:  syncLimited,
-	policy.SyncDamped:   syncDamped,
+// syncVerdicts says what a verdict is called in metrics, how the sync itself was answered, and
+// what the verdict is in mode observe, in which nothing is taken out.
+var syncVerdicts = [policy.SyncVerdicts]struct {
+	name     string
+	outcome  outcome
+	observed policy.SyncVerdict
+}{
+	policy.SyncChanged:   {"changed", outcomeForwarded, policy.SyncChanged},
+	policy.SyncRepeated:  {"repeated", outcomeForwarded, policy.SyncRepeated},
+	policy.SyncUnknown:   {"unknown", outcomeForwarded, policy.SyncUnknown},
+	policy.SyncNone:      {"none", outcomeForwarded, policy.SyncNone},
+	policy.SyncUnchanged: {"unchanged", outcomeStrippedUnchanged, policy.SyncRepeated},
+	policy.SyncStripped:  {"stripped", outcomeStrippedUnchanged, policy.SyncUnknown},
+	policy.SyncLimited:   {"limited", outcomeStrippedLimited, policy.SyncChanged},
+	policy.SyncOutranked: {"outranked", outcomeStrippedLimited, policy.SyncChanged},
 }
 
 // serveSync is the life of a sync. It always goes to the homeserver, with another
@@ -75,13 +55,13 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	switch {
 	case !route.Sets(dialect), dialect == Dendrite && r.Method == http.MethodHead:
 		return next.ServeHTTP(w, r)
-	case dialect == Auto && h.set.Sync != syncPass:
+	case dialect == Auto && h.set.SyncPresence != syncPass:
 		return h.passUnjudged(w, r, next)
-	case h.set.Sync == SyncOff:
-		return h.silenceSync(w, r, next, dialect)
-	case h.set.Sync == SyncLimit && dialect == synapse:
+	case h.set.SyncPresence == SyncStrip:
+		return h.stripSync(w, r, next, dialect)
+	case h.set.SyncPresence == SyncLimit && dialect == synapse:
 		h.memory.rateHint.Do(func() {
-			h.logger.Warn("sync limit is on and the homeserver is Synapse: raise rc_presence in homeserver.yaml " +
+			h.logger.Warn("sync_presence limit is on and the homeserver is Synapse: raise rc_presence in homeserver.yaml " +
 				"(rc_presence: {per_user: {per_second: 1000, burst_count: 1000}}) if you have not; by default Synapse charges " +
 				"every sync, drops the presence of most without a word, and takes users who sync often for offline")
 		})
@@ -100,7 +80,7 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	case !ok:
 		return h.passUnjudged(w, r, next)
 	case asked.sets == matrix.NoPresence:
-		return h.passSync(w, r, next, syncNone)
+		return h.passSync(w, r, next, policy.SyncNone)
 	case userID == "":
 		return h.passUnjudged(w, r, next)
 	}
@@ -109,7 +89,7 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	decision := h.memory.devices.Sync(policy.SyncAsk{
 		UserID: userID, Device: device, Presence: asked.sets, Timeout: asked.timeout,
 	}, policy.SyncRules{
-		Dialect: dialect, Watch: h.watchesOnly(), Refresh: h.set.Refresh,
+		Dialect: dialect, ObserveOnly: h.watchesOnly(), Refresh: h.set.Refresh,
 		Allow: func() bool {
 			_, ok := h.memory.take(limitSync, h.set.classOf(userID).SyncLimit, userID, now)
 			return ok
@@ -130,7 +110,7 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 func (h *Gateway) passUnjudged(w http.ResponseWriter, r *http.Request, next Next) error {
 	w, done := h.unsettleBy(w, r, next)
 	defer done()
-	return h.passSync(w, r, next, syncUnknown)
+	return h.passSync(w, r, next, policy.SyncUnknown)
 }
 
 // unsettleBy forgets the presence of a sync's user, now and when the answer begins, or if
@@ -219,43 +199,43 @@ func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), h.memory.now())
 		}
 	}()
-	return h.passSync(w, r, next, syncVerdicts[decision.Verdict])
+	return h.passSync(w, r, next, decision.Verdict)
 }
 
-// silenceSync keeps a sync from touching the presence.
-func (h *Gateway) silenceSync(w http.ResponseWriter, r *http.Request, next Next, dialect dialect) error {
-	keep := dialect.Keep()
+// stripSync keeps a sync from touching any presence.
+func (h *Gateway) stripSync(w http.ResponseWriter, r *http.Request, next Next, dialect dialect) error {
+	keep := dialect.NoChangeValue()
 	if keep == "" {
-		h.misfit.Do(func() {
-			h.logger.Error("sync off has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync limit")
+		h.notSupported.Do(func() {
+			h.logger.Error("sync_presence strip has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync_presence limit")
 		})
 		return h.passUnjudged(w, r, next)
 	}
 	query := matrix.ParseSyncQuery(dialect, r.URL.RawQuery)
 	if query.Certain && query.Sets == matrix.NoPresence {
-		return h.passSync(w, r, next, syncNone)
+		return h.passSync(w, r, next, policy.SyncNone)
 	}
 	if h.set.Observe {
 		w, done := h.unsettleBy(w, r, next)
 		defer done()
-		return h.passSync(w, r, next, syncTakenOut)
+		return h.passSync(w, r, next, policy.SyncStripped)
 	}
 	setQuery(r, query.Set(keep))
-	return h.passSync(w, r, next, syncTakenOut)
+	return h.passSync(w, r, next, policy.SyncStripped)
 }
 
 // passSync counts a sync and sends it on. The time that it takes says nothing about
 // the homeserver: it waits for news.
-func (h *Gateway) passSync(w http.ResponseWriter, r *http.Request, next Next, what syncWrite) error {
+func (h *Gateway) passSync(w http.ResponseWriter, r *http.Request, next Next, verdict policy.SyncVerdict) error {
 	c := h.memory.counters
 	if h.set.Observe {
-		h.noteObserved(r, routeSync, syncOutcomes[what])
-		what = syncObserved[what]
+		h.noteObserved(r, routeSync, syncVerdicts[verdict].outcome)
+		verdict = syncVerdicts[verdict].observed
 	}
 	c.requests[routeSync].Add(1)
-	c.syncWrites[what].Add(1)
+	c.syncWrites[verdict].Add(1)
 	c.upstream[reasonSync].Add(1)
-	h.noteAs(r, routeSync, syncOutcomes[what])
+	h.noteAs(r, routeSync, syncVerdicts[verdict].outcome)
 	return next.ServeHTTP(w, r)
 }
 

@@ -95,7 +95,7 @@ func TestSyncsAreNotLookedAtUnlessAskedFor(t *testing.T) {
 
 func TestSyncLimitLetsChangesThroughAndTakesRepeatsOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
 		for _, s := range []struct {
 			query, want string
 		}{
@@ -112,8 +112,8 @@ func TestSyncLimitLetsChangesThroughAndTakesRepeatsOut(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		p.wantMetrics(map[string]float64{
-			"requests_total sync": 8, "outcomes_total forwarded sync": 5, "outcomes_total quieted sync": 3, "upstream_requests_total sync": 8,
-			"sync_writes_total changed": 2, "sync_writes_total repeated": 1, "sync_writes_total spared": 3, "sync_writes_total none": 2,
+			"requests_total sync": 8, "outcomes_total forwarded sync": 5, "outcomes_total stripped_unchanged sync": 3, "upstream_requests_total sync": 8,
+			"sync_writes_total changed": 2, "sync_writes_total repeated": 1, "sync_writes_total unchanged": 3, "sync_writes_total none": 2,
 			"saved_total": 0, "upstream_seconds sync": 0, "entries devices": 1,
 		})
 	})
@@ -121,7 +121,7 @@ func TestSyncLimitLetsChangesThroughAndTakesRepeatsOut(t *testing.T) {
 
 func TestSyncRefreshReachesTheHomeserver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", Refresh: 10 * time.Second})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse", Refresh: 10 * time.Second})
 		let := 0
 		for range 60 {
 			if p.sync("alice-token", "since=s&timeout=0") == "since=s&timeout=0" {
@@ -138,7 +138,7 @@ func TestSyncRefreshReachesTheHomeserver(t *testing.T) {
 func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &options{
-			Sync: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: 10 * time.Second},
+			SyncPresence: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: 10 * time.Second},
 			Exempt:  []string{"@bob:*"},
 			Classes: []userClass{{Name: "carol", Match: []string{"@carol:*"}, SyncLimit: &rate{Events: 2, Window: time.Hour}}},
 		})
@@ -161,7 +161,7 @@ func TestChangesOverTheSyncLimitAreHeld(t *testing.T) {
 		p.wantSync("carol-token", online, online)
 		p.wantSync("carol-token", away, away)
 		p.wantSync("carol-token", online, away)
-		p.wantMetrics(map[string]float64{"outcomes_total held sync": 3, "sync_writes_total limited": 3, "entries syncers": 2})
+		p.wantMetrics(map[string]float64{"outcomes_total stripped_limited sync": 3, "sync_writes_total limited": 3, "entries syncers": 2})
 	})
 }
 
@@ -172,11 +172,11 @@ func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
 		handler *options
 		want    int
 	}{
-		"told":     {&options{Sync: "limit", Homeserver: "synapse"}, 1},
-		"learned":  {&options{Sync: "limit"}, 1},
-		"off":      {&options{Sync: "off", Homeserver: "synapse"}, 0},
+		"told":     {&options{SyncPresence: "limit", Homeserver: "synapse"}, 1},
+		"learned":  {&options{SyncPresence: "limit"}, 1},
+		"strip":    {&options{SyncPresence: "strip", Homeserver: "synapse"}, 0},
 		"watched":  {absorbing(), 0},
-		"Dendrite": {&options{Sync: "limit", Homeserver: "dendrite"}, 0},
+		"Dendrite": {&options{SyncPresence: "limit", Homeserver: "dendrite"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -202,13 +202,13 @@ func TestSynapsesOwnLimitIsWarnedOfOnce(t *testing.T) {
 
 func TestDevicesOfDendriteAreDamped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "dendrite"})
 		p.wantSync("alice-token", "", "")
 		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
 		p.wantSync("alice-phone", "set_presence=offline", "set_presence=unchanged")
 		time.Sleep(defaultRefresh + time.Second)
 		p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unavailable")
-		p.wantMetrics(map[string]float64{"sync_writes_total damped": 2, "outcomes_total held sync": 2})
+		p.wantMetrics(map[string]float64{"sync_writes_total outranked": 2, "outcomes_total stripped_limited sync": 2})
 	})
 }
 
@@ -226,7 +226,7 @@ func TestEndedSessionHoldsNobodyDown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
+				p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "dendrite"})
 				p.wantSync("alice-token", "", "")
 				p.wantSync("alice-phone", "set_presence=unavailable", "set_presence=unchanged")
 				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
@@ -249,7 +249,7 @@ func TestEndedSessionHoldsNobodyDown(t *testing.T) {
 	}
 }
 
-func TestSyncOffTouchesNoPresence(t *testing.T) {
+func TestSyncPresenceStripTouchesNoPresence(t *testing.T) {
 	for _, tt := range []struct {
 		homeserver, query, want string
 	}{
@@ -261,7 +261,7 @@ func TestSyncOffTouchesNoPresence(t *testing.T) {
 		{"dendrite", "set_presence=offline", "set_presence=unchanged"},
 		{"dendrite", "set_presence=nonsense", "set_presence=nonsense"},
 	} {
-		p := newProxy(t, &options{Sync: "off", Homeserver: tt.homeserver})
+		p := newProxy(t, &options{SyncPresence: "strip", Homeserver: tt.homeserver})
 		p.wantSync("alice-token", tt.query, tt.want)
 		p.wantSync("", tt.query, tt.want)
 		p.WantCounts(map[string]int{"whoami": 0})
@@ -272,7 +272,7 @@ func TestSyncOffTouchesNoPresence(t *testing.T) {
 }
 
 func TestUncertainSyncsPassAsTheyCame(t *testing.T) {
-	p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+	p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
 	pass := func(what string, r *http.Request) {
 		t.Helper()
 		before := r.URL.RawQuery
@@ -310,7 +310,7 @@ func TestALostSyncIsMended(t *testing.T) {
 		for _, off := range []bool{false, true} {
 			t.Run(fmt.Sprint(homeserver, off), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					p := newProxy(t, &options{Sync: "limit", Homeserver: homeserver, Cache: &caching{Off: off}})
+					p := newProxy(t, &options{SyncPresence: "limit", Homeserver: homeserver, Cache: &caching{Off: off}})
 					m := p.behaves(homeserver)
 					p.knows("alice-token")
 					for range 4 {
@@ -335,7 +335,7 @@ func TestALostSyncIsMended(t *testing.T) {
 // for one that says online: it went up and down past the limit, and readers saw the old state.
 func TestSyncThatSaysItsPresenceInAForm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "dendrite"})
 		m := p.behaves("dendrite")
 		p.knows("alice-token")
 		p.Do(request("GET", syncPath+"?since=s&set_presence=online", "alice-token", ""))
@@ -354,7 +354,7 @@ func TestSyncThatSaysItsPresenceInAForm(t *testing.T) {
 
 // Synapse serves it under a further prefix, and HEAD like GET.
 func TestEverySpellingOfASyncCounts(t *testing.T) {
-	p := newProxy(t, &options{Sync: "off", Homeserver: "synapse"})
+	p := newProxy(t, &options{SyncPresence: "strip", Homeserver: "synapse"})
 	for _, path := range []string{"/_matrix/client/v3/sync", "/_matrix/client/r0/sync", "/_matrix/client/unstable/sync"} {
 		for _, method := range []string{"GET", "HEAD"} {
 			p.Do(request(method, path, "alice-token", ""))
@@ -363,7 +363,7 @@ func TestEverySpellingOfASyncCounts(t *testing.T) {
 			}
 		}
 	}
-	p = newProxy(t, &options{Sync: "off", Homeserver: "dendrite"})
+	p = newProxy(t, &options{SyncPresence: "strip", Homeserver: "dendrite"})
 	for _, r := range []*http.Request{
 		request("GET", "/_matrix/client/unstable/sync", "alice-token", ""), request("HEAD", syncPath, "alice-token", ""),
 	} {
@@ -389,7 +389,7 @@ func TestSyncPassChangesNoSync(t *testing.T) {
 }
 
 func TestSyncWithARevokedTokenEndsItsIdentity(t *testing.T) {
-	p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+	p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
 	p.sync("alice-token", "")
 	p.hs.Mu.Lock()
 	delete(p.hs.Tokens, "alice-token")
@@ -401,7 +401,7 @@ func TestSyncWithARevokedTokenEndsItsIdentity(t *testing.T) {
 
 func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 	for name, handler := range map[string]func() *options{
-		"limit": func() *options { return &options{Sync: "limit", Homeserver: "synapse"} },
+		"limit": func() *options { return &options{SyncPresence: "limit", Homeserver: "synapse"} },
 		"repeat_writes": func() *options {
 			return &options{RepeatWrites: "absorb", WriteLimit: &rate{Off: true}, Homeserver: "synapse"}
 		},
@@ -439,7 +439,7 @@ func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 				time.Sleep(defaultSettle)
 				want(away, "matrix_presence; fwd=miss; stored")
 				if got := p.sync("alice-token", "set_presence=unavailable&timeout=30000"); name == "repeat_writes" && got != "set_presence=unavailable&timeout=30000" {
-					t.Errorf("sync pass made %q of it", got)
+					t.Errorf("sync_presence pass made %q of it", got)
 				}
 				want(away, "matrix_presence; hit") // a repeat changes nothing
 			})
@@ -451,7 +451,7 @@ func TestSyncThatChangesPresenceInvalidates(t *testing.T) {
 // again: readers see both at once.
 func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
 		p.Get("alice-token", bob)
 		sets := func(presence string) {
 			p.hs.Mu.Lock()
@@ -507,7 +507,7 @@ func TestActivityBetweenSyncsIsSeen(t *testing.T) {
 // within, and what was read of that, was taken for what the presence is.
 func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse", RepeatWrites: "absorb"})
 		p.Get("alice-token", bob)
 		p.sync("alice-token", "since=s&timeout=0")
 		sets := func(presence string) {
@@ -547,7 +547,7 @@ func TestActivityThatEndsAfterASyncIsSeen(t *testing.T) {
 
 func TestSyncAfterAWriteOfTheSameStateIsNoChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
 		p.Put("alice-token", alice, `{"presence":"unavailable","status_msg":"x"}`)
 		for _, want := range []string{"unavailable", "offline"} { // the first goes through
 			p.wantSync("alice-token", "since=s&timeout=0&set_presence=unavailable", "since=s&timeout=0&set_presence="+want)
@@ -577,7 +577,7 @@ func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 		"status": func(w http.ResponseWriter) error { answer(w, 500, `{}`); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+			p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
 			query := "since=s&timeout=0"
 			p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
 				if strings.HasSuffix(r.URL.Path, "/sync") {
@@ -591,7 +591,7 @@ func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 			p.hs.Intercept = nil
 			p.wantSync("alice-token", query, query)
 			p.wantSync("alice-token", query, query+"&set_presence=offline")
-			p.wantMetrics(map[string]float64{"sync_writes_total changed": 4, "sync_writes_total spared": 1})
+			p.wantMetrics(map[string]float64{"sync_writes_total changed": 4, "sync_writes_total unchanged": 1})
 		})
 	}
 }
@@ -600,7 +600,7 @@ const slidingPath = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync
 
 func TestSlidingSyncOfTuwunel(t *testing.T) {
 	p := newProxy(t, &options{
-		Sync: "limit", Homeserver: "tuwunel", MaxBody: 100, SyncLimit: &rate{Events: 1, Window: time.Hour},
+		SyncPresence: "limit", Homeserver: "tuwunel", MaxBody: 100, SyncLimit: &rate{Events: 1, Window: time.Hour},
 	})
 	var got string
 	var length int64
@@ -682,7 +682,7 @@ func TestHomeserverIsLearned(t *testing.T) {
 	const federation, client = "/_matrix/federation/v1/version", "/_matrix/client/versions"
 	for name, tt := range map[string]struct {
 		answers map[string]func(w http.ResponseWriter)
-		want    string // of sync off
+		want    string // of sync_presence strip
 		asked   float64
 	}{
 		"Synapse":                     {map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Synapse","version":"1.160.0"}}`)}, "set_presence=offline", 1},
@@ -696,7 +696,7 @@ func TestHomeserverIsLearned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{Sync: "off"})
+				p := newProxy(t, &options{SyncPresence: "strip"})
 				p.tells(tt.answers)
 				p.wantSync("alice-token", "", "")
 				synctest.Wait()
@@ -711,7 +711,7 @@ func TestHomeserverIsLearned(t *testing.T) {
 
 func TestHomeserverIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "off"})
+		p := newProxy(t, &options{SyncPresence: "strip"})
 		asked := func(want float64) {
 			t.Helper()
 			synctest.Wait()
@@ -751,7 +751,7 @@ func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{Sync: "limit"})
+				p := newProxy(t, &options{SyncPresence: "limit"})
 				logger, logs := testkit.NewLogs(slog.LevelWarn)
 				p.gateway.logger = logger
 				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
@@ -784,7 +784,7 @@ func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 // Many syncs, one question.
 func TestNoSyncWaitsForTheHomeserversName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "off"})
+		p := newProxy(t, &options{SyncPresence: "strip"})
 		release := make(chan struct{})
 		p.tells(map[string]func(w http.ResponseWriter){"/_matrix/federation/v1/version": func(w http.ResponseWriter) {
 			<-release
@@ -803,7 +803,7 @@ func TestNoSyncWaitsForTheHomeserversName(t *testing.T) {
 // What a client shows of itself is not needed for the question.
 func TestHomeserverIsAskedWithoutACredential(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "off"})
+		p := newProxy(t, &options{SyncPresence: "strip"})
 		r := request("GET", syncPath+"?access_token=alice-token", "", "")
 		r.Header.Set("Cookie", "session=1")
 		p.Do(r)
@@ -820,13 +820,13 @@ func TestHomeserverIsAskedWithoutACredential(t *testing.T) {
 
 func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: time.Hour}})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse", SyncLimit: &rate{Events: 1, Window: time.Hour}})
 		for _, s := range []struct{ query, decision string }{
 			{"since=s&timeout=0", "forwarded"},
-			{"since=s&timeout=0", "quieted"},
+			{"since=s&timeout=0", "stripped_unchanged"},
 			{"since=s&timeout=0&set_presence=unavailable", "forwarded"},
-			{"since=s&timeout=0&set_presence=unavailable", "quieted"},
-			{"since=s&timeout=0", "held"},
+			{"since=s&timeout=0&set_presence=unavailable", "stripped_unchanged"},
+			{"since=s&timeout=0", "stripped_limited"},
 		} {
 			p.sync("alice-token", s.query)
 			vars := stateOf(p.hs.lastSync()).vars
@@ -840,7 +840,7 @@ func TestDecisionsOnSyncsAreLogged(t *testing.T) {
 // reverse_proxy panics if an answer breaks off.
 func TestSyncThatBreaksOffEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "dendrite"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "dendrite"})
 		p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/sync") {
 				panic(http.ErrAbortHandler)
@@ -880,9 +880,9 @@ func TestWriteAfterASyncIsNoRepeat(t *testing.T) {
 // is forgotten then.
 func TestNoSyncWaitsForWhoAmI(t *testing.T) {
 	for name, handler := range map[string]*options{
-		"limit":    {Sync: "limit", Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}},
+		"limit":    {SyncPresence: "limit", Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}},
 		"pass":     {Homeserver: "synapse", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}},
-		"observed": {Mode: "observe", Sync: "limit", Homeserver: "synapse"},
+		"observed": {Mode: "observe", SyncPresence: "limit", Homeserver: "synapse"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -920,7 +920,7 @@ func TestNoSyncWaitsForWhoAmI(t *testing.T) {
 // Whose an idle client's token is, is asked once: the homeserver checks it each time.
 func TestIdleClientIsNotAskedAbout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newProxy(t, &options{Sync: "limit", Homeserver: "synapse"})
+		p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
 		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/sync") {
 				time.Sleep(30 * time.Second)
@@ -941,15 +941,15 @@ func TestIdleClientIsNotAskedAbout(t *testing.T) {
 func TestObservedSyncsGoAsTheyCame(t *testing.T) {
 	for mode, want := range map[string]map[string]float64{
 		"limit": {
-			"outcomes_total forwarded sync": 6, "outcomes_total quieted sync": 0, "outcomes_total held sync": 0,
-			"observed_total forwarded sync": 2, "observed_total quieted sync": 2, "observed_total held sync": 2,
+			"outcomes_total forwarded sync": 6, "outcomes_total stripped_unchanged sync": 0, "outcomes_total stripped_limited sync": 0,
+			"observed_total forwarded sync": 2, "observed_total stripped_unchanged sync": 2, "observed_total stripped_limited sync": 2,
 			"sync_writes_total changed": 4, "sync_writes_total repeated": 2,
 		},
-		"off": {"outcomes_total forwarded sync": 6, "observed_total quieted sync": 6, "sync_writes_total unknown": 6},
+		"strip": {"outcomes_total forwarded sync": 6, "observed_total stripped_unchanged sync": 6, "sync_writes_total unknown": 6},
 	} {
 		t.Run(mode, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				handler := &options{Mode: "observe", Sync: mode, Homeserver: "synapse"}
+				handler := &options{Mode: "observe", SyncPresence: mode, Homeserver: "synapse"}
 				if mode == "limit" {
 					handler.SyncLimit = &rate{Events: 1, Window: time.Hour}
 				}
@@ -976,7 +976,7 @@ func TestNothingIsAbsorbedPastASyncThatIsNotJudged(t *testing.T) {
 	for name, query := range map[string]string{"unknown homeserver": "since=s&timeout=0", "odd query": "x;set_presence=online"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{RepeatWrites: "absorb", Sync: "limit", WriteLimit: &rate{Off: true}})
+				p := newProxy(t, &options{RepeatWrites: "absorb", SyncPresence: "limit", WriteLimit: &rate{Off: true}})
 				p.Put("alice-token", alice, unavailable)
 				p.Get("bob-token", alice)
 				p.wantSync("alice-token", query, query)

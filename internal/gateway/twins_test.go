@@ -94,14 +94,14 @@ func TestTwins(t *testing.T) {
 	profiles := map[string]func() *options{
 		"busy": func() *options {
 			return &options{
-				RepeatWrites: "absorb", OverLimit: "coalesce", Sync: "limit",
+				RepeatWrites: "absorb", OverLimit: "coalesce", SyncPresence: "limit",
 				WriteLimit: &rate{Events: 2, Window: time.Second, Burst: 5},
 				SyncLimit:  &rate{Events: 1, Window: 2 * time.Second, Burst: 5},
 			}
 		},
 		"absorbing": func() *options { return &options{RepeatWrites: "absorb", WriteLimit: &rate{Off: true}} },
 		"tight": func() *options {
-			return &options{Sync: "limit", WriteLimit: &rate{Off: true}, SyncLimit: &rate{Events: 1, Window: 30 * time.Second, Burst: 1}}
+			return &options{SyncPresence: "limit", WriteLimit: &rate{Off: true}, SyncLimit: &rate{Events: 1, Window: 30 * time.Second, Burst: 1}}
 		},
 	}
 	for _, name := range []string{"synapse", "dendrite", "tuwunel"} {

@@ -144,10 +144,10 @@ var syncWords = []struct {
 func TestEveryWordOfASyncIsReadAsTheHomeserverDoes(t *testing.T) {
 	for _, name := range []string{"synapse", "dendrite", "tuwunel"} {
 		for mode, handler := range map[string]func() *options{
-			"limit":       func() *options { return &options{Sync: "limit", Homeserver: name} },
+			"limit":       func() *options { return &options{SyncPresence: "limit", Homeserver: name} },
 			"absorb":      func() *options { return &options{RepeatWrites: "absorb", Homeserver: name} },
-			"learned":     func() *options { return &options{Sync: "limit", RepeatWrites: "absorb"} },
-			"never known": func() *options { return &options{Sync: "limit", RepeatWrites: "absorb"} },
+			"learned":     func() *options { return &options{SyncPresence: "limit", RepeatWrites: "absorb"} },
+			"never known": func() *options { return &options{SyncPresence: "limit", RepeatWrites: "absorb"} },
 			"watched":     func() *options { return &options{RepeatWrites: "absorb"} },
 		} {
 			t.Run(name+"/"+mode, func(t *testing.T) {
@@ -214,7 +214,7 @@ func (p *proxy) walkWord(m *modelled, who actor, query string, body *string) {
 		p.wantShown(m, who.userID, what+": "+name+" and a while")
 	}
 	// 5 at first, 2 more in 24 s, and down again after each.
-	if p.gateway.set.Sync == SyncLimit && p.gateway.set.Dialect != Auto && changes > 14 {
+	if p.gateway.set.SyncPresence == SyncLimit && p.gateway.set.Dialect != Auto && changes > 14 {
 		t.Errorf("%s in turns with online changed the presence %d times in 16 syncs", what, changes)
 	}
 }
@@ -231,7 +231,7 @@ func TestSyncsAfterAWriteOfEveryWord(t *testing.T) {
 			t.Run(name+"/"+word, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newProxy(t, &options{
-						Sync: "limit", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}, Homeserver: name,
+						SyncPresence: "limit", RepeatWrites: "absorb", WriteLimit: &rate{Off: true}, Homeserver: name,
 						SyncLimit: &rate{Events: 1, Window: 1e15}, PresenceValues: []string{"online", "unavailable", "offline", "busy", "org.matrix.msc3026.busy", "foo", ""},
 					})
 					p.knows("alice-token")

@@ -93,7 +93,7 @@ func (h *Gateway) relieved(w http.ResponseWriter, r *http.Request, next Next, wr
 	}
 	wait, ok := crowdedWait, false
 	if waits {
-		m.Talkers[limitWrite].Add(write.UserID)
+		m.TopLimited[limitWrite].Add(write.UserID)
 	} else {
 		wait, ok = m.take(limitWrite, class.WriteLimit, write.UserID, now)
 	}

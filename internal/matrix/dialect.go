@@ -48,15 +48,15 @@ const (
 	Tuwunel
 )
 
-// Keep is the value of set_presence that leaves a presence as it is, or "" if the
-// homeserver has none.
+// NoChangeValue is the value of set_presence that leaves a presence as it is, or "" if
+// the homeserver has none.
 //
 //   - Synapse: offline is no state here, the sync only doesn't count as one
 //     (synapse/rest/client/sync.py).
 //   - Dendrite: offline sets that; a value that it doesn't know it ignores
 //     (syncapi/sync/requestpool.go).
 //   - tuwunel: every value is a state, offline included (src/api/client/sync/v3.rs).
-func (d Dialect) Keep() string {
+func (d Dialect) NoChangeValue() string {
 	switch d {
 	case Synapse:
 		return "offline"
@@ -101,14 +101,14 @@ func ruma(word string) Presence {
 	return Offline
 }
 
-// Merges tells that the homeserver keeps a state of each device, and shows the
+// PerDevice tells that the homeserver keeps a state of each device, and shows the
 // highest. Another one shows what came last.
-func (d Dialect) Merges() bool { return d == Synapse || d == Tuwunel }
+func (d Dialect) PerDevice() bool { return d == Synapse || d == Tuwunel }
 
-// Lasts is for how long a device that doesn't sync any more keeps its state, counted from
-// when its last sync began: Synapse's sync_online_timeout, and the idle timers of Dendrite
-// and tuwunel.
-func (d Dialect) Lasts() time.Duration {
+// SyncTimeout is for how long a device that doesn't sync any more keeps its state, counted
+// from when its last sync began: Synapse's sync_online_timeout, and the idle timers of
+// Dendrite and tuwunel.
+func (d Dialect) SyncTimeout() time.Duration {
 	if d == Dendrite || d == Tuwunel {
 		return IdleTimer
 	}
@@ -119,10 +119,10 @@ func (d Dialect) Lasts() time.Duration {
 // if nothing has come of it, also while a sync is open.
 const IdleTimer = 5 * time.Minute
 
-// Lingers is for how long a higher state that was asked for comes before a lower one
+// MergeWindow is for how long a higher state that was asked for comes before a lower one
 // that is asked for later: Dendrite's presenceTimeout, of which it makes no difference
 // between devices. A lower state that it ignored has to be asked for again.
-func (d Dialect) Lingers() time.Duration {
+func (d Dialect) MergeWindow() time.Duration {
 	if d == Dendrite {
 		return 10 * time.Second
 	}

@@ -62,7 +62,7 @@ func TestSyncPresenceByDialect(t *testing.T) {
 		}
 	}
 	for _, dialect := range []Dialect{Synapse, Dendrite} {
-		if keep := dialect.Keep(); keep == "" || dialect.SyncPresence(keep) != NoPresence {
+		if keep := dialect.NoChangeValue(); keep == "" || dialect.SyncPresence(keep) != NoPresence {
 			t.Errorf("dialect %d keeps a presence by %q, which sets one", dialect, keep)
 		}
 	}

@@ -90,8 +90,8 @@ var words = []struct {
 	{[]string{"miss", "collapsed"}, "miss", "forwarded"},
 	{[]string{"bypass"}, "bypass", "forwarded"},
 	{[]string{"forwarded"}, "", "forwarded"},
-	{[]string{"quieted"}, "", "quieted"},
-	{[]string{"held"}, "", "held"},
+	{[]string{"stripped_unchanged"}, "", "stripped_unchanged"},
+	{[]string{"stripped_limited"}, "", "stripped_limited"},
 	{[]string{"absorbed"}, "", "absorbed"},
 	{[]string{"coalesced"}, "", "coalesced"},
 	{[]string{"rejected"}, "", "rejected"},
@@ -132,9 +132,9 @@ func (l *List) Counters(c Counters) {
 
 	syncs := c.requests("sync")
 	l.Equal(c.upstream("sync"), syncs, "upstream_requests_total of sync, requests_total")
-	l.Equal(c.syncs("changed", "repeated", "unknown", "none", "spared", "off", "limited", "damped"), syncs, "sync_writes_total, requests_total")
-	l.Equal(c.syncs("spared", "off"), c.Outcomes("sync", "quieted"), "sync_writes_total of spared, outcomes_total of quieted")
-	l.Equal(c.syncs("limited", "damped"), c.Outcomes("sync", "held"), "sync_writes_total of limited and damped, outcomes_total of held")
+	l.Equal(c.syncs("changed", "repeated", "unknown", "none", "unchanged", "stripped", "limited", "outranked"), syncs, "sync_writes_total, requests_total")
+	l.Equal(c.syncs("unchanged", "stripped"), c.Outcomes("sync", "stripped_unchanged"), "sync_writes_total of unchanged and stripped, outcomes_total of stripped_unchanged")
+	l.Equal(c.syncs("limited", "outranked"), c.Outcomes("sync", "stripped_limited"), "sync_writes_total of limited and outranked, outcomes_total of stripped_limited")
 }
 
 // Log adds what the counters promise about the access log: logged is how many of its lines

@@ -12,47 +12,47 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
-func TestTalkers(t *testing.T) {
-	talkers := NewTalkers(2, testkit.At(0))
+func TestTopLimited(t *testing.T) {
+	limited := NewTopLimited(2, testkit.At(0))
 	for _, userID := range []string{"@a:x", "@b:x", "@a:x", "@c:x", "@c:x"} {
-		talkers.Add(userID)
+		limited.Add(userID)
 	}
 	// c took the counter of b over, who had caused one event.
-	want := []Talker{{"@c:x", 2, 3}, {"@a:x", 2, 2}}
-	got, total, since := talkers.Top()
+	want := []LimitedUser{{"@c:x", 2, 3}, {"@a:x", 2, 2}}
+	got, total, since := limited.Top()
 	if !reflect.DeepEqual(got, want) || total != 5 || !since.Equal(testkit.At(0)) {
 		t.Errorf("got %v of %d since %v, want %v of 5", got, total, since, want)
 	}
 
-	talkers.Reset(testkit.At(time.Hour))
-	if got, total, since := talkers.Top(); len(got) != 0 || total != 0 || !since.Equal(testkit.At(time.Hour)) {
+	limited.Reset(testkit.At(time.Hour))
+	if got, total, since := limited.Top(); len(got) != 0 || total != 0 || !since.Equal(testkit.At(time.Hour)) {
 		t.Errorf("after a reset: %v of %d since %v", got, total, since)
 	}
-	talkers.Add("@b:x")
-	if got, total, _ := talkers.Top(); !reflect.DeepEqual(got, []Talker{{"@b:x", 1, 1}}) || total != 1 {
+	limited.Add("@b:x")
+	if got, total, _ := limited.Top(); !reflect.DeepEqual(got, []LimitedUser{{"@b:x", 1, 1}}) || total != 1 {
 		t.Errorf("after a reset and an event: %v of %d", got, total)
 	}
 }
 
 // The laws of the sketch, against exact counts of streams of all shapes: a few loud
 // users in a crowd, everybody alike, and a new user each time.
-func TestTalkersKeepTheirBounds(t *testing.T) {
+func TestTopLimitedKeepsItsBounds(t *testing.T) {
 	random := testkit.Rand(t)
 	for range 300 {
 		capacity, crowd := 1+random.IntN(20), 1+random.IntN(200)
 		skew := testkit.Pick(random, 0, 1, 2, 4)
-		talkers, exact := NewTalkers(capacity, testkit.Epoch), make(map[string]uint64)
+		limited, exact := NewTopLimited(capacity, testkit.Epoch), make(map[string]uint64)
 		events := random.IntN(2000)
 		for n := range events {
 			userID := fmt.Sprintf("@%d:x", skewed(random, crowd, skew))
 			if skew == 4 && random.IntN(2) == 0 {
 				userID = fmt.Sprintf("@new%d:x", n)
 			}
-			talkers.Add(userID)
+			limited.Add(userID)
 			exact[userID]++
 		}
 
-		top, total, _ := talkers.Top()
+		top, total, _ := limited.Top()
 		if total != uint64(events) || len(top) > capacity || len(top) != min(capacity, len(exact)) {
 			t.Fatalf("%d users of %d for %d events, %d counted, room for %d", len(top), len(exact), events, total, capacity)
 		}
@@ -89,15 +89,15 @@ func skewed(random *rand.Rand, n, skew int) int {
 	return random.IntN(n)
 }
 
-func TestTalkersOfSeveralGoroutines(t *testing.T) {
-	talkers := NewTalkers(3, testkit.Epoch)
+func TestTopLimitedOfSeveralGoroutines(t *testing.T) {
+	limited := NewTopLimited(3, testkit.Epoch)
 	var wg sync.WaitGroup
 	for n := range 8 {
 		wg.Go(func() {
 			for i := range 500 {
-				talkers.Add(fmt.Sprintf("@%d:x", i%(n+1)))
+				limited.Add(fmt.Sprintf("@%d:x", i%(n+1)))
 				if i%100 == 0 {
-					talkers.Top()
+					limited.Top()
 				}
 			}
 		})
@@ -107,41 +107,41 @@ func TestTalkersOfSeveralGoroutines(t *testing.T) {
 	for n := range uint64(8) {
 		true0 += (500 + n) / (n + 1)
 	}
-	top, total, _ := talkers.Top()
+	top, total, _ := limited.Top()
 	if total != 8*500 || len(top) != 3 {
 		t.Errorf("got %v of %d events", top, total)
 	}
 	// More than a third of all, so it is there, whatever the order was in which they came.
-	at := slices.IndexFunc(top, func(one Talker) bool { return one.UserID == "@0:x" })
+	at := slices.IndexFunc(top, func(one LimitedUser) bool { return one.UserID == "@0:x" })
 	if at < 0 || top[at].AtLeast > true0 || top[at].AtMost < true0 {
 		t.Errorf("got %v, want @0:x with %d", top, true0)
 	}
 }
 
-func TestTalkersAllocateNothingForKnownUsers(t *testing.T) {
-	talkers := NewTalkers(100, testkit.Epoch)
+func TestTopLimitedAllocatesNothingForKnownUsers(t *testing.T) {
+	limited := NewTopLimited(100, testkit.Epoch)
 	users := make([]string, 100)
 	for i := range users {
 		users[i] = fmt.Sprintf("@%d:x", i)
-		talkers.Add(users[i])
+		limited.Add(users[i])
 	}
 	n := 0
-	if allocs := testing.AllocsPerRun(1000, func() { talkers.Add(users[n%100]); n++ }); allocs != 0 {
+	if allocs := testing.AllocsPerRun(1000, func() { limited.Add(users[n%100]); n++ }); allocs != 0 {
 		t.Errorf("%v allocations an event", allocs)
 	}
 }
 
-func BenchmarkTalkers(b *testing.B) {
+func BenchmarkTopLimited(b *testing.B) {
 	for name, crowd := range map[string]int{"known": 100, "crowd": 100_000} {
 		b.Run(name, func(b *testing.B) {
 			users := make([]string, crowd)
 			for i := range users {
 				users[i] = fmt.Sprintf("@user%06d:example.com", i)
 			}
-			talkers, i := NewTalkers(100, testkit.Epoch), 0
+			limited, i := NewTopLimited(100, testkit.Epoch), 0
 			b.ReportAllocs()
 			for b.Loop() {
-				talkers.Add(users[i%crowd])
+				limited.Add(users[i%crowd])
 				i++
 			}
 		})

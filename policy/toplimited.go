@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Talkers tells who causes the most events of a kind, in the memory of a few users
+// TopLimited tells which users were over a limit most often, in the memory of a few users
 // however many there are. It is safe for use by several goroutines.
 //
 // It is the space-saving sketch of Metwally, Agrawal and El Abbadi ("Efficient
@@ -20,37 +20,37 @@ import (
 //
 // Of n events with k counters, each user with more than n/k of them has one, and no
 // count is too large by more than n/k.
-type Talkers struct {
+type TopLimited struct {
 	mu       sync.Mutex // guards all below
 	capacity int
 
 	// Each event moves one counter down, so it costs a few steps and no allocation.
-	counters talkerHeap
+	counters limitedHeap
 
 	total uint64
 	since time.Time
 }
 
-// talker is a counter.
-type talker struct {
+// limitedCounter is a counter.
+type limitedCounter struct {
 	userID      string
 	count, over uint64
 }
 
-// Talker is what is known of a user's events: how many there were lies between the two
+// LimitedUser is what is known of a user's events: how many there were lies between the two
 // numbers, both included.
-type Talker struct {
+type LimitedUser struct {
 	UserID          string
 	AtLeast, AtMost uint64
 }
 
-// NewTalkers returns a sketch of at most capacity users, at least 1.
-func NewTalkers(capacity int, now time.Time) *Talkers {
-	return &Talkers{capacity: max(1, capacity), counters: talkerHeap{at: make(map[string]int)}, since: now}
+// NewTopLimited returns a sketch of at most capacity users, at least 1.
+func NewTopLimited(capacity int, now time.Time) *TopLimited {
+	return &TopLimited{capacity: max(1, capacity), counters: limitedHeap{at: make(map[string]int)}, since: now}
 }
 
 // Add counts an event of a user.
-func (t *Talkers) Add(userID string) {
+func (t *TopLimited) Add(userID string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.total++
@@ -60,57 +60,57 @@ func (t *Talkers) Add(userID string) {
 	case known:
 		c.all[i].count++
 	case len(c.all) < t.capacity:
-		heap.Push(c, talker{userID: userID, count: 1})
+		heap.Push(c, limitedCounter{userID: userID, count: 1})
 		return
 	default:
 		smallest := &c.all[i]
 		delete(c.at, smallest.userID)
-		*smallest = talker{userID: userID, count: smallest.count + 1, over: smallest.count}
+		*smallest = limitedCounter{userID: userID, count: smallest.count + 1, over: smallest.count}
 		c.at[userID] = i
 	}
 	heap.Fix(c, i)
 }
 
-// talkerHeap has the smallest count first, and at says where a user is.
-type talkerHeap struct {
-	all []talker
+// limitedHeap has the smallest count first, and at says where a user is.
+type limitedHeap struct {
+	all []limitedCounter
 	at  map[string]int
 }
 
-func (h *talkerHeap) Len() int           { return len(h.all) }
-func (h *talkerHeap) Less(i, j int) bool { return h.all[i].count < h.all[j].count }
+func (h *limitedHeap) Len() int           { return len(h.all) }
+func (h *limitedHeap) Less(i, j int) bool { return h.all[i].count < h.all[j].count }
 
-func (h *talkerHeap) Swap(i, j int) {
+func (h *limitedHeap) Swap(i, j int) {
 	h.all[i], h.all[j] = h.all[j], h.all[i]
 	h.at[h.all[i].userID], h.at[h.all[j].userID] = i, j
 }
 
-func (h *talkerHeap) Push(one any) {
-	h.at[one.(talker).userID] = len(h.all)
-	h.all = append(h.all, one.(talker))
+func (h *limitedHeap) Push(one any) {
+	h.at[one.(limitedCounter).userID] = len(h.all)
+	h.all = append(h.all, one.(limitedCounter))
 }
 
 // Pop is what container/heap asks for; nothing is ever taken out.
-func (h *talkerHeap) Pop() any { panic("a counter is taken over, never removed") }
+func (h *limitedHeap) Pop() any { panic("a counter is taken over, never removed") }
 
 // Top returns all users that have a counter, those who may have caused the most events
 // first, how many events there were of all users, and since when they are counted.
-func (t *Talkers) Top() (talkers []Talker, total uint64, since time.Time) {
+func (t *TopLimited) Top() (top []LimitedUser, total uint64, since time.Time) {
 	t.mu.Lock()
-	talkers = make([]Talker, len(t.counters.all))
+	top = make([]LimitedUser, len(t.counters.all))
 	for i, one := range t.counters.all {
-		talkers[i] = Talker{UserID: one.userID, AtLeast: one.count - one.over, AtMost: one.count}
+		top[i] = LimitedUser{UserID: one.userID, AtLeast: one.count - one.over, AtMost: one.count}
 	}
 	total, since = t.total, t.since
 	t.mu.Unlock()
-	slices.SortFunc(talkers, func(a, b Talker) int {
+	slices.SortFunc(top, func(a, b LimitedUser) int {
 		return cmp.Or(cmp.Compare(b.AtMost, a.AtMost), cmp.Compare(b.AtLeast, a.AtLeast), strings.Compare(a.UserID, b.UserID))
 	})
-	return talkers, total, since
+	return top, total, since
 }
 
 // Reset forgets all events.
-func (t *Talkers) Reset(now time.Time) {
+func (t *TopLimited) Reset(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	clear(t.counters.all) // lets go of the user IDs

@@ -10,7 +10,7 @@ import (
 
 func TestClientsEnterByTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gate := newTurnstile(2, 2, 100)
+		gate := newFairQueue(2, 2, 100)
 		var mu sync.Mutex
 		var inside []string
 		line := func(client string) {
@@ -50,7 +50,7 @@ func TestClientsEnterByTurns(t *testing.T) {
 
 func TestClientThatMayNotEnterKeepsNobodyElseOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gate := newTurnstile(3, 2, 100)
+		gate := newFairQueue(3, 2, 100)
 		ctx, cancel := context.WithCancel(t.Context())
 		results := make(chan error, 10)
 		for range 5 {
@@ -85,7 +85,7 @@ func TestClientThatMayNotEnterKeepsNobodyElseOut(t *testing.T) {
 
 func TestLongestQueueMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gate := newTurnstile(2, 1, 10)
+		gate := newFairQueue(2, 1, 10)
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		in, away := make(map[string]int), make(map[string]int)

@@ -7,11 +7,11 @@ import (
 	"sync"
 )
 
-// turnstile lets only so many in at a time, and of one client fewer, unless it stands for
+// fairQueue lets only so many in at a time, and of one client fewer, unless it stands for
 // many. Clients that wait get in by turns, one of each, so a client with many in line
 // delays the others by no more than one. If too many wait, the last of the longest queue
 // is sent away.
-type turnstile struct {
+type fairQueue struct {
 	all, each int // how many at a time, of all clients and of one
 	room      int // how many may wait
 
@@ -33,32 +33,32 @@ type queue struct {
 // errCrowded says that too many wait.
 var errCrowded = errors.New("too many wait")
 
-func newTurnstile(all, each, room int) *turnstile {
-	return &turnstile{all: all, each: each, room: room, queues: make(map[string]*queue)}
+func newFairQueue(all, each, room int) *fairQueue {
+	return &fairQueue{all: all, each: each, room: room, queues: make(map[string]*queue)}
 }
 
 // enter waits to be let in, until ctx ends or errCrowded. Whoever is let in must
 // leave.
-func (t *turnstile) enter(ctx context.Context, client string, many bool) error {
-	t.mu.Lock()
-	q := t.queues[client]
+func (f *fairQueue) enter(ctx context.Context, client string, many bool) error {
+	f.mu.Lock()
+	q := f.queues[client]
 	if q == nil {
-		q = &queue{each: t.each}
+		q = &queue{each: f.each}
 		if many {
-			q.each = t.all
+			q.each = f.all
 		}
-		t.queues[client] = q
+		f.queues[client] = q
 	}
 	called := make(chan bool, 1)
 	place := q.waiting.PushBack(called)
-	t.waiting++
-	t.admit(client, q)
-	if t.waiting > t.room {
-		longest, queue := t.longest()
-		t.take(queue, queue.waiting.Back()) <- false
-		t.admit(longest, queue)
+	f.waiting++
+	f.admit(client, q)
+	if f.waiting > f.room {
+		longest, queue := f.longest()
+		f.take(queue, queue.waiting.Back()) <- false
+		f.admit(longest, queue)
 	}
-	t.mu.Unlock()
+	f.mu.Unlock()
 
 	select {
 	case in := <-called:
@@ -68,8 +68,8 @@ func (t *turnstile) enter(ctx context.Context, client string, many bool) error {
 		return nil
 	case <-ctx.Done():
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	select {
 	case in := <-called: // at the last moment
 		if !in {
@@ -78,14 +78,14 @@ func (t *turnstile) enter(ctx context.Context, client string, many bool) error {
 		return nil
 	default:
 	}
-	t.take(q, place)
-	t.admit(client, q)
+	f.take(q, place)
+	f.admit(client, q)
 	return ctx.Err()
 }
 
 // longest returns the queue in which most wait. It needs the lock.
-func (t *turnstile) longest() (client string, longest *queue) {
-	for name, q := range t.queues {
+func (f *fairQueue) longest() (client string, longest *queue) {
+	for name, q := range f.queues {
 		if longest == nil || q.waiting.Len() > longest.waiting.Len() {
 			client, longest = name, q
 		}
@@ -94,44 +94,44 @@ func (t *turnstile) longest() (client string, longest *queue) {
 }
 
 // take takes one who waits out of the queue. It needs the lock.
-func (t *turnstile) take(q *queue, place *list.Element) chan<- bool {
-	t.waiting--
+func (f *fairQueue) take(q *queue, place *list.Element) chan<- bool {
+	f.waiting--
 	return q.waiting.Remove(place).(chan bool)
 }
 
 // leave makes room for the next.
-func (t *turnstile) leave(client string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	q := t.queues[client]
+func (f *fairQueue) leave(client string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	q := f.queues[client]
 	q.inside--
-	t.inside--
-	t.admit(client, q)
+	f.inside--
+	f.admit(client, q)
 }
 
 // admit lets in whom there is room for, after q has changed. It needs the lock.
-func (t *turnstile) admit(client string, q *queue) {
-	t.line(q)
-	for t.inside < t.all && t.turns.Len() > 0 {
-		next := t.turns.Remove(t.turns.Front()).(*queue)
+func (f *fairQueue) admit(client string, q *queue) {
+	f.line(q)
+	for f.inside < f.all && f.turns.Len() > 0 {
+		next := f.turns.Remove(f.turns.Front()).(*queue)
 		next.turn = nil
-		t.take(next, next.waiting.Front()) <- true
+		f.take(next, next.waiting.Front()) <- true
 		next.inside++
-		t.inside++
-		t.line(next)
+		f.inside++
+		f.line(next)
 	}
 	if q.inside == 0 && q.waiting.Len() == 0 {
-		delete(t.queues, client)
+		delete(f.queues, client)
 	}
 }
 
 // line gives a queue a turn, or takes it, as it may let somebody in.
-func (t *turnstile) line(q *queue) {
+func (f *fairQueue) line(q *queue) {
 	switch may := q.waiting.Len() > 0 && q.inside < q.each; {
 	case may && q.turn == nil:
-		q.turn = t.turns.PushBack(q)
+		q.turn = f.turns.PushBack(q)
 	case !may && q.turn != nil:
-		t.turns.Remove(q.turn)
+		f.turns.Remove(q.turn)
 		q.turn = nil
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,9 +27,9 @@ func TestAdminTellsWhoIsLimited(t *testing.T) {
 	}
 	t.Cleanup(s.Stop)
 
-	admin := func(method string) (int, string) {
+	ask := func(method, path string) (int, string) {
 		t.Helper()
-		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.Admin+"/matrix_presence/talkers", nil)
+		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.Admin+"/matrix_presence/"+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,6 +43,10 @@ func TestAdminTellsWhoIsLimited(t *testing.T) {
 			t.Fatal(err)
 		}
 		return resp.StatusCode, string(body)
+	}
+	admin := func(method string) (int, string) { return ask(method, "limited_users") }
+	if status, body := ask("GET", "talkers"); status != http.StatusGone || !strings.Contains(body, "limited_users") {
+		t.Errorf("the endpoint by its old name: %d %s", status, body)
 	}
 	type user struct {
 		UserID  string `json:"user_id"`
