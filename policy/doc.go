@@ -21,6 +21,10 @@
 //     [Devices] remembers what each device asked for; what a homeserver makes of it
 //     is its [Dialect] (dialect.go).
 //
+// What becomes of a presence request by all of that is decided in two tables to be read from top
+// to bottom: [DecideRead] (read.go) and [DecideWrite] (write.go), with the facts that both have in
+// decision.go. They are pure, and the same in both modes.
+//
 // body.go holds what each homeserver makes of the body of a write, and which of several may
 // be sent for all of them, repeat.go which write only repeats the last, revocation.go
 // the requests after which tokens are no longer good, activity.go those by which a homeserver
