@@ -430,18 +430,6 @@ type fetched struct {
 	found *cache.Found
 }
 
-// personal tells that an answer is about the credential with which it was asked
-// for, so that nobody else may get it.
-func (f *fetched) personal() bool {
-	if f.found != nil {
-		return f.found.Outcome == cache.Denied
-	}
-	return f.answered() && f.answer == nil
-}
-
-// answered tells that it is an answer, and not that there is none to share.
-func (f *fetched) answered() bool { return f.found != nil || f.err == nil && !f.failed() && !f.large }
-
 // fetchKey tells which readers may share a fetch.
 type fetchKey struct {
 	target     string
@@ -499,24 +487,17 @@ func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 		case <-r.Context().Done():
 			return nil, false, fail(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 		}
-		// What another has been told may be from any time since it was asked for,
-		// until now. It is no better than what is in memory: this reader must still
-		// be known and permitted, and it must be fresh.
-		now, result := h.memory.now(), f.result
-		switch fresh := now.Sub(result.departed) < h.set.Rules.TTL; {
-		case !own && result.isOfOneClient() && !(result.failed() && found.Answer != nil):
-			return h.retry(r, request, who, result, end)
-		case !result.answered(), own && result.found == nil:
-			return result, own, nil
-		case h.recall(who.credential, now).userID != who.viewer:
+		switch mayShare(h.sharing(f.result, who, own, shared, found.Answer != nil)) {
+		case shareAnswer:
+			return f.result, own, nil
+		case shareRetry:
+			return h.retry(r, request, who, f.result, end)
+		case shareEnded:
 			return nil, false, errIdentityEnded
-		case own, fresh && !shared && !h.memory.presence.DeniedSince(who.viewer, who.target, result.departed),
-			fresh && !result.personal() && h.lookup(who, now).Permitted:
-			return result, own, nil
-		case !shared:
-			return nil, false, nil // the homeserver takes longer than answers are fresh
-		default:
-			shared = false // it may say something else to this reader
+		case shareLate:
+			return nil, false, nil
+		case shareAlone:
+			shared = false
 		}
 	}
 }
