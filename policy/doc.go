@@ -1,6 +1,9 @@
 // Package policy decides what may happen on a homeserver's presence routes. It knows nothing of
 // HTTP servers, and reads the wire by internal/matrix.
 //
+//   - read.go, write.go: what becomes of a presence request, as two tables to be read from top to
+//     bottom, [DecideRead] and [DecideWrite], with the facts that both have in decision.go. They
+//     are pure, and the same in mode enforce and in mode observe;
 //   - limit.go: is there budget left? [Limiter] keeps one number per user, the theoretical
 //     arrival time of the generic cell rate algorithm, and under which limit it was made;
 //   - client.go: which addresses are one client's;

@@ -58,6 +58,23 @@ type owner struct {
 // known tells that the homeserver has told, one way or the other.
 func (o *owner) known() bool { return o.userID != "" || o.rejection != nil }
 
+// fact returns what it is to a decision.
+func (o *owner) fact() policy.OwnerFact {
+	switch {
+	case o.userID != "":
+		return policy.OwnerKnown
+	case o.rejection != nil:
+		return policy.OwnerRejected
+	case o.wait > 0:
+		return policy.OwnerLimited
+	case o.down:
+		return policy.OwnerDown
+	case o.refusal != nil && isAboutCredential(o.refusal):
+		return policy.OwnerRefused
+	}
+	return policy.OwnerUnknown
+}
+
 // isShared tells that an answer is about the credential, and not about the client that
 // asked with it: its address, its budget, its failure.
 func (o *owner) isShared() bool {
@@ -205,16 +222,24 @@ func (i inquiry) laterFrom(places *seats, then func(who owner)) bool {
 // start is laterFrom, and returns a channel that is closed when another goroutine has begun to
 // ask.
 func (i inquiry) start(places *seats, then func(who owner)) (begins <-chan struct{}, ok bool) {
-	if !places.take(i.from.name) {
-		return nil, false
-	}
 	begun := make(chan struct{})
+	return begun, i.inBackground(places, func() {
+		close(begun)
+		then(i.answer(nil))
+	})
+}
+
+// inBackground calls f, which asks, in a goroutine. It reports false, and does nothing, if too
+// many are being asked.
+func (i inquiry) inBackground(places *seats, f func()) bool {
+	if !places.take(i.from.name) {
+		return false
+	}
 	go func() {
 		defer places.leave(i.from.name)
-		close(begun)
-		_ = i.handler.memory.guard(func() { then(i.answer(nil)) })
+		_ = i.handler.memory.guard(f)
 	}()
-	return begun, true
+	return true
 }
 
 // learn asks the homeserver whose a credential is, if that isn't known, while its request

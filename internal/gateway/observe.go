@@ -1,11 +1,8 @@
 package gateway
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
@@ -16,95 +13,101 @@ import (
 // In mode observe every request goes to the homeserver as it came, and its answer to the
 // client as that came. What this configuration would have done is found out afterwards,
 // from the request, the answer and what is remembered, which is kept up as if the mode
-// were enforce. Only a budget is what it is: who goes on after a 429 that
+// were enforce: by the same decisions, of which each step is carried out here from what is
+// known by then. Only a budget is what it is: who goes on after a 429 that
 // nobody told them is limited more often than they would be.
 
 // observe passes a presence request on and counts what would have become of it.
 func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
 	kind := routeOf(r)
 	h.memory.counters.requests[kind].Add(1)
-	seen := &observation{
-		handler: h, kind: kind, route: route, method: r.Method, departed: h.memory.now(),
+	seen := h.newObservation(r, next, kind, route)
+	if kind == routeWrite {
+		return h.observeWrite(w, r, next, seen)
 	}
-	seen.ticket = h.memory.presence.Lookup("", route.UserID, &h.set.Rules, seen.departed).Ticket
-	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
-	seen.credential, seen.credentialErr = credential, err
-	var ask inquiry
-	if err == nil {
-		ask = h.inquire(r, next, credential, h.set.RejectedLimit)
+	h.note(r, outcomeBypass)
+	opaque := func() bool { return true }
+	if !asksForProtocol(r) {
+		opaque = watchBody(r)
 	}
+	return h.observeAnswer(w, r, next, reasonBypass, seen, func(int) {}, func() {
+		seen.opaque, seen.forOrigin = opaque(), h.memory.isForItsOrigin(r)
+	})
+}
 
+// observeWrite is observe for a write.
+func (h *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next, seen *observation) error {
+	h.note(r, outcomeForwarded)
+	seen.beside = h.memory.needs.absorbs.Load()
+	target, credential := seen.writing.target, seen.writing.credential
+	// Somebody else's changes nothing, and nobody knows whose until the homeserver takes it.
+	writer, certain := "", seen.writing.Credential == policy.CredentialCertain
+	if certain {
+		writer = h.memory.identities.LastKnown(credential)
+	}
+	body := newCopied(r, h.observedBody(certain, writer, target))
+	var fence cache.Write
+	var attempt policy.Attempt
+	own := writer == target
+	if own {
+		fence = h.memory.presence.BeginWrite(target)
+		h.passesBy(target, credential)
+		if seen.beside {
+			attempt = h.memory.repeats.Begin(target, seen.departed)
+		}
+	}
+	return h.observeAnswer(w, r, next, reasonWrite, seen, func(status int) {
+		switch {
+		case !isSuccess(status):
+		case own:
+			h.passedBy(target, credential)
+		case writer == "":
+			h.unsettle(target)
+		}
+	}, func() {
+		sent, whole := body.take()
+		seen.writing.PresenceWrite.Body = sent
+		seen.valid = whole && matrix.CheckPresenceBody(sent, h.set.PresenceValues, h.knownDialect()) == nil
+		if own {
+			h.passesBy(target, credential) // it may have failed on the way back
+			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), sent)
+		}
+		if own && seen.beside {
+			attempt.End(nil)
+		}
+	})
+}
+
+// observeAnswer sends a request on as it came, and judges it when that is over. It calls answers
+// with the status before that goes out, and over before the judgement.
+func (h *Gateway) observeAnswer(w http.ResponseWriter, r *http.Request, next Next, why reason, seen *observation,
+	answers func(status int), over func(),
+) error {
 	isSites, isLocal := h.isSites(r), h.isLocal(r)
 	recorder := &recorder{responseWriter: responseWriter{w}}
-	reason := reasonBypass
-	var body *copied
-	var fence cache.Write
-	opaque := func() bool { return true }
-	var attempt policy.Attempt
-	writer, own := "", false
-	if kind == routeWrite {
-		reason = reasonWrite
-		seen.beside = h.memory.needs.absorbs.Load()
-		// Somebody else's changes nothing, and nobody knows whose until the homeserver takes it.
-		if err == nil {
-			writer = h.memory.identities.LastKnown(credential)
-		}
-		body = newCopied(r, h.observedBody(err, writer, route.UserID))
-		if own = writer == route.UserID; own {
-			fence = h.memory.presence.BeginWrite(route.UserID)
-			h.passesBy(route.UserID, credential)
-			if seen.beside {
-				attempt = h.memory.repeats.Begin(route.UserID, seen.departed)
-			}
-		}
-		h.note(r, outcomeForwarded)
-	} else {
-		if !asksForProtocol(r) {
-			opaque = watchBody(r)
-		}
-		h.note(r, outcomeBypass)
-	}
 	// Also if that panics, because the homeserver's answer breaks off.
 	defer func() {
-		seen.answer = recorder.answer()
-		seen.answer.arrived = h.memory.now()
-		seen.answer.site = seen.answer.status >= http.StatusMultipleChoices && isSites() || h.named.Authenticates && seen.answer.isAuthentication()
-		seen.answer.local = isLocal(seen.answer.status)
-		seen.answer.echoes = echoesOrigin(r.Header, seen.answer.header)
-		if kind == routeWrite {
-			var whole bool
-			seen.body, whole = body.take()
-			seen.valid = whole && matrix.CheckPresenceBody(seen.body, h.set.PresenceValues, h.knownDialect()) == nil
-			if own {
-				h.passesBy(route.UserID, credential) // it may have failed on the way back
-				h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), seen.body)
-			}
-			if own && seen.beside {
-				attempt.End(nil)
-			}
-		} else {
-			seen.opaque = opaque() || h.memory.isForItsOrigin(r)
-		}
-		h.judge(r, seen, ask)
+		answer := recorder.answer()
+		answer.arrived = h.memory.now()
+		answer.site = answer.status >= http.StatusMultipleChoices && isSites() || h.named.Authenticates && answer.isAuthentication()
+		answer.local = isLocal(answer.status)
+		answer.echoes = echoesOrigin(r.Header, answer.header)
+		seen.answer = answer
+		over()
+		h.judge(r, seen)
 	}()
-	return h.forward(recorder, r, next, reason, func(status int) {
+	return h.forward(recorder, r, next, why, func(status int) {
 		recorder.status, recorder.header = status, w.Header().Clone()
-		switch {
-		case kind != routeWrite || !isSuccess(status):
-		case own:
-			h.passedBy(route.UserID, credential)
-		case writer == "":
-			h.unsettle(route.UserID)
-		}
+		answers(status)
 	})
 }
 
 // observedBody is the size of the largest body of a write that is kept while the write is under
 // way: as much as is judged, and no more than a client sends if nobody knows yet whether its
 // sender has an account.
-func (h *Gateway) observedBody(credentialErr error, writer, target string) int64 {
+func (h *Gateway) observedBody(certain bool, writer, target string) int64 {
 	switch {
-	case credentialErr != nil, writer != "" && writer != target:
+	case !certain, writer != "" && writer != target:
 		return 0 // it would be refused, whatever it says
 	case writer == "":
 		return min(h.set.MaxBody, maxNamedBody)
@@ -114,19 +117,21 @@ func (h *Gateway) observedBody(credentialErr error, writer, target string) int64
 
 // judge finds out what would have become of a request. If it isn't known whose that is,
 // the homeserver is asked meanwhile: the client is not to wait for that.
-func (h *Gateway) judge(r *http.Request, seen *observation, ask inquiry) {
-	who := owner{}
-	if seen.credentialErr == nil {
-		who = h.recall(seen.credential, seen.departed)
-		if !who.known() && !h.isRefused(seen.credential, seen.departed) {
-			later := ask.later(func(who owner) { h.memory.counters.observed[seen.kind][seen.outcome(who)].Add(1) })
-			if later {
-				return
-			}
-			who = owner{err: errors.New("too many requests are being observed")}
+func (h *Gateway) judge(r *http.Request, seen *observation) {
+	o, ok := seen.outcome(nil)
+	if !ok {
+		later := seen.asks[0].inBackground(h.memory.learning, func() {
+			o, _ := seen.outcome(func(i inquiry) owner { return i.answer(nil) })
+			h.memory.counters.observed[seen.kind][o].Add(1)
+		})
+		if later {
+			return
 		}
+		o, _ = seen.outcome(func(inquiry) owner {
+			return owner{err: errors.New("too many requests are being observed")}
+		})
 	}
-	h.noteObserved(r, seen.kind, seen.outcome(who))
+	h.noteObserved(r, seen.kind, o)
 }
 
 // noteObserved counts what would have become of a request and sets its variable.
@@ -141,19 +146,46 @@ func (h *Gateway) noteObserved(r *http.Request, route route, o outcome) {
 type observation struct {
 	handler  *Gateway
 	kind     route
-	route    matrix.PresenceRoute
-	method   string
 	departed time.Time
-	opaque   bool // a read with a body or a protocol that the cache has no part in
-	beside   bool // a write, and another handler of the memory absorbs repeats in mode enforce
-	ticket   cache.Ticket
+	asks     []inquiry    // whose the credential is, or each that it might be
+	answer   *subresponse // the homeserver's
 
-	credential    matrix.Credential
-	credentialErr error
+	// A read.
+	reading   reading
+	method    string
+	opaque    bool // it has a body, or a protocol that the cache has no part in
+	forOrigin bool // its answer is for its origin
+	ticket    cache.Ticket
 
-	body   []byte       // of a write
-	valid  bool         // the body is whole, and one that a homeserver may take
-	answer *subresponse // the homeserver's
+	// A write.
+	writing writing
+	valid   bool // the body is whole, and one that a homeserver may take
+	waits   bool // others of the user wait
+	beside  bool // another handler of the memory absorbs repeats in mode enforce
+}
+
+// newObservation returns what is known of a request before it is sent on.
+func (h *Gateway) newObservation(r *http.Request, next Next, kind route, route matrix.PresenceRoute) *observation {
+	seen := &observation{handler: h, kind: kind, method: r.Method, departed: h.memory.now()}
+	if kind == routeWrite {
+		seen.writing = newWriting(r, route)
+		seen.writing.now = seen.departed
+		if seen.writing.Credential == policy.CredentialCertain {
+			seen.asks = append(seen.asks, h.inquire(r, next, seen.writing.credential, h.set.RejectedLimit))
+		}
+		return seen
+	}
+	seen.ticket = h.memory.presence.Lookup("", route.UserID, &h.set.Rules, seen.departed).Ticket
+	seen.reading = h.newReading(r, route)
+	seen.reading.now, seen.reading.from = seen.departed, h.newClient(r, h.set.RejectedLimit)
+	might := seen.reading.shown
+	if seen.reading.Credential == policy.CredentialCertain {
+		might = []matrix.Credential{seen.reading.credential}
+	}
+	for _, c := range might {
+		seen.asks = append(seen.asks, h.inquire(r, next, c, h.set.RejectedLimit))
+	}
+	return seen
 }
 
 // acknowledged tells that the homeserver has said that it took the write.
@@ -162,203 +194,158 @@ func (s *observation) acknowledged() bool {
 }
 
 // outcome returns what would have become of the request, and remembers what there is to
-// remember.
-func (s *observation) outcome(who owner) outcome {
-	missing := errors.Is(s.credentialErr, matrix.ErrMissingToken)
+// remember. It calls ask for what isn't known of whose the request is. If ask is nil, it reports
+// false when it comes to that, and can be called again.
+func (s *observation) outcome(ask func(inquiry) owner) (o outcome, ok bool) {
 	if s.kind == routeWrite {
-		if s.credentialErr != nil {
-			return outcomeRejected
+		wr := &s.writing
+		step := policy.DecideWrite(&wr.WriteFacts)
+		for ; !step.Ends(); step = policy.DecideWrite(&wr.WriteFacts) {
+			if !s.findOutForWrite(step, ask) {
+				return 0, false
+			}
 		}
-		return s.writeOutcome(who)
+		s.endWrite(step)
+		return writeEnds[step], true
 	}
-	switch {
-	case missing && s.route.Canonical:
-		return outcomeRejected
-	case s.credentialErr != nil:
-		return outcomeBypass
+	rd := &s.reading
+	step := policy.DecideRead(&rd.ReadFacts)
+	for ; !step.Ends(); step = policy.DecideRead(&rd.ReadFacts) {
+		if !s.findOutForRead(step, ask) {
+			return 0, false
+		}
 	}
-	return s.readOutcome(who)
+	s.endRead(step)
+	return readEnds[step].outcome, true
 }
 
-// readOutcome follows [Handler.serveRead].
-func (s *observation) readOutcome(who owner) outcome {
-	h := s.handler
+// owner returns whose one of the credentials is. It reports false if that has to be asked for and
+// ask is nil.
+func (s *observation) owner(i int, ask func(inquiry) owner) (who owner, ok bool) {
+	h, inquiry := s.handler, s.asks[i]
+	who = h.recall(inquiry.credential, s.departed)
 	switch {
-	case !h.set.Cached && !h.set.limitsReads:
-		return outcomeBypass
-	case who.rejection != nil && s.route.Canonical:
-		return outcomeRejected
-	case who.wait > 0:
-		return outcomeLimited
-	case who.userID == "":
-		return outcomeBypass
+	case who.known() || h.isRefused(inquiry.credential, s.departed):
+	case ask == nil:
+		return who, false
+	default:
+		who = ask(inquiry)
 	}
-	if _, ok := h.memory.take(limitRead, h.set.classOf(who.userID).ReadLimit, who.userID, s.departed); !ok {
-		return outcomeLimited
-	}
-	if !h.set.Cached || !s.route.Canonical || s.opaque {
-		return outcomeBypass
-	}
-	reader := reader{who.userID, s.route.UserID, s.credential}
-	switch found := h.lookup(reader, s.departed); {
-	case found.Outcome == cache.Hit, found.Outcome == cache.Denied:
-		return outcomeHit
-	case found.Outcome == cache.Uncached:
-		return outcomeBypass
-	case s.answer.failed() && found.Answer != nil:
-		return outcomeStale
-	case s.answer.err != nil:
-		return outcomeFailed
-	}
-	if s.method == http.MethodGet && !s.answer.site && !s.answer.local {
-		h.remember(s.ticket, reader, s.answer)
-	}
-	return outcomeMiss
+	return who, true
 }
 
-// writeOutcome follows [Handler.serveWrite].
-func (s *observation) writeOutcome(who owner) outcome {
-	h := s.handler
-	switch {
-	case who.wait > 0:
-		return outcomeLimited
-	case who.rejection != nil:
-		return outcomeRejected
-	case who.userID == "":
-		return outcomeFailed
-	case who.userID != s.route.UserID:
-		return outcomeRefused
-	}
-	class := h.set.classOf(who.userID)
-	write := policy.PresenceWrite{
-		UserID: who.userID, Fingerprint: h.memory.deviceOf(s.credential, who.userID), Body: s.body,
-	}
-	switch {
-	case class.Absorb && s.valid && h.memory.repeats.Absorb(&write, h.set.Refresh, s.departed):
-		return outcomeAbsorbed
-	case !s.valid && (class.Absorb || class.Coalesce): // the body comes before the budget
-		return outcomeInvalid
-	}
-	if _, ok := h.memory.take(limitWrite, class.WriteLimit, who.userID, s.departed); !ok {
-		if class.Coalesce && matrix.TakesBody(s.body, h.knownDialect()) {
-			return outcomeCoalesced
+// findOutForRead is [Gateway.findOutForRead] for a read that is over.
+func (s *observation) findOutForRead(step policy.ReadStep, ask func(inquiry) owner) (ok bool) {
+	h, rd := s.handler, &s.reading
+	switch step {
+	case policy.ReadLookForBody:
+		rd.Body = policy.BodyGood
+		if s.opaque {
+			rd.Body = policy.BodyBad
 		}
-		return outcomeLimited
+	case policy.ReadAskOwner:
+		who, ok := s.owner(0, ask)
+		if !ok {
+			return false
+		}
+		rd.learn(who)
+		if !who.known() && h.isRefused(rd.credential, s.departed) {
+			rd.Owner = policy.OwnerRefused
+		}
+	case policy.ReadRecallOwner:
+		rd.learn(h.recallForStale(rd))
+	case policy.ReadTakeBudget:
+		h.takeRead(rd, rd.who.userID)
+	case policy.ReadTakeBudgets:
+		for i := range s.asks {
+			if _, ok := s.owner(i, nil); !ok && ask == nil {
+				return false
+			}
+		}
+		h.takeReads(rd, func(i int) owner {
+			who, _ := s.owner(i, ask)
+			return who
+		})
+	case policy.ReadCheckClient:
+		h.checkClient(rd)
+	case policy.ReadLookUp:
+		h.lookUpRead(rd, s.forOrigin)
+	case policy.ReadFetch:
+		rd.Fetched = s.answer.fact(true)
+		rd.Stale = s.answer.failed() && rd.found.Answer != nil
 	}
-	if !s.valid {
-		return outcomeInvalid
+	return true
+}
+
+// endRead remembers what there is to remember of a read for which this is the end.
+func (s *observation) endRead(step policy.ReadStep) {
+	h, rd := s.handler, &s.reading
+	switch step {
+	case policy.ReadForward, policy.ReadPassLarge:
+		if s.method == http.MethodGet && !s.answer.site && !s.answer.local {
+			h.remember(s.ticket, rd.reader(), s.answer)
+		}
+	case policy.ReadPassOff:
+		if s.method == http.MethodGet && rd.Canonical && s.answer.status == http.StatusOK && s.answer.isWholeJSON() {
+			h.compareShown(s.ticket, rd.route.UserID, s.answer)
+		}
+	case policy.ReadPassRefused:
+		if isSuccess(s.answer.status) {
+			h.memory.accept(rd.credential)
+		}
+	case policy.ReadPassUncertain, policy.ReadPassUnknown:
+		if !rd.wasKnown && s.answer.status == http.StatusUnauthorized && !s.answer.site {
+			h.chargeUnidentified(s.method, s.answer, rd.from, s.departed)
+		}
 	}
+}
+
+// findOutForWrite is [Gateway.findOutForWrite] for a write that is over.
+func (s *observation) findOutForWrite(step policy.WriteStep, ask func(inquiry) owner) (ok bool) {
+	h, wr := s.handler, &s.writing
+	switch step {
+	case policy.WriteAskOwner:
+		who, ok := s.owner(0, ask)
+		if !ok {
+			return false
+		}
+		h.learnWriter(wr, who)
+	case policy.WriteReadBody:
+		wr.Body = policy.BodyBad
+		if s.valid {
+			wr.Body = policy.BodyGood
+		}
+	case policy.WriteLookAtQueue:
+		h.behindQueue(wr, false) // the homeserver gets all of them
+	case policy.WriteCompare:
+		h.compareWrite(wr)
+	case policy.WriteTakeBudget:
+		h.takeWrite(wr)
+	case policy.WriteLetWait:
+		wr.Wait = policy.WaitRefused
+		if wr.due <= h.set.Coalesce.MaxAge && matrix.TakesBody(wr.PresenceWrite.Body, h.knownDialect()) {
+			wr.Wait = policy.WaitAccepted
+		}
+	}
+	return true
+}
+
+// endWrite remembers what there is to remember of a write for which this is the end.
+func (s *observation) endWrite(step policy.WriteStep) {
+	if step != policy.WriteForward {
+		return
+	}
+	h, write := s.handler, &s.writing.PresenceWrite
 	if s.acknowledged() {
-		h.beginWrite(&write, s.departed)(s.answer.status)
+		h.beginWrite(write, s.departed)(s.answer.status)
 	}
 	if s.beside {
-		return outcomeForwarded // it was remembered as none that could be repeated
+		return // it was remembered as none that could be repeated
 	}
-	attempt := h.memory.repeats.Begin(who.userID, s.departed)
+	attempt := h.memory.repeats.Begin(write.UserID, s.departed)
 	if s.acknowledged() {
-		attempt.End(&write)
+		attempt.End(write)
 	} else {
 		attempt.End(nil)
 	}
-	return outcomeForwarded
 }
-
-// copied is a request's body of which a copy is kept while the homeserver's side reads it.
-// That may go on after the answer has come.
-type copied struct {
-	io.ReadCloser
-	limit int64
-
-	mu    sync.Mutex // guards all below
-	kept  bytes.Buffer
-	large bool // it has more bytes than the limit, so the copy isn't whole
-	over  bool // nothing more is kept
-}
-
-// watchBody returns what tells, when a request is over, whether it had a body. Unlike
-// [hasBody], it leaves the request as it came, and doesn't wait: what nobody has read by then
-// is none.
-func watchBody(r *http.Request) (had func() bool) {
-	if !mayHaveBody(r) {
-		has := hasBody(r)
-		return func() bool { return has }
-	}
-	body := newCopied(r, 0)
-	return func() bool {
-		_, empty := body.take()
-		return !empty
-	}
-}
-
-// newCopied puts itself in the place of a request's body.
-func newCopied(r *http.Request, limit int64) *copied {
-	c := &copied{ReadCloser: r.Body, limit: limit}
-	r.Body = c
-	return c
-}
-
-func (c *copied) Read(p []byte) (n int, err error) {
-	n, err = c.ReadCloser.Read(p)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.over {
-		return n, err
-	}
-	if c.large = c.large || int64(c.kept.Len()+n) > c.limit; c.large {
-		c.kept = bytes.Buffer{} // of no use any more
-	} else {
-		c.kept.Write(p[:n])
-	}
-	return n, err
-}
-
-// take returns what has been read, unless that is more than the limit.
-func (c *copied) take() (body []byte, whole bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.over = true
-	return c.kept.Bytes(), !c.large
-}
-
-// recorder is a response writer that keeps a copy of the body that goes through it, with
-// the status and the header fields that it is told.
-type recorder struct {
-	responseWriter
-	status int
-	header http.Header
-	body   bytes.Buffer
-	large  bool
-}
-
-func (c *recorder) Write(p []byte) (int, error) {
-	c.keep(p)
-	return c.responseWriter.Write(p)
-}
-
-func (c *recorder) keep(p []byte) {
-	if c.large = c.large || c.body.Len()+len(p) > maxSubresponse; !c.large {
-		c.body.Write(p)
-	}
-}
-
-// ReadFrom is there because the embedded one would go around Write.
-func (c *recorder) ReadFrom(r io.Reader) (int64, error) {
-	return io.Copy(struct{ io.Writer }{c}, r)
-}
-
-// answer returns what went through, without a coding that the client asked for.
-func (c *recorder) answer() *subresponse {
-	a := &subresponse{status: c.status, header: c.header, body: c.body.Bytes(), large: c.large}
-	if c.status == 0 {
-		a.err = errors.New("no answer")
-		return a
-	}
-	_ = a.unpack() // what can't be unpacked is no JSON
-	return a
-}
-
-// Interface guards
-var (
-	_ http.ResponseWriter = (*recorder)(nil)
-	_ io.ReaderFrom       = (*recorder)(nil)
-)

@@ -342,7 +342,11 @@ func (testServer) Status(err error) (status int, ok bool) {
 	return failure.status, true
 }
 
-func (s testServer) Route(r *http.Request, next Next) Route { return testRoute{*stateOf(r), next} }
+func (s testServer) Route(r *http.Request, next Next) Route {
+	own := *stateOf(r)
+	own.vars = maps.Clone(own.vars) // the client's request may write into it meanwhile
+	return testRoute{own, next}
+}
 
 type testRoute struct {
 	state

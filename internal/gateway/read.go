@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 const (
@@ -21,141 +23,319 @@ const (
 	slowAfter = 5 * time.Second
 )
 
-// serveRead is the life of a GET or HEAD of a presence.
-func (h *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
-	h.memory.counters.requests[routeRead].Add(1)
-	if !h.set.Cached && !h.set.limitsReads {
-		return h.serveUncached(w, r, next, route)
-	}
-	authorization := r.Header["Authorization"]
-	credential, err := matrix.ParseCredential(authorization, r.URL.RawQuery)
-	switch {
-	case errors.Is(err, matrix.ErrMissingToken) && route.Canonical:
-		h.writeMissingToken(w, r, "Missing access token")
-		return nil
-	case errors.Is(err, matrix.ErrMissingToken):
-		return h.bypass(w, r, next, "spelling")
-	case err != nil:
-		return h.serveUncertain(w, r, next)
-	}
-	// Before anything is looked up: what is known may change until the body comes.
-	uncacheable := asksForProtocol(r) || h.set.Cached && route.Canonical && hasBody(r)
+// reading is a read that is being decided about, by [policy.DecideRead]: the facts, and what they
+// were found out from.
+type reading struct {
+	policy.ReadFacts
+	route      matrix.PresenceRoute
+	credential matrix.Credential   // if it is certain
+	shown      []matrix.Credential // else, each that it might be
 
-	now := h.memory.now()
-	who := h.recall(credential, now)
-	if !who.known() {
-		if h.isRefused(credential, now) {
-			return h.serveRefused(w, r, next, credential)
-		}
-		who = h.identify(r, next, credential, h.set.RejectedLimit)
-		now = h.memory.now()
-	}
-	if who.down && h.set.Rules.StaleIfError > 0 {
-		// As long as a stale answer is good enough, so is who was asking for it.
-		who = h.recall(credential, now.Add(-h.set.Rules.StaleIfError))
-	}
-	switch {
-	case who.userID == "" && r.Context().Err() != nil:
-		h.note(r, outcomeCanceled)
-		return fail(statusClientClosed, r.Context().Err())
-	case who.rejection != nil && route.Canonical:
-		h.writeRejection(w, r, who.rejection)
-		return nil
-	case who.wait > 0:
-		h.writeLimited(w, r, who.wait)
-		return nil
-	case who.refusal != nil && isAboutCredential(who.refusal):
-		return h.serveRefused(w, r, next, credential)
-	case who.userID == "":
-		// Whatever it is, the homeserver's answer to the read itself is the
-		// right one: we don't make it less available than it is.
-		return h.serveUnidentified(w, r, next, "unknown-identity", h.memory.isKnown(credential))
-	}
-
-	// Every spelling counts: the homeserver would serve it.
-	if wait, ok := h.memory.take(limitRead, h.set.classOf(who.userID).ReadLimit, who.userID, now); !ok {
-		h.writeLimited(w, r, wait)
-		return nil
-	}
-	switch {
-	case !h.set.Cached:
-		return h.serveUncached(w, r, next, route)
-	case !route.Canonical:
-		return h.bypass(w, r, next, "spelling")
-	case uncacheable:
-		return h.bypass(w, r, next, "request")
-	case h.memory.isForItsOrigin(r):
-		return h.bypass(h.memory.unlearnOrigins(w), r, next, "request")
-	}
-	return h.serveCached(w, r, next, reader{who.userID, route.UserID, credential}, now)
+	now      time.Time     // at which it is judged
+	who      owner         // of the credential
+	wait     time.Duration // until there is budget again, if there is none
+	from     client        // who is charged for made-up tokens
+	wasKnown bool          // the homeserver has known one of the tokens
+	found    cache.Found   // in memory
+	result   *fetched      // by a fetch
+	own      bool          // that one was made for this reader
+	err      error         // why nobody waits for an answer
 }
 
-// serveUncertain passes on a read whose credential homeservers read differently. It
-// is charged to the user of every token that it might be, so that such spellings
-// are no way around a limit.
-func (h *Gateway) serveUncertain(w http.ResponseWriter, r *http.Request, next Next) error {
-	wasKnown := false
-	might, _ := shownCredentials(r)
-	for _, credential := range might {
-		wasKnown = wasKnown || h.memory.isKnown(credential)
-		if h.set.limitsReads && !h.isRefused(credential, h.memory.now()) {
-			who := h.identify(r, next, credential, h.set.RejectedLimit)
-			wait, ok := who.wait, who.wait == 0
-			if ok && who.userID != "" {
-				wait, ok = h.memory.take(limitRead, h.set.classOf(who.userID).ReadLimit, who.userID, h.memory.now())
+// readEnds says how the steps that end a read are counted, and for what is passed on as it came,
+// the word for the detail of Cache-Status.
+var readEnds = [policy.ReadSteps]struct {
+	outcome outcome
+	detail  string
+}{
+	policy.ReadRefuseMissing:   {outcomeRejected, ""},
+	policy.ReadRefuseUnknown:   {outcomeRejected, ""},
+	policy.ReadLimit:           {outcomeLimited, ""},
+	policy.ReadPassOff:         {outcomeBypass, "off"},
+	policy.ReadPassSpelling:    {outcomeBypass, "spelling"},
+	policy.ReadPassUncertain:   {outcomeBypass, "uncertain-credential"},
+	policy.ReadPassUnknown:     {outcomeBypass, "unknown-identity"},
+	policy.ReadPassRefused:     {outcomeBypass, "unknown-identity"},
+	policy.ReadPassRequest:     {outcomeBypass, "request"},
+	policy.ReadPassOrigin:      {outcomeBypass, "request"},
+	policy.ReadPassUncacheable: {outcomeBypass, "uncacheable"},
+	policy.ReadPassBusy:        {outcomeBypass, "busy"},
+	policy.ReadPassLarge:       {outcomeBypass, "large"},
+	policy.ReadAnswer:          {outcomeHit, ""},
+	policy.ReadAnswerStale:     {outcomeStale, ""},
+	policy.ReadForward:         {outcomeMiss, ""},
+	policy.ReadShare:           {outcomeCollapsed, ""},
+	policy.ReadFail:            {outcomeFailed, ""},
+	policy.ReadCancel:          {outcomeCanceled, ""},
+}
+
+// newReading returns a read of which nothing has been found out that costs anything.
+func (h *Gateway) newReading(r *http.Request, route matrix.PresenceRoute) (rd reading) {
+	rd.Cached, rd.Limited, rd.StaleIfError = h.set.Cached, h.set.limitsReads, h.set.Rules.StaleIfError > 0
+	rd.route, rd.Canonical = route, route.Canonical
+	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	rd.credential, rd.Credential = credential, credentialFact(err)
+	if rd.Credential == policy.CredentialUncertain {
+		rd.shown, _ = shownCredentials(r)
+	}
+	return rd
+}
+
+// credentialFact returns what parsing a credential has told.
+func credentialFact(err error) policy.CredentialFact {
+	switch {
+	case err == nil:
+		return policy.CredentialCertain
+	case errors.Is(err, matrix.ErrMissingToken):
+		return policy.CredentialMissing
+	}
+	return policy.CredentialUncertain
+}
+
+// serveRead is the life of a GET or HEAD of a presence in mode enforce.
+func (h *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
+	h.memory.counters.requests[routeRead].Add(1)
+	rd := h.newReading(r, route)
+	step := policy.DecideRead(&rd.ReadFacts)
+	for ; !step.Ends(); step = policy.DecideRead(&rd.ReadFacts) {
+		h.findOutForRead(step, &rd, r, next)
+	}
+	h.note(r, readEnds[step].outcome)
+	return h.endRead(step, &rd, w, r, next)
+}
+
+// findOutForRead carries out a step that finds out a fact, while the client waits.
+func (h *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Request, next Next) {
+	switch step {
+	case policy.ReadLookForBody:
+		rd.Body = policy.BodyGood
+		if asksForProtocol(r) || hasBody(r) {
+			rd.Body = policy.BodyBad
+		}
+	case policy.ReadAskOwner:
+		rd.now = h.memory.now()
+		who := h.recall(rd.credential, rd.now)
+		if !who.known() {
+			if h.isRefused(rd.credential, rd.now) {
+				rd.Owner = policy.OwnerRefused
+				return
 			}
-			if !ok {
-				h.writeLimited(w, r, wait)
-				return nil
-			}
+			who = h.identify(r, next, rd.credential, h.set.RejectedLimit)
+			rd.now = h.memory.now()
+		}
+		rd.learn(who)
+		rd.leave(r)
+	case policy.ReadRecallOwner:
+		rd.learn(h.recallForStale(rd))
+		rd.leave(r)
+	case policy.ReadTakeBudget:
+		h.takeRead(rd, rd.who.userID)
+	case policy.ReadTakeBudgets:
+		rd.now = h.memory.now()
+		h.takeReads(rd, func(i int) owner {
+			who := h.identify(r, next, rd.shown[i], h.set.RejectedLimit)
+			rd.now = h.memory.now()
+			return who
+		})
+	case policy.ReadCheckClient:
+		rd.now, rd.from = h.memory.now(), h.newClient(r, h.set.RejectedLimit)
+		h.checkClient(rd)
+	case policy.ReadLookUp:
+		h.lookUpRead(rd, h.memory.isForItsOrigin(r))
+	case policy.ReadFetch:
+		h.fetchRead(rd, r, next)
+	}
+}
+
+// learn notes whose the credential of a read is.
+func (rd *reading) learn(who owner) { rd.who, rd.wait, rd.Owner = who, who.wait, who.fact() }
+
+// leave notes if the client has left and that may be why nobody knows whose the credential is.
+func (rd *reading) leave(r *http.Request) {
+	if err := r.Context().Err(); err != nil && rd.who.userID == "" {
+		rd.Owner, rd.err = policy.OwnerGone, fail(statusClientClosed, err)
+	}
+}
+
+// recallForStale returns the owner of a read's credential who may still be served what is stale.
+func (h *Gateway) recallForStale(rd *reading) owner {
+	return h.recall(rd.credential, rd.now.Add(-h.set.Rules.StaleIfError))
+}
+
+// takeRead charges a user for a read.
+func (h *Gateway) takeRead(rd *reading, userID string) {
+	rd.Budget = policy.BudgetLeft
+	if wait, ok := h.memory.take(limitRead, h.set.classOf(userID).ReadLimit, userID, rd.now); !ok {
+		rd.Budget, rd.wait = policy.BudgetEmpty, wait
+	}
+}
+
+// takeReads charges the user of each token that an uncertain credential might be, whom ask tells.
+func (h *Gateway) takeReads(rd *reading, ask func(i int) owner) {
+	rd.Budget = policy.BudgetLeft
+	for i := range rd.shown {
+		if h.isRefused(rd.shown[i], rd.now) {
+			continue
+		}
+		switch who := ask(i); {
+		case who.wait > 0:
+			rd.Budget, rd.wait = policy.BudgetEmpty, who.wait
+		case who.userID != "":
+			h.takeRead(rd, who.userID)
+		}
+		if rd.Budget == policy.BudgetEmpty {
+			return
 		}
 	}
-	return h.serveUnidentified(w, r, next, "uncertain-credential", wasKnown)
+}
+
+// checkClient finds out whether the client of a read may show tokens that the homeserver may not
+// know. A token that it has known isn't made up, whatever others do from the same address.
+func (h *Gateway) checkClient(rd *reading) {
+	rd.wasKnown = rd.Credential == policy.CredentialCertain && h.memory.isKnown(rd.credential) ||
+		slices.ContainsFunc(rd.shown, h.memory.isKnown)
+	rd.Client = policy.BudgetLeft
+	if rd.wasKnown {
+		return
+	}
+	if rd.wait = h.memory.rejectedWait(rd.from, rd.now); rd.wait > 0 {
+		rd.Client = policy.BudgetEmpty
+	}
+}
+
+// lookUpRead looks into memory for a read.
+func (h *Gateway) lookUpRead(rd *reading, forOrigin bool) {
+	if forOrigin {
+		rd.Found = policy.FoundForOrigin
+		return
+	}
+	rd.found = h.lookup(rd.reader(), rd.now)
+	switch rd.found.Outcome {
+	case cache.Hit, cache.Denied:
+		rd.Found = policy.FoundAnswer
+	case cache.Uncached:
+		rd.Found = policy.FoundUncached
+	default:
+		rd.Found = policy.FoundNothing
+	}
+}
+
+func (rd *reading) reader() reader { return reader{rd.who.userID, rd.route.UserID, rd.credential} }
+
+// fetchRead gets the homeserver's answer to a read.
+func (h *Gateway) fetchRead(rd *reading, r *http.Request, next Next) {
+	rd.result, rd.own, rd.err = h.fetch(r, next, rd.reader(), rd.found)
+	switch {
+	case rd.err == errIdentityEnded:
+		rd.Fetched = policy.FetchEnded
+	case rd.err != nil:
+		rd.Fetched = policy.FetchCanceled
+	case rd.result == nil:
+		rd.Fetched = policy.FetchNothing
+	case rd.result.found != nil:
+		rd.Fetched, rd.found = policy.FetchFound, *rd.result.found
+		return
+	default:
+		rd.Fetched = rd.result.fact(rd.own)
+	}
+	if rd.err != nil || rd.found.Answer == nil || rd.result != nil && !rd.result.failed() {
+		return
+	}
+	// Meanwhile it may have been overtaken by a write, or got too old.
+	found := h.lookup(rd.reader(), h.memory.now())
+	if rd.Stale = found.Answer != nil; rd.Stale {
+		rd.found = found
+	}
+}
+
+// fact returns what a request has brought.
+func (s *subresponse) fact(own bool) policy.FetchFact {
+	switch {
+	case s.err != nil:
+		return policy.FetchFailed
+	case s.large:
+		return policy.FetchLarge
+	case own:
+		return policy.FetchOwn
+	}
+	return policy.FetchShared
+}
+
+// endRead carries out a step that ends a read.
+func (h *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWriter, r *http.Request, next Next) error {
+	detail := readEnds[step].detail
+	switch step {
+	case policy.ReadRefuseMissing:
+		writeMissingToken(w, r, "Missing access token")
+	case policy.ReadRefuseUnknown:
+		writeRejection(w, r, rd.who.rejection)
+	case policy.ReadLimit:
+		writeLimited(w, r, rd.wait)
+	case policy.ReadPassOff:
+		return h.serveUncached(w, r, next, rd.route)
+	case policy.ReadPassRefused:
+		return h.serveRefused(w, r, next, rd.credential)
+	case policy.ReadPassUncertain, policy.ReadPassUnknown:
+		if !rd.wasKnown {
+			return h.bypassCharged(w, r, next, detail, rd.from, rd.now)
+		}
+		return h.bypass(w, r, next, detail)
+	case policy.ReadPassOrigin:
+		return h.bypass(h.memory.unlearnOrigins(w), r, next, detail)
+	case policy.ReadAnswer:
+		writeFound(w, r, &rd.found)
+	case policy.ReadAnswerStale:
+		writeKept(w, r, http.StatusOK, rd.found.Answer.Fields, statusHit(rd.found.Fresh)+"; detail=stale-if-error",
+			rd.found.Answer.AppendBody(nil, rd.found.Age))
+	case policy.ReadForward, policy.ReadShare:
+		writeFetched(w, r, rd.result, rd.own)
+	case policy.ReadFail:
+		return passOn(w, r, rd.result.subresponse)
+	case policy.ReadCancel:
+		return rd.err
+	default:
+		return h.bypass(w, r, next, detail)
+	}
+	return nil
 }
 
 // serveRefused passes on a read of who was refused a moment ago. If it succeeds, that is
 // over.
 func (h *Gateway) serveRefused(w http.ResponseWriter, r *http.Request, next Next, c matrix.Credential) error {
-	return h.serveUnidentified(onStatus(w, func(status int) {
+	return h.bypass(onStatus(w, func(status int) {
 		if isSuccess(status) {
 			h.memory.accept(c)
 		}
-	}), r, next, "unknown-identity", true)
+	}), r, next, readEnds[policy.ReadPassRefused].detail)
 }
 
-// serveUnidentified passes on a read of which it isn't known whose it is. If the
-// homeserver doesn't know its token, that is charged to the client as in [inquiry.ask]. A
-// token that the homeserver has known isn't made up, whatever others do from the same
-// address.
-func (h *Gateway) serveUnidentified(w http.ResponseWriter, r *http.Request, next Next, why string, wasKnown bool) error {
-	if wasKnown {
-		return h.bypass(w, r, next, why)
-	}
-	from, now := h.newClient(r, h.set.RejectedLimit), h.memory.now()
-	if wait := h.memory.rejectedWait(from, now); wait > 0 {
-		h.writeLimited(w, r, wait)
-		return nil
-	}
+// bypassCharged passes on a read of which it isn't known whose it is. If the homeserver
+// doesn't know its token, that is charged to the client as in [inquiry.ask].
+func (h *Gateway) bypassCharged(w http.ResponseWriter, r *http.Request, next Next, detail string, from client, now time.Time) error {
 	isSites := h.isSites(r)
 	w, finish := newWatch(w, func(status int) bool {
 		return status == http.StatusUnauthorized && !isSites()
 	}, func(answer *subresponse) {
-		// The answer to a HEAD doesn't say why, but perhaps that it is a homeserver's.
-		untold := r.Method == http.MethodHead && answer.isJSON() && !h.named.Authenticates
-		if untold || answer.matrixError() == unknownToken {
-			h.memory.chargeRejected(from, now)
-		}
+		h.chargeUnidentified(r.Method, answer, from, now)
 	})
 	defer finish()
-	return h.bypass(w, r, next, why)
+	return h.bypass(w, r, next, detail)
+}
+
+// chargeUnidentified charges a client for a read that the homeserver has answered with status 401,
+// if it says that it doesn't know the token.
+func (h *Gateway) chargeUnidentified(method string, answer *subresponse, from client, now time.Time) {
+	// The answer to a HEAD doesn't say why, but perhaps that it is a homeserver's.
+	untold := method == http.MethodHead && answer.isJSON() && !h.named.Authenticates
+	if untold || answer.matrixError() == unknownToken {
+		h.memory.chargeRejected(from, now)
+	}
 }
 
 // bypass sends a read to the homeserver as it came. Its answer is not stored.
-// Why is a word for the detail of Cache-Status.
-func (h *Gateway) bypass(w http.ResponseWriter, r *http.Request, next Next, why string) error {
-	h.note(r, outcomeBypass)
+func (h *Gateway) bypass(w http.ResponseWriter, r *http.Request, next Next, detail string) error {
 	return h.forward(w, r, next, reasonBypass, func(int) {
-		w.Header().Add("Cache-Status", cacheName+"; fwd=bypass; detail="+why)
+		w.Header().Add("Cache-Status", cacheName+"; fwd=bypass; detail="+detail)
 	})
 }
 
@@ -197,86 +377,36 @@ type reader struct {
 	credential     matrix.Credential
 }
 
-// serveCached answers a read from memory, or else from a fetch that it may share.
-func (h *Gateway) serveCached(w http.ResponseWriter, r *http.Request, next Next, who reader, now time.Time) error {
-	found := h.lookup(who, now)
-	if h.writeFound(w, r, &found) {
-		return nil
-	}
-	if found.Outcome == cache.Uncached {
-		return h.bypass(w, r, next, "uncacheable")
-	}
-
-	result, own, err := h.fetch(r, next, who, found)
-	if err == errIdentityEnded {
-		return h.serveUnidentified(w, r, next, "unknown-identity", h.memory.isKnown(who.credential))
-	}
-	if err != nil {
-		h.note(r, outcomeCanceled)
-		return err
-	}
-	if result != nil && result.found != nil && h.writeFound(w, r, result.found) {
-		return nil
-	}
-	if (result == nil || result.failed()) && found.Answer != nil {
-		// Meanwhile it may have been overtaken by a write, or got too old.
-		if found = h.lookup(who, h.memory.now()); found.Answer != nil {
-			h.note(r, outcomeStale)
-			writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh)+"; detail=stale-if-error",
-				found.Answer.AppendBody(nil, found.Age))
-			return nil
-		}
-	}
-	switch {
-	case result == nil:
-		return h.bypass(w, r, next, "busy")
-	case result.err != nil:
-		h.note(r, outcomeFailed)
-		return passOn(w, r, result.subresponse)
-	case result.large:
-		return h.bypass(w, r, next, "large")
-	}
-
-	if own {
-		h.note(r, outcomeMiss)
-	} else {
-		h.note(r, outcomeCollapsed)
-	}
+// writeFetched passes on what a fetch brought.
+func writeFetched(w http.ResponseWriter, r *http.Request, result *fetched, own bool) {
 	status := cacheName + "; fwd=miss"
 	switch {
 	case !own && result.answer != nil:
 		// What the answer says to one connection only is not for another.
 		writeKept(w, r, result.status, result.answer.Fields, status+"; collapsed", result.body)
-		return nil
+		return
 	case !own:
 		status += "; collapsed"
 	case result.stored:
 		status += "; stored"
 	}
 	writeSubresponse(w, r, result.subresponse, status)
-	return nil
 }
 
 func (h *Gateway) lookup(who reader, now time.Time) cache.Found {
 	return h.memory.presence.Lookup(who.viewer, who.target, &h.set.Rules, now)
 }
 
-// writeFound answers a read with what was found in memory, if that can be done.
-func (h *Gateway) writeFound(w http.ResponseWriter, r *http.Request, found *cache.Found) bool {
-	switch found.Outcome {
-	case cache.Hit:
-		buffer := bodies.Get().(*[]byte)
-		*buffer = found.Answer.AppendBody((*buffer)[:0], found.Age)
-		h.note(r, outcomeHit)
-		writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh), *buffer)
-		bodies.Put(buffer)
-	case cache.Denied:
-		h.note(r, outcomeHit)
+// writeFound answers a read with a hit.
+func writeFound(w http.ResponseWriter, r *http.Request, found *cache.Found) {
+	if found.Outcome == cache.Denied {
 		writeKept(w, r, found.Denial.Status, found.Denial.Fields, statusHit(found.Fresh), []byte(found.Denial.Body))
-	default:
-		return false
+		return
 	}
-	return true
+	buffer := bodies.Get().(*[]byte)
+	*buffer = found.Answer.AppendBody((*buffer)[:0], found.Age)
+	writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh), *buffer)
+	bodies.Put(buffer)
 }
 
 // bodies are buffers for the bodies of hits, none larger than what is kept and
@@ -299,18 +429,6 @@ type fetched struct {
 	// the fetch departed.
 	found *cache.Found
 }
-
-// personal tells that an answer is about the credential with which it was asked
-// for, so that nobody else may get it.
-func (f *fetched) personal() bool {
-	if f.found != nil {
-		return f.found.Outcome == cache.Denied
-	}
-	return f.answered() && f.answer == nil
-}
-
-// answered tells that it is an answer, and not that there is none to share.
-func (f *fetched) answered() bool { return f.found != nil || f.err == nil && !f.failed() && !f.large }
 
 // fetchKey tells which readers may share a fetch.
 type fetchKey struct {
@@ -369,24 +487,17 @@ func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 		case <-r.Context().Done():
 			return nil, false, fail(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 		}
-		// What another has been told may be from any time since it was asked for,
-		// until now. It is no better than what is in memory: this reader must still
-		// be known and permitted, and it must be fresh.
-		now, result := h.memory.now(), f.result
-		switch fresh := now.Sub(result.departed) < h.set.Rules.TTL; {
-		case !own && result.isOfOneClient() && !(result.failed() && found.Answer != nil):
-			return h.retry(r, request, who, result, end)
-		case !result.answered(), own && result.found == nil:
-			return result, own, nil
-		case h.recall(who.credential, now).userID != who.viewer:
+		switch mayShare(h.sharing(f.result, who, own, shared, found.Answer != nil)) {
+		case shareAnswer:
+			return f.result, own, nil
+		case shareRetry:
+			return h.retry(r, request, who, f.result, end)
+		case shareEnded:
 			return nil, false, errIdentityEnded
-		case own, fresh && !shared && !h.memory.presence.DeniedSince(who.viewer, who.target, result.departed),
-			fresh && !result.personal() && h.lookup(who, now).Permitted:
-			return result, own, nil
-		case !shared:
-			return nil, false, nil // the homeserver takes longer than answers are fresh
-		default:
-			shared = false // it may say something else to this reader
+		case shareLate:
+			return nil, false, nil
+		case shareAlone:
+			shared = false
 		}
 	}
 }

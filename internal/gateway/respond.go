@@ -259,31 +259,25 @@ var ownFields = []cache.Field{
 	{Name: corsPrefix + "Expose-Headers", Values: []string{"Retry-After"}},
 }
 
-// writeError answers a presence request with a Matrix error of ours.
-func (h *Gateway) writeError(w http.ResponseWriter, r *http.Request, status int, o outcome, e matrixError) {
-	h.note(r, o)
-	writeMatrixError(w, r, status, e)
-}
-
+// writeMatrixError answers with a Matrix error of ours.
 func writeMatrixError(w http.ResponseWriter, r *http.Request, status int, e matrixError) {
 	body, _ := json.Marshal(e) // strings and a number can't fail
 	writeKept(w, r, status, ownFields, "", body)
 }
 
 // writeDone answers a write as homeservers do, without one.
-func (h *Gateway) writeDone(w http.ResponseWriter, r *http.Request, o outcome) {
-	h.note(r, o)
+func writeDone(w http.ResponseWriter, r *http.Request, o outcome) {
 	writeKept(w, r, http.StatusOK, ownFields, cacheName+"; detail="+outcomes[o].name, []byte("{}"))
 }
 
 // writeLimited answers that a budget is used up. The header and the body give
 // the time rounded up, so that a client that obeys either never comes too early
 // (specification, "Rate limiting": the header since v1.10, the member before).
-func (h *Gateway) writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
+func writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
 	seconds := (wait + time.Second - 1) / time.Second
 	milliseconds := (wait + time.Millisecond - 1) / time.Millisecond
 	w.Header().Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
-	h.writeError(w, r, http.StatusTooManyRequests, outcomeLimited, matrixError{
+	writeMatrixError(w, r, http.StatusTooManyRequests, matrixError{
 		Errcode: "M_LIMIT_EXCEEDED", Error: "Too many presence requests", RetryAfterMS: int64(milliseconds),
 	})
 }
@@ -294,19 +288,18 @@ func (h *Gateway) writeUnverified(w http.ResponseWriter, r *http.Request, err er
 	if status < http.StatusInternalServerError {
 		status = http.StatusBadGateway
 	}
-	h.writeError(w, r, status, outcomeFailed, matrixError{
+	writeMatrixError(w, r, status, matrixError{
 		Errcode: "M_UNKNOWN", Error: "The homeserver could not be asked whose access token this is",
 	})
 }
 
-func (h *Gateway) writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
-	h.writeError(w, r, http.StatusUnauthorized, outcomeRejected, matrixError{Errcode: "M_MISSING_TOKEN", Error: message})
+func writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
+	writeMatrixError(w, r, http.StatusUnauthorized, matrixError{Errcode: "M_MISSING_TOKEN", Error: message})
 }
 
 // writeRejection passes on the homeserver's answer to a token that it doesn't
 // know, with its soft_logout: a client decides by that whether to keep its keys.
-func (h *Gateway) writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
-	h.note(r, outcomeRejected)
+func writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
 	allowAnyOrigin(w.Header(), rejection.Header)
 	writeKept(w, r, http.StatusUnauthorized, keptList(rejection.Header), "", []byte(rejection.Body))
 }

@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"bytes"
-	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -274,33 +272,6 @@ func setQuery(r *http.Request, rawQuery string) {
 	r.URL.RawQuery = rawQuery
 	r.RequestURI = r.URL.RequestURI()
 }
-
-// peekBody reads a body and puts it back as it was. It reports false if that is larger
-// than max_body or broke off.
-func (h *Gateway) peekBody(r *http.Request) (body []byte, ok bool) {
-	if r.Body == nil || r.ContentLength > h.set.MaxBody {
-		return nil, false
-	}
-	rest := r.Body
-	body, err := io.ReadAll(io.LimitReader(rest, h.set.MaxBody+1))
-	if err != nil {
-		r.Body = replayed{io.MultiReader(bytes.NewReader(body), brokenReader{err}), rest}
-		return nil, false
-	}
-	r.Body = replayed{io.MultiReader(bytes.NewReader(body), rest), rest}
-	return body, int64(len(body)) <= h.set.MaxBody && !isCutOff(r, body)
-}
-
-// replayed is a request body with its beginning put back.
-type replayed struct {
-	io.Reader
-	io.Closer
-}
-
-// brokenReader fails as the body before it did.
-type brokenReader struct{ err error }
-
-func (b brokenReader) Read([]byte) (int, error) { return 0, b.err }
 
 // beginWrite notes a presence write that is on its way to the homeserver. What is returned must
 // be called when that has answered it with a status, 0 for none: taken, it is what its device

@@ -1,10 +1,6 @@
 package gateway
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -13,112 +9,181 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// serveWrite is the life of a PUT of a presence. Whatever is uncertain is refused.
-func (h *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
-	h.memory.counters.requests[routeWrite].Add(1)
-	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
-	switch {
-	case errors.Is(err, matrix.ErrMissingToken):
-		h.writeMissingToken(w, r, "Missing access token")
-		return nil
-	case err != nil:
-		h.writeMissingToken(w, r, "Ambiguous access token: send it once, as Authorization: Bearer <token>")
-		return nil
-	}
+// writing is a write that is being decided about, by [policy.DecideWrite]: the facts, and what they
+// were found out from.
+type writing struct {
+	policy.WriteFacts
+	presenceWrite
+	target string // whose presence it is
 
-	who := h.identify(r, next, credential, h.set.RejectedLimit)
-	switch {
-	case who.userID == "" && r.Context().Err() != nil:
-		h.note(r, outcomeCanceled)
-		return fail(statusClientClosed, r.Context().Err())
-	case who.wait > 0:
-		h.writeLimited(w, r, who.wait)
-		return nil
-	case who.rejection != nil:
-		h.writeRejection(w, r, who.rejection)
-		return nil
-	case who.refusal != nil:
-		h.note(r, outcomeFailed)
-		writeForClient(w, r, who.refusal)
-		return nil
-	case who.barrier != nil:
-		h.note(r, outcomeFailed)
-		return passOn(w, r, who.barrier)
-	case who.page != nil:
-		h.note(r, outcomeFailed)
-		return passOn(w, r, who.page)
-	case who.err != nil:
-		h.writeUnverified(w, r, who.err)
-		return nil
-	}
-
-	// Ownership comes before the budget, so that nobody spends another's, and
-	// before the body, as in Synapse and Dendrite.
-	if who.userID != route.UserID {
-		h.writeError(w, r, http.StatusForbidden, outcomeRefused, matrixError{
-			Errcode: "M_FORBIDDEN", Error: "You can only set your own presence",
-		})
-		return nil
-	}
-	write := presenceWrite{
-		PresenceWrite: policy.PresenceWrite{UserID: who.userID, Fingerprint: h.memory.deviceOf(credential, who.userID)},
-		credential:    credential,
-		class:         h.set.classOf(who.userID),
-	}
-	if h.relieved(w, r, next, &write) {
-		return nil
-	}
-	return h.forwardWrite(w, r, next, &write)
+	now    time.Time     // at which it is judged
+	who    owner         // of the credential
+	bad    badBody       // what is wrong with the body
+	queued int           // writes of the user that wait
+	due    time.Duration // until the user has budget, if there is a limit
+	wait   time.Duration // until the client should try again, if there is no budget
+	err    error         // why nobody waits for an answer
 }
 
-// relieved answers a write that the homeserver doesn't have to be asked for, or not yet.
-func (h *Gateway) relieved(w http.ResponseWriter, r *http.Request, next Next, write *presenceWrite) bool {
-	m, class := h.memory, write.class
-	// A repeat costs no budget, and has to be read to be told. Else the budget comes
-	// before the body.
-	first := class.Absorb || class.Coalesce
-	if first {
-		var ok bool
-		if write.Body, ok = h.readBody(w, r); !ok {
-			return true
+// writeEnds says how the steps that end a write are counted.
+var writeEnds = [policy.WriteSteps]outcome{
+	policy.WriteRefuseMissing:   outcomeRejected,
+	policy.WriteRefuseUncertain: outcomeRejected,
+	policy.WriteRefuseUnknown:   outcomeRejected,
+	policy.WriteRefuseOther:     outcomeRefused,
+	policy.WriteRefuseBody:      outcomeInvalid,
+	policy.WriteLimit:           outcomeLimited,
+	policy.WriteFail:            outcomeFailed,
+	policy.WriteCancel:          outcomeCanceled,
+	policy.WriteAbsorb:          outcomeAbsorbed,
+	policy.WriteCoalesce:        outcomeCoalesced,
+	policy.WriteForward:         outcomeForwarded,
+}
+
+// newWriting returns a write of which nothing has been found out that costs anything.
+func newWriting(r *http.Request, route matrix.PresenceRoute) (wr writing) {
+	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	wr.credential, wr.Credential, wr.target = credential, credentialFact(err), route.UserID
+	return wr
+}
+
+// serveWrite is the life of a PUT of a presence in mode enforce.
+func (h *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
+	h.memory.counters.requests[routeWrite].Add(1)
+	wr := newWriting(r, route)
+	step := policy.DecideWrite(&wr.WriteFacts)
+	for ; !step.Ends(); step = policy.DecideWrite(&wr.WriteFacts) {
+		h.findOutForWrite(step, &wr, r, next)
+	}
+	h.note(r, writeEnds[step])
+	return h.endWrite(step, &wr, w, r, next)
+}
+
+// findOutForWrite carries out a step that finds out a fact, while the client waits.
+func (h *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Request, next Next) {
+	switch step {
+	case policy.WriteAskOwner:
+		h.learnWriter(wr, h.identify(r, next, wr.credential, h.set.RejectedLimit))
+		if err := r.Context().Err(); err != nil && wr.who.userID == "" {
+			wr.Owner, wr.err = policy.OwnerGone, fail(statusClientClosed, err)
+		}
+	case policy.WriteReadBody:
+		wr.Body = policy.BodyGood
+		if wr.PresenceWrite.Body, wr.bad = h.readBody(r); wr.bad.status != 0 {
+			wr.Body = policy.BodyBad
+		}
+	case policy.WriteLookAtQueue:
+		wr.now = h.memory.now()
+		waits := false
+		wr.queued, waits = h.memory.pendings.waits(wr.UserID)
+		h.behindQueue(wr, waits)
+	case policy.WriteCompare:
+		h.compareWrite(wr)
+	case policy.WriteTakeBudget:
+		h.takeWrite(wr)
+	case policy.WriteLetWait:
+		wr.Wait = policy.WaitRefused
+		if wr.class.WriteLimit != nil && h.accept(h.newPending(r, next, &wr.presenceWrite), wr.due) {
+			wr.Wait = policy.WaitAccepted
 		}
 	}
-	// Behind a write that waits, so do all others: also for a handler that lets none
-	// wait itself, of another site or after a reload.
-	now := h.memory.now()
-	queued, waits := m.pendings.waits(write.UserID)
-	if class.Absorb && !waits && m.repeats.Absorb(&write.PresenceWrite, h.set.Refresh, now) {
-		h.writeDone(w, r, outcomeAbsorbed)
-		return true
+}
+
+// learnWriter notes whose the credential of a write is.
+func (h *Gateway) learnWriter(wr *writing, who owner) {
+	wr.who, wr.wait, wr.Owner = who, who.wait, who.fact()
+	if who.userID == "" {
+		return
 	}
-	wait, ok := crowdedWait, false
-	if waits {
-		m.TopLimited[limitWrite].Add(write.UserID)
-	} else {
-		wait, ok = m.take(limitWrite, class.WriteLimit, write.UserID, now)
+	wr.UserID, wr.Own = who.userID, who.userID == wr.target
+	wr.Fingerprint = h.memory.deviceOf(wr.credential, who.userID)
+	wr.class = h.set.classOf(who.userID)
+	wr.Absorbs, wr.Coalesces = wr.class.Absorb, wr.class.Coalesce
+}
+
+// behindQueue notes whether writes of the user wait. Those go first, together, and are charged for.
+func (h *Gateway) behindQueue(wr *writing, waits bool) {
+	if !waits {
+		wr.Queue = policy.QueueEmpty
+		return
 	}
-	if !ok {
-		if limit := class.WriteLimit; limit != nil {
-			due := m.writes.Wait(write.UserID, *limit, now)
-			if class.Coalesce && h.accept(h.newPending(r, next, write), due) {
-				h.writeDone(w, r, outcomeCoalesced)
-				return true
-			}
-			// Those in the queue go first, together, and are charged for.
-			wait = max(wait, due+time.Duration(queued)*limit.Interval())
-		}
-		h.writeLimited(w, r, wait)
-		return true
+	wr.Queue = policy.QueueWaits
+	h.memory.TopLimited[limitWrite].Add(wr.UserID)
+	h.overLimit(wr, crowdedWait)
+}
+
+// compareWrite compares a write with what its user last wrote.
+func (h *Gateway) compareWrite(wr *writing) {
+	wr.Repeat = policy.RepeatChanges
+	if h.memory.repeats.Absorb(&wr.PresenceWrite, h.set.Refresh, wr.now) {
+		wr.Repeat = policy.RepeatNothing
 	}
-	if !first {
-		write.Body, ok = h.readBody(w, r)
+}
+
+// takeWrite charges a user for a write.
+func (h *Gateway) takeWrite(wr *writing) {
+	wr.Budget = policy.BudgetLeft
+	if wait, ok := h.memory.take(limitWrite, wr.class.WriteLimit, wr.UserID, wr.now); !ok {
+		wr.Budget = policy.BudgetEmpty
+		h.overLimit(wr, wait)
 	}
-	return !ok
+}
+
+// overLimit notes how long a write has to wait, at least as long as this.
+func (h *Gateway) overLimit(wr *writing, wait time.Duration) {
+	wr.wait = wait
+	if limit := wr.class.WriteLimit; limit != nil {
+		wr.due = h.memory.writes.Wait(wr.UserID, *limit, wr.now)
+		wr.wait = max(wait, wr.due+time.Duration(wr.queued)*limit.Interval())
+	}
+}
+
+// endWrite carries out a step that ends a write.
+func (h *Gateway) endWrite(step policy.WriteStep, wr *writing, w http.ResponseWriter, r *http.Request, next Next) error {
+	switch step {
+	case policy.WriteRefuseMissing:
+		writeMissingToken(w, r, "Missing access token")
+	case policy.WriteRefuseUncertain:
+		writeMissingToken(w, r, "Ambiguous access token: send it once, as Authorization: Bearer <token>")
+	case policy.WriteRefuseUnknown:
+		writeRejection(w, r, wr.who.rejection)
+	case policy.WriteRefuseOther:
+		writeMatrixError(w, r, http.StatusForbidden, matrixError{
+			Errcode: "M_FORBIDDEN", Error: "You can only set your own presence",
+		})
+	case policy.WriteRefuseBody:
+		writeMatrixError(w, r, wr.bad.status, wr.bad.matrixError)
+	case policy.WriteLimit:
+		writeLimited(w, r, wr.wait)
+	case policy.WriteFail:
+		return h.failWrite(w, r, &wr.who)
+	case policy.WriteCancel:
+		return wr.err
+	case policy.WriteAbsorb, policy.WriteCoalesce:
+		writeDone(w, r, writeEnds[step])
+	case policy.WriteForward:
+		return h.forwardWrite(w, r, next, wr.presenceWrite)
+	}
+	return nil
+}
+
+// failWrite answers a write of which nobody has told whose it is.
+func (h *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *owner) error {
+	switch {
+	case who.refusal != nil:
+		writeForClient(w, r, who.refusal)
+	case who.barrier != nil:
+		return passOn(w, r, who.barrier)
+	case who.page != nil:
+		return passOn(w, r, who.page)
+	default:
+		h.writeUnverified(w, r, who.err)
+	}
+	return nil
 }
 
 // forwardWrite sends a write to the homeserver.
-func (h *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next, write *presenceWrite) error {
-	h.note(r, outcomeForwarded)
+func (h *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next, write presenceWrite) error {
 	began := h.memory.now()
 	fence := h.memory.presence.BeginWrite(write.UserID)
 	// Also for a handler that absorbs nothing itself: another of this memory may.
@@ -194,46 +259,4 @@ func (h *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Nex
 		}
 	}()
 	return next.ServeHTTP(w, r)
-}
-
-// readBody reads the body and puts it back. It reports whether a homeserver may
-// take it, and has answered the request if not.
-func (h *Gateway) readBody(w http.ResponseWriter, r *http.Request) (body []byte, ok bool) {
-	tooLarge := r.ContentLength > h.set.MaxBody
-	if !tooLarge {
-		var err error
-		body, err = io.ReadAll(io.LimitReader(r.Body, h.set.MaxBody+1))
-		tooLarge = int64(len(body)) > h.set.MaxBody || errors.As(err, new(*http.MaxBytesError))
-		if !tooLarge && (err != nil || isCutOff(r, body)) {
-			h.writeError(w, r, http.StatusBadRequest, outcomeInvalid, matrixError{
-				Errcode: "M_UNKNOWN", Error: "The request body broke off",
-			})
-			return nil, false
-		}
-	}
-	if tooLarge {
-		h.writeError(w, r, http.StatusRequestEntityTooLarge, outcomeInvalid, matrixError{
-			Errcode: "M_TOO_LARGE", Error: fmt.Sprintf("The request body must not be larger than %d bytes", h.set.MaxBody),
-		})
-		return nil, false
-	}
-	if err := matrix.CheckPresenceBody(body, h.set.PresenceValues, h.knownDialect()); err != nil {
-		var bad *matrix.BodyError
-		errors.As(err, &bad)
-		h.writeError(w, r, http.StatusBadRequest, outcomeInvalid, matrixError{Errcode: bad.Errcode, Error: bad.Message})
-		return nil, false
-	}
-	setBody(r, body)
-	return body, true
-}
-
-// setBody gives a request another body, or the one that was read of it. The length is known
-// now, also of one that came in chunks. What came after it was not judged.
-func setBody(r *http.Request, body []byte) {
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	r.ContentLength, r.TransferEncoding, r.Trailer = int64(len(body)), nil, nil
-	r.Header.Del("Trailer")
-	if r.Header["Content-Length"] != nil {
-		r.Header.Set("Content-Length", decimal(len(body)))
-	}
 }

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"bytes"
+	"errors"
 	"io"
 	"net/http"
 )
@@ -64,8 +66,47 @@ func (s *statusWriter) final(status int) {
 	}
 }
 
+// recorder is a response writer that keeps a copy of the body that goes through it, with
+// the status and the header fields that it is told.
+type recorder struct {
+	responseWriter
+	status int
+	header http.Header
+	body   bytes.Buffer
+	large  bool
+}
+
+func (c *recorder) Write(p []byte) (int, error) {
+	c.keep(p)
+	return c.responseWriter.Write(p)
+}
+
+func (c *recorder) keep(p []byte) {
+	if c.large = c.large || c.body.Len()+len(p) > maxSubresponse; !c.large {
+		c.body.Write(p)
+	}
+}
+
+// ReadFrom is there because the embedded one would go around Write.
+func (c *recorder) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{c}, r)
+}
+
+// answer returns what went through, without a coding that the client asked for.
+func (c *recorder) answer() *subresponse {
+	a := &subresponse{status: c.status, header: c.header, body: c.body.Bytes(), large: c.large}
+	if c.status == 0 {
+		a.err = errors.New("no answer")
+		return a
+	}
+	_ = a.unpack() // what can't be unpacked is no JSON
+	return a
+}
+
 // Interface guards
 var (
 	_ http.ResponseWriter = (*statusWriter)(nil)
 	_ io.ReaderFrom       = (*statusWriter)(nil)
+	_ http.ResponseWriter = (*recorder)(nil)
+	_ io.ReaderFrom       = (*recorder)(nil)
 )
