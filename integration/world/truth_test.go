@@ -48,6 +48,9 @@ func (p *plan) stateIsTrue(r *run, o *outcome) string {
 		stale = staleTTL
 	}
 	token, as := o.call.shows(p.dialect)
+	if !o.fromMemory() && !strings.Contains(o.cacheStatus(), "fwd=miss") {
+		token = o.call.sends(p.dialect) // it was the client's own request
+	}
 	from := latest(o.ended.Add(-identityTTL-stale), p.woke(r, o))
 	for _, other := range r.outcomes {
 		if at, ended := r.endsToken(p, other, token); ended && other.ended.Before(o.began) {
