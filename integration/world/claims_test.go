@@ -312,7 +312,7 @@ func showsTheStaleForAnError(p *plan, r *run, o *outcome) string {
 }
 
 // asksOnce: the homeserver is asked once in a lifetime whose a token is, unless its user or an
-// admin may have ended it.
+// admin may have ended it, or it has refused a request with it.
 func asksOnce(p *plan, r *run) string {
 	if !p.isBare() || p.tables() {
 		return ""
@@ -366,8 +366,16 @@ func (p *plan) mayAskAgain(r *run, token string, from, to time.Time) bool {
 		}
 	}
 	return slices.ContainsFunc(r.outcomes, func(o *outcome) bool {
-		path := o.call.path
-		return (o.call.who == who || o.call.who.name == "admin" || slices.Contains(o.call.tokens(), token)) && (revoking.MatchString(path) || strings.HasSuffix(path, "/whoami")) &&
-			!o.began.After(to) && !o.ended.Before(from)
+		if o.began.After(to) || o.ended.Before(from) {
+			return false
+		}
+		shown := slices.Contains(o.call.tokens(), token)
+		mayEnd := revoking.MatchString(o.call.path) || strings.HasSuffix(o.call.path, "/whoami")
+		return shown && isRefused(o) || mayEnd && (shown || o.call.who == who || o.call.who.name == "admin")
 	})
+}
+
+// isRefused tells that the homeserver, and not we, refused what a request shows, or may have.
+func isRefused(o *outcome) bool {
+	return o.status == 0 || o.status == http.StatusUnauthorized && (!o.call.presence || o.cacheStatus() != "")
 }
