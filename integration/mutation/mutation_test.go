@@ -36,8 +36,8 @@ var (
 	crashed = regexp.MustCompile(`(?m)^(panic: .*|fatal error: .*|\[rapid\] panic.*)$`)
 )
 
-// Every mutant applies to the source as it is, in any size: whoever changes a guard
-// learns at once which mutant to change with it.
+// Every mutant applies to the source as it is, in any size, and the test that catches it is where it is
+// said to be: whoever changes a guard, or moves a test, learns at once which mutant to change with it.
 func TestMutantsApply(t *testing.T) {
 	root := repository(t)
 	for _, m := range slices.Concat(guards, slices.Concat(slices.Collect(maps.Values(mended))...)) {
@@ -46,6 +46,9 @@ func TestMutantsApply(t *testing.T) {
 		}
 		if m.scenario == "" && (m.unit == "" || (m.seeds == 0) != (m.why != "")) {
 			t.Errorf("%s: nothing is said of what catches it, or why the world doesn't", m.name)
+		}
+		if m.unit != "" && !hasTest(t, root, m.unit) {
+			t.Errorf("%s: there is no test %s any more", m.name, m.unit)
 		}
 	}
 }
@@ -144,6 +147,23 @@ func failsUnit(t *testing.T, root string, m *mutant) {
 		t.Fatalf("%s ended, but didn't fail: %v\n%s", m.unit, verdict, output)
 	}
 	t.Logf("%s: caught by %s; %s", m.name, m.unit, m.effect)
+}
+
+// hasTest tells that there is a test in the folder that stands before its name.
+func hasTest(t *testing.T, root, unit string) bool {
+	t.Helper()
+	dir, name, _ := strings.Cut(unit, " ")
+	files, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(files, func(file string) bool {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(text), "\nfunc "+name+"(t *testing.T)")
+	})
 }
 
 func repository(t *testing.T) string {

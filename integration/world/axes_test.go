@@ -12,3 +12,6 @@ type value[T any] struct {
 	name string
 	set  func(T)
 }
+
+// String is its name, also in the file of a plan.
+func (v value[T]) String() string { return v.name }

@@ -79,7 +79,7 @@ var bodyAxis = axis[*call]{"body", []value[*call]{
 	{"slow", func(c *call) { c.slow = true }},
 	{"cut off", func(c *call) { c.cutOff = true }},
 	{"length 0", func(c *call) { c.zeroLength = true }},
-	{"100-continue", func(c *call) { c.field("Expect", "100-continue") }},
+	{"100-continue", func(c *call) { c.expects = true; c.field("Expect", "100-continue") }},
 	{"trailers", func(c *call) { c.trailers = true }},
 }}
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/model"
 )
 
@@ -72,7 +73,8 @@ func (p *plan) tables() bool {
 }
 
 // isPlain tells of a call that its token comes by one header field, that nobody is named beside it
-// but by an appservice, which has to, and that nothing is odd about its path.
+// but by an appservice, which has to, and that nothing is odd about its path. So all homeservers read
+// its credential alike: where they don't, writes are refused.
 func (c *call) isPlain() bool {
 	shown := 0
 	for _, field := range c.fields {
@@ -84,8 +86,8 @@ func (c *call) isPlain() bool {
 		}
 	}
 	query := strings.Join(c.query, "&")
-	return shown == 1 && c.form == nil && !c.hopByHop && !c.who.guest &&
-		(query == "" && c.as == "" || query == "user_id="+url.QueryEscape(c.as) || c.syncs)
+	named := c.as != "" && query == "user_id="+url.QueryEscape(c.as)
+	return shown == 1 && c.form == nil && !c.hopByHop && !c.who.guest && (query == "" && c.as == "" || named || c.syncs)
 }
 
 // answering are values by which something else of the site's answers for the homeserver, or takes it
@@ -202,12 +204,16 @@ func (s *site) limitOf(kind string) (interval time.Duration, burst int) {
 }
 
 // limitsOnesOwnAccount: whoever has an account gets a 429 for what they did themselves, and by
-// the limit that there is now.
+// the limit that there is now. As long as a token isn't known, unknown ones behind the same address
+// may have used up what there is for all of these.
 func limitsOnesOwnAccount(p *plan, r *run, o *outcome) string {
 	if said := p.everSaid(); strings.Contains(said, "class") || strings.Contains(said, "exempt") || p.happens(r, r.began, o.ended) {
 		return ""
 	}
 	if o.status != http.StatusTooManyRequests || o.cacheStatus() != "" || !p.isBare() || !p.isWell(r, r.began, o.ended) || o.call.who.hostile || !o.call.isPlain() || p.reloads(r, o.began, o.ended) || !isGood(r, o.call, r.began, o.ended) {
+		return ""
+	}
+	if sharesItsAddress(p, r, o) && showsUnknownTokens(p, r, o) {
 		return ""
 	}
 	kind := "read"
@@ -239,6 +245,22 @@ func limitsOnesOwnAccount(p *plan, r *run, o *outcome) string {
 		return fmt.Sprintf("somebody has to wait for longer than %v, in which there is another event", interval)
 	}
 	return ""
+}
+
+// showsUnknownTokens tells that somebody behind a call's address has shown a token before that the
+// homeserver doesn't know.
+func showsUnknownTokens(p *plan, r *run, o *outcome) bool {
+	return slices.ContainsFunc(r.outcomes, func(other *outcome) bool {
+		return (p.site.door == bubble.Unix || other.call.who.address.Equal(o.call.who.address)) && other.began.Before(o.ended) &&
+			slices.ContainsFunc(other.call.tokens(), func(token string) bool {
+				for page := range r.hs.Between(other.began, other.ended) {
+					if _, known := page.Sessions[token]; !known {
+						return true
+					}
+				}
+				return false
+			})
+	})
 }
 
 // everSaid is all that the directive says, now or after a reload.
@@ -290,7 +312,7 @@ func showsTheStaleForAnError(p *plan, r *run, o *outcome) string {
 }
 
 // asksOnce: the homeserver is asked once in a lifetime whose a token is, unless its user or an
-// admin may have ended it.
+// admin may have ended it, or it has refused a request with it.
 func asksOnce(p *plan, r *run) string {
 	if !p.isBare() || p.tables() {
 		return ""
@@ -344,8 +366,16 @@ func (p *plan) mayAskAgain(r *run, token string, from, to time.Time) bool {
 		}
 	}
 	return slices.ContainsFunc(r.outcomes, func(o *outcome) bool {
-		path := o.call.path
-		return (o.call.who == who || o.call.who.name == "admin") && (revoking.MatchString(path) || strings.HasSuffix(path, "/whoami")) &&
-			!o.began.After(to) && !o.ended.Before(from)
+		if o.began.After(to) || o.ended.Before(from) {
+			return false
+		}
+		shown := slices.Contains(o.call.tokens(), token)
+		mayEnd := revoking.MatchString(o.call.path) || strings.HasSuffix(o.call.path, "/whoami")
+		return shown && isRefused(o) || mayEnd && (shown || o.call.who == who || o.call.who.name == "admin")
 	})
+}
+
+// isRefused tells that the homeserver, and not we, refused what a request shows, or may have.
+func isRefused(o *outcome) bool {
+	return o.status == 0 || o.status == http.StatusUnauthorized && (!o.call.presence || o.cacheStatus() != "")
 }

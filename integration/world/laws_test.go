@@ -45,6 +45,7 @@ func judge(p *plan, direct, ours, peaceful, plain *run) string {
 	}
 	for _, law := range []func() string{
 		func() string { return passes(p, direct, ours) },
+		func() string { return worksWhereItWorks(p, direct, ours) },
 		func() string { return leavesOthersAlone(p, direct, ours, peaceful) },
 		func() string { return speaksEachProtocolAlike(p, direct, ours, plain) },
 		func() string { return isTrue(p, ours) },
@@ -67,10 +68,7 @@ func passes(p *plan, direct, ours *run) string {
 	if unhealthy(direct) {
 		return "" // what we spare the homeserver makes it look healthier
 	}
-	others := make(map[[2]any]*outcome)
-	for _, o := range direct.outcomes {
-		others[[2]any{o.step, o.again}] = o
-	}
+	others := byStep(direct)
 	for _, o := range ours.outcomes {
 		other := others[[2]any{o.step, o.again}]
 		if o.call.presence || leftAtOnce(o, other) {
@@ -86,16 +84,42 @@ func passes(p *plan, direct, ours *run) string {
 	return ""
 }
 
+// byStep are the outcomes of a run by their step, and whether they are a repeat.
+func byStep(r *run) map[[2]any]*outcome {
+	by := make(map[[2]any]*outcome)
+	for _, o := range r.outcomes {
+		by[[2]any{o.step, o.again}] = o
+	}
+	return by
+}
+
+// worksWhereItWorks: a request about presence that gets an answer without the module is no error of a
+// server's with it, as long as the homeserver is well.
+func worksWhereItWorks(p *plan, direct, ours *run) string {
+	if unhealthy(direct) || unhealthy(ours) {
+		return ""
+	}
+	others := byStep(direct)
+	for _, o := range ours.outcomes {
+		other := others[[2]any{o.step, o.again}]
+		if !o.call.presence || o.call.staging || other == nil || leftAtOnce(o, other) || !p.isWell(ours, o.began, o.ended) {
+			continue
+		}
+		failed := func(o *outcome) bool { return o.status == 0 || o.status >= http.StatusInternalServerError }
+		if failed(o) && !failed(other) {
+			return fmt.Sprintf("a request about presence fails that doesn't without the module:\n%v\nwithout it\n%v", o, other)
+		}
+	}
+	return ""
+}
+
 // leavesOthersAlone: those who have no account change nothing for those who have one, unless Caddy
 // itself lets them: with its passive health checks, a request that the homeserver drops ends all.
 func leavesOthersAlone(p *plan, direct, ours, peaceful *run) string {
 	if unhealthy(direct) || unhealthy(ours) || p.tiny() {
 		return ""
 	}
-	others := make(map[[2]any]*outcome)
-	for _, o := range peaceful.outcomes {
-		others[[2]any{o.step, o.again}] = o
-	}
+	others := byStep(peaceful)
 	for _, o := range ours.outcomes {
 		other := others[[2]any{o.step, o.again}]
 		if o.call.who.hostile || leftAtOnce(o, other) || sharesItsAddress(p, ours, o) || other != nil && sharesItsAddress(p, peaceful, other) {
@@ -168,10 +192,7 @@ func speaksEachProtocolAlike(p *plan, direct, ours, plain *run) string {
 			return "" // Caddy drops what it hasn't read, by one protocol and not by another
 		}
 	}
-	others := make(map[[2]any]*outcome)
-	for _, o := range plain.outcomes {
-		others[[2]any{o.step, o.again}] = o
-	}
+	others := byStep(plain)
 	for _, o := range ours.outcomes {
 		other := others[[2]any{o.step, o.again}]
 		if leftAtOnce(o, other) {

@@ -62,7 +62,8 @@ type call struct {
 	cutOff        bool // the body ends early
 	stuck         bool // its body never comes
 	http1         bool // its header fields aren't for HTTP/2
-	hopByHop      bool // its Authorization is for Caddy only
+	hopByHop      bool // its Authorization is for Caddy only, which is to send it no further
+	expects       bool // asks whether to send a body
 	elsewhere     bool // asks by another name of the site
 	staging       bool // goes to the staging site, if there is one
 	again         bool // is sent once more after the Retry-After of a 429
@@ -71,17 +72,39 @@ type call struct {
 func (c *call) field(name, value string) { c.fields = append(c.fields, [2]string{name, value}) }
 func (c *call) ask(parameter string)     { c.query = append(c.query, parameter) }
 
-// shows returns the access token that a homeserver takes from the request, and the user_id.
+// shows returns the access token that a homeserver would take from the request as the client sends
+// it, and the user_id.
 func (c *call) shows(d *model.Dialect) (token, as string) {
 	header := make(http.Header)
 	for _, field := range c.fields {
 		header.Add(field[0], field[1])
 	}
-	if c.hopByHop {
-		header.Del("Authorization")
-	}
 	query, _ := url.ParseQuery(strings.Join(c.query, "&"))
 	return d.Token(header["Authorization"], query), query.Get("user_id")
+}
+
+// sends returns the token that comes to the homeserver.
+func (c *call) sends(d *model.Dialect) (token string) {
+	if !c.hopByHop {
+		token, _ = c.shows(d)
+		return token
+	}
+	bare := *c
+	bare.fields = slices.DeleteFunc(slices.Clone(c.fields), func(field [2]string) bool { return field[0] == "Authorization" })
+	token, _ = bare.shows(d)
+	return token
+}
+
+// tokens are all that the request has, whichever of them a homeserver takes.
+func (c *call) tokens() (all []string) {
+	for _, field := range c.fields {
+		if field[0] == "Authorization" {
+			_, token, _ := strings.Cut(field[1], " ")
+			all = append(all, strings.TrimSpace(token))
+		}
+	}
+	query, _ := url.ParseQuery(strings.Join(c.query, "&"))
+	return append(all, query["access_token"]...)
 }
 
 // behind is a change of the homeserver's that doesn't come through Caddy.
@@ -303,7 +326,8 @@ func (c *call) more(t *rapid.T, seen *coverage) {
 }
 
 // finish makes the path of a presence. What not all protocols can carry goes by HTTP/1.1, as a head
-// of more than 16 KiB, which Caddy takes over no other.
+// of more than 16 KiB, which Caddy takes over no other, and who asks whether to send a body that isn't
+// there: HTTP/3 doesn't say that it isn't, so it is taken for one.
 func (c *call) finish() {
 	if c.presence {
 		c.path = "/_matrix/client/v3/presence/" + url.PathEscape(c.target) + "/status"
@@ -327,6 +351,9 @@ func (c *call) finish() {
 				c.protocol = bubble.HTTP1
 			}
 		}
+	}
+	if c.expects && c.body == "" && c.protocol == bubble.HTTP3 {
+		c.protocol = bubble.HTTP1
 	}
 	if c.cutOff || c.zeroLength {
 		c.protocol = bubble.Raw

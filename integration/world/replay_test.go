@@ -3,6 +3,7 @@ package world_test
 import (
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -16,6 +17,10 @@ func TestPlanIsDrawnAgainFromItsFile(t *testing.T) {
 	for i := range 50 {
 		drawing = new(tape)
 		p := rapid.Custom(func(rt *rapid.T) *plan { return draw(rt, newCoverage()) }).Example(i)
+		// A crowd's route was kept as the address of a function, which no other binary knows.
+		if i := slices.IndexFunc(drawing.lines, func(line string) bool { return strings.Contains(line, "0x") }); i >= 0 {
+			t.Fatalf("plan %d is kept as %q", i, drawing.lines[i])
+		}
 		if err := drawing.write(file, p.script()); err != nil {
 			t.Fatal(err)
 		}

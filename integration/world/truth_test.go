@@ -14,7 +14,8 @@ import (
 )
 
 // isTrue: what a reader is shown was so within the time that the configuration promises, the
-// reader might see it within that, and the token was good.
+// reader might see it within that, and the token that they showed was good, also if they said of it that
+// it is for Caddy only.
 func isTrue(p *plan, r *run) string {
 	for _, o := range r.outcomes {
 		if !o.call.presence || o.call.staging || o.call.method != http.MethodGet || o.status != http.StatusOK {
@@ -47,6 +48,9 @@ func (p *plan) stateIsTrue(r *run, o *outcome) string {
 		stale = staleTTL
 	}
 	token, as := o.call.shows(p.dialect)
+	if !o.fromMemory() && !strings.Contains(o.cacheStatus(), "fwd=miss") {
+		token = o.call.sends(p.dialect) // it was the client's own request
+	}
 	from := latest(o.ended.Add(-identityTTL-stale), p.woke(r, o))
 	for _, other := range r.outcomes {
 		if at, ended := r.endsToken(p, other, token); ended && other.ended.Before(o.began) {
@@ -134,7 +138,7 @@ func (r *run) endsToken(p *plan, o *outcome, token string) (at time.Time, ended 
 	if o.status < 200 || o.status >= 300 || !revoking.MatchString(o.call.path) {
 		return time.Time{}, false
 	}
-	if shown, _ := o.call.shows(p.dialect); strings.HasSuffix(o.call.path, "/refresh") && shown != token {
+	if shown := o.call.sends(p.dialect); strings.HasSuffix(o.call.path, "/refresh") && shown != token {
 		return time.Time{}, false // it says nothing of the token that it ends
 	}
 	for page := range r.hs.Between(o.began, o.ended) {

@@ -225,6 +225,24 @@ func TestOutageCostsTwoRequestsAtMost(t *testing.T) {
 	})
 }
 
+// A page of 80 KB for an error was fetched, fetched once more without the client's fields, and
+// then, as no such page is kept, asked for by the reader: three requests for one read.
+func TestErrorAtLengthCostsTwoRequestsAtMost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(options))
+		p.Get("bob-token", bob)
+		p.hs.AnswerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			answer(w, 500, strings.Repeat("x", 80_000))
+			return true, nil
+		})
+		before := p.hs.Count("GET")
+		r := request("GET", statusPath(alice), "bob-token", "")
+		r.Header.Set("User-Agent", "a client")
+		p.Want(p.Do(r), 500, "", "matrix_presence; fwd=bypass; detail=large")
+		p.WantCounts(map[string]int{"GET": before + 2})
+	})
+}
+
 // 666 of 1,617 readers got the 502 of a client whose request they shared. What one client's
 // request fails with, or is refused with on the way, is no other's answer.
 func TestNobodyGetsAnothersFailure(t *testing.T) {

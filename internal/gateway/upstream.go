@@ -195,7 +195,9 @@ func (s subrequest) plain() (subrequest, bool) {
 // failed in a way that this may have caused: what is concluded from a failure concerns
 // others, and what this client may read. No connection has nothing to do with it, and
 // after a timeout there is no time. Where a stale answer is at stake, that must be none of
-// the client's doing either, so the second doesn't wait for the end of the first.
+// the client's doing either, so the second doesn't wait for the end of the first. Where none is,
+// a failed fetch with a large answer is the reader's to repeat, see [Gateway.serveCached]: a
+// failing homeserver isn't asked three times for one read.
 func (s subrequest) sendTwice(timeout time.Duration, m *Memory, why reason, staleAtStake bool) *subresponse {
 	end := time.Now().Add(timeout)
 	plain, differs := s.plain()
@@ -204,7 +206,7 @@ func (s subrequest) sendTwice(timeout time.Duration, m *Memory, why reason, stal
 	}
 	answer := s.send(timeout, m.counters.departs(why))
 	left := time.Until(end)
-	if !differs || !s.mayBeCause(answer) || left <= 0 {
+	if !differs || !s.mayBeCause(answer) || left <= 0 || why == reasonFetch && answer.large {
 		return answer
 	}
 	return plain.send(left, m.counters.departs(reasonRetry))

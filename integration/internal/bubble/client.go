@@ -125,8 +125,8 @@ func (c *Client) way(p Protocol) http.RoundTripper {
 func (c *Client) dialQUIC(ctx context.Context, _ string, tlsConfig *tls.Config, config *quic.Config) (*quic.Conn, error) {
 	// Two clients of one address have ports of their own.
 	from := c.From
-	if c.Door != Internet {
-		from = balancer // UDP has no PROXY protocol here, and no socket
+	if c.Door == Forwarded || c.Door == Unix {
+		from = balancer // with PROXY protocol, which UDP doesn't have here, the address is the client's, too
 	}
 	end, server, err := dialGram("443", from, 10000+int(ports.Add(1)%50000))
 	if err != nil {
