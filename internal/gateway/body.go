@@ -134,6 +134,7 @@ type copied struct {
 	mu    sync.Mutex // guards all below
 	kept  bytes.Buffer
 	large bool // it has more bytes than the limit, so the copy isn't whole
+	ended bool // it has been read to its end, or broke off
 	over  bool // nothing more is kept
 }
 
@@ -166,12 +167,21 @@ func (c *copied) Read(p []byte) (n int, err error) {
 	if c.over {
 		return n, err
 	}
+	c.ended = c.ended || err != nil
 	if c.large = c.large || int64(c.kept.Len()+n) > c.limit; c.large {
 		c.kept = bytes.Buffer{} // of no use any more
 	} else {
 		c.kept.Write(p[:n])
 	}
 	return n, err
+}
+
+// unread tells that nobody has read a request's body to its end: the homeserver was not reached, or
+// has answered without.
+func (c *copied) unread(r *http.Request) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.ended && !c.large && r.ContentLength != int64(c.kept.Len())
 }
 
 // take returns what has been read, unless that is more than the limit.

@@ -65,9 +65,10 @@ func (h *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next
 			h.unsettle(target)
 		}
 	}, func() {
+		seen.unread = body.unread(r) && r.ContentLength <= h.set.MaxBody
 		sent, whole := body.take()
 		seen.writing.PresenceWrite.Body = sent
-		seen.valid = whole && matrix.CheckPresenceBody(sent, h.set.PresenceValues, h.knownDialect()) == nil
+		seen.valid = whole && !seen.unread && matrix.CheckPresenceBody(sent, h.set.PresenceValues, h.knownDialect()) == nil
 		if own {
 			h.passesBy(target, credential) // it may have failed on the way back
 			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), sent)
@@ -160,7 +161,7 @@ type observation struct {
 	// A write.
 	writing writing
 	valid   bool // the body is whole, and one that a homeserver may take
-	waits   bool // others of the user wait
+	unread  bool // nobody has read the body to its end, so it can't be judged
 	beside  bool // another handler of the memory absorbs repeats in mode enforce
 }
 
@@ -312,7 +313,7 @@ func (s *observation) findOutForWrite(step policy.WriteStep, ask func(inquiry) o
 		h.learnWriter(wr, who)
 	case policy.WriteReadBody:
 		wr.Body = policy.BodyBad
-		if s.valid {
+		if s.valid || s.unread {
 			wr.Body = policy.BodyGood
 		}
 	case policy.WriteLookAtQueue:
@@ -335,15 +336,15 @@ func (s *observation) endWrite(step policy.WriteStep) {
 	if step != policy.WriteForward {
 		return
 	}
-	h, write := s.handler, &s.writing.PresenceWrite
-	if s.acknowledged() {
+	h, write, taken := s.handler, &s.writing.PresenceWrite, s.valid && s.acknowledged()
+	if taken {
 		h.beginWrite(write, s.departed)(s.answer.status)
 	}
 	if s.beside {
 		return // it was remembered as none that could be repeated
 	}
 	attempt := h.memory.repeats.Begin(write.UserID, s.departed)
-	if s.acknowledged() {
+	if taken {
 		attempt.End(write)
 	} else {
 		attempt.End(nil)
