@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // modes are two gateways of the same configuration, each with a homeserver of its own: one
@@ -320,4 +322,22 @@ func randomWrite(random *rand.Rand, odd bool) func() *http.Request {
 		path += "?access_token=" + randomToken(random)
 	}
 	return func() *http.Request { return request("PUT", path, token, body) }
+}
+
+// What has no line in the tables would be counted as a hit.
+func TestEveryEndIsCounted(t *testing.T) {
+	for step := range policy.ReadSteps {
+		end := readEnds[step]
+		if step.Ends() && step != policy.ReadAnswer && end.outcome == outcomeHit {
+			t.Errorf("step %d of a read is counted as a hit", step)
+		}
+		if (end.outcome == outcomeBypass) != (end.detail != "") {
+			t.Errorf("step %d of a read is counted as %s and has the detail %q", step, outcomes[end.outcome].name, end.detail)
+		}
+	}
+	for step := range policy.WriteSteps {
+		if step.Ends() && writeEnds[step] == outcomeHit {
+			t.Errorf("step %d of a write is counted as a hit", step)
+		}
+	}
 }

@@ -1,0 +1,247 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+)
+
+// everyRead calls f with each way that a read can go: with the steps, and the facts at its end.
+func everyRead(f func(facts ReadFacts, steps []ReadStep)) {
+	var walk func(facts ReadFacts, steps []ReadStep)
+	walk = func(facts ReadFacts, steps []ReadStep) {
+		step := DecideRead(&facts)
+		steps = append(slices.Clip(steps), step)
+		if step.Ends() || len(steps) > int(ReadSteps) {
+			f(facts, steps)
+			return
+		}
+		for _, next := range answersToRead(facts, step) {
+			walk(next, steps)
+		}
+	}
+	for n := range 16 {
+		is := func(i int) bool { return n>>i&1 == 1 }
+		for credential := CredentialMissing; credential <= CredentialCertain; credential++ {
+			walk(ReadFacts{Cached: is(0), Limited: is(1), StaleIfError: is(2), Canonical: is(3), Credential: credential}, nil)
+		}
+	}
+}
+
+// answersToRead returns what the facts can be after a step.
+func answersToRead(facts ReadFacts, step ReadStep) (next []ReadFacts) {
+	with := func(set func(f *ReadFacts)) {
+		after := facts
+		set(&after)
+		next = append(next, after)
+	}
+	switch step {
+	case ReadLookForBody:
+		for b := BodyGood; b <= BodyBad; b++ {
+			with(func(f *ReadFacts) { f.Body = b })
+		}
+	case ReadAskOwner, ReadRecallOwner:
+		for o := OwnerKnown; o <= OwnerGone; o++ {
+			if step == ReadAskOwner || o != OwnerDown { // memory doesn't fail
+				with(func(f *ReadFacts) { f.Owner = o })
+			}
+		}
+	case ReadTakeBudget, ReadTakeBudgets:
+		for b := BudgetLeft; b <= BudgetEmpty; b++ {
+			with(func(f *ReadFacts) { f.Budget = b })
+		}
+	case ReadCheckClient:
+		for b := BudgetLeft; b <= BudgetEmpty; b++ {
+			with(func(f *ReadFacts) { f.Client = b })
+		}
+	case ReadLookUp:
+		for found := FoundAnswer; found <= FoundForOrigin; found++ {
+			with(func(f *ReadFacts) { f.Found = found })
+		}
+	case ReadFetch:
+		for fetched := FetchOwn; fetched <= FetchCanceled; fetched++ {
+			with(func(f *ReadFacts) { f.Fetched = fetched })
+			with(func(f *ReadFacts) { f.Fetched, f.Stale = fetched, true })
+		}
+	}
+	return next
+}
+
+// Whatever is found out, a read ends, no fact is asked for twice, and nothing is done before its time.
+func TestEveryRead(t *testing.T) {
+	ends := make(map[ReadStep]bool)
+	everyRead(func(f ReadFacts, steps []ReadStep) {
+		end := steps[len(steps)-1]
+		ends[end] = true
+		at := func(s ReadStep) int { return slices.Index(steps, s) }
+		for law, broken := range map[string]bool{
+			"ends":                        !end.Ends(),
+			"asks once":                   len(slices.Compact(slices.Sorted(slices.Values(steps)))) != len(steps),
+			"takes no budget of nobody":   at(ReadTakeBudget) >= 0 && f.Owner != OwnerKnown,
+			"reads memory for an owner":   at(ReadLookUp) >= 0 && (f.Owner != OwnerKnown || f.Budget != BudgetLeft),
+			"waits for a body first":      at(ReadLookForBody) > 0,
+			"fetches what isn't there":    at(ReadFetch) >= 0 && f.Found != FoundNothing,
+			"answers within the budget":   (end == ReadAnswer || end == ReadAnswerStale || end == ReadForward || end == ReadShare) && f.Budget != BudgetLeft,
+			"answers what is asked for":   (end == ReadAnswer || end == ReadAnswerStale) && (f.Body != BodyGood || !f.Canonical || !f.Cached),
+			"limits only over a budget":   end == ReadLimit && f.Budget != BudgetEmpty && f.Client != BudgetEmpty && f.Owner != OwnerLimited,
+			"is never over a budget":      f.Budget == BudgetEmpty && end != ReadLimit,
+			"leaves odd spellings alone":  !f.Canonical && (end == ReadRefuseMissing || end == ReadRefuseUnknown),
+			"does nothing if it is off":   !f.Cached && !f.Limited && (len(steps) != 1 || end != ReadPassOff),
+			"refuses only unknown tokens": end == ReadRefuseUnknown && f.Owner != OwnerRejected,
+		} {
+			if broken {
+				t.Errorf("a read doesn't keep to %q: %+v, %v", law, f, steps)
+			}
+		}
+	})
+	for s := readFacts; s < ReadSteps; s++ {
+		if !ends[s] {
+			t.Errorf("no read ends by step %d", s)
+		}
+	}
+}
+
+// everyWrite is everyRead for writes.
+func everyWrite(f func(facts WriteFacts, steps []WriteStep)) {
+	var walk func(facts WriteFacts, steps []WriteStep)
+	walk = func(facts WriteFacts, steps []WriteStep) {
+		step := DecideWrite(&facts)
+		steps = append(slices.Clip(steps), step)
+		if step.Ends() || len(steps) > int(WriteSteps) {
+			f(facts, steps)
+			return
+		}
+		for _, next := range answersToWrite(facts, step) {
+			walk(next, steps)
+		}
+	}
+	for credential := CredentialMissing; credential <= CredentialCertain; credential++ {
+		walk(WriteFacts{Credential: credential}, nil)
+	}
+}
+
+func answersToWrite(facts WriteFacts, step WriteStep) (next []WriteFacts) {
+	with := func(set func(f *WriteFacts)) {
+		after := facts
+		set(&after)
+		next = append(next, after)
+	}
+	switch step {
+	case WriteAskOwner:
+		for o := OwnerRejected; o <= OwnerGone; o++ {
+			with(func(f *WriteFacts) { f.Owner = o })
+		}
+		for n := range 8 {
+			with(func(f *WriteFacts) {
+				f.Owner, f.Own, f.Absorbs, f.Coalesces = OwnerKnown, n&1 != 0, n&2 != 0, n&4 != 0
+			})
+		}
+	case WriteReadBody:
+		for b := BodyGood; b <= BodyBad; b++ {
+			with(func(f *WriteFacts) { f.Body = b })
+		}
+	case WriteLookAtQueue:
+		for q := QueueEmpty; q <= QueueWaits; q++ {
+			with(func(f *WriteFacts) { f.Queue = q })
+		}
+	case WriteCompare:
+		for r := RepeatNothing; r <= RepeatChanges; r++ {
+			with(func(f *WriteFacts) { f.Repeat = r })
+		}
+	case WriteTakeBudget:
+		for b := BudgetLeft; b <= BudgetEmpty; b++ {
+			with(func(f *WriteFacts) { f.Budget = b })
+		}
+	case WriteLetWait:
+		for w := WaitAccepted; w <= WaitRefused; w++ {
+			with(func(f *WriteFacts) { f.Wait = w })
+		}
+	}
+	return next
+}
+
+// Whatever is found out, a write ends, no fact is asked for twice, and nothing is done before its time.
+func TestEveryWrite(t *testing.T) {
+	ends := make(map[WriteStep]bool)
+	everyWrite(func(f WriteFacts, steps []WriteStep) {
+		end := steps[len(steps)-1]
+		ends[end] = true
+		at := func(s WriteStep) int { return slices.Index(steps, s) }
+		body, budget := at(WriteReadBody), at(WriteTakeBudget)
+		for law, broken := range map[string]bool{
+			"ends":                             !end.Ends(),
+			"asks once":                        len(slices.Compact(slices.Sorted(slices.Values(steps)))) != len(steps),
+			"looks at nothing but one's own":   len(steps) > 2 && (f.Owner != OwnerKnown || !f.Own),
+			"goes through if all is in order":  end == WriteForward && (!f.Own || f.Body != BodyGood || f.Queue != QueueEmpty || f.Budget != BudgetLeft),
+			"charges before the body":          budget >= 0 && body >= 0 && budget > body != (f.Absorbs || f.Coalesces),
+			"charges no repeat":                end == WriteAbsorb && (budget >= 0 || f.Repeat != RepeatNothing || !f.Absorbs),
+			"doesn't overtake":                 f.Queue == QueueWaits && end != WriteLimit && end != WriteCoalesce,
+			"waits only if that is configured": end == WriteCoalesce && (!f.Coalesces || f.Wait != WaitAccepted || f.Body != BodyGood),
+			"refuses another's":                f.Owner == OwnerKnown && !f.Own && end != WriteRefuseOther,
+			"fails closed":                     f.Owner != OwnerKnown && slices.Contains([]WriteStep{WriteForward, WriteAbsorb, WriteCoalesce}, end),
+		} {
+			if broken {
+				t.Errorf("a write doesn't keep to %q: %+v, %v", law, f, steps)
+			}
+		}
+	})
+	for s := writeFacts; s < WriteSteps; s++ {
+		if !ends[s] {
+			t.Errorf("no write ends by step %d", s)
+		}
+	}
+}
+
+// The order in which things are found out, by examples.
+func TestStepsOfAWrite(t *testing.T) {
+	own := WriteFacts{Credential: CredentialCertain, Owner: OwnerKnown, Own: true}
+	with := func(change func(f *WriteFacts)) WriteFacts {
+		f := own
+		change(&f)
+		return f
+	}
+	for _, tt := range []struct {
+		facts WriteFacts // but for these, all that is found out is good
+		want  []WriteStep
+	}{
+		{own, []WriteStep{WriteLookAtQueue, WriteTakeBudget, WriteReadBody, WriteForward}},
+		{
+			with(func(f *WriteFacts) { f.Absorbs = true }),
+			[]WriteStep{WriteReadBody, WriteLookAtQueue, WriteCompare, WriteTakeBudget, WriteForward},
+		},
+		{
+			with(func(f *WriteFacts) { f.Coalesces, f.Budget = true, BudgetEmpty }),
+			[]WriteStep{WriteReadBody, WriteLookAtQueue, WriteLetWait, WriteCoalesce},
+		},
+		{
+			with(func(f *WriteFacts) { f.Coalesces, f.Queue = true, QueueWaits }),
+			[]WriteStep{WriteReadBody, WriteLetWait, WriteCoalesce},
+		},
+		{with(func(f *WriteFacts) { f.Queue = QueueWaits }), []WriteStep{WriteLimit}},
+		{with(func(f *WriteFacts) { f.Budget = BudgetEmpty }), []WriteStep{WriteLookAtQueue, WriteLimit}},
+		{with(func(f *WriteFacts) { f.Own, f.Absorbs = false, true }), []WriteStep{WriteRefuseOther}},
+		{WriteFacts{Credential: CredentialUncertain}, []WriteStep{WriteRefuseUncertain}},
+	} {
+		var steps []WriteStep
+		f := tt.facts
+		for len(steps) == 0 || !steps[len(steps)-1].Ends() {
+			step := DecideWrite(&f)
+			steps = append(steps, step)
+			switch step {
+			case WriteReadBody:
+				f.Body = BodyGood
+			case WriteLookAtQueue:
+				f.Queue = QueueEmpty
+			case WriteCompare:
+				f.Repeat = RepeatChanges
+			case WriteTakeBudget:
+				f.Budget = BudgetLeft
+			case WriteLetWait:
+				f.Wait = WaitAccepted
+			}
+		}
+		if fmt.Sprint(steps) != fmt.Sprint(tt.want) {
+			t.Errorf("%+v: steps %v, want %v", tt.facts, steps, tt.want)
+		}
+	}
+}
