@@ -417,7 +417,7 @@ func TestHomeserverThatIsMadeToCompress(t *testing.T) {
 }
 
 // A site's respond stands after matrix_presence by default, so it doesn't keep a banned
-// client from what is in memory. README tells two ways by which it does.
+// client from what is in memory. docs/deploy.md tells two ways by which it does.
 func TestBansComeFirstInBothWays(t *testing.T) {
 	const ban, proxy = "@ban remote_ip 203.0.113.1\nrespond @ban 403\n", "reverse_proxy UPSTREAM\n"
 	for name, tc := range map[string]struct {

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -39,4 +40,22 @@ func TestAllMetricsAreCollected(t *testing.T) {
 	if !mine["upstream_seconds"] {
 		t.Error("upstream_seconds is not there")
 	}
+}
+
+// The page about metrics has each of them, and each value that a label of theirs may have.
+func TestAllMetricsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	handle(t, new(Handler))
+	eachMemory(func(_ string, m *pooled) {
+		m.store.Samples(func(metric *gateway.Metric, _ float64, labels ...string) {
+			for _, word := range append(labels, metric.Name) {
+				if !strings.Contains(string(page), "`"+word+"`") && !strings.Contains(string(page), "`"+word+"{") {
+					t.Errorf("%s %v: %s is not in docs/metrics.md", metric.Name, labels, word)
+				}
+			}
+		})
+	})
 }

@@ -100,3 +100,19 @@ func TestExampleShowsEveryOptionWithItsDefault(t *testing.T) {
 		}
 	}
 }
+
+// The page about options has each of them.
+func TestAllOptionsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/options.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, options := range []any{Handler{}, Cache{}, Identity{}, Coalesce{}, Class{}} {
+		for _, field := range reflect.VisibleFields(reflect.TypeOf(options)) {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if word := strings.TrimSuffix(name, "es"); name != "" && !strings.Contains(string(page), "`"+name) && !strings.Contains(string(page), "`"+word) {
+				t.Errorf("%s is not in docs/options.md", name)
+			}
+		}
+	}
+}

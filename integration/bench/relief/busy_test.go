@@ -32,6 +32,26 @@ func TestBusyProfileIsTheExamples(t *testing.T) {
 	}
 }
 
+// What is measured is what the page about busy servers shows.
+func TestBusyProfileIsThePages(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/busy-servers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, ok := strings.Cut(string(page), "## The busy profile")
+	_, block, fenced := strings.Cut(block, "```\n")
+	block, _, closed := strings.Cut(block, "\n```")
+	if !ok || !fenced || !closed {
+		t.Fatal("the page has no profile")
+	}
+	measured, shown := optionsOf(busy), optionsOf(block)
+	slices.Sort(measured)
+	slices.Sort(shown)
+	if !slices.Equal(measured, shown) {
+		t.Errorf("the page shows\n%q\nand measured is\n%q", shown, measured)
+	}
+}
+
 // optionsOf returns the lines of a Caddyfile that say something, but for whose names the
 // users have.
 func optionsOf(caddyfile string) (options []string) {
