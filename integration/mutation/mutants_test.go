@@ -33,7 +33,7 @@ const (
 	fence  = "cache/fence.go"
 	tables = "cache/presence.go"
 	denial = "cache/permission.go"
-	read   = "internal/gateway/read.go"
+	fetch  = "internal/gateway/fetch.go"
 	put    = "internal/gateway/write.go"
 	repeat = "policy/repeat.go"
 )
@@ -62,7 +62,7 @@ var guards = []mutant{
 	{
 		name:     "no generation in the flight's key",
 		effect:   "who comes after a write shares a fetch from before it",
-		edits:    []edit{{read, "generation: found.Ticket.Generation(), ", ""}},
+		edits:    []edit{{fetch, "generation: found.Ticket.Generation(), ", ""}},
 		scenario: "at-once", always: true,
 	},
 	{
@@ -80,7 +80,7 @@ var guards = []mutant{
 	{
 		name:     "no settling in the flight's key",
 		effect:   "who comes after the settle time shares a fetch from within",
-		edits:    []edit{{read, ", settling: found.Ticket.Settling()}", "}"}},
+		edits:    []edit{{fetch, ", settling: found.Ticket.Settling()}", "}"}},
 		scenario: "late",
 	},
 	{
@@ -116,7 +116,7 @@ var guards = []mutant{
 	{
 		name:     "no next flight",
 		effect:   "who comes while a write settles shares a fetch from before it was applied",
-		edits:    []edit{{read, ".board(key, found.Ticket.Settled(), ", ".board(key, true, "}},
+		edits:    []edit{{fetch, ".board(key, found.Ticket.Settled(), ", ".board(key, true, "}},
 		scenario: "late",
 	},
 	{
@@ -137,7 +137,7 @@ var guards = []mutant{
 	{
 		name:   "no ticket from the departure",
 		effect: "one from the arrival knows of no write between",
-		edits: []edit{{read, "\tswitch {\n\tcase result.large:",
+		edits: []edit{{fetch, "\tswitch {\n\tcase result.large:",
 			"\tticket = h.lookup(who, h.memory.now()).Ticket\n\tswitch {\n\tcase result.large:"}},
 		scenario: "at-once",
 	},
