@@ -104,30 +104,30 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 	defer under.End()
 	var again *retries
 	for {
-		var f *flight[owner]
-		var depart func()
+		var c *call[owner]
+		var run func()
 		if again != nil {
-			f, depart = again.board(i.origin(), func() owner {
+			c, run = again.join(i.origin(), func() owner {
 				return m.whoAmIs.alone(func() owner { return i.ask(from, under, end) })
 			})
 		} else {
-			f, _, depart = m.whoAmIs.board(m.identities.Fingerprint(i.credential), true, func() owner {
+			c, _, run = m.whoAmIs.join(m.identities.Fingerprint(i.credential), true, func() owner {
 				return i.ask(from, under, time.Now().Add(h.set.IdentityTimeout))
 			})
 		}
-		if f == nil {
+		if c == nil {
 			return owner{wait: crowdedWait}
 		}
-		if depart != nil {
-			depart()
-			return f.result
+		if run != nil {
+			run()
+			return c.result
 		}
 		select {
-		case <-f.landed:
+		case <-c.done:
 		case <-gone:
 			return owner{err: fail(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
 		}
-		switch who := f.result; {
+		switch who := c.result; {
 		case !who.isShared() && again == nil && time.Now().Before(end):
 			again = who.retries
 		case (who.barrier != nil || who.wait > 0) && time.Now().Before(end):
@@ -161,25 +161,25 @@ func (i inquiry) origin() origin {
 // nothing to do with what else a client sends.
 type retries struct {
 	mu sync.Mutex // guards by
-	by map[origin]*flight[owner]
+	by map[origin]*call[owner]
 }
 
-// board returns the question of an origin, and if it is the caller's to ask a function that
-// does so. fly doesn't panic.
-func (r *retries) board(from origin, fly func() owner) (f *flight[owner], depart func()) {
+// join returns the question of an origin, and if it is the caller's to ask a function that
+// does so. fn doesn't panic.
+func (r *retries) join(from origin, fn func() owner) (c *call[owner], run func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if f = r.by[from]; f != nil {
-		return f, nil
+	if c = r.by[from]; c != nil {
+		return c, nil
 	}
 	if r.by == nil {
-		r.by = make(map[origin]*flight[owner])
+		r.by = make(map[origin]*call[owner])
 	}
-	f = newFlight(fly)
-	r.by[from] = f
-	return f, func() {
-		f.result = f.fly()
-		close(f.landed)
+	c = newCall(fn)
+	r.by[from] = c
+	return c, func() {
+		c.result = c.fn()
+		close(c.done)
 	}
 }
 
@@ -284,7 +284,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 		return owner{wait: crowdedWait}, lookupCrowded
 	}
 	defer m.asking.leave(from.name)
-	// Another flight may have landed before this one departed, as in fly, and
+	// Another call may have ended before this one began, as in sendFetch, and
 	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), m.now()
 	if known := h.recall(c, asked); known.known() {

@@ -348,22 +348,22 @@ func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 		if !shared {
 			key.credential = h.memory.identities.Fingerprint(who.credential)
 		}
-		f, own, depart := h.memory.fetches.board(key, found.Ticket.Settled(), func() *fetched {
-			return h.fly(request, who, fetchTimeout)
+		c, own, run := h.memory.fetches.join(key, found.Ticket.Settled(), func() *fetched {
+			return h.sendFetch(request, who, fetchTimeout)
 		})
 		switch {
-		case f == nil:
+		case c == nil:
 			return nil, false, nil
-		case depart != nil && slow == nil:
+		case run != nil && slow == nil:
 			// This reader has nothing else to wait for. To hand the request to
 			// another goroutine takes longer than all that we do with it.
-			depart()
-			return f.result, true, nil
-		case depart != nil:
-			go depart()
+			run()
+			return c.result, true, nil
+		case run != nil:
+			go run()
 		}
 		select {
-		case <-f.landed:
+		case <-c.done:
 		case <-slow:
 			return nil, false, nil
 		case <-r.Context().Done():
@@ -372,7 +372,7 @@ func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 		// What another has been told may be from any time since it was asked for,
 		// until now. It is no better than what is in memory: this reader must still
 		// be known and permitted, and it must be fresh.
-		now, result := h.memory.now(), f.result
+		now, result := h.memory.now(), c.result
 		switch fresh := now.Sub(result.departed) < h.set.Rules.TTL; {
 		case !own && result.isOfOneClient() && !(result.failed() && found.Answer != nil):
 			return h.retry(r, request, who, result, end)
@@ -400,14 +400,13 @@ func (h *Gateway) newFetch(r *http.Request, next Next, who reader) subrequest {
 	}, who.credential.Token, originField)
 }
 
-// fly sends a fetch and remembers what its answer says. It looks into memory once
-// more, because a reader may come between the storing and the landing of another's
-// fetch:
+// sendFetch sends a fetch and remembers what its answer says. It looks into memory once
+// more, because a reader may come between the storing and the end of another's fetch:
 //
 //	1 reader: looks up, a miss        2 reader: looks up, a miss
-//	1 reader: fetches, stores, lands
-//	                                  2 reader: finds no flight, begins one
-func (h *Gateway) fly(request subrequest, who reader, timeout time.Duration) *fetched {
+//	1 reader: fetches, stores, is done
+//	                                  2 reader: finds no call, begins one
+func (h *Gateway) sendFetch(request subrequest, who reader, timeout time.Duration) *fetched {
 	now := h.memory.now()
 	found := h.lookup(who, now)
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
