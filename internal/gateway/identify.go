@@ -64,8 +64,8 @@ func (o *owner) isShared() bool {
 	return o.known() || o.crashed || o.refusal != nil && o.refusal.status != http.StatusTooManyRequests && !o.refusal.failed()
 }
 
-// recall returns what is remembered of a credential's owner.
-func (h *Gateway) recall(c matrix.Credential, now time.Time) (known owner) {
+// cached returns what is remembered of a credential's owner.
+func (h *Gateway) cached(c matrix.Credential, now time.Time) (known owner) {
 	known.userID, known.rejection = h.memory.identities.Lookup(c, now, h.set.Lifetimes)
 	return known
 }
@@ -73,7 +73,7 @@ func (h *Gateway) recall(c matrix.Credential, now time.Time) (known owner) {
 // identify tells on whose behalf c acts, from memory or from the homeserver. It asks
 // for as many unknown tokens of a client as limit says, or for all if that is nil.
 func (h *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) owner {
-	if known := h.recall(c, h.memory.now()); known.known() {
+	if known := h.cached(c, h.memory.now()); known.known() {
 		return known
 	}
 	return h.inquire(r, next, c, limit).answer(r.Context().Done())
@@ -221,7 +221,7 @@ func (i inquiry) start(places *seats, then func(who owner)) (begins <-chan struc
 // is served, and calls then with a user that it learns.
 func (h *Gateway) learn(r *http.Request, next Next, c matrix.Credential, then func(userID string)) {
 	now := h.memory.now()
-	if known := h.recall(c, now); known.known() || h.isRefused(c, now) {
+	if known := h.cached(c, now); known.known() || h.isRefused(c, now) {
 		return
 	}
 	h.inquire(r, next, c, h.set.RejectedLimit).later(func(who owner) {
@@ -287,7 +287,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 	// Another call may have ended before this one began, as in sendFetch, and
 	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), m.now()
-	if known := h.recall(c, asked); known.known() {
+	if known := h.cached(c, asked); known.known() {
 		known.asked, known.asOf = asked, revision
 		return known, lookupShared
 	}

@@ -94,7 +94,7 @@ func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 		case own:
 			h.passedBy(route.UserID, credential)
 		case writer == "":
-			h.unsettle(route.UserID)
+			h.invalidate(route.UserID)
 		}
 	})
 }
@@ -117,7 +117,7 @@ func (h *Gateway) observedBody(credentialErr error, writer, target string) int64
 func (h *Gateway) judge(r *http.Request, seen *observation, ask inquiry) {
 	who := owner{}
 	if seen.credentialErr == nil {
-		who = h.recall(seen.credential, seen.departed)
+		who = h.cached(seen.credential, seen.departed)
 		if !who.known() && !h.isRefused(seen.credential, seen.departed) {
 			later := ask.later(func(who owner) { h.memory.counters.observed[seen.kind][seen.outcome(who)].Add(1) })
 			if later {

@@ -42,7 +42,7 @@ func (h *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, r
 	uncacheable := asksForProtocol(r) || h.set.Cached && route.Canonical && hasBody(r)
 
 	now := h.memory.now()
-	who := h.recall(credential, now)
+	who := h.cached(credential, now)
 	if !who.known() {
 		if h.isRefused(credential, now) {
 			return h.serveRefused(w, r, next, credential)
@@ -52,7 +52,7 @@ func (h *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, r
 	}
 	if who.down && h.set.Rules.StaleIfError > 0 {
 		// As long as a stale answer is good enough, so is who was asking for it.
-		who = h.recall(credential, now.Add(-h.set.Rules.StaleIfError))
+		who = h.cached(credential, now.Add(-h.set.Rules.StaleIfError))
 	}
 	switch {
 	case who.userID == "" && r.Context().Err() != nil:
@@ -378,7 +378,7 @@ func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 			return h.retry(r, request, who, result, end)
 		case !result.answered(), own && result.found == nil:
 			return result, own, nil
-		case h.recall(who.credential, now).userID != who.viewer:
+		case h.cached(who.credential, now).userID != who.viewer:
 			return nil, false, errIdentityEnded
 		case own, fresh && !shared && !h.memory.presence.DeniedSince(who.viewer, who.target, result.departed),
 			fresh && !result.personal() && h.lookup(who, now).Permitted:

@@ -65,14 +65,15 @@ func (h *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, 
 		credential:    credential,
 		class:         h.set.classOf(who.userID),
 	}
-	if h.relieved(w, r, next, &write) {
+	if h.answerWrite(w, r, next, &write) {
 		return nil
 	}
 	return h.forwardWrite(w, r, next, &write)
 }
 
-// relieved answers a write that the homeserver doesn't have to be asked for, or not yet.
-func (h *Gateway) relieved(w http.ResponseWriter, r *http.Request, next Next, write *presenceWrite) bool {
+// answerWrite answers a write of which the homeserver need not hear, or not yet, and reports
+// whether it did.
+func (h *Gateway) answerWrite(w http.ResponseWriter, r *http.Request, next Next, write *presenceWrite) bool {
 	m, class := h.memory, write.class
 	// A repeat costs no budget, and has to be read to be told. Else the budget comes
 	// before the body.
@@ -190,7 +191,7 @@ func (h *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Nex
 	}
 	defer func() {
 		if active() { // a write or a sync began meanwhile, and what it brought may be over
-			h.unsettle(userID)
+			h.invalidate(userID)
 		}
 	}()
 	return next.ServeHTTP(w, r)
