@@ -141,7 +141,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a refusal of an account is not remembered",
 			effect: "each read of a locked account costs two requests",
-			edits:  []edit{{"internal/gateway/refusal.go", "return ok && now.Sub(asked) < h.set.Lifetimes.Rejection", "return false && ok && asked == now"}},
+			edits:  []edit{{"internal/gateway/refusal.go", "return ok && now.Sub(asked) < h.set.Lifetimes.UnknownToken", "return false && ok && asked == now"}},
 			unit:   "internal/gateway TestRefusedAccountIsAskedAboutOnce",
 			why:    notYet,
 		},

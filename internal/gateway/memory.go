@@ -34,7 +34,7 @@ type Memory struct {
 	refusals   *refusals
 
 	fetches flightGroup[fetchKey, *fetched]
-	whoAmIs flightGroup[[16]byte, owner] // by the credential's fingerprint
+	whoAmIs flightGroup[[16]byte, identity] // by the credential's fingerprint
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *fairQueue
 	faults faultLog
@@ -46,7 +46,7 @@ type Memory struct {
 	rateHint sync.Once
 
 	counters *counters
-	// learning has a place for each request whose owner is asked for behind its client's
+	// learning has a place for each request whose sender is asked for behind its client's
 	// back, confirming for each of which the homeserver has said that it is somebody's.
 	learning, confirming *seats
 
@@ -99,8 +99,8 @@ func NewMemory(s Sizes, latency func(reason string) Observer, panicked func(reas
 	m.fetches = flightGroup[fetchKey, *fetched]{panicked: panicked, crashed: func(err error) *fetched {
 		return &fetched{subresponse: &subresponse{err: fail(http.StatusInternalServerError, err)}, crashed: true}
 	}}
-	m.whoAmIs = flightGroup[[16]byte, owner]{panicked: panicked, crashed: func(err error) owner {
-		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
+	m.whoAmIs = flightGroup[[16]byte, identity]{panicked: panicked, crashed: func(err error) identity {
+		return identity{err: fail(http.StatusInternalServerError, err), crashed: true}
 	}}
 	for limit := range m.TopLimited {
 		m.TopLimited[limit] = policy.NewTopLimited(maxTopLimited, now)

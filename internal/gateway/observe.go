@@ -115,15 +115,15 @@ func (h *Gateway) observedBody(credentialErr error, writer, target string) int64
 // judge finds out what would have become of a request. If it isn't known whose that is,
 // the homeserver is asked meanwhile: the client is not to wait for that.
 func (h *Gateway) judge(r *http.Request, seen *observation, ask inquiry) {
-	who := owner{}
+	who := identity{}
 	if seen.credentialErr == nil {
 		who = h.cached(seen.credential, seen.departed)
 		if !who.known() && !h.isRefused(seen.credential, seen.departed) {
-			later := ask.later(func(who owner) { h.memory.counters.observed[seen.kind][seen.outcome(who)].Add(1) })
+			later := ask.later(func(who identity) { h.memory.counters.observed[seen.kind][seen.outcome(who)].Add(1) })
 			if later {
 				return
 			}
-			who = owner{err: errors.New("too many requests are being observed")}
+			who = identity{err: errors.New("too many requests are being observed")}
 		}
 	}
 	h.noteObserved(r, seen.kind, seen.outcome(who))
@@ -163,7 +163,7 @@ func (s *observation) acknowledged() bool {
 
 // outcome returns what would have become of the request, and remembers what there is to
 // remember.
-func (s *observation) outcome(who owner) outcome {
+func (s *observation) outcome(who identity) outcome {
 	missing := errors.Is(s.credentialErr, matrix.ErrMissingToken)
 	if s.kind == routeWrite {
 		if s.credentialErr != nil {
@@ -181,12 +181,12 @@ func (s *observation) outcome(who owner) outcome {
 }
 
 // readOutcome follows [Handler.serveRead].
-func (s *observation) readOutcome(who owner) outcome {
+func (s *observation) readOutcome(who identity) outcome {
 	h := s.handler
 	switch {
 	case !h.set.Cached && !h.set.limitsReads:
 		return outcomeBypass
-	case who.rejection != nil && s.route.Canonical:
+	case who.unknown != nil && s.route.Canonical:
 		return outcomeRejected
 	case who.wait > 0:
 		return outcomeLimited
@@ -217,12 +217,12 @@ func (s *observation) readOutcome(who owner) outcome {
 }
 
 // writeOutcome follows [Handler.serveWrite].
-func (s *observation) writeOutcome(who owner) outcome {
+func (s *observation) writeOutcome(who identity) outcome {
 	h := s.handler
 	switch {
 	case who.wait > 0:
 		return outcomeLimited
-	case who.rejection != nil:
+	case who.unknown != nil:
 		return outcomeRejected
 	case who.userID == "":
 		return outcomeFailed

@@ -58,8 +58,8 @@ func (h *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, r
 	case who.userID == "" && r.Context().Err() != nil:
 		h.note(r, outcomeCanceled)
 		return fail(statusClientClosed, r.Context().Err())
-	case who.rejection != nil && route.Canonical:
-		h.writeRejection(w, r, who.rejection)
+	case who.unknown != nil && route.Canonical:
+		h.writeUnknownToken(w, r, who.unknown)
 		return nil
 	case who.wait > 0:
 		h.writeLimited(w, r, who.wait)

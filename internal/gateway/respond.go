@@ -288,7 +288,7 @@ func (h *Gateway) writeLimited(w http.ResponseWriter, r *http.Request, wait time
 	})
 }
 
-// writeUnverified answers a write whose owner could not be found out.
+// writeUnverified answers a write of which could not be found out whose it is.
 func (h *Gateway) writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(h.server, err)
 	if status < http.StatusInternalServerError {
@@ -303,10 +303,10 @@ func (h *Gateway) writeMissingToken(w http.ResponseWriter, r *http.Request, mess
 	h.writeError(w, r, http.StatusUnauthorized, outcomeRejected, matrixError{Errcode: "M_MISSING_TOKEN", Error: message})
 }
 
-// writeRejection passes on the homeserver's answer to a token that it doesn't
+// writeUnknownToken passes on the homeserver's answer to a token that it doesn't
 // know, with its soft_logout: a client decides by that whether to keep its keys.
-func (h *Gateway) writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
+func (h *Gateway) writeUnknownToken(w http.ResponseWriter, r *http.Request, unknown *policy.UnknownToken) {
 	h.note(r, outcomeRejected)
-	allowAnyOrigin(w.Header(), rejection.Header)
-	writeKept(w, r, http.StatusUnauthorized, keptList(rejection.Header), "", []byte(rejection.Body))
+	allowAnyOrigin(w.Header(), unknown.Header)
+	writeKept(w, r, http.StatusUnauthorized, keptList(unknown.Header), "", []byte(unknown.Body))
 }

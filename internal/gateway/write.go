@@ -34,8 +34,8 @@ func (h *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, 
 	case who.wait > 0:
 		h.writeLimited(w, r, who.wait)
 		return nil
-	case who.rejection != nil:
-		h.writeRejection(w, r, who.rejection)
+	case who.unknown != nil:
+		h.writeUnknownToken(w, r, who.unknown)
 		return nil
 	case who.refusal != nil:
 		h.note(r, outcomeFailed)
