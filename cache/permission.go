@@ -44,13 +44,13 @@ type permissionShard struct {
 	// refused has a bound of its own, so that somebody who asks for a million
 	// users whom they may not see pushes out nobody's permission. A pair is in
 	// one of the two at most.
-	refused *simplelru.LRU[pairKey, *refusal]
+	refused *simplelru.LRU[pairKey, *denied]
 	// evictedRefusals is how many made room for others.
 	evictedRefusals uint64
 }
 
-// refusal is immutable.
-type refusal struct {
+// denied is immutable.
+type denied struct {
 	// denial is nil if it could not be kept. Then there is only its time, so
 	// that an older answer doesn't allow what has been denied since.
 	denial     *Denial
@@ -58,8 +58,8 @@ type refusal struct {
 	generation uint64 // that of a denial that lasts until a write
 }
 
-// overtaken tells that a write may have ended the refusal.
-func (r *refusal) overtaken(generation uint64) bool {
+// overtaken tells that a write may have ended the denial.
+func (r *denied) overtaken(generation uint64) bool {
 	return r.denial.UntilWrite && r.generation != generation
 }
 
@@ -77,7 +77,7 @@ func newPermissions(size int) *permissions {
 	for i := range p.shards {
 		capacity := share(size, len(p.shards))
 		p.shards[i].allowed = sampled.New[pairKey](capacity, older)
-		p.shards[i].refused, _ = simplelru.NewLRU[pairKey, *refusal](share(capacity, refusedShare), nil) // fails below 1 only
+		p.shards[i].refused, _ = simplelru.NewLRU[pairKey, *denied](share(capacity, refusedShare), nil) // fails below 1 only
 	}
 	return p
 }
@@ -108,8 +108,8 @@ func (p *permissions) shard(viewer, target string) (pairKey, *permissionShard) {
 const maxInline = 128
 
 // lookup returns when the viewer was allowed to see the target, or never, and what
-// is known of a refusal that came later.
-func (p *permissions) lookup(viewer, target string) (allowed int64, refused *refusal) {
+// is known of a denial that came later.
+func (p *permissions) lookup(viewer, target string) (allowed int64, refused *denied) {
 	key, shard := p.shard(viewer, target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -135,7 +135,7 @@ func (p *permissions) allow(viewer string, ticket Ticket) {
 }
 
 // deny notes that the viewer may not see the target, unless a later answer says
-// that they may. It reports whether a refusal was kept.
+// that they may. It reports whether a denial was kept.
 func (p *permissions) deny(viewer string, ticket Ticket, denial *Denial) bool {
 	key, shard := p.shard(viewer, ticket.target)
 	shard.mu.Lock()
@@ -147,7 +147,7 @@ func (p *permissions) deny(viewer string, ticket Ticket, denial *Denial) bool {
 		return false
 	}
 	shard.allowed.Delete(key)
-	if shard.refused.Add(key, &refusal{denial: denial, departed: ticket.departed, generation: ticket.generation}) {
+	if shard.refused.Add(key, &denied{denial: denial, departed: ticket.departed, generation: ticket.generation}) {
 		shard.evictedRefusals++
 	}
 	return denial != nil

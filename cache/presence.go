@@ -352,7 +352,7 @@ func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool
 }
 
 // Deny remembers that viewer may not see the target of ticket. It reports whether
-// the refusal was stored; if not, it still ends what the viewer was allowed before.
+// the denial was stored; if not, it still ends what the viewer was allowed before.
 func (p *Presence) Deny(viewer string, ticket Ticket, denial *Denial, rules *Rules) (stored bool) {
 	if rules.ForbiddenTTL <= 0 || denial.UntilWrite && !ticket.settled || !Fits(denial.Body, denial.Fields) {
 		p.permissions.deny(viewer, ticket, nil)

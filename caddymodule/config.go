@@ -292,7 +292,7 @@ func setIdentity(s *gateway.Settings, i *Identity) error {
 	return errors.Join(
 		setNumber("tokens", &s.Sizes.Tokens, i.Tokens),
 		setDuration("ttl", &s.Lifetimes.Identity, unlessZero(i.TTL)),
-		setDuration("rejected_ttl", &s.Lifetimes.Rejection, i.RejectedTTL),
+		setDuration("rejected_ttl", &s.Lifetimes.UnknownToken, i.RejectedTTL),
 		setDuration("timeout", &s.IdentityTimeout, unlessZero(i.Timeout)),
 	)
 }

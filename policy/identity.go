@@ -75,14 +75,14 @@ type tokenKey [16]byte
 type identityShard struct {
 	mu         sync.Mutex // guards all below
 	identities *sampled.Map[tokenKey, identity]
-	// rejections has a bound of its own, so that random tokens never push out
+	// unknown has a bound of its own, so that random tokens never push out
 	// an identity.
-	rejections    *simplelru.LRU[tokenKey, rejected]
-	lastRejection *Rejection
+	unknown     *simplelru.LRU[tokenKey, unknownEntry]
+	lastUnknown *UnknownToken
 	// inquiries are the tokens that somebody looks up, as many as that are.
 	inquiries map[tokenKey]*inquiries
-	// evictedRejections is how many made room for others.
-	evictedRejections uint64
+	// evictedUnknown is how many made room for others.
+	evictedUnknown uint64
 }
 
 // identity is what is known of a token (its base entry), or of a token with
@@ -101,26 +101,26 @@ type identity struct {
 	ignoresDeviceID bool
 }
 
-type rejected struct {
-	rejection *Rejection
-	asked     int64
+type unknownEntry struct {
+	answer *UnknownToken
+	asked  int64
 }
 
-// Rejection is the homeserver's answer, with status 401, to a token that it does
+// UnknownToken is the homeserver's answer, with status 401, to a token that it does
 // not know. It is immutable.
-type Rejection struct {
+type UnknownToken struct {
 	Body   string
 	Header map[string][]string // canonical names
 }
 
-func (r *Rejection) equal(other *Rejection) bool {
+func (r *UnknownToken) equal(other *UnknownToken) bool {
 	return r.Body == other.Body && maps.EqualFunc(r.Header, other.Header, slices.Equal)
 }
 
 // Lifetimes says for how long the homeserver's answers are good, from when it was asked. They
 // are not kept with the answers: those of who looks one up apply, so that another
 // configuration takes effect at once.
-type Lifetimes struct{ Identity, Rejection time.Duration }
+type Lifetimes struct{ Identity, UnknownToken time.Duration }
 
 // WhoAmI is the homeserver's answer to a token that it knows.
 type WhoAmI struct {
@@ -136,7 +136,7 @@ func NewIdentities(tokens int, now time.Time) *Identities {
 	rand.Read(t.secret[:]) // never fails, see crypto/rand
 	for i := range t.shards {
 		t.shards[i].identities = sampled.New[tokenKey](tokens/identityShards, func(a, b identity) bool { return a.asked < b.asked })
-		t.shards[i].rejections = newLRU[tokenKey, rejected](tokens/identityShards/8, nil)
+		t.shards[i].unknown = newLRU[tokenKey, unknownEntry](tokens/identityShards/8, nil)
 		t.shards[i].inquiries = make(map[tokenKey]*inquiries)
 	}
 	t.succeeds = newLRU[tokenKey, tokenKey](tokens/8, nil)
@@ -163,7 +163,7 @@ func (t *Identities) Resize(tokens int) {
 		shard.mu.Lock()
 		shard.identities.Resize(tokens / identityShards)
 		//nolint:gosec // G115: a number of entries that were removed, never below 0
-		shard.evictedRejections += uint64(shard.rejections.Resize(max(1, tokens/identityShards/8)))
+		shard.evictedUnknown += uint64(shard.unknown.Resize(max(1, tokens/identityShards/8)))
 		shard.mu.Unlock()
 	}
 	t.mu.Lock()
@@ -175,10 +175,10 @@ func (t *Identities) Resize(tokens int) {
 	t.muIssued.Unlock()
 }
 
-// Lookup returns the user on whose behalf c acts, or the homeserver's rejection
-// of c. Neither means that the homeserver has to be asked.
-func (t *Identities) Lookup(c matrix.Credential, now time.Time, good Lifetimes) (userID string, rejection *Rejection) {
-	return t.lookup(c, t.before(now, good.Identity), t.before(now, good.Rejection))
+// Lookup returns the user on whose behalf c acts, or the homeserver's answer that it
+// doesn't know c. Neither means that the homeserver has to be asked.
+func (t *Identities) Lookup(c matrix.Credential, now time.Time, good Lifetimes) (userID string, unknown *UnknownToken) {
+	return t.lookup(c, t.before(now, good.Identity), t.before(now, good.UnknownToken))
 }
 
 // before returns a moment so long before now, in nanoseconds since the table's epoch.
@@ -194,16 +194,16 @@ func (t *Identities) before(now time.Time, age time.Duration) int64 {
 const ever = math.MinInt64
 
 // lookup is Lookup of what was asked after a moment.
-func (t *Identities) lookup(c matrix.Credential, since, rejectedSince int64) (userID string, rejection *Rejection) {
+func (t *Identities) lookup(c matrix.Credential, since, rejectedSince int64) (userID string, unknown *UnknownToken) {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
 	base, ok := shard.identities.Get(key)
 	if !ok {
-		known, ok := shard.rejections.Get(key)
+		known, ok := shard.unknown.Get(key)
 		shard.mu.Unlock()
 		if ok && known.asked > rejectedSince {
-			return "", known.rejection
+			return "", known.answer
 		}
 		return "", nil
 	}
@@ -275,11 +275,11 @@ func (t *Identities) WasKnown(c matrix.Credential) bool {
 	return ok
 }
 
-// WasRejected reports whether Lookup returns a rejection of c, or did before that expired, as
+// WasRejected reports whether Lookup returns that c is unknown, or did before that expired, as
 // long as there is room for it.
 func (t *Identities) WasRejected(c matrix.Credential) bool {
-	_, rejection := t.lookup(c, ever, ever)
-	return rejection != nil
+	_, unknown := t.lookup(c, ever, ever)
+	return unknown != nil
 }
 
 // valid returns the user of an entry that was asked for after a moment and that no
@@ -402,7 +402,7 @@ func (i Inquiry) Learn(who WhoAmI, asOf Revision, asked time.Time) {
 		shard.mu.Unlock()
 		return // the token has been revoked meanwhile: the answer holds for one request
 	}
-	shard.rejections.Remove(key)
+	shard.unknown.Remove(key)
 
 	base, ok := shard.identities.Get(key)
 	if !ok {
@@ -441,7 +441,7 @@ func (i Inquiry) Learn(who WhoAmI, asOf Revision, asked time.Time) {
 
 // Reject remembers that the homeserver does not know c's token, as it said when it was
 // asked then.
-func (t *Identities) Reject(c matrix.Credential, rejection *Rejection, asked time.Time) {
+func (t *Identities) Reject(c matrix.Credential, answer *UnknownToken, asked time.Time) {
 	key := t.key(c.Token)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -449,12 +449,12 @@ func (t *Identities) Reject(c matrix.Credential, rejection *Rejection, asked tim
 	shard.identities.Delete(key)
 	// Homeservers send one and the same answer, so that one copy is enough for
 	// all the tokens that somebody makes up.
-	if last := shard.lastRejection; last != nil && last.equal(rejection) {
-		rejection = last
+	if last := shard.lastUnknown; last != nil && last.equal(answer) {
+		answer = last
 	}
-	shard.lastRejection = rejection
-	if shard.rejections.Add(key, rejected{rejection, int64(asked.Sub(t.epoch))}) {
-		shard.evictedRejections++
+	shard.lastUnknown = answer
+	if shard.unknown.Add(key, unknownEntry{answer, int64(asked.Sub(t.epoch))}) {
+		shard.evictedUnknown++
 	}
 }
 
@@ -621,29 +621,29 @@ func (t *Identities) Refreshed(refreshToken string) {
 	}
 }
 
-// Len returns how many identities and rejections are kept.
-func (t *Identities) Len() (identities, rejections int) {
+// Len returns how many identities and unknown tokens are kept.
+func (t *Identities) Len() (identities, unknown int) {
 	for i := range t.shards {
 		shard := &t.shards[i]
 		shard.mu.Lock()
 		identities += shard.identities.Len()
-		rejections += shard.rejections.Len()
+		unknown += shard.unknown.Len()
 		shard.mu.Unlock()
 	}
-	return identities, rejections
+	return identities, unknown
 }
 
-// Evicted returns how many identities and rejections were dropped because there
+// Evicted returns how many identities and unknown tokens were dropped because there
 // were too many.
-func (t *Identities) Evicted() (identities, rejections uint64) {
+func (t *Identities) Evicted() (identities, unknown uint64) {
 	for i := range t.shards {
 		shard := &t.shards[i]
 		shard.mu.Lock()
 		identities += shard.identities.Evicted()
-		rejections += shard.evictedRejections
+		unknown += shard.evictedUnknown
 		shard.mu.Unlock()
 	}
-	return identities, rejections
+	return identities, unknown
 }
 
 // Fingerprint identifies a credential without giving its token away: equal for

@@ -15,7 +15,7 @@ import (
 const forever = 100 * 365 * 24 * time.Hour
 
 // lifetimes are those of the tests.
-var lifetimes = Lifetimes{Identity: time.Hour, Rejection: time.Hour}
+var lifetimes = Lifetimes{Identity: time.Hour, UnknownToken: time.Hour}
 
 // until returns when the homeserver was asked for what is good until then.
 func until(expires time.Duration) time.Time { return testkit.At(expires - time.Hour) }
@@ -29,16 +29,16 @@ func learn(t *Identities, c matrix.Credential, who WhoAmI, expires time.Duration
 
 func wantUser(t *testing.T, ids *Identities, c matrix.Credential, now time.Duration, want string) {
 	t.Helper()
-	userID, rejection := ids.Lookup(c, testkit.At(now), lifetimes)
-	if userID != want || rejection != nil {
-		t.Errorf("%+v at %v is %q, rejection %v, want %q", c, now, userID, rejection, want)
+	userID, answer := ids.Lookup(c, testkit.At(now), lifetimes)
+	if userID != want || answer != nil {
+		t.Errorf("%+v at %v is %q, unknown %v, want %q", c, now, userID, answer, want)
 	}
 }
 
-func wantCounts(t *testing.T, ids *Identities, identities, rejections int) {
+func wantCounts(t *testing.T, ids *Identities, identities, unknown int) {
 	t.Helper()
-	if i, r := ids.Len(); i != identities || r != rejections {
-		t.Errorf("%d identities and %d rejections are kept, want %d and %d", i, r, identities, rejections)
+	if i, r := ids.Len(); i != identities || r != unknown {
+		t.Errorf("%d identities and %d unknown tokens are kept, want %d and %d", i, r, identities, unknown)
 	}
 }
 
@@ -68,7 +68,7 @@ func TestLifetimesAreThoseOfWhoAsks(t *testing.T) {
 	under = ids.Begin(ghost)
 	under.Learn(WhoAmI{UserID: "@g:b"}, ids.Revision(), testkit.Epoch)
 	under.End()
-	ids.Reject(unknown, &Rejection{}, testkit.Epoch)
+	ids.Reject(unknown, &UnknownToken{}, testkit.Epoch)
 	for _, tc := range []struct {
 		now  time.Duration
 		good Lifetimes
@@ -85,9 +85,9 @@ func TestLifetimesAreThoseOfWhoAsks(t *testing.T) {
 	} {
 		user, _ := ids.Lookup(known, testkit.At(tc.now), tc.good)
 		as, _ := ids.Lookup(ghost, testkit.At(tc.now), tc.good)
-		_, rejection := ids.Lookup(unknown, testkit.At(tc.now), tc.good)
-		if (user == "@a:b") != tc.a || (as == "@g:b") != tc.a || (rejection != nil) != tc.r {
-			t.Errorf("at %v with %v: %q, %q, %v", tc.now, tc.good, user, as, rejection)
+		_, answer := ids.Lookup(unknown, testkit.At(tc.now), tc.good)
+		if (user == "@a:b") != tc.a || (as == "@g:b") != tc.a || (answer != nil) != tc.r {
+			t.Errorf("at %v with %v: %q, %q, %v", tc.now, tc.good, user, as, answer)
 		}
 	}
 }
@@ -116,15 +116,15 @@ func TestWhatHasExpiredIsLastKnown(t *testing.T) {
 	want(bridge, "")
 }
 
-func TestARejectionThatHasExpiredWasOne(t *testing.T) {
+func TestAnUnknownTokenThatHasExpiredWasOne(t *testing.T) {
 	ids := NewIdentities(100, testkit.Epoch)
 	unknown := matrix.Credential{Token: "unknown"}
 	if ids.WasRejected(unknown) {
 		t.Error("a token was rejected of which nobody has asked")
 	}
-	ids.Reject(unknown, &Rejection{Body: "{}"}, until(time.Second))
+	ids.Reject(unknown, &UnknownToken{Body: "{}"}, until(time.Second))
 	if _, got := ids.Lookup(unknown, testkit.At(time.Minute), lifetimes); got != nil {
-		t.Errorf("an expired rejection is still good: %+v", got)
+		t.Errorf("an expired answer is still good: %+v", got)
 	}
 	if !ids.WasRejected(unknown) || !ids.WasRejected(matrix.Credential{Token: "unknown", UserID: "@b:b"}) {
 		t.Error("it was never rejected")
@@ -231,14 +231,14 @@ func TestMasqueradesDoNotRunTogether(t *testing.T) {
 	}
 }
 
-func TestRejectionsAreRememberedBriefly(t *testing.T) {
+func TestUnknownTokensAreRememberedBriefly(t *testing.T) {
 	ids, c := NewIdentities(1000, testkit.Epoch), matrix.Credential{Token: "bad"}
-	rejection := &Rejection{Body: `{"errcode":"M_UNKNOWN_TOKEN","soft_logout":true}`, Header: map[string][]string{"Vary": {"Origin"}}}
-	ids.Reject(c, rejection, until(time.Minute))
+	answer := &UnknownToken{Body: `{"errcode":"M_UNKNOWN_TOKEN","soft_logout":true}`, Header: map[string][]string{"Vary": {"Origin"}}}
+	ids.Reject(c, answer, until(time.Minute))
 	for _, c := range []matrix.Credential{c, {Token: "bad", UserID: "@a:hs"}, {Token: "bad", DeviceID: "D"}} {
 		userID, got := ids.Lookup(c, testkit.At(time.Minute-1), lifetimes)
-		if userID != "" || got == nil || got.Body != rejection.Body || !reflect.DeepEqual(got.Header, rejection.Header) {
-			t.Errorf("%+v is %q, %+v, want the rejection", c, userID, got)
+		if userID != "" || got == nil || got.Body != answer.Body || !reflect.DeepEqual(got.Header, answer.Header) {
+			t.Errorf("%+v is %q, %+v, want the answer", c, userID, got)
 		}
 		wantUser(t, ids, c, time.Minute, "")
 	}
@@ -248,7 +248,7 @@ func TestRejectionsAreRememberedBriefly(t *testing.T) {
 	learn(ids, c, WhoAmI{UserID: "@a:hs"}, time.Hour)
 	wantUser(t, ids, c, 0, "@a:hs")
 	wantCounts(t, ids, 1, 0)
-	ids.Reject(c, rejection, until(time.Minute))
+	ids.Reject(c, answer, until(time.Minute))
 	if userID, got := ids.Lookup(c, testkit.Epoch, lifetimes); userID != "" || got == nil {
 		t.Errorf("a rejected token is %q, %v", userID, got)
 	}
@@ -256,12 +256,12 @@ func TestRejectionsAreRememberedBriefly(t *testing.T) {
 	wantCounts(t, ids, 0, 1)
 }
 
-// A rejection ends the masquerades too: they die with the token's base entry.
-func TestARejectionEndsMasquerades(t *testing.T) {
+// That a token is unknown ends the masquerades too: they die with the token's base entry.
+func TestAnUnknownTokenEndsMasquerades(t *testing.T) {
 	ids := NewIdentities(1000, testkit.Epoch)
 	c := matrix.Credential{Token: "as", UserID: "@a:hs"}
 	learn(ids, c, WhoAmI{UserID: "@a:hs"}, forever)
-	ids.Reject(matrix.Credential{Token: "as"}, &Rejection{}, until(time.Second))
+	ids.Reject(matrix.Credential{Token: "as"}, &UnknownToken{}, until(time.Second))
 	wantUser(t, ids, c, time.Second, "")
 	learn(ids, matrix.Credential{Token: "as"}, WhoAmI{UserID: "@sender:hs"}, forever)
 	wantUser(t, ids, c, time.Second, "")
@@ -273,29 +273,29 @@ func TestRandomTokensPushOutNoIdentity(t *testing.T) {
 	for i := range 100 {
 		learn(ids, matrix.Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
 	}
-	var first *Rejection
+	var first *UnknownToken
 	for i := range 100_000 {
 		c := matrix.Credential{Token: fmt.Sprint("bad", i)}
-		ids.Reject(c, &Rejection{Body: "no", Header: map[string][]string{"Server": {"x"}}}, until(forever))
+		ids.Reject(c, &UnknownToken{Body: "no", Header: map[string][]string{"Server": {"x"}}}, until(forever))
 		if i == 0 {
 			_, first = ids.Lookup(c, testkit.Epoch, lifetimes)
 		}
 	}
-	if _, rejections := ids.Len(); rejections > tokens/8 {
-		t.Errorf("%d rejections are kept, want at most %d", rejections, tokens/8)
+	if _, unknown := ids.Len(); unknown > tokens/8 {
+		t.Errorf("%d unknown tokens are kept, want at most %d", unknown, tokens/8)
 	}
 	for i := range 100 {
 		wantUser(t, ids, matrix.Credential{Token: fmt.Sprint("good", i)}, 0, fmt.Sprint("@", i, ":hs"))
 	}
-	// Equal rejections are one, whatever the number of tokens.
-	distinct := make(map[*Rejection]bool)
+	// Equal answers are one, whatever the number of tokens.
+	distinct := make(map[*UnknownToken]bool)
 	for i := range ids.shards {
-		for _, known := range ids.shards[i].rejections.Values() {
-			distinct[known.rejection] = true
+		for _, known := range ids.shards[i].unknown.Values() {
+			distinct[known.answer] = true
 		}
 	}
 	if len(distinct) > identityShards {
-		t.Errorf("%d copies of one rejection, want at most one a shard", len(distinct))
+		t.Errorf("%d copies of one answer, want at most one a shard", len(distinct))
 	}
 	if first == nil || len(distinct) == 0 {
 		t.Error("nothing is kept at all")
@@ -317,12 +317,12 @@ func TestResizeOfIdentities(t *testing.T) {
 	ids := NewIdentities(16_000, testkit.Epoch)
 	for i := range 1000 {
 		learn(ids, matrix.Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
-		ids.Reject(matrix.Credential{Token: fmt.Sprint("bad", i)}, &Rejection{}, until(forever))
+		ids.Reject(matrix.Credential{Token: fmt.Sprint("bad", i)}, &UnknownToken{}, until(forever))
 	}
 	wantCounts(t, ids, 1000, 1000)
 	ids.Resize(1)
-	if identities, rejections := ids.Len(); identities > identityShards || rejections > identityShards {
-		t.Errorf("%d identities and %d rejections are kept, want at most one a shard", identities, rejections)
+	if identities, unknown := ids.Len(); identities > identityShards || unknown > identityShards {
+		t.Errorf("%d identities and %d unknown tokens are kept, want at most one a shard", identities, unknown)
 	}
 	var known int
 	for i := range 1000 {
@@ -349,7 +349,7 @@ func TestNoTokenIsKeptInClear(t *testing.T) {
 	ids := NewIdentities(100, testkit.Epoch)
 	learn(ids, matrix.Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
 	learn(ids, matrix.Credential{Token: token + "2", UserID: "@masquerade:hs", DeviceID: "D"}, WhoAmI{UserID: "@masquerade:hs", DeviceID: "D"}, forever)
-	ids.Reject(matrix.Credential{Token: token + "3"}, &Rejection{Body: "rejection-body"}, until(forever))
+	ids.Reject(matrix.Credential{Token: token + "3"}, &UnknownToken{Body: "rejection-body"}, until(forever))
 	ids.RevokeToken(matrix.Credential{Token: token + "1"})
 	learn(ids, matrix.Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
 	ids.IssuedTo("@issued:hs", token+"4")
@@ -383,7 +383,7 @@ func BenchmarkIdentitiesLookup(b *testing.B) {
 	unknown := matrix.Credential{Token: "unknown"}
 	learn(ids, token, WhoAmI{UserID: "@alice:example.com"}, forever)
 	learn(ids, masquerade, WhoAmI{UserID: masquerade.UserID}, forever)
-	ids.Reject(unknown, &Rejection{}, until(forever))
+	ids.Reject(unknown, &UnknownToken{}, until(forever))
 	for _, bm := range []struct {
 		name string
 		c    matrix.Credential
@@ -391,7 +391,7 @@ func BenchmarkIdentitiesLookup(b *testing.B) {
 		b.Run(bm.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if userID, rejection := ids.Lookup(bm.c, testkit.Epoch, lifetimes); userID == "" && rejection == nil {
+				if userID, answer := ids.Lookup(bm.c, testkit.Epoch, lifetimes); userID == "" && answer == nil {
 					b.Fatal("not known")
 				}
 			}

@@ -479,12 +479,12 @@ func TestRevocationRace(t *testing.T) {
 					continue
 				}
 				floor := acknowledged[user].Load()
-				if found, rejection := ids.Lookup(c, testkit.Epoch, lifetimes); found != "" {
+				if found, unknown := ids.Lookup(c, testkit.Epoch, lifetimes); found != "" {
 					if found != userID || n < floor {
 						t.Errorf("session %d of %s is %s, ended up to %d", n, userID, found, floor)
 					}
 					continue
-				} else if rejection != nil {
+				} else if unknown != nil {
 					continue
 				}
 				under := ids.Begin(c)
@@ -492,7 +492,7 @@ func TestRevocationRace(t *testing.T) {
 				if n >= ended[user].Load() { // whoami
 					under.Learn(WhoAmI{UserID: userID}, revision, until(forever))
 				} else {
-					ids.Reject(c, &Rejection{Body: "unknown"}, until(forever))
+					ids.Reject(c, &UnknownToken{Body: "unknown"}, until(forever))
 				}
 				under.End()
 			}

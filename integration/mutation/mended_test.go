@@ -141,7 +141,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a refusal of an account is not remembered",
 			effect: "each read of a locked account costs two requests",
-			edits:  []edit{{"internal/gateway/refusal.go", "return ok && now.Sub(asked) < h.set.Lifetimes.Rejection", "return false && ok && asked == now"}},
+			edits:  []edit{{"internal/gateway/refusal.go", "return ok && now.Sub(asked) < h.set.Lifetimes.UnknownToken", "return false && ok && asked == now"}},
 			unit:   "internal/gateway TestRefusedAccountIsAskedAboutOnce",
 			why:    notYet,
 		},
@@ -319,17 +319,17 @@ var mended = map[string][]mutant{
 		{
 			name:   "nobody is ever taken for gone",
 			effect: "\"offline\" is kept past the next poll",
-			edits:  []edit{{"policy/devices.go", "return at >= r.lastHeard+int64(timeout-timerMargin)", "return false && at >= s.alive+int64(lasts-timerMargin)"}},
+			edits:  []edit{{"policy/devices.go", "return at >= r.lastHeard+int64(timeout-timerMargin)", "return false && at >= r.lastHeard+int64(timeout-timerMargin)"}},
 			unit:   "policy TestActivityAfterALongPauseIsAChange",
 			why:    notYet,
 		},
 	},
 	"robustness": {
 		{
-			name:   "a flight that panics never lands",
+			name:   "a call that panics never ends",
 			effect: "its key is blocked for ever",
-			edits:  []edit{{"internal/gateway/flight.go", "defer g.land(key, l)\n\tf.result = g.alone(f.fly)", "f.result = f.fly()\n\tg.land(key, l)"}},
-			unit:   "internal/gateway TestFlightThatPanicsLandsWithAnError",
+			edits:  []edit{{"internal/gateway/flight.go", "defer g.finish(key, s)\n\tc.result = g.alone(c.fn)", "c.result = c.fn()\n\tg.finish(key, s)"}},
+			unit:   "internal/gateway TestCallThatPanicsEndsWithAnError",
 			why:    "nothing of ours panics in the world",
 		},
 		{

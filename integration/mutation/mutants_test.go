@@ -60,7 +60,7 @@ var guards = []mutant{
 		scenario: "at-once", always: true,
 	},
 	{
-		name:     "no generation in the flight's key",
+		name:     "no generation in the call's key",
 		effect:   "who comes after a write shares a fetch from before it",
 		edits:    []edit{{fetch, "generation: found.Ticket.Generation(), ", ""}},
 		scenario: "at-once", always: true,
@@ -78,7 +78,7 @@ var guards = []mutant{
 		scenario: "late",
 	},
 	{
-		name:     "no settling in the flight's key",
+		name:     "no settling in the call's key",
 		effect:   "who comes after the settle time shares a fetch from within",
 		edits:    []edit{{fetch, ", settling: found.Ticket.Settling()}", "}"}},
 		scenario: "late",
@@ -114,9 +114,9 @@ var guards = []mutant{
 		scenario: "at-once",
 	},
 	{
-		name:     "no next flight",
+		name:     "no next call",
 		effect:   "who comes while a write settles shares a fetch from before it was applied",
-		edits:    []edit{{fetch, ".board(key, found.Ticket.Settled(), ", ".board(key, true, "}},
+		edits:    []edit{{fetch, ".join(key, found.Ticket.Settled(), ", ".join(key, true, "}},
 		scenario: "late",
 	},
 	{

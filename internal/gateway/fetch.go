@@ -72,32 +72,32 @@ func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 		if !shared {
 			key.credential = h.memory.identities.Fingerprint(who.credential)
 		}
-		f, own, depart := h.memory.fetches.board(key, found.Ticket.Settled(), func() *fetched {
-			return h.fly(request, who, fetchTimeout)
+		c, own, run := h.memory.fetches.join(key, found.Ticket.Settled(), func() *fetched {
+			return h.sendFetch(request, who, fetchTimeout)
 		})
 		switch {
-		case f == nil:
+		case c == nil:
 			return nil, false, nil
-		case depart != nil && slow == nil:
+		case run != nil && slow == nil:
 			// This reader has nothing else to wait for. To hand the request to
 			// another goroutine takes longer than all that we do with it.
-			depart()
-			return f.result, true, nil
-		case depart != nil:
-			go depart()
+			run()
+			return c.result, true, nil
+		case run != nil:
+			go run()
 		}
 		select {
-		case <-f.landed:
+		case <-c.done:
 		case <-slow:
 			return nil, false, nil
 		case <-r.Context().Done():
 			return nil, false, fail(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 		}
-		switch mayShare(h.sharing(f.result, who, own, shared, found.Answer != nil)) {
+		switch mayShare(h.sharing(c.result, who, own, shared, found.Answer != nil)) {
 		case shareAnswer:
-			return f.result, own, nil
+			return c.result, own, nil
 		case shareRetry:
-			return h.retry(r, request, who, f.result, end)
+			return h.retry(r, request, who, c.result, end)
 		case shareEnded:
 			return nil, false, errIdentityEnded
 		case shareLate:
@@ -117,14 +117,14 @@ func (h *Gateway) newFetch(r *http.Request, next Next, who reader) subrequest {
 	}, who.credential.Token, originField)
 }
 
-// fly sends a fetch and remembers what its answer says. It looks into memory once
-// more, because a reader may come between the storing and the landing of another's
+// sendFetch sends a fetch and remembers what its answer says. It looks into memory once
+// more, because a reader may come between the storing and the end of another's
 // fetch:
 //
 //	1 reader: looks up, a miss        2 reader: looks up, a miss
-//	1 reader: fetches, stores, lands
-//	                                  2 reader: finds no flight, begins one
-func (h *Gateway) fly(request subrequest, who reader, timeout time.Duration) *fetched {
+//	1 reader: fetches, stores, is done
+//	                                  2 reader: finds no call, begins one
+func (h *Gateway) sendFetch(request subrequest, who reader, timeout time.Duration) *fetched {
 	now := h.memory.now()
 	found := h.lookup(who, now)
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {

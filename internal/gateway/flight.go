@@ -5,106 +5,105 @@ import (
 	"sync"
 )
 
-// maxFlights bounds how many requests of ours are under way in one group at a
-// time. A flight outlives the client that began it, so the number of clients
-// doesn't bound it.
-const maxFlights = 4096
+// maxCalls bounds how many requests of ours are under way in one group at a time. A call
+// outlives the client that began it, so the number of clients doesn't bound it.
+const maxCalls = 4096
 
-// flights makes one request out of several concurrent ones that may share an
+// flightGroup makes one request out of several concurrent ones that may share an
 // answer. Other than golang.org/x/sync/singleflight it can also let a caller
-// wait for the next departure, and it has a bound:
+// wait for the next call, and it has a bound:
 //
-//	1 reader: begins flight A
-//	1 flight A: the homeserver reads the old state
+//	1 reader: begins call A
+//	1 call A: the homeserver reads the old state
 //	2 writer: the homeserver applies a write, not yet acknowledged
 //	3 reader: goes by a way of its own, gets the new state
 //	4 reader: must not get A's answer, which is older than what 3 has seen;
-//	  boards B, which departs when A has landed
+//	  joins B, which begins when A is done
 //
 // So under a write a target costs no more than one request at a time, and no
 // reader gets a state from before it came.
-type flights[K comparable, V any] struct {
-	// panicked is told of the panic of a flight's function, unless it is nil.
+type flightGroup[K comparable, V any] struct {
+	// panicked is told of the panic of a call's function, unless it is nil.
 	panicked func(reason any)
-	// crashed returns the result of a flight whose function has panicked.
+	// crashed returns the result of a call whose function has panicked.
 	crashed func(err error) V
 
-	mu    sync.Mutex // guards lanes and what they hold
-	lanes map[K]*lane[V]
+	mu    sync.Mutex // guards slots and what they hold
+	slots map[K]*slot[V]
 }
 
-// lane is what there is for one key: a flight in the air, and the one that
-// departs after it, if anybody waits for that.
-type lane[V any] struct{ current, next *flight[V] }
+// slot is what there is for one key: a call under way, and the one that begins after
+// it, if anybody waits for that.
+type slot[V any] struct{ current, next *call[V] }
 
-type flight[V any] struct {
-	fly    func() V
-	landed chan struct{}
-	result V // set before landed is closed
+type call[V any] struct {
+	fn     func() V
+	done   chan struct{}
+	result V // set before done is closed
 }
 
-// board returns the flight whose result the caller is to use, and whether it is
-// the caller's own. A caller that may not share the current flight gets on the
-// next. There is none, nil, if too many are in the air.
+// join returns the call whose result the caller is to use, and whether it is the
+// caller's own. A caller that may not share the current call joins the next. There is
+// none, nil, if too many are under way.
 //
-// If depart is not nil the flight is the caller's to begin, at once: by calling
-// depart, or in a goroutine if the caller won't stay for its end. If fly panics the
-// flight lands all the same, with an error for all who wait.
-func (g *flights[K, V]) board(key K, shareCurrent bool, fly func() V) (f *flight[V], own bool, depart func()) {
+// If run is not nil the call is the caller's to begin, at once: by calling run, or in a
+// goroutine if the caller won't stay for its end. If fn panics the call ends all the
+// same, with an error for all who wait.
+func (g *flightGroup[K, V]) join(key K, shareCurrent bool, fn func() V) (c *call[V], own bool, run func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := g.lanes[key]
+	s := g.slots[key]
 	switch {
-	case l == nil:
-		if len(g.lanes) >= maxFlights {
+	case s == nil:
+		if len(g.slots) >= maxCalls {
 			return nil, false, nil
 		}
-		if g.lanes == nil {
-			g.lanes = make(map[K]*lane[V])
+		if g.slots == nil {
+			g.slots = make(map[K]*slot[V])
 		}
-		l = &lane[V]{current: newFlight(fly)}
-		g.lanes[key] = l
-		return l.current, true, func() { g.depart(key, l) }
+		s = &slot[V]{current: newCall(fn)}
+		g.slots[key] = s
+		return s.current, true, func() { g.run(key, s) }
 	case shareCurrent:
-		return l.current, false, nil
-	case l.next == nil:
-		l.next = newFlight(fly)
-		return l.next, true, nil
+		return s.current, false, nil
+	case s.next == nil:
+		s.next = newCall(fn)
+		return s.next, true, nil
 	default:
-		return l.next, false, nil
+		return s.next, false, nil
 	}
 }
 
-func newFlight[V any](fly func() V) *flight[V] {
-	return &flight[V]{fly: fly, landed: make(chan struct{})}
+func newCall[V any](fn func() V) *call[V] {
+	return &call[V]{fn: fn, done: make(chan struct{})}
 }
 
-// depart flies the current flight of a lane. If somebody waits for the next one, a
-// goroutine flies that, so that whoever began this one can go.
-func (g *flights[K, V]) depart(key K, l *lane[V]) {
-	f := l.current
-	defer g.land(key, l)
-	f.result = g.alone(f.fly)
+// run makes the current call of a slot. If somebody waits for the next one, a goroutine
+// makes that, so that whoever began this one can go.
+func (g *flightGroup[K, V]) run(key K, s *slot[V]) {
+	c := s.current
+	defer g.finish(key, s)
+	c.result = g.alone(c.fn)
 }
 
-// alone flies for a caller who shares that with nobody. If fly panics that is its result.
-func (g *flights[K, V]) alone(fly func() V) (result V) {
-	if err := guard(g.panicked, func() { result = fly() }); err != nil {
+// alone calls fn for a caller who shares that with nobody. If fn panics that is its result.
+func (g *flightGroup[K, V]) alone(fn func() V) (result V) {
+	if err := guard(g.panicked, func() { result = fn() }); err != nil {
 		result = g.crashed(err)
 	}
 	return result
 }
 
-// land ends the current flight of a lane.
-func (g *flights[K, V]) land(key K, l *lane[V]) {
-	f := l.current
+// finish ends the current call of a slot.
+func (g *flightGroup[K, V]) finish(key K, s *slot[V]) {
+	c := s.current
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	close(f.landed)
-	if l.current, l.next = l.next, nil; l.current == nil {
-		delete(g.lanes, key)
+	close(c.done)
+	if s.current, s.next = s.next, nil; s.current == nil {
+		delete(g.slots, key)
 	} else {
-		go g.depart(key, l)
+		go g.run(key, s)
 	}
 }
 

@@ -14,109 +14,109 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
-func TestNextFlightDepartsAfterItsPassengersCame(t *testing.T) {
+func TestNextCallBeginsAfterItsWaitersCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var g flights[string, int]
-		var departed atomic.Int32
+		var g flightGroup[string, int]
+		var begun atomic.Int32
 		gates := []chan struct{}{make(chan struct{}), make(chan struct{}), make(chan struct{})}
-		fly := func() int {
-			n := int(departed.Add(1))
+		fn := func() int {
+			n := int(begun.Add(1))
 			<-gates[n-1]
 			return n
 		}
-		first, own, depart := g.board("a", false, fly)
-		if !own || depart == nil {
-			t.Fatal("the first passenger has no flight to begin")
+		first, own, run := g.join("a", false, fn)
+		if !own || run == nil {
+			t.Fatal("the first has no call to begin")
 		}
-		go depart()
-		shared, own, depart := g.board("a", true, fly)
-		if shared != first || own || depart != nil {
-			t.Error("who may share the current flight doesn't")
+		go run()
+		shared, own, run := g.join("a", true, fn)
+		if shared != first || own || run != nil {
+			t.Error("who may share the current call doesn't")
 		}
-		second, own, depart := g.board("a", false, fly)
-		if second == first || !own || depart != nil {
-			t.Error("who may not share the current flight does, or begins one beside it")
+		second, own, run := g.join("a", false, fn)
+		if second == first || !own || run != nil {
+			t.Error("who may not share the current call does, or begins one beside it")
 		}
-		if third, own, _ := g.board("a", false, fly); third != second || own {
-			t.Error("the next flight isn't shared")
+		if third, own, _ := g.join("a", false, fn); third != second || own {
+			t.Error("the next call isn't shared")
 		}
 		synctest.Wait()
-		if departed.Load() != 1 {
-			t.Fatalf("%d flights are in the air, want 1", departed.Load())
+		if begun.Load() != 1 {
+			t.Fatalf("%d calls are under way, want 1", begun.Load())
 		}
 		close(gates[0])
 		synctest.Wait()
-		// The second has departed: who comes now must not get on it.
-		late, _, _ := g.board("a", false, fly)
+		// The second has begun: who comes now must not join it.
+		late, _, _ := g.join("a", false, fn)
 		if late == second {
-			t.Error("a passenger got on a flight that had departed")
+			t.Error("somebody joined a call that had begun")
 		}
 		close(gates[1])
 		close(gates[2])
-		for want, f := range map[int]*flight[int]{1: first, 2: second, 3: late} {
-			<-f.landed
-			if f.result != want {
-				t.Errorf("flight %d brought %d", want, f.result)
+		for want, c := range map[int]*call[int]{1: first, 2: second, 3: late} {
+			<-c.done
+			if c.result != want {
+				t.Errorf("call %d brought %d", want, c.result)
 			}
 		}
 		synctest.Wait()
-		if len(g.lanes) != 0 {
-			t.Errorf("%d lanes are left", len(g.lanes))
+		if len(g.slots) != 0 {
+			t.Errorf("%d slots are left", len(g.slots))
 		}
 	})
 }
 
-func TestFlightsAreBounded(t *testing.T) {
+func TestCallsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var g flights[int, int]
+		var g flightGroup[int, int]
 		gate := make(chan struct{})
-		fly := func() int { <-gate; return 0 }
-		for i := range maxFlights {
-			f, _, depart := g.board(i, true, fly)
-			if f == nil {
-				t.Fatalf("no flight after %d", i)
+		fn := func() int { <-gate; return 0 }
+		for i := range maxCalls {
+			c, _, run := g.join(i, true, fn)
+			if c == nil {
+				t.Fatalf("no call after %d", i)
 			}
-			go depart()
+			go run()
 		}
-		if f, _, _ := g.board(maxFlights, true, fly); f != nil {
+		if c, _, _ := g.join(maxCalls, true, fn); c != nil {
 			t.Error("there is no bound")
 		}
-		if f, _, _ := g.board(0, true, fly); f == nil {
-			t.Error("a flight that is in the air can't be shared")
+		if c, _, _ := g.join(0, true, fn); c == nil {
+			t.Error("a call that is under way can't be shared")
 		}
 		close(gate)
 	})
 }
 
-// A flight whose function panicked blocked its key for ever: whoever waited for it, and all
+// A call whose function panicked blocked its key for ever: whoever waited for it, and all
 // who came later, never got an answer.
-func TestFlightThatPanicsLandsWithAnError(t *testing.T) {
+func TestCallThatPanicsEndsWithAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := flights[string, error]{crashed: func(err error) error { return err }}
+		g := flightGroup[string, error]{crashed: func(err error) error { return err }}
 		gate := make(chan struct{})
-		first, _, depart := g.board("a", true, func() error { <-gate; panic("boom") })
-		go depart()
-		shared, _, _ := g.board("a", true, nil)
-		// The next departs although the first has crashed, in a goroutine of its own.
-		next, _, _ := g.board("a", false, func() error { panic(errors.New("another")) })
+		first, _, run := g.join("a", true, func() error { <-gate; panic("boom") })
+		go run()
+		shared, _, _ := g.join("a", true, nil)
+		// The next begins although the first has crashed, in a goroutine of its own.
+		next, _, _ := g.join("a", false, func() error { panic(errors.New("another")) })
 		close(gate)
-		<-first.landed
-		<-next.landed
-		for says, f := range map[string]*flight[error]{"boom": shared, "another": next} {
-			if f.result == nil || !strings.Contains(f.result.Error(), says) {
-				t.Errorf("the flight brought %v, want an error that says %s", f.result, says)
+		<-first.done
+		<-next.done
+		for says, c := range map[string]*call[error]{"boom": shared, "another": next} {
+			if c.result == nil || !strings.Contains(c.result.Error(), says) {
+				t.Errorf("the call brought %v, want an error that says %s", c.result, says)
 			}
 		}
 		synctest.Wait()
-		if len(g.lanes) != 0 {
-			t.Errorf("%d lanes are left", len(g.lanes))
+		if len(g.slots) != 0 {
+			t.Errorf("%d slots are left", len(g.slots))
 		}
-		later, own, depart := g.board("a", true, func() error { return nil })
-		if !own || depart == nil {
+		later, own, run := g.join("a", true, func() error { return nil })
+		if !own || run == nil {
 			t.Fatal("the key is blocked")
 		}
-		if depart(); later.result != nil {
-			t.Errorf("the next flight brought %v", later.result)
+		if run(); later.result != nil {
+			t.Errorf("the next call brought %v", later.result)
 		}
 	})
 }

@@ -15,12 +15,12 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// owner is what is known of whose a credential is. One of the fields is set.
-type owner struct {
-	userID    string
-	asked     time.Time         // of an answer that was asked for, when that was
-	asOf      policy.Revision   // of such an answer, what had been revoked by then
-	rejection *policy.Rejection // the homeserver doesn't know the token
+// identity is what is known of whose a credential is. One of the fields is set.
+type identity struct {
+	userID  string
+	asked   time.Time            // of an answer that was asked for, when that was
+	asOf    policy.Revision      // of such an answer, what had been revoked by then
+	unknown *policy.UnknownToken // the homeserver doesn't know the token
 
 	// refusal is another Matrix error than an unknown token, such as a locked
 	// account or an appservice that may not act for the user. It is the
@@ -56,14 +56,14 @@ type owner struct {
 }
 
 // known tells that the homeserver has told, one way or the other.
-func (o *owner) known() bool { return o.userID != "" || o.rejection != nil }
+func (o *identity) known() bool { return o.userID != "" || o.unknown != nil }
 
 // fact returns what it is to a decision.
-func (o *owner) fact() policy.OwnerFact {
+func (o *identity) fact() policy.OwnerFact {
 	switch {
 	case o.userID != "":
 		return policy.OwnerKnown
-	case o.rejection != nil:
+	case o.unknown != nil:
 		return policy.OwnerRejected
 	case o.wait > 0:
 		return policy.OwnerLimited
@@ -77,20 +77,20 @@ func (o *owner) fact() policy.OwnerFact {
 
 // isShared tells that an answer is about the credential, and not about the client that
 // asked with it: its address, its budget, its failure.
-func (o *owner) isShared() bool {
+func (o *identity) isShared() bool {
 	return o.known() || o.crashed || o.refusal != nil && o.refusal.status != http.StatusTooManyRequests && !o.refusal.failed()
 }
 
-// recall returns what is remembered of a credential's owner.
-func (h *Gateway) recall(c matrix.Credential, now time.Time) (known owner) {
-	known.userID, known.rejection = h.memory.identities.Lookup(c, now, h.set.Lifetimes)
+// cached returns what is remembered of whose a credential is.
+func (h *Gateway) cached(c matrix.Credential, now time.Time) (known identity) {
+	known.userID, known.unknown = h.memory.identities.Lookup(c, now, h.set.Lifetimes)
 	return known
 }
 
 // identify tells on whose behalf c acts, from memory or from the homeserver. It asks
 // for as many unknown tokens of a client as limit says, or for all if that is nil.
-func (h *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) owner {
-	if known := h.recall(c, h.memory.now()); known.known() {
+func (h *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) identity {
+	if known := h.cached(c, h.memory.now()); known.known() {
 		return known
 	}
 	return h.inquire(r, next, c, limit).answer(r.Context().Done())
@@ -110,45 +110,45 @@ func (h *Gateway) inquire(r *http.Request, next Next, c matrix.Credential, limit
 }
 
 // answer asks, or waits for another's answer to the same question until gone.
-func (i inquiry) answer(gone <-chan struct{}) owner {
+func (i inquiry) answer(gone <-chan struct{}) identity {
 	h, m := i.handler, i.handler.memory
 	from := m.asker(i.credential, i.from)
 	if wait := m.rejectedWait(from, m.now()); wait > 0 {
-		return owner{wait: wait}
+		return identity{wait: wait}
 	}
 	end := time.Now().Add(h.set.IdentityTimeout)
 	under := m.identities.Begin(i.credential)
 	defer under.End()
 	var again *retries
 	for {
-		var f *flight[owner]
-		var depart func()
+		var c *call[identity]
+		var run func()
 		if again != nil {
-			f, depart = again.board(i.origin(), func() owner {
-				return m.whoAmIs.alone(func() owner { return i.ask(from, under, end) })
+			c, run = again.join(i.origin(), func() identity {
+				return m.whoAmIs.alone(func() identity { return i.ask(from, under, end) })
 			})
 		} else {
-			f, _, depart = m.whoAmIs.board(m.identities.Fingerprint(i.credential), true, func() owner {
+			c, _, run = m.whoAmIs.join(m.identities.Fingerprint(i.credential), true, func() identity {
 				return i.ask(from, under, time.Now().Add(h.set.IdentityTimeout))
 			})
 		}
-		if f == nil {
-			return owner{wait: crowdedWait}
+		if c == nil {
+			return identity{wait: crowdedWait}
 		}
-		if depart != nil {
-			depart()
-			return f.result
+		if run != nil {
+			run()
+			return c.result
 		}
 		select {
-		case <-f.landed:
+		case <-c.done:
 		case <-gone:
-			return owner{err: fail(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
+			return identity{err: fail(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
 		}
-		switch who := f.result; {
+		switch who := c.result; {
 		case !who.isShared() && again == nil && time.Now().Before(end):
 			again = who.retries
 		case (who.barrier != nil || who.wait > 0) && time.Now().Before(end):
-			return m.whoAmIs.alone(func() owner { return i.ask(from, under, end) })
+			return m.whoAmIs.alone(func() identity { return i.ask(from, under, end) })
 		case who.userID == "":
 			return who
 		case !under.Holds(who.userID, who.asOf):
@@ -158,7 +158,7 @@ func (i inquiry) answer(gone <-chan struct{}) owner {
 			return who
 		default:
 			// It was true when another asked, but is not good for so long.
-			return owner{err: fail(http.StatusGatewayTimeout, errOutlived)}
+			return identity{err: fail(http.StatusGatewayTimeout, errOutlived)}
 		}
 	}
 }
@@ -178,25 +178,25 @@ func (i inquiry) origin() origin {
 // nothing to do with what else a client sends.
 type retries struct {
 	mu sync.Mutex // guards by
-	by map[origin]*flight[owner]
+	by map[origin]*call[identity]
 }
 
-// board returns the question of an origin, and if it is the caller's to ask a function that
-// does so. fly doesn't panic.
-func (r *retries) board(from origin, fly func() owner) (f *flight[owner], depart func()) {
+// join returns the question of an origin, and if it is the caller's to ask a function that
+// does so. fn doesn't panic.
+func (r *retries) join(from origin, fn func() identity) (c *call[identity], run func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if f = r.by[from]; f != nil {
-		return f, nil
+	if c = r.by[from]; c != nil {
+		return c, nil
 	}
 	if r.by == nil {
-		r.by = make(map[origin]*flight[owner])
+		r.by = make(map[origin]*call[identity])
 	}
-	f = newFlight(fly)
-	r.by[from] = f
-	return f, func() {
-		f.result = f.fly()
-		close(f.landed)
+	c = newCall(fn)
+	r.by[from] = c
+	return c, func() {
+		c.result = c.fn()
+		close(c.done)
 	}
 }
 
@@ -210,18 +210,18 @@ const maxLearningEach = 64
 
 // later asks behind the client's back, and calls then with the answer. It reports false, and
 // does nothing, if too many are being asked.
-func (i inquiry) later(then func(who owner)) bool {
+func (i inquiry) later(then func(who identity)) bool {
 	return i.laterFrom(i.handler.memory.learning, then)
 }
 
-func (i inquiry) laterFrom(places *seats, then func(who owner)) bool {
+func (i inquiry) laterFrom(places *seats, then func(who identity)) bool {
 	_, ok := i.start(places, then)
 	return ok
 }
 
 // start is laterFrom, and returns a channel that is closed when another goroutine has begun to
 // ask.
-func (i inquiry) start(places *seats, then func(who owner)) (begins <-chan struct{}, ok bool) {
+func (i inquiry) start(places *seats, then func(who identity)) (begins <-chan struct{}, ok bool) {
 	begun := make(chan struct{})
 	return begun, i.inBackground(places, func() {
 		close(begun)
@@ -246,10 +246,10 @@ func (i inquiry) inBackground(places *seats, f func()) bool {
 // is served, and calls then with a user that it learns.
 func (h *Gateway) learn(r *http.Request, next Next, c matrix.Credential, then func(userID string)) {
 	now := h.memory.now()
-	if known := h.recall(c, now); known.known() || h.isRefused(c, now) {
+	if known := h.cached(c, now); known.known() || h.isRefused(c, now) {
 		return
 	}
-	h.inquire(r, next, c, h.set.RejectedLimit).later(func(who owner) {
+	h.inquire(r, next, c, h.set.RejectedLimit).later(func(who identity) {
 		if who.userID != "" {
 			then(who.userID)
 		}
@@ -292,7 +292,7 @@ func assertion(c matrix.Credential) string {
 
 // ask asks the homeserver, which has until deadline, and remembers its answer if it is a
 // definite one.
-func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) owner {
+func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) identity {
 	who, result := i.handler.lookUp(i.question, i.credential, from, under, deadline)
 	i.handler.memory.counters.lookups[result].Add(1)
 	if !who.isShared() {
@@ -301,30 +301,30 @@ func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) owne
 	return who
 }
 
-func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, under policy.Inquiry, deadline time.Time) (owner, lookup) {
+func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, under policy.Inquiry, deadline time.Time) (identity, lookup) {
 	m := h.memory
 	patience, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	if m.asking.enter(patience, from.name, from.many) != nil {
-		return owner{wait: crowdedWait}, lookupCrowded
+		return identity{wait: crowdedWait}, lookupCrowded
 	}
 	defer m.asking.leave(from.name)
-	// Another flight may have landed before this one departed, as in fly, and
+	// Another call may have ended before this one began, as in sendFetch, and
 	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), m.now()
-	if known := h.recall(c, asked); known.known() {
+	if known := h.cached(c, asked); known.known() {
 		known.asked, known.asOf = asked, revision
 		return known, lookupShared
 	}
 	if wait := m.rejectedWait(from, asked); wait > 0 {
-		return owner{wait: wait}, lookupLimited
+		return identity{wait: wait}, lookupLimited
 	}
 
-	asksAgain := h.set.Lifetimes.Rejection > 0 && m.identities.WasRejected(c)
+	asksAgain := h.set.Lifetimes.UnknownToken > 0 && m.identities.WasRejected(c)
 	if asksAgain {
 		again := from.again()
 		if wait := m.rejectedWait(again, asked); wait > 0 {
-			return owner{wait: wait}, lookupLimited
+			return identity{wait: wait}, lookupLimited
 		}
 		m.chargeRejected(again, asked)
 	}
@@ -332,7 +332,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 	staleAtStake := h.set.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
 	answer := question.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
 	if answer.site {
-		return owner{barrier: answer}, lookupFailed
+		return identity{barrier: answer}, lookupFailed
 	}
 	errcode := answer.matrixError()
 	if answer.failed() && errcode == "" {
@@ -353,35 +353,35 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 			m.host.note(answer.host)
 			m.accept(c)
 			under.Learn(policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked)
-			return owner{userID: who.UserID, asked: asked, asOf: revision}, lookupKnown
+			return identity{userID: who.UserID, asked: asked, asOf: revision}, lookupKnown
 		}
 	case answer.status == http.StatusUnauthorized && errcode == unknownToken:
-		rejection := &policy.Rejection{Body: string(answer.body), Header: keptHeader(answer.header)}
+		unknown := &policy.UnknownToken{Body: string(answer.body), Header: keptHeader(answer.header)}
 		// Dendrite says of an appservice's token that it doesn't know it if it is
 		// the user_id that it doesn't know.
-		if c.UserID == "" && c.DeviceID == "" && cache.Fits(rejection.Body, keptList(answer.header)) {
-			m.identities.Reject(c, rejection, asked)
+		if c.UserID == "" && c.DeviceID == "" && cache.Fits(unknown.Body, keptList(answer.header)) {
+			m.identities.Reject(c, unknown, asked)
 		}
 		if !asksAgain {
 			m.chargeRejected(from, asked)
 		}
-		return owner{rejection: rejection}, lookupRejected
+		return identity{unknown: unknown}, lookupRejected
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
 		// Also a 5xx, if the homeserver says so itself.
 		m.refuse(c, answer, asked)
-		return owner{refusal: answer, down: answer.failed()}, lookupRefused
+		return identity{refusal: answer, down: answer.failed()}, lookupRefused
 	}
 	return h.incomprehensible(question, answer), lookupFailed
 }
 
 // unreachable returns what is known by a question that failed, and logs that.
-func (h *Gateway) unreachable(question subrequest, answer *subresponse) owner {
+func (h *Gateway) unreachable(question subrequest, answer *subresponse) identity {
 	err := answer.err
 	if err == nil {
 		err = fail(http.StatusBadGateway, fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status))
 	}
 	h.reportFault(faultUnreachable, err)
-	failed := owner{err: err, down: true}
+	failed := identity{err: err, down: true}
 	if answer.replaced && !answer.large {
 		failed.page = answer
 	}
@@ -390,10 +390,10 @@ func (h *Gateway) unreachable(question subrequest, answer *subresponse) owner {
 
 // incomprehensible returns what is known by an answer that no homeserver gives to a question, and
 // logs it unless there may be one all the same.
-func (h *Gateway) incomprehensible(question subrequest, answer *subresponse) owner {
+func (h *Gateway) incomprehensible(question subrequest, answer *subresponse) identity {
 	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",
 		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"))
-	failed := owner{err: fail(http.StatusBadGateway, err)}
+	failed := identity{err: fail(http.StatusBadGateway, err)}
 	switch {
 	case answer.isAboutRequest():
 		failed.page = answer

@@ -33,8 +33,8 @@ type Memory struct {
 	preflights *preflights
 	refusals   *refusals
 
-	fetches flights[fetchKey, *fetched]
-	whoAmIs flights[[16]byte, owner] // by the credential's fingerprint
+	fetches flightGroup[fetchKey, *fetched]
+	whoAmIs flightGroup[[16]byte, identity] // by the credential's fingerprint
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *fairQueue
 	faults faultLog
@@ -46,7 +46,7 @@ type Memory struct {
 	rateHint sync.Once
 
 	counters *counters
-	// learning has a place for each request whose owner is asked for behind its client's
+	// learning has a place for each request whose sender is asked for behind its client's
 	// back, confirming for each of which the homeserver has said that it is somebody's.
 	learning, confirming *seats
 
@@ -67,9 +67,9 @@ const maxWhoAmIs = 64
 // tells it from others.
 const maxWhoAmIsEach = 8
 
-// maxWhoAmIsWaiting is how many wait for that. It leaves room for those flights that
+// maxWhoAmIsWaiting is how many wait for that. It leaves room for those calls that
 // haven't come to wait yet.
-const maxWhoAmIsWaiting = maxFlights / 2
+const maxWhoAmIsWaiting = maxCalls / 2
 
 // NewMemory returns an empty memory with tables of these sizes. It tells latency how long the
 // homeserver takes, by the reason of a request, and panicked of panics in goroutines of ours.
@@ -96,11 +96,11 @@ func NewMemory(s Sizes, latency func(reason string) Observer, panicked func(reas
 		sizes:      s,
 		panicked:   panicked,
 	}
-	m.fetches = flights[fetchKey, *fetched]{panicked: panicked, crashed: func(err error) *fetched {
+	m.fetches = flightGroup[fetchKey, *fetched]{panicked: panicked, crashed: func(err error) *fetched {
 		return &fetched{subresponse: &subresponse{err: fail(http.StatusInternalServerError, err)}, crashed: true}
 	}}
-	m.whoAmIs = flights[[16]byte, owner]{panicked: panicked, crashed: func(err error) owner {
-		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
+	m.whoAmIs = flightGroup[[16]byte, identity]{panicked: panicked, crashed: func(err error) identity {
+		return identity{err: fail(http.StatusInternalServerError, err), crashed: true}
 	}}
 	for limit := range m.TopLimited {
 		m.TopLimited[limit] = policy.NewTopLimited(maxTopLimited, now)

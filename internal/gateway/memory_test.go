@@ -30,7 +30,7 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 }
 
 // What is in memory kept its end, so that identity ttl lowered from an hour to a minute had a
-// token that ended elsewhere read on for the rest of the hour. Rejections and refusals likewise.
+// token that ended elsewhere read on for the rest of the hour. Unknown tokens and denials likewise.
 func TestLifetimesOfIdentitiesChangeAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lasting := func(ttl, rejected time.Duration) *options {

@@ -487,7 +487,7 @@ func TestVersionQuestionsHaveNothingOfTheClients(t *testing.T) {
 
 // A scripted refusal of the token with an Origin that isn't allowed must not be what all
 // scripts get. Our questions have no Origin, and scripts can read the answers to them.
-func TestRejectionIsReadableForScripts(t *testing.T) {
+func TestUnknownTokenIsReadableForScripts(t *testing.T) {
 	p := newProxy(t, new(options))
 	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		w.Header().Set("Content-Type", "application/json")

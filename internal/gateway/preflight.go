@@ -95,7 +95,7 @@ func sortedNames(list string) string {
 func (h *Gateway) servePreflight(w http.ResponseWriter, r *http.Request, next Next, kind preflightKind) error {
 	h.memory.counters.requests[routePreflight].Add(1)
 	now := h.memory.now()
-	known, fresh := h.memory.preflights.recall(kind, now)
+	known, fresh := h.memory.preflights.cached(kind, now)
 	isSites, hadBody := h.isSites(r), func() bool { return false }
 	switch {
 	case h.set.Observe:
@@ -274,8 +274,8 @@ func newPreflights() *preflights {
 	return &preflights{known: known}
 }
 
-// recall returns the answer to a kind of preflight and for how long it holds, or nil.
-func (p *preflights) recall(kind preflightKind, now time.Time) (*preflightAnswer, time.Duration) {
+// cached returns the answer to a kind of preflight and for how long it holds, or nil.
+func (p *preflights) cached(kind preflightKind, now time.Time) (*preflightAnswer, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, origin := range [...]string{"", kind.origin} {

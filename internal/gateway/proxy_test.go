@@ -98,7 +98,7 @@ func (o *options) settings(t testing.TB) *Settings {
 		set(&s.Sizes.Tokens, i.Tokens)
 		set(&s.Lifetimes.Identity, i.TTL)
 		set(&s.IdentityTimeout, i.Timeout)
-		setTo(&s.Lifetimes.Rejection, i.RejectedTTL)
+		setTo(&s.Lifetimes.UnknownToken, i.RejectedTTL)
 		i.RejectedLimit.set(t, &s.RejectedLimit)
 	}
 	everybody := userClass{"", nil, o.WriteLimit, o.ReadLimit, o.SyncLimit, o.RepeatWrites, o.OverLimit}

@@ -21,7 +21,7 @@ type reading struct {
 	shown      []matrix.Credential // else, each that it might be
 
 	now      time.Time     // at which it is judged
-	who      owner         // of the credential
+	who      identity      // of the credential
 	wait     time.Duration // until there is budget again, if there is none
 	from     client        // who is charged for made-up tokens
 	wasKnown bool          // the homeserver has known one of the tokens
@@ -103,7 +103,7 @@ func (h *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 		}
 	case policy.ReadAskOwner:
 		rd.now = h.memory.now()
-		who := h.recall(rd.credential, rd.now)
+		who := h.cached(rd.credential, rd.now)
 		if !who.known() {
 			if h.isRefused(rd.credential, rd.now) {
 				rd.Owner = policy.OwnerRefused
@@ -121,7 +121,7 @@ func (h *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 		h.takeRead(rd, rd.who.userID)
 	case policy.ReadTakeBudgets:
 		rd.now = h.memory.now()
-		h.takeReads(rd, func(i int) owner {
+		h.takeReads(rd, func(i int) identity {
 			who := h.identify(r, next, rd.shown[i], h.set.RejectedLimit)
 			rd.now = h.memory.now()
 			return who
@@ -137,7 +137,7 @@ func (h *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 }
 
 // learn notes whose the credential of a read is.
-func (rd *reading) learn(who owner) { rd.who, rd.wait, rd.Owner = who, who.wait, who.fact() }
+func (rd *reading) learn(who identity) { rd.who, rd.wait, rd.Owner = who, who.wait, who.fact() }
 
 // leave notes if the client has left and that may be why nobody knows whose the credential is.
 func (rd *reading) leave(r *http.Request) {
@@ -147,8 +147,8 @@ func (rd *reading) leave(r *http.Request) {
 }
 
 // recallForStale returns the owner of a read's credential who may still be served what is stale.
-func (h *Gateway) recallForStale(rd *reading) owner {
-	return h.recall(rd.credential, rd.now.Add(-h.set.Rules.StaleIfError))
+func (h *Gateway) recallForStale(rd *reading) identity {
+	return h.cached(rd.credential, rd.now.Add(-h.set.Rules.StaleIfError))
 }
 
 // takeRead charges a user for a read.
@@ -160,7 +160,7 @@ func (h *Gateway) takeRead(rd *reading, userID string) {
 }
 
 // takeReads charges the user of each token that an uncertain credential might be, whom ask tells.
-func (h *Gateway) takeReads(rd *reading, ask func(i int) owner) {
+func (h *Gateway) takeReads(rd *reading, ask func(i int) identity) {
 	rd.Budget = policy.BudgetLeft
 	for i := range rd.shown {
 		if h.isRefused(rd.shown[i], rd.now) {
@@ -257,7 +257,7 @@ func (h *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 	case policy.ReadRefuseMissing:
 		writeMissingToken(w, r, "Missing access token")
 	case policy.ReadRefuseUnknown:
-		writeRejection(w, r, rd.who.rejection)
+		writeRejection(w, r, rd.who.unknown)
 	case policy.ReadLimit:
 		writeLimited(w, r, rd.wait)
 	case policy.ReadPassOff:

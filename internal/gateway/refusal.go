@@ -48,7 +48,7 @@ func (h *Gateway) isRefused(c matrix.Credential, now time.Time) bool {
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()
 	asked, ok := m.refusals.of(c).Get(m.identities.Fingerprint(c))
-	return ok && now.Sub(asked) < h.set.Lifetimes.Rejection
+	return ok && now.Sub(asked) < h.set.Lifetimes.UnknownToken
 }
 
 // refuse remembers that the homeserver refuses a credential, as it said when it was asked

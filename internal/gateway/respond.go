@@ -282,7 +282,7 @@ func writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
 	})
 }
 
-// writeUnverified answers a write whose owner could not be found out.
+// writeUnverified answers a write of which could not be found out whose it is.
 func (h *Gateway) writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(h.server, err)
 	if status < http.StatusInternalServerError {
@@ -297,9 +297,9 @@ func writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
 	writeMatrixError(w, r, http.StatusUnauthorized, matrixError{Errcode: "M_MISSING_TOKEN", Error: message})
 }
 
-// writeRejection passes on the homeserver's answer to a token that it doesn't
+// writeUnknownToken passes on the homeserver's answer to a token that it doesn't
 // know, with its soft_logout: a client decides by that whether to keep its keys.
-func writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.Rejection) {
+func writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.UnknownToken) {
 	allowAnyOrigin(w.Header(), rejection.Header)
 	writeKept(w, r, http.StatusUnauthorized, keptList(rejection.Header), "", []byte(rejection.Body))
 }

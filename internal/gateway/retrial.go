@@ -70,12 +70,12 @@ func (h *Gateway) retry(r *http.Request, request subrequest, who reader, failed 
 	if time.Until(end) <= 0 {
 		return failed, false, nil
 	}
-	fly := func(request subrequest) *fetched {
-		return h.memory.fetches.alone(func() *fetched { return h.fly(request, who, time.Until(end)) })
+	fetch := func(request subrequest) *fetched {
+		return h.memory.fetches.alone(func() *fetched { return h.sendFetch(request, who, time.Until(end)) })
 	}
 	t := failed.retrial
 	if t == nil {
-		return fly(request), true, nil // a refusal on the way: the next one may get through
+		return fetch(request), true, nil // a refusal on the way: the next one may get through
 	}
 	patience := time.NewTimer(time.Until(end))
 	defer patience.Stop()
@@ -91,13 +91,13 @@ func (h *Gateway) retry(r *http.Request, request subrequest, who reader, failed 
 	switch {
 	case t.up:
 		<-t.turn
-		return fly(request), true, nil
+		return fetch(request), true, nil
 	case t.convinces(p):
 		<-t.turn
 		return failed, false, nil
 	}
 	defer func() { <-t.turn }()
-	if result = fly(request); result.found == nil && result.failed() {
+	if result = fetch(request); result.found == nil && result.failed() {
 		t.tried = append(t.tried, p)
 	} else {
 		t.up = true

@@ -243,7 +243,7 @@ type sender struct {
 
 	mu        sync.Mutex // guards all below
 	answered  bool
-	who       owner
+	who       identity
 	succeeded bool
 }
 
@@ -255,12 +255,12 @@ func (s *sender) ask(question inquiry) {
 	var left atomic.Bool
 	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { left.Store(true) }}
 	question.question.client = httptrace.WithClientTrace(question.question.client, trace)
-	begins, ok := question.start(s.handler.memory.learning, func(who owner) {
+	begins, ok := question.start(s.handler.memory.learning, func(who identity) {
 		left.Store(true)
 		s.learn(who)
 	})
 	if !ok {
-		s.learn(owner{wait: crowdedWait})
+		s.learn(identity{wait: crowdedWait})
 		return
 	}
 	<-begins
@@ -274,7 +274,7 @@ func (s *sender) ask(question inquiry) {
 const maxTurns = 100
 
 // learn is called with the homeserver's answer.
-func (s *sender) learn(who owner) {
+func (s *sender) learn(who identity) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answered, s.who = true, who
@@ -296,7 +296,7 @@ func (s *sender) succeed() {
 // has shown too many unknown tokens, too many were being asked about, or the homeserver
 // was too slow. It needs the lock.
 func (s *sender) end() {
-	revoke := func(who owner) {
+	revoke := func(who identity) {
 		if who.userID != "" {
 			s.handler.memory.revokeUser(who.userID)
 		}

@@ -33,7 +33,7 @@ type Settings struct {
 	Settle time.Duration
 	Sizes  Sizes
 
-	Lifetimes       policy.Lifetimes // of identities and rejections
+	Lifetimes       policy.Lifetimes // of identities and unknown tokens
 	IdentityTimeout time.Duration
 
 	MaxBody        int64
@@ -103,7 +103,7 @@ func Defaults() *Settings {
 			Identity: 2 * time.Minute,
 			// Long enough to stop a client that repeats itself; a token is never issued
 			// after it was refused.
-			Rejection: defaultRejectedTTL,
+			UnknownToken: defaultRejectedTTL,
 		},
 		// As long as Dendrite waits for its own components.
 		IdentityTimeout: 10 * time.Second,

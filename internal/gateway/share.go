@@ -65,7 +65,7 @@ func (h *Gateway) sharing(result *fetched, who reader, own, byTarget, hasStale b
 		return s
 	}
 	now := h.memory.now()
-	s.known = h.recall(who.credential, now).userID == who.viewer
+	s.known = h.cached(who.credential, now).userID == who.viewer
 	s.fresh, s.personal = now.Sub(result.departed) < h.set.Rules.TTL, result.personal()
 	s.permitted = h.lookup(who, now).Permitted
 	s.denied = !byTarget && h.memory.presence.DeniedSince(who.viewer, who.target, result.departed)

@@ -106,14 +106,14 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 // passUnjudged passes a sync on of which isn't known what the homeserver makes of it, or
 // whose it is. So nothing about its user's presence is sure until the answer begins.
 func (h *Gateway) passUnjudged(w http.ResponseWriter, r *http.Request, next Next) error {
-	w, done := h.unsettleBy(w, r, next)
+	w, done := h.invalidateAround(w, r, next)
 	defer done()
 	return h.passSync(w, r, next, policy.SyncUnknown)
 }
 
-// unsettleBy forgets the presence of a sync's user, now and when the answer begins, or if
+// invalidateAround forgets the presence of a sync's user, now and when the answer begins, or if
 // there is none when it is done.
-func (h *Gateway) unsettleBy(w http.ResponseWriter, r *http.Request, next Next) (watched http.ResponseWriter, done func()) {
+func (h *Gateway) invalidateAround(w http.ResponseWriter, r *http.Request, next Next) (watched http.ResponseWriter, done func()) {
 	again := h.mayChange(r, next)
 	answered := false
 	w, finish := h.watchShown(w, r)
@@ -137,7 +137,7 @@ func (h *Gateway) unsettleBy(w http.ResponseWriter, r *http.Request, next Next) 
 func (h *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 	shown, certain := shownCredentials(r)
 	doubt := func(c matrix.Credential, userID string) {
-		h.unsettle(userID)
+		h.invalidate(userID)
 		h.memory.devices.Doubt(userID, h.memory.deviceOf(c, userID), h.memory.now())
 	}
 	forget := func() (known bool) {
@@ -155,8 +155,8 @@ func (h *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 	return func() { forget() }
 }
 
-// unsettle forgets what a user's presence is, because it may have changed.
-func (h *Gateway) unsettle(userID string) {
+// invalidate forgets what a user's presence is, because it may have changed.
+func (h *Gateway) invalidate(userID string) {
 	h.memory.presence.BeginWrite(userID).End(h.memory.now(), h.settle())
 	h.memory.repeats.Disturb(userID)
 }
@@ -170,7 +170,7 @@ func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 	// it sets later than the settle time is seen when the answer begins.
 	changes := func() {
 		if decision.Changes {
-			h.unsettle(userID)
+			h.invalidate(userID)
 		}
 	}
 	changes()
@@ -214,7 +214,7 @@ func (h *Gateway) stripSync(w http.ResponseWriter, r *http.Request, next Next, d
 		return h.passSync(w, r, next, policy.SyncNone)
 	}
 	if h.set.Observe {
-		w, done := h.unsettleBy(w, r, next)
+		w, done := h.invalidateAround(w, r, next)
 		defer done()
 		return h.passSync(w, r, next, policy.SyncStripped)
 	}

@@ -17,7 +17,7 @@ type writing struct {
 	target string // whose presence it is
 
 	now    time.Time     // at which it is judged
-	who    owner         // of the credential
+	who    identity      // of the credential
 	bad    badBody       // what is wrong with the body
 	queued int           // writes of the user that wait
 	due    time.Duration // until the user has budget, if there is a limit
@@ -90,7 +90,7 @@ func (h *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 }
 
 // learnWriter notes whose the credential of a write is.
-func (h *Gateway) learnWriter(wr *writing, who owner) {
+func (h *Gateway) learnWriter(wr *writing, who identity) {
 	wr.who, wr.wait, wr.Owner = who, who.wait, who.fact()
 	if who.userID == "" {
 		return
@@ -146,7 +146,7 @@ func (h *Gateway) endWrite(step policy.WriteStep, wr *writing, w http.ResponseWr
 	case policy.WriteRefuseUncertain:
 		writeMissingToken(w, r, "Ambiguous access token: send it once, as Authorization: Bearer <token>")
 	case policy.WriteRefuseUnknown:
-		writeRejection(w, r, wr.who.rejection)
+		writeRejection(w, r, wr.who.unknown)
 	case policy.WriteRefuseOther:
 		writeMatrixError(w, r, http.StatusForbidden, matrixError{
 			Errcode: "M_FORBIDDEN", Error: "You can only set your own presence",
@@ -168,7 +168,7 @@ func (h *Gateway) endWrite(step policy.WriteStep, wr *writing, w http.ResponseWr
 }
 
 // failWrite answers a write of which nobody has told whose it is.
-func (h *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *owner) error {
+func (h *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *identity) error {
 	switch {
 	case who.refusal != nil:
 		writeForClient(w, r, who.refusal)
@@ -255,7 +255,7 @@ func (h *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Nex
 	}
 	defer func() {
 		if active() { // a write or a sync began meanwhile, and what it brought may be over
-			h.unsettle(userID)
+			h.invalidate(userID)
 		}
 	}()
 	return next.ServeHTTP(w, r)
