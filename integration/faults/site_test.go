@@ -250,7 +250,7 @@ func waitingIn(method string) (n int) {
 	for stack := range strings.SplitSeq(stacks(), "\n\n") {
 		head, frames, _ := strings.Cut(stack, "\n")
 		top, _, _ := strings.Cut(frames, "\n")
-		if strings.Contains(head, "[select") && strings.Contains(top, "/caddymodule."+method+"(") {
+		if strings.Contains(head, "[select") && strings.Contains(top, "/gateway."+method+"(") {
 			n++
 		}
 	}
