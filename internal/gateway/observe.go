@@ -68,7 +68,7 @@ func (h *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next
 		seen.unread = body.unread(r) && r.ContentLength <= h.set.MaxBody
 		sent, whole := body.take()
 		seen.writing.PresenceWrite.Body = sent
-		seen.valid = whole && !seen.unread && matrix.CheckPresenceBody(sent, h.set.PresenceValues, h.knownDialect()) == nil
+		seen.valid = whole && !seen.unread && !isCutOff(r, sent) && matrix.CheckPresenceBody(sent, h.set.PresenceValues, h.knownDialect()) == nil
 		if own {
 			h.passesBy(target, credential) // it may have failed on the way back
 			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), sent)
@@ -180,7 +180,10 @@ func (h *Gateway) newObservation(r *http.Request, next Next, kind route, route m
 	seen.reading = h.newReading(r, route)
 	seen.reading.now, seen.reading.from = seen.departed, h.newClient(r, h.set.RejectedLimit)
 	might := seen.reading.shown
-	if seen.reading.Credential == policy.CredentialCertain {
+	switch {
+	case !h.set.limitsReads && (!h.set.Cached || seen.reading.Credential != policy.CredentialCertain):
+		return seen // nobody's question
+	case seen.reading.Credential == policy.CredentialCertain:
 		might = []matrix.Credential{seen.reading.credential}
 	}
 	for _, c := range might {
