@@ -180,7 +180,7 @@ func endsAlike(p *plan, direct, ours *run) string {
 		return "" // which is counted; what waits at a restart is forgotten
 	}
 	for _, user := range users() {
-		if !settled(direct, user) || !settled(ours, user) {
+		if !settled(direct, user) || !settled(ours, user) || hasNoEffect(ours, user) {
 			continue
 		}
 		wrote, writes := lastWrites(ours, user), lastWrites(direct, user)
@@ -216,6 +216,20 @@ func settled(r *run, user string) bool {
 		before = o
 	}
 	return before != nil
+}
+
+// hasNoEffect tells of a user's writes that presence is off at some time from the first of them on. One
+// that has to wait for a slow answer whose it is may come only then.
+func hasNoEffect(r *run, user string) bool {
+	first := slices.IndexFunc(r.outcomes, func(o *outcome) bool {
+		return o.call.method == http.MethodPut && o.call.presence && o.call.target == user
+	})
+	for page := range r.hs.Between(r.outcomes[first].began, r.outcomes[len(r.outcomes)-1].ended.Add(hour)) {
+		if page.PresenceOff {
+			return true
+		}
+	}
+	return false
 }
 
 // lastWrites are those of each device, or for a homeserver that merges none of all of them.

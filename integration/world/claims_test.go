@@ -331,7 +331,7 @@ func asksOnce(p *plan, r *run) string {
 		case !ok || gap >= identityTTL:
 		case gap < rejectedTTL && p.isRefusedAllTheTime(r, token, before.At, asked.At):
 			return fmt.Sprintf("the homeserver is asked again about a locked account that it has refused %v ago, at %v", gap, asked.At.Sub(r.began))
-		case !p.mayAskAgain(r, token, before.At, asked.At):
+		case !p.mayAskAgain(r, token, asked.Query, before.At, asked.At):
 			return fmt.Sprintf("the homeserver is asked again whose a token is that it has told %v ago: %s?%s at %v",
 				gap, asked.Path, asked.Query, asked.At.Sub(r.began))
 		}
@@ -354,14 +354,15 @@ func (p *plan) isRefusedAllTheTime(r *run, token string, from, to time.Time) boo
 }
 
 // mayAskAgain tells that there is a reason to ask again whose a token is.
-func (p *plan) mayAskAgain(r *run, token string, from, to time.Time) bool {
+func (p *plan) mayAskAgain(r *run, token, query string, from, to time.Time) bool {
 	i := slices.IndexFunc(r.outcomes, func(o *outcome) bool { return o.call.token == token })
 	if i < 0 || r.outcomes[i].call.who.hostile || !p.isWell(r, from, to) || p.happens(r, from, to) {
 		return true
 	}
 	who := r.outcomes[i].call.who
+	values, _ := url.ParseQuery(query)
 	for page := range r.hs.Between(from, to) {
-		if _, known := page.Sessions[token]; !known || slices.ContainsFunc(append(who.ghosts, who.user), func(user string) bool { return page.Locked[user] }) {
+		if _, _, no := r.hs.Viewer(page, token, values.Get("user_id")); no != nil || slices.ContainsFunc(append(who.ghosts, who.user), func(user string) bool { return page.Locked[user] }) {
 			return true
 		}
 	}

@@ -200,7 +200,7 @@ func (hs *Homeserver) Viewer(at *Accounts, token, asUser string) (user, device s
 	}
 	user, device = s.User, s.Device
 	if s.Appservice && asUser != "" {
-		if !strings.HasPrefix(asUser, "@ghost_") {
+		if asUser != s.User && !strings.HasPrefix(asUser, "@ghost_") {
 			return "", "", &refusal{403, "M_FORBIDDEN"}
 		}
 		user, device = asUser, "AS"
