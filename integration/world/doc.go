@@ -36,7 +36,7 @@
 // Dendrite, whose people have the names and tokens of the plan: what is between translates.
 //
 // Values that have not been drawn together come more often (coverage_test.go), and those that -more
-// names about half of the time. What is drawn is kept by names (tape_test.go), and for a person as
+// names about half of the time, also of what else is drawn, such as "steps=40;what about=anything". What is drawn is kept by names (tape_test.go), and for a person as
 // a Caddyfile and commands (script_test.go).
 //
 // A failure prints its plan, as few steps as rapid could find, and the seed that repeats it as long as

@@ -97,11 +97,20 @@ func (d *tape) write(file, story string) error {
 
 // pick draws one of some values. The first is the plainest, which a failure is reduced to.
 func pick[T any](t *rapid.T, label string, values ...T) T {
-	names, indices := make([]string, len(values)), make([]int, len(values))
+	names, likely := make([]string, len(values)), make([]int, 0, len(values))
 	for i, v := range values {
-		names[i], indices[i] = fmt.Sprint(v), i
+		names[i] = fmt.Sprint(v)
+		likely = append(likely, i)
+		if isPreferred(label, names[i]) {
+			likely = append(likely, slices.Repeat([]int{i}, len(values))...)
+		}
 	}
-	return values[drawing.index(label, names, func() int { return rapid.SampledFrom(indices).Draw(t, label) })]
+	return values[drawing.index(label, names, func() int { return rapid.SampledFrom(likely).Draw(t, label) })]
+}
+
+// isPreferred tells that -more names a value, which comes about half of the time then.
+func isPreferred(label, name string) bool {
+	return slices.Contains(strings.Split(*more, ";"), label+"="+name)
 }
 
 // number draws a number from low to high.
@@ -124,8 +133,8 @@ func choose[T any](t *rapid.T, seen *coverage, from axis[T], to T, with []string
 	for i, v := range from.values {
 		names[i] = v.name
 		weight := 1 + eagerness*seen.news(from.name, v.name, with)
-		if slices.Contains(strings.Split(*more, ";"), from.name+"="+v.name) {
-			weight += weight * len(from.values) // about half of the time
+		if isPreferred(from.name, v.name) {
+			weight += weight * len(from.values)
 		}
 		likely = append(likely, slices.Repeat([]int{i}, weight)...)
 	}
