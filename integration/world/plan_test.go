@@ -327,7 +327,8 @@ func (c *call) more(t *rapid.T, seen *coverage) {
 
 // finish makes the path of a presence. What not all protocols can carry goes by HTTP/1.1, as a head
 // of more than 16 KiB, which Caddy takes over no other, and who asks whether to send a body that isn't
-// there: HTTP/3 doesn't say that it isn't, so it is taken for one.
+// there: HTTP/3 doesn't say that it isn't, so it is taken for one. HTTP/1.0 has no bodies of unknown length, so
+// who sends one has to wait for its end before the request can begin.
 func (c *call) finish() {
 	if c.presence {
 		c.path = "/_matrix/client/v3/presence/" + url.PathEscape(c.target) + "/status"
@@ -352,7 +353,7 @@ func (c *call) finish() {
 			}
 		}
 	}
-	if c.expects && c.body == "" && c.protocol == bubble.HTTP3 {
+	if c.body == "" && (c.expects && c.protocol == bubble.HTTP3 || c.slow && c.protocol == bubble.HTTP10) {
 		c.protocol = bubble.HTTP1
 	}
 	if c.cutOff || c.zeroLength {
