@@ -202,8 +202,8 @@ func speaksEachProtocolAlike(p *plan, direct, ours, plain *run) string {
 	others := byStep(plain)
 	for _, o := range ours.outcomes {
 		other := others[[2]any{o.step, o.again}]
-		if leftAtOnce(o, other) {
-			continue
+		if leftAtOnce(o, other) || o.call.slow && (o.reloaded || other != nil && other.reloaded) {
+			continue // Caddy closes a connection of HTTP/1.1 on which a body is still to come, also behind an answer
 		}
 		if other == nil {
 			return fmt.Sprintf("a request has another course over HTTP/1.1:\n%v", o)
