@@ -555,7 +555,7 @@ func rest() {
 }
 
 // memoryOfSite returns the memory of a test's site.
-func memoryOfSite() (found *gateway.Memory) {
+func memoryOfSite() (found *gateway.Store) {
 	eachMemory(func(name string, m *pooled) {
 		if name == "example.com" {
 			found = m.store

@@ -24,7 +24,7 @@ func eachMemory(f func(name string, m *pooled)) {
 
 // pooled is a memory in the pool.
 type pooled struct {
-	store *gateway.Memory
+	store *gateway.Store
 	name  string
 
 	// tenants are the handlers that have it, and where they stand. The plans' lock guards
@@ -35,7 +35,7 @@ type pooled struct {
 // newPooled returns a new memory of a name.
 func newPooled(name string, s gateway.Sizes) *pooled {
 	latency := func(reason string) gateway.Observer { return upstreamSeconds.WithLabelValues(name, reason) }
-	return &pooled{store: gateway.NewMemory(s, latency, logPanic), name: name, tenants: make(map[*Handler]*site)}
+	return &pooled{store: gateway.NewStore(s, latency, logPanic), name: name, tenants: make(map[*Handler]*site)}
 }
 
 // logPanic logs a panic of a request of our own, which belongs to no handler of the running

@@ -398,3 +398,15 @@ func BenchmarkIdentitiesLookup(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkMemoryTokens measures a token whose user is known.
+func BenchmarkMemoryTokens(b *testing.B) {
+	testkit.ReportHeap(b, testkit.Entries, func() any {
+		t := NewIdentities(testkit.Entries*11/10, testkit.Epoch)
+		for i := range testkit.Entries {
+			learn(t, matrix.Credential{Token: fmt.Sprintf("syt_token_%d", i)},
+				WhoAmI{UserID: fmt.Sprintf("@user%07d:example.com", i), DeviceID: "DEVICE"}, time.Hour)
+		}
+		return t
+	})
+}

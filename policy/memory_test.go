@@ -5,12 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
-
-// memoryEntries is how many entries a benchmark of memory fills a table with.
-const memoryEntries = 1_000_000
 
 // BenchmarkMemoryUsers measures a user with a budget.
 func BenchmarkMemoryUsers(b *testing.B) {
@@ -18,23 +14,11 @@ func BenchmarkMemoryUsers(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	testkit.ReportHeap(b, memoryEntries, func() any {
-		l := NewLimiter(memoryEntries*11/10, testkit.Epoch)
-		for i := range memoryEntries {
+	testkit.ReportHeap(b, testkit.Entries, func() any {
+		l := NewLimiter(testkit.Entries*11/10, testkit.Epoch)
+		for i := range testkit.Entries {
 			l.Take(fmt.Sprintf("@user%07d:example.com", i), limit, testkit.Epoch)
 		}
 		return l
-	})
-}
-
-// BenchmarkMemoryTokens measures a token whose user is known.
-func BenchmarkMemoryTokens(b *testing.B) {
-	testkit.ReportHeap(b, memoryEntries, func() any {
-		t := NewIdentities(memoryEntries*11/10, testkit.Epoch)
-		for i := range memoryEntries {
-			learn(t, matrix.Credential{Token: fmt.Sprintf("syt_token_%d", i)},
-				WhoAmI{UserID: fmt.Sprintf("@user%07d:example.com", i), DeviceID: "DEVICE"}, time.Hour)
-		}
-		return t
 	})
 }

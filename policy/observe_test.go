@@ -1,9 +1,10 @@
 package policy
 
 import (
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
 // A first GET and a first PUT at the same moment can lose an acknowledged PUT in Synapse itself.

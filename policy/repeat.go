@@ -209,7 +209,7 @@ func (r *Repeats) Observe(userID string, answer []byte, d matrix.Dialect) {
 	if !ok {
 		return
 	}
-	shown, message, isPresence := readShown(answer)
+	shown, message, isPresence := matrix.ReadShown(answer)
 	state := last.states[d]
 	if !isPresence || state != matrix.NoPresence && state == shown && r.maySay(&last, message, d) {
 		return
@@ -220,16 +220,6 @@ func (r *Repeats) Observe(userID string, answer []byte, d matrix.Dialect) {
 	if now, ok := shard.last.Get(user); ok && now.digest == last.digest && now.departed == last.departed {
 		shard.last.Delete(user)
 	}
-}
-
-// readShown reads the body of a presence that a homeserver shows.
-func readShown(answer []byte) (state matrix.Presence, message string, ok bool) {
-	var shown struct {
-		Presence  string `json:"presence"`
-		StatusMsg string `json:"status_msg"`
-	}
-	ok = json.Unmarshal(answer, &shown) == nil
-	return matrix.ParsePresence(shown.Presence), shown.StatusMsg, ok
 }
 
 // maySay tells whether a message is the one that was written.

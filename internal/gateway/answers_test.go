@@ -106,7 +106,7 @@ func TestHandlerThatSeesLongerPathsOnlySaysSo(t *testing.T) {
 func TestFieldThatDoesNotFitIsLogged(t *testing.T) {
 	p := newProxy(t, new(options))
 	logs := p.logged()
-	p.gateway.named.Set, p.gateway.siteNames = []string{"X-Tenant"}, []string{"X-Tenant"}
+	p.gateway.site.Set, p.gateway.siteNames = []string{"X-Tenant"}, []string{"X-Tenant"}
 	for range 3 {
 		r := request("GET", statusPath(alice), "bob-token", "")
 		r.Header.Set("X-Tenant", strings.Repeat("x", maxSiteField))

@@ -24,7 +24,7 @@ const maxTopLimited = 100
 
 // take takes one event from a user's budget, and returns how long to wait if there
 // is none. Then the user is counted among those over the limit.
-func (m *Memory) take(kind limitKind, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
+func (m *Store) take(kind limitKind, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
 	if limit == nil {
 		return 0, true
 	}

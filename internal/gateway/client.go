@@ -73,7 +73,7 @@ func (c client) other(kind string) client {
 // it is the token itself, whatever else the client's address has done: it stands in a line
 // of its own, and has a budget of its own for what turns out to be unknown, such as users
 // of an appservice.
-func (m *Memory) asker(c matrix.Credential, from client) client {
+func (m *Store) asker(c matrix.Credential, from client) client {
 	if !m.isKnown(c) {
 		return from
 	}
@@ -87,7 +87,7 @@ func (m *Memory) asker(c matrix.Credential, from client) client {
 
 // rejectedWait returns how long a client has to wait until one of its tokens may be
 // asked about, or 0.
-func (m *Memory) rejectedWait(from client, now time.Time) (wait time.Duration) {
+func (m *Store) rejectedWait(from client, now time.Time) (wait time.Duration) {
 	for _, b := range from.budgets {
 		wait = max(wait, m.rejected.Wait(b.name, b.limit, now))
 	}
@@ -95,7 +95,7 @@ func (m *Memory) rejectedWait(from client, now time.Time) (wait time.Duration) {
 }
 
 // chargeRejected charges a client for a token that the homeserver doesn't know, or didn't.
-func (m *Memory) chargeRejected(from client, now time.Time) {
+func (m *Store) chargeRejected(from client, now time.Time) {
 	for _, b := range from.budgets {
 		m.rejected.Charge(b.name, b.limit, now)
 	}

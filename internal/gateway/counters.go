@@ -1,11 +1,10 @@
 package gateway
 
 import (
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/devices"
 	"net/http"
 	"sync/atomic"
 	"time"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // counters are what a memory has counted since it is there. They outlive a reload as it
@@ -17,7 +16,7 @@ type counters struct {
 	upstream [reasonCount]atomic.Uint64
 	lookups  [lookupCount]atomic.Uint64
 
-	syncWrites [policy.SyncVerdicts]atomic.Uint64
+	syncWrites [devices.SyncVerdicts]atomic.Uint64
 	deliveries [deliveryCount]atomic.Uint64
 
 	latency [reasonCount]Observer // of all but sync, which waits for news
@@ -105,7 +104,7 @@ func (c *counters) departs(why reason) (arrives func()) {
 // forward passes a client's request on. It calls then with the status of the answer
 // before that goes out.
 func (h *Gateway) forward(w http.ResponseWriter, r *http.Request, next Next, why reason, then func(status int)) error {
-	arrives := h.memory.counters.departs(why)
+	arrives := h.store.counters.departs(why)
 	arrived := false
 	defer func() {
 		if !arrived {

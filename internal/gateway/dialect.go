@@ -57,22 +57,22 @@ func (s *software) known() dialect {
 
 // knownDialect returns what is known of the homeserver without asking.
 func (h *Gateway) knownDialect() dialect {
-	if h.set.Dialect != Auto {
-		return h.set.Dialect
+	if h.cfg.Dialect != Auto {
+		return h.cfg.Dialect
 	}
-	return h.memory.software.known()
+	return h.store.software.known()
 }
 
 // dialect returns what is known of the homeserver. Now and then it has that asked, while the
 // request is served: no client waits for it.
 func (h *Gateway) dialect(r *http.Request, next Next) dialect {
-	if h.set.Dialect != Auto {
-		return h.set.Dialect
+	if h.cfg.Dialect != Auto {
+		return h.cfg.Dialect
 	}
-	s := &h.memory.software
+	s := &h.store.software
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.asking && !h.memory.now().Before(s.next) {
+	if !s.asking && !h.store.now().Before(s.next) {
 		s.asking = true
 		questions := h.newVersionQuestions(r, next)
 		go h.learnSoftware(questions)
@@ -83,10 +83,10 @@ func (h *Gateway) dialect(r *http.Request, next Next) dialect {
 // learnSoftware asks the homeserver for its name and remembers that.
 func (h *Gateway) learnSoftware(questions []subrequest) {
 	found, name, failed, err := Auto, "", true, error(nil)
-	if crash := h.memory.guard(func() { found, name, failed, err = h.askSoftware(questions) }); crash != nil {
+	if crash := h.store.guard(func() { found, name, failed, err = h.askSoftware(questions) }); crash != nil {
 		err = crash
 	}
-	s := &h.memory.software
+	s := &h.store.software
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asking = false
@@ -96,7 +96,7 @@ func (h *Gateway) learnSoftware(questions []subrequest) {
 			retry = min(retry, firstSoftwareRetry<<min(s.failures, 10))
 			s.failures++
 		}
-		s.next = h.memory.now().Add(retry)
+		s.next = h.store.now().Add(retry)
 		if retry == softwareRetry && !s.warned && s.dialect == Auto {
 			s.warned = true
 			h.logger.Warn("the homeserver doesn't tell which one it is, so syncs are left alone: "+
@@ -104,7 +104,7 @@ func (h *Gateway) learnSoftware(questions []subrequest) {
 		}
 		return
 	}
-	s.next, s.failures = h.memory.now().Add(softwareLasts), 0
+	s.next, s.failures = h.store.now().Add(softwareLasts), 0
 	if found != s.dialect {
 		s.dialect, s.warned = found, false
 		h.logger.Info("the homeserver has told which one it is", "homeserver", name)
@@ -127,7 +127,7 @@ func (h *Gateway) newVersionQuestions(r *http.Request, next Next) (questions []s
 func (h *Gateway) askSoftware(questions []subrequest) (found dialect, name string, failed bool, err error) {
 	var problems []string
 	for _, question := range questions {
-		answer := question.send(softwareTimeout, h.memory.counters.departs(reasonVersion))
+		answer := question.send(softwareTimeout, h.store.counters.departs(reasonVersion))
 		failed = failed || answer.failed() || answer.site || answer.isAboutRequest() // perhaps for this client only
 		if answer.err != nil {
 			problems = append(problems, answer.err.Error())

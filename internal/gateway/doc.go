@@ -3,14 +3,14 @@
 // the interfaces of server.go, so its tests don't need one.
 //
 // A [Gateway] serves requests under one configuration, its [Settings]. What it remembers is in a
-// Memory, which other gateways may share and which outlives it. [Gateway.Serve] in gateway.go is
+// [Store], which other gateways may share and which outlives it. [Gateway.Serve] in gateway.go is
 // the way in, and tells requests apart:
 //
 //   - read.go: a GET of a presence; write.go: a PUT; observe.go: both in mode observe;
 //   - sync.go: a sync that sets a presence; preflight.go: an OPTIONS;
 //   - revoke.go: requests by which tokens end;
 //   - stray.go: a handler that stands in the wrong place, and says so;
-//   - protocol.go: what a request is, whatever protocol brought it.
+//   - protocol.go: what a request is, whatever protocol brought it; body.go: its body.
 //
 // Every other request goes to the next handler as it came, and waits for nothing; what gives
 // tokens out goes without its Accept-Encoding, for its answer to be read.
@@ -20,7 +20,8 @@
 //   - identify.go: whose an access token is, asked of the homeserver; client.go and budgets.go:
 //     who may ask and how often; refusal.go: whom the homeserver refuses though it knows the
 //     token; seats.go: how much is asked that no client waits for;
-//   - upstream.go: requests of our own, head.go: what they carry, fields.go: what of that is the
+//   - fetch.go: a read that goes to the homeserver, and share.go: who may have its answer;
+//     upstream.go: requests of our own, head.go: what they carry, fields.go: what of that is the
 //     site's; flight.go: several that become one, and retrial.go: what becomes of those who
 //     shared one that failed; outage.go: whether the homeserver fails, or a client makes it fail;
 //   - pending.go: writes that were answered 200 and wait for their user's budget;
@@ -29,5 +30,5 @@
 //   - respond.go: the answers that we write ourselves; writer.go and watch.go: looking at
 //     others' answers while they pass, without holding them up;
 //   - outcome.go, counters.go, metrics.go: what became of requests, in logs and metrics;
-//   - memory.go: what is remembered; settings.go: what is configured, with its defaults.
+//   - store.go: what is remembered; settings.go: what is configured, with its defaults.
 package gateway

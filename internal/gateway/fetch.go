@@ -67,12 +67,12 @@ func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 	}
 	request, end := h.newFetch(r, next, who), time.Now().Add(fetchTimeout)
 	key := fetchKey{target: who.target, generation: found.Ticket.Generation(), settling: found.Ticket.Settling()}
-	shared := found.Permitted && !h.set.Rules.PerViewer
+	shared := found.Permitted && !h.cfg.Rules.PerViewer
 	for {
 		if !shared {
-			key.credential = h.memory.identities.Fingerprint(who.credential)
+			key.credential = h.store.identities.Fingerprint(who.credential)
 		}
-		c, own, run := h.memory.fetches.join(key, found.Ticket.Settled(), func() *fetched {
+		c, own, run := h.store.fetches.join(key, found.Ticket.Settled(), func() *fetched {
 			return h.sendFetch(request, who, fetchTimeout)
 		})
 		switch {
@@ -125,12 +125,12 @@ func (h *Gateway) newFetch(r *http.Request, next Next, who reader) subrequest {
 //	1 reader: fetches, stores, is done
 //	                                  2 reader: finds no call, begins one
 func (h *Gateway) sendFetch(request subrequest, who reader, timeout time.Duration) *fetched {
-	now := h.memory.now()
+	now := h.store.now()
 	found := h.lookup(who, now)
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{departed: now, found: &found}
 	}
-	result := &fetched{departed: now, subresponse: request.sendTwice(timeout, h.memory, reasonFetch, found.Answer != nil)}
+	result := &fetched{departed: now, subresponse: request.sendTwice(timeout, h.store, reasonFetch, found.Answer != nil)}
 	if result.failed() {
 		result.retrial = newRetrial(h.newParty(who, &request))
 	}
@@ -138,15 +138,15 @@ func (h *Gateway) sendFetch(request subrequest, who reader, timeout time.Duratio
 		return result
 	}
 	if !result.failed() {
-		h.memory.answered(now)
-		h.memory.learnOrigins(request.request, result.subresponse)
+		h.store.answered(now)
+		h.store.learnOrigins(request.request, result.subresponse)
 	}
 	if result.local && isSuccess(result.status) {
 		return result // it permits nothing
 	}
 	result.answer, result.stored = h.remember(found.Ticket, who, result.subresponse)
 	if result.answer != nil {
-		h.memory.host.note(result.host)
+		h.store.host.note(result.host)
 	}
 	return result
 }
@@ -154,7 +154,7 @@ func (h *Gateway) sendFetch(request subrequest, who reader, timeout time.Duratio
 // remember keeps what an answer says, and reports whether it was stored. The answer is
 // nil if it isn't a presence.
 func (h *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse) (answer *cache.Answer, stored bool) {
-	presence, rules := h.memory.presence, &h.set.Rules
+	presence, rules := h.store.presence, &h.cfg.Rules
 	switch {
 	case result.large:
 		// Of an error there is nothing to keep, of any size.
@@ -162,7 +162,7 @@ func (h *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse)
 			presence.MarkUncached(ticket)
 		}
 	case result.status == http.StatusUnauthorized:
-		h.memory.refused(who.credential, h.memory.holderOf(who.credential), result)
+		h.store.refused(who.credential, h.store.holderOf(who.credential), result)
 	case result.echoes:
 		// A proxy names each browser's own origin, as a rule without a Vary. Whoever
 		// asks with another must not decide for all.

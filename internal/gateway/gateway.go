@@ -13,12 +13,12 @@ import (
 // Gateway stands in front of a homeserver under one configuration. What it remembers is in a
 // memory, which other gateways may share and which outlives it.
 type Gateway struct {
-	set    *Settings
-	memory *Memory
+	cfg    *Settings
+	store  *Store
 	server Server
 	logger *slog.Logger
 
-	named     *SiteFields // that the site's handlers name
+	site      *SiteFields // that the site's handlers name
 	siteNames []string    // of the header fields that requests of ours have for the site
 	oversized sync.Once   // the first of these that doesn't fit tells it
 
@@ -29,22 +29,22 @@ type Gateway struct {
 }
 
 // NewGateway returns a gateway in a web server, at a site whose handlers name these fields.
-func NewGateway(set *Settings, m *Memory, server Server, fields *SiteFields, logger *slog.Logger) *Gateway {
-	return &Gateway{set: set, memory: m, server: server, logger: logger, named: fields, siteNames: fields.Names()}
+func NewGateway(set *Settings, m *Store, server Server, fields *SiteFields, logger *slog.Logger) *Gateway {
+	return &Gateway{cfg: set, store: m, server: server, logger: logger, site: fields, siteNames: fields.Names()}
 }
 
 // Settings returns what the gateway was made with.
-func (h *Gateway) Settings() *Settings { return h.set }
+func (h *Gateway) Settings() *Settings { return h.cfg }
 
 // Fields returns the header fields that the site's handlers name.
-func (h *Gateway) Fields() *SiteFields { return h.named }
+func (h *Gateway) Fields() *SiteFields { return h.site }
 
 // Serve answers a request or sends it on, perhaps another one than it came. An error that it
 // returns is the next handler's, as it is, or a [Failure].
 func (h *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error {
-	h.served.Do(func() { h.memory.resize(h.set.Sizes) })
+	h.served.Do(func() { h.store.resize(h.cfg.Sizes) })
 
-	if isNoPath(r) && !h.set.Observe {
+	if isNoPath(r) && !h.cfg.Observe {
 		writeMatrixError(w, r, http.StatusBadRequest, matrixError{
 			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL, and CONNECT is for WebSockets only",
 		})
@@ -53,8 +53,8 @@ func (h *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 	method := methodOf(r)
 	switch method {
 	case http.MethodOptions:
-		if h.set.Preflight {
-			if kind, ok := newPreflightKind(r); ok && !h.named.ReadsAny(r.Header) && (h.set.Observe || !hasBody(r)) {
+		if h.cfg.Preflight {
+			if kind, ok := newPreflightKind(r); ok && !h.site.ReadsAny(r.Header) && (h.cfg.Observe || !hasBody(r)) {
 				return h.servePreflight(w, r, next, kind)
 			}
 		}
@@ -65,7 +65,7 @@ func (h *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 		}
 		switch {
 		case !ok:
-		case h.set.Observe:
+		case h.cfg.Observe:
 			return h.observe(w, r, next, route)
 		case method == http.MethodPut:
 			return h.serveWrite(w, r, next, route)

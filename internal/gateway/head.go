@@ -132,7 +132,7 @@ func (h *Gateway) newHead(r *http.Request, line int, token string, more []client
 // or the others.
 func (b *head) takeNamed(h *Gateway, r *http.Request, read bool) {
 	for _, name := range h.siteNames {
-		if h.named.reads(name) != read || b.header[name] != nil {
+		if h.site.reads(name) != read || b.header[name] != nil {
 			continue
 		}
 		if values, ok := r.Header[name]; ok && !b.copy(name, values) {

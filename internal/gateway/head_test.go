@@ -42,14 +42,14 @@ func TestRequestsOfOursAreBounded(t *testing.T) {
 		return strings.Repeat(string("abc,; é\xff"[random.IntN(9)]), random.IntN(1<<random.IntN(15)))
 	}
 	for range 3000 {
-		p.gateway.named = new(SiteFields)
+		p.gateway.site = new(SiteFields)
 		for range random.IntN(100) {
 			name := names[random.IntN(len(names))]
-			if fields := []*[]string{&p.gateway.named.Set, &p.gateway.named.Read}[random.IntN(2)]; !IsOurs(name) {
+			if fields := []*[]string{&p.gateway.site.Set, &p.gateway.site.Read}[random.IntN(2)]; !IsOurs(name) {
 				*fields = append(*fields, name)
 			}
 		}
-		p.gateway.siteNames = p.gateway.named.Names()
+		p.gateway.siteNames = p.gateway.site.Names()
 
 		c := matrix.Credential{Token: strings.Repeat("t", 1+random.IntN(4096))}
 		if random.IntN(2) == 0 {
@@ -95,7 +95,7 @@ func TestRequestsOfOursAreBounded(t *testing.T) {
 					t.Fatalf("request %d has %s %q", i, name, values)
 				}
 			}
-			if plain, _ := sub.plain(); len(plain.request.Header) > len(p.gateway.named.Set)+1 {
+			if plain, _ := sub.plain(); len(plain.request.Header) > len(p.gateway.site.Set)+1 {
 				t.Fatalf("without what the client chose there is %v", plain.request.Header)
 			}
 		}
@@ -128,8 +128,8 @@ func TestListOfAddressesKeepsItsEnd(t *testing.T) {
 // proxy that passes it on: the homeserver recorded another.
 func TestFieldsThatTheSiteLooksAtLeaveRoomForTheAddress(t *testing.T) {
 	p := newProxy(t, new(options))
-	p.gateway.named = &SiteFields{Set: []string{"X-Tenant"}, Read: []string{"Cookie", "X-Beta"}}
-	p.gateway.siteNames = p.gateway.named.Names()
+	p.gateway.site = &SiteFields{Set: []string{"X-Tenant"}, Read: []string{"Cookie", "X-Beta"}}
+	p.gateway.siteNames = p.gateway.site.Names()
 	r := request("GET", statusPath(alice), "bob-token", "")
 	r.Header.Set("X-Tenant", "one")
 	r.Header.Set("X-Forwarded-For", "192.0.2.1")

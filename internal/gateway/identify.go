@@ -83,14 +83,14 @@ func (o *identity) isShared() bool {
 
 // cached returns what is remembered of whose a credential is.
 func (h *Gateway) cached(c matrix.Credential, now time.Time) (known identity) {
-	known.userID, known.unknown = h.memory.identities.Lookup(c, now, h.set.Lifetimes)
+	known.userID, known.unknown = h.store.identities.Lookup(c, now, h.cfg.Lifetimes)
 	return known
 }
 
 // identify tells on whose behalf c acts, from memory or from the homeserver. It asks
 // for as many unknown tokens of a client as limit says, or for all if that is nil.
 func (h *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) identity {
-	if known := h.cached(c, h.memory.now()); known.known() {
+	if known := h.cached(c, h.store.now()); known.known() {
 		return known
 	}
 	return h.inquire(r, next, c, limit).answer(r.Context().Done())
@@ -111,12 +111,12 @@ func (h *Gateway) inquire(r *http.Request, next Next, c matrix.Credential, limit
 
 // answer asks, or waits for another's answer to the same question until gone.
 func (i inquiry) answer(gone <-chan struct{}) identity {
-	h, m := i.handler, i.handler.memory
+	h, m := i.handler, i.handler.store
 	from := m.asker(i.credential, i.from)
 	if wait := m.rejectedWait(from, m.now()); wait > 0 {
 		return identity{wait: wait}
 	}
-	end := time.Now().Add(h.set.IdentityTimeout)
+	end := time.Now().Add(h.cfg.IdentityTimeout)
 	under := m.identities.Begin(i.credential)
 	defer under.End()
 	var again *retries
@@ -129,7 +129,7 @@ func (i inquiry) answer(gone <-chan struct{}) identity {
 			})
 		} else {
 			c, _, run = m.whoAmIs.join(m.identities.Fingerprint(i.credential), true, func() identity {
-				return i.ask(from, under, time.Now().Add(h.set.IdentityTimeout))
+				return i.ask(from, under, time.Now().Add(h.cfg.IdentityTimeout))
 			})
 		}
 		if c == nil {
@@ -154,7 +154,7 @@ func (i inquiry) answer(gone <-chan struct{}) identity {
 		case !under.Holds(who.userID, who.asOf):
 			// It was true when another asked, and something has been revoked since.
 			again = nil
-		case m.now().Sub(who.asked) < h.set.Lifetimes.Identity:
+		case m.now().Sub(who.asked) < h.cfg.Lifetimes.Identity:
 			return who
 		default:
 			// It was true when another asked, but is not good for so long.
@@ -211,7 +211,7 @@ const maxLearningEach = 64
 // later asks behind the client's back, and calls then with the answer. It reports false, and
 // does nothing, if too many are being asked.
 func (i inquiry) later(then func(who identity)) bool {
-	return i.laterFrom(i.handler.memory.learning, then)
+	return i.laterFrom(i.handler.store.learning, then)
 }
 
 func (i inquiry) laterFrom(places *seats, then func(who identity)) bool {
@@ -237,7 +237,7 @@ func (i inquiry) inBackground(places *seats, f func()) bool {
 	}
 	go func() {
 		defer places.leave(i.from.name)
-		_ = i.handler.memory.guard(f)
+		_ = i.handler.store.guard(f)
 	}()
 	return true
 }
@@ -245,11 +245,11 @@ func (i inquiry) inBackground(places *seats, f func()) bool {
 // learn asks the homeserver whose a credential is, if that isn't known, while its request
 // is served, and calls then with a user that it learns.
 func (h *Gateway) learn(r *http.Request, next Next, c matrix.Credential, then func(userID string)) {
-	now := h.memory.now()
+	now := h.store.now()
 	if known := h.cached(c, now); known.known() || h.isRefused(c, now) {
 		return
 	}
-	h.inquire(r, next, c, h.set.RejectedLimit).later(func(who identity) {
+	h.inquire(r, next, c, h.cfg.RejectedLimit).later(func(who identity) {
 		if who.userID != "" {
 			then(who.userID)
 		}
@@ -294,7 +294,7 @@ func assertion(c matrix.Credential) string {
 // definite one.
 func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) identity {
 	who, result := i.handler.lookUp(i.question, i.credential, from, under, deadline)
-	i.handler.memory.counters.lookups[result].Add(1)
+	i.handler.store.counters.lookups[result].Add(1)
 	if !who.isShared() {
 		who.retries = new(retries)
 	}
@@ -302,13 +302,13 @@ func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) iden
 }
 
 func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, under policy.Inquiry, deadline time.Time) (identity, lookup) {
-	m := h.memory
+	m := h.store
 	patience, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	if m.asking.enter(patience, from.name, from.many) != nil {
+	if m.asking.Enter(patience, from.name, from.many) != nil {
 		return identity{wait: crowdedWait}, lookupCrowded
 	}
-	defer m.asking.leave(from.name)
+	defer m.asking.Leave(from.name)
 	// Another call may have ended before this one began, as in sendFetch, and
 	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), m.now()
@@ -320,7 +320,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 		return identity{wait: wait}, lookupLimited
 	}
 
-	asksAgain := h.set.Lifetimes.UnknownToken > 0 && m.identities.WasRejected(c)
+	asksAgain := h.cfg.Lifetimes.UnknownToken > 0 && m.identities.WasRejected(c)
 	if asksAgain {
 		again := from.again()
 		if wait := m.rejectedWait(again, asked); wait > 0 {
@@ -329,7 +329,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 		m.chargeRejected(again, asked)
 	}
 
-	staleAtStake := h.set.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
+	staleAtStake := h.cfg.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
 	answer := question.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
 	if answer.site {
 		return identity{barrier: answer}, lookupFailed
@@ -434,7 +434,7 @@ type faultLog struct {
 }
 
 // logInterval lets one line of a kind into the log in an interval.
-type logInterval struct{ last atomic.Int64 } // when that was, see [clock.stamp]
+type logInterval struct{ last atomic.Int64 } // when that was, see [Clock.Stamp]
 
 // due tells that a line may be logged at a time. Of several at once one is told so.
 func (l *logInterval) due(at int64, interval time.Duration) bool {
@@ -444,7 +444,7 @@ func (l *logInterval) due(at int64, interval time.Duration) bool {
 
 // Trouble returns why the homeserver can't be asked whose an access token is, as last logged, or
 // "" if it can.
-func (m *Memory) Trouble() string {
+func (m *Store) Trouble() string {
 	if now := fault(m.faults.state.Load()); now != faultNone {
 		return faultMessages[now]
 	}
@@ -453,12 +453,12 @@ func (m *Memory) Trouble() string {
 
 // reportFault logs a fault, or its end, if it is news.
 func (h *Gateway) reportFault(now fault, err error) {
-	log := &h.memory.faults
+	log := &h.store.faults
 	before := log.state.Load()
 	if before == int32(now) {
 		return
 	}
-	if !log.logged.due(h.memory.clock.stamp(), faultLogInterval) || !log.state.CompareAndSwap(before, int32(now)) {
+	if !log.logged.due(h.store.clock.Stamp(), faultLogInterval) || !log.state.CompareAndSwap(before, int32(now)) {
 		return
 	}
 	if now == faultNone {

@@ -71,7 +71,7 @@ var Metrics = []*Metric{
 
 // Samples calls yield with each value of each metric, and the values of its labels. They are
 // from lists of words in this package: nothing in them comes from a request.
-func (m *Memory) Samples(yield func(metric *Metric, value float64, labels ...string)) {
+func (m *Store) Samples(yield func(metric *Metric, value float64, labels ...string)) {
 	m.sampleCounters(yield)
 	m.sampleTables(yield)
 }
@@ -81,7 +81,7 @@ var savingOutcomes = []outcome{
 	outcomeHit, outcomeCollapsed, outcomeAbsorbed, outcomeLimited, outcomeRefused, outcomeRejected, outcomeInvalid,
 }
 
-func (m *Memory) sampleCounters(yield func(metric *Metric, value float64, labels ...string)) {
+func (m *Store) sampleCounters(yield func(metric *Metric, value float64, labels ...string)) {
 	counter := func(metric *Metric, n uint64, labels ...string) { yield(metric, float64(n), labels...) }
 	c := m.counters
 	var saved uint64
@@ -113,7 +113,7 @@ func (m *Memory) sampleCounters(yield func(metric *Metric, value float64, labels
 	}
 }
 
-func (m *Memory) sampleTables(yield func(metric *Metric, value float64, labels ...string)) {
+func (m *Store) sampleTables(yield func(metric *Metric, value float64, labels ...string)) {
 	entries := func(table string, n int) {
 		yield(entriesMetric, float64(n), table)
 	}

@@ -26,7 +26,7 @@ type needs struct {
 // WatchFor has all gateways of a memory watch for what one of them needs to know: those with
 // these settings, which are all that are in use. What is remembered of devices and of the last
 // writes ends if something is watched for that wasn't.
-func (m *Memory) WatchFor(all []*Settings) {
+func (m *Store) WatchFor(all []*Settings) {
 	n := &m.needs
 	var syncs, activity, absorbs, limitsSyncs bool
 	var settle time.Duration
@@ -49,29 +49,29 @@ func (m *Memory) WatchFor(all []*Settings) {
 }
 
 // Absorbs tells whether a gateway of the memory absorbs repeated writes.
-func (m *Memory) Absorbs() bool { return m.needs.absorbs.Load() }
+func (m *Store) Absorbs() bool { return m.needs.absorbs.Load() }
 
 // watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.
 // One whose configuration has ended may have requests under way.
-func (h *Gateway) watchesSyncs() bool { return h.set.watchesSyncs() || h.memory.needs.syncs.Load() }
+func (h *Gateway) watchesSyncs() bool { return h.cfg.watchesSyncs() || h.store.needs.syncs.Load() }
 
 // watchesActivity tells the same of activity.
 func (h *Gateway) watchesActivity() bool {
-	return h.set.watchesActivity() || h.memory.needs.activity.Load()
+	return h.cfg.watchesActivity() || h.store.needs.activity.Load()
 }
 
 // watchesOnly tells that this handler lets all syncs through as they came. In mode observe it
 // finds out what it would do only if nobody of the memory does it: for who does, it has to
 // be remembered what the homeserver was told, not what it would have been.
 func (h *Gateway) watchesOnly() bool {
-	return h.set.SyncPresence == syncPass || h.set.Observe && h.memory.needs.limitsSyncs.Load()
+	return h.cfg.SyncPresence == syncPass || h.cfg.Observe && h.store.needs.limitsSyncs.Load()
 }
 
 // passesBy notes a write of a credential that is on its way in mode observe, or may have been taken.
 // Handlers that act upon what the homeserver was told have the next sync go through.
 func (h *Gateway) passesBy(userID string, c matrix.Credential) {
-	if n := &h.memory.needs; n.limitsSyncs.Load() || n.absorbs.Load() {
-		h.doubtAfterWrite(userID, h.memory.deviceOf(c, userID))
+	if n := &h.store.needs; n.limitsSyncs.Load() || n.absorbs.Load() {
+		h.doubtAfterWrite(userID, h.store.deviceOf(c, userID))
 	}
 }
 
@@ -81,7 +81,7 @@ func (h *Gateway) passesBy(userID string, c matrix.Credential) {
 // what other devices wrote.
 func (h *Gateway) passedBy(userID string, c matrix.Credential) {
 	h.passesBy(userID, c)
-	m := h.memory
+	m := h.store
 	device, dialect := m.deviceOf(c, userID), h.knownDialect()
 	if _, waits := m.pendings.waits(userID); waits {
 		m.dropPending(deliverySuperseded, func(w *pendingWrite) bool {
@@ -93,5 +93,5 @@ func (h *Gateway) passedBy(userID string, c matrix.Credential) {
 // settle is for how long nothing is kept after a write: as long as any handler of the memory
 // has it, because what one stores the others serve.
 func (h *Gateway) settle() time.Duration {
-	return max(h.set.Settle, time.Duration(h.memory.needs.settle.Load()))
+	return max(h.cfg.Settle, time.Duration(h.store.needs.settle.Load()))
 }

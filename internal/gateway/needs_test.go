@@ -63,7 +63,7 @@ func TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat(t *testing.T) {
 				p := newProxy(t, handler)
 				other := p.beside(tc.other)
 				if tc.homeserver != "" {
-					other.gateway.set.Dialect = Dialects[tc.homeserver]
+					other.gateway.cfg.Dialect = Dialects[tc.homeserver]
 				}
 				p.Put("alice-token", alice, online)
 				tc.between(other)
@@ -114,7 +114,7 @@ func TestSyncIsJudgedByWhatWasSaidThroughAnotherSite(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse", SyncLimit: &rate{Off: true}})
 				other := p.beside(tc.other)
-				other.gateway.set.Dialect = synapse
+				other.gateway.cfg.Dialect = synapse
 				p.wantSync("alice-token", idle, idle)
 				tc.between(p, other)
 				want := silent
@@ -213,7 +213,7 @@ func TestObservedWriteIsNotOvertakenByOneThatWaits(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, coalescing())
 				other := p.beside(&options{Mode: "observe"})
-				other.gateway.set.Dialect = tc.dialect
+				other.gateway.cfg.Dialect = tc.dialect
 				p.knows("alice-phone")
 				sent := p.hs.bodies()
 				p.Put("alice-token", alice, message(0))

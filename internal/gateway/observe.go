@@ -20,7 +20,7 @@ import (
 // observe passes a presence request on and counts what would have become of it.
 func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
 	kind := routeOf(r)
-	h.memory.counters.requests[kind].Add(1)
+	h.store.counters.requests[kind].Add(1)
 	seen := h.newObservation(r, next, kind, route)
 	if kind == routeWrite {
 		return h.observeWrite(w, r, next, seen)
@@ -31,29 +31,29 @@ func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 		opaque = watchBody(r)
 	}
 	return h.observeAnswer(w, r, next, reasonBypass, seen, func(int) {}, func() {
-		seen.opaque, seen.forOrigin = opaque(), h.memory.isForItsOrigin(r)
+		seen.opaque, seen.forOrigin = opaque(), h.store.isForItsOrigin(r)
 	})
 }
 
 // observeWrite is observe for a write.
 func (h *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next, seen *observation) error {
 	h.note(r, outcomeForwarded)
-	seen.beside = h.memory.needs.absorbs.Load()
+	seen.beside = h.store.needs.absorbs.Load()
 	target, credential := seen.writing.target, seen.writing.credential
 	// Somebody else's changes nothing, and nobody knows whose until the homeserver takes it.
 	writer, certain := "", seen.writing.Credential == policy.CredentialCertain
 	if certain {
-		writer = h.memory.identities.LastKnown(credential)
+		writer = h.store.identities.LastKnown(credential)
 	}
 	body := newCopied(r, h.observedBody(certain, writer, target))
 	var fence cache.Write
 	var attempt policy.Attempt
 	own := writer == target
 	if own {
-		fence = h.memory.presence.BeginWrite(target)
+		fence = h.store.presence.BeginWrite(target)
 		h.passesBy(target, credential)
 		if seen.beside {
-			attempt = h.memory.repeats.Begin(target, seen.departed)
+			attempt = h.store.repeats.Begin(target, seen.departed)
 		}
 	}
 	return h.observeAnswer(w, r, next, reasonWrite, seen, func(status int) {
@@ -65,10 +65,10 @@ func (h *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next
 			h.invalidate(target)
 		}
 	}, func() {
-		seen.unread = body.unread(r) && r.ContentLength <= h.set.MaxBody
+		seen.unread = body.unread(r) && r.ContentLength <= h.cfg.MaxBody
 		sent, whole := body.take()
 		seen.writing.PresenceWrite.Body = sent
-		seen.valid = whole && !seen.unread && !isCutOff(r, sent) && matrix.CheckPresenceBody(sent, h.set.PresenceValues, h.knownDialect()) == nil
+		seen.valid = whole && !seen.unread && !isCutOff(r, sent) && matrix.CheckPresenceBody(sent, h.cfg.PresenceValues, h.knownDialect()) == nil
 		if own {
 			h.passesBy(target, credential) // it may have failed on the way back
 			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), sent)
@@ -89,8 +89,8 @@ func (h *Gateway) observeAnswer(w http.ResponseWriter, r *http.Request, next Nex
 	// Also if that panics, because the homeserver's answer breaks off.
 	defer func() {
 		answer := recorder.answer()
-		answer.arrived = h.memory.now()
-		answer.site = answer.status >= http.StatusMultipleChoices && isSites() || h.named.Authenticates && answer.isAuthentication()
+		answer.arrived = h.store.now()
+		answer.site = answer.status >= http.StatusMultipleChoices && isSites() || h.site.Authenticates && answer.isAuthentication()
 		answer.local = isLocal(answer.status)
 		answer.echoes = echoesOrigin(r.Header, answer.header)
 		seen.answer = answer
@@ -111,9 +111,9 @@ func (h *Gateway) observedBody(certain bool, writer, target string) int64 {
 	case !certain, writer != "" && writer != target:
 		return 0 // it would be refused, whatever it says
 	case writer == "":
-		return min(h.set.MaxBody, maxNamedBody)
+		return min(h.cfg.MaxBody, maxNamedBody)
 	}
-	return h.set.MaxBody
+	return h.cfg.MaxBody
 }
 
 // judge finds out what would have become of a request. If it isn't known whose that is,
@@ -121,9 +121,9 @@ func (h *Gateway) observedBody(certain bool, writer, target string) int64 {
 func (h *Gateway) judge(r *http.Request, seen *observation) {
 	o, ok := seen.outcome(nil)
 	if !ok {
-		later := seen.asks[0].inBackground(h.memory.learning, func() {
+		later := seen.asks[0].inBackground(h.store.learning, func() {
 			o, _ := seen.outcome(func(i inquiry) identity { return i.answer(nil) })
-			h.memory.counters.observed[seen.kind][o].Add(1)
+			h.store.counters.observed[seen.kind][o].Add(1)
 		})
 		if later {
 			return
@@ -137,7 +137,7 @@ func (h *Gateway) judge(r *http.Request, seen *observation) {
 
 // noteObserved counts what would have become of a request and sets its variable.
 func (h *Gateway) noteObserved(r *http.Request, route route, o outcome) {
-	h.memory.counters.observed[route][o].Add(1)
+	h.store.counters.observed[route][o].Add(1)
 	if vars := h.server.Vars(r); vars != nil {
 		vars[varObserved] = outcomes[o].name
 	}
@@ -167,27 +167,27 @@ type observation struct {
 
 // newObservation returns what is known of a request before it is sent on.
 func (h *Gateway) newObservation(r *http.Request, next Next, kind route, route matrix.PresenceRoute) *observation {
-	seen := &observation{handler: h, kind: kind, method: r.Method, departed: h.memory.now()}
+	seen := &observation{handler: h, kind: kind, method: r.Method, departed: h.store.now()}
 	if kind == routeWrite {
 		seen.writing = newWriting(r, route)
 		seen.writing.now = seen.departed
 		if seen.writing.Credential == policy.CredentialCertain {
-			seen.asks = append(seen.asks, h.inquire(r, next, seen.writing.credential, h.set.RejectedLimit))
+			seen.asks = append(seen.asks, h.inquire(r, next, seen.writing.credential, h.cfg.RejectedLimit))
 		}
 		return seen
 	}
-	seen.ticket = h.memory.presence.Lookup("", route.UserID, &h.set.Rules, seen.departed).Ticket
+	seen.ticket = h.store.presence.Lookup("", route.UserID, &h.cfg.Rules, seen.departed).Ticket
 	seen.reading = h.newReading(r, route)
-	seen.reading.now, seen.reading.from = seen.departed, h.newClient(r, h.set.RejectedLimit)
+	seen.reading.now, seen.reading.from = seen.departed, h.newClient(r, h.cfg.RejectedLimit)
 	might := seen.reading.shown
 	switch {
-	case !h.set.limitsReads && (!h.set.Cached || seen.reading.Credential != policy.CredentialCertain):
+	case !h.cfg.limitsReads && (!h.cfg.Cached || seen.reading.Credential != policy.CredentialCertain):
 		return seen // nobody's question
 	case seen.reading.Credential == policy.CredentialCertain:
 		might = []matrix.Credential{seen.reading.credential}
 	}
 	for _, c := range might {
-		seen.asks = append(seen.asks, h.inquire(r, next, c, h.set.RejectedLimit))
+		seen.asks = append(seen.asks, h.inquire(r, next, c, h.cfg.RejectedLimit))
 	}
 	return seen
 }
@@ -295,7 +295,7 @@ func (s *observation) endRead(step policy.ReadStep) {
 		}
 	case policy.ReadPassRefused:
 		if isSuccess(s.answer.status) {
-			h.memory.accept(rd.credential)
+			h.store.accept(rd.credential)
 		}
 	case policy.ReadPassUncertain, policy.ReadPassUnknown:
 		if !rd.wasKnown && s.answer.status == http.StatusUnauthorized && !s.answer.site {
@@ -327,7 +327,7 @@ func (s *observation) findOutForWrite(step policy.WriteStep, ask func(inquiry) i
 		h.takeWrite(wr)
 	case policy.WriteLetWait:
 		wr.Wait = policy.WaitRefused
-		if wr.due <= h.set.Coalesce.MaxAge && matrix.TakesBody(wr.PresenceWrite.Body, h.knownDialect()) {
+		if wr.due <= h.cfg.Coalesce.MaxAge && matrix.TakesBody(wr.PresenceWrite.Body, h.knownDialect()) {
 			wr.Wait = policy.WaitAccepted
 		}
 	}
@@ -346,7 +346,7 @@ func (s *observation) endWrite(step policy.WriteStep) {
 	if s.beside {
 		return // it was remembered as none that could be repeated
 	}
-	attempt := h.memory.repeats.Begin(write.UserID, s.departed)
+	attempt := h.store.repeats.Begin(write.UserID, s.departed)
 	if taken {
 		attempt.End(write)
 	} else {

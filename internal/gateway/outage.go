@@ -34,7 +34,7 @@ func (o *outage) fails(from client, now time.Time) {
 }
 
 // answered notes that the homeserver has answered a request of ours that was sent then.
-func (m *Memory) answered(sent time.Time) {
+func (m *Store) answered(sent time.Time) {
 	o := &m.outage
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -66,7 +66,7 @@ var outcomes = [outcomeCount]struct {
 func (h *Gateway) note(r *http.Request, o outcome) { h.noteAs(r, routeOf(r), o) }
 
 func (h *Gateway) noteAs(r *http.Request, route route, o outcome) {
-	h.memory.counters.outcomes[route][o].Add(1)
+	h.store.counters.outcomes[route][o].Add(1)
 	vars := h.server.Vars(r)
 	if vars == nil {
 		return

@@ -146,7 +146,7 @@ func (h *Gateway) newPending(r *http.Request, next Next, write *presenceWrite) *
 	request.request.Method, request.request.ContentLength = http.MethodPut, int64(len(write.Body))
 	return &pendingWrite{
 		presenceWrite: *write, read: matrix.ReadWriteBody(write.Body, h.knownDialect()),
-		handler: h, request: request, came: sizeOfHead(r), accepted: h.memory.now(),
+		handler: h, request: request, came: sizeOfHead(r), accepted: h.store.now(),
 	}
 }
 
@@ -167,7 +167,7 @@ func sizeOfFields(header http.Header) (n int) {
 // one of the same device. It reports false if there is no room, it would take too
 // long, or the homeserver may refuse it: nothing is acknowledged then, and nothing done.
 func (h *Gateway) accept(w *pendingWrite, wait time.Duration) bool {
-	m, bounds := h.memory, h.set.Coalesce
+	m, bounds := h.store, h.cfg.Coalesce
 	p := &m.pendings
 	if wait > bounds.MaxAge || max(w.size(), w.came) > maxPendingBytes || !w.read.Certain() || w.request.err != nil {
 		return false
@@ -287,7 +287,7 @@ func (w *pendingWrite) size() int {
 //
 // One that was refused is lost, whatever became of the one that was sent then: that
 // has been counted, when this one took its place.
-func (m *Memory) decide(w *pendingWrite, result delivery) {
+func (m *Store) decide(w *pendingWrite, result delivery) {
 	switch {
 	case w.refused && result != deliveryDropped:
 		result = deliveryLost
@@ -302,13 +302,13 @@ func (m *Memory) decide(w *pendingWrite, result delivery) {
 }
 
 // schedule has a user's queue delivered later. It needs the lock.
-func (m *Memory) schedule(user *pendingUser, wait time.Duration) {
+func (m *Store) schedule(user *pendingUser, wait time.Duration) {
 	user.timer = time.AfterFunc(wait, func() { m.deliverInTurn(user) })
 }
 
 // deliverInTurn delivers a user's queue when there is a place for it. What gets too old
 // before that is lost.
-func (m *Memory) deliverInTurn(user *pendingUser) {
+func (m *Store) deliverInTurn(user *pendingUser) {
 	sending := m.pendings.sending
 	for {
 		left, ok := m.expire(user)
@@ -329,7 +329,7 @@ func (m *Memory) deliverInTurn(user *pendingUser) {
 
 // expire drops what is too old of a user's queue, and returns when the next will be. It
 // reports false if nothing waits, or somebody is at the queue.
-func (m *Memory) expire(user *pendingUser) (left time.Duration, ok bool) {
+func (m *Store) expire(user *pendingUser) (left time.Duration, ok bool) {
 	p := &m.pendings
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -338,7 +338,7 @@ func (m *Memory) expire(user *pendingUser) (left time.Duration, ok bool) {
 	}
 	for len(user.queue) > 0 {
 		w := user.queue[0]
-		if left = w.handler.set.Coalesce.MaxAge - m.clock.since(w.accepted); left > 0 {
+		if left = w.handler.cfg.Coalesce.MaxAge - m.clock.Since(w.accepted); left > 0 {
 			return left, true
 		}
 		user.queue = user.queue[1:]
@@ -352,7 +352,7 @@ func (m *Memory) expire(user *pendingUser) (left time.Duration, ok bool) {
 // for the first: the others that wait by then go along and are charged for, so that the
 // homeserver has the newest as soon as it may have any. With an end, which is that of a
 // configuration, nothing waits for a budget, and there is no second attempt.
-func (m *Memory) deliverQueue(user *pendingUser, end time.Time) {
+func (m *Store) deliverQueue(user *pendingUser, end time.Time) {
 	p := &m.pendings
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -381,7 +381,7 @@ func (m *Memory) deliverQueue(user *pendingUser, end time.Time) {
 		}
 		together--
 		user.queue = user.queue[1:]
-		if m.clock.since(w.accepted) >= w.handler.set.Coalesce.MaxAge {
+		if m.clock.Since(w.accepted) >= w.handler.cfg.Coalesce.MaxAge {
 			m.decide(w, deliveryLost)
 			continue
 		}
@@ -405,7 +405,7 @@ func (m *Memory) deliverQueue(user *pendingUser, end time.Time) {
 		case fallen:
 			user.queue = slices.Insert(user.queue, 0, w)
 			together++ // it goes in the place of the one that was charged for
-		case retry > 0 && !ended && m.clock.since(w.accepted)+retry < w.handler.set.Coalesce.MaxAge:
+		case retry > 0 && !ended && m.clock.Since(w.accepted)+retry < w.handler.cfg.Coalesce.MaxAge:
 			user.queue = slices.Insert(user.queue, 0, w)
 			again = retry
 		default:
@@ -431,7 +431,7 @@ func (u *pendingUser) overtakes(w *pendingWrite, unwanted bool) bool {
 // chargeDelivery takes an event for a write from its user's budget, or returns how long
 // there will be none, but no longer than until the write is too old: another handler's
 // deliveries may have led to a debt. For one that goes along with another it makes a debt.
-func (m *Memory) chargeDelivery(w *pendingWrite, along bool) (wait time.Duration) {
+func (m *Store) chargeDelivery(w *pendingWrite, along bool) (wait time.Duration) {
 	limit := w.class.WriteLimit
 	switch {
 	case w.attempts > 0 || limit == nil: // it was charged for, or costs nothing
@@ -441,13 +441,13 @@ func (m *Memory) chargeDelivery(w *pendingWrite, along bool) (wait time.Duration
 		return 0
 	}
 	wait, _ = m.writes.Take(w.UserID, *limit, m.now())
-	return min(wait, w.handler.set.Coalesce.MaxAge-m.clock.since(w.accepted))
+	return min(wait, w.handler.cfg.Coalesce.MaxAge-m.clock.Since(w.accepted))
 }
 
 // deliver sends a write. If that fails in a way that may pass it returns after which time
 // to try again.
 func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry time.Duration) {
-	m := w.handler.memory
+	m := w.handler.store
 	request := w.request
 	request.request = w.request.request.Clone(context.Background())
 	request.request.Body = io.NopCloser(bytes.NewReader(w.Body))
@@ -501,11 +501,11 @@ func retryAfter(answer *subresponse) time.Duration {
 // revokeToken forgets a credential that the homeserver has said to be no longer good, and
 // drops what waits of it. An appservice's other users are none of its business: their
 // writes are delivered, or refused for themselves.
-func (m *Memory) revokeToken(c matrix.Credential) { m.revokeTokenOf(c, m.holderOf(c)) }
+func (m *Store) revokeToken(c matrix.Credential) { m.revokeTokenOf(c, m.holderOf(c)) }
 
 // revokeTokenOf is revokeToken for a credential of which it isn't remembered any more whose
 // it was.
-func (m *Memory) revokeTokenOf(c matrix.Credential, was holder) {
+func (m *Store) revokeTokenOf(c matrix.Credential, was holder) {
 	if was.userID != "" {
 		m.devices.Forget(was.userID, was.device) // it wants nothing any more
 	}
@@ -523,7 +523,7 @@ type holder struct {
 }
 
 // holderOf returns what is remembered of a credential, also when that has expired.
-func (m *Memory) holderOf(c matrix.Credential) (who holder) {
+func (m *Store) holderOf(c matrix.Credential) (who holder) {
 	if who.userID = m.identities.LastKnown(c); who.userID != "" {
 		who.device = m.deviceOf(c, who.userID)
 	}
@@ -531,7 +531,7 @@ func (m *Memory) holderOf(c matrix.Credential) (who holder) {
 }
 
 // dropPending drops the writes that match. What is on its way can't be.
-func (m *Memory) dropPending(result delivery, match func(*pendingWrite) bool) {
+func (m *Store) dropPending(result delivery, match func(*pendingWrite) bool) {
 	p := &m.pendings
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -551,7 +551,7 @@ func (m *Memory) dropPending(result delivery, match func(*pendingWrite) bool) {
 }
 
 // finish is called when nothing of a user's waits any more. It needs the lock.
-func (m *Memory) finish(user *pendingUser) {
+func (m *Store) finish(user *pendingUser) {
 	delete(m.pendings.users, user.userID)
 	now := m.now()
 	user.write.End(now, max(0, user.settled.Sub(now)))
@@ -560,7 +560,7 @@ func (m *Memory) finish(user *pendingUser) {
 // Flush delivers what waits of a handler whose configuration ends, and returns when that
 // is done, or given up. No more will wait.
 func (h *Gateway) Flush() {
-	p := &h.memory.pendings
+	p := &h.store.pendings
 	p.mu.Lock()
 	var users []*pendingUser
 	if !h.ended.Swap(true) {
@@ -587,13 +587,13 @@ func (h *Gateway) Flush() {
 		})
 	}
 	all.Wait()
-	h.memory.dropPending(deliveryLost, func(w *pendingWrite) bool { return w.handler == h })
+	h.store.dropPending(deliveryLost, func(w *pendingWrite) bool { return w.handler == h })
 	h.logLosses(0)
 }
 
 // flushUser delivers what waits of a user, until nothing of this handler's does.
 func (h *Gateway) flushUser(patience context.Context, user *pendingUser) {
-	p := &h.memory.pendings
+	p := &h.store.pendings
 	end, _ := patience.Deadline()
 	for patience.Err() == nil {
 		p.mu.Lock()
@@ -603,7 +603,7 @@ func (h *Gateway) flushUser(patience context.Context, user *pendingUser) {
 		case !concerned:
 			return
 		case busy == nil:
-			h.memory.deliverQueue(user, end)
+			h.store.deliverQueue(user, end)
 			continue
 		}
 		select {
@@ -622,14 +622,14 @@ func (u *pendingUser) concerns(h *Gateway) bool {
 
 // reportLoss notes that a write was answered with 200 and then not delivered.
 func (h *Gateway) reportLoss() {
-	h.memory.losses.unlogged.Add(1)
+	h.store.losses.unlogged.Add(1)
 	h.logLosses(faultLogInterval)
 }
 
 // logLosses logs how many writes were lost, unless it did within the interval.
 func (h *Gateway) logLosses(interval time.Duration) {
-	losses := &h.memory.losses
-	if !losses.logged.due(h.memory.clock.stamp(), interval) {
+	losses := &h.store.losses
+	if !losses.logged.due(h.store.clock.Stamp(), interval) {
 		return
 	}
 	if n := losses.unlogged.Swap(0); n > 0 {

@@ -93,12 +93,12 @@ func sortedNames(list string) string {
 // homeserver: that is a handful, every five minutes, and nobody has to wait for
 // another's.
 func (h *Gateway) servePreflight(w http.ResponseWriter, r *http.Request, next Next, kind preflightKind) error {
-	h.memory.counters.requests[routePreflight].Add(1)
-	now := h.memory.now()
-	known, fresh := h.memory.preflights.cached(kind, now)
+	h.store.counters.requests[routePreflight].Add(1)
+	now := h.store.now()
+	known, fresh := h.store.preflights.cached(kind, now)
 	isSites, hadBody := h.isSites(r), func() bool { return false }
 	switch {
-	case h.set.Observe:
+	case h.cfg.Observe:
 		hadBody = watchBody(r)
 		defer func() {
 			if known != nil && !hadBody() {
@@ -115,11 +115,11 @@ func (h *Gateway) servePreflight(w http.ResponseWriter, r *http.Request, next Ne
 	h.note(r, outcomeForwarded)
 	answer := &preflightWriter{
 		responseWriter: responseWriter{w},
-		hold:           !h.set.Observe,
+		hold:           !h.cfg.Observe,
 		hadBody:        hadBody,
 		learn: func(status int, header http.Header) bool {
 			// What the site answers some with, by their address perhaps, is not for all.
-			return !isSites() && h.memory.preflights.learn(kind, status, header, now)
+			return !isSites() && h.store.preflights.learn(kind, status, header, now)
 		},
 	}
 	err := h.forward(answer, r, next, reasonPreflight, func(int) {})

@@ -165,7 +165,7 @@ type proxy struct {
 	*scripted.Client
 	t       testing.TB
 	gateway *Gateway
-	memory  *Memory
+	memory  *Store
 	hs      *homeserver
 
 	// answers are the times that the homeserver took, by reason.
@@ -184,7 +184,7 @@ func newProxy(t testing.TB, o *options) *proxy {
 		answers[reason] = new(observed)
 		return answers[reason]
 	}
-	m := NewMemory(set.Sizes, latency, func(any) {})
+	m := NewStore(set.Sizes, latency, func(any) {})
 	p := &proxy{t: t, memory: m, answers: answers, hs: &homeserver{scripted.New()}, all: new([]*Gateway)}
 	p.Client = p.client()
 	p.begin(set)

@@ -60,7 +60,7 @@ var readEnds = [policy.ReadSteps]struct {
 
 // newReading returns a read of which nothing has been found out that costs anything.
 func (h *Gateway) newReading(r *http.Request, route matrix.PresenceRoute) (rd reading) {
-	rd.Cached, rd.Limited, rd.StaleIfError = h.set.Cached, h.set.limitsReads, h.set.Rules.StaleIfError > 0
+	rd.Cached, rd.Limited, rd.StaleIfError = h.cfg.Cached, h.cfg.limitsReads, h.cfg.Rules.StaleIfError > 0
 	rd.route, rd.Canonical = route, route.Canonical
 	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	rd.credential, rd.Credential = credential, credentialFact(err)
@@ -83,7 +83,7 @@ func credentialFact(err error) policy.CredentialFact {
 
 // serveRead is the life of a GET or HEAD of a presence in mode enforce.
 func (h *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
-	h.memory.counters.requests[routeRead].Add(1)
+	h.store.counters.requests[routeRead].Add(1)
 	rd := h.newReading(r, route)
 	step := policy.DecideRead(&rd.ReadFacts)
 	for ; !step.Ends(); step = policy.DecideRead(&rd.ReadFacts) {
@@ -102,15 +102,15 @@ func (h *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 			rd.Body = policy.BodyBad
 		}
 	case policy.ReadAskOwner:
-		rd.now = h.memory.now()
+		rd.now = h.store.now()
 		who := h.cached(rd.credential, rd.now)
 		if !who.known() {
 			if h.isRefused(rd.credential, rd.now) {
 				rd.Owner = policy.OwnerRefused
 				return
 			}
-			who = h.identify(r, next, rd.credential, h.set.RejectedLimit)
-			rd.now = h.memory.now()
+			who = h.identify(r, next, rd.credential, h.cfg.RejectedLimit)
+			rd.now = h.store.now()
 		}
 		rd.learn(who)
 		rd.leave(r)
@@ -120,17 +120,17 @@ func (h *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 	case policy.ReadTakeBudget:
 		h.takeRead(rd, rd.who.userID)
 	case policy.ReadTakeBudgets:
-		rd.now = h.memory.now()
+		rd.now = h.store.now()
 		h.takeReads(rd, func(i int) identity {
-			who := h.identify(r, next, rd.shown[i], h.set.RejectedLimit)
-			rd.now = h.memory.now()
+			who := h.identify(r, next, rd.shown[i], h.cfg.RejectedLimit)
+			rd.now = h.store.now()
 			return who
 		})
 	case policy.ReadCheckClient:
-		rd.now, rd.from = h.memory.now(), h.newClient(r, h.set.RejectedLimit)
+		rd.now, rd.from = h.store.now(), h.newClient(r, h.cfg.RejectedLimit)
 		h.checkClient(rd)
 	case policy.ReadLookUp:
-		h.lookUpRead(rd, h.memory.isForItsOrigin(r))
+		h.lookUpRead(rd, h.store.isForItsOrigin(r))
 	case policy.ReadFetch:
 		h.fetchRead(rd, r, next)
 	}
@@ -148,13 +148,13 @@ func (rd *reading) leave(r *http.Request) {
 
 // recallForStale returns the owner of a read's credential who may still be served what is stale.
 func (h *Gateway) recallForStale(rd *reading) identity {
-	return h.cached(rd.credential, rd.now.Add(-h.set.Rules.StaleIfError))
+	return h.cached(rd.credential, rd.now.Add(-h.cfg.Rules.StaleIfError))
 }
 
 // takeRead charges a user for a read.
 func (h *Gateway) takeRead(rd *reading, userID string) {
 	rd.Budget = policy.BudgetLeft
-	if wait, ok := h.memory.take(limitRead, h.set.classOf(userID).ReadLimit, userID, rd.now); !ok {
+	if wait, ok := h.store.take(limitRead, h.cfg.classOf(userID).ReadLimit, userID, rd.now); !ok {
 		rd.Budget, rd.wait = policy.BudgetEmpty, wait
 	}
 }
@@ -181,13 +181,13 @@ func (h *Gateway) takeReads(rd *reading, ask func(i int) identity) {
 // checkClient finds out whether the client of a read may show tokens that the homeserver may not
 // know. A token that it has known isn't made up, whatever others do from the same address.
 func (h *Gateway) checkClient(rd *reading) {
-	rd.wasKnown = rd.Credential == policy.CredentialCertain && h.memory.isKnown(rd.credential) ||
-		slices.ContainsFunc(rd.shown, h.memory.isKnown)
+	rd.wasKnown = rd.Credential == policy.CredentialCertain && h.store.isKnown(rd.credential) ||
+		slices.ContainsFunc(rd.shown, h.store.isKnown)
 	rd.Client = policy.BudgetLeft
 	if rd.wasKnown {
 		return
 	}
-	if rd.wait = h.memory.rejectedWait(rd.from, rd.now); rd.wait > 0 {
+	if rd.wait = h.store.rejectedWait(rd.from, rd.now); rd.wait > 0 {
 		rd.Client = policy.BudgetEmpty
 	}
 }
@@ -231,7 +231,7 @@ func (h *Gateway) fetchRead(rd *reading, r *http.Request, next Next) {
 		return
 	}
 	// Meanwhile it may have been overtaken by a write, or got too old.
-	found := h.lookup(rd.reader(), h.memory.now())
+	found := h.lookup(rd.reader(), h.store.now())
 	if rd.Stale = found.Answer != nil; rd.Stale {
 		rd.found = found
 	}
@@ -270,7 +270,7 @@ func (h *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 		}
 		return h.bypass(w, r, next, detail)
 	case policy.ReadPassOrigin:
-		return h.bypass(h.memory.unlearnOrigins(w), r, next, detail)
+		return h.bypass(h.store.unlearnOrigins(w), r, next, detail)
 	case policy.ReadAnswer:
 		writeFound(w, r, &rd.found)
 	case policy.ReadAnswerStale:
@@ -293,7 +293,7 @@ func (h *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 func (h *Gateway) serveRefused(w http.ResponseWriter, r *http.Request, next Next, c matrix.Credential) error {
 	return h.bypass(onStatus(w, func(status int) {
 		if isSuccess(status) {
-			h.memory.accept(c)
+			h.store.accept(c)
 		}
 	}), r, next, readEnds[policy.ReadPassRefused].detail)
 }
@@ -315,9 +315,9 @@ func (h *Gateway) bypassCharged(w http.ResponseWriter, r *http.Request, next Nex
 // if it says that it doesn't know the token.
 func (h *Gateway) chargeUnidentified(method string, answer *subresponse, from client, now time.Time) {
 	// The answer to a HEAD doesn't say why, but perhaps that it is a homeserver's.
-	untold := method == http.MethodHead && answer.isJSON() && !h.named.Authenticates
+	untold := method == http.MethodHead && answer.isJSON() && !h.site.Authenticates
 	if untold || answer.matrixError() == unknownToken {
-		h.memory.chargeRejected(from, now)
+		h.store.chargeRejected(from, now)
 	}
 }
 
@@ -334,7 +334,7 @@ func (h *Gateway) serveUncached(w http.ResponseWriter, r *http.Request, next Nex
 	if !h.comparesShown() || r.Method != http.MethodGet || !route.Canonical {
 		return h.bypass(w, r, next, "off")
 	}
-	ticket := h.lookup(reader{target: route.UserID}, h.memory.now()).Ticket
+	ticket := h.lookup(reader{target: route.UserID}, h.store.now()).Ticket
 	watched, finish := newWatch(w, func(status int) bool { return status == http.StatusOK }, func(answer *subresponse) {
 		if answer.isWholeJSON() {
 			h.compareShown(ticket, route.UserID, answer)
@@ -347,16 +347,16 @@ func (h *Gateway) serveUncached(w http.ResponseWriter, r *http.Request, next Nex
 // comparesShown tells whether this handler, or another of its memory, acts upon what it believes of
 // a user's presence.
 func (h *Gateway) comparesShown() bool {
-	n := &h.memory.needs
-	return h.set.Absorbs || h.set.SyncPresence == SyncLimit || n.absorbs.Load() || n.limitsSyncs.Load()
+	n := &h.store.needs
+	return h.cfg.Absorbs || h.cfg.SyncPresence == SyncLimit || n.absorbs.Load() || n.limitsSyncs.Load()
 }
 
 // compareShown compares what the homeserver shows of a user with what they last wrote, and said
 // by syncs, unless the answer may be from before.
 func (h *Gateway) compareShown(ticket cache.Ticket, target string, answer *subresponse) {
-	if h.comparesShown() && !h.memory.presence.Overtaken(ticket) {
-		h.memory.repeats.Observe(target, answer.body, h.knownDialect())
-		h.memory.devices.Observe(target, answer.body, h.knownDialect(), h.memory.now())
+	if h.comparesShown() && !h.store.presence.Overtaken(ticket) {
+		h.store.repeats.Observe(target, answer.body, h.knownDialect())
+		h.store.devices.Observe(target, answer.body, h.knownDialect(), h.store.now())
 	}
 }
 
@@ -383,7 +383,7 @@ func writeFetched(w http.ResponseWriter, r *http.Request, result *fetched, own b
 }
 
 func (h *Gateway) lookup(who reader, now time.Time) cache.Found {
-	return h.memory.presence.Lookup(who.viewer, who.target, &h.set.Rules, now)
+	return h.store.presence.Lookup(who.viewer, who.target, &h.cfg.Rules, now)
 }
 
 // writeFound answers a read with a hit.

@@ -44,16 +44,16 @@ func (r *refusals) of(c matrix.Credential) *simplelru.LRU[[16]byte, time.Time] {
 
 // isRefused reports whether the homeserver has refused a credential a moment ago.
 func (h *Gateway) isRefused(c matrix.Credential, now time.Time) bool {
-	m := h.memory
+	m := h.store
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()
 	asked, ok := m.refusals.of(c).Get(m.identities.Fingerprint(c))
-	return ok && now.Sub(asked) < h.set.Lifetimes.UnknownToken
+	return ok && now.Sub(asked) < h.cfg.Lifetimes.UnknownToken
 }
 
 // refuse remembers that the homeserver refuses a credential, as it said when it was asked
 // then, if the answer is about that.
-func (m *Memory) refuse(c matrix.Credential, answer *subresponse, asked time.Time) {
+func (m *Store) refuse(c matrix.Credential, answer *subresponse, asked time.Time) {
 	if !isAboutCredential(answer) {
 		return
 	}
@@ -63,7 +63,7 @@ func (m *Memory) refuse(c matrix.Credential, answer *subresponse, asked time.Tim
 }
 
 // accept notes that the homeserver no longer refuses a credential.
-func (m *Memory) accept(c matrix.Credential) {
+func (m *Store) accept(c matrix.Credential) {
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()
 	m.refusals.of(c).Remove(m.identities.Fingerprint(c))
@@ -77,7 +77,7 @@ func isAboutCredential(answer *subresponse) bool {
 
 // isKnown reports whether the homeserver has ever known a token, as long as there is room
 // for it: it may be locked, or have ended elsewhere, but nobody has made it up.
-func (m *Memory) isKnown(c matrix.Credential) bool {
+func (m *Store) isKnown(c matrix.Credential) bool {
 	if m.identities.WasKnown(c) {
 		return true
 	}

@@ -100,7 +100,7 @@ func TestReloadToAnotherLimitAppliesAtOnce(t *testing.T) {
 			}
 			return &options{Mode: "observe", WriteLimit: limit}
 		}, func(p *proxy, n int) int {
-			if !p.gateway.set.Observe {
+			if !p.gateway.cfg.Observe {
 				return write(p, n)
 			}
 			return observed(func(p *proxy) { p.Put("alice-token", alice, online) })(p, n)
@@ -224,7 +224,7 @@ func TestAWriteThatWaitsForADebtIsLostInTime(t *testing.T) {
 		p.Put("alice-token", alice, message(0))
 		p.Want(p.Put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
 		for range 20 {
-			p.memory.writes.Charge(alice, *p.gateway.set.Everybody.WriteLimit, time.Now())
+			p.memory.writes.Charge(alice, *p.gateway.cfg.Everybody.WriteLimit, time.Now())
 		}
 		time.Sleep(59 * time.Second)
 		synctest.Wait()

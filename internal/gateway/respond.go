@@ -126,7 +126,7 @@ func echoesOrigin(request, answer http.Header) bool {
 }
 
 // learnOrigins notes whether the answers to reads of ours are for the origin that asks.
-func (m *Memory) learnOrigins(request *http.Request, answer *subresponse) {
+func (m *Store) learnOrigins(request *http.Request, answer *subresponse) {
 	if request.Header["Origin"] != nil && answer.header[corsPrefix+"Allow-Origin"] != nil {
 		m.echoes.Store(answer.echoes)
 	}
@@ -134,13 +134,13 @@ func (m *Memory) learnOrigins(request *http.Request, answer *subresponse) {
 
 // isForItsOrigin tells of a read that its answer will be for its origin. What was asked for
 // without one, by no browser, would be for no browser.
-func (m *Memory) isForItsOrigin(r *http.Request) bool {
+func (m *Store) isForItsOrigin(r *http.Request) bool {
 	return m.echoes.Load() && r.Header["Origin"] != nil
 }
 
 // unlearnOrigins returns a writer that notes that an answer is for all origins. That it is for
 // one may be by the site's own header fields, which are in the same map.
-func (m *Memory) unlearnOrigins(w http.ResponseWriter) http.ResponseWriter {
+func (m *Store) unlearnOrigins(w http.ResponseWriter) http.ResponseWriter {
 	return onStatus(w, func(int) {
 		if origins := w.Header()[corsPrefix+"Allow-Origin"]; slices.Contains(origins, "*") {
 			m.echoes.Store(false)

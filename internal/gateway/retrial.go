@@ -42,7 +42,7 @@ type party struct {
 }
 
 func (h *Gateway) newParty(who reader, request *subrequest) party {
-	return party{who.viewer, h.memory.identities.Fingerprint(who.credential), request.route.ClientIP()}
+	return party{who.viewer, h.store.identities.Fingerprint(who.credential), request.route.ClientIP()}
 }
 
 func newRetrial(first party) *retrial {
@@ -71,7 +71,7 @@ func (h *Gateway) retry(r *http.Request, request subrequest, who reader, failed 
 		return failed, false, nil
 	}
 	fetch := func(request subrequest) *fetched {
-		return h.memory.fetches.alone(func() *fetched { return h.sendFetch(request, who, time.Until(end)) })
+		return h.store.fetches.alone(func() *fetched { return h.sendFetch(request, who, time.Until(end)) })
 	}
 	t := failed.retrial
 	if t == nil {

@@ -20,7 +20,7 @@ import (
 // known here, and the lifetime of an identity is what bounds it.
 func (h *Gateway) serveRevocation(w http.ResponseWriter, r *http.Request, next Next, revocation matrix.Revocation) (err error) {
 	ending := h.newEnding(r, next, revocation)
-	if ending.answered != nil && !h.set.Observe {
+	if ending.answered != nil && !h.cfg.Observe {
 		r = withoutCodings(r)
 	}
 	isSites := h.isSites(r)
@@ -71,9 +71,9 @@ func (h *Gateway) refusedRevocation(r *http.Request, answer *subresponse) {
 	shown, certain := shownCredentials(r)
 	for _, c := range shown {
 		if certain {
-			h.memory.refused(c, h.memory.holderOf(c), answer)
+			h.store.refused(c, h.store.holderOf(c), answer)
 		} else {
-			h.memory.identities.Doubt(c)
+			h.store.identities.Doubt(c)
 		}
 	}
 }
@@ -113,7 +113,7 @@ type ending struct {
 }
 
 func (h *Gateway) newEnding(r *http.Request, next Next, revocation matrix.Revocation) ending {
-	identities := h.memory.identities
+	identities := h.store.identities
 	nothing := func() {}
 	shown, certain := shownCredentials(r)
 	doubt := func() {
@@ -125,7 +125,7 @@ func (h *Gateway) newEnding(r *http.Request, next Next, revocation matrix.Revoca
 	case matrix.RevokesToken:
 		return ending{func(http.Header) {
 			for _, c := range shown {
-				h.memory.revokeToken(c)
+				h.store.revokeToken(c)
 			}
 		}, doubt, nil}
 	case matrix.RevokesUser:
@@ -135,7 +135,7 @@ func (h *Gateway) newEnding(r *http.Request, next Next, revocation matrix.Revoca
 		return ending{func(header http.Header) {
 			// Not what another handler says where there is no such API.
 			if len(shown) > 0 && saysJSON(header) && !isSites() {
-				h.memory.revokeUser(revocation.UserID)
+				h.store.revokeUser(revocation.UserID)
 			}
 		}, nothing, nil}
 	case matrix.RevokesByLogin:
@@ -170,8 +170,8 @@ func namedTokens(r *http.Request, member string) (named func() []string) {
 // who doesn't have it, so it may be in doubt whoever has sent the request.
 func (h *Gateway) doubtNamed(tokens []string) {
 	for _, token := range tokens {
-		h.memory.identities.Doubt(matrix.Credential{Token: token})
-		h.memory.identities.Refreshed(token)
+		h.store.identities.Doubt(matrix.Credential{Token: token})
+		h.store.identities.Refreshed(token)
 	}
 }
 
@@ -200,7 +200,7 @@ func shownCredentials(r *http.Request) (shown []matrix.Credential, certain bool)
 //	2 the homeserver says 200: what is known of the sender by now is forgotten
 //	1 whoami, answered before the logout, arrives later: forgotten then
 func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Credential, certain bool) (succeed func(http.Header)) {
-	identities := h.memory.identities
+	identities := h.store.identities
 	var users []string
 	for _, c := range shown {
 		if userID := identities.Holder(c); userID != "" {
@@ -209,9 +209,9 @@ func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 	}
 	var asked *sender
 	if certain && len(users) == 0 {
-		asked = &sender{handler: h, again: h.inquire(r, next, shown[0], h.set.RejectedLimit)}
+		asked = &sender{handler: h, again: h.inquire(r, next, shown[0], h.cfg.RejectedLimit)}
 		asked.again.from = asked.again.from.vouched()
-		asked.ask(h.inquire(r, next, shown[0], h.set.RejectedLimit))
+		asked.ask(h.inquire(r, next, shown[0], h.cfg.RejectedLimit))
 	}
 	return func(http.Header) {
 		for _, c := range shown {
@@ -221,7 +221,7 @@ func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 			identities.Doubt(c)
 		}
 		for _, userID := range users {
-			h.memory.revokeUser(userID)
+			h.store.revokeUser(userID)
 		}
 		if asked != nil {
 			asked.succeed()
@@ -230,7 +230,7 @@ func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 }
 
 // revokeUser forgets a user whose sessions have ended, and what their devices want.
-func (m *Memory) revokeUser(userID string) {
+func (m *Store) revokeUser(userID string) {
 	m.identities.RevokeUser(userID)
 	m.devices.ForgetUser(userID)
 }
@@ -255,7 +255,7 @@ func (s *sender) ask(question inquiry) {
 	var left atomic.Bool
 	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { left.Store(true) }}
 	question.question.client = httptrace.WithClientTrace(question.question.client, trace)
-	begins, ok := question.start(s.handler.memory.learning, func(who identity) {
+	begins, ok := question.start(s.handler.store.learning, func(who identity) {
 		left.Store(true)
 		s.learn(who)
 	})
@@ -298,11 +298,11 @@ func (s *sender) succeed() {
 func (s *sender) end() {
 	revoke := func(who identity) {
 		if who.userID != "" {
-			s.handler.memory.revokeUser(who.userID)
+			s.handler.store.revokeUser(who.userID)
 		}
 	}
 	if s.who.wait > 0 || s.who.err != nil {
-		s.again.laterFrom(s.handler.memory.confirming, revoke)
+		s.again.laterFrom(s.handler.store.confirming, revoke)
 		return
 	}
 	revoke(s.who)
@@ -321,9 +321,9 @@ func (h *Gateway) learnIssued(login bool, used func() []string) func(answer *sub
 		if !answer.decode(&issued) {
 			return
 		}
-		identities := h.memory.identities
+		identities := h.store.identities
 		if login && issued.UserID != "" {
-			h.memory.revokeUser(issued.UserID) // one of whose devices it may have taken over
+			h.store.revokeUser(issued.UserID) // one of whose devices it may have taken over
 		}
 		if issued.AccessToken == "" {
 			return

@@ -448,7 +448,7 @@ func TestLoginEndsTokensBeforeItsAnswerIsWhole(t *testing.T) {
 	told := false
 	w := &onWrite{scripted.NewDiscard(), func() {
 		told = true
-		if userID, _ := p.memory.identities.Lookup(matrix.Credential{Token: "alice-token"}, time.Now(), p.gateway.set.Lifetimes); userID != "" {
+		if userID, _ := p.memory.identities.Lookup(matrix.Credential{Token: "alice-token"}, time.Now(), p.gateway.cfg.Lifetimes); userID != "" {
 			t.Error("the old token is still known when the client reads its new one")
 		}
 	}}

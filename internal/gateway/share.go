@@ -64,11 +64,11 @@ func (h *Gateway) sharing(result *fetched, who reader, own, byTarget, hasStale b
 	if !s.answered || own && !s.remembered {
 		return s
 	}
-	now := h.memory.now()
+	now := h.store.now()
 	s.known = h.cached(who.credential, now).userID == who.viewer
-	s.fresh, s.personal = now.Sub(result.departed) < h.set.Rules.TTL, result.personal()
+	s.fresh, s.personal = now.Sub(result.departed) < h.cfg.Rules.TTL, result.personal()
 	s.permitted = h.lookup(who, now).Permitted
-	s.denied = !byTarget && h.memory.presence.DeniedSince(who.viewer, who.target, result.departed)
+	s.denied = !byTarget && h.store.presence.DeniedSince(who.viewer, who.target, result.departed)
 	return s
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
 	"io"
 	"testing"
 	"testing/synctest"
@@ -14,7 +15,7 @@ func TestLifetimesHoldAfterASuspend(t *testing.T) {
 		p := newProxy(t, &options{WriteLimit: &rate{Events: 1, Window: 1e12}})
 		var suspended time.Duration
 		m := p.memory
-		m.clock = newClockOf(func() (time.Time, int64) {
+		m.clock = clock.NewOf(func() (time.Time, int64) {
 			now := time.Now()
 			return now, now.Add(suspended).UnixNano()
 		})
@@ -42,7 +43,7 @@ func TestFaultsAreLoggedByTheClockOfMemory(t *testing.T) {
 		p := newProxy(t, new(options))
 		logs := p.logged()
 		var passed time.Duration
-		p.memory.clock = newClockOf(func() (time.Time, int64) {
+		p.memory.clock = clock.NewOf(func() (time.Time, int64) {
 			now := time.Now().Add(passed)
 			return now, now.Add(-2 * passed).UnixNano() // set back, again and again
 		})

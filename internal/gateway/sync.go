@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/devices"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -30,19 +31,19 @@ func syncRoute(r *http.Request) (matrix.SyncRoute, bool) {
 
 // syncVerdicts says what a verdict is called in metrics, how the sync itself was answered, and
 // what the verdict is in mode observe, in which nothing is taken out.
-var syncVerdicts = [policy.SyncVerdicts]struct {
+var syncVerdicts = [devices.SyncVerdicts]struct {
 	name     string
 	outcome  outcome
-	observed policy.SyncVerdict
+	observed devices.SyncVerdict
 }{
-	policy.SyncChanged:   {"changed", outcomeForwarded, policy.SyncChanged},
-	policy.SyncRepeated:  {"repeated", outcomeForwarded, policy.SyncRepeated},
-	policy.SyncUnknown:   {"unknown", outcomeForwarded, policy.SyncUnknown},
-	policy.SyncNone:      {"none", outcomeForwarded, policy.SyncNone},
-	policy.SyncUnchanged: {"unchanged", outcomeStrippedUnchanged, policy.SyncRepeated},
-	policy.SyncStripped:  {"stripped", outcomeStrippedUnchanged, policy.SyncUnknown},
-	policy.SyncLimited:   {"limited", outcomeStrippedLimited, policy.SyncChanged},
-	policy.SyncOutranked: {"outranked", outcomeStrippedLimited, policy.SyncChanged},
+	devices.SyncChanged:   {"changed", outcomeForwarded, devices.SyncChanged},
+	devices.SyncRepeated:  {"repeated", outcomeForwarded, devices.SyncRepeated},
+	devices.SyncUnknown:   {"unknown", outcomeForwarded, devices.SyncUnknown},
+	devices.SyncNone:      {"none", outcomeForwarded, devices.SyncNone},
+	devices.SyncUnchanged: {"unchanged", outcomeStrippedUnchanged, devices.SyncRepeated},
+	devices.SyncStripped:  {"stripped", outcomeStrippedUnchanged, devices.SyncUnknown},
+	devices.SyncLimited:   {"limited", outcomeStrippedLimited, devices.SyncChanged},
+	devices.SyncOutranked: {"outranked", outcomeStrippedLimited, devices.SyncChanged},
 }
 
 // serveSync is the life of a sync. It always goes to the homeserver, with another
@@ -53,12 +54,12 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	switch {
 	case !route.Sets(dialect), dialect == Dendrite && r.Method == http.MethodHead:
 		return next.ServeHTTP(w, r)
-	case dialect == Auto && h.set.SyncPresence != syncPass:
+	case dialect == Auto && h.cfg.SyncPresence != syncPass:
 		return h.passUnjudged(w, r, next)
-	case h.set.SyncPresence == SyncStrip:
+	case h.cfg.SyncPresence == SyncStrip:
 		return h.stripSync(w, r, next, dialect)
-	case h.set.SyncPresence == SyncLimit && dialect == synapse:
-		h.memory.rateHint.Do(func() {
+	case h.cfg.SyncPresence == SyncLimit && dialect == synapse:
+		h.store.rateHint.Do(func() {
 			h.logger.Warn("sync_presence limit is on and the homeserver is Synapse: raise rc_presence in homeserver.yaml " +
 				"(rc_presence: {per_user: {per_second: 1000, burst_count: 1000}}) if you have not; by default Synapse charges " +
 				"every sync, drops the presence of most without a word, and takes users who sync often for offline")
@@ -68,7 +69,7 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	userID := ""
 	if err == nil {
 		// Nothing is authorised by it, and the homeserver looks at the token itself.
-		userID = h.memory.identities.LastKnown(credential)
+		userID = h.store.identities.LastKnown(credential)
 	}
 	if userID == "" && route == matrix.SlidingSync {
 		return h.passUnjudged(w, r, next) // no body is kept of who may have no account
@@ -78,24 +79,24 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	case !ok:
 		return h.passUnjudged(w, r, next)
 	case asked.sets == matrix.NoPresence:
-		return h.passSync(w, r, next, policy.SyncNone)
+		return h.passSync(w, r, next, devices.SyncNone)
 	case userID == "":
 		return h.passUnjudged(w, r, next)
 	}
 
-	now, device := h.memory.now(), h.memory.deviceOf(credential, userID)
-	decision := h.memory.devices.Sync(policy.SyncAsk{
+	now, device := h.store.now(), h.store.deviceOf(credential, userID)
+	decision := h.store.devices.Sync(devices.SyncAsk{
 		UserID: userID, Device: device, Presence: asked.sets, Timeout: asked.timeout,
-	}, policy.SyncRules{
-		Dialect: dialect, ObserveOnly: h.watchesOnly(), Refresh: h.set.Refresh,
+	}, devices.SyncRules{
+		Dialect: dialect, ObserveOnly: h.watchesOnly(), Refresh: h.cfg.Refresh,
 		Allow: func() bool {
-			_, ok := h.memory.take(limitSync, h.set.classOf(userID).SyncLimit, userID, now)
+			_, ok := h.store.take(limitSync, h.cfg.classOf(userID).SyncLimit, userID, now)
 			return ok
 		},
 	}, now)
 	switch {
 	case decision.Value == "":
-	case h.set.Observe: // it goes as it came, and may change what it would not have
+	case h.cfg.Observe: // it goes as it came, and may change what it would not have
 		decision.Changes = true
 	default:
 		asked.set(decision.Value)
@@ -108,7 +109,7 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 func (h *Gateway) passUnjudged(w http.ResponseWriter, r *http.Request, next Next) error {
 	w, done := h.invalidateAround(w, r, next)
 	defer done()
-	return h.passSync(w, r, next, policy.SyncUnknown)
+	return h.passSync(w, r, next, devices.SyncUnknown)
 }
 
 // invalidateAround forgets the presence of a sync's user, now and when the answer begins, or if
@@ -138,11 +139,11 @@ func (h *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 	shown, certain := shownCredentials(r)
 	doubt := func(c matrix.Credential, userID string) {
 		h.invalidate(userID)
-		h.memory.devices.Doubt(userID, h.memory.deviceOf(c, userID), h.memory.now())
+		h.store.devices.Doubt(userID, h.store.deviceOf(c, userID), h.store.now())
 	}
 	forget := func() (known bool) {
 		for _, c := range shown {
-			if userID := h.memory.identities.LastKnown(c); userID != "" {
+			if userID := h.store.identities.LastKnown(c); userID != "" {
 				doubt(c, userID)
 				known = true
 			}
@@ -157,13 +158,13 @@ func (h *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 
 // invalidate forgets what a user's presence is, because it may have changed.
 func (h *Gateway) invalidate(userID string) {
-	h.memory.presence.BeginWrite(userID).End(h.memory.now(), h.settle())
-	h.memory.repeats.Disturb(userID)
+	h.store.presence.BeginWrite(userID).End(h.store.now(), h.settle())
+	h.store.repeats.Disturb(userID)
 }
 
 // sendSync passes a sync on that was decided about.
 func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
-	credential matrix.Credential, userID string, decision policy.SyncDecision,
+	credential matrix.Credential, userID string, decision devices.SyncDecision,
 ) (err error) {
 	// A homeserver sets the presence before it waits for news, so this is no write
 	// that is in flight until the answer comes: nothing could be kept for as long. What
@@ -190,11 +191,11 @@ func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 		}
 		switch {
 		case status == statusClientClosed: // it has asked all the same
-			decision.End(true, h.memory.now())
+			decision.End(true, h.store.now())
 		case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
 			decision.Refuse()
 		default:
-			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), h.memory.now())
+			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), h.store.now())
 		}
 	}()
 	return h.passSync(w, r, next, decision.Verdict)
@@ -211,22 +212,22 @@ func (h *Gateway) stripSync(w http.ResponseWriter, r *http.Request, next Next, d
 	}
 	query := matrix.ParseSyncQuery(dialect, r.URL.RawQuery)
 	if query.Certain && query.Sets == matrix.NoPresence {
-		return h.passSync(w, r, next, policy.SyncNone)
+		return h.passSync(w, r, next, devices.SyncNone)
 	}
-	if h.set.Observe {
+	if h.cfg.Observe {
 		w, done := h.invalidateAround(w, r, next)
 		defer done()
-		return h.passSync(w, r, next, policy.SyncStripped)
+		return h.passSync(w, r, next, devices.SyncStripped)
 	}
 	setQuery(r, query.Set(keep))
-	return h.passSync(w, r, next, policy.SyncStripped)
+	return h.passSync(w, r, next, devices.SyncStripped)
 }
 
 // passSync counts a sync and sends it on. The time that it takes says nothing about
 // the homeserver: it waits for news.
-func (h *Gateway) passSync(w http.ResponseWriter, r *http.Request, next Next, verdict policy.SyncVerdict) error {
-	c := h.memory.counters
-	if h.set.Observe {
+func (h *Gateway) passSync(w http.ResponseWriter, r *http.Request, next Next, verdict devices.SyncVerdict) error {
+	c := h.store.counters
+	if h.cfg.Observe {
 		h.noteObserved(r, routeSync, syncVerdicts[verdict].outcome)
 		verdict = syncVerdicts[verdict].observed
 	}
@@ -280,7 +281,7 @@ func (h *Gateway) beginWrite(write *policy.PresenceWrite, began time.Time) (answ
 	if !h.watchesSyncs() {
 		return func(int) {}
 	}
-	m, dialect := h.memory, h.knownDialect()
+	m, dialect := h.store, h.knownDialect()
 	under := m.devices.BeginWrite(write.UserID, write.Fingerprint, dialect, began)
 	return func(status int) {
 		if status != 0 && status < http.StatusMultipleChoices {
@@ -292,16 +293,16 @@ func (h *Gateway) beginWrite(write *policy.PresenceWrite, began time.Time) (answ
 }
 
 // doubtAfterWrite has the next sync of a device go through, because a write of it waits, or went by
-// and may have been taken. To Dendrite's syncs that is nothing, see [policy.DeviceWrite].
+// and may have been taken. To Dendrite's syncs that is nothing, see [devices.DeviceWrite].
 func (h *Gateway) doubtAfterWrite(userID string, device [16]byte) {
 	if h.knownDialect() != Dendrite {
-		h.memory.devices.Doubt(userID, device, h.memory.now())
+		h.store.devices.Doubt(userID, device, h.store.now())
 	}
 }
 
 // deviceOf tells the devices of a user apart, by the credential. The parameters of an
 // ordinary token have no effect, so that nobody has more devices by making them up.
-func (m *Memory) deviceOf(c matrix.Credential, userID string) [16]byte {
+func (m *Store) deviceOf(c matrix.Credential, userID string) [16]byte {
 	if plain := (matrix.Credential{Token: c.Token}); m.identities.LastKnown(plain) == userID {
 		c = plain
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
 	"io"
 	"mime"
 	"net/http"
@@ -132,7 +133,7 @@ type subrequest struct {
 	server  Server
 	site    *SiteFields
 	host    *goodHost
-	clock   *clock
+	clock   *clock.Clock
 	err     error // why it can't be sent
 }
 
@@ -168,9 +169,9 @@ func (h *Gateway) newSubrequest(r *http.Request, next Next, u *url.URL, token st
 		client: context.WithoutCancel(r.Context()),
 		route:  h.server.Route(r, next),
 		server: h.server,
-		site:   h.named,
-		host:   &h.memory.host,
-		clock:  h.memory.clock,
+		site:   h.site,
+		host:   &h.store.host,
+		clock:  h.store.clock,
 	}
 	if line > maxLine || len(r.Host) > maxHost {
 		s.err = fail(http.StatusBadRequest, errTooLong)
@@ -198,7 +199,7 @@ func (s subrequest) plain() (subrequest, bool) {
 // the client's doing either, so the second doesn't wait for the end of the first. Where none is,
 // a failed fetch with a large answer is the reader's to repeat, see [Gateway.serveCached]: a
 // failing homeserver isn't asked three times for one read.
-func (s subrequest) sendTwice(timeout time.Duration, m *Memory, why reason, staleAtStake bool) *subresponse {
+func (s subrequest) sendTwice(timeout time.Duration, m *Store, why reason, staleAtStake bool) *subresponse {
 	end := time.Now().Add(timeout)
 	plain, differs := s.plain()
 	if differs && staleAtStake {
@@ -218,7 +219,7 @@ const plainAfter = slowAfter / 2
 
 // sendBoth is sendTwice for a request whose client may have it held up until a reader would
 // get what is stale: the plain one leaves when the first has failed, or after a while.
-func (s subrequest) sendBoth(plain subrequest, end time.Time, m *Memory, why reason) *subresponse {
+func (s subrequest) sendBoth(plain subrequest, end time.Time, m *Store, why reason) *subresponse {
 	var cancel context.CancelFunc
 	s.client, cancel = context.WithCancel(s.client)
 	defer cancel()
@@ -267,7 +268,7 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 	collected := &collector{header: make(http.Header), stop: cancel}
 	send, proxied := s.route.Prepare(collected, s.request.WithContext(ctx))
 	err := recovered(send)
-	answer := &subresponse{header: collected.header, arrived: s.clock.now(), host: s.request.Host}
+	answer := &subresponse{header: collected.header, arrived: s.clock.Now(), host: s.request.Host}
 	switch {
 	case collected.large:
 		// The copying was stopped by us, so its error is none.
@@ -326,7 +327,7 @@ func isReplaced(upstream, status int) bool {
 // that asks an authentication service has left its time in the same placeholder.
 func (h *Gateway) isSites(r *http.Request) (own func() bool) {
 	before, ok := h.server.ProxyMark(r)
-	if !ok || !h.named.Proxies {
+	if !ok || !h.site.Proxies {
 		return func() bool { return false }
 	}
 	return func() bool {
@@ -340,7 +341,7 @@ func (h *Gateway) isSites(r *http.Request) (own func() bool) {
 func (h *Gateway) isLocal(r *http.Request) func(status int) bool {
 	isSites := h.isSites(r)
 	return func(status int) bool {
-		return isSites() || h.named.Proxies && isReplaced(h.server.UpstreamStatus(r), status)
+		return isSites() || h.site.Proxies && isReplaced(h.server.UpstreamStatus(r), status)
 	}
 }
 

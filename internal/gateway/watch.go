@@ -77,18 +77,18 @@ const unknownToken = "M_UNKNOWN_TOKEN"
 // request, and a function to be called when the answer is over.
 func (h *Gateway) watchRefusal(w http.ResponseWriter, r *http.Request, c matrix.Credential) (http.ResponseWriter, func()) {
 	var was holder
-	m, isSites := h.memory, h.isSites(r)
+	m, isSites := h.store, h.isSites(r)
 	return newWatch(w, func(status int) bool {
 		if status != http.StatusUnauthorized || isSites() {
 			return false
 		}
 		was = m.holderOf(c)
-		if !h.named.Authenticates {
+		if !h.site.Authenticates {
 			m.identities.Doubt(c) // before the client learns of it
 		}
 		return true
 	}, func(answer *subresponse) {
-		if !h.named.Authenticates || !answer.isAuthentication() {
+		if !h.site.Authenticates || !answer.isAuthentication() {
 			m.refused(c, was, answer)
 		}
 	})
@@ -103,16 +103,16 @@ func (h *Gateway) watchShown(w http.ResponseWriter, r *http.Request) (http.Respo
 	}
 	isSites := h.isSites(r)
 	return onStatus(w, func(status int) {
-		if status == http.StatusUnauthorized && !isSites() && !h.named.Authenticates {
+		if status == http.StatusUnauthorized && !isSites() && !h.site.Authenticates {
 			for _, c := range shown {
-				h.memory.identities.Doubt(c)
+				h.store.identities.Doubt(c)
 			}
 		}
 	}), func() {}
 }
 
 // refused notes that the homeserver has refused a credential with status 401.
-func (m *Memory) refused(c matrix.Credential, was holder, answer *subresponse) {
+func (m *Store) refused(c matrix.Credential, was holder, answer *subresponse) {
 	if answer.matrixError() == unknownToken {
 		m.revokeTokenOf(c, was)
 	} else {

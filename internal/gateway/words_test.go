@@ -214,7 +214,7 @@ func (p *proxy) walkWord(m *modelled, who actor, query string, body *string) {
 		p.wantShown(m, who.userID, what+": "+name+" and a while")
 	}
 	// 5 at first, 2 more in 24 s, and down again after each.
-	if p.gateway.set.SyncPresence == SyncLimit && p.gateway.set.Dialect != Auto && changes > 14 {
+	if p.gateway.cfg.SyncPresence == SyncLimit && p.gateway.cfg.Dialect != Auto && changes > 14 {
 		t.Errorf("%s in turns with online changed the presence %d times in 16 syncs", what, changes)
 	}
 }

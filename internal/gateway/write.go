@@ -49,7 +49,7 @@ func newWriting(r *http.Request, route matrix.PresenceRoute) (wr writing) {
 
 // serveWrite is the life of a PUT of a presence in mode enforce.
 func (h *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
-	h.memory.counters.requests[routeWrite].Add(1)
+	h.store.counters.requests[routeWrite].Add(1)
 	wr := newWriting(r, route)
 	step := policy.DecideWrite(&wr.WriteFacts)
 	for ; !step.Ends(); step = policy.DecideWrite(&wr.WriteFacts) {
@@ -63,7 +63,7 @@ func (h *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, 
 func (h *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Request, next Next) {
 	switch step {
 	case policy.WriteAskOwner:
-		h.learnWriter(wr, h.identify(r, next, wr.credential, h.set.RejectedLimit))
+		h.learnWriter(wr, h.identify(r, next, wr.credential, h.cfg.RejectedLimit))
 		if err := r.Context().Err(); err != nil && wr.who.userID == "" {
 			wr.Owner, wr.err = policy.OwnerGone, fail(statusClientClosed, err)
 		}
@@ -73,9 +73,9 @@ func (h *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 			wr.Body = policy.BodyBad
 		}
 	case policy.WriteLookAtQueue:
-		wr.now = h.memory.now()
+		wr.now = h.store.now()
 		waits := false
-		wr.queued, waits = h.memory.pendings.waits(wr.UserID)
+		wr.queued, waits = h.store.pendings.waits(wr.UserID)
 		h.behindQueue(wr, waits)
 	case policy.WriteCompare:
 		h.compareWrite(wr)
@@ -96,8 +96,8 @@ func (h *Gateway) learnWriter(wr *writing, who identity) {
 		return
 	}
 	wr.UserID, wr.Own = who.userID, who.userID == wr.target
-	wr.Fingerprint = h.memory.deviceOf(wr.credential, who.userID)
-	wr.class = h.set.classOf(who.userID)
+	wr.Fingerprint = h.store.deviceOf(wr.credential, who.userID)
+	wr.class = h.cfg.classOf(who.userID)
 	wr.Absorbs, wr.Coalesces = wr.class.Absorb, wr.class.Coalesce
 }
 
@@ -108,14 +108,14 @@ func (h *Gateway) behindQueue(wr *writing, waits bool) {
 		return
 	}
 	wr.Queue = policy.QueueWaits
-	h.memory.TopLimited[limitWrite].Add(wr.UserID)
+	h.store.TopLimited[limitWrite].Add(wr.UserID)
 	h.overLimit(wr, crowdedWait)
 }
 
 // compareWrite compares a write with what its user last wrote.
 func (h *Gateway) compareWrite(wr *writing) {
 	wr.Repeat = policy.RepeatChanges
-	if h.memory.repeats.Absorb(&wr.PresenceWrite, h.set.Refresh, wr.now) {
+	if h.store.repeats.Absorb(&wr.PresenceWrite, h.cfg.Refresh, wr.now) {
 		wr.Repeat = policy.RepeatNothing
 	}
 }
@@ -123,7 +123,7 @@ func (h *Gateway) compareWrite(wr *writing) {
 // takeWrite charges a user for a write.
 func (h *Gateway) takeWrite(wr *writing) {
 	wr.Budget = policy.BudgetLeft
-	if wait, ok := h.memory.take(limitWrite, wr.class.WriteLimit, wr.UserID, wr.now); !ok {
+	if wait, ok := h.store.take(limitWrite, wr.class.WriteLimit, wr.UserID, wr.now); !ok {
 		wr.Budget = policy.BudgetEmpty
 		h.overLimit(wr, wait)
 	}
@@ -133,7 +133,7 @@ func (h *Gateway) takeWrite(wr *writing) {
 func (h *Gateway) overLimit(wr *writing, wait time.Duration) {
 	wr.wait = wait
 	if limit := wr.class.WriteLimit; limit != nil {
-		wr.due = h.memory.writes.Wait(wr.UserID, *limit, wr.now)
+		wr.due = h.store.writes.Wait(wr.UserID, *limit, wr.now)
 		wr.wait = max(wait, wr.due+time.Duration(wr.queued)*limit.Interval())
 	}
 }
@@ -184,10 +184,10 @@ func (h *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *identit
 
 // forwardWrite sends a write to the homeserver.
 func (h *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next, write presenceWrite) error {
-	began := h.memory.now()
-	fence := h.memory.presence.BeginWrite(write.UserID)
+	began := h.store.now()
+	fence := h.store.presence.BeginWrite(write.UserID)
 	// Also for a handler that absorbs nothing itself: another of this memory may.
-	attempt := h.memory.repeats.Begin(write.UserID, began)
+	attempt := h.store.repeats.Begin(write.UserID, began)
 	acknowledged, known := false, false
 	answered := h.beginWrite(&write.PresenceWrite, began)
 	// Also when the client went away, or the answer broke off and reverse_proxy
@@ -219,9 +219,9 @@ func (h *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 // endFence ends the fence of a write of this body, which began by then.
 func (h *Gateway) endFence(fence cache.Write, began time.Time, acknowledged bool, body []byte) {
 	if acknowledged {
-		fence.Acknowledge(body, began, h.memory.now(), h.settle())
+		fence.Acknowledge(body, began, h.store.now(), h.settle())
 	} else {
-		fence.End(h.memory.now(), h.settle())
+		fence.End(h.store.now(), h.settle())
 	}
 }
 
@@ -236,7 +236,7 @@ func (h *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Nex
 	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	userID := ""
 	if err == nil {
-		userID = h.memory.identities.LastKnown(credential)
+		userID = h.store.identities.LastKnown(credential)
 	}
 	w, finish := h.watchShown(w, r)
 	defer finish()
@@ -245,13 +245,13 @@ func (h *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Nex
 		defer h.mayChange(r, next)()
 		return next.ServeHTTP(w, r)
 	}
-	m, device, began := h.memory, h.memory.deviceOf(credential, userID), h.memory.now()
+	m, device, began := h.store, h.store.deviceOf(credential, userID), h.store.now()
 	active := func() (changes bool) {
 		m.repeats.Disturb(userID)
-		return m.devices.Active(userID, device, h.knownDialect(), began, h.memory.now())
+		return m.devices.Active(userID, device, h.knownDialect(), began, h.store.now())
 	}
 	if active() {
-		defer func(write cache.Write) { write.End(h.memory.now(), h.settle()) }(m.presence.BeginWrite(userID))
+		defer func(write cache.Write) { write.End(h.store.now(), h.settle()) }(m.presence.BeginWrite(userID))
 	}
 	defer func() {
 		if active() { // a write or a sync began meanwhile, and what it brought may be over

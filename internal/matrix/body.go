@@ -407,3 +407,13 @@ func (b WriteBody) Fallback(between []WriteBody) WriteBody {
 	b.Text = []byte(text + "}")
 	return b
 }
+
+// ReadShown reads the body of a presence that a homeserver shows. It reports false if that is none.
+func ReadShown(answer []byte) (state Presence, message string, ok bool) {
+	var shown struct {
+		Presence  string `json:"presence"`
+		StatusMsg string `json:"status_msg"`
+	}
+	ok = json.Unmarshal(answer, &shown) == nil
+	return ParsePresence(shown.Presence), shown.StatusMsg, ok
+}

@@ -5,6 +5,9 @@ import (
 	"testing"
 )
 
+// Entries is how many entries a benchmark of memory fills a table with.
+const Entries = 1_000_000
+
 // ReportHeap reports by how many bytes for each of its entries fill makes the heap
 // grow, as the metric "B/entry". What fill returns is kept until that has been
 // measured. A benchmark is best run with -benchtime 1x.

@@ -7,18 +7,21 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/devices"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/fairqueue"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// Memory is all that outlives a request. It holds data only: limits and
+// Store is all that outlives a request. It holds data only: limits and
 // lifetimes belong to the handlers, which a reload replaces.
-type Memory struct {
-	clock         *clock // by which all of it ages
+type Store struct {
+	clock         *clock.Clock // by which all of it ages
 	presence      *cache.Presence
 	identities    *policy.Identities
 	reads, writes *policy.Limiter
 	syncs         *policy.Limiter // changes of presence by syncs
-	devices       *policy.Devices
+	devices       *devices.Devices
 	software      software
 	// rejected is about clients, by their address: who has shown how many tokens
 	// that the homeserver doesn't know.
@@ -36,7 +39,7 @@ type Memory struct {
 	fetches flightGroup[fetchKey, *fetched]
 	whoAmIs flightGroup[[16]byte, identity] // by the credential's fingerprint
 	// asking bounds how many of them the homeserver is asked at a time.
-	asking *fairQueue
+	asking *fairqueue.Queue
 	faults faultLog
 	outage outage
 	host   goodHost
@@ -71,25 +74,25 @@ const maxWhoAmIsEach = 8
 // haven't come to wait yet.
 const maxWhoAmIsWaiting = maxCalls / 2
 
-// NewMemory returns an empty memory with tables of these sizes. It tells latency how long the
+// NewStore returns an empty memory with tables of these sizes. It tells latency how long the
 // homeserver takes, by the reason of a request, and panicked of panics in goroutines of ours.
-func NewMemory(s Sizes, latency func(reason string) Observer, panicked func(reason any)) *Memory {
-	clock := newClock()
-	now := clock.now()
-	m := &Memory{
+func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reason any)) *Store {
+	clock := clock.New()
+	now := clock.Now()
+	m := &Store{
 		clock:      clock,
 		presence:   cache.NewPresence(s.States, s.Permissions, now),
 		identities: policy.NewIdentities(s.Tokens, now),
 		reads:      policy.NewLimiter(s.Tokens, now),
 		writes:     policy.NewLimiter(s.Tokens, now),
 		syncs:      policy.NewLimiter(s.Tokens, now),
-		devices:    policy.NewDevices(s.Tokens, now),
+		devices:    devices.NewDevices(s.Tokens, now),
 		rejected:   policy.NewLimiter(s.Tokens, now),
 		repeats:    policy.NewRepeats(s.Tokens, now),
 		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
 		refusals:   newRefusals(),
-		asking:     newFairQueue(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
+		asking:     fairqueue.New(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(latency),
 		learning:   newSeats(maxLearning, maxLearningEach),
 		confirming: newSeats(maxLearning, maxLearningEach),
@@ -109,17 +112,17 @@ func NewMemory(s Sizes, latency func(reason string) Observer, panicked func(reas
 }
 
 // guard calls f in a goroutine of ours. A panic is told of, and returned as an error.
-func (m *Memory) guard(f func()) error { return guard(m.panicked, f) }
+func (m *Store) guard(f func()) error { return guard(m.panicked, f) }
 
 // Unattended returns how many questions are under way that no client waits for.
-func (m *Memory) Unattended() int { return m.learning.len() + m.confirming.len() }
+func (m *Store) Unattended() int { return m.learning.len() + m.confirming.len() }
 
 // now returns the time by which all that is remembered ages.
-func (m *Memory) now() time.Time { return m.clock.now() }
+func (m *Store) now() time.Time { return m.clock.Now() }
 
 // resize makes the tables fit s. It is called when a handler serves its first
 // request, not when it is provisioned: that configuration may yet fail.
-func (m *Memory) resize(s Sizes) {
+func (m *Store) resize(s Sizes) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.sizes == s {

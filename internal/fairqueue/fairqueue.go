@@ -1,4 +1,4 @@
-package gateway
+package fairqueue
 
 import (
 	"container/list"
@@ -7,11 +7,11 @@ import (
 	"sync"
 )
 
-// fairQueue lets only so many in at a time, and of one client fewer, unless it stands for
+// Queue lets only so many in at a time, and of one client fewer, unless it stands for
 // many. Clients that wait get in by turns, one of each, so a client with many in line
 // delays the others by no more than one. If too many wait, the last of the longest queue
 // is sent away.
-type fairQueue struct {
+type Queue struct {
 	all, each int // how many at a time, of all clients and of one
 	room      int // how many may wait
 
@@ -33,13 +33,13 @@ type queue struct {
 // errCrowded says that too many wait.
 var errCrowded = errors.New("too many wait")
 
-func newFairQueue(all, each, room int) *fairQueue {
-	return &fairQueue{all: all, each: each, room: room, queues: make(map[string]*queue)}
+func New(all, each, room int) *Queue {
+	return &Queue{all: all, each: each, room: room, queues: make(map[string]*queue)}
 }
 
-// enter waits to be let in, until ctx ends or errCrowded. Whoever is let in must
+// Enter waits to be let in, until ctx ends or errCrowded. Whoever is let in must
 // leave.
-func (f *fairQueue) enter(ctx context.Context, client string, many bool) error {
+func (f *Queue) Enter(ctx context.Context, client string, many bool) error {
 	f.mu.Lock()
 	q := f.queues[client]
 	if q == nil {
@@ -84,7 +84,7 @@ func (f *fairQueue) enter(ctx context.Context, client string, many bool) error {
 }
 
 // longest returns the queue in which most wait. It needs the lock.
-func (f *fairQueue) longest() (client string, longest *queue) {
+func (f *Queue) longest() (client string, longest *queue) {
 	for name, q := range f.queues {
 		if longest == nil || q.waiting.Len() > longest.waiting.Len() {
 			client, longest = name, q
@@ -94,13 +94,13 @@ func (f *fairQueue) longest() (client string, longest *queue) {
 }
 
 // take takes one who waits out of the queue. It needs the lock.
-func (f *fairQueue) take(q *queue, place *list.Element) chan<- bool {
+func (f *Queue) take(q *queue, place *list.Element) chan<- bool {
 	f.waiting--
 	return q.waiting.Remove(place).(chan bool)
 }
 
-// leave makes room for the next.
-func (f *fairQueue) leave(client string) {
+// Leave makes room for the next.
+func (f *Queue) Leave(client string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	q := f.queues[client]
@@ -110,7 +110,7 @@ func (f *fairQueue) leave(client string) {
 }
 
 // admit lets in whom there is room for, after q has changed. It needs the lock.
-func (f *fairQueue) admit(client string, q *queue) {
+func (f *Queue) admit(client string, q *queue) {
 	f.line(q)
 	for f.inside < f.all && f.turns.Len() > 0 {
 		next := f.turns.Remove(f.turns.Front()).(*queue)
@@ -126,7 +126,7 @@ func (f *fairQueue) admit(client string, q *queue) {
 }
 
 // line gives a queue a turn, or takes it, as it may let somebody in.
-func (f *fairQueue) line(q *queue) {
+func (f *Queue) line(q *queue) {
 	switch may := q.waiting.Len() > 0 && q.inside < q.each; {
 	case may && q.turn == nil:
 		q.turn = f.turns.PushBack(q)

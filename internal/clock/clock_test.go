@@ -1,4 +1,4 @@
-package gateway
+package clock
 
 import (
 	"testing"
@@ -11,11 +11,11 @@ import (
 func TestClockCountsTheTimeOfASuspend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ahead time.Duration
-		c := newClockOf(func() (time.Time, int64) {
+		c := NewOf(func() (time.Time, int64) {
 			now := time.Now()
 			return now, now.Add(ahead).UnixNano()
 		})
-		began := c.now()
+		began := c.Now()
 		for _, step := range []struct {
 			what  string
 			leap  time.Duration // of the wall clock
@@ -34,7 +34,7 @@ func TestClockCountsTheTimeOfASuspend(t *testing.T) {
 		} {
 			ahead += step.leap
 			time.Sleep(step.sleep)
-			if got := c.since(began); got != step.want {
+			if got := c.Since(began); got != step.want {
 				t.Errorf("%s: %v have passed, want %v", step.what, got, step.want)
 			}
 		}
@@ -46,7 +46,7 @@ func TestClockCountsTheTimeOfASuspend(t *testing.T) {
 func TestClockLooksTwiceBeforeItBelievesALeap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		looks := 0
-		c := newClockOf(func() (time.Time, int64) {
+		c := NewOf(func() (time.Time, int64) {
 			now := time.Now()
 			if looks++; looks == 2 {
 				return now, now.Add(time.Hour).UnixNano()
@@ -55,7 +55,7 @@ func TestClockLooksTwiceBeforeItBelievesALeap(t *testing.T) {
 		})
 		began := c.start
 		for range 3 {
-			if got := c.since(began); got != 0 {
+			if got := c.Since(began); got != 0 {
 				t.Errorf("%v have passed, want none", got)
 			}
 		}

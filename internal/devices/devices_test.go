@@ -1,4 +1,4 @@
-package policy
+package devices
 
 import (
 	"fmt"
@@ -552,9 +552,9 @@ func TestDevicesAreBounded(t *testing.T) {
 
 // BenchmarkMemoryDevices measures a user with one device.
 func BenchmarkMemoryDevices(b *testing.B) {
-	testkit.ReportHeap(b, memoryEntries, func() any {
-		d := NewDevices(memoryEntries*11/10, testkit.Epoch)
-		for i := range memoryEntries {
+	testkit.ReportHeap(b, testkit.Entries, func() any {
+		d := NewDevices(testkit.Entries*11/10, testkit.Epoch)
+		for i := range testkit.Entries {
 			d.BeginWrite(fmt.Sprintf("@user%07d:example.com", i), [16]byte{1}, matrix.Synapse, testkit.Epoch).Taken(matrix.Online, matrix.Synapse, testkit.Epoch)
 		}
 		return d

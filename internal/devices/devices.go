@@ -1,4 +1,4 @@
-package policy
+package devices
 
 import (
 	"hash/maphash"
@@ -548,7 +548,7 @@ func (d *Devices) Observe(userID string, answer []byte, dialect matrix.Dialect, 
 	if !ok || !dialect.PerDevice() || user.dialect != dialect {
 		return
 	}
-	shown, _, isPresence := readShown(answer)
+	shown, _, isPresence := matrix.ReadShown(answer)
 	for _, dev := range user.devices {
 		if isPresence && dev.reported.state > shown {
 			dev.reported.doubt(int64(now.Sub(d.epoch)))

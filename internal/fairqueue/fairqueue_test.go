@@ -1,4 +1,4 @@
-package gateway
+package fairqueue
 
 import (
 	"context"
@@ -10,12 +10,12 @@ import (
 
 func TestClientsEnterByTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gate := newFairQueue(2, 2, 100)
+		gate := New(2, 2, 100)
 		var mu sync.Mutex
 		var inside []string
 		line := func(client string) {
 			go func() {
-				if err := gate.enter(t.Context(), client, false); err != nil {
+				if err := gate.Enter(t.Context(), client, false); err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
@@ -30,7 +30,7 @@ func TestClientsEnterByTurns(t *testing.T) {
 		line("few")
 		line("one")
 		for range 5 {
-			gate.leave(inside[0])
+			gate.Leave(inside[0])
 			synctest.Wait()
 			mu.Lock()
 			inside = inside[1:]
@@ -40,8 +40,8 @@ func TestClientsEnterByTurns(t *testing.T) {
 		if !slices.Equal(inside, want) {
 			t.Errorf("last in: %v, want %v", inside, want)
 		}
-		gate.leave("many")
-		gate.leave("many")
+		gate.Leave("many")
+		gate.Leave("many")
 		if gate.inside != 0 || len(gate.queues) != 0 || gate.turns.Len() != 0 {
 			t.Errorf("left behind: %d inside, %d queues, %d turns", gate.inside, len(gate.queues), gate.turns.Len())
 		}
@@ -50,17 +50,17 @@ func TestClientsEnterByTurns(t *testing.T) {
 
 func TestClientThatMayNotEnterKeepsNobodyElseOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gate := newFairQueue(3, 2, 100)
+		gate := New(3, 2, 100)
 		ctx, cancel := context.WithCancel(t.Context())
 		results := make(chan error, 10)
 		for range 5 {
-			go func() { results <- gate.enter(ctx, "many", false) }()
+			go func() { results <- gate.Enter(ctx, "many", false) }()
 		}
 		synctest.Wait()
 		if len(results) != 2 {
 			t.Fatalf("%d of one client are inside, want 2", len(results))
 		}
-		if err := gate.enter(ctx, "other", false); err != nil {
+		if err := gate.Enter(ctx, "other", false); err != nil {
 			t.Fatal(err)
 		}
 		cancel()
@@ -74,9 +74,9 @@ func TestClientThatMayNotEnterKeepsNobodyElseOut(t *testing.T) {
 		if refused != 3 {
 			t.Errorf("%d gave up, want 3", refused)
 		}
-		gate.leave("many")
-		gate.leave("other")
-		gate.leave("many")
+		gate.Leave("many")
+		gate.Leave("other")
+		gate.Leave("many")
 		if gate.inside != 0 || len(gate.queues) != 0 || gate.turns.Len() != 0 {
 			t.Errorf("left behind: %d inside, %d queues, %d turns", gate.inside, len(gate.queues), gate.turns.Len())
 		}
@@ -85,13 +85,13 @@ func TestClientThatMayNotEnterKeepsNobodyElseOut(t *testing.T) {
 
 func TestLongestQueueMakesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		gate := newFairQueue(2, 1, 10)
+		gate := New(2, 1, 10)
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		in, away := make(map[string]int), make(map[string]int)
 		line := func(client string) {
 			wg.Go(func() {
-				err := gate.enter(t.Context(), client, false)
+				err := gate.Enter(t.Context(), client, false)
 				mu.Lock()
 				defer mu.Unlock()
 				if err == nil {
@@ -113,7 +113,7 @@ func TestLongestQueueMakesRoom(t *testing.T) {
 			for client := range in {
 				if in[client] > 0 {
 					in[client]--
-					gate.leave(client)
+					gate.Leave(client)
 					break
 				}
 			}

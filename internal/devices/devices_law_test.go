@@ -1,4 +1,4 @@
-package policy
+package devices
 
 import (
 	"container/heap"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // habit is what a device does for a while: it polls, writes and is active at some pace.
@@ -55,10 +56,10 @@ type twins struct {
 	dialect        matrix.Dialect
 	direct, behind *testkit.Homeserver
 	devices        *Devices
-	limiter        *Limiter
+	limiter        *policy.Limiter
 	watch          bool           // nothing is changed by us
 	known          matrix.Dialect // as which we know it
-	limit          Limit
+	limit          policy.Limit
 	cached         string
 	writing        int                      // writes in flight: nothing is kept
 	wrote          string                   // last
@@ -170,7 +171,7 @@ func TestSyncsShowWhatTheyWouldWithoutUs(t *testing.T) {
 	random := testkit.Rand(t)
 	for dialect, name := range map[matrix.Dialect]string{matrix.Synapse: "synapse", matrix.Dendrite: "dendrite", matrix.Tuwunel: "tuwunel"} {
 		for round := range 25 {
-			limit, err := NewLimit(6, time.Minute, 5)
+			limit, err := policy.NewLimit(6, time.Minute, 5)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -178,7 +179,7 @@ func TestSyncsShowWhatTheyWouldWithoutUs(t *testing.T) {
 				t: t, what: fmt.Sprintf("%s, round %d", name, round), dialect: dialect, limit: limit,
 				direct: testkit.NewHomeserver(name, testkit.Epoch), behind: testkit.NewHomeserver(name, testkit.Epoch),
 				watch: random.IntN(4) == 0, known: dialect,
-				devices: NewDevices(100, testkit.Epoch), limiter: NewLimiter(100, testkit.Epoch), asked: make(map[byte]map[string]bool),
+				devices: NewDevices(100, testkit.Epoch), limiter: policy.NewLimiter(100, testkit.Epoch), asked: make(map[byte]map[string]bool),
 			}
 			tw.run(random, 1+random.IntN(3))
 		}

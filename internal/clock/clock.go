@@ -1,4 +1,4 @@
-package gateway
+package clock
 
 import (
 	"sync"
@@ -8,14 +8,14 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/wallclock"
 )
 
-// clock tells the time by which what is remembered ages. Go measures durations by a
+// Clock tells the time by which what is remembered ages. Go measures durations by a
 // clock that stands still while the machine is suspended (golang/go#24595): a laptop, or
 // a virtual machine that was paused overnight, would wake up with everything as fresh as
 // it was, the identities of tokens that were revoked meanwhile included. So whatever the
 // wall clock gains on the monotonic one counts as time that has passed. A wall clock that
 // is set back makes nothing younger, and one that is set forward makes everything older,
 // which costs one question each.
-type clock struct {
+type Clock struct {
 	// look returns the time, and what the wall clock says, in Unix nanoseconds.
 	look  func() (now time.Time, wall int64)
 	start time.Time // differences from it are by the monotonic clock
@@ -30,22 +30,22 @@ type clock struct {
 // moment.
 const leap = 250 * time.Millisecond
 
-func newClock() *clock {
-	return newClockOf(func() (time.Time, int64) {
+func New() *Clock {
+	return NewOf(func() (time.Time, int64) {
 		now := time.Now()
 		return now, wallclock.Of(now)
 	})
 }
 
-func newClockOf(look func() (now time.Time, wall int64)) *clock {
+func NewOf(look func() (now time.Time, wall int64)) *Clock {
 	now, wall := look()
-	c := &clock{look: look, start: now}
+	c := &Clock{look: look, start: now}
 	c.ahead.Store(wall)
 	return c
 }
 
-// now returns the time. It never goes back.
-func (c *clock) now() time.Time {
+// Now returns the time. It never goes back.
+func (c *Clock) Now() time.Time {
 	now, wall := c.look()
 	if c.leapt(now, wall) {
 		now = c.note()
@@ -53,20 +53,20 @@ func (c *clock) now() time.Time {
 	return now.Add(time.Duration(c.slept.Load()))
 }
 
-// since returns how long ago a time of this clock was.
-func (c *clock) since(then time.Time) time.Duration { return c.now().Sub(then) }
+// Since returns how long ago a time of this clock was.
+func (c *Clock) Since(then time.Time) time.Duration { return c.Now().Sub(then) }
 
-// stamp returns the time as a number of nanoseconds, larger than an hour.
-func (c *clock) stamp() int64 { return int64(time.Hour + c.since(c.start)) }
+// Stamp returns the time as a number of nanoseconds, larger than an hour.
+func (c *Clock) Stamp() int64 { return int64(time.Hour + c.Since(c.start)) }
 
-func (c *clock) leapt(now time.Time, wall int64) bool {
+func (c *Clock) leapt(now time.Time, wall int64) bool {
 	change := wall - int64(now.Sub(c.start)) - c.ahead.Load()
 	return change >= int64(leap) || change <= -int64(leap)
 }
 
 // note notes that the wall clock has leapt. It looks again, because a process that was stopped
 // between its two looks at the clocks has seen a leap where there is none.
-func (c *clock) note() time.Time {
+func (c *Clock) note() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now, wall := c.look()
