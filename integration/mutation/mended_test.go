@@ -12,7 +12,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a token is logged",
 			effect: "whoever reads the log has it",
-			edits:  []edit{{"internal/gateway/identify.go", "h.reportFault(faultNone, nil)\n", "h.reportFault(faultNone, nil)\n\t\t\th.logger.Info(c.Token)\n"}},
+			edits:  []edit{{"internal/gateway/identify.go", "g.reportFault(faultNone, nil)\n", "g.reportFault(faultNone, nil)\n\t\t\tg.logger.Info(c.Token)\n"}},
 			unit:   "internal/gateway TestNoTokenIsRememberedOrLogged",
 			seeds:  5, law: "a token is in the log",
 		},
@@ -52,8 +52,8 @@ var mended = map[string][]mutant{
 		{
 			name:   "requests of ours have all of the client's fields",
 			effect: "one client makes our questions fail",
-			edits: []edit{{"internal/gateway/head.go", "b.takeNamed(h, r, true)\n\treturn b",
-				"b.takeNamed(h, r, true)\n" +
+			edits: []edit{{"internal/gateway/head.go", "b.takeNamed(g, r, true)\n\treturn b",
+				"b.takeNamed(g, r, true)\n" +
 					"\tfor name, values := range r.Header {\n\t\tif !slices.Contains(withoutCopy, name) {\n\t\t\tb.header[name] = values\n\t\t}\n\t}\n\treturn b"}},
 			unit:  "internal/gateway TestRequestsOfOursAreBounded",
 			seeds: 60, more: "head=16.5 KB in one field",
@@ -94,8 +94,8 @@ var mended = map[string][]mutant{
 		{
 			name:   "an admin's request counts whatever became of it",
 			effect: "a path that nothing serves ends a user's identity",
-			edits: []edit{{"internal/gateway/revoke.go", "h.store.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, nothing, nil}",
-				"h.store.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, func() { h.store.revokeUser(revocation.UserID) }, nil}"}},
+			edits: []edit{{"internal/gateway/revoke.go", "g.store.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, nothing, nil}",
+				"g.store.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, func() { g.store.revokeUser(revocation.UserID) }, nil}"}},
 			unit: "internal/gateway TestAdminRevocationsTakeTheAnswerOfAHomeserver",
 			why:  notYet,
 		},
@@ -141,7 +141,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a refusal of an account is not remembered",
 			effect: "each read of a locked account costs two requests",
-			edits:  []edit{{"internal/gateway/refusal.go", "return ok && now.Sub(asked) < h.cfg.Lifetimes.UnknownToken", "return false && ok && asked == now"}},
+			edits:  []edit{{"internal/gateway/refusal.go", "return ok && now.Sub(asked) < g.cfg.Lifetimes.UnknownToken", "return false && ok && asked == now"}},
 			unit:   "internal/gateway TestRefusedAccountIsAskedAboutOnce",
 			why:    notYet,
 		},
@@ -227,7 +227,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "each handler knows its own needs",
 			effect: "a site doesn't see what another one of its memory has to know",
-			edits:  []edit{{"internal/gateway/needs.go", "return h.cfg.watchesSyncs() || h.store.needs.syncs.Load()", "return h.cfg.watchesSyncs()"}},
+			edits:  []edit{{"internal/gateway/needs.go", "return g.cfg.watchesSyncs() || g.store.needs.syncs.Load()", "return g.cfg.watchesSyncs()"}},
 			unit:   "internal/gateway TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat",
 			why:    notYet,
 		},
@@ -236,7 +236,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a login ends nothing",
 			effect: "the token that a device had before is still readable",
-			edits:  []edit{{"internal/gateway/revoke.go", "nothing, h.learnIssued(true, nil)}", "nothing, h.learnIssued(false, nil)}"}},
+			edits:  []edit{{"internal/gateway/revoke.go", "nothing, g.learnIssued(true, nil)}", "nothing, g.learnIssued(false, nil)}"}},
 			unit:   "internal/gateway TestLoginEndsTheTokenThatItsDeviceHad",
 			why:    notYet,
 		},
@@ -250,7 +250,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a refresh ends nothing",
 			effect: "so is one that was refreshed",
-			edits:  []edit{{"internal/gateway/revoke.go", "return ending{func(http.Header) { both() }, both, h.learnIssued(false, named)}", "return ending{func(http.Header) {}, both, nil}"}},
+			edits:  []edit{{"internal/gateway/revoke.go", "return ending{func(http.Header) { both() }, both, g.learnIssued(false, named)}", "return ending{func(http.Header) {}, both, nil}"}},
 			unit:   "internal/gateway TestRefreshAndRevocationByName",
 			why:    "the scripted homeserver gives out no refresh tokens",
 		},
@@ -312,7 +312,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a read ends no repeats",
 			effect: "an acknowledged write that Synapse lost is not mended",
-			edits:  []edit{{"internal/gateway/read.go", "h.store.repeats.Observe(target, answer.body, h.knownDialect())", "_ = target"}},
+			edits:  []edit{{"internal/gateway/read.go", "g.store.repeats.Observe(target, answer.body, g.knownDialect())", "_ = target"}},
 			unit:   "internal/gateway TestAReadThatContradictsTheLastWriteEndsItsRepeats",
 			why:    notYet,
 		},

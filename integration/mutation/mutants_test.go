@@ -104,7 +104,7 @@ var guards = []mutant{
 	{
 		name:     "no settle time for a write that isn't acknowledged",
 		effect:   "as above",
-		edits:    []edit{{put, "fence.End(h.store.now(), h.settle())", "fence.End(h.store.now(), 0)"}},
+		edits:    []edit{{put, "fence.End(g.store.now(), g.settle())", "fence.End(g.store.now(), 0)"}},
 		scenario: "given-up",
 	},
 	{
@@ -138,7 +138,7 @@ var guards = []mutant{
 		name:   "no ticket from the departure",
 		effect: "one from the arrival knows of no write between",
 		edits: []edit{{fetch, "\tswitch {\n\tcase result.large:",
-			"\tticket = h.lookup(who, h.store.now()).Ticket\n\tswitch {\n\tcase result.large:"}},
+			"\tticket = g.lookup(who, g.store.now()).Ticket\n\tswitch {\n\tcase result.large:"}},
 		scenario: "at-once",
 	},
 	{

@@ -26,22 +26,22 @@ type badBody struct {
 
 // readBody reads the body of a write and puts it back. A homeserver may take it unless an error is
 // returned.
-func (h *Gateway) readBody(r *http.Request) (body []byte, bad badBody) {
-	tooLarge := r.ContentLength > h.cfg.MaxBody
+func (g *Gateway) readBody(r *http.Request) (body []byte, bad badBody) {
+	tooLarge := r.ContentLength > g.cfg.MaxBody
 	if !tooLarge {
 		var err error
-		body, err = io.ReadAll(io.LimitReader(r.Body, h.cfg.MaxBody+1))
-		tooLarge = int64(len(body)) > h.cfg.MaxBody || errors.As(err, new(*http.MaxBytesError))
+		body, err = io.ReadAll(io.LimitReader(r.Body, g.cfg.MaxBody+1))
+		tooLarge = int64(len(body)) > g.cfg.MaxBody || errors.As(err, new(*http.MaxBytesError))
 		if !tooLarge && (err != nil || isCutOff(r, body)) {
 			return nil, badBody{matrixError{Errcode: "M_UNKNOWN", Error: "The request body broke off"}, http.StatusBadRequest}
 		}
 	}
 	if tooLarge {
 		return nil, badBody{matrixError{
-			Errcode: "M_TOO_LARGE", Error: fmt.Sprintf("The request body must not be larger than %d bytes", h.cfg.MaxBody),
+			Errcode: "M_TOO_LARGE", Error: fmt.Sprintf("The request body must not be larger than %d bytes", g.cfg.MaxBody),
 		}, http.StatusRequestEntityTooLarge}
 	}
-	if err := matrix.CheckPresenceBody(body, h.cfg.PresenceValues, h.knownDialect()); err != nil {
+	if err := matrix.CheckPresenceBody(body, g.cfg.PresenceValues, g.knownDialect()); err != nil {
 		var wrong *matrix.BodyError
 		errors.As(err, &wrong)
 		return nil, badBody{matrixError{Errcode: wrong.Errcode, Error: wrong.Message}, http.StatusBadRequest}
@@ -63,18 +63,18 @@ func setBody(r *http.Request, body []byte) {
 
 // peekBody reads a body and puts it back as it was. It reports false if that is larger
 // than max_body or broke off.
-func (h *Gateway) peekBody(r *http.Request) (body []byte, ok bool) {
-	if r.Body == nil || r.ContentLength > h.cfg.MaxBody {
+func (g *Gateway) peekBody(r *http.Request) (body []byte, ok bool) {
+	if r.Body == nil || r.ContentLength > g.cfg.MaxBody {
 		return nil, false
 	}
 	rest := r.Body
-	body, err := io.ReadAll(io.LimitReader(rest, h.cfg.MaxBody+1))
+	body, err := io.ReadAll(io.LimitReader(rest, g.cfg.MaxBody+1))
 	if err != nil {
 		r.Body = replayed{io.MultiReader(bytes.NewReader(body), brokenReader{err}), rest}
 		return nil, false
 	}
 	r.Body = replayed{io.MultiReader(bytes.NewReader(body), rest), rest}
-	return body, int64(len(body)) <= h.cfg.MaxBody && !isCutOff(r, body)
+	return body, int64(len(body)) <= g.cfg.MaxBody && !isCutOff(r, body)
 }
 
 // replayed is a request body with its beginning put back.

@@ -27,8 +27,8 @@ const networkShare = 8
 
 // newClient returns the client of a request, which has no budgets if limit is nil or
 // its address tells it from no other.
-func (h *Gateway) newClient(r *http.Request, limit *policy.Limit) client {
-	block, ok := policy.ParseClientBlock(h.server.ClientIP(r))
+func (g *Gateway) newClient(r *http.Request, limit *policy.Limit) client {
+	block, ok := policy.ParseClientBlock(g.server.ClientIP(r))
 	if !ok {
 		// A proxy, before whom we can't tell who is who: nobody has to wait for
 		// another more than all do. All of them may have one connection, or a socket

@@ -103,8 +103,8 @@ func (c *counters) departs(why reason) (arrives func()) {
 
 // forward passes a client's request on. It calls then with the status of the answer
 // before that goes out.
-func (h *Gateway) forward(w http.ResponseWriter, r *http.Request, next Next, why reason, then func(status int)) error {
-	arrives := h.store.counters.departs(why)
+func (g *Gateway) forward(w http.ResponseWriter, r *http.Request, next Next, why reason, then func(status int)) error {
+	arrives := g.store.counters.departs(why)
 	arrived := false
 	defer func() {
 		if !arrived {

@@ -56,37 +56,37 @@ func (s *software) known() dialect {
 }
 
 // knownDialect returns what is known of the homeserver without asking.
-func (h *Gateway) knownDialect() dialect {
-	if h.cfg.Dialect != Auto {
-		return h.cfg.Dialect
+func (g *Gateway) knownDialect() dialect {
+	if g.cfg.Dialect != Auto {
+		return g.cfg.Dialect
 	}
-	return h.store.software.known()
+	return g.store.software.known()
 }
 
 // dialect returns what is known of the homeserver. Now and then it has that asked, while the
 // request is served: no client waits for it.
-func (h *Gateway) dialect(r *http.Request, next Next) dialect {
-	if h.cfg.Dialect != Auto {
-		return h.cfg.Dialect
+func (g *Gateway) dialect(r *http.Request, next Next) dialect {
+	if g.cfg.Dialect != Auto {
+		return g.cfg.Dialect
 	}
-	s := &h.store.software
+	s := &g.store.software
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.asking && !h.store.now().Before(s.next) {
+	if !s.asking && !g.store.now().Before(s.next) {
 		s.asking = true
-		questions := h.newVersionQuestions(r, next)
-		go h.learnSoftware(questions)
+		questions := g.newVersionQuestions(r, next)
+		go g.learnSoftware(questions)
 	}
 	return s.dialect
 }
 
 // learnSoftware asks the homeserver for its name and remembers that.
-func (h *Gateway) learnSoftware(questions []subrequest) {
+func (g *Gateway) learnSoftware(questions []subrequest) {
 	found, name, failed, err := Auto, "", true, error(nil)
-	if crash := h.store.guard(func() { found, name, failed, err = h.askSoftware(questions) }); crash != nil {
+	if crash := g.store.guard(func() { found, name, failed, err = g.askSoftware(questions) }); crash != nil {
 		err = crash
 	}
-	s := &h.store.software
+	s := &g.store.software
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asking = false
@@ -96,27 +96,27 @@ func (h *Gateway) learnSoftware(questions []subrequest) {
 			retry = min(retry, firstSoftwareRetry<<min(s.failures, 10))
 			s.failures++
 		}
-		s.next = h.store.now().Add(retry)
+		s.next = g.store.now().Add(retry)
 		if retry == softwareRetry && !s.warned && s.dialect == Auto {
 			s.warned = true
-			h.logger.Warn("the homeserver doesn't tell which one it is, so syncs are left alone: "+
+			g.logger.Warn("the homeserver doesn't tell which one it is, so syncs are left alone: "+
 				"set homeserver to synapse, dendrite or tuwunel", "error", err)
 		}
 		return
 	}
-	s.next, s.failures = h.store.now().Add(softwareLasts), 0
+	s.next, s.failures = g.store.now().Add(softwareLasts), 0
 	if found != s.dialect {
 		s.dialect, s.warned = found, false
-		h.logger.Info("the homeserver has told which one it is", "homeserver", name)
+		g.logger.Info("the homeserver has told which one it is", "homeserver", name)
 	}
 }
 
 // newVersionQuestions makes the requests that ask a homeserver for its name: where
 // federation asks for it, and where that is closed where clients ask (MSC4383). They have
 // nothing of the client's: the answer is for all.
-func (h *Gateway) newVersionQuestions(r *http.Request, next Next) (questions []subrequest) {
+func (g *Gateway) newVersionQuestions(r *http.Request, next Next) (questions []subrequest) {
 	for _, path := range []string{"/_matrix/federation/v1/version", matrix.ClientPrefix + "versions"} {
-		question, _ := h.newSubrequest(r, next, &url.URL{Path: path}, "").plain()
+		question, _ := g.newSubrequest(r, next, &url.URL{Path: path}, "").plain()
 		questions = append(questions, question)
 	}
 	return questions
@@ -124,10 +124,10 @@ func (h *Gateway) newVersionQuestions(r *http.Request, next Next) (questions []s
 
 // askSoftware asks until the homeserver names itself, as Synapse does in every answer. It
 // reports whether one of the questions failed, so that it may tell soon.
-func (h *Gateway) askSoftware(questions []subrequest) (found dialect, name string, failed bool, err error) {
+func (g *Gateway) askSoftware(questions []subrequest) (found dialect, name string, failed bool, err error) {
 	var problems []string
 	for _, question := range questions {
-		answer := question.send(softwareTimeout, h.store.counters.departs(reasonVersion))
+		answer := question.send(softwareTimeout, g.store.counters.departs(reasonVersion))
 		failed = failed || answer.failed() || answer.site || answer.isAboutRequest() // perhaps for this client only
 		if answer.err != nil {
 			problems = append(problems, answer.err.Error())

@@ -58,22 +58,22 @@ var errIdentityEnded = errors.New("the identity has ended meanwhile")
 // was on its way, and whether it was made for this reader. The result is nil if
 // there is none in time and a stale answer could be served, or if too
 // many fetches are under way.
-func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Found) (result *fetched, own bool, err error) {
+func (g *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Found) (result *fetched, own bool, err error) {
 	var slow <-chan time.Time
 	if found.Answer != nil {
 		timer := time.NewTimer(slowAfter)
 		defer timer.Stop()
 		slow = timer.C
 	}
-	request, end := h.newFetch(r, next, who), time.Now().Add(fetchTimeout)
+	request, end := g.newFetch(r, next, who), time.Now().Add(fetchTimeout)
 	key := fetchKey{target: who.target, generation: found.Ticket.Generation(), settling: found.Ticket.Settling()}
-	shared := found.Permitted && !h.cfg.Rules.PerViewer
+	shared := found.Permitted && !g.cfg.Rules.PerViewer
 	for {
 		if !shared {
-			key.credential = h.store.identities.Fingerprint(who.credential)
+			key.credential = g.store.identities.Fingerprint(who.credential)
 		}
-		c, own, run := h.store.fetches.join(key, found.Ticket.Settled(), func() *fetched {
-			return h.sendFetch(request, who, fetchTimeout)
+		c, own, run := g.store.fetches.join(key, found.Ticket.Settled(), func() *fetched {
+			return g.sendFetch(request, who, fetchTimeout)
 		})
 		switch {
 		case c == nil:
@@ -93,11 +93,11 @@ func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 		case <-r.Context().Done():
 			return nil, false, fail(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 		}
-		switch mayShare(h.sharing(c.result, who, own, shared, found.Answer != nil)) {
+		switch mayShare(g.sharing(c.result, who, own, shared, found.Answer != nil)) {
 		case shareAnswer:
 			return c.result, own, nil
 		case shareRetry:
-			return h.retry(r, request, who, c.result, end)
+			return g.retry(r, request, who, c.result, end)
 		case shareEnded:
 			return nil, false, errIdentityEnded
 		case shareLate:
@@ -110,9 +110,9 @@ func (h *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 
 // newFetch makes the request GET of a presence. Its path is in the one spelling that
 // all readers of the target share, and of the query it has what says whose it is.
-func (h *Gateway) newFetch(r *http.Request, next Next, who reader) subrequest {
+func (g *Gateway) newFetch(r *http.Request, next Next, who reader) subrequest {
 	const before, after = matrix.ClientPrefix + "v3/presence/", "/status"
-	return h.newSubrequest(r, next, &url.URL{
+	return g.newSubrequest(r, next, &url.URL{
 		Path: before + who.target + after, RawPath: before + url.PathEscape(who.target) + after, RawQuery: assertion(who.credential),
 	}, who.credential.Token, originField)
 }
@@ -124,37 +124,37 @@ func (h *Gateway) newFetch(r *http.Request, next Next, who reader) subrequest {
 //	1 reader: looks up, a miss        2 reader: looks up, a miss
 //	1 reader: fetches, stores, is done
 //	                                  2 reader: finds no call, begins one
-func (h *Gateway) sendFetch(request subrequest, who reader, timeout time.Duration) *fetched {
-	now := h.store.now()
-	found := h.lookup(who, now)
+func (g *Gateway) sendFetch(request subrequest, who reader, timeout time.Duration) *fetched {
+	now := g.store.now()
+	found := g.lookup(who, now)
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{departed: now, found: &found}
 	}
-	result := &fetched{departed: now, subresponse: request.sendTwice(timeout, h.store, reasonFetch, found.Answer != nil)}
+	result := &fetched{departed: now, subresponse: request.sendTwice(timeout, g.store, reasonFetch, found.Answer != nil)}
 	if result.failed() {
-		result.retrial = newRetrial(h.newParty(who, &request))
+		result.retrial = newRetrial(g.newParty(who, &request))
 	}
 	if result.err != nil || result.site {
 		return result
 	}
 	if !result.failed() {
-		h.store.answered(now)
-		h.store.learnOrigins(request.request, result.subresponse)
+		g.store.answered(now)
+		g.store.learnOrigins(request.request, result.subresponse)
 	}
 	if result.local && isSuccess(result.status) {
 		return result // it permits nothing
 	}
-	result.answer, result.stored = h.remember(found.Ticket, who, result.subresponse)
+	result.answer, result.stored = g.remember(found.Ticket, who, result.subresponse)
 	if result.answer != nil {
-		h.store.host.note(result.host)
+		g.store.host.note(result.host)
 	}
 	return result
 }
 
 // remember keeps what an answer says, and reports whether it was stored. The answer is
 // nil if it isn't a presence.
-func (h *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse) (answer *cache.Answer, stored bool) {
-	presence, rules := h.store.presence, &h.cfg.Rules
+func (g *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse) (answer *cache.Answer, stored bool) {
+	presence, rules := g.store.presence, &g.cfg.Rules
 	switch {
 	case result.large:
 		// Of an error there is nothing to keep, of any size.
@@ -162,7 +162,7 @@ func (h *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse)
 			presence.MarkUncached(ticket)
 		}
 	case result.status == http.StatusUnauthorized:
-		h.store.refused(who.credential, h.store.holderOf(who.credential), result)
+		g.store.refused(who.credential, g.store.holderOf(who.credential), result)
 	case result.echoes:
 		// A proxy names each browser's own origin, as a rule without a Vary. Whoever
 		// asks with another must not decide for all.
@@ -171,7 +171,7 @@ func (h *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse)
 	case result.status == http.StatusOK:
 		answer, err := cache.ParseAnswer(result.body, keptList(result.header))
 		if err == nil {
-			h.compareShown(ticket, who.target, result)
+			g.compareShown(ticket, who.target, result)
 		}
 		if err != nil || variesByClient(result.header) {
 			presence.MarkUncached(ticket)

@@ -34,17 +34,17 @@ func NewGateway(set *Settings, m *Store, server Server, fields *SiteFields, logg
 }
 
 // Settings returns what the gateway was made with.
-func (h *Gateway) Settings() *Settings { return h.cfg }
+func (g *Gateway) Settings() *Settings { return g.cfg }
 
 // Fields returns the header fields that the site's handlers name.
-func (h *Gateway) Fields() *SiteFields { return h.site }
+func (g *Gateway) Fields() *SiteFields { return g.site }
 
 // Serve answers a request or sends it on, perhaps another one than it came. An error that it
 // returns is the next handler's, as it is, or a [Failure].
-func (h *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error {
-	h.served.Do(func() { h.store.resize(h.cfg.Sizes) })
+func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error {
+	g.served.Do(func() { g.store.resize(g.cfg.Sizes) })
 
-	if isNoPath(r) && !h.cfg.Observe {
+	if isNoPath(r) && !g.cfg.Observe {
 		writeMatrixError(w, r, http.StatusBadRequest, matrixError{
 			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL, and CONNECT is for WebSockets only",
 		})
@@ -53,39 +53,39 @@ func (h *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 	method := methodOf(r)
 	switch method {
 	case http.MethodOptions:
-		if h.cfg.Preflight {
-			if kind, ok := newPreflightKind(r); ok && !h.site.ReadsAny(r.Header) && (h.cfg.Observe || !hasBody(r)) {
-				return h.servePreflight(w, r, next, kind)
+		if g.cfg.Preflight {
+			if kind, ok := newPreflightKind(r); ok && !g.site.ReadsAny(r.Header) && (g.cfg.Observe || !hasBody(r)) {
+				return g.servePreflight(w, r, next, kind)
 			}
 		}
 	case http.MethodGet, http.MethodHead, http.MethodPut:
 		route, ok := presenceRoute(r)
 		if ok {
-			h.strays.judged.Store(true)
+			g.strays.judged.Store(true)
 		}
 		switch {
 		case !ok:
-		case h.cfg.Observe:
-			return h.observe(w, r, next, route)
+		case g.cfg.Observe:
+			return g.observe(w, r, next, route)
 		case method == http.MethodPut:
-			return h.serveWrite(w, r, next, route)
+			return g.serveWrite(w, r, next, route)
 		default:
-			return h.serveRead(w, r, next, route)
+			return g.serveRead(w, r, next, route)
 		}
 	}
-	if h.watchesSyncs() {
+	if g.watchesSyncs() {
 		if route, ok := syncRoute(r); ok {
-			return h.serveSync(w, r, next, route)
+			return g.serveSync(w, r, next, route)
 		}
 	}
-	if h.watchesActivity() && matrix.IsActivity(method, r.URL.EscapedPath()) {
-		return h.serveActivity(w, r, next)
+	if g.watchesActivity() && matrix.IsActivity(method, r.URL.EscapedPath()) {
+		return g.serveActivity(w, r, next)
 	}
 	if revocation, ok := matrix.ParseRevocation(method, r.URL.EscapedPath()); ok {
-		return h.serveRevocation(w, r, next, revocation)
+		return g.serveRevocation(w, r, next, revocation)
 	}
-	if h.strays.concern(r.URL.Path) {
-		w = h.countStrays(w)
+	if g.strays.concern(r.URL.Path) {
+		w = g.countStrays(w)
 	}
 	return next.ServeHTTP(w, r)
 }

@@ -100,7 +100,7 @@ type head struct {
 // newHead returns the head of a request of ours on behalf of a client's, with so many
 // bytes in its request line, with an access token unless that is empty, and with what
 // else it needs of the client's.
-func (h *Gateway) newHead(r *http.Request, line int, token string, more []clientField) *head {
+func (g *Gateway) newHead(r *http.Request, line int, token string, more []clientField) *head {
 	b := &head{
 		header: make(http.Header, 8),
 		left:   maxHead - line - len("Host: \r\n") - len(r.Host),
@@ -111,20 +111,20 @@ func (h *Gateway) newHead(r *http.Request, line int, token string, more []client
 	}
 	// What the site sets comes first, and what the client may choose of what it looks at
 	// last: that must not take the place of the client's address.
-	b.takeNamed(h, r, false)
+	b.takeNamed(g, r, false)
 	for i := range clientFields {
 		b.take(r, clientFields[i])
 	}
 	for i := range more {
 		b.take(r, more[i])
 	}
-	for i, name := range h.server.ClientIPHeaders(r) {
+	for i, name := range g.server.ClientIPHeaders(r) {
 		name = http.CanonicalHeaderKey(name)
 		if i < maxClientIPFields && b.header[name] == nil && !slices.Contains(withoutCopy, name) {
 			b.take(r, clientField{name, maxClientIP, listTail})
 		}
 	}
-	b.takeNamed(h, r, true)
+	b.takeNamed(g, r, true)
 	return b
 }
 

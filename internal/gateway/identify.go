@@ -82,18 +82,18 @@ func (o *identity) isShared() bool {
 }
 
 // cached returns what is remembered of whose a credential is.
-func (h *Gateway) cached(c matrix.Credential, now time.Time) (known identity) {
-	known.userID, known.unknown = h.store.identities.Lookup(c, now, h.cfg.Lifetimes)
+func (g *Gateway) cached(c matrix.Credential, now time.Time) (known identity) {
+	known.userID, known.unknown = g.store.identities.Lookup(c, now, g.cfg.Lifetimes)
 	return known
 }
 
 // identify tells on whose behalf c acts, from memory or from the homeserver. It asks
 // for as many unknown tokens of a client as limit says, or for all if that is nil.
-func (h *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) identity {
-	if known := h.cached(c, h.store.now()); known.known() {
+func (g *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) identity {
+	if known := g.cached(c, g.store.now()); known.known() {
 		return known
 	}
-	return h.inquire(r, next, c, limit).answer(r.Context().Done())
+	return g.inquire(r, next, c, limit).answer(r.Context().Done())
 }
 
 // inquiry is a question whose a credential is, that may be asked later than its request
@@ -105,8 +105,8 @@ type inquiry struct {
 	from       client
 }
 
-func (h *Gateway) inquire(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) inquiry {
-	return inquiry{h, c, h.newWhoAmI(r, next, c), h.newClient(r, limit)}
+func (g *Gateway) inquire(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) inquiry {
+	return inquiry{g, c, g.newWhoAmI(r, next, c), g.newClient(r, limit)}
 }
 
 // answer asks, or waits for another's answer to the same question until gone.
@@ -244,12 +244,12 @@ func (i inquiry) inBackground(places *seats, f func()) bool {
 
 // learn asks the homeserver whose a credential is, if that isn't known, while its request
 // is served, and calls then with a user that it learns.
-func (h *Gateway) learn(r *http.Request, next Next, c matrix.Credential, then func(userID string)) {
-	now := h.store.now()
-	if known := h.cached(c, now); known.known() || h.isRefused(c, now) {
+func (g *Gateway) learn(r *http.Request, next Next, c matrix.Credential, then func(userID string)) {
+	now := g.store.now()
+	if known := g.cached(c, now); known.known() || g.isRefused(c, now) {
 		return
 	}
-	h.inquire(r, next, c, h.cfg.RejectedLimit).later(func(who identity) {
+	g.inquire(r, next, c, g.cfg.RejectedLimit).later(func(who identity) {
 		if who.userID != "" {
 			then(who.userID)
 		}
@@ -269,9 +269,9 @@ const crowdedWait = time.Second
 // newWhoAmI makes the request GET /account/whoami, which all homeservers have under
 // v3. It goes as the client, with its address and User-Agent, because Synapse
 // records these as the last use of the token.
-func (h *Gateway) newWhoAmI(r *http.Request, next Next, c matrix.Credential) subrequest {
+func (g *Gateway) newWhoAmI(r *http.Request, next Next, c matrix.Credential) subrequest {
 	u := &url.URL{Path: matrix.ClientPrefix + "v3/account/whoami", RawQuery: assertion(c)}
-	return h.newSubrequest(r, next, u, c.Token)
+	return g.newSubrequest(r, next, u, c.Token)
 }
 
 // assertion is the query by which a request of ours acts for the same user as c. The token
@@ -301,8 +301,8 @@ func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) iden
 	return who
 }
 
-func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, under policy.Inquiry, deadline time.Time) (identity, lookup) {
-	m := h.store
+func (g *Gateway) lookUp(question subrequest, c matrix.Credential, from client, under policy.Inquiry, deadline time.Time) (identity, lookup) {
+	m := g.store
 	patience, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	if m.asking.Enter(patience, from.name, from.many) != nil {
@@ -312,7 +312,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 	// Another call may have ended before this one began, as in sendFetch, and
 	// others of this client may have used its budget up.
 	revision, asked := m.identities.Revision(), m.now()
-	if known := h.cached(c, asked); known.known() {
+	if known := g.cached(c, asked); known.known() {
 		known.asked, known.asOf = asked, revision
 		return known, lookupShared
 	}
@@ -320,7 +320,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 		return identity{wait: wait}, lookupLimited
 	}
 
-	asksAgain := h.cfg.Lifetimes.UnknownToken > 0 && m.identities.WasRejected(c)
+	asksAgain := g.cfg.Lifetimes.UnknownToken > 0 && m.identities.WasRejected(c)
 	if asksAgain {
 		again := from.again()
 		if wait := m.rejectedWait(again, asked); wait > 0 {
@@ -329,7 +329,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 		m.chargeRejected(again, asked)
 	}
 
-	staleAtStake := h.cfg.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
+	staleAtStake := g.cfg.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
 	answer := question.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
 	if answer.site {
 		return identity{barrier: answer}, lookupFailed
@@ -339,7 +339,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 		if !asksAgain && m.identities.LastKnown(c) == "" {
 			m.outage.fails(from, m.now())
 		}
-		return h.unreachable(question, answer), lookupFailed
+		return g.unreachable(question, answer), lookupFailed
 	}
 	m.answered(asked)
 	switch {
@@ -349,7 +349,7 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 			DeviceID string `json:"device_id"`
 		}
 		if answer.decode(&who) && who.UserID != "" {
-			h.reportFault(faultNone, nil)
+			g.reportFault(faultNone, nil)
 			m.host.note(answer.host)
 			m.accept(c)
 			under.Learn(policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked)
@@ -371,16 +371,16 @@ func (h *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 		m.refuse(c, answer, asked)
 		return identity{refusal: answer, down: answer.failed()}, lookupRefused
 	}
-	return h.incomprehensible(question, answer), lookupFailed
+	return g.incomprehensible(question, answer), lookupFailed
 }
 
 // unreachable returns what is known by a question that failed, and logs that.
-func (h *Gateway) unreachable(question subrequest, answer *subresponse) identity {
+func (g *Gateway) unreachable(question subrequest, answer *subresponse) identity {
 	err := answer.err
 	if err == nil {
 		err = fail(http.StatusBadGateway, fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status))
 	}
-	h.reportFault(faultUnreachable, err)
+	g.reportFault(faultUnreachable, err)
 	failed := identity{err: err, down: true}
 	if answer.replaced && !answer.large {
 		failed.page = answer
@@ -390,7 +390,7 @@ func (h *Gateway) unreachable(question subrequest, answer *subresponse) identity
 
 // incomprehensible returns what is known by an answer that no homeserver gives to a question, and
 // logs it unless there may be one all the same.
-func (h *Gateway) incomprehensible(question subrequest, answer *subresponse) identity {
+func (g *Gateway) incomprehensible(question subrequest, answer *subresponse) identity {
 	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",
 		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"))
 	failed := identity{err: fail(http.StatusBadGateway, err)}
@@ -398,9 +398,9 @@ func (h *Gateway) incomprehensible(question subrequest, answer *subresponse) ide
 	case answer.isAboutRequest():
 		failed.page = answer
 	case answer.local:
-		h.reportFault(faultUnreachable, err)
+		g.reportFault(faultUnreachable, err)
 	default:
-		h.reportFault(faultNotAHomeserver, err)
+		g.reportFault(faultNotAHomeserver, err)
 	}
 	return failed
 }
@@ -452,18 +452,18 @@ func (m *Store) Trouble() string {
 }
 
 // reportFault logs a fault, or its end, if it is news.
-func (h *Gateway) reportFault(now fault, err error) {
-	log := &h.store.faults
+func (g *Gateway) reportFault(now fault, err error) {
+	log := &g.store.faults
 	before := log.state.Load()
 	if before == int32(now) {
 		return
 	}
-	if !log.logged.due(h.store.clock.Stamp(), faultLogInterval) || !log.state.CompareAndSwap(before, int32(now)) {
+	if !log.logged.due(g.store.clock.Stamp(), faultLogInterval) || !log.state.CompareAndSwap(before, int32(now)) {
 		return
 	}
 	if now == faultNone {
-		h.logger.Info(faultMessages[now])
+		g.logger.Info(faultMessages[now])
 	} else {
-		h.logger.Error(faultMessages[now], "error", err)
+		g.logger.Error(faultMessages[now], "error", err)
 	}
 }

@@ -53,25 +53,25 @@ func (m *Store) Absorbs() bool { return m.needs.absorbs.Load() }
 
 // watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.
 // One whose configuration has ended may have requests under way.
-func (h *Gateway) watchesSyncs() bool { return h.cfg.watchesSyncs() || h.store.needs.syncs.Load() }
+func (g *Gateway) watchesSyncs() bool { return g.cfg.watchesSyncs() || g.store.needs.syncs.Load() }
 
 // watchesActivity tells the same of activity.
-func (h *Gateway) watchesActivity() bool {
-	return h.cfg.watchesActivity() || h.store.needs.activity.Load()
+func (g *Gateway) watchesActivity() bool {
+	return g.cfg.watchesActivity() || g.store.needs.activity.Load()
 }
 
 // watchesOnly tells that this handler lets all syncs through as they came. In mode observe it
 // finds out what it would do only if nobody of the memory does it: for who does, it has to
 // be remembered what the homeserver was told, not what it would have been.
-func (h *Gateway) watchesOnly() bool {
-	return h.cfg.SyncPresence == syncPass || h.cfg.Observe && h.store.needs.limitsSyncs.Load()
+func (g *Gateway) watchesOnly() bool {
+	return g.cfg.SyncPresence == syncPass || g.cfg.Observe && g.store.needs.limitsSyncs.Load()
 }
 
 // passesBy notes a write of a credential that is on its way in mode observe, or may have been taken.
 // Handlers that act upon what the homeserver was told have the next sync go through.
-func (h *Gateway) passesBy(userID string, c matrix.Credential) {
-	if n := &h.store.needs; n.limitsSyncs.Load() || n.absorbs.Load() {
-		h.doubtAfterWrite(userID, h.store.deviceOf(c, userID))
+func (g *Gateway) passesBy(userID string, c matrix.Credential) {
+	if n := &g.store.needs; n.limitsSyncs.Load() || n.absorbs.Load() {
+		g.doubtAfterWrite(userID, g.store.deviceOf(c, userID))
 	}
 }
 
@@ -79,10 +79,10 @@ func (h *Gateway) passesBy(userID string, c matrix.Credential) {
 // came: the next sync goes through and may change what that has set, and what waits of the device
 // must not come after it. A homeserver that merges devices, or that isn't known, is still told
 // what other devices wrote.
-func (h *Gateway) passedBy(userID string, c matrix.Credential) {
-	h.passesBy(userID, c)
-	m := h.store
-	device, dialect := m.deviceOf(c, userID), h.knownDialect()
+func (g *Gateway) passedBy(userID string, c matrix.Credential) {
+	g.passesBy(userID, c)
+	m := g.store
+	device, dialect := m.deviceOf(c, userID), g.knownDialect()
 	if _, waits := m.pendings.waits(userID); waits {
 		m.dropPending(deliverySuperseded, func(w *pendingWrite) bool {
 			return w.UserID == userID && (w.Fingerprint == device || dialect == Dendrite)
@@ -92,6 +92,6 @@ func (h *Gateway) passedBy(userID string, c matrix.Credential) {
 
 // settle is for how long nothing is kept after a write: as long as any handler of the memory
 // has it, because what one stores the others serve.
-func (h *Gateway) settle() time.Duration {
-	return max(h.cfg.Settle, time.Duration(h.store.needs.settle.Load()))
+func (g *Gateway) settle() time.Duration {
+	return max(g.cfg.Settle, time.Duration(g.store.needs.settle.Load()))
 }

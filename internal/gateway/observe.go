@@ -18,60 +18,60 @@ import (
 // nobody told them is limited more often than they would be.
 
 // observe passes a presence request on and counts what would have become of it.
-func (h *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
+func (g *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
 	kind := routeOf(r)
-	h.store.counters.requests[kind].Add(1)
-	seen := h.newObservation(r, next, kind, route)
+	g.store.counters.requests[kind].Add(1)
+	seen := g.newObservation(r, next, kind, route)
 	if kind == routeWrite {
-		return h.observeWrite(w, r, next, seen)
+		return g.observeWrite(w, r, next, seen)
 	}
-	h.note(r, outcomeBypass)
+	g.note(r, outcomeBypass)
 	opaque := func() bool { return true }
 	if !asksForProtocol(r) {
 		opaque = watchBody(r)
 	}
-	return h.observeAnswer(w, r, next, reasonBypass, seen, func(int) {}, func() {
-		seen.opaque, seen.forOrigin = opaque(), h.store.isForItsOrigin(r)
+	return g.observeAnswer(w, r, next, reasonBypass, seen, func(int) {}, func() {
+		seen.opaque, seen.forOrigin = opaque(), g.store.isForItsOrigin(r)
 	})
 }
 
 // observeWrite is observe for a write.
-func (h *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next, seen *observation) error {
-	h.note(r, outcomeForwarded)
-	seen.beside = h.store.needs.absorbs.Load()
+func (g *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next, seen *observation) error {
+	g.note(r, outcomeForwarded)
+	seen.beside = g.store.needs.absorbs.Load()
 	target, credential := seen.writing.target, seen.writing.credential
 	// Somebody else's changes nothing, and nobody knows whose until the homeserver takes it.
 	writer, certain := "", seen.writing.Credential == policy.CredentialCertain
 	if certain {
-		writer = h.store.identities.LastKnown(credential)
+		writer = g.store.identities.LastKnown(credential)
 	}
-	body := newCopied(r, h.observedBody(certain, writer, target))
+	body := newCopied(r, g.observedBody(certain, writer, target))
 	var fence cache.Write
 	var attempt policy.Attempt
 	own := writer == target
 	if own {
-		fence = h.store.presence.BeginWrite(target)
-		h.passesBy(target, credential)
+		fence = g.store.presence.BeginWrite(target)
+		g.passesBy(target, credential)
 		if seen.beside {
-			attempt = h.store.repeats.Begin(target, seen.departed)
+			attempt = g.store.repeats.Begin(target, seen.departed)
 		}
 	}
-	return h.observeAnswer(w, r, next, reasonWrite, seen, func(status int) {
+	return g.observeAnswer(w, r, next, reasonWrite, seen, func(status int) {
 		switch {
 		case !isSuccess(status):
 		case own:
-			h.passedBy(target, credential)
+			g.passedBy(target, credential)
 		case writer == "":
-			h.invalidate(target)
+			g.invalidate(target)
 		}
 	}, func() {
-		seen.unread = body.unread(r) && r.ContentLength <= h.cfg.MaxBody
+		seen.unread = body.unread(r) && r.ContentLength <= g.cfg.MaxBody
 		sent, whole := body.take()
 		seen.writing.PresenceWrite.Body = sent
-		seen.valid = whole && !seen.unread && !isCutOff(r, sent) && matrix.CheckPresenceBody(sent, h.cfg.PresenceValues, h.knownDialect()) == nil
+		seen.valid = whole && !seen.unread && !isCutOff(r, sent) && matrix.CheckPresenceBody(sent, g.cfg.PresenceValues, g.knownDialect()) == nil
 		if own {
-			h.passesBy(target, credential) // it may have failed on the way back
-			h.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), sent)
+			g.passesBy(target, credential) // it may have failed on the way back
+			g.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), sent)
 		}
 		if own && seen.beside {
 			attempt.End(nil)
@@ -81,23 +81,23 @@ func (h *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next
 
 // observeAnswer sends a request on as it came, and judges it when that is over. It calls answers
 // with the status before that goes out, and over before the judgement.
-func (h *Gateway) observeAnswer(w http.ResponseWriter, r *http.Request, next Next, why reason, seen *observation,
+func (g *Gateway) observeAnswer(w http.ResponseWriter, r *http.Request, next Next, why reason, seen *observation,
 	answers func(status int), over func(),
 ) error {
-	isSites, isLocal := h.isSites(r), h.isLocal(r)
+	isSites, isLocal := g.isSites(r), g.isLocal(r)
 	recorder := &recorder{responseWriter: responseWriter{w}}
 	// Also if that panics, because the homeserver's answer breaks off.
 	defer func() {
 		answer := recorder.answer()
-		answer.arrived = h.store.now()
-		answer.site = answer.status >= http.StatusMultipleChoices && isSites() || h.site.Authenticates && answer.isAuthentication()
+		answer.arrived = g.store.now()
+		answer.site = answer.status >= http.StatusMultipleChoices && isSites() || g.site.Authenticates && answer.isAuthentication()
 		answer.local = isLocal(answer.status)
 		answer.echoes = echoesOrigin(r.Header, answer.header)
 		seen.answer = answer
 		over()
-		h.judge(r, seen)
+		g.judge(r, seen)
 	}()
-	return h.forward(recorder, r, next, why, func(status int) {
+	return g.forward(recorder, r, next, why, func(status int) {
 		recorder.status, recorder.header = status, w.Header().Clone()
 		answers(status)
 	})
@@ -106,24 +106,24 @@ func (h *Gateway) observeAnswer(w http.ResponseWriter, r *http.Request, next Nex
 // observedBody is the size of the largest body of a write that is kept while the write is under
 // way: as much as is judged, and no more than a client sends if nobody knows yet whether its
 // sender has an account.
-func (h *Gateway) observedBody(certain bool, writer, target string) int64 {
+func (g *Gateway) observedBody(certain bool, writer, target string) int64 {
 	switch {
 	case !certain, writer != "" && writer != target:
 		return 0 // it would be refused, whatever it says
 	case writer == "":
-		return min(h.cfg.MaxBody, maxNamedBody)
+		return min(g.cfg.MaxBody, maxNamedBody)
 	}
-	return h.cfg.MaxBody
+	return g.cfg.MaxBody
 }
 
 // judge finds out what would have become of a request. If it isn't known whose that is,
 // the homeserver is asked meanwhile: the client is not to wait for that.
-func (h *Gateway) judge(r *http.Request, seen *observation) {
+func (g *Gateway) judge(r *http.Request, seen *observation) {
 	o, ok := seen.outcome(nil)
 	if !ok {
-		later := seen.asks[0].inBackground(h.store.learning, func() {
+		later := seen.asks[0].inBackground(g.store.learning, func() {
 			o, _ := seen.outcome(func(i inquiry) identity { return i.answer(nil) })
-			h.store.counters.observed[seen.kind][o].Add(1)
+			g.store.counters.observed[seen.kind][o].Add(1)
 		})
 		if later {
 			return
@@ -132,13 +132,13 @@ func (h *Gateway) judge(r *http.Request, seen *observation) {
 			return identity{err: errors.New("too many requests are being observed")}
 		})
 	}
-	h.noteObserved(r, seen.kind, o)
+	g.noteObserved(r, seen.kind, o)
 }
 
 // noteObserved counts what would have become of a request and sets its variable.
-func (h *Gateway) noteObserved(r *http.Request, route route, o outcome) {
-	h.store.counters.observed[route][o].Add(1)
-	if vars := h.server.Vars(r); vars != nil {
+func (g *Gateway) noteObserved(r *http.Request, route route, o outcome) {
+	g.store.counters.observed[route][o].Add(1)
+	if vars := g.server.Vars(r); vars != nil {
 		vars[varObserved] = outcomes[o].name
 	}
 }
@@ -166,28 +166,28 @@ type observation struct {
 }
 
 // newObservation returns what is known of a request before it is sent on.
-func (h *Gateway) newObservation(r *http.Request, next Next, kind route, route matrix.PresenceRoute) *observation {
-	seen := &observation{handler: h, kind: kind, method: r.Method, departed: h.store.now()}
+func (g *Gateway) newObservation(r *http.Request, next Next, kind route, route matrix.PresenceRoute) *observation {
+	seen := &observation{handler: g, kind: kind, method: r.Method, departed: g.store.now()}
 	if kind == routeWrite {
 		seen.writing = newWriting(r, route)
 		seen.writing.now = seen.departed
 		if seen.writing.Credential == policy.CredentialCertain {
-			seen.asks = append(seen.asks, h.inquire(r, next, seen.writing.credential, h.cfg.RejectedLimit))
+			seen.asks = append(seen.asks, g.inquire(r, next, seen.writing.credential, g.cfg.RejectedLimit))
 		}
 		return seen
 	}
-	seen.ticket = h.store.presence.Lookup("", route.UserID, &h.cfg.Rules, seen.departed).Ticket
-	seen.reading = h.newReading(r, route)
-	seen.reading.now, seen.reading.from = seen.departed, h.newClient(r, h.cfg.RejectedLimit)
+	seen.ticket = g.store.presence.Lookup("", route.UserID, &g.cfg.Rules, seen.departed).Ticket
+	seen.reading = g.newReading(r, route)
+	seen.reading.now, seen.reading.from = seen.departed, g.newClient(r, g.cfg.RejectedLimit)
 	might := seen.reading.shown
 	switch {
-	case !h.cfg.limitsReads && (!h.cfg.Cached || seen.reading.Credential != policy.CredentialCertain):
+	case !g.cfg.limitsReads && (!g.cfg.Cached || seen.reading.Credential != policy.CredentialCertain):
 		return seen // nobody's question
 	case seen.reading.Credential == policy.CredentialCertain:
 		might = []matrix.Credential{seen.reading.credential}
 	}
 	for _, c := range might {
-		seen.asks = append(seen.asks, h.inquire(r, next, c, h.cfg.RejectedLimit))
+		seen.asks = append(seen.asks, g.inquire(r, next, c, g.cfg.RejectedLimit))
 	}
 	return seen
 }

@@ -63,11 +63,11 @@ var outcomes = [outcomeCount]struct {
 }
 
 // note counts the outcome of a request and sets its variables.
-func (h *Gateway) note(r *http.Request, o outcome) { h.noteAs(r, routeOf(r), o) }
+func (g *Gateway) note(r *http.Request, o outcome) { g.noteAs(r, routeOf(r), o) }
 
-func (h *Gateway) noteAs(r *http.Request, route route, o outcome) {
-	h.store.counters.outcomes[route][o].Add(1)
-	vars := h.server.Vars(r)
+func (g *Gateway) noteAs(r *http.Request, route route, o outcome) {
+	g.store.counters.outcomes[route][o].Add(1)
+	vars := g.server.Vars(r)
 	if vars == nil {
 		return
 	}

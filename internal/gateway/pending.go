@@ -139,14 +139,14 @@ func (p *pendings) len() int {
 }
 
 // newPending returns a client's write, to be sent later as the client sent it.
-func (h *Gateway) newPending(r *http.Request, next Next, write *presenceWrite) *pendingWrite {
+func (g *Gateway) newPending(r *http.Request, next Next, write *presenceWrite) *pendingWrite {
 	u := *r.URL
 	u.RawQuery = assertion(write.credential)
-	request := h.newSubrequest(r, next, &u, write.credential.Token, contentTypeField)
+	request := g.newSubrequest(r, next, &u, write.credential.Token, contentTypeField)
 	request.request.Method, request.request.ContentLength = http.MethodPut, int64(len(write.Body))
 	return &pendingWrite{
-		presenceWrite: *write, read: matrix.ReadWriteBody(write.Body, h.knownDialect()),
-		handler: h, request: request, came: sizeOfHead(r), accepted: h.store.now(),
+		presenceWrite: *write, read: matrix.ReadWriteBody(write.Body, g.knownDialect()),
+		handler: g, request: request, came: sizeOfHead(r), accepted: g.store.now(),
 	}
 }
 
@@ -166,15 +166,15 @@ func sizeOfFields(header http.Header) (n int) {
 // accept lets a write wait until the user's budget is refilled, in the place of an older
 // one of the same device. It reports false if there is no room, it would take too
 // long, or the homeserver may refuse it: nothing is acknowledged then, and nothing done.
-func (h *Gateway) accept(w *pendingWrite, wait time.Duration) bool {
-	m, bounds := h.store, h.cfg.Coalesce
+func (g *Gateway) accept(w *pendingWrite, wait time.Duration) bool {
+	m, bounds := g.store, g.cfg.Coalesce
 	p := &m.pendings
 	if wait > bounds.MaxAge || max(w.size(), w.came) > maxPendingBytes || !w.read.Certain() || w.request.err != nil {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if h.ended.Load() {
+	if g.ended.Load() {
 		return false
 	}
 	user := p.users[w.UserID]
@@ -203,8 +203,8 @@ func (h *Gateway) accept(w *pendingWrite, wait time.Duration) bool {
 	p.n++
 	// What was last written is no longer what the user wants.
 	m.repeats.Disturb(w.UserID)
-	if h.watchesSyncs() {
-		h.doubtAfterWrite(w.UserID, w.Fingerprint)
+	if g.watchesSyncs() {
+		g.doubtAfterWrite(w.UserID, w.Fingerprint)
 	}
 	if user.delivering == nil && user.timer == nil {
 		m.schedule(user, wait)
@@ -559,13 +559,13 @@ func (m *Store) finish(user *pendingUser) {
 
 // Flush delivers what waits of a handler whose configuration ends, and returns when that
 // is done, or given up. No more will wait.
-func (h *Gateway) Flush() {
-	p := &h.store.pendings
+func (g *Gateway) Flush() {
+	p := &g.store.pendings
 	p.mu.Lock()
 	var users []*pendingUser
-	if !h.ended.Swap(true) {
+	if !g.ended.Swap(true) {
 		for _, user := range p.users {
-			if user.concerns(h) {
+			if user.concerns(g) {
 				users = append(users, user)
 			}
 		}
@@ -583,27 +583,27 @@ func (h *Gateway) Flush() {
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			h.flushUser(patience, user)
+			g.flushUser(patience, user)
 		})
 	}
 	all.Wait()
-	h.store.dropPending(deliveryLost, func(w *pendingWrite) bool { return w.handler == h })
-	h.logLosses(0)
+	g.store.dropPending(deliveryLost, func(w *pendingWrite) bool { return w.handler == g })
+	g.logLosses(0)
 }
 
 // flushUser delivers what waits of a user, until nothing of this handler's does.
-func (h *Gateway) flushUser(patience context.Context, user *pendingUser) {
-	p := &h.store.pendings
+func (g *Gateway) flushUser(patience context.Context, user *pendingUser) {
+	p := &g.store.pendings
 	end, _ := patience.Deadline()
 	for patience.Err() == nil {
 		p.mu.Lock()
-		busy, concerned := user.delivering, user.concerns(h)
+		busy, concerned := user.delivering, user.concerns(g)
 		p.mu.Unlock()
 		switch {
 		case !concerned:
 			return
 		case busy == nil:
-			h.store.deliverQueue(user, end)
+			g.store.deliverQueue(user, end)
 			continue
 		}
 		select {
@@ -621,19 +621,19 @@ func (u *pendingUser) concerns(h *Gateway) bool {
 }
 
 // reportLoss notes that a write was answered with 200 and then not delivered.
-func (h *Gateway) reportLoss() {
-	h.store.losses.unlogged.Add(1)
-	h.logLosses(faultLogInterval)
+func (g *Gateway) reportLoss() {
+	g.store.losses.unlogged.Add(1)
+	g.logLosses(faultLogInterval)
 }
 
 // logLosses logs how many writes were lost, unless it did within the interval.
-func (h *Gateway) logLosses(interval time.Duration) {
-	losses := &h.store.losses
-	if !losses.logged.due(h.store.clock.Stamp(), interval) {
+func (g *Gateway) logLosses(interval time.Duration) {
+	losses := &g.store.losses
+	if !losses.logged.due(g.store.clock.Stamp(), interval) {
 		return
 	}
 	if n := losses.unlogged.Swap(0); n > 0 {
-		h.logger.Warn("presence writes that were answered with 200 could not be delivered to the homeserver; "+
+		g.logger.Warn("presence writes that were answered with 200 could not be delivered to the homeserver; "+
 			"over_limit reject makes no such promise", "lost_since_last_message", n)
 	}
 }

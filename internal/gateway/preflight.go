@@ -92,37 +92,37 @@ func sortedNames(list string) string {
 // the request on and learns. Several that come before the first answer all go to the
 // homeserver: that is a handful, every five minutes, and nobody has to wait for
 // another's.
-func (h *Gateway) servePreflight(w http.ResponseWriter, r *http.Request, next Next, kind preflightKind) error {
-	h.store.counters.requests[routePreflight].Add(1)
-	now := h.store.now()
-	known, fresh := h.store.preflights.cached(kind, now)
-	isSites, hadBody := h.isSites(r), func() bool { return false }
+func (g *Gateway) servePreflight(w http.ResponseWriter, r *http.Request, next Next, kind preflightKind) error {
+	g.store.counters.requests[routePreflight].Add(1)
+	now := g.store.now()
+	known, fresh := g.store.preflights.cached(kind, now)
+	isSites, hadBody := g.isSites(r), func() bool { return false }
 	switch {
-	case h.cfg.Observe:
+	case g.cfg.Observe:
 		hadBody = watchBody(r)
 		defer func() {
 			if known != nil && !hadBody() {
-				h.noteObserved(r, routePreflight, outcomeHit)
+				g.noteObserved(r, routePreflight, outcomeHit)
 			} else {
-				h.noteObserved(r, routePreflight, outcomeForwarded)
+				g.noteObserved(r, routePreflight, outcomeForwarded)
 			}
 		}()
 	case known != nil:
-		h.note(r, outcomeHit)
+		g.note(r, outcomeHit)
 		writeKept(w, r, known.status, known.fields, statusHit(fresh), nil)
 		return nil
 	}
-	h.note(r, outcomeForwarded)
+	g.note(r, outcomeForwarded)
 	answer := &preflightWriter{
 		responseWriter: responseWriter{w},
-		hold:           !h.cfg.Observe,
+		hold:           !g.cfg.Observe,
 		hadBody:        hadBody,
 		learn: func(status int, header http.Header) bool {
 			// What the site answers some with, by their address perhaps, is not for all.
-			return !isSites() && h.store.preflights.learn(kind, status, header, now)
+			return !isSites() && g.store.preflights.learn(kind, status, header, now)
 		},
 	}
-	err := h.forward(answer, r, next, reasonPreflight, func(int) {})
+	err := g.forward(answer, r, next, reasonPreflight, func(int) {})
 	if err == nil {
 		answer.end(r.Context().Err() == nil)
 	}

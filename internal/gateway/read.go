@@ -59,8 +59,8 @@ var readEnds = [policy.ReadSteps]struct {
 }
 
 // newReading returns a read of which nothing has been found out that costs anything.
-func (h *Gateway) newReading(r *http.Request, route matrix.PresenceRoute) (rd reading) {
-	rd.Cached, rd.Limited, rd.StaleIfError = h.cfg.Cached, h.cfg.limitsReads, h.cfg.Rules.StaleIfError > 0
+func (g *Gateway) newReading(r *http.Request, route matrix.PresenceRoute) (rd reading) {
+	rd.Cached, rd.Limited, rd.StaleIfError = g.cfg.Cached, g.cfg.limitsReads, g.cfg.Rules.StaleIfError > 0
 	rd.route, rd.Canonical = route, route.Canonical
 	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	rd.credential, rd.Credential = credential, credentialFact(err)
@@ -82,19 +82,19 @@ func credentialFact(err error) policy.CredentialFact {
 }
 
 // serveRead is the life of a GET or HEAD of a presence in mode enforce.
-func (h *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
-	h.store.counters.requests[routeRead].Add(1)
-	rd := h.newReading(r, route)
+func (g *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
+	g.store.counters.requests[routeRead].Add(1)
+	rd := g.newReading(r, route)
 	step := policy.DecideRead(&rd.ReadFacts)
 	for ; !step.Ends(); step = policy.DecideRead(&rd.ReadFacts) {
-		h.findOutForRead(step, &rd, r, next)
+		g.findOutForRead(step, &rd, r, next)
 	}
-	h.note(r, readEnds[step].outcome)
-	return h.endRead(step, &rd, w, r, next)
+	g.note(r, readEnds[step].outcome)
+	return g.endRead(step, &rd, w, r, next)
 }
 
 // findOutForRead carries out a step that finds out a fact, while the client waits.
-func (h *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Request, next Next) {
+func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Request, next Next) {
 	switch step {
 	case policy.ReadLookForBody:
 		rd.Body = policy.BodyGood
@@ -102,37 +102,37 @@ func (h *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 			rd.Body = policy.BodyBad
 		}
 	case policy.ReadAskOwner:
-		rd.now = h.store.now()
-		who := h.cached(rd.credential, rd.now)
+		rd.now = g.store.now()
+		who := g.cached(rd.credential, rd.now)
 		if !who.known() {
-			if h.isRefused(rd.credential, rd.now) {
+			if g.isRefused(rd.credential, rd.now) {
 				rd.Owner = policy.OwnerRefused
 				return
 			}
-			who = h.identify(r, next, rd.credential, h.cfg.RejectedLimit)
-			rd.now = h.store.now()
+			who = g.identify(r, next, rd.credential, g.cfg.RejectedLimit)
+			rd.now = g.store.now()
 		}
 		rd.learn(who)
 		rd.leave(r)
 	case policy.ReadRecallOwner:
-		rd.learn(h.recallForStale(rd))
+		rd.learn(g.recallForStale(rd))
 		rd.leave(r)
 	case policy.ReadTakeBudget:
-		h.takeRead(rd, rd.who.userID)
+		g.takeRead(rd, rd.who.userID)
 	case policy.ReadTakeBudgets:
-		rd.now = h.store.now()
-		h.takeReads(rd, func(i int) identity {
-			who := h.identify(r, next, rd.shown[i], h.cfg.RejectedLimit)
-			rd.now = h.store.now()
+		rd.now = g.store.now()
+		g.takeReads(rd, func(i int) identity {
+			who := g.identify(r, next, rd.shown[i], g.cfg.RejectedLimit)
+			rd.now = g.store.now()
 			return who
 		})
 	case policy.ReadCheckClient:
-		rd.now, rd.from = h.store.now(), h.newClient(r, h.cfg.RejectedLimit)
-		h.checkClient(rd)
+		rd.now, rd.from = g.store.now(), g.newClient(r, g.cfg.RejectedLimit)
+		g.checkClient(rd)
 	case policy.ReadLookUp:
-		h.lookUpRead(rd, h.store.isForItsOrigin(r))
+		g.lookUpRead(rd, g.store.isForItsOrigin(r))
 	case policy.ReadFetch:
-		h.fetchRead(rd, r, next)
+		g.fetchRead(rd, r, next)
 	}
 }
 
@@ -147,30 +147,30 @@ func (rd *reading) leave(r *http.Request) {
 }
 
 // recallForStale returns the owner of a read's credential who may still be served what is stale.
-func (h *Gateway) recallForStale(rd *reading) identity {
-	return h.cached(rd.credential, rd.now.Add(-h.cfg.Rules.StaleIfError))
+func (g *Gateway) recallForStale(rd *reading) identity {
+	return g.cached(rd.credential, rd.now.Add(-g.cfg.Rules.StaleIfError))
 }
 
 // takeRead charges a user for a read.
-func (h *Gateway) takeRead(rd *reading, userID string) {
+func (g *Gateway) takeRead(rd *reading, userID string) {
 	rd.Budget = policy.BudgetLeft
-	if wait, ok := h.store.take(limitRead, h.cfg.classOf(userID).ReadLimit, userID, rd.now); !ok {
+	if wait, ok := g.store.take(limitRead, g.cfg.classOf(userID).ReadLimit, userID, rd.now); !ok {
 		rd.Budget, rd.wait = policy.BudgetEmpty, wait
 	}
 }
 
 // takeReads charges the user of each token that an uncertain credential might be, whom ask tells.
-func (h *Gateway) takeReads(rd *reading, ask func(i int) identity) {
+func (g *Gateway) takeReads(rd *reading, ask func(i int) identity) {
 	rd.Budget = policy.BudgetLeft
 	for i := range rd.shown {
-		if h.isRefused(rd.shown[i], rd.now) {
+		if g.isRefused(rd.shown[i], rd.now) {
 			continue
 		}
 		switch who := ask(i); {
 		case who.wait > 0:
 			rd.Budget, rd.wait = policy.BudgetEmpty, who.wait
 		case who.userID != "":
-			h.takeRead(rd, who.userID)
+			g.takeRead(rd, who.userID)
 		}
 		if rd.Budget == policy.BudgetEmpty {
 			return
@@ -180,25 +180,25 @@ func (h *Gateway) takeReads(rd *reading, ask func(i int) identity) {
 
 // checkClient finds out whether the client of a read may show tokens that the homeserver may not
 // know. A token that it has known isn't made up, whatever others do from the same address.
-func (h *Gateway) checkClient(rd *reading) {
-	rd.wasKnown = rd.Credential == policy.CredentialCertain && h.store.isKnown(rd.credential) ||
-		slices.ContainsFunc(rd.shown, h.store.isKnown)
+func (g *Gateway) checkClient(rd *reading) {
+	rd.wasKnown = rd.Credential == policy.CredentialCertain && g.store.isKnown(rd.credential) ||
+		slices.ContainsFunc(rd.shown, g.store.isKnown)
 	rd.Client = policy.BudgetLeft
 	if rd.wasKnown {
 		return
 	}
-	if rd.wait = h.store.rejectedWait(rd.from, rd.now); rd.wait > 0 {
+	if rd.wait = g.store.rejectedWait(rd.from, rd.now); rd.wait > 0 {
 		rd.Client = policy.BudgetEmpty
 	}
 }
 
 // lookUpRead looks into memory for a read.
-func (h *Gateway) lookUpRead(rd *reading, forOrigin bool) {
+func (g *Gateway) lookUpRead(rd *reading, forOrigin bool) {
 	if forOrigin {
 		rd.Found = policy.FoundForOrigin
 		return
 	}
-	rd.found = h.lookup(rd.reader(), rd.now)
+	rd.found = g.lookup(rd.reader(), rd.now)
 	switch rd.found.Outcome {
 	case cache.Hit, cache.Denied:
 		rd.Found = policy.FoundAnswer
@@ -212,8 +212,8 @@ func (h *Gateway) lookUpRead(rd *reading, forOrigin bool) {
 func (rd *reading) reader() reader { return reader{rd.who.userID, rd.route.UserID, rd.credential} }
 
 // fetchRead gets the homeserver's answer to a read.
-func (h *Gateway) fetchRead(rd *reading, r *http.Request, next Next) {
-	rd.result, rd.own, rd.err = h.fetch(r, next, rd.reader(), rd.found)
+func (g *Gateway) fetchRead(rd *reading, r *http.Request, next Next) {
+	rd.result, rd.own, rd.err = g.fetch(r, next, rd.reader(), rd.found)
 	switch {
 	case rd.err == errIdentityEnded:
 		rd.Fetched = policy.FetchEnded
@@ -231,7 +231,7 @@ func (h *Gateway) fetchRead(rd *reading, r *http.Request, next Next) {
 		return
 	}
 	// Meanwhile it may have been overtaken by a write, or got too old.
-	found := h.lookup(rd.reader(), h.store.now())
+	found := g.lookup(rd.reader(), g.store.now())
 	if rd.Stale = found.Answer != nil; rd.Stale {
 		rd.found = found
 	}
@@ -251,7 +251,7 @@ func (s *subresponse) fact(own bool) policy.FetchFact {
 }
 
 // endRead carries out a step that ends a read.
-func (h *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWriter, r *http.Request, next Next) error {
+func (g *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWriter, r *http.Request, next Next) error {
 	detail := readEnds[step].detail
 	switch step {
 	case policy.ReadRefuseMissing:
@@ -261,16 +261,16 @@ func (h *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 	case policy.ReadLimit:
 		writeLimited(w, r, rd.wait)
 	case policy.ReadPassOff:
-		return h.serveUncached(w, r, next, rd.route)
+		return g.serveUncached(w, r, next, rd.route)
 	case policy.ReadPassRefused:
-		return h.serveRefused(w, r, next, rd.credential)
+		return g.serveRefused(w, r, next, rd.credential)
 	case policy.ReadPassUncertain, policy.ReadPassUnknown:
 		if !rd.wasKnown {
-			return h.bypassCharged(w, r, next, detail, rd.from, rd.now)
+			return g.bypassCharged(w, r, next, detail, rd.from, rd.now)
 		}
-		return h.bypass(w, r, next, detail)
+		return g.bypass(w, r, next, detail)
 	case policy.ReadPassOrigin:
-		return h.bypass(h.store.unlearnOrigins(w), r, next, detail)
+		return g.bypass(g.store.unlearnOrigins(w), r, next, detail)
 	case policy.ReadAnswer:
 		writeFound(w, r, &rd.found)
 	case policy.ReadAnswerStale:
@@ -283,80 +283,80 @@ func (h *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 	case policy.ReadCancel:
 		return rd.err
 	default:
-		return h.bypass(w, r, next, detail)
+		return g.bypass(w, r, next, detail)
 	}
 	return nil
 }
 
 // serveRefused passes on a read of who was refused a moment ago. If it succeeds, that is
 // over.
-func (h *Gateway) serveRefused(w http.ResponseWriter, r *http.Request, next Next, c matrix.Credential) error {
-	return h.bypass(onStatus(w, func(status int) {
+func (g *Gateway) serveRefused(w http.ResponseWriter, r *http.Request, next Next, c matrix.Credential) error {
+	return g.bypass(onStatus(w, func(status int) {
 		if isSuccess(status) {
-			h.store.accept(c)
+			g.store.accept(c)
 		}
 	}), r, next, readEnds[policy.ReadPassRefused].detail)
 }
 
 // bypassCharged passes on a read of which it isn't known whose it is. If the homeserver
 // doesn't know its token, that is charged to the client as in [inquiry.ask].
-func (h *Gateway) bypassCharged(w http.ResponseWriter, r *http.Request, next Next, detail string, from client, now time.Time) error {
-	isSites := h.isSites(r)
+func (g *Gateway) bypassCharged(w http.ResponseWriter, r *http.Request, next Next, detail string, from client, now time.Time) error {
+	isSites := g.isSites(r)
 	w, finish := newWatch(w, func(status int) bool {
 		return status == http.StatusUnauthorized && !isSites()
 	}, func(answer *subresponse) {
-		h.chargeUnidentified(r.Method, answer, from, now)
+		g.chargeUnidentified(r.Method, answer, from, now)
 	})
 	defer finish()
-	return h.bypass(w, r, next, detail)
+	return g.bypass(w, r, next, detail)
 }
 
 // chargeUnidentified charges a client for a read that the homeserver has answered with status 401,
 // if it says that it doesn't know the token.
-func (h *Gateway) chargeUnidentified(method string, answer *subresponse, from client, now time.Time) {
+func (g *Gateway) chargeUnidentified(method string, answer *subresponse, from client, now time.Time) {
 	// The answer to a HEAD doesn't say why, but perhaps that it is a homeserver's.
-	untold := method == http.MethodHead && answer.isJSON() && !h.site.Authenticates
+	untold := method == http.MethodHead && answer.isJSON() && !g.site.Authenticates
 	if untold || answer.matrixError() == unknownToken {
-		h.store.chargeRejected(from, now)
+		g.store.chargeRejected(from, now)
 	}
 }
 
 // bypass sends a read to the homeserver as it came. Its answer is not stored.
-func (h *Gateway) bypass(w http.ResponseWriter, r *http.Request, next Next, detail string) error {
-	return h.forward(w, r, next, reasonBypass, func(int) {
+func (g *Gateway) bypass(w http.ResponseWriter, r *http.Request, next Next, detail string) error {
+	return g.forward(w, r, next, reasonBypass, func(int) {
 		w.Header().Add("Cache-Status", cacheName+"; fwd=bypass; detail="+detail)
 	})
 }
 
 // serveUncached passes a read on where nothing is kept. What it shows may still end what is
 // believed of the last write, or of syncs.
-func (h *Gateway) serveUncached(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
-	if !h.comparesShown() || r.Method != http.MethodGet || !route.Canonical {
-		return h.bypass(w, r, next, "off")
+func (g *Gateway) serveUncached(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
+	if !g.comparesShown() || r.Method != http.MethodGet || !route.Canonical {
+		return g.bypass(w, r, next, "off")
 	}
-	ticket := h.lookup(reader{target: route.UserID}, h.store.now()).Ticket
+	ticket := g.lookup(reader{target: route.UserID}, g.store.now()).Ticket
 	watched, finish := newWatch(w, func(status int) bool { return status == http.StatusOK }, func(answer *subresponse) {
 		if answer.isWholeJSON() {
-			h.compareShown(ticket, route.UserID, answer)
+			g.compareShown(ticket, route.UserID, answer)
 		}
 	})
 	defer finish()
-	return h.bypass(watched, r, next, "off")
+	return g.bypass(watched, r, next, "off")
 }
 
 // comparesShown tells whether this handler, or another of its memory, acts upon what it believes of
 // a user's presence.
-func (h *Gateway) comparesShown() bool {
-	n := &h.store.needs
-	return h.cfg.Absorbs || h.cfg.SyncPresence == SyncLimit || n.absorbs.Load() || n.limitsSyncs.Load()
+func (g *Gateway) comparesShown() bool {
+	n := &g.store.needs
+	return g.cfg.Absorbs || g.cfg.SyncPresence == SyncLimit || n.absorbs.Load() || n.limitsSyncs.Load()
 }
 
 // compareShown compares what the homeserver shows of a user with what they last wrote, and said
 // by syncs, unless the answer may be from before.
-func (h *Gateway) compareShown(ticket cache.Ticket, target string, answer *subresponse) {
-	if h.comparesShown() && !h.store.presence.Overtaken(ticket) {
-		h.store.repeats.Observe(target, answer.body, h.knownDialect())
-		h.store.devices.Observe(target, answer.body, h.knownDialect(), h.store.now())
+func (g *Gateway) compareShown(ticket cache.Ticket, target string, answer *subresponse) {
+	if g.comparesShown() && !g.store.presence.Overtaken(ticket) {
+		g.store.repeats.Observe(target, answer.body, g.knownDialect())
+		g.store.devices.Observe(target, answer.body, g.knownDialect(), g.store.now())
 	}
 }
 
@@ -382,8 +382,8 @@ func writeFetched(w http.ResponseWriter, r *http.Request, result *fetched, own b
 	writeSubresponse(w, r, result.subresponse, status)
 }
 
-func (h *Gateway) lookup(who reader, now time.Time) cache.Found {
-	return h.store.presence.Lookup(who.viewer, who.target, &h.cfg.Rules, now)
+func (g *Gateway) lookup(who reader, now time.Time) cache.Found {
+	return g.store.presence.Lookup(who.viewer, who.target, &g.cfg.Rules, now)
 }
 
 // writeFound answers a read with a hit.

@@ -43,12 +43,12 @@ func (r *refusals) of(c matrix.Credential) *simplelru.LRU[[16]byte, time.Time] {
 }
 
 // isRefused reports whether the homeserver has refused a credential a moment ago.
-func (h *Gateway) isRefused(c matrix.Credential, now time.Time) bool {
-	m := h.store
+func (g *Gateway) isRefused(c matrix.Credential, now time.Time) bool {
+	m := g.store
 	m.refusals.mu.Lock()
 	defer m.refusals.mu.Unlock()
 	asked, ok := m.refusals.of(c).Get(m.identities.Fingerprint(c))
-	return ok && now.Sub(asked) < h.cfg.Lifetimes.UnknownToken
+	return ok && now.Sub(asked) < g.cfg.Lifetimes.UnknownToken
 }
 
 // refuse remembers that the homeserver refuses a credential, as it said when it was asked

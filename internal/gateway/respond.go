@@ -283,8 +283,8 @@ func writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
 }
 
 // writeUnverified answers a write of which could not be found out whose it is.
-func (h *Gateway) writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
-	status := statusOf(h.server, err)
+func (g *Gateway) writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
+	status := statusOf(g.server, err)
 	if status < http.StatusInternalServerError {
 		status = http.StatusBadGateway
 	}

@@ -41,8 +41,8 @@ type party struct {
 	address    string
 }
 
-func (h *Gateway) newParty(who reader, request *subrequest) party {
-	return party{who.viewer, h.store.identities.Fingerprint(who.credential), request.route.ClientIP()}
+func (g *Gateway) newParty(who reader, request *subrequest) party {
+	return party{who.viewer, g.store.identities.Fingerprint(who.credential), request.route.ClientIP()}
 }
 
 func newRetrial(first party) *retrial {
@@ -66,12 +66,12 @@ func (t *retrial) convinces(p party) bool {
 // retry asks for a reader who has shared a fetch that failed, by a request that has nothing
 // of the client's but its credential, or tells that it is of no use, or that the reader's
 // own time is over. It reports whether the result is the reader's own.
-func (h *Gateway) retry(r *http.Request, request subrequest, who reader, failed *fetched, end time.Time) (result *fetched, own bool, err error) {
+func (g *Gateway) retry(r *http.Request, request subrequest, who reader, failed *fetched, end time.Time) (result *fetched, own bool, err error) {
 	if time.Until(end) <= 0 {
 		return failed, false, nil
 	}
 	fetch := func(request subrequest) *fetched {
-		return h.store.fetches.alone(func() *fetched { return h.sendFetch(request, who, time.Until(end)) })
+		return g.store.fetches.alone(func() *fetched { return g.sendFetch(request, who, time.Until(end)) })
 	}
 	t := failed.retrial
 	if t == nil {
@@ -87,7 +87,7 @@ func (h *Gateway) retry(r *http.Request, request subrequest, who reader, failed 
 		return nil, false, fail(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 	}
 	request, _ = request.plain()
-	p := h.newParty(who, &request)
+	p := g.newParty(who, &request)
 	switch {
 	case t.up:
 		<-t.turn

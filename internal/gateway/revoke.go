@@ -18,19 +18,19 @@ import (
 // What is forgotten is what its sender could end at the homeserver, and nobody else's. A
 // password reset by mail carries no token and names no user: whose tokens it ends is not
 // known here, and the lifetime of an identity is what bounds it.
-func (h *Gateway) serveRevocation(w http.ResponseWriter, r *http.Request, next Next, revocation matrix.Revocation) (err error) {
-	ending := h.newEnding(r, next, revocation)
-	if ending.answered != nil && !h.cfg.Observe {
+func (g *Gateway) serveRevocation(w http.ResponseWriter, r *http.Request, next Next, revocation matrix.Revocation) (err error) {
+	ending := g.newEnding(r, next, revocation)
+	if ending.answered != nil && !g.cfg.Observe {
 		r = withoutCodings(r)
 	}
-	isSites := h.isSites(r)
+	isSites := g.isSites(r)
 	w, finish := newWatch(w, func(status int) bool {
 		return isSuccess(status) && ending.answered != nil || status == http.StatusUnauthorized && !isSites()
 	}, func(answer *subresponse) {
 		if isSuccess(answer.status) {
 			ending.answered(answer)
 		} else {
-			h.refusedRevocation(r, answer)
+			g.refusedRevocation(r, answer)
 		}
 	})
 	defer finish()
@@ -38,7 +38,7 @@ func (h *Gateway) serveRevocation(w http.ResponseWriter, r *http.Request, next N
 	// Also if that panics, because the homeserver's answer breaks off.
 	panics := true
 	defer func() {
-		if panics || mayHaveHappened(h.server, r, status, err) {
+		if panics || mayHaveHappened(g.server, r, status, err) {
 			ending.doubt()
 		}
 	}()
@@ -63,7 +63,7 @@ func withoutCodings(r *http.Request) *http.Request {
 // refusedRevocation notes a request that may end tokens and was answered with status 401. It
 // may have been sent twice, by its client or by a proxy, and have succeeded at first. Without
 // an errcode, the answer asks for a password only.
-func (h *Gateway) refusedRevocation(r *http.Request, answer *subresponse) {
+func (g *Gateway) refusedRevocation(r *http.Request, answer *subresponse) {
 	unreadable := answer.header.Get("Content-Encoding") != ""
 	if !unreadable && answer.matrixError() != unknownToken {
 		return
@@ -71,9 +71,9 @@ func (h *Gateway) refusedRevocation(r *http.Request, answer *subresponse) {
 	shown, certain := shownCredentials(r)
 	for _, c := range shown {
 		if certain {
-			h.store.refused(c, h.store.holderOf(c), answer)
+			g.store.refused(c, g.store.holderOf(c), answer)
 		} else {
-			h.store.identities.Doubt(c)
+			g.store.identities.Doubt(c)
 		}
 	}
 }
@@ -112,8 +112,8 @@ type ending struct {
 	answered func(answer *subresponse)
 }
 
-func (h *Gateway) newEnding(r *http.Request, next Next, revocation matrix.Revocation) ending {
-	identities := h.store.identities
+func (g *Gateway) newEnding(r *http.Request, next Next, revocation matrix.Revocation) ending {
+	identities := g.store.identities
 	nothing := func() {}
 	shown, certain := shownCredentials(r)
 	doubt := func() {
@@ -125,31 +125,31 @@ func (h *Gateway) newEnding(r *http.Request, next Next, revocation matrix.Revoca
 	case matrix.RevokesToken:
 		return ending{func(http.Header) {
 			for _, c := range shown {
-				h.store.revokeToken(c)
+				g.store.revokeToken(c)
 			}
 		}, doubt, nil}
 	case matrix.RevokesUser:
-		return ending{h.endsSessionsOf(r, next, shown, certain), doubt, nil}
+		return ending{g.endsSessionsOf(r, next, shown, certain), doubt, nil}
 	case matrix.RevokesOther:
-		isSites := h.isSites(r)
+		isSites := g.isSites(r)
 		return ending{func(header http.Header) {
 			// Not what another handler says where there is no such API.
 			if len(shown) > 0 && saysJSON(header) && !isSites() {
-				h.store.revokeUser(revocation.UserID)
+				g.store.revokeUser(revocation.UserID)
 			}
 		}, nothing, nil}
 	case matrix.RevokesByLogin:
-		return ending{func(http.Header) {}, nothing, h.learnIssued(true, nil)}
+		return ending{func(http.Header) {}, nothing, g.learnIssued(true, nil)}
 	case matrix.RevokesByRefresh:
 		named := namedTokens(r, "refresh_token")
-		both := func() { doubt(); h.doubtNamed(named()) }
-		return ending{func(http.Header) { both() }, both, h.learnIssued(false, named)}
+		both := func() { doubt(); g.doubtNamed(named()) }
+		return ending{func(http.Header) { both() }, both, g.learnIssued(false, named)}
 	case matrix.RevokesNamed:
 		named := namedTokens(r, "token")
-		end := func() { h.doubtNamed(named()) }
+		end := func() { g.doubtNamed(named()) }
 		return ending{func(http.Header) { end() }, end, nil}
 	default: // matrix.Registers
-		return ending{func(http.Header) {}, nothing, h.learnIssued(false, nil)}
+		return ending{func(http.Header) {}, nothing, g.learnIssued(false, nil)}
 	}
 }
 
@@ -168,10 +168,10 @@ func namedTokens(r *http.Request, member string) (named func() []string) {
 
 // doubtNamed forgets on whose behalf tokens act that a request has named. Nobody can name one
 // who doesn't have it, so it may be in doubt whoever has sent the request.
-func (h *Gateway) doubtNamed(tokens []string) {
+func (g *Gateway) doubtNamed(tokens []string) {
 	for _, token := range tokens {
-		h.store.identities.Doubt(matrix.Credential{Token: token})
-		h.store.identities.Refreshed(token)
+		g.store.identities.Doubt(matrix.Credential{Token: token})
+		g.store.identities.Refreshed(token)
 	}
 }
 
@@ -199,8 +199,8 @@ func shownCredentials(r *http.Request) (shown []matrix.Credential, certain bool)
 //	1 logout/all: whose it is isn't known; asks, and is sent on
 //	2 the homeserver says 200: what is known of the sender by now is forgotten
 //	1 whoami, answered before the logout, arrives later: forgotten then
-func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Credential, certain bool) (succeed func(http.Header)) {
-	identities := h.store.identities
+func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Credential, certain bool) (succeed func(http.Header)) {
+	identities := g.store.identities
 	var users []string
 	for _, c := range shown {
 		if userID := identities.Holder(c); userID != "" {
@@ -209,9 +209,9 @@ func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 	}
 	var asked *sender
 	if certain && len(users) == 0 {
-		asked = &sender{handler: h, again: h.inquire(r, next, shown[0], h.cfg.RejectedLimit)}
+		asked = &sender{handler: g, again: g.inquire(r, next, shown[0], g.cfg.RejectedLimit)}
 		asked.again.from = asked.again.from.vouched()
-		asked.ask(h.inquire(r, next, shown[0], h.cfg.RejectedLimit))
+		asked.ask(g.inquire(r, next, shown[0], g.cfg.RejectedLimit))
 	}
 	return func(http.Header) {
 		for _, c := range shown {
@@ -221,7 +221,7 @@ func (h *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 			identities.Doubt(c)
 		}
 		for _, userID := range users {
-			h.store.revokeUser(userID)
+			g.store.revokeUser(userID)
 		}
 		if asked != nil {
 			asked.succeed()
@@ -311,7 +311,7 @@ func (s *sender) end() {
 // learnIssued returns what is to be learned from an answer that gives an access token out:
 // with which refresh token, by the use of which, and to whom. If it is a login, that one's other
 // tokens may have ended by it.
-func (h *Gateway) learnIssued(login bool, used func() []string) func(answer *subresponse) {
+func (g *Gateway) learnIssued(login bool, used func() []string) func(answer *subresponse) {
 	return func(answer *subresponse) {
 		var issued struct {
 			UserID       string `json:"user_id"`
@@ -321,9 +321,9 @@ func (h *Gateway) learnIssued(login bool, used func() []string) func(answer *sub
 		if !answer.decode(&issued) {
 			return
 		}
-		identities := h.store.identities
+		identities := g.store.identities
 		if login && issued.UserID != "" {
-			h.store.revokeUser(issued.UserID) // one of whose devices it may have taken over
+			g.store.revokeUser(issued.UserID) // one of whose devices it may have taken over
 		}
 		if issued.AccessToken == "" {
 			return

@@ -55,7 +55,7 @@ func mayShare(s sharing) shareVerdict {
 }
 
 // sharing finds out what there is to know for mayShare.
-func (h *Gateway) sharing(result *fetched, who reader, own, byTarget, hasStale bool) sharing {
+func (g *Gateway) sharing(result *fetched, who reader, own, byTarget, hasStale bool) sharing {
 	s := sharing{
 		own: own, answered: result.answered(), remembered: result.found != nil, ofOneClient: result.isOfOneClient(),
 		byTarget: byTarget,
@@ -64,11 +64,11 @@ func (h *Gateway) sharing(result *fetched, who reader, own, byTarget, hasStale b
 	if !s.answered || own && !s.remembered {
 		return s
 	}
-	now := h.store.now()
-	s.known = h.cached(who.credential, now).userID == who.viewer
-	s.fresh, s.personal = now.Sub(result.departed) < h.cfg.Rules.TTL, result.personal()
-	s.permitted = h.lookup(who, now).Permitted
-	s.denied = !byTarget && h.store.presence.DeniedSince(who.viewer, who.target, result.departed)
+	now := g.store.now()
+	s.known = g.cached(who.credential, now).userID == who.viewer
+	s.fresh, s.personal = now.Sub(result.departed) < g.cfg.Rules.TTL, result.personal()
+	s.permitted = g.lookup(who, now).Permitted
+	s.denied = !byTarget && g.store.presence.DeniedSince(who.viewer, who.target, result.departed)
 	return s
 }
 

@@ -33,10 +33,10 @@ func (s *strays) concern(path string) bool {
 }
 
 // countStrays counts a request if it succeeds, and warns once.
-func (h *Gateway) countStrays(w http.ResponseWriter) http.ResponseWriter {
+func (g *Gateway) countStrays(w http.ResponseWriter) http.ResponseWriter {
 	return onStatus(w, func(status int) {
-		if isSuccess(status) && h.strays.n.Add(1) == manyStrays {
-			h.logger.Warn("matrix_presence sees /_matrix/client/ only within longer paths, so it does nothing: " +
+		if isSuccess(status) && g.strays.n.Add(1) == manyStrays {
+			g.logger.Warn("matrix_presence sees /_matrix/client/ only within longer paths, so it does nothing: " +
 				"a handler after it takes a prefix off, such as handle_path; put matrix_presence into that block")
 		}
 	})

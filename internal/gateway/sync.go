@@ -49,18 +49,18 @@ var syncVerdicts = [devices.SyncVerdicts]struct {
 // serveSync is the life of a sync. It always goes to the homeserver, with another
 // set_presence or as it came; whatever is uncertain goes as it came. It waits for no
 // request of ours: what it would take to judge it is there for the next one.
-func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, route matrix.SyncRoute) error {
-	dialect := h.dialect(r, next)
+func (g *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, route matrix.SyncRoute) error {
+	dialect := g.dialect(r, next)
 	switch {
 	case !route.Sets(dialect), dialect == Dendrite && r.Method == http.MethodHead:
 		return next.ServeHTTP(w, r)
-	case dialect == Auto && h.cfg.SyncPresence != syncPass:
-		return h.passUnjudged(w, r, next)
-	case h.cfg.SyncPresence == SyncStrip:
-		return h.stripSync(w, r, next, dialect)
-	case h.cfg.SyncPresence == SyncLimit && dialect == synapse:
-		h.store.rateHint.Do(func() {
-			h.logger.Warn("sync_presence limit is on and the homeserver is Synapse: raise rc_presence in homeserver.yaml " +
+	case dialect == Auto && g.cfg.SyncPresence != syncPass:
+		return g.passUnjudged(w, r, next)
+	case g.cfg.SyncPresence == SyncStrip:
+		return g.stripSync(w, r, next, dialect)
+	case g.cfg.SyncPresence == SyncLimit && dialect == synapse:
+		g.store.rateHint.Do(func() {
+			g.logger.Warn("sync_presence limit is on and the homeserver is Synapse: raise rc_presence in homeserver.yaml " +
 				"(rc_presence: {per_user: {per_second: 1000, burst_count: 1000}}) if you have not; by default Synapse charges " +
 				"every sync, drops the presence of most without a word, and takes users who sync often for offline")
 		})
@@ -69,55 +69,55 @@ func (h *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	userID := ""
 	if err == nil {
 		// Nothing is authorised by it, and the homeserver looks at the token itself.
-		userID = h.store.identities.LastKnown(credential)
+		userID = g.store.identities.LastKnown(credential)
 	}
 	if userID == "" && route == matrix.SlidingSync {
-		return h.passUnjudged(w, r, next) // no body is kept of who may have no account
+		return g.passUnjudged(w, r, next) // no body is kept of who may have no account
 	}
-	asked, ok := h.readSync(r, route, dialect)
+	asked, ok := g.readSync(r, route, dialect)
 	switch {
 	case !ok:
-		return h.passUnjudged(w, r, next)
+		return g.passUnjudged(w, r, next)
 	case asked.sets == matrix.NoPresence:
-		return h.passSync(w, r, next, devices.SyncNone)
+		return g.passSync(w, r, next, devices.SyncNone)
 	case userID == "":
-		return h.passUnjudged(w, r, next)
+		return g.passUnjudged(w, r, next)
 	}
 
-	now, device := h.store.now(), h.store.deviceOf(credential, userID)
-	decision := h.store.devices.Sync(devices.SyncAsk{
+	now, device := g.store.now(), g.store.deviceOf(credential, userID)
+	decision := g.store.devices.Sync(devices.SyncAsk{
 		UserID: userID, Device: device, Presence: asked.sets, Timeout: asked.timeout,
 	}, devices.SyncRules{
-		Dialect: dialect, ObserveOnly: h.watchesOnly(), Refresh: h.cfg.Refresh,
+		Dialect: dialect, ObserveOnly: g.watchesOnly(), Refresh: g.cfg.Refresh,
 		Allow: func() bool {
-			_, ok := h.store.take(limitSync, h.cfg.classOf(userID).SyncLimit, userID, now)
+			_, ok := g.store.take(limitSync, g.cfg.classOf(userID).SyncLimit, userID, now)
 			return ok
 		},
 	}, now)
 	switch {
 	case decision.Value == "":
-	case h.cfg.Observe: // it goes as it came, and may change what it would not have
+	case g.cfg.Observe: // it goes as it came, and may change what it would not have
 		decision.Changes = true
 	default:
 		asked.set(decision.Value)
 	}
-	return h.sendSync(w, r, next, credential, userID, decision)
+	return g.sendSync(w, r, next, credential, userID, decision)
 }
 
 // passUnjudged passes a sync on of which isn't known what the homeserver makes of it, or
 // whose it is. So nothing about its user's presence is sure until the answer begins.
-func (h *Gateway) passUnjudged(w http.ResponseWriter, r *http.Request, next Next) error {
-	w, done := h.invalidateAround(w, r, next)
+func (g *Gateway) passUnjudged(w http.ResponseWriter, r *http.Request, next Next) error {
+	w, done := g.invalidateAround(w, r, next)
 	defer done()
-	return h.passSync(w, r, next, devices.SyncUnknown)
+	return g.passSync(w, r, next, devices.SyncUnknown)
 }
 
 // invalidateAround forgets the presence of a sync's user, now and when the answer begins, or if
 // there is none when it is done.
-func (h *Gateway) invalidateAround(w http.ResponseWriter, r *http.Request, next Next) (watched http.ResponseWriter, done func()) {
-	again := h.mayChange(r, next)
+func (g *Gateway) invalidateAround(w http.ResponseWriter, r *http.Request, next Next) (watched http.ResponseWriter, done func()) {
+	again := g.mayChange(r, next)
 	answered := false
-	w, finish := h.watchShown(w, r)
+	w, finish := g.watchShown(w, r)
 	watched = onStatus(w, func(int) {
 		answered = true
 		again()
@@ -135,15 +135,15 @@ func (h *Gateway) invalidateAround(w http.ResponseWriter, r *http.Request, next 
 // has acted upon the request. If it isn't known whose it is, that is asked for while the
 // request is served, and forgotten when it turns out: nothing waits for it. If homeservers
 // read its credential differently, it is anybody's whose token it has.
-func (h *Gateway) mayChange(r *http.Request, next Next) (again func()) {
+func (g *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 	shown, certain := shownCredentials(r)
 	doubt := func(c matrix.Credential, userID string) {
-		h.invalidate(userID)
-		h.store.devices.Doubt(userID, h.store.deviceOf(c, userID), h.store.now())
+		g.invalidate(userID)
+		g.store.devices.Doubt(userID, g.store.deviceOf(c, userID), g.store.now())
 	}
 	forget := func() (known bool) {
 		for _, c := range shown {
-			if userID := h.store.identities.LastKnown(c); userID != "" {
+			if userID := g.store.identities.LastKnown(c); userID != "" {
 				doubt(c, userID)
 				known = true
 			}
@@ -151,19 +151,19 @@ func (h *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 		return known
 	}
 	if !forget() && certain {
-		h.learn(r, next, shown[0], func(userID string) { doubt(shown[0], userID) })
+		g.learn(r, next, shown[0], func(userID string) { doubt(shown[0], userID) })
 	}
 	return func() { forget() }
 }
 
 // invalidate forgets what a user's presence is, because it may have changed.
-func (h *Gateway) invalidate(userID string) {
-	h.store.presence.BeginWrite(userID).End(h.store.now(), h.settle())
-	h.store.repeats.Disturb(userID)
+func (g *Gateway) invalidate(userID string) {
+	g.store.presence.BeginWrite(userID).End(g.store.now(), g.settle())
+	g.store.repeats.Disturb(userID)
 }
 
 // sendSync passes a sync on that was decided about.
-func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
+func (g *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 	credential matrix.Credential, userID string, decision devices.SyncDecision,
 ) (err error) {
 	// A homeserver sets the presence before it waits for news, so this is no write
@@ -171,12 +171,12 @@ func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 	// it sets later than the settle time is seen when the answer begins.
 	changes := func() {
 		if decision.Changes {
-			h.invalidate(userID)
+			g.invalidate(userID)
 		}
 	}
 	changes()
 	status := 0
-	refusal, finish := h.watchRefusal(w, r, credential)
+	refusal, finish := g.watchRefusal(w, r, credential)
 	defer finish()
 	w = onStatus(refusal, func(code int) {
 		status = code
@@ -185,56 +185,56 @@ func (h *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 	defer func() {
 		if status == 0 {
 			changes()
-			if status = statusOf(h.server, err); r.Context().Err() != nil {
+			if status = statusOf(g.server, err); r.Context().Err() != nil {
 				status = statusClientClosed
 			}
 		}
 		switch {
 		case status == statusClientClosed: // it has asked all the same
-			decision.End(true, h.store.now())
+			decision.End(true, g.store.now())
 		case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
 			decision.Refuse()
 		default:
-			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), h.store.now())
+			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), g.store.now())
 		}
 	}()
-	return h.passSync(w, r, next, decision.Verdict)
+	return g.passSync(w, r, next, decision.Verdict)
 }
 
 // stripSync keeps a sync from touching any presence.
-func (h *Gateway) stripSync(w http.ResponseWriter, r *http.Request, next Next, dialect dialect) error {
+func (g *Gateway) stripSync(w http.ResponseWriter, r *http.Request, next Next, dialect dialect) error {
 	keep := dialect.NoChangeValue()
 	if keep == "" {
-		h.notSupported.Do(func() {
-			h.logger.Error("sync_presence strip has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync_presence limit")
+		g.notSupported.Do(func() {
+			g.logger.Error("sync_presence strip has no effect: the homeserver is tuwunel, which has no way to leave a sync's set_presence out; use sync_presence limit")
 		})
-		return h.passUnjudged(w, r, next)
+		return g.passUnjudged(w, r, next)
 	}
 	query := matrix.ParseSyncQuery(dialect, r.URL.RawQuery)
 	if query.Certain && query.Sets == matrix.NoPresence {
-		return h.passSync(w, r, next, devices.SyncNone)
+		return g.passSync(w, r, next, devices.SyncNone)
 	}
-	if h.cfg.Observe {
-		w, done := h.invalidateAround(w, r, next)
+	if g.cfg.Observe {
+		w, done := g.invalidateAround(w, r, next)
 		defer done()
-		return h.passSync(w, r, next, devices.SyncStripped)
+		return g.passSync(w, r, next, devices.SyncStripped)
 	}
 	setQuery(r, query.Set(keep))
-	return h.passSync(w, r, next, devices.SyncStripped)
+	return g.passSync(w, r, next, devices.SyncStripped)
 }
 
 // passSync counts a sync and sends it on. The time that it takes says nothing about
 // the homeserver: it waits for news.
-func (h *Gateway) passSync(w http.ResponseWriter, r *http.Request, next Next, verdict devices.SyncVerdict) error {
-	c := h.store.counters
-	if h.cfg.Observe {
-		h.noteObserved(r, routeSync, syncVerdicts[verdict].outcome)
+func (g *Gateway) passSync(w http.ResponseWriter, r *http.Request, next Next, verdict devices.SyncVerdict) error {
+	c := g.store.counters
+	if g.cfg.Observe {
+		g.noteObserved(r, routeSync, syncVerdicts[verdict].outcome)
 		verdict = syncVerdicts[verdict].observed
 	}
 	c.requests[routeSync].Add(1)
 	c.syncWrites[verdict].Add(1)
 	c.upstream[reasonSync].Add(1)
-	h.noteAs(r, routeSync, syncVerdicts[verdict].outcome)
+	g.noteAs(r, routeSync, syncVerdicts[verdict].outcome)
 	return next.ServeHTTP(w, r)
 }
 
@@ -246,7 +246,7 @@ type askedSync struct {
 }
 
 // readSync reads what a sync asks for. It reports false if that is uncertain.
-func (h *Gateway) readSync(r *http.Request, route matrix.SyncRoute, dialect dialect) (asked askedSync, ok bool) {
+func (g *Gateway) readSync(r *http.Request, route matrix.SyncRoute, dialect dialect) (asked askedSync, ok bool) {
 	switch {
 	case route != matrix.SlidingSync:
 		query := matrix.ParseSyncQuery(dialect, r.URL.RawQuery)
@@ -255,7 +255,7 @@ func (h *Gateway) readSync(r *http.Request, route matrix.SyncRoute, dialect dial
 	case dialect == Auto:
 		return askedSync{}, false
 	}
-	body, ok := h.peekBody(r)
+	body, ok := g.peekBody(r)
 	if !ok {
 		return askedSync{}, false
 	}
@@ -277,11 +277,11 @@ func setQuery(r *http.Request, rawQuery string) {
 // beginWrite notes a presence write that is on its way to the homeserver. What is returned must
 // be called when that has answered it with a status, 0 for none: taken, it is what its device
 // last asked for, as if by a sync. Unless it was taken or refused, it may have been.
-func (h *Gateway) beginWrite(write *policy.PresenceWrite, began time.Time) (answered func(status int)) {
-	if !h.watchesSyncs() {
+func (g *Gateway) beginWrite(write *policy.PresenceWrite, began time.Time) (answered func(status int)) {
+	if !g.watchesSyncs() {
 		return func(int) {}
 	}
-	m, dialect := h.store, h.knownDialect()
+	m, dialect := g.store, g.knownDialect()
 	under := m.devices.BeginWrite(write.UserID, write.Fingerprint, dialect, began)
 	return func(status int) {
 		if status != 0 && status < http.StatusMultipleChoices {
@@ -294,9 +294,9 @@ func (h *Gateway) beginWrite(write *policy.PresenceWrite, began time.Time) (answ
 
 // doubtAfterWrite has the next sync of a device go through, because a write of it waits, or went by
 // and may have been taken. To Dendrite's syncs that is nothing, see [devices.DeviceWrite].
-func (h *Gateway) doubtAfterWrite(userID string, device [16]byte) {
-	if h.knownDialect() != Dendrite {
-		h.store.devices.Doubt(userID, device, h.store.now())
+func (g *Gateway) doubtAfterWrite(userID string, device [16]byte) {
+	if g.knownDialect() != Dendrite {
+		g.store.devices.Doubt(userID, device, g.store.now())
 	}
 }
 

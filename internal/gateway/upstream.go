@@ -144,10 +144,10 @@ var errTooLong = errors.New("the request's target or host is too long")
 // homeserver by the way of the client's own request: from its address, to the same host,
 // with the variables and placeholders that handlers before us have set, and with a few
 // header fields, see head.
-func (h *Gateway) newSubrequest(r *http.Request, next Next, u *url.URL, token string, more ...clientField) subrequest {
+func (g *Gateway) newSubrequest(r *http.Request, next Next, u *url.URL, token string, more ...clientField) subrequest {
 	uri := u.RequestURI()
 	line := len("PUT  HTTP/1.1\r\n") + len(uri)
-	head := h.newHead(r, line, token, more)
+	head := g.newHead(r, line, token, more)
 	sub := &http.Request{
 		Method:     http.MethodGet,
 		URL:        u,
@@ -167,11 +167,11 @@ func (h *Gateway) newSubrequest(r *http.Request, next Next, u *url.URL, token st
 		// A client that goes away cancels neither the others who wait for this
 		// answer nor what is to be learned from it.
 		client: context.WithoutCancel(r.Context()),
-		route:  h.server.Route(r, next),
-		server: h.server,
-		site:   h.site,
-		host:   &h.store.host,
-		clock:  h.store.clock,
+		route:  g.server.Route(r, next),
+		server: g.server,
+		site:   g.site,
+		host:   &g.store.host,
+		clock:  g.store.clock,
 	}
 	if line > maxLine || len(r.Host) > maxHost {
 		s.err = fail(http.StatusBadRequest, errTooLong)
@@ -325,23 +325,23 @@ func isReplaced(upstream, status int) bool {
 // isSites returns what tells of the answer to a client's own request, once that has begun,
 // whether it is of the site's own handlers: no reverse_proxy has brought it. One before us
 // that asks an authentication service has left its time in the same placeholder.
-func (h *Gateway) isSites(r *http.Request) (own func() bool) {
-	before, ok := h.server.ProxyMark(r)
-	if !ok || !h.site.Proxies {
+func (g *Gateway) isSites(r *http.Request) (own func() bool) {
+	before, ok := g.server.ProxyMark(r)
+	if !ok || !g.site.Proxies {
 		return func() bool { return false }
 	}
 	return func() bool {
-		now, _ := h.server.ProxyMark(r)
+		now, _ := g.server.ProxyMark(r)
 		return now == before
 	}
 }
 
 // isLocal returns what tells likewise that an answer of a status is not what the homeserver has
 // answered: it is the site's, or has another status than that.
-func (h *Gateway) isLocal(r *http.Request) func(status int) bool {
-	isSites := h.isSites(r)
+func (g *Gateway) isLocal(r *http.Request) func(status int) bool {
+	isSites := g.isSites(r)
 	return func(status int) bool {
-		return isSites() || h.site.Proxies && isReplaced(h.server.UpstreamStatus(r), status)
+		return isSites() || g.site.Proxies && isReplaced(g.server.UpstreamStatus(r), status)
 	}
 }
 

@@ -75,20 +75,20 @@ const unknownToken = "M_UNKNOWN_TOKEN"
 
 // watchRefusal returns a writer that notes if the homeserver refuses the credential of a
 // request, and a function to be called when the answer is over.
-func (h *Gateway) watchRefusal(w http.ResponseWriter, r *http.Request, c matrix.Credential) (http.ResponseWriter, func()) {
+func (g *Gateway) watchRefusal(w http.ResponseWriter, r *http.Request, c matrix.Credential) (http.ResponseWriter, func()) {
 	var was holder
-	m, isSites := h.store, h.isSites(r)
+	m, isSites := g.store, g.isSites(r)
 	return newWatch(w, func(status int) bool {
 		if status != http.StatusUnauthorized || isSites() {
 			return false
 		}
 		was = m.holderOf(c)
-		if !h.site.Authenticates {
+		if !g.site.Authenticates {
 			m.identities.Doubt(c) // before the client learns of it
 		}
 		return true
 	}, func(answer *subresponse) {
-		if !h.site.Authenticates || !answer.isAuthentication() {
+		if !g.site.Authenticates || !answer.isAuthentication() {
 			m.refused(c, was, answer)
 		}
 	})
@@ -96,16 +96,16 @@ func (h *Gateway) watchRefusal(w http.ResponseWriter, r *http.Request, c matrix.
 
 // watchShown is watchRefusal for whatever a request shows to tell whose it is. Whoever shows a
 // token that has ended elsewhere must not go on to have its user's presence in doubt by it.
-func (h *Gateway) watchShown(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func()) {
+func (g *Gateway) watchShown(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func()) {
 	shown, certain := shownCredentials(r)
 	if certain {
-		return h.watchRefusal(w, r, shown[0])
+		return g.watchRefusal(w, r, shown[0])
 	}
-	isSites := h.isSites(r)
+	isSites := g.isSites(r)
 	return onStatus(w, func(status int) {
-		if status == http.StatusUnauthorized && !isSites() && !h.site.Authenticates {
+		if status == http.StatusUnauthorized && !isSites() && !g.site.Authenticates {
 			for _, c := range shown {
-				h.store.identities.Doubt(c)
+				g.store.identities.Doubt(c)
 			}
 		}
 	}), func() {}

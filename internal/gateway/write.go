@@ -48,98 +48,98 @@ func newWriting(r *http.Request, route matrix.PresenceRoute) (wr writing) {
 }
 
 // serveWrite is the life of a PUT of a presence in mode enforce.
-func (h *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
-	h.store.counters.requests[routeWrite].Add(1)
+func (g *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
+	g.store.counters.requests[routeWrite].Add(1)
 	wr := newWriting(r, route)
 	step := policy.DecideWrite(&wr.WriteFacts)
 	for ; !step.Ends(); step = policy.DecideWrite(&wr.WriteFacts) {
-		h.findOutForWrite(step, &wr, r, next)
+		g.findOutForWrite(step, &wr, r, next)
 	}
-	h.note(r, writeEnds[step])
-	return h.endWrite(step, &wr, w, r, next)
+	g.note(r, writeEnds[step])
+	return g.endWrite(step, &wr, w, r, next)
 }
 
 // findOutForWrite carries out a step that finds out a fact, while the client waits.
-func (h *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Request, next Next) {
+func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Request, next Next) {
 	switch step {
 	case policy.WriteAskOwner:
-		h.learnWriter(wr, h.identify(r, next, wr.credential, h.cfg.RejectedLimit))
+		g.learnWriter(wr, g.identify(r, next, wr.credential, g.cfg.RejectedLimit))
 		if err := r.Context().Err(); err != nil && wr.who.userID == "" {
 			wr.Owner, wr.err = policy.OwnerGone, fail(statusClientClosed, err)
 		}
 	case policy.WriteReadBody:
 		wr.Body = policy.BodyGood
-		if wr.PresenceWrite.Body, wr.bad = h.readBody(r); wr.bad.status != 0 {
+		if wr.PresenceWrite.Body, wr.bad = g.readBody(r); wr.bad.status != 0 {
 			wr.Body = policy.BodyBad
 		}
 	case policy.WriteLookAtQueue:
-		wr.now = h.store.now()
+		wr.now = g.store.now()
 		waits := false
-		wr.queued, waits = h.store.pendings.waits(wr.UserID)
-		h.behindQueue(wr, waits)
+		wr.queued, waits = g.store.pendings.waits(wr.UserID)
+		g.behindQueue(wr, waits)
 	case policy.WriteCompare:
-		h.compareWrite(wr)
+		g.compareWrite(wr)
 	case policy.WriteTakeBudget:
-		h.takeWrite(wr)
+		g.takeWrite(wr)
 	case policy.WriteLetWait:
 		wr.Wait = policy.WaitRefused
-		if wr.class.WriteLimit != nil && h.accept(h.newPending(r, next, &wr.presenceWrite), wr.due) {
+		if wr.class.WriteLimit != nil && g.accept(g.newPending(r, next, &wr.presenceWrite), wr.due) {
 			wr.Wait = policy.WaitAccepted
 		}
 	}
 }
 
 // learnWriter notes whose the credential of a write is.
-func (h *Gateway) learnWriter(wr *writing, who identity) {
+func (g *Gateway) learnWriter(wr *writing, who identity) {
 	wr.who, wr.wait, wr.Owner = who, who.wait, who.fact()
 	if who.userID == "" {
 		return
 	}
 	wr.UserID, wr.Own = who.userID, who.userID == wr.target
-	wr.Fingerprint = h.store.deviceOf(wr.credential, who.userID)
-	wr.class = h.cfg.classOf(who.userID)
+	wr.Fingerprint = g.store.deviceOf(wr.credential, who.userID)
+	wr.class = g.cfg.classOf(who.userID)
 	wr.Absorbs, wr.Coalesces = wr.class.Absorb, wr.class.Coalesce
 }
 
 // behindQueue notes whether writes of the user wait. Those go first, together, and are charged for.
-func (h *Gateway) behindQueue(wr *writing, waits bool) {
+func (g *Gateway) behindQueue(wr *writing, waits bool) {
 	if !waits {
 		wr.Queue = policy.QueueEmpty
 		return
 	}
 	wr.Queue = policy.QueueWaits
-	h.store.TopLimited[limitWrite].Add(wr.UserID)
-	h.overLimit(wr, crowdedWait)
+	g.store.TopLimited[limitWrite].Add(wr.UserID)
+	g.overLimit(wr, crowdedWait)
 }
 
 // compareWrite compares a write with what its user last wrote.
-func (h *Gateway) compareWrite(wr *writing) {
+func (g *Gateway) compareWrite(wr *writing) {
 	wr.Repeat = policy.RepeatChanges
-	if h.store.repeats.Absorb(&wr.PresenceWrite, h.cfg.Refresh, wr.now) {
+	if g.store.repeats.Absorb(&wr.PresenceWrite, g.cfg.Refresh, wr.now) {
 		wr.Repeat = policy.RepeatNothing
 	}
 }
 
 // takeWrite charges a user for a write.
-func (h *Gateway) takeWrite(wr *writing) {
+func (g *Gateway) takeWrite(wr *writing) {
 	wr.Budget = policy.BudgetLeft
-	if wait, ok := h.store.take(limitWrite, wr.class.WriteLimit, wr.UserID, wr.now); !ok {
+	if wait, ok := g.store.take(limitWrite, wr.class.WriteLimit, wr.UserID, wr.now); !ok {
 		wr.Budget = policy.BudgetEmpty
-		h.overLimit(wr, wait)
+		g.overLimit(wr, wait)
 	}
 }
 
 // overLimit notes how long a write has to wait, at least as long as this.
-func (h *Gateway) overLimit(wr *writing, wait time.Duration) {
+func (g *Gateway) overLimit(wr *writing, wait time.Duration) {
 	wr.wait = wait
 	if limit := wr.class.WriteLimit; limit != nil {
-		wr.due = h.store.writes.Wait(wr.UserID, *limit, wr.now)
+		wr.due = g.store.writes.Wait(wr.UserID, *limit, wr.now)
 		wr.wait = max(wait, wr.due+time.Duration(wr.queued)*limit.Interval())
 	}
 }
 
 // endWrite carries out a step that ends a write.
-func (h *Gateway) endWrite(step policy.WriteStep, wr *writing, w http.ResponseWriter, r *http.Request, next Next) error {
+func (g *Gateway) endWrite(step policy.WriteStep, wr *writing, w http.ResponseWriter, r *http.Request, next Next) error {
 	switch step {
 	case policy.WriteRefuseMissing:
 		writeMissingToken(w, r, "Missing access token")
@@ -156,19 +156,19 @@ func (h *Gateway) endWrite(step policy.WriteStep, wr *writing, w http.ResponseWr
 	case policy.WriteLimit:
 		writeLimited(w, r, wr.wait)
 	case policy.WriteFail:
-		return h.failWrite(w, r, &wr.who)
+		return g.failWrite(w, r, &wr.who)
 	case policy.WriteCancel:
 		return wr.err
 	case policy.WriteAbsorb, policy.WriteCoalesce:
 		writeDone(w, r, writeEnds[step])
 	case policy.WriteForward:
-		return h.forwardWrite(w, r, next, wr.presenceWrite)
+		return g.forwardWrite(w, r, next, wr.presenceWrite)
 	}
 	return nil
 }
 
 // failWrite answers a write of which nobody has told whose it is.
-func (h *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *identity) error {
+func (g *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *identity) error {
 	switch {
 	case who.refusal != nil:
 		writeForClient(w, r, who.refusal)
@@ -177,23 +177,23 @@ func (h *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *identit
 	case who.page != nil:
 		return passOn(w, r, who.page)
 	default:
-		h.writeUnverified(w, r, who.err)
+		g.writeUnverified(w, r, who.err)
 	}
 	return nil
 }
 
 // forwardWrite sends a write to the homeserver.
-func (h *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next, write presenceWrite) error {
-	began := h.store.now()
-	fence := h.store.presence.BeginWrite(write.UserID)
+func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next, write presenceWrite) error {
+	began := g.store.now()
+	fence := g.store.presence.BeginWrite(write.UserID)
 	// Also for a handler that absorbs nothing itself: another of this memory may.
-	attempt := h.store.repeats.Begin(write.UserID, began)
+	attempt := g.store.repeats.Begin(write.UserID, began)
 	acknowledged, known := false, false
-	answered := h.beginWrite(&write.PresenceWrite, began)
+	answered := g.beginWrite(&write.PresenceWrite, began)
 	// Also when the client went away, or the answer broke off and reverse_proxy
 	// panics: the homeserver may have applied it.
 	defer func() {
-		h.endFence(fence, began, acknowledged, write.Body)
+		g.endFence(fence, began, acknowledged, write.Body)
 		if !known {
 			answered(0)
 		}
@@ -203,10 +203,10 @@ func (h *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 			attempt.End(nil)
 		}
 	}()
-	isLocal := h.isLocal(r)
-	w, finish := h.watchRefusal(w, r, write.credential)
+	isLocal := g.isLocal(r)
+	w, finish := g.watchRefusal(w, r, write.credential)
 	defer finish()
-	return h.forward(w, r, next, reasonWrite, func(status int) {
+	return g.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
 		if isSuccess(status) && isLocal(status) {
 			status = http.StatusBadGateway // what the homeserver has made of it, nobody has said
@@ -217,11 +217,11 @@ func (h *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 }
 
 // endFence ends the fence of a write of this body, which began by then.
-func (h *Gateway) endFence(fence cache.Write, began time.Time, acknowledged bool, body []byte) {
+func (g *Gateway) endFence(fence cache.Write, began time.Time, acknowledged bool, body []byte) {
 	if acknowledged {
-		fence.Acknowledge(body, began, h.store.now(), h.settle())
+		fence.Acknowledge(body, began, g.store.now(), g.settle())
 	} else {
-		fence.End(h.store.now(), h.settle())
+		fence.End(g.store.now(), g.settle())
 	}
 }
 
@@ -232,30 +232,30 @@ func (h *Gateway) endFence(fence cache.Write, began time.Time, acknowledged bool
 //	1 message: the device is online as far as we know, nothing changes by it
 //	2 sync: the device is unavailable; a reader fetches that, and it is stored
 //	1 message: the homeserver acts upon it, the device is online
-func (h *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Next) error {
+func (g *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Next) error {
 	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	userID := ""
 	if err == nil {
-		userID = h.store.identities.LastKnown(credential)
+		userID = g.store.identities.LastKnown(credential)
 	}
-	w, finish := h.watchShown(w, r)
+	w, finish := g.watchShown(w, r)
 	defer finish()
 	if userID == "" {
 		// Others may have read the user's presence.
-		defer h.mayChange(r, next)()
+		defer g.mayChange(r, next)()
 		return next.ServeHTTP(w, r)
 	}
-	m, device, began := h.store, h.store.deviceOf(credential, userID), h.store.now()
+	m, device, began := g.store, g.store.deviceOf(credential, userID), g.store.now()
 	active := func() (changes bool) {
 		m.repeats.Disturb(userID)
-		return m.devices.Active(userID, device, h.knownDialect(), began, h.store.now())
+		return m.devices.Active(userID, device, g.knownDialect(), began, g.store.now())
 	}
 	if active() {
-		defer func(write cache.Write) { write.End(h.store.now(), h.settle()) }(m.presence.BeginWrite(userID))
+		defer func(write cache.Write) { write.End(g.store.now(), g.settle()) }(m.presence.BeginWrite(userID))
 	}
 	defer func() {
 		if active() { // a write or a sync began meanwhile, and what it brought may be over
-			h.invalidate(userID)
+			g.invalidate(userID)
 		}
 	}()
 	return next.ServeHTTP(w, r)
