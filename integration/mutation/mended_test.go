@@ -31,7 +31,8 @@ var mended = map[string][]mutant{
 			effect: "over HTTP/3, and in chunks, a GET without a body is never cached",
 			edits:  []edit{{"internal/gateway/body.go", "if !mayHaveBody(r) {\n\t\treturn r.", "if true {\n\t\treturn r."}},
 			unit:   "internal/gateway TestReadWithoutABodyIsAHitWhateverItsLength",
-			why:    notYet,
+			seeds:  20, more: "protocol=HTTP/3;route=read",
+			law: "a request is answered otherwise over HTTP/1.1",
 		},
 		{
 			name:   "an extended CONNECT is no GET",
@@ -111,8 +112,9 @@ var mended = map[string][]mutant{
 			effect: "an ordinary user has everybody looked up again",
 			edits: []edit{{"policy/identity.go", "t.revoked.Add(strings.Clone(userID), t.revocations.Add(1))",
 				"t.revoked.Add(strings.Clone(userID), t.revocations.Add(1))\n\tt.floor = t.revocations.Load()"}},
-			unit: "policy TestRevokingAUser",
-			why:  notYet,
+			unit:  "policy TestRevokingAUser",
+			seeds: 20, more: "route=delete devices;what about=anything;steps=20;step=call;credential=header;session=first",
+			law: "the homeserver is asked again whose a token is",
 		},
 		{
 			name:   "user IDs of any length",
@@ -199,7 +201,8 @@ var mended = map[string][]mutant{
 			effect: "with header_up Accept-Encoding gzip before a homeserver that compresses, all writes are 502",
 			edits:  []edit{{"internal/gateway/upstream.go", "if s.large || encoding != \"gzip\" && encoding != \"x-gzip\" {", "if true || encoding == \"\" {"}},
 			unit:   "caddymodule TestHomeserverThatIsMadeToCompress",
-			why:    notYet,
+			seeds:  40, more: "upstream=gzip forced;ways=compresses;route=write;credential=header;word=online;one's own=@alice:example.com",
+			law: "a request about presence fails",
 		},
 		{
 			name:   "a large error is a large answer",
@@ -252,7 +255,7 @@ var mended = map[string][]mutant{
 			effect: "so is one that was refreshed",
 			edits:  []edit{{"internal/gateway/revoke.go", "return ending{func(http.Header) { both() }, both, g.learnIssued(false, named)}", "return ending{func(http.Header) {}, both, nil}"}},
 			unit:   "internal/gateway TestRefreshAndRevocationByName",
-			why:    "the scripted homeserver gives out no refresh tokens",
+			why:    notYet,
 		},
 		{
 			name:   "event types are compared escaped",
