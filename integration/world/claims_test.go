@@ -347,7 +347,7 @@ func (p *plan) isRefusedAllTheTime(r *run, token string, from, to time.Time) boo
 			return false
 		}
 	}
-	return p.isWell(r, from, to) && !p.reloads(r, from, to) && !slices.ContainsFunc(r.outcomes, func(o *outcome) bool {
+	return p.isWell(r, from, to) && !p.reloads(r, from, to) && !p.happens(r, from, to) && !slices.ContainsFunc(r.outcomes, func(o *outcome) bool {
 		return o.call.token == token && (o.call.method != http.MethodGet || !o.call.isPlain() || strings.HasSuffix(o.call.path, "/whoami")) &&
 			!o.began.After(to) && !o.ended.Before(from)
 	})
