@@ -12,7 +12,7 @@
 // at any time since, or not at all. And as the homeserver knows it: whatever it applied
 // happened when it did that, or when the client was told, if that came later, and nothing
 // else did. The second is what SECURITY.md promises of a homeserver that applies writes
-// late, and the README of clients that go away.
+// late, and docs/operations.md of clients that go away.
 //
 // What the homeserver promises in turn, to apply a write within the settle time after it
 // ended or never, it keeps by the clock and not by being quick, so a

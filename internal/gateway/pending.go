@@ -41,8 +41,9 @@ const (
 	// as long each time, up to the second.
 	firstRetry, lastRetry = time.Second, 10 * time.Second
 
-	// flushTimeout is how long all that wait have when a configuration ends: less than
-	// what process managers give a process to stop (systemd 90 s, Docker 10 s).
+	// flushTimeout is how long all that wait have when a configuration ends: less than what
+	// Docker (10 s) and systemd (90 s) give a process to stop by default. Caddy's own unit gives
+	// 5 s, which ends them sooner.
 	flushTimeout = 8 * time.Second
 
 	// maxFlushing is how many users' writes are flushed at a time.
