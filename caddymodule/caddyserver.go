@@ -91,6 +91,7 @@ func (s caddyServer) Route(r *http.Request, next gateway.Next) gateway.Route {
 	return &caddyRoute{next: next, vars: maps.Clone(s.Vars(r)), placeholders: placeholdersOf(r)}
 }
 
+// serverOf returns the server that a request is served by, or a handler is provisioned for, or nil.
 func serverOf(ctx context.Context) *caddyhttp.Server {
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return server

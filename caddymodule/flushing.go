@@ -7,7 +7,6 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // flushing is told by Caddy that a configuration is about to end. By the time of Cleanup
@@ -23,7 +22,7 @@ func (f flushing) Handle(context.Context, caddy.Event) error {
 
 // flushWhenStopping has what waits delivered when the configuration ends.
 func flushWhenStopping(ctx caddy.Context, g *gateway.Gateway) error {
-	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server == nil {
+	if serverOf(ctx) == nil {
 		return nil // not in Caddy's HTTP app
 	}
 	app, err := ctx.App("events")

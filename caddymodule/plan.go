@@ -49,7 +49,7 @@ func planFor(ctx caddy.Context, name string) (*plan, *site, error) {
 			app = a
 		}
 	}
-	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	server := serverOf(ctx)
 	if app == nil || server == nil {
 		if name == "" {
 			return nil, nil, errors.New(outsideHTTP)

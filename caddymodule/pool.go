@@ -5,7 +5,6 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 )
 
@@ -68,7 +67,7 @@ func (h *Handler) takeMemory(ctx caddy.Context, set *gateway.Settings) error {
 	if err != nil {
 		return err
 	}
-	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	server := serverOf(ctx)
 	value, _, err := memories.LoadOrNew(site.memory, func() (caddy.Destructor, error) {
 		return newPooled(site.memory, set.Sizes), nil
 	})

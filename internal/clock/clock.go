@@ -30,6 +30,7 @@ type Clock struct {
 // moment.
 const leap = 250 * time.Millisecond
 
+// New returns a clock that starts now.
 func New() *Clock {
 	return NewOf(func() (time.Time, int64) {
 		now := time.Now()
@@ -37,6 +38,7 @@ func New() *Clock {
 	})
 }
 
+// NewOf returns a clock that reads the time, and the wall clock in Unix nanoseconds, by look.
 func NewOf(look func() (now time.Time, wall int64)) *Clock {
 	now, wall := look()
 	c := &Clock{look: look, start: now}
