@@ -12,6 +12,9 @@
 // token. Where a homeserver shapes bodies per viewer, [Rules.PerViewer] gives
 // each viewer a state of their own that dies with the target's.
 //
+// Whether a viewer may see a target changes when one of them joins or leaves a room:
+// [Presence.MembershipChanged] ends all that is known of that (membership.go).
+//
 // A read that is no hit takes a [Ticket] when its request departs and hands it
 // back with the answer; a write is between [Presence.BeginWrite] and
 // [Write.End] or [Write.Acknowledge]. fence.go says why an answer that a write overtook

@@ -13,6 +13,7 @@ import (
 type model struct {
 	rules   *Rules
 	targets map[string]*modelTarget
+	since   map[string]time.Duration // by user: what departed before doesn't count
 }
 
 type modelTarget struct {
@@ -70,9 +71,10 @@ func (m *model) allow(t *modelTarget, viewer string, k modelTicket, st *modelSta
 	}
 }
 
-func (m *model) lookup(t *modelTarget, viewer string, now time.Duration) (outcome Outcome, version int, permitted bool) {
+func (m *model) lookup(target, viewer string, now time.Duration) (outcome Outcome, version int, permitted bool) {
+	t := m.target(target)
 	g := t.grants[viewer]
-	if g == nil {
+	if g == nil || g.departed < max(m.since[viewer], m.since[target]) {
 		return Miss, 0, false
 	}
 	if g.denied {
@@ -115,7 +117,7 @@ func TestPresenceAgreesWithAModel(t *testing.T) {
 	for range 250 {
 		ttl := testkit.Pick(r, 8, 30*time.Second)
 		rules := &Rules{TTL: ttl, ForbiddenTTL: testkit.Pick(r, ttl/2, ttl), StaleIfError: testkit.Pick(r, 0, 3*ttl), PerViewer: r.IntN(3) == 0}
-		p, m := newPresence(), &model{rules: rules, targets: make(map[string]*modelTarget)}
+		p, m := newPresence(), &model{rules: rules, targets: make(map[string]*modelTarget), since: make(map[string]time.Duration)}
 		a, _, other := fenceMates(p)
 		var now time.Duration
 		var flights []flight
@@ -127,7 +129,7 @@ func TestPresenceAgreesWithAModel(t *testing.T) {
 		for n := range 150 {
 			target, viewer := testkit.Pick(r, a, other), testkit.Pick(r, bob, carol)
 			now += testkit.Pick(r, 0, 0, 0, 1, time.Duration(r.Int64N(int64(ttl)/2)))
-			switch r.IntN(16) {
+			switch r.IntN(17) {
 			case 0, 1, 2:
 				flights = append(flights, flight{viewer, target, p.Depart(target, testkit.At(now)), m.target(target).depart(now), n})
 				note("%d departs: %s reads %s", n, viewer, target)
@@ -184,9 +186,22 @@ func TestPresenceAgreesWithAModel(t *testing.T) {
 				mt.generation++
 				mt.inFlight--
 				mt.settled = max(mt.settled, now+settle)
+			case 8:
+				who, settle := testkit.Pick(r, target, viewer), testkit.Pick(r, 0, time.Duration(r.Int64N(int64(ttl)/4)))
+				changed := []string{who}
+				if r.IntN(8) == 0 {
+					changed = []string{a, other, bob, carol}
+					p.AllMembershipsChanged(testkit.At(now), settle)
+				} else {
+					p.MembershipChanged(who, testkit.At(now), settle)
+				}
+				note("%v join or leave, to settle for %v", changed, settle)
+				for _, one := range changed {
+					m.since[one] = max(m.since[one], now+settle+1)
+				}
 			default:
 				found := p.Lookup(viewer, target, rules, testkit.At(now))
-				outcome, version, permitted := m.lookup(m.target(target), viewer, now)
+				outcome, version, permitted := m.lookup(target, viewer, now)
 				got := 0
 				if found.Answer != nil {
 					got = versionOf(found.Answer)

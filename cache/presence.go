@@ -43,6 +43,7 @@ type Presence struct {
 	capacity atomic.Int64
 
 	permissions *permissions
+	memberships *memberships // by which permissions end
 }
 
 type stateShard struct {
@@ -84,6 +85,7 @@ func NewPresence(states, permissions int, now time.Time) *Presence {
 		seed:        maphash.MakeSeed(),
 		states:      make([]stateShard, shardsFor(states)),
 		permissions: newPermissions(permissions),
+		memberships: newMemberships(),
 	}
 	p.capacity.Store(int64(max(1, states)))
 	for i := range p.states {
@@ -212,6 +214,8 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 
 	allowed, refused := p.permissions.lookup(viewer, target)
 	switch {
+	case refused != nil && !p.memberships.hold(viewer, target, refused.departed):
+		return found
 	case refused != nil:
 		age := since(at, refused.departed)
 		if refused.denial != nil && !refused.overtaken(found.Ticket.generation) && age < rules.ForbiddenTTL {
@@ -219,7 +223,7 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 			found.Age, found.Fresh = age, rules.ForbiddenTTL-age
 		}
 		return found
-	case allowed == never:
+	case allowed == never || !p.memberships.hold(viewer, target, allowed):
 		return found
 	}
 	permitted := rules.TTL - since(at, allowed)

@@ -500,3 +500,32 @@ func testSharedFetchThatTakesLonger(t *testing.T, handler *options, meanwhile fu
 		both.Wait()
 	})
 }
+
+// Somebody is kicked while a fetch of theirs is on its way, which was answered before that. A read
+// that comes after the kick must not share it.
+func TestFetchFromBeforeAMembershipChangeIsNotShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, new(options))
+		first := true
+		p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if !strings.Contains(r.URL.Path, "/presence/") || !first {
+				return false, nil
+			}
+			first = false
+			time.Sleep(5 * time.Second)
+			answer(w, 200, `{"presence":"online","status_msg":"from before"}`)
+			return true, nil
+		}
+		var both sync.WaitGroup
+		both.Go(func() { p.Want(p.Get("bob-token", alice), 200, `{"presence":"online","status_msg":"from before"}`, "") })
+		time.Sleep(time.Second)
+		p.hs.Mu.Lock()
+		p.hs.Hidden[bob+" "+alice] = true
+		p.hs.Mu.Unlock()
+		p.memory.presence.MembershipChanged(bob, p.memory.now(), 0)
+		time.Sleep(time.Second)
+		both.Go(func() { p.WantError(p.Get("bob-token", alice), 403, "M_FORBIDDEN") })
+		both.Wait()
+		p.WantError(p.Get("bob-token", alice), 403, "M_FORBIDDEN") // nor was it kept
+	})
+}

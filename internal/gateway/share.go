@@ -19,7 +19,7 @@ type sharing struct {
 	permitted bool // the reader's permission is fresh
 	personal  bool // it is about the credential with which it was asked for
 	byTarget  bool // it is shared by all readers whose permission was fresh, and not by one credential's
-	denied    bool // not byTarget, and since it was asked for the reader has been told otherwise
+	denied    bool // not byTarget, and since it was asked for the reader has been told otherwise, or may be by now
 }
 
 // shareVerdict is what becomes of a reader who has waited for a fetch.
@@ -68,7 +68,8 @@ func (g *Gateway) sharing(result *fetched, who reader, own, byTarget, hasStale b
 	s.known = g.cached(who.credential, now).userID == who.viewer
 	s.fresh, s.personal = now.Sub(result.departed) < g.cfg.Rules.TTL, result.personal()
 	s.permitted = g.lookup(who, now).Permitted
-	s.denied = !byTarget && g.store.presence.DeniedSince(who.viewer, who.target, result.departed)
+	s.denied = !byTarget && (g.store.presence.DeniedSince(who.viewer, who.target, result.departed) ||
+		!g.store.presence.MembershipHolds(who.viewer, who.target, result.departed))
 	return s
 }
 
