@@ -136,6 +136,19 @@ func (c *caddyRoute) Prepare(w http.ResponseWriter, r *http.Request) (send func(
 	return send, proxied
 }
 
+// maxValue is the size in bytes of the longest variable or placeholder that a request of ours has
+// from the client's. Handlers before us may have made one of anything that the client sent, and
+// one after us may put it into a header field, which homeservers take no more than 16 KiB of.
+const maxValue = 1 << 10
+
+// bounded returns the value of a variable or placeholder, or an empty one if it is too long.
+func bounded(value any) any {
+	if text, ok := value.(string); ok && len(text) > maxValue {
+		return ""
+	}
+	return value
+}
+
 // prepare makes the request one of Caddy's. Route groups and variables are kept in the
 // context: with the client's own, the client's request would find its routes done already.
 func (c *caddyRoute) prepare(r *http.Request, replacer *caddy.Replacer, w http.ResponseWriter, server *caddyhttp.Server) *http.Request {
@@ -144,7 +157,7 @@ func (c *caddyRoute) prepare(r *http.Request, replacer *caddy.Replacer, w http.R
 	for name, value := range c.vars {
 		// Who the client is was found out from all of its header.
 		if _, ok := vars[name]; !ok || name == caddyhttp.ClientIPVarKey || name == caddyhttp.TrustedProxyVarKey {
-			vars[name] = value
+			vars[name] = bounded(value)
 		}
 	}
 	if c.placeholders != nil {
@@ -154,7 +167,8 @@ func (c *caddyRoute) prepare(r *http.Request, replacer *caddy.Replacer, w http.R
 			case proxiedPlaceholder, statusPlaceholder, retriesPlaceholder:
 				return nil, false // a forward_auth before us
 			}
-			return c.placeholders.Get(name)
+			value, ok := c.placeholders.Get(name)
+			return bounded(value), ok
 		})
 	}
 	return request

@@ -120,6 +120,40 @@ func TestRequestsOfOursHaveWhatTheSiteNames(t *testing.T) {
 	}
 }
 
+// What the site makes of a client's field, by vars, map or a regular expression, went along in any
+// size: the homeserver dropped our questions, and a token that had ended read what was in memory.
+func TestValuesThatTheSiteMakesOfAClientsFieldAreBounded(t *testing.T) {
+	for name, directives := range map[string]string{
+		"vars":                 "vars made {header.X-Big}\nreverse_proxy UPSTREAM {\nheader_up X-Made {vars.made}\n}",
+		"map":                  "map {header.X-Big} {made} {\n~(.*) ${1}\n}\nreverse_proxy UPSTREAM {\nheader_up X-Made {made}\n}",
+		"a regular expression": "@m header_regexp made X-Big (.*)\nvars @m x y\nreverse_proxy UPSTREAM {\nheader_up X-Made {re.made.1}\n}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			hs := scripted.New()
+			hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				if len(r.Header.Get("X-Made")) > 16<<10 {
+					panic(http.ErrAbortHandler)
+				}
+				return false, nil
+			}
+			site := newSite(t, hs, "matrix_presence {\ncache {\nttl 1ns\nstale_if_error 1h\n}\nidentity {\nttl 1ns\n}\n}\n"+directives)
+			small := presenceRequest("GET", "alice-token", "")
+			small.Header.Set("X-Big", "x")
+			if resp := ask(site, small); resp.StatusCode != 200 || hs.Last().Header.Get("X-Made") != "x" {
+				t.Errorf("before: %d, X-Made %q", resp.StatusCode, hs.Last().Header.Get("X-Made"))
+			}
+			hs.Mu.Lock()
+			delete(hs.Tokens, "alice-token")
+			hs.Mu.Unlock()
+			r := presenceRequest("GET", "alice-token", "")
+			r.Header.Set("X-Big", strings.Repeat("x", 16<<10+512))
+			if resp := ask(site, r); resp.StatusCode != 401 {
+				t.Errorf("%d %s, %s", resp.StatusCode, bodyOf(resp), resp.Header.Get("Cache-Status"))
+			}
+		})
+	}
+}
+
 // A handler after us may answer a preflight by a field that one client sends. That answer
 // isn't learned for all others.
 func TestPreflightsThatTheSiteTellsApartAreNotLearned(t *testing.T) {

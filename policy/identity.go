@@ -302,6 +302,20 @@ func (e identity) effective(c matrix.Credential) matrix.Credential {
 	return c
 }
 
+// Effective returns c without the parameters of which the homeserver has shown that they have no
+// effect on its token, as long as there is room for that.
+func (t *Identities) Effective(c matrix.Credential) matrix.Credential {
+	if c.UserID == "" && c.DeviceID == "" {
+		return c
+	}
+	key := t.key(c.Token)
+	shard := t.shard(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	base, _ := shard.identities.Get(key)
+	return base.effective(c)
+}
+
 // current reports whether no revocation has touched e. What it finds out it
 // notes in the entry, so that each revocation costs each entry one search.
 func (t *Identities) current(shard *identityShard, key tokenKey, e identity) bool {

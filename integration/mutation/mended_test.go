@@ -81,6 +81,20 @@ var mended = map[string][]mutant{
 			unit:   "internal/gateway TestFailureByAFieldOfTheClientIsNoOutage",
 			why:    "as above",
 		},
+		{
+			name:   "what the site makes of a client's field has any size",
+			effect: "what is stale is shown to a client that made our question fail",
+			edits:  []edit{{"caddymodule/caddyserver.go", "ok && len(text) > maxValue", "false && text == \"\" && ok"}},
+			unit:   "caddymodule TestValuesThatTheSiteMakesOfAClientsFieldAreBounded",
+			why:    "no site of the world makes anything of a client's field",
+		},
+		{
+			name:   "parameters without an effect go along",
+			effect: "likewise, by a user_id that something before the homeserver minds",
+			edits:  []edit{{"internal/gateway/identify.go", "c = g.store.identities.Effective(c)", "_ = g"}},
+			unit:   "internal/gateway TestFailureByAParameterOfTheClientIsNoOutage",
+			why:    "nothing before the world's homeserver minds a parameter",
+		},
 	},
 	"people without an account": {
 		{

@@ -113,7 +113,7 @@ func (g *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 func (g *Gateway) newFetch(r *http.Request, next Next, who reader) subrequest {
 	const before, after = matrix.ClientPrefix + "v3/presence/", "/status"
 	return g.newSubrequest(r, next, &url.URL{
-		Path: before + who.target + after, RawPath: before + url.PathEscape(who.target) + after, RawQuery: assertion(who.credential),
+		Path: before + who.target + after, RawPath: before + url.PathEscape(who.target) + after, RawQuery: g.assertion(who.credential),
 	}, who.credential.Token, originField)
 }
 

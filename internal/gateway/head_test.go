@@ -171,20 +171,23 @@ func TestFieldsOfTheClientAreVisibleASCII(t *testing.T) {
 }
 
 // The path and the query of a fetch are ours: a reader's own spelling, and what else is in
-// its query, would decide what all who share it get. A token moves to the header.
+// its query, would decide what all who share it get. A token moves to the header. Parameters
+// stay that say for whom an appservice acts.
 func TestFetchHasItsOwnTarget(t *testing.T) {
 	p := newProxy(t, &options{Cache: &caching{TTL: 1}}) // nothing is fresh for longer than a nanosecond
+	p.hs.Tokens["as-bridge"] = "@bridge:x"
 	for target, want := range map[string]string{
 		statusPath(alice): statusPath(alice),
 		"/_matrix/client/r0/presence/%40alic%65%3Aexample.com/status?x=" + strings.Repeat("x", 20_000): statusPath(alice),
-		"/_matrix/client/v3/presence/@a%2Fb%3Fc%25:x/status?access_token=bob-token&user_id=@bob:x":     "/_matrix/client/v3/presence/@a%2Fb%3Fc%25:x/status?user_id=%40bob%3Ax",
+		"/_matrix/client/v3/presence/@a%2Fb%3Fc%25:x/status?access_token=bob-token&user_id=@bob:x":     "/_matrix/client/v3/presence/@a%2Fb%3Fc%25:x/status",
+		"/_matrix/client/v3/presence/@a%2Fb%3Fc%25:x/status?access_token=as-bridge&user_id=@bob:x":     "/_matrix/client/v3/presence/@a%2Fb%3Fc%25:x/status?user_id=%40bob%3Ax",
 	} {
-		token := "bob-token"
-		if strings.Contains(target, "access_token") {
-			token = ""
+		inHeader, token := "bob-token", "bob-token"
+		if _, query, ok := strings.Cut(target, "access_token="); ok {
+			inHeader, token = "", query[:len("bob-token")]
 		}
-		p.Want(p.Do(request("GET", target, token, "")), 200, "", "matrix_presence; fwd=miss; stored")
-		if got := p.hs.Last(); got.URL.String() != want || got.RequestURI != want || got.Header.Get("Authorization") != "Bearer bob-token" {
+		p.Want(p.Do(request("GET", target, inHeader, "")), 200, "", "matrix_presence; fwd=miss; stored")
+		if got := p.hs.Last(); got.URL.String() != want || got.RequestURI != want || got.Header.Get("Authorization") != "Bearer "+token {
 			t.Errorf("%.80s: the homeserver got %.100s with %q", target, got.URL, got.Header.Get("Authorization"))
 		}
 	}

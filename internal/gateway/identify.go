@@ -270,13 +270,15 @@ const crowdedWait = time.Second
 // v3. It goes as the client, with its address and User-Agent, because Synapse
 // records these as the last use of the token.
 func (g *Gateway) newWhoAmI(r *http.Request, next Next, c matrix.Credential) subrequest {
-	u := &url.URL{Path: matrix.ClientPrefix + "v3/account/whoami", RawQuery: assertion(c)}
+	u := &url.URL{Path: matrix.ClientPrefix + "v3/account/whoami", RawQuery: g.assertion(c)}
 	return g.newSubrequest(r, next, u, c.Token)
 }
 
 // assertion is the query by which a request of ours acts for the same user as c. The token
-// goes into the header, wherever it came: queries are logged.
-func assertion(c matrix.Credential) string {
+// goes into the header, wherever it came: queries are logged. Parameters that have no effect are
+// left out: what stands before the homeserver may mind what a client has put there.
+func (g *Gateway) assertion(c matrix.Credential) string {
+	c = g.store.identities.Effective(c)
 	if c.UserID == "" && c.DeviceID == "" {
 		return ""
 	}

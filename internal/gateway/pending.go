@@ -142,7 +142,7 @@ func (p *pendings) len() int {
 // newPending returns a client's write, to be sent later as the client sent it.
 func (g *Gateway) newPending(r *http.Request, next Next, write *presenceWrite) *pendingWrite {
 	u := *r.URL
-	u.RawQuery = assertion(write.credential)
+	u.RawQuery = g.assertion(write.credential)
 	request := g.newSubrequest(r, next, &u, write.credential.Token, contentTypeField)
 	request.request.Method, request.request.ContentLength = http.MethodPut, int64(len(write.Body))
 	return &pendingWrite{
@@ -487,16 +487,18 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 	return deliveryLost, 0 // the homeserver doesn't want it
 }
 
-// retryAfter returns for how long a 429 says to wait, or 0 if it doesn't.
+// retryAfter returns for how long a 429 says to wait, or 0 if it doesn't. Nothing waits for as long
+// as a day.
 func retryAfter(answer *subresponse) time.Duration {
-	if seconds, err := strconv.Atoi(answer.header.Get("Retry-After")); err == nil {
-		return time.Duration(seconds) * time.Second
+	const day = 24 * time.Hour
+	if seconds, err := strconv.ParseInt(answer.header.Get("Retry-After"), 10, 64); err == nil {
+		return time.Duration(min(seconds, int64(day/time.Second))) * time.Second
 	}
 	var limited matrixError
 	if json.Unmarshal(answer.body, &limited) != nil {
 		return 0
 	}
-	return time.Duration(limited.RetryAfterMS) * time.Millisecond
+	return time.Duration(min(limited.RetryAfterMS, int64(day/time.Millisecond))) * time.Millisecond
 }
 
 // revokeToken forgets a credential that the homeserver has said to be no longer good, and

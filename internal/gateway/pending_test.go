@@ -228,6 +228,8 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 		"a long outage":         {2 * time.Minute, unreachable, map[string]float64{"lost": 1}, 8},
 		"an error":              {5 * time.Second, status(500, `{}`), map[string]float64{"delivered": 1}, 4},
 		"the homeserver's 429":  {5 * time.Second, status(429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":7000}`), map[string]float64{"delivered": 1}, 2},
+		"a 429 for centuries":   {time.Hour, limitedFor("9223372036", `{}`), map[string]float64{"lost": 1}, 1},
+		"one in the body":       {time.Hour, limitedFor("", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":9223372036854}`), map[string]float64{"lost": 1}, 1},
 		"a proxy's 425":         {5 * time.Second, status(425, ``), map[string]float64{"delivered": 1}, 4},
 		"not allowed":           {time.Hour, status(403, `{"errcode":"M_FORBIDDEN"}`), map[string]float64{"lost": 1}, 1},
 		"a token that is over":  {time.Hour, status(401, `{"errcode":"M_UNKNOWN_TOKEN"}`), map[string]float64{"dropped": 1}, 1},
@@ -264,6 +266,15 @@ func status(code int, body string) func(w http.ResponseWriter) error {
 	return func(w http.ResponseWriter) error {
 		answer(w, code, body)
 		return nil
+	}
+}
+
+func limitedFor(retryAfter, body string) func(w http.ResponseWriter) error {
+	return func(w http.ResponseWriter) error {
+		if retryAfter != "" {
+			w.Header().Set("Retry-After", retryAfter)
+		}
+		return status(429, body)(w)
 	}
 }
 

@@ -112,6 +112,30 @@ func TestFailureByAFieldOfTheClientIsNoOutage(t *testing.T) {
 	}
 }
 
+// Nor may it by a parameter that has no effect on the client's token: an ordinary one is the same
+// with any user_id.
+func TestFailureByAParameterOfTheClientIsNoOutage(t *testing.T) {
+	for _, parameter := range []string{"user_id", "device_id", "org.matrix.msc3202.device_id"} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProxy(t, stale())
+			p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				if strings.Contains(r.URL.RawQuery, "evil") {
+					return true, failed(http.StatusBadGateway, io.ErrUnexpectedEOF)
+				}
+				return false, nil
+			})
+			read := func(value string) *http.Response {
+				return p.Do(request("GET", statusPath(alice)+"?"+parameter+"="+value, "bob-token", ""))
+			}
+			p.Get("bob-token", alice)
+			read("another") // by which it is known that it has no effect
+			p.hs.Hidden[bob+" "+alice] = true
+			time.Sleep(20 * time.Second)
+			p.Want(read("evil"), 403, "", "")
+		})
+	}
+}
+
 // What stands before the homeserver may hold a request up by what the client chose, as a tarpit
 // does. That was a timeout like any, after which the client read what was in memory.
 func TestRequestThatAFieldOfTheClientHoldsUpIsNoOutage(t *testing.T) {
@@ -583,6 +607,21 @@ func TestBrowsersDoNotGetWhatWasForNoOrigin(t *testing.T) {
 			p.Want(read(carol, "https://other.example"), 200, "", "matrix_presence; hit")
 		})
 	}
+}
+
+// A client that names "*" for its origin made the proxy look as if it answered each origin for
+// itself: other browsers' reads were passed on.
+func TestNobodyHasAllOriginsForAnOrigin(t *testing.T) {
+	p := newProxy(t, new(options))
+	read := func(target, origin, want string) {
+		t.Helper()
+		r := request("GET", statusPath(target), "bob-token", "")
+		r.Header.Set("Origin", origin)
+		p.Want(p.Do(r), 200, "", want)
+	}
+	read(alice, "https://app.example", "matrix_presence; fwd=miss; stored")
+	read(bob, "*", "matrix_presence; fwd=miss; stored")
+	read(alice, "https://app.example", "matrix_presence; hit")
 }
 
 // crowd has readers of so many users share a fetch of alice's presence while the homeserver

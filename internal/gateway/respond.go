@@ -119,10 +119,14 @@ func variesByClient(header http.Header) bool {
 }
 
 // echoesOrigin tells of an answer that scripts of one origin may read it: the one that the
-// request names, or none if it names none.
+// request names, or none if it names none. A client that names "*" is answered as all are.
 func echoesOrigin(request, answer http.Header) bool {
 	origins := answer[corsPrefix+"Allow-Origin"]
-	return len(origins) > 0 && origins[len(origins)-1] == request.Get("Origin") // what came from upstream is last
+	if len(origins) == 0 {
+		return false
+	}
+	allowed := origins[len(origins)-1] // what came from upstream is last
+	return allowed == request.Get("Origin") && allowed != "*"
 }
 
 // learnOrigins notes whether the answers to reads of ours are for the origin that asks.

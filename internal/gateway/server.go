@@ -55,7 +55,8 @@ type Route interface {
 	// ClientIP is that of the client's request.
 	ClientIP() string
 
-	// Prepare gives a request the variables and placeholders of the client's. It returns
+	// Prepare gives a request the variables and placeholders of the client's, but for long ones:
+	// they may hold what the client chose. It returns
 	// what sends it to the next handler, and what tells when that is over, also by a
 	// panic, what a reverse proxy has done with the request.
 	Prepare(w http.ResponseWriter, r *http.Request) (send func() error, proxied func() Proxied)
