@@ -12,6 +12,10 @@
 // token. Where a homeserver shapes bodies per viewer, [Rules.PerViewer] gives
 // each viewer a state of their own that dies with the target's.
 //
+// A permission is also given by what passes by, see learned.go: by a list of a room's members, for
+// all who are joined to it (room.go), once that room has been on trial (trial.go); and by a sync,
+// which tells too that a state has changed.
+//
 // Whether a viewer may see a target changes when one of them joins or leaves a room:
 // [Presence.MembershipChanged] ends all that is known of that (membership.go).
 //
@@ -25,6 +29,6 @@
 // would flip (answer.go). States with the same header fields share them (fields.go).
 //
 // The package knows nothing of HTTP servers or Caddy. Time is a parameter, no
-// goroutine is started, and memory is bounded by the two table sizes, since
+// goroutine is started, and memory is bounded by the three table sizes, since
 // states with a body above [MaxBody] are not kept.
 package cache

@@ -27,6 +27,10 @@ type Rules struct {
 
 	// PerViewer keeps a state of its own for each viewer of a target.
 	PerViewer bool
+
+	// Rooms permits a viewer to see who is joined to a room with them, as a list of its members
+	// has told. Where states are kept for each viewer it must not be set.
+	Rooms bool
 }
 
 // Presence is the table of states and that of permissions. It is safe for use by
@@ -44,6 +48,7 @@ type Presence struct {
 
 	permissions *permissions
 	memberships *memberships // by which permissions end
+	rooms       *rooms       // by which they are given
 }
 
 type stateShard struct {
@@ -86,6 +91,7 @@ func NewPresence(states, permissions int, now time.Time) *Presence {
 		states:      make([]stateShard, shardsFor(states)),
 		permissions: newPermissions(permissions),
 		memberships: newMemberships(),
+		rooms:       newRooms(),
 	}
 	p.capacity.Store(int64(max(1, states)))
 	for i := range p.states {
@@ -212,10 +218,8 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 		st = nil
 	}
 
-	allowed, refused := p.permissions.lookup(viewer, target)
+	allowed, refused := p.permission(viewer, target, rules, at)
 	switch {
-	case refused != nil && !p.memberships.hold(viewer, target, refused.departed):
-		return found
 	case refused != nil:
 		age := since(at, refused.departed)
 		if refused.denial != nil && !refused.overtaken(found.Ticket.generation) && age < rules.ForbiddenTTL {
@@ -223,7 +227,7 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 			found.Age, found.Fresh = age, rules.ForbiddenTTL-age
 		}
 		return found
-	case allowed == never || !p.memberships.hold(viewer, target, allowed):
+	case allowed == never:
 		return found
 	}
 	permitted := rules.TTL - since(at, allowed)
@@ -245,6 +249,27 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 	}
 	found.Answer, found.Age, found.Fresh = st.answer, age, fresh
 	return found
+}
+
+// permission returns when the viewer was allowed to see the target, or never, and what is known of
+// a denial that came later. What a membership has ended is not known any more.
+func (p *Presence) permission(viewer, target string, rules *Rules, at int64) (allowed int64, refused *denied) {
+	if allowed, refused = p.permissions.lookup(viewer, target); refused != nil {
+		if !p.memberships.hold(viewer, target, refused.departed) {
+			refused = nil
+		}
+	} else if allowed != never && !p.memberships.hold(viewer, target, allowed) {
+		allowed = never
+	}
+	fresh := at - int64(rules.TTL) + 1
+	if !rules.Rooms || allowed >= fresh {
+		return allowed, refused
+	}
+	byRoom := p.rooms.lookup(viewer, target, fresh, p.listedSince(viewer, target, at, rules))
+	if byRoom > allowed && (refused == nil || byRoom > refused.departed) {
+		return byRoom, nil
+	}
+	return allowed, refused
 }
 
 // since returns the time from a departure to now. A reader may have looked at the
@@ -274,7 +299,7 @@ func (s *stateShard) lookup(viewer, target string, perViewer bool) *state {
 func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Rules, now time.Time) (stored bool) {
 	// The permission comes last: whoever finds it finds the state too, and has no
 	// reason to ask for that.
-	defer p.permissions.allow(viewer, ticket)
+	defer p.permit(viewer, ticket, rules)
 	if !Fits(answer.Body, answer.Fields) || answer.truthful() == 0 {
 		p.MarkUncached(ticket)
 		return false
@@ -289,6 +314,14 @@ func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Ru
 	kept := *answer
 	kept.Fields = p.fields.intern(answer.Fields)
 	return p.store(viewer, ticket, &state{answer: &kept, departed: ticket.departed}, rules.PerViewer, shows)
+}
+
+// permit remembers that viewer may see the target of ticket.
+func (p *Presence) permit(viewer string, ticket Ticket, rules *Rules) {
+	p.permissions.allow(viewer, ticket)
+	if rules.Rooms {
+		p.rooms.shown(viewer, ticket.target, ticket.departed, p.listedSince(viewer, ticket.target, ticket.departed, rules))
+	}
 }
 
 // MarkUncached remembers that the target's presence is none that can be kept.
