@@ -34,9 +34,12 @@ import (
 type memberships struct {
 	seed maphash.Seed
 	all  atomic.Int64 // on the table's clock, as users
-	// users has the first departure whose answer counts. It only grows.
-	users [membershipSlots]atomic.Int64
+	// users has the first departure whose answer counts, which only grows. It is nil until the
+	// first change: many a site has a table and never hears of one.
+	users atomic.Pointer[membershipArray]
 }
+
+type membershipArray [membershipSlots]atomic.Int64
 
 // membershipSlots take half a megabyte. On a server with 10 changes a second a user loses
 // what is known of them to a neighbour's change once in two hours.
@@ -44,16 +47,32 @@ const membershipSlots = 1 << 16
 
 func newMemberships() *memberships { return &memberships{seed: maphash.MakeSeed()} }
 
-func (m *memberships) of(userID string) *atomic.Int64 {
-	return &m.users[maphash.String(m.seed, userID)%membershipSlots]
+func (m *memberships) slot(userID string) uint64 {
+	return maphash.String(m.seed, userID) % membershipSlots
+}
+
+// changed lets answers to requests that depart before a time count no more.
+func (m *memberships) changed(userID string, counts int64) {
+	users := m.users.Load()
+	if users == nil {
+		m.users.CompareAndSwap(nil, new(membershipArray))
+		users = m.users.Load()
+	}
+	raiseTo(&users[m.slot(userID)], counts)
 }
 
 // since returns the first departure whose answer about a user's memberships counts.
-func (m *memberships) since(userID string) int64 { return max(m.all.Load(), m.of(userID).Load()) }
+func (m *memberships) since(userID string) int64 {
+	since := m.all.Load()
+	if users := m.users.Load(); users != nil {
+		since = max(since, users[m.slot(userID)].Load())
+	}
+	return since
+}
 
 // hold reports whether neither user's memberships have changed since a request departed.
 func (m *memberships) hold(viewer, target string, departed int64) bool {
-	return departed >= max(m.since(viewer), m.of(target).Load())
+	return departed >= m.since(viewer) && departed >= m.since(target)
 }
 
 // MembershipChanged ends what is known of whom a user may see, and of who may see them: the
@@ -61,7 +80,7 @@ func (m *memberships) hold(viewer, target string, departed int64) bool {
 // is told so. Answers to requests that depart within the time of settle from now on don't count
 // either.
 func (p *Presence) MembershipChanged(userID string, now time.Time, settle time.Duration) {
-	raiseTo(p.memberships.of(userID), p.clock(now)+int64(settle)+1)
+	p.memberships.changed(userID, p.clock(now)+int64(settle)+1)
 }
 
 // AllMembershipsChanged is [Presence.MembershipChanged] for all users.

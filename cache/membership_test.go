@@ -9,13 +9,13 @@ import (
 
 // strangers returns two users of whom neither ends what is known of the other, nor of any of those.
 func strangers(p *Presence, of ...string) (a, b string) {
-	taken := map[any]bool{}
+	taken := map[uint64]bool{}
 	for _, user := range of {
-		taken[p.memberships.of(user)] = true
+		taken[p.memberships.slot(user)] = true
 	}
 	var found []string
 	for _, user := range []string{"@dave:hs", "@erin:hs", "@frank:hs", "@grace:hs", "@heidi:hs", "@ivan:hs"} {
-		if slot := p.memberships.of(user); !taken[slot] {
+		if slot := p.memberships.slot(user); !taken[slot] {
 			taken[slot] = true
 			found = append(found, user)
 		}
