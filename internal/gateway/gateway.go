@@ -50,6 +50,18 @@ func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 		})
 		return nil
 	}
+	if vars := g.server.Vars(r); vars != nil && !g.cfg.Observe && mayBeJudged(r.URL.Path) {
+		if vars[varJudge] == &g.store.mark {
+			return next.ServeHTTP(w, r)
+		}
+		vars[varJudge] = &g.store.mark
+		defer delete(vars, varJudge)
+	}
+	return g.serve(w, r, next)
+}
+
+// serve is Serve of a request that has a path, and that no other gateway of the memory has in hand.
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, next Next) error {
 	method := methodOf(r)
 	switch method {
 	case http.MethodOptions:
@@ -88,6 +100,15 @@ func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 		w = g.countStrays(w)
 	}
 	return next.ServeHTTP(w, r)
+}
+
+// mayBeJudged tells of a path that it may be that of a presence or a sync. Of these, and of
+// requests of our own, each gets through one gateway of a memory: the first in its way, if there
+// are two. For the second it would be one more request of the same user, and a fetch of the
+// first's would wait there for itself.
+func mayBeJudged(path string) bool {
+	return strings.HasPrefix(path, matrix.ClientPrefix) &&
+		(strings.Contains(path, "/presence/") || strings.HasSuffix(path, "/sync"))
 }
 
 // isNoPath tells of a request that its URL's path doesn't tell where it goes. No client

@@ -9,6 +9,9 @@ const (
 	varCache    = "matrix_presence.cache"
 	varDecision = "matrix_presence.decision"
 	varObserved = "matrix_presence.observed" // in mode observe: what would have been
+
+	// varJudge is not for logs. It says whose memory a request is being judged by.
+	varJudge = "matrix_presence.judge"
 )
 
 // outcome is how a presence request was answered. Each gets exactly one.

@@ -60,7 +60,12 @@ type Store struct {
 
 	// panicked is told of a panic in a goroutine of ours.
 	panicked func(reason any)
+
+	mark mark
 }
+
+// mark has an address, which tells a memory from others.
+type mark struct{ _ byte }
 
 // maxWhoAmIs is how many tokens the homeserver is asked about at a time. Each takes
 // it about a millisecond, so that is tens of thousands a second.
