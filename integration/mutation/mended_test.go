@@ -345,8 +345,8 @@ var mended = map[string][]mutant{
 		{
 			name:   "a call that panics never ends",
 			effect: "its key is blocked for ever",
-			edits:  []edit{{"internal/gateway/flight.go", "defer g.finish(key, s)\n\tc.result = g.alone(c.fn)", "c.result = c.fn()\n\tg.finish(key, s)"}},
-			unit:   "internal/gateway TestCallThatPanicsEndsWithAnError",
+			edits:  []edit{{"internal/flight/group.go", "defer g.finish(key, s)\n\tc.result = g.Alone(c.fn)", "c.result = c.fn()\n\tg.finish(key, s)"}},
+			unit:   "internal/flight TestCallThatPanicsEndsWithAnError",
 			why:    "nothing of ours panics in the world",
 		},
 		{

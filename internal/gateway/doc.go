@@ -22,8 +22,8 @@
 //     token; seats.go: how much is asked that no client waits for;
 //   - fetch.go: a read that goes to the homeserver, and share.go: who may have its answer;
 //     upstream.go: requests of our own, head.go: what they carry, fields.go: what of that is the
-//     site's; flight.go: several that become one, and retrial.go: what becomes of those who
-//     shared one that failed; outage.go: whether the homeserver fails, or a client makes it fail;
+//     site's; retrial.go: what becomes of those who shared one that failed; outage.go: whether the
+//     homeserver fails, or a client makes it fail;
 //   - pending.go: writes that were answered 200 and wait for their user's budget;
 //   - dialect.go: which homeserver it is;
 //   - needs.go: what all gateways of a memory watch for because one needs to know it;

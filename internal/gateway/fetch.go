@@ -72,7 +72,7 @@ func (g *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 		if !shared {
 			key.credential = g.store.identities.Fingerprint(who.credential)
 		}
-		c, own, run := g.store.fetches.join(key, found.Ticket.Settled(), func() *fetched {
+		c, own, run := g.store.fetches.Join(key, found.Ticket.Settled(), func() *fetched {
 			return g.sendFetch(request, who, fetchTimeout)
 		})
 		switch {
@@ -82,22 +82,22 @@ func (g *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 			// This reader has nothing else to wait for. To hand the request to
 			// another goroutine takes longer than all that we do with it.
 			run()
-			return c.result, true, nil
+			return c.Result(), true, nil
 		case run != nil:
 			go run()
 		}
 		select {
-		case <-c.done:
+		case <-c.Done():
 		case <-slow:
 			return nil, false, nil
 		case <-r.Context().Done():
 			return nil, false, fail(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 		}
-		switch mayShare(g.sharing(c.result, who, own, shared, found.Answer != nil)) {
+		switch mayShare(g.sharing(c.Result(), who, own, shared, found.Answer != nil)) {
 		case shareAnswer:
-			return c.result, own, nil
+			return c.Result(), own, nil
 		case shareRetry:
-			return g.retry(r, request, who, c.result, end)
+			return g.retry(r, request, who, c.Result(), end)
 		case shareEnded:
 			return nil, false, errIdentityEnded
 		case shareLate:

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -121,14 +121,14 @@ func (i inquiry) answer(gone <-chan struct{}) identity {
 	defer under.End()
 	var again *retries
 	for {
-		var c *call[identity]
+		var c *flight.Call[identity]
 		var run func()
 		if again != nil {
-			c, run = again.join(i.origin(), func() identity {
-				return m.whoAmIs.alone(func() identity { return i.ask(from, under, end) })
+			c, run = again.Join(i.origin(), func() identity {
+				return m.whoAmIs.Alone(func() identity { return i.ask(from, under, end) })
 			})
 		} else {
-			c, _, run = m.whoAmIs.join(m.identities.Fingerprint(i.credential), true, func() identity {
+			c, _, run = m.whoAmIs.Join(m.identities.Fingerprint(i.credential), true, func() identity {
 				return i.ask(from, under, time.Now().Add(h.cfg.IdentityTimeout))
 			})
 		}
@@ -137,18 +137,18 @@ func (i inquiry) answer(gone <-chan struct{}) identity {
 		}
 		if run != nil {
 			run()
-			return c.result
+			return c.Result()
 		}
 		select {
-		case <-c.done:
+		case <-c.Done():
 		case <-gone:
 			return identity{err: fail(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
 		}
-		switch who := c.result; {
+		switch who := c.Result(); {
 		case !who.isShared() && again == nil && time.Now().Before(end):
 			again = who.retries
 		case (who.barrier != nil || who.wait > 0) && time.Now().Before(end):
-			return m.whoAmIs.alone(func() identity { return i.ask(from, under, end) })
+			return m.whoAmIs.Alone(func() identity { return i.ask(from, under, end) })
 		case who.userID == "":
 			return who
 		case !under.Holds(who.userID, who.asOf):
@@ -176,29 +176,7 @@ func (i inquiry) origin() origin {
 // retries are the questions of those who have shared one that failed. The credential is the
 // same, the client need not be, so one of each origin asks again: what fails there has
 // nothing to do with what else a client sends.
-type retries struct {
-	mu sync.Mutex // guards by
-	by map[origin]*call[identity]
-}
-
-// join returns the question of an origin, and if it is the caller's to ask a function that
-// does so. fn doesn't panic.
-func (r *retries) join(from origin, fn func() identity) (c *call[identity], run func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if c = r.by[from]; c != nil {
-		return c, nil
-	}
-	if r.by == nil {
-		r.by = make(map[origin]*call[identity])
-	}
-	c = newCall(fn)
-	r.by[from] = c
-	return c, func() {
-		c.result = c.fn()
-		close(c.done)
-	}
-}
+type retries = flight.Once[origin, identity]
 
 // maxLearning is how many requests at a time wait for the homeserver to tell whose they
 // are, although their clients don't: in mode observe, and syncs.

@@ -71,7 +71,7 @@ func (g *Gateway) retry(r *http.Request, request subrequest, who reader, failed 
 		return failed, false, nil
 	}
 	fetch := func(request subrequest) *fetched {
-		return g.store.fetches.alone(func() *fetched { return g.sendFetch(request, who, time.Until(end)) })
+		return g.store.fetches.Alone(func() *fetched { return g.sendFetch(request, who, time.Until(end)) })
 	}
 	t := failed.retrial
 	if t == nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/devices"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/fairqueue"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -36,8 +37,8 @@ type Store struct {
 	preflights *preflights
 	refusals   *refusals
 
-	fetches flightGroup[fetchKey, *fetched]
-	whoAmIs flightGroup[[16]byte, identity] // by the credential's fingerprint
+	fetches *flight.Group[fetchKey, *fetched]
+	whoAmIs *flight.Group[[16]byte, identity] // by the credential's fingerprint
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *fairqueue.Queue
 	faults faultLog
@@ -77,7 +78,7 @@ const maxWhoAmIsEach = 8
 
 // maxWhoAmIsWaiting is how many wait for that. It leaves room for those calls that
 // haven't come to wait yet.
-const maxWhoAmIsWaiting = maxCalls / 2
+const maxWhoAmIsWaiting = flight.MaxCalls / 2
 
 // NewStore returns an empty memory with tables of these sizes. It tells latency how long the
 // homeserver takes, by the reason of a request, and panicked of panics in goroutines of ours.
@@ -104,12 +105,12 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		sizes:      s,
 		panicked:   panicked,
 	}
-	m.fetches = flightGroup[fetchKey, *fetched]{panicked: panicked, crashed: func(err error) *fetched {
+	m.fetches = flight.NewGroup[fetchKey](panicked, func(err error) *fetched {
 		return &fetched{subresponse: &subresponse{err: fail(http.StatusInternalServerError, err)}, crashed: true}
-	}}
-	m.whoAmIs = flightGroup[[16]byte, identity]{panicked: panicked, crashed: func(err error) identity {
+	})
+	m.whoAmIs = flight.NewGroup[[16]byte](panicked, func(err error) identity {
 		return identity{err: fail(http.StatusInternalServerError, err), crashed: true}
-	}}
+	})
 	for limit := range m.TopLimited {
 		m.TopLimited[limit] = policy.NewTopLimited(maxTopLimited, now)
 	}
@@ -117,7 +118,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 }
 
 // guard calls f in a goroutine of ours. A panic is told of, and returned as an error.
-func (m *Store) guard(f func()) error { return guard(m.panicked, f) }
+func (m *Store) guard(f func()) error { return flight.Guard(m.panicked, f) }
 
 // Unattended returns how many questions are under way that no client waits for.
 func (m *Store) Unattended() int { return m.learning.len() + m.confirming.len() }

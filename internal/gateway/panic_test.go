@@ -1,125 +1,16 @@
 package gateway
 
 import (
-	"errors"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
-
-func TestNextCallBeginsAfterItsWaitersCame(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var g flightGroup[string, int]
-		var begun atomic.Int32
-		gates := []chan struct{}{make(chan struct{}), make(chan struct{}), make(chan struct{})}
-		fn := func() int {
-			n := int(begun.Add(1))
-			<-gates[n-1]
-			return n
-		}
-		first, own, run := g.join("a", false, fn)
-		if !own || run == nil {
-			t.Fatal("the first has no call to begin")
-		}
-		go run()
-		shared, own, run := g.join("a", true, fn)
-		if shared != first || own || run != nil {
-			t.Error("who may share the current call doesn't")
-		}
-		second, own, run := g.join("a", false, fn)
-		if second == first || !own || run != nil {
-			t.Error("who may not share the current call does, or begins one beside it")
-		}
-		if third, own, _ := g.join("a", false, fn); third != second || own {
-			t.Error("the next call isn't shared")
-		}
-		synctest.Wait()
-		if begun.Load() != 1 {
-			t.Fatalf("%d calls are under way, want 1", begun.Load())
-		}
-		close(gates[0])
-		synctest.Wait()
-		// The second has begun: who comes now must not join it.
-		late, _, _ := g.join("a", false, fn)
-		if late == second {
-			t.Error("somebody joined a call that had begun")
-		}
-		close(gates[1])
-		close(gates[2])
-		for want, c := range map[int]*call[int]{1: first, 2: second, 3: late} {
-			<-c.done
-			if c.result != want {
-				t.Errorf("call %d brought %d", want, c.result)
-			}
-		}
-		synctest.Wait()
-		if len(g.slots) != 0 {
-			t.Errorf("%d slots are left", len(g.slots))
-		}
-	})
-}
-
-func TestCallsAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var g flightGroup[int, int]
-		gate := make(chan struct{})
-		fn := func() int { <-gate; return 0 }
-		for i := range maxCalls {
-			c, _, run := g.join(i, true, fn)
-			if c == nil {
-				t.Fatalf("no call after %d", i)
-			}
-			go run()
-		}
-		if c, _, _ := g.join(maxCalls, true, fn); c != nil {
-			t.Error("there is no bound")
-		}
-		if c, _, _ := g.join(0, true, fn); c == nil {
-			t.Error("a call that is under way can't be shared")
-		}
-		close(gate)
-	})
-}
-
-// A call whose function panicked blocked its key for ever: whoever waited for it, and all
-// who came later, never got an answer.
-func TestCallThatPanicsEndsWithAnError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := flightGroup[string, error]{crashed: func(err error) error { return err }}
-		gate := make(chan struct{})
-		first, _, run := g.join("a", true, func() error { <-gate; panic("boom") })
-		go run()
-		shared, _, _ := g.join("a", true, nil)
-		// The next begins although the first has crashed, in a goroutine of its own.
-		next, _, _ := g.join("a", false, func() error { panic(errors.New("another")) })
-		close(gate)
-		<-first.done
-		<-next.done
-		for says, c := range map[string]*call[error]{"boom": shared, "another": next} {
-			if c.result == nil || !strings.Contains(c.result.Error(), says) {
-				t.Errorf("the call brought %v, want an error that says %s", c.result, says)
-			}
-		}
-		synctest.Wait()
-		if len(g.slots) != 0 {
-			t.Errorf("%d slots are left", len(g.slots))
-		}
-		later, own, run := g.join("a", true, func() error { return nil })
-		if !own || run == nil {
-			t.Fatal("the key is blocked")
-		}
-		if run(); later.result != nil {
-			t.Errorf("the next call brought %v", later.result)
-		}
-	})
-}
 
 // breaks makes our requests of a reason panic, in code of ours, until it is mended.
 func (p *proxy) breaks(why reason) (mend func()) {

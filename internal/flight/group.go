@@ -1,15 +1,12 @@
-package gateway
+package flight
 
-import (
-	"fmt"
-	"sync"
-)
+import "sync"
 
-// maxCalls bounds how many requests of ours are under way in one group at a time. A call
-// outlives the client that began it, so the number of clients doesn't bound it.
-const maxCalls = 4096
+// MaxCalls bounds how many calls are under way in one group at a time. A call outlives the client
+// that began it, so the number of clients doesn't bound it.
+const MaxCalls = 4096
 
-// flightGroup makes one request out of several concurrent ones that may share an
+// Group makes one call out of several concurrent ones that may share an
 // answer. Other than golang.org/x/sync/singleflight it can also let a caller
 // wait for the next call, and it has a bound:
 //
@@ -22,11 +19,9 @@ const maxCalls = 4096
 //
 // So under a write a target costs no more than one request at a time, and no
 // reader gets a state from before it came.
-type flightGroup[K comparable, V any] struct {
-	// panicked is told of the panic of a call's function, unless it is nil.
+type Group[K comparable, V any] struct {
 	panicked func(reason any)
-	// crashed returns the result of a call whose function has panicked.
-	crashed func(err error) V
+	crashed  func(err error) V
 
 	mu    sync.Mutex // guards slots and what they hold
 	slots map[K]*slot[V]
@@ -34,32 +29,46 @@ type flightGroup[K comparable, V any] struct {
 
 // slot is what there is for one key: a call under way, and the one that begins after
 // it, if anybody waits for that.
-type slot[V any] struct{ current, next *call[V] }
+type slot[V any] struct{ current, next *Call[V] }
 
-type call[V any] struct {
+// Call is a call that several wait for.
+type Call[V any] struct {
 	fn     func() V
 	done   chan struct{}
 	result V // set before done is closed
 }
 
-// join returns the call whose result the caller is to use, and whether it is the
+// NewGroup returns a group without calls. It tells panicked, unless that is nil, of the panic of a
+// call's function, and the call's result is then what crashed makes of the error.
+func NewGroup[K comparable, V any](panicked func(reason any), crashed func(err error) V) *Group[K, V] {
+	return &Group[K, V]{panicked: panicked, crashed: crashed, slots: make(map[K]*slot[V])}
+}
+
+func newCall[V any](fn func() V) *Call[V] {
+	return &Call[V]{fn: fn, done: make(chan struct{})}
+}
+
+// Done returns a channel that is closed when the call is over.
+func (c *Call[V]) Done() <-chan struct{} { return c.done }
+
+// Result returns what the call brought. It may be called only when it is done.
+func (c *Call[V]) Result() V { return c.result }
+
+// Join returns the call whose result the caller is to use, and whether it is the
 // caller's own. A caller that may not share the current call joins the next. There is
 // none, nil, if too many are under way.
 //
 // If run is not nil the call is the caller's to begin, at once: by calling run, or in a
 // goroutine if the caller won't stay for its end. If fn panics the call ends all the
 // same, with an error for all who wait.
-func (g *flightGroup[K, V]) join(key K, shareCurrent bool, fn func() V) (c *call[V], own bool, run func()) {
+func (g *Group[K, V]) Join(key K, shareCurrent bool, fn func() V) (c *Call[V], own bool, run func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.slots[key]
 	switch {
 	case s == nil:
-		if len(g.slots) >= maxCalls {
+		if len(g.slots) >= MaxCalls {
 			return nil, false, nil
-		}
-		if g.slots == nil {
-			g.slots = make(map[K]*slot[V])
 		}
 		s = &slot[V]{current: newCall(fn)}
 		g.slots[key] = s
@@ -74,28 +83,24 @@ func (g *flightGroup[K, V]) join(key K, shareCurrent bool, fn func() V) (c *call
 	}
 }
 
-func newCall[V any](fn func() V) *call[V] {
-	return &call[V]{fn: fn, done: make(chan struct{})}
-}
-
 // run makes the current call of a slot. If somebody waits for the next one, a goroutine
 // makes that, so that whoever began this one can go.
-func (g *flightGroup[K, V]) run(key K, s *slot[V]) {
+func (g *Group[K, V]) run(key K, s *slot[V]) {
 	c := s.current
 	defer g.finish(key, s)
-	c.result = g.alone(c.fn)
+	c.result = g.Alone(c.fn)
 }
 
-// alone calls fn for a caller who shares that with nobody. If fn panics that is its result.
-func (g *flightGroup[K, V]) alone(fn func() V) (result V) {
-	if err := guard(g.panicked, func() { result = fn() }); err != nil {
+// Alone calls fn for a caller who shares that with nobody. If fn panics that is its result.
+func (g *Group[K, V]) Alone(fn func() V) (result V) {
+	if err := Guard(g.panicked, func() { result = fn() }); err != nil {
 		result = g.crashed(err)
 	}
 	return result
 }
 
 // finish ends the current call of a slot.
-func (g *flightGroup[K, V]) finish(key K, s *slot[V]) {
+func (g *Group[K, V]) finish(key K, s *slot[V]) {
 	c := s.current
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -105,19 +110,4 @@ func (g *flightGroup[K, V]) finish(key K, s *slot[V]) {
 	} else {
 		go g.run(key, s)
 	}
-}
-
-// guard calls f, and tells of a panic and returns it as an error. In a goroutine of our own
-// nobody else would, and that would be the end of the process.
-func guard(panicked func(reason any), f func()) (err error) {
-	defer func() {
-		if reason := recover(); reason != nil {
-			if panicked != nil {
-				panicked(reason)
-			}
-			err = fmt.Errorf("a request of our own panicked: %v", reason)
-		}
-	}()
-	f()
-	return nil
 }
