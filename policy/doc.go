@@ -6,9 +6,6 @@
 //     are pure, and the same in mode enforce and in mode observe;
 //   - limit.go: is there budget left? [Limiter] keeps one number per user, the theoretical
 //     arrival time of the generic cell rate algorithm, and under which limit it was made;
-//   - identity.go: whose a token is. [Identities] remembers what the homeserver answered, by
-//     keyed hashes of the tokens. A revocation takes effect on the next lookup, and on those of
-//     the same token or user that are under way;
 //   - client.go: which addresses are one client's;
 //   - repeat.go: which write only repeats the last;
 //   - toplimited.go: who was over a budget most.

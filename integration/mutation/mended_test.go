@@ -100,9 +100,9 @@ var mended = map[string][]mutant{
 		{
 			name:   "a revocation of a token ends all lookups",
 			effect: "a made-up logout has everybody looked up again",
-			edits: []edit{{"policy/identity.go", "if under := shard.inquiries[key]; under != nil {\n\t\tunder.revoked = t.tokenRevocations.Add(1)\n\t}",
+			edits: []edit{{"internal/identity/revoke.go", "if under := shard.inquiries[key]; under != nil {\n\t\tunder.revoked = t.tokenRevocations.Add(1)\n\t}",
 				"t.mu.Lock()\n\tt.floor = t.revocations.Add(1)\n\tt.mu.Unlock()"}},
-			unit:  "policy TestRevocationsOfOtherTokensLeaveALookupAlone",
+			unit:  "internal/identity TestRevocationsOfOtherTokensLeaveALookupAlone",
 			seeds: 60, more: "route=logout",
 			law: "the homeserver is asked again whose a token is",
 		},
@@ -124,9 +124,9 @@ var mended = map[string][]mutant{
 		{
 			name:   "a logout of devices ends everybody's identity",
 			effect: "an ordinary user has everybody looked up again",
-			edits: []edit{{"policy/identity.go", "t.revoked.Add(strings.Clone(userID), t.revocations.Add(1))",
+			edits: []edit{{"internal/identity/revoke.go", "t.revoked.Add(strings.Clone(userID), t.revocations.Add(1))",
 				"t.revoked.Add(strings.Clone(userID), t.revocations.Add(1))\n\tt.floor = t.revocations.Load()"}},
-			unit:  "policy TestRevokingAUser",
+			unit:  "internal/identity TestRevokingAUser",
 			seeds: 20, more: "route=delete devices;what about=anything;steps=20;step=call;credential=header;session=first",
 			law: "the homeserver is asked again whose a token is",
 		},
@@ -142,7 +142,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "known tokens have their address's budget",
 			effect: "a flood of made-up tokens refuses known ones behind the same address",
-			edits:  []edit{{"internal/gateway/client.go", "if !m.isKnown(c) {\n\t\treturn from\n\t}", "if true {\n\t\treturn from\n\t}"}},
+			edits:  []edit{{"internal/gateway/client.go", "if !m.identities.IsKnown(c) {\n\t\treturn from\n\t}", "if true {\n\t\treturn from\n\t}"}},
 			unit:   "internal/gateway TestKnownTokensAreAskedAboutWhateverTheirAddressHasDone",
 			seeds:  100, more: "profile=few made-up tokens;door=the Internet;route=read;target=oneself",
 			law: "somebody without an account changes another's answer",
@@ -157,7 +157,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a refusal of an account is not remembered",
 			effect: "each read of a locked account costs two requests",
-			edits:  []edit{{"internal/gateway/refusal.go", "return ok && now.Sub(asked) < g.cfg.Lifetimes.UnknownToken", "return false && ok && asked == now"}},
+			edits:  []edit{{"internal/identity/refusals.go", "return ok && now.Sub(asked) < good.UnknownToken", "return false && ok && asked == now"}},
 			unit:   "internal/gateway TestRefusedAccountIsAskedAboutOnce",
 			why:    notYet,
 		},

@@ -74,7 +74,7 @@ func (c client) other(kind string) client {
 // of its own, and has a budget of its own for what turns out to be unknown, such as users
 // of an appservice.
 func (m *Store) asker(c matrix.Credential, from client) client {
-	if !m.isKnown(c) {
+	if !m.identities.IsKnown(c) {
 		return from
 	}
 	fingerprint := m.identities.Fingerprint(matrix.Credential{Token: c.Token})

@@ -1,10 +1,11 @@
 package gateway
 
 import (
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/devices"
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/devices"
 )
 
 // counters are what a memory has counted since it is there. They outlive a reload as it

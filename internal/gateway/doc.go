@@ -18,8 +18,7 @@
 // What they need:
 //
 //   - identify.go: whose an access token is, asked of the homeserver; client.go and budgets.go:
-//     who may ask and how often; refusal.go: whom the homeserver refuses though it knows the
-//     token; seats.go: how much is asked that no client waits for;
+//     who may ask and how often;
 //   - fetch.go: a read that goes to the homeserver, and share.go: who may have its answer;
 //     upstream.go: requests of our own, head.go: what they carry, fields.go: what of that is the
 //     site's; retrial.go: what becomes of those who shared one that failed; outage.go: whether the

@@ -162,7 +162,7 @@ func (g *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse)
 			presence.MarkUncached(ticket)
 		}
 	case result.status == http.StatusUnauthorized:
-		g.store.refused(who.credential, g.store.holderOf(who.credential), result)
+		g.store.refused(who.credential, g.store.identities.LastSession(who.credential), result)
 	case result.echoes:
 		// A proxy names each browser's own origin, as a rule without a Vary. Whoever
 		// asks with another must not decide for all.

@@ -10,22 +10,24 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/fairqueue"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
-// identity is what is known of whose a credential is. One of the fields is set.
-type identity struct {
+// owner is what is known of whose a credential is. One of the fields is set.
+type owner struct {
 	userID  string
-	asked   time.Time            // of an answer that was asked for, when that was
-	asOf    policy.Revision      // of such an answer, what had been revoked by then
-	unknown *policy.UnknownToken // the homeserver doesn't know the token
+	asked   time.Time              // of an answer that was asked for, when that was
+	asOf    identity.Revision      // of such an answer, what had been revoked by then
+	unknown *identity.UnknownToken // the homeserver doesn't know the token
 
 	// refusal is another Matrix error than an unknown token, such as a locked
 	// account or an appservice that may not act for the user. It is the
 	// homeserver's answer to this one request. That there was one is remembered, see
-	// refusals.
+	// [identity.Table.Refuse].
 	refusal *subresponse
 
 	// wait is set if the homeserver was not asked, because too many tokens are
@@ -56,10 +58,10 @@ type identity struct {
 }
 
 // known tells that the homeserver has told, one way or the other.
-func (o *identity) known() bool { return o.userID != "" || o.unknown != nil }
+func (o *owner) known() bool { return o.userID != "" || o.unknown != nil }
 
 // fact returns what it is to a decision.
-func (o *identity) fact() policy.OwnerFact {
+func (o *owner) fact() policy.OwnerFact {
 	switch {
 	case o.userID != "":
 		return policy.OwnerKnown
@@ -77,19 +79,30 @@ func (o *identity) fact() policy.OwnerFact {
 
 // isShared tells that an answer is about the credential, and not about the client that
 // asked with it: its address, its budget, its failure.
-func (o *identity) isShared() bool {
+func (o *owner) isShared() bool {
 	return o.known() || o.crashed || o.refusal != nil && o.refusal.status != http.StatusTooManyRequests && !o.refusal.failed()
 }
 
 // cached returns what is remembered of whose a credential is.
-func (g *Gateway) cached(c matrix.Credential, now time.Time) (known identity) {
+func (g *Gateway) cached(c matrix.Credential, now time.Time) (known owner) {
 	known.userID, known.unknown = g.store.identities.Lookup(c, now, g.cfg.Lifetimes)
 	return known
 }
 
+// isRefused reports whether the homeserver has refused a credential a moment ago.
+func (g *Gateway) isRefused(c matrix.Credential, now time.Time) bool {
+	return g.store.identities.IsRefused(c, now, g.cfg.Lifetimes)
+}
+
+// isAboutCredential tells of a refusal that it isn't about a limit or trouble of the
+// homeserver's own.
+func isAboutCredential(answer *subresponse) bool {
+	return answer.status < http.StatusInternalServerError && answer.status != http.StatusTooManyRequests
+}
+
 // identify tells on whose behalf c acts, from memory or from the homeserver. It asks
 // for as many unknown tokens of a client as limit says, or for all if that is nil.
-func (g *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) identity {
+func (g *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) owner {
 	if known := g.cached(c, g.store.now()); known.known() {
 		return known
 	}
@@ -110,30 +123,30 @@ func (g *Gateway) inquire(r *http.Request, next Next, c matrix.Credential, limit
 }
 
 // answer asks, or waits for another's answer to the same question until gone.
-func (i inquiry) answer(gone <-chan struct{}) identity {
+func (i inquiry) answer(gone <-chan struct{}) owner {
 	h, m := i.handler, i.handler.store
 	from := m.asker(i.credential, i.from)
 	if wait := m.rejectedWait(from, m.now()); wait > 0 {
-		return identity{wait: wait}
+		return owner{wait: wait}
 	}
 	end := time.Now().Add(h.cfg.IdentityTimeout)
 	under := m.identities.Begin(i.credential)
 	defer under.End()
 	var again *retries
 	for {
-		var c *flight.Call[identity]
+		var c *flight.Call[owner]
 		var run func()
 		if again != nil {
-			c, run = again.Join(i.origin(), func() identity {
-				return m.whoAmIs.Alone(func() identity { return i.ask(from, under, end) })
+			c, run = again.Join(i.origin(), func() owner {
+				return m.whoAmIs.Alone(func() owner { return i.ask(from, under, end) })
 			})
 		} else {
-			c, _, run = m.whoAmIs.Join(m.identities.Fingerprint(i.credential), true, func() identity {
+			c, _, run = m.whoAmIs.Join(m.identities.Fingerprint(i.credential), true, func() owner {
 				return i.ask(from, under, time.Now().Add(h.cfg.IdentityTimeout))
 			})
 		}
 		if c == nil {
-			return identity{wait: crowdedWait}
+			return owner{wait: crowdedWait}
 		}
 		if run != nil {
 			run()
@@ -142,13 +155,13 @@ func (i inquiry) answer(gone <-chan struct{}) identity {
 		select {
 		case <-c.Done():
 		case <-gone:
-			return identity{err: fail(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
+			return owner{err: fail(statusClientClosed, errors.New("the client left while the homeserver was asked whose access token it is"))}
 		}
 		switch who := c.Result(); {
 		case !who.isShared() && again == nil && time.Now().Before(end):
 			again = who.retries
 		case (who.barrier != nil || who.wait > 0) && time.Now().Before(end):
-			return m.whoAmIs.Alone(func() identity { return i.ask(from, under, end) })
+			return m.whoAmIs.Alone(func() owner { return i.ask(from, under, end) })
 		case who.userID == "":
 			return who
 		case !under.Holds(who.userID, who.asOf):
@@ -158,7 +171,7 @@ func (i inquiry) answer(gone <-chan struct{}) identity {
 			return who
 		default:
 			// It was true when another asked, but is not good for so long.
-			return identity{err: fail(http.StatusGatewayTimeout, errOutlived)}
+			return owner{err: fail(http.StatusGatewayTimeout, errOutlived)}
 		}
 	}
 }
@@ -176,7 +189,7 @@ func (i inquiry) origin() origin {
 // retries are the questions of those who have shared one that failed. The credential is the
 // same, the client need not be, so one of each origin asks again: what fails there has
 // nothing to do with what else a client sends.
-type retries = flight.Once[origin, identity]
+type retries = flight.Once[origin, owner]
 
 // maxLearning is how many requests at a time wait for the homeserver to tell whose they
 // are, although their clients don't: in mode observe, and syncs.
@@ -188,18 +201,18 @@ const maxLearningEach = 64
 
 // later asks behind the client's back, and calls then with the answer. It reports false, and
 // does nothing, if too many are being asked.
-func (i inquiry) later(then func(who identity)) bool {
+func (i inquiry) later(then func(who owner)) bool {
 	return i.laterFrom(i.handler.store.learning, then)
 }
 
-func (i inquiry) laterFrom(places *seats, then func(who identity)) bool {
+func (i inquiry) laterFrom(places *fairqueue.Seats, then func(who owner)) bool {
 	_, ok := i.start(places, then)
 	return ok
 }
 
 // start is laterFrom, and returns a channel that is closed when another goroutine has begun to
 // ask.
-func (i inquiry) start(places *seats, then func(who identity)) (begins <-chan struct{}, ok bool) {
+func (i inquiry) start(places *fairqueue.Seats, then func(who owner)) (begins <-chan struct{}, ok bool) {
 	begun := make(chan struct{})
 	return begun, i.inBackground(places, func() {
 		close(begun)
@@ -209,12 +222,12 @@ func (i inquiry) start(places *seats, then func(who identity)) (begins <-chan st
 
 // inBackground calls f, which asks, in a goroutine. It reports false, and does nothing, if too
 // many are being asked.
-func (i inquiry) inBackground(places *seats, f func()) bool {
-	if !places.take(i.from.name) {
+func (i inquiry) inBackground(places *fairqueue.Seats, f func()) bool {
+	if !places.Take(i.from.name) {
 		return false
 	}
 	go func() {
-		defer places.leave(i.from.name)
+		defer places.Leave(i.from.name)
 		_ = i.handler.store.guard(f)
 	}()
 	return true
@@ -227,7 +240,7 @@ func (g *Gateway) learn(r *http.Request, next Next, c matrix.Credential, then fu
 	if known := g.cached(c, now); known.known() || g.isRefused(c, now) {
 		return
 	}
-	g.inquire(r, next, c, g.cfg.RejectedLimit).later(func(who identity) {
+	g.inquire(r, next, c, g.cfg.RejectedLimit).later(func(who owner) {
 		if who.userID != "" {
 			then(who.userID)
 		}
@@ -272,7 +285,7 @@ func (g *Gateway) assertion(c matrix.Credential) string {
 
 // ask asks the homeserver, which has until deadline, and remembers its answer if it is a
 // definite one.
-func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) identity {
+func (i inquiry) ask(from client, under identity.Inquiry, deadline time.Time) owner {
 	who, result := i.handler.lookUp(i.question, i.credential, from, under, deadline)
 	i.handler.store.counters.lookups[result].Add(1)
 	if !who.isShared() {
@@ -281,12 +294,12 @@ func (i inquiry) ask(from client, under policy.Inquiry, deadline time.Time) iden
 	return who
 }
 
-func (g *Gateway) lookUp(question subrequest, c matrix.Credential, from client, under policy.Inquiry, deadline time.Time) (identity, lookup) {
+func (g *Gateway) lookUp(question subrequest, c matrix.Credential, from client, under identity.Inquiry, deadline time.Time) (owner, lookup) {
 	m := g.store
 	patience, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	if m.asking.Enter(patience, from.name, from.many) != nil {
-		return identity{wait: crowdedWait}, lookupCrowded
+		return owner{wait: crowdedWait}, lookupCrowded
 	}
 	defer m.asking.Leave(from.name)
 	// Another call may have ended before this one began, as in sendFetch, and
@@ -297,14 +310,14 @@ func (g *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 		return known, lookupShared
 	}
 	if wait := m.rejectedWait(from, asked); wait > 0 {
-		return identity{wait: wait}, lookupLimited
+		return owner{wait: wait}, lookupLimited
 	}
 
 	asksAgain := g.cfg.Lifetimes.UnknownToken > 0 && m.identities.WasRejected(c)
 	if asksAgain {
 		again := from.again()
 		if wait := m.rejectedWait(again, asked); wait > 0 {
-			return identity{wait: wait}, lookupLimited
+			return owner{wait: wait}, lookupLimited
 		}
 		m.chargeRejected(again, asked)
 	}
@@ -312,7 +325,7 @@ func (g *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 	staleAtStake := g.cfg.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
 	answer := question.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
 	if answer.site {
-		return identity{barrier: answer}, lookupFailed
+		return owner{barrier: answer}, lookupFailed
 	}
 	errcode := answer.matrixError()
 	if answer.failed() && errcode == "" {
@@ -331,12 +344,12 @@ func (g *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 		if answer.decode(&who) && who.UserID != "" {
 			g.reportFault(faultNone, nil)
 			m.host.note(answer.host)
-			m.accept(c)
-			under.Learn(policy.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked)
-			return identity{userID: who.UserID, asked: asked, asOf: revision}, lookupKnown
+			m.identities.Accept(c)
+			under.Learn(identity.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked)
+			return owner{userID: who.UserID, asked: asked, asOf: revision}, lookupKnown
 		}
 	case answer.status == http.StatusUnauthorized && errcode == unknownToken:
-		unknown := &policy.UnknownToken{Body: string(answer.body), Header: keptHeader(answer.header)}
+		unknown := &identity.UnknownToken{Body: string(answer.body), Header: keptHeader(answer.header)}
 		// Dendrite says of an appservice's token that it doesn't know it if it is
 		// the user_id that it doesn't know.
 		if c.UserID == "" && c.DeviceID == "" && cache.Fits(unknown.Body, keptList(answer.header)) {
@@ -345,23 +358,25 @@ func (g *Gateway) lookUp(question subrequest, c matrix.Credential, from client, 
 		if !asksAgain {
 			m.chargeRejected(from, asked)
 		}
-		return identity{unknown: unknown}, lookupRejected
+		return owner{unknown: unknown}, lookupRejected
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
 		// Also a 5xx, if the homeserver says so itself.
-		m.refuse(c, answer, asked)
-		return identity{refusal: answer, down: answer.failed()}, lookupRefused
+		if isAboutCredential(answer) {
+			m.identities.Refuse(c, asked)
+		}
+		return owner{refusal: answer, down: answer.failed()}, lookupRefused
 	}
 	return g.incomprehensible(question, answer), lookupFailed
 }
 
 // unreachable returns what is known by a question that failed, and logs that.
-func (g *Gateway) unreachable(question subrequest, answer *subresponse) identity {
+func (g *Gateway) unreachable(question subrequest, answer *subresponse) owner {
 	err := answer.err
 	if err == nil {
 		err = fail(http.StatusBadGateway, fmt.Errorf("GET %s was answered with status %d", question.request.URL.Path, answer.status))
 	}
 	g.reportFault(faultUnreachable, err)
-	failed := identity{err: err, down: true}
+	failed := owner{err: err, down: true}
 	if answer.replaced && !answer.large {
 		failed.page = answer
 	}
@@ -370,10 +385,10 @@ func (g *Gateway) unreachable(question subrequest, answer *subresponse) identity
 
 // incomprehensible returns what is known by an answer that no homeserver gives to a question, and
 // logs it unless there may be one all the same.
-func (g *Gateway) incomprehensible(question subrequest, answer *subresponse) identity {
+func (g *Gateway) incomprehensible(question subrequest, answer *subresponse) owner {
 	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",
 		question.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"))
-	failed := identity{err: fail(http.StatusBadGateway, err)}
+	failed := owner{err: fail(http.StatusBadGateway, err)}
 	switch {
 	case answer.isAboutRequest():
 		failed.page = answer

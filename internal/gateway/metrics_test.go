@@ -12,9 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // The equations that the Help of each metric states, after all kinds of traffic:
@@ -138,7 +138,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		})
 		const last = 5 + 14
 		under := p.memory.identities.Begin(matrix.Credential{Token: "alice-token"})
-		under.Learn(policy.WhoAmI{UserID: alice}, p.memory.identities.Revision(), time.Now())
+		under.Learn(identity.WhoAmI{UserID: alice}, p.memory.identities.Revision(), time.Now())
 		under.End()
 		for n := range 5 {
 			p.Put("alice-token", alice, message(n))

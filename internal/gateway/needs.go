@@ -71,7 +71,7 @@ func (g *Gateway) watchesOnly() bool {
 // Handlers that act upon what the homeserver was told have the next sync go through.
 func (g *Gateway) passesBy(userID string, c matrix.Credential) {
 	if n := &g.store.needs; n.limitsSyncs.Load() || n.absorbs.Load() {
-		g.doubtAfterWrite(userID, g.store.deviceOf(c, userID))
+		g.doubtAfterWrite(userID, g.store.identities.DeviceOf(c, userID))
 	}
 }
 
@@ -82,7 +82,7 @@ func (g *Gateway) passesBy(userID string, c matrix.Credential) {
 func (g *Gateway) passedBy(userID string, c matrix.Credential) {
 	g.passesBy(userID, c)
 	m := g.store
-	device, dialect := m.deviceOf(c, userID), g.knownDialect()
+	device, dialect := m.identities.DeviceOf(c, userID), g.knownDialect()
 	if _, waits := m.pendings.waits(userID); waits {
 		m.dropPending(deliverySuperseded, func(w *pendingWrite) bool {
 			return w.UserID == userID && (w.Fingerprint == device || dialect == Dendrite)

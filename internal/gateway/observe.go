@@ -122,14 +122,14 @@ func (g *Gateway) judge(r *http.Request, seen *observation) {
 	o, ok := seen.outcome(nil)
 	if !ok {
 		later := seen.asks[0].inBackground(g.store.learning, func() {
-			o, _ := seen.outcome(func(i inquiry) identity { return i.answer(nil) })
+			o, _ := seen.outcome(func(i inquiry) owner { return i.answer(nil) })
 			g.store.counters.observed[seen.kind][o].Add(1)
 		})
 		if later {
 			return
 		}
-		o, _ = seen.outcome(func(inquiry) identity {
-			return identity{err: errors.New("too many requests are being observed")}
+		o, _ = seen.outcome(func(inquiry) owner {
+			return owner{err: errors.New("too many requests are being observed")}
 		})
 	}
 	g.noteObserved(r, seen.kind, o)
@@ -200,7 +200,7 @@ func (s *observation) acknowledged() bool {
 // outcome returns what would have become of the request, and remembers what there is to
 // remember. It calls ask for what isn't known of whose the request is. If ask is nil, it reports
 // false when it comes to that, and can be called again.
-func (s *observation) outcome(ask func(inquiry) identity) (o outcome, ok bool) {
+func (s *observation) outcome(ask func(inquiry) owner) (o outcome, ok bool) {
 	if s.kind == routeWrite {
 		wr := &s.writing
 		step := policy.DecideWrite(&wr.WriteFacts)
@@ -225,7 +225,7 @@ func (s *observation) outcome(ask func(inquiry) identity) (o outcome, ok bool) {
 
 // owner returns whose one of the credentials is. It reports false if that has to be asked for and
 // ask is nil.
-func (s *observation) owner(i int, ask func(inquiry) identity) (who identity, ok bool) {
+func (s *observation) owner(i int, ask func(inquiry) owner) (who owner, ok bool) {
 	h, inquiry := s.handler, s.asks[i]
 	who = h.cached(inquiry.credential, s.departed)
 	switch {
@@ -239,7 +239,7 @@ func (s *observation) owner(i int, ask func(inquiry) identity) (who identity, ok
 }
 
 // findOutForRead is [Gateway.findOutForRead] for a read that is over.
-func (s *observation) findOutForRead(step policy.ReadStep, ask func(inquiry) identity) (ok bool) {
+func (s *observation) findOutForRead(step policy.ReadStep, ask func(inquiry) owner) (ok bool) {
 	h, rd := s.handler, &s.reading
 	switch step {
 	case policy.ReadLookForBody:
@@ -266,7 +266,7 @@ func (s *observation) findOutForRead(step policy.ReadStep, ask func(inquiry) ide
 				return false
 			}
 		}
-		h.takeReads(rd, func(i int) identity {
+		h.takeReads(rd, func(i int) owner {
 			who, _ := s.owner(i, ask)
 			return who
 		})
@@ -295,7 +295,7 @@ func (s *observation) endRead(step policy.ReadStep) {
 		}
 	case policy.ReadPassRefused:
 		if isSuccess(s.answer.status) {
-			h.store.accept(rd.credential)
+			h.store.identities.Accept(rd.credential)
 		}
 	case policy.ReadPassUncertain, policy.ReadPassUnknown:
 		if !rd.wasKnown && s.answer.status == http.StatusUnauthorized && !s.answer.site {
@@ -305,7 +305,7 @@ func (s *observation) endRead(step policy.ReadStep) {
 }
 
 // findOutForWrite is [Gateway.findOutForWrite] for a write that is over.
-func (s *observation) findOutForWrite(step policy.WriteStep, ask func(inquiry) identity) (ok bool) {
+func (s *observation) findOutForWrite(step policy.WriteStep, ask func(inquiry) owner) (ok bool) {
 	h, wr := s.handler, &s.writing
 	switch step {
 	case policy.WriteAskOwner:

@@ -121,7 +121,7 @@ func TestPanicOfALookupThatNobodyWaitsForIsNotTheEnd(t *testing.T) {
 			p.Want(p.Get("alice-token", alice), 200, "", "")
 		}
 		synctest.Wait()
-		if n := p.memory.learning.taken; n != 0 {
+		if n := p.memory.learning.Len(); n != 0 {
 			t.Errorf("%d places are taken for ever", n)
 		}
 		mend()

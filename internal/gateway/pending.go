@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -475,7 +476,7 @@ func (w *pendingWrite) deliver(timeout time.Duration) (result delivery, retry ti
 		taken = &w.PresenceWrite
 		return deliveryDone, 0
 	case answer.err == nil && answer.status == http.StatusUnauthorized && !answer.site:
-		m.refused(w.credential, m.holderOf(w.credential), answer)
+		m.refused(w.credential, m.identities.LastSession(w.credential), answer)
 		if answer.matrixError() == unknownToken {
 			return deliveryDropped, 0
 		}
@@ -504,33 +505,19 @@ func retryAfter(answer *subresponse) time.Duration {
 // revokeToken forgets a credential that the homeserver has said to be no longer good, and
 // drops what waits of it. An appservice's other users are none of its business: their
 // writes are delivered, or refused for themselves.
-func (m *Store) revokeToken(c matrix.Credential) { m.revokeTokenOf(c, m.holderOf(c)) }
+func (m *Store) revokeToken(c matrix.Credential) { m.revokeTokenOf(c, m.identities.LastSession(c)) }
 
 // revokeTokenOf is revokeToken for a credential of which it isn't remembered any more whose
 // it was.
-func (m *Store) revokeTokenOf(c matrix.Credential, was holder) {
-	if was.userID != "" {
-		m.devices.Forget(was.userID, was.device) // it wants nothing any more
+func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) {
+	if was.UserID != "" {
+		m.devices.Forget(was.UserID, was.Device) // it wants nothing any more
 	}
 	m.identities.RevokeToken(c)
 	m.dropPending(deliveryDropped, func(w *pendingWrite) bool {
 		own := w.credential
-		return own.Token == c.Token && (own.UserID == c.UserID && own.DeviceID == c.DeviceID || was.userID != "" && w.UserID == was.userID)
+		return own.Token == c.Token && (own.UserID == c.UserID && own.DeviceID == c.DeviceID || was.UserID != "" && w.UserID == was.UserID)
 	})
-}
-
-// holder is whose a credential is: a user, or "", and which of the user's devices.
-type holder struct {
-	userID string
-	device [16]byte
-}
-
-// holderOf returns what is remembered of a credential, also when that has expired.
-func (m *Store) holderOf(c matrix.Credential) (who holder) {
-	if who.userID = m.identities.LastKnown(c); who.userID != "" {
-		who.device = m.deviceOf(c, who.userID)
-	}
-	return who
 }
 
 // dropPending drops the writes that match. What is on its way can't be.

@@ -21,7 +21,7 @@ type reading struct {
 	shown      []matrix.Credential // else, each that it might be
 
 	now      time.Time     // at which it is judged
-	who      identity      // of the credential
+	who      owner         // of the credential
 	wait     time.Duration // until there is budget again, if there is none
 	from     client        // who is charged for made-up tokens
 	wasKnown bool          // the homeserver has known one of the tokens
@@ -121,7 +121,7 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 		g.takeRead(rd, rd.who.userID)
 	case policy.ReadTakeBudgets:
 		rd.now = g.store.now()
-		g.takeReads(rd, func(i int) identity {
+		g.takeReads(rd, func(i int) owner {
 			who := g.identify(r, next, rd.shown[i], g.cfg.RejectedLimit)
 			rd.now = g.store.now()
 			return who
@@ -137,7 +137,7 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 }
 
 // learn notes whose the credential of a read is.
-func (rd *reading) learn(who identity) { rd.who, rd.wait, rd.Owner = who, who.wait, who.fact() }
+func (rd *reading) learn(who owner) { rd.who, rd.wait, rd.Owner = who, who.wait, who.fact() }
 
 // leave notes if the client has left and that may be why nobody knows whose the credential is.
 func (rd *reading) leave(r *http.Request) {
@@ -147,8 +147,9 @@ func (rd *reading) leave(r *http.Request) {
 }
 
 // recallForStale returns the owner of a read's credential who may still be served what is stale.
-func (g *Gateway) recallForStale(rd *reading) identity {
-	return g.cached(rd.credential, rd.now.Add(-g.cfg.Rules.StaleIfError))
+func (g *Gateway) recallForStale(rd *reading) (who owner) {
+	who.userID, who.unknown = g.store.identities.LookupStale(rd.credential, rd.now, g.cfg.Lifetimes, g.cfg.Rules.StaleIfError)
+	return who
 }
 
 // takeRead charges a user for a read.
@@ -160,7 +161,7 @@ func (g *Gateway) takeRead(rd *reading, userID string) {
 }
 
 // takeReads charges the user of each token that an uncertain credential might be, whom ask tells.
-func (g *Gateway) takeReads(rd *reading, ask func(i int) identity) {
+func (g *Gateway) takeReads(rd *reading, ask func(i int) owner) {
 	rd.Budget = policy.BudgetLeft
 	for i := range rd.shown {
 		if g.isRefused(rd.shown[i], rd.now) {
@@ -181,8 +182,8 @@ func (g *Gateway) takeReads(rd *reading, ask func(i int) identity) {
 // checkClient finds out whether the client of a read may show tokens that the homeserver may not
 // know. A token that it has known isn't made up, whatever others do from the same address.
 func (g *Gateway) checkClient(rd *reading) {
-	rd.wasKnown = rd.Credential == policy.CredentialCertain && g.store.isKnown(rd.credential) ||
-		slices.ContainsFunc(rd.shown, g.store.isKnown)
+	rd.wasKnown = rd.Credential == policy.CredentialCertain && g.store.identities.IsKnown(rd.credential) ||
+		slices.ContainsFunc(rd.shown, g.store.identities.IsKnown)
 	rd.Client = policy.BudgetLeft
 	if rd.wasKnown {
 		return
@@ -293,7 +294,7 @@ func (g *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 func (g *Gateway) serveRefused(w http.ResponseWriter, r *http.Request, next Next, c matrix.Credential) error {
 	return g.bypass(onStatus(w, func(status int) {
 		if isSuccess(status) {
-			g.store.accept(c)
+			g.store.identities.Accept(c)
 		}
 	}), r, next, readEnds[policy.ReadPassRefused].detail)
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 )
 
 // cacheName is our name in Cache-Status.
@@ -303,7 +303,7 @@ func writeMissingToken(w http.ResponseWriter, r *http.Request, message string) {
 
 // writeUnknownToken passes on the homeserver's answer to a token that it doesn't
 // know, with its soft_logout: a client decides by that whether to keep its keys.
-func writeRejection(w http.ResponseWriter, r *http.Request, rejection *policy.UnknownToken) {
+func writeRejection(w http.ResponseWriter, r *http.Request, rejection *identity.UnknownToken) {
 	allowAnyOrigin(w.Header(), rejection.Header)
 	writeKept(w, r, http.StatusUnauthorized, keptList(rejection.Header), "", []byte(rejection.Body))
 }

@@ -71,7 +71,7 @@ func (g *Gateway) refusedRevocation(r *http.Request, answer *subresponse) {
 	shown, certain := shownCredentials(r)
 	for _, c := range shown {
 		if certain {
-			g.store.refused(c, g.store.holderOf(c), answer)
+			g.store.refused(c, g.store.identities.LastSession(c), answer)
 		} else {
 			g.store.identities.Doubt(c)
 		}
@@ -243,7 +243,7 @@ type sender struct {
 
 	mu        sync.Mutex // guards all below
 	answered  bool
-	who       identity
+	who       owner
 	succeeded bool
 }
 
@@ -255,12 +255,12 @@ func (s *sender) ask(question inquiry) {
 	var left atomic.Bool
 	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { left.Store(true) }}
 	question.question.client = httptrace.WithClientTrace(question.question.client, trace)
-	begins, ok := question.start(s.handler.store.learning, func(who identity) {
+	begins, ok := question.start(s.handler.store.learning, func(who owner) {
 		left.Store(true)
 		s.learn(who)
 	})
 	if !ok {
-		s.learn(identity{wait: crowdedWait})
+		s.learn(owner{wait: crowdedWait})
 		return
 	}
 	<-begins
@@ -274,7 +274,7 @@ func (s *sender) ask(question inquiry) {
 const maxTurns = 100
 
 // learn is called with the homeserver's answer.
-func (s *sender) learn(who identity) {
+func (s *sender) learn(who owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answered, s.who = true, who
@@ -296,7 +296,7 @@ func (s *sender) succeed() {
 // has shown too many unknown tokens, too many were being asked about, or the homeserver
 // was too slow. It needs the lock.
 func (s *sender) end() {
-	revoke := func(who identity) {
+	revoke := func(who owner) {
 		if who.userID != "" {
 			s.handler.store.revokeUser(who.userID)
 		}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -33,7 +34,7 @@ type Settings struct {
 	Settle time.Duration
 	Sizes  Sizes
 
-	Lifetimes       policy.Lifetimes // of identities and unknown tokens
+	Lifetimes       identity.Lifetimes // of identities and unknown tokens
 	IdentityTimeout time.Duration
 
 	MaxBody        int64
@@ -97,7 +98,7 @@ func Defaults() *Settings {
 			// As many as states: a token for each user.
 			Tokens: defaultStates,
 		},
-		Lifetimes: policy.Lifetimes{
+		Lifetimes: identity.Lifetimes{
 			// As long as Synapse trusts a token that its authentication service has
 			// vouched for; a revocation that passes through us takes effect at once.
 			Identity: 2 * time.Minute,

@@ -11,6 +11,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/devices"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/fairqueue"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -19,7 +20,7 @@ import (
 type Store struct {
 	clock         *clock.Clock // by which all of it ages
 	presence      *cache.Presence
-	identities    *policy.Identities
+	identities    *identity.Table
 	reads, writes *policy.Limiter
 	syncs         *policy.Limiter // changes of presence by syncs
 	devices       *devices.Devices
@@ -35,10 +36,9 @@ type Store struct {
 	TopLimited [limitCount]*policy.TopLimited
 
 	preflights *preflights
-	refusals   *refusals
 
 	fetches *flight.Group[fetchKey, *fetched]
-	whoAmIs *flight.Group[[16]byte, identity] // by the credential's fingerprint
+	whoAmIs *flight.Group[[16]byte, owner] // by the credential's fingerprint
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *fairqueue.Queue
 	faults faultLog
@@ -52,7 +52,7 @@ type Store struct {
 	counters *counters
 	// learning has a place for each request whose sender is asked for behind its client's
 	// back, confirming for each of which the homeserver has said that it is somebody's.
-	learning, confirming *seats
+	learning, confirming *fairqueue.Seats
 
 	mu    sync.Mutex // guards sizes
 	sizes Sizes
@@ -88,7 +88,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 	m := &Store{
 		clock:      clock,
 		presence:   cache.NewPresence(s.States, s.Permissions, now),
-		identities: policy.NewIdentities(s.Tokens, now),
+		identities: identity.NewTable(s.Tokens, now),
 		reads:      policy.NewLimiter(s.Tokens, now),
 		writes:     policy.NewLimiter(s.Tokens, now),
 		syncs:      policy.NewLimiter(s.Tokens, now),
@@ -97,19 +97,18 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		repeats:    policy.NewRepeats(s.Tokens, now),
 		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
-		refusals:   newRefusals(),
 		asking:     fairqueue.New(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(latency),
-		learning:   newSeats(maxLearning, maxLearningEach),
-		confirming: newSeats(maxLearning, maxLearningEach),
+		learning:   fairqueue.NewSeats(maxLearning, maxLearningEach),
+		confirming: fairqueue.NewSeats(maxLearning, maxLearningEach),
 		sizes:      s,
 		panicked:   panicked,
 	}
 	m.fetches = flight.NewGroup[fetchKey](panicked, func(err error) *fetched {
 		return &fetched{subresponse: &subresponse{err: fail(http.StatusInternalServerError, err)}, crashed: true}
 	})
-	m.whoAmIs = flight.NewGroup[[16]byte](panicked, func(err error) identity {
-		return identity{err: fail(http.StatusInternalServerError, err), crashed: true}
+	m.whoAmIs = flight.NewGroup[[16]byte](panicked, func(err error) owner {
+		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
 	})
 	for limit := range m.TopLimited {
 		m.TopLimited[limit] = policy.NewTopLimited(maxTopLimited, now)
@@ -121,7 +120,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 func (m *Store) guard(f func()) error { return flight.Guard(m.panicked, f) }
 
 // Unattended returns how many questions are under way that no client waits for.
-func (m *Store) Unattended() int { return m.learning.len() + m.confirming.len() }
+func (m *Store) Unattended() int { return m.learning.Len() + m.confirming.Len() }
 
 // now returns the time by which all that is remembered ages.
 func (m *Store) now() time.Time { return m.clock.Now() }

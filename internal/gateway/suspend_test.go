@@ -1,11 +1,12 @@
 package gateway
 
 import (
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
 	"io"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
 )
 
 // After a suspend of the machine the token of somebody who was logged out meanwhile still

@@ -84,7 +84,7 @@ func (g *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 		return g.passUnjudged(w, r, next)
 	}
 
-	now, device := g.store.now(), g.store.deviceOf(credential, userID)
+	now, device := g.store.now(), g.store.identities.DeviceOf(credential, userID)
 	decision := g.store.devices.Sync(devices.SyncAsk{
 		UserID: userID, Device: device, Presence: asked.sets, Timeout: asked.timeout,
 	}, devices.SyncRules{
@@ -139,7 +139,7 @@ func (g *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 	shown, certain := shownCredentials(r)
 	doubt := func(c matrix.Credential, userID string) {
 		g.invalidate(userID)
-		g.store.devices.Doubt(userID, g.store.deviceOf(c, userID), g.store.now())
+		g.store.devices.Doubt(userID, g.store.identities.DeviceOf(c, userID), g.store.now())
 	}
 	forget := func() (known bool) {
 		for _, c := range shown {
@@ -298,13 +298,4 @@ func (g *Gateway) doubtAfterWrite(userID string, device [16]byte) {
 	if g.knownDialect() != Dendrite {
 		g.store.devices.Doubt(userID, device, g.store.now())
 	}
-}
-
-// deviceOf tells the devices of a user apart, by the credential. The parameters of an
-// ordinary token have no effect, so that nobody has more devices by making them up.
-func (m *Store) deviceOf(c matrix.Credential, userID string) [16]byte {
-	if plain := (matrix.Credential{Token: c.Token}); m.identities.LastKnown(plain) == userID {
-		c = plain
-	}
-	return m.identities.Fingerprint(c)
 }

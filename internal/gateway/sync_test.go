@@ -13,8 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/policy"
-
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
@@ -42,7 +41,7 @@ func (p *proxy) knows(token string) {
 	p.hs.Mu.Unlock()
 	if ids := p.memory.identities; ok && ids.LastKnown(matrix.Credential{Token: token}) == "" {
 		under := ids.Begin(matrix.Credential{Token: token})
-		under.Learn(policy.WhoAmI{UserID: userID}, ids.Revision(), time.Now())
+		under.Learn(identity.WhoAmI{UserID: userID}, ids.Revision(), time.Now())
 		under.End()
 	}
 }

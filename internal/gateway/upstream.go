@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
 	"io"
 	"mime"
 	"net/http"
@@ -17,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
 )
 
 // maxSubresponse is how much of the answer to a request of ours is taken. An answer

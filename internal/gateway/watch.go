@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
@@ -76,13 +77,13 @@ const unknownToken = "M_UNKNOWN_TOKEN"
 // watchRefusal returns a writer that notes if the homeserver refuses the credential of a
 // request, and a function to be called when the answer is over.
 func (g *Gateway) watchRefusal(w http.ResponseWriter, r *http.Request, c matrix.Credential) (http.ResponseWriter, func()) {
-	var was holder
+	var was identity.Session
 	m, isSites := g.store, g.isSites(r)
 	return newWatch(w, func(status int) bool {
 		if status != http.StatusUnauthorized || isSites() {
 			return false
 		}
-		was = m.holderOf(c)
+		was = m.identities.LastSession(c)
 		if !g.site.Authenticates {
 			m.identities.Doubt(c) // before the client learns of it
 		}
@@ -112,7 +113,7 @@ func (g *Gateway) watchShown(w http.ResponseWriter, r *http.Request) (http.Respo
 }
 
 // refused notes that the homeserver has refused a credential with status 401.
-func (m *Store) refused(c matrix.Credential, was holder, answer *subresponse) {
+func (m *Store) refused(c matrix.Credential, was identity.Session, answer *subresponse) {
 	if answer.matrixError() == unknownToken {
 		m.revokeTokenOf(c, was)
 	} else {

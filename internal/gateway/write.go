@@ -17,7 +17,7 @@ type writing struct {
 	target string // whose presence it is
 
 	now    time.Time     // at which it is judged
-	who    identity      // of the credential
+	who    owner         // of the credential
 	bad    badBody       // what is wrong with the body
 	queued int           // writes of the user that wait
 	due    time.Duration // until the user has budget, if there is a limit
@@ -90,13 +90,13 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 }
 
 // learnWriter notes whose the credential of a write is.
-func (g *Gateway) learnWriter(wr *writing, who identity) {
+func (g *Gateway) learnWriter(wr *writing, who owner) {
 	wr.who, wr.wait, wr.Owner = who, who.wait, who.fact()
 	if who.userID == "" {
 		return
 	}
 	wr.UserID, wr.Own = who.userID, who.userID == wr.target
-	wr.Fingerprint = g.store.deviceOf(wr.credential, who.userID)
+	wr.Fingerprint = g.store.identities.DeviceOf(wr.credential, who.userID)
 	wr.class = g.cfg.classOf(who.userID)
 	wr.Absorbs, wr.Coalesces = wr.class.Absorb, wr.class.Coalesce
 }
@@ -168,7 +168,7 @@ func (g *Gateway) endWrite(step policy.WriteStep, wr *writing, w http.ResponseWr
 }
 
 // failWrite answers a write of which nobody has told whose it is.
-func (g *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *identity) error {
+func (g *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *owner) error {
 	switch {
 	case who.refusal != nil:
 		writeForClient(w, r, who.refusal)
@@ -245,7 +245,7 @@ func (g *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Nex
 		defer g.mayChange(r, next)()
 		return next.ServeHTTP(w, r)
 	}
-	m, device, began := g.store, g.store.deviceOf(credential, userID), g.store.now()
+	m, device, began := g.store, g.store.identities.DeviceOf(credential, userID), g.store.now()
 	active := func() (changes bool) {
 		m.repeats.Disturb(userID)
 		return m.devices.Active(userID, device, g.knownDialect(), began, g.store.now())

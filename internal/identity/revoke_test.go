@@ -1,4 +1,4 @@
-package policy
+package identity
 
 import (
 	"fmt"
@@ -14,7 +14,7 @@ import (
 )
 
 func TestRevokingAToken(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	phone, desk, bob := matrix.Credential{Token: "phone"}, matrix.Credential{Token: "desk"}, matrix.Credential{Token: "bob"}
 	learn(ids, phone, WhoAmI{UserID: "@alice:hs"}, forever)
 	learn(ids, desk, WhoAmI{UserID: "@alice:hs"}, forever)
@@ -34,7 +34,7 @@ func TestRevokingAToken(t *testing.T) {
 }
 
 func TestRevokingATokenEndsItsMasquerades(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	sender := matrix.Credential{Token: "as"}
 	a, b := matrix.Credential{Token: "as", UserID: "@a:hs"}, matrix.Credential{Token: "as", UserID: "@b:hs", DeviceID: "D"}
 	for name, end := range map[string]func(matrix.Credential){"revoked": ids.RevokeToken, "doubted": ids.Doubt} {
@@ -57,7 +57,7 @@ func TestRevokingATokenEndsItsMasquerades(t *testing.T) {
 }
 
 func TestRevokingAUser(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	desk, bob := matrix.Credential{Token: "desk"}, matrix.Credential{Token: "bob"}
 	alice := matrix.Credential{Token: "as", UserID: "@alice:hs"}
 	other := matrix.Credential{Token: "as", UserID: "@other:hs"}
@@ -84,9 +84,9 @@ func TestRevokingAUser(t *testing.T) {
 // On Dendrite the token of an appservice is unknown together with a user_id that is
 // unknown. Once that cost all other users of the bridge their identity.
 func TestRevokingOneUserOfAnAppserviceLeavesTheOthers(t *testing.T) {
-	for name, end := range map[string]func(*Identities, matrix.Credential){"revoked": (*Identities).RevokeToken, "doubted": (*Identities).Doubt} {
+	for name, end := range map[string]func(*Table, matrix.Credential){"revoked": (*Table).RevokeToken, "doubted": (*Table).Doubt} {
 		t.Run(name, func(t *testing.T) {
-			ids := NewIdentities(1000, testkit.Epoch)
+			ids := NewTable(1000, testkit.Epoch)
 			sender := matrix.Credential{Token: "as"}
 			a, b := matrix.Credential{Token: "as", UserID: "@a:hs"}, matrix.Credential{Token: "as", UserID: "@b:hs"}
 			for _, plain := range []bool{false, true} { // is the bridge's own user known?
@@ -109,10 +109,10 @@ func TestRevokingOneUserOfAnAppserviceLeavesTheOthers(t *testing.T) {
 // To an ordinary token a user_id means nothing, whatever is known of that by then.
 func TestRevokingAnOrdinaryTokenInAnySpelling(t *testing.T) {
 	plain := matrix.Credential{Token: "tok"}
-	for name, end := range map[string]func(*Identities, matrix.Credential){"revoked": (*Identities).RevokeToken, "doubted": (*Identities).Doubt} {
+	for name, end := range map[string]func(*Table, matrix.Credential){"revoked": (*Table).RevokeToken, "doubted": (*Table).Doubt} {
 		for _, first := range []matrix.Credential{plain, {Token: "tok", UserID: "@alice:hs"}, {Token: "tok", UserID: "@x:hs"}, {Token: "tok", DeviceID: "D"}} {
 			for _, spelling := range []matrix.Credential{plain, {Token: "tok", UserID: "@alice:hs"}, {Token: "tok", UserID: "@y:hs"}, {Token: "tok", DeviceID: "X"}} {
-				ids := NewIdentities(1000, testkit.Epoch)
+				ids := NewTable(1000, testkit.Epoch)
 				learn(ids, first, WhoAmI{UserID: "@alice:hs", DeviceID: "D"}, forever)
 				learn(ids, plain, WhoAmI{UserID: "@alice:hs", DeviceID: "D"}, forever)
 				end(ids, spelling)
@@ -129,7 +129,7 @@ func TestRevokingAnOrdinaryTokenInAnySpelling(t *testing.T) {
 // What nobody has answered may not have happened: only the token itself is asked about
 // again, not its user's others.
 func TestDoubtTouchesOneToken(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	phone, desk := matrix.Credential{Token: "phone"}, matrix.Credential{Token: "desk"}
 	learn(ids, phone, WhoAmI{UserID: "@alice:hs"}, forever)
 	learn(ids, desk, WhoAmI{UserID: "@alice:hs"}, forever)
@@ -146,7 +146,7 @@ func TestDoubtTouchesOneToken(t *testing.T) {
 // Once each logout with a token that somebody had made up ended every lookup in flight:
 // at 650 a second no new user could be remembered.
 func TestRevocationsOfOtherTokensLeaveALookupAlone(t *testing.T) {
-	ids, alice := NewIdentities(1000, testkit.Epoch), matrix.Credential{Token: "alice"}
+	ids, alice := NewTable(1000, testkit.Epoch), matrix.Credential{Token: "alice"}
 	under := ids.Begin(alice)
 	defer under.End()
 	asOf := ids.Revision()
@@ -164,7 +164,7 @@ func TestRevocationsOfOtherTokensLeaveALookupAlone(t *testing.T) {
 
 // A token that nobody knows or looks up leaves no trace.
 func TestMadeUpTokensLeaveNothing(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	before := ids.Revision()
 	for i := range 1000 {
 		c := matrix.Credential{Token: fmt.Sprint("made-up-", i), UserID: fmt.Sprintf("@%d:hs", i)}
@@ -185,7 +185,7 @@ func TestMadeUpTokensLeaveNothing(t *testing.T) {
 
 // A user ID in a path may be a part of a request of megabytes.
 func TestRevokedUserIsACopy(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	request := "@alice:hs" + strings.Repeat("x", 1<<20)
 	ids.RevokeUser(request[:9])
 	if kept := ids.revoked.Keys()[0]; unsafe.StringData(kept) == unsafe.StringData(request) {
@@ -196,7 +196,7 @@ func TestRevokedUserIsACopy(t *testing.T) {
 // A client that refreshes need not show its old access token. Whose turn is over is known
 // from when the two were given out.
 func TestRefreshEndsTheAccessTokenBefore(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	old, desk := matrix.Credential{Token: "old"}, matrix.Credential{Token: "desk"}
 	learn(ids, old, WhoAmI{UserID: "@alice:hs"}, forever)
 	learn(ids, desk, WhoAmI{UserID: "@alice:hs"}, forever)
@@ -218,7 +218,7 @@ func TestRefreshEndsTheAccessTokenBefore(t *testing.T) {
 // Of the refresh tokens that a request names, those that nobody has given out are made up, if
 // its answer gives one out: they must push none out that somebody has.
 func TestMadeUpRefreshTokensAreNotKept(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	ids.Issued("a", "r")
 	for i := range 1000 {
 		ids.Issued("b", "r", fmt.Sprint("made up ", i), "r")
@@ -231,7 +231,7 @@ func TestMadeUpRefreshTokensAreNotKept(t *testing.T) {
 // Whose a token is never changes: it is known for what ends by its requests, whatever has
 // ended meanwhile, and never authorises anything.
 func TestHolderOfWhatMayHaveEnded(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	plain, ordinary := matrix.Credential{Token: "tok"}, matrix.Credential{Token: "tok", UserID: "@x:hs"}
 	bridge, ghost := matrix.Credential{Token: "as"}, matrix.Credential{Token: "as", UserID: "@g:hs"}
 	issued := matrix.Credential{Token: "issued"}
@@ -281,18 +281,18 @@ func TestARevocationDuringALookup(t *testing.T) {
 	alice := matrix.Credential{Token: "tok"}
 	masquerade := matrix.Credential{Token: "tok", UserID: "@alice:hs"}
 	for _, c := range []matrix.Credential{alice, masquerade} {
-		for name, revoke := range map[string]func(*Identities){
-			"of the user":  func(ids *Identities) { ids.RevokeUser("@alice:hs") },
-			"of the token": func(ids *Identities) { ids.RevokeToken(alice) },
-			"in doubt":     func(ids *Identities) { ids.Doubt(alice) },
-			"of the user, and then others": func(ids *Identities) {
+		for name, revoke := range map[string]func(*Table){
+			"of the user":  func(ids *Table) { ids.RevokeUser("@alice:hs") },
+			"of the token": func(ids *Table) { ids.RevokeToken(alice) },
+			"in doubt":     func(ids *Table) { ids.Doubt(alice) },
+			"of the user, and then others": func(ids *Table) {
 				ids.RevokeUser("@alice:hs")
 				ids.RevokeUser("@bob:hs")
 			},
 		} {
 			for _, before := range []bool{false, true} { // known before, too?
 				t.Run(fmt.Sprintf("%s, %+v, %v", name, c, before), func(t *testing.T) {
-					ids := NewIdentities(1000, testkit.Epoch)
+					ids := NewTable(1000, testkit.Epoch)
 					if before {
 						learn(ids, c, WhoAmI{UserID: "@alice:hs"}, forever)
 					}
@@ -316,7 +316,7 @@ func TestARevocationDuringALookup(t *testing.T) {
 		}
 	}
 	t.Run("of somebody else", func(t *testing.T) {
-		ids := NewIdentities(1000, testkit.Epoch)
+		ids := NewTable(1000, testkit.Epoch)
 		under := ids.Begin(alice)
 		defer under.End()
 		asOf := ids.Revision()
@@ -329,7 +329,7 @@ func TestARevocationDuringALookup(t *testing.T) {
 // There are an eighth as many places for revocations as for tokens. One that has to
 // make room becomes one of everybody's earlier lookups.
 func TestAForgottenRevocationConcernsEverybody(t *testing.T) {
-	ids := NewIdentities(16, testkit.Epoch) // 2 places
+	ids := NewTable(16, testkit.Epoch) // 2 places
 	victim, late := matrix.Credential{Token: "victim"}, matrix.Credential{Token: "late"}
 	learn(ids, victim, WhoAmI{UserID: "@victim:hs"}, forever)
 	of := func(c matrix.Credential, who WhoAmI, asOf Revision) {
@@ -367,7 +367,7 @@ func TestAForgottenRevocationConcernsEverybody(t *testing.T) {
 // An entry that was looked up after a revocation of somebody else has been found not
 // to be touched by it, and stays so when the revocation is forgotten.
 func TestALookupNotesWhatDoesNotConcernIt(t *testing.T) {
-	ids, bob := NewIdentities(16, testkit.Epoch), matrix.Credential{Token: "bob"} // 2 places
+	ids, bob := NewTable(16, testkit.Epoch), matrix.Credential{Token: "bob"} // 2 places
 	learn(ids, bob, WhoAmI{UserID: "@bob:hs"}, forever)
 	for i := range 100 {
 		ids.RevokeUser(fmt.Sprint("@", i, ":hs"))
@@ -376,7 +376,7 @@ func TestALookupNotesWhatDoesNotConcernIt(t *testing.T) {
 }
 
 func TestManyRevocationsNeedNoMoreThanTheirPlaces(t *testing.T) {
-	ids := NewIdentities(160, testkit.Epoch)
+	ids := NewTable(160, testkit.Epoch)
 	for i := range 100_000 {
 		ids.RevokeUser(fmt.Sprint("@", i, ":hs"))
 	}
@@ -398,7 +398,7 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 		number   int // of revocations when it left
 	}
 	for range 200 {
-		ids := NewIdentities(testkit.Pick(r, 1, 16, 1000), testkit.Epoch)
+		ids := NewTable(testkit.Pick(r, 1, 16, 1000), testkit.Epoch)
 		var number int
 		revoked := make(map[string]int)          // user or token → number of the last revocation
 		known := make(map[matrix.Credential]int) // → number as of which the answer holds
@@ -453,7 +453,7 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 // acknowledged never finds an ended session.
 func TestRevocationRace(t *testing.T) {
 	const users, sessions = 4, 40
-	ids := NewIdentities(64, testkit.Epoch) // small, so that everything is pushed out at times
+	ids := NewTable(64, testkit.Epoch) // small, so that everything is pushed out at times
 	var ended, acknowledged [users]atomic.Int64
 	var workers sync.WaitGroup
 	raise := func(n *atomic.Int64, to int64) {
@@ -502,7 +502,7 @@ func TestRevocationRace(t *testing.T) {
 }
 
 func BenchmarkIdentitiesLookupAfterRevocations(b *testing.B) {
-	ids, c := NewIdentities(100_000, testkit.Epoch), matrix.Credential{Token: "tok"}
+	ids, c := NewTable(100_000, testkit.Epoch), matrix.Credential{Token: "tok"}
 	learn(ids, c, WhoAmI{UserID: "@alice:hs"}, forever)
 	b.ReportAllocs()
 	for b.Loop() {

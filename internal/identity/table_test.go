@@ -1,4 +1,4 @@
-package policy
+package identity
 
 import (
 	"fmt"
@@ -21,13 +21,13 @@ var lifetimes = Lifetimes{Identity: time.Hour, UnknownToken: time.Hour}
 func until(expires time.Duration) time.Time { return testkit.At(expires - time.Hour) }
 
 // learn asks a homeserver that says who.
-func learn(t *Identities, c matrix.Credential, who WhoAmI, expires time.Duration) {
+func learn(t *Table, c matrix.Credential, who WhoAmI, expires time.Duration) {
 	under := t.Begin(c)
 	defer under.End()
 	under.Learn(who, t.Revision(), until(expires))
 }
 
-func wantUser(t *testing.T, ids *Identities, c matrix.Credential, now time.Duration, want string) {
+func wantUser(t *testing.T, ids *Table, c matrix.Credential, now time.Duration, want string) {
 	t.Helper()
 	userID, answer := ids.Lookup(c, testkit.At(now), lifetimes)
 	if userID != want || answer != nil {
@@ -35,7 +35,7 @@ func wantUser(t *testing.T, ids *Identities, c matrix.Credential, now time.Durat
 	}
 }
 
-func wantCounts(t *testing.T, ids *Identities, identities, unknown int) {
+func wantCounts(t *testing.T, ids *Table, identities, unknown int) {
 	t.Helper()
 	if i, r := ids.Len(); i != identities || r != unknown {
 		t.Errorf("%d identities and %d unknown tokens are kept, want %d and %d", i, r, identities, unknown)
@@ -43,7 +43,7 @@ func wantCounts(t *testing.T, ids *Identities, identities, unknown int) {
 }
 
 func TestAnIdentityIsKnownUntilItExpires(t *testing.T) {
-	ids, c := NewIdentities(100, testkit.Epoch), matrix.Credential{Token: "tok"}
+	ids, c := NewTable(100, testkit.Epoch), matrix.Credential{Token: "tok"}
 	wantUser(t, ids, c, 0, "")
 	learn(ids, c, WhoAmI{UserID: "@a:b", DeviceID: "D"}, time.Minute)
 	wantUser(t, ids, c, 0, "@a:b")
@@ -60,7 +60,7 @@ func TestAnIdentityIsKnownUntilItExpires(t *testing.T) {
 // Once an answer kept its end, so that a lifetime that was lowered did nothing about what was
 // in memory, and of two sites with one memory the longer one applied to both.
 func TestLifetimesAreThoseOfWhoAsks(t *testing.T) {
-	ids, known, unknown := NewIdentities(100, testkit.Epoch), matrix.Credential{Token: "tok"}, matrix.Credential{Token: "made up"}
+	ids, known, unknown := NewTable(100, testkit.Epoch), matrix.Credential{Token: "tok"}, matrix.Credential{Token: "made up"}
 	ghost := matrix.Credential{Token: "as", UserID: "@g:b"}
 	under := ids.Begin(known)
 	under.Learn(WhoAmI{UserID: "@a:b"}, ids.Revision(), testkit.Epoch)
@@ -94,7 +94,7 @@ func TestLifetimesAreThoseOfWhoAsks(t *testing.T) {
 
 // Whose a token was is whose it is, unless somebody has revoked it.
 func TestWhatHasExpiredIsLastKnown(t *testing.T) {
-	ids := NewIdentities(100, testkit.Epoch)
+	ids := NewTable(100, testkit.Epoch)
 	plain, bridge := matrix.Credential{Token: "tok"}, matrix.Credential{Token: "as", UserID: "@b_1:b"}
 	learn(ids, plain, WhoAmI{UserID: "@a:b"}, time.Second)
 	learn(ids, bridge, WhoAmI{UserID: "@b_1:b"}, time.Second)
@@ -117,7 +117,7 @@ func TestWhatHasExpiredIsLastKnown(t *testing.T) {
 }
 
 func TestAnUnknownTokenThatHasExpiredWasOne(t *testing.T) {
-	ids := NewIdentities(100, testkit.Epoch)
+	ids := NewTable(100, testkit.Epoch)
 	unknown := matrix.Credential{Token: "unknown"}
 	if ids.WasRejected(unknown) {
 		t.Error("a token was rejected of which nobody has asked")
@@ -146,7 +146,7 @@ func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
 			DeviceParameter: "org.matrix.msc3202.device_id"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ids := NewIdentities(100_000, testkit.Epoch)
+			ids := NewTable(100_000, testkit.Epoch)
 			learn(ids, first, alice, forever)
 			for i := range 1000 {
 				c := first
@@ -160,7 +160,7 @@ func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
 		})
 	}
 	t.Run("device", func(t *testing.T) {
-		ids := NewIdentities(100_000, testkit.Epoch)
+		ids := NewTable(100_000, testkit.Epoch)
 		learn(ids, matrix.Credential{Token: "tok", DeviceID: "D0"}, alice, forever)
 		for i := range 1000 {
 			wantUser(t, ids, matrix.Credential{Token: "tok", DeviceID: fmt.Sprint("D", i)}, 0, "@alice:hs")
@@ -170,7 +170,7 @@ func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
 		wantUser(t, ids, matrix.Credential{Token: "tok", UserID: "@alice:hs"}, 0, "")
 	})
 	t.Run("her own user ID tells nothing", func(t *testing.T) {
-		ids := NewIdentities(100_000, testkit.Epoch)
+		ids := NewTable(100_000, testkit.Epoch)
 		learn(ids, matrix.Credential{Token: "tok", UserID: "@alice:hs"}, alice, forever)
 		wantUser(t, ids, matrix.Credential{Token: "tok", UserID: "@alice:hs"}, 0, "@alice:hs")
 		wantUser(t, ids, matrix.Credential{Token: "tok", UserID: "@bob:hs"}, 0, "")
@@ -179,7 +179,7 @@ func TestParametersOnAnOrdinaryTokenCostOneLookup(t *testing.T) {
 }
 
 func TestAnAppserviceActsForManyUsers(t *testing.T) {
-	ids := NewIdentities(100_000, testkit.Epoch)
+	ids := NewTable(100_000, testkit.Epoch)
 	sender := matrix.Credential{Token: "as"}
 	as := func(i int, device string) matrix.Credential {
 		return matrix.Credential{Token: "as", UserID: fmt.Sprintf("@bridge_%d:hs", i), DeviceID: device}
@@ -211,7 +211,7 @@ func TestAnAppserviceActsForManyUsers(t *testing.T) {
 
 // Two masquerades must not be one because their parameters look alike when put together.
 func TestMasqueradesDoNotRunTogether(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	a := matrix.Credential{Token: "as", UserID: "@a:hs", DeviceID: "XY"}
 	learn(ids, a, WhoAmI{UserID: "@a:hs", DeviceID: "XY"}, forever)
 	for _, c := range []matrix.Credential{
@@ -226,13 +226,13 @@ func TestMasqueradesDoNotRunTogether(t *testing.T) {
 	if again := a; ids.Fingerprint(again) != ids.Fingerprint(a) {
 		t.Error("a credential's fingerprint changes")
 	}
-	if NewIdentities(1000, testkit.Epoch).Fingerprint(a) == ids.Fingerprint(a) {
+	if NewTable(1000, testkit.Epoch).Fingerprint(a) == ids.Fingerprint(a) {
 		t.Error("a fingerprint is the same in another table: the hash has no key")
 	}
 }
 
 func TestUnknownTokensAreRememberedBriefly(t *testing.T) {
-	ids, c := NewIdentities(1000, testkit.Epoch), matrix.Credential{Token: "bad"}
+	ids, c := NewTable(1000, testkit.Epoch), matrix.Credential{Token: "bad"}
 	answer := &UnknownToken{Body: `{"errcode":"M_UNKNOWN_TOKEN","soft_logout":true}`, Header: map[string][]string{"Vary": {"Origin"}}}
 	ids.Reject(c, answer, until(time.Minute))
 	for _, c := range []matrix.Credential{c, {Token: "bad", UserID: "@a:hs"}, {Token: "bad", DeviceID: "D"}} {
@@ -258,7 +258,7 @@ func TestUnknownTokensAreRememberedBriefly(t *testing.T) {
 
 // That a token is unknown ends the masquerades too: they die with the token's base entry.
 func TestAnUnknownTokenEndsMasquerades(t *testing.T) {
-	ids := NewIdentities(1000, testkit.Epoch)
+	ids := NewTable(1000, testkit.Epoch)
 	c := matrix.Credential{Token: "as", UserID: "@a:hs"}
 	learn(ids, c, WhoAmI{UserID: "@a:hs"}, forever)
 	ids.Reject(matrix.Credential{Token: "as"}, &UnknownToken{}, until(time.Second))
@@ -269,7 +269,7 @@ func TestAnUnknownTokenEndsMasquerades(t *testing.T) {
 
 func TestRandomTokensPushOutNoIdentity(t *testing.T) {
 	const tokens = 1600
-	ids := NewIdentities(tokens, testkit.Epoch)
+	ids := NewTable(tokens, testkit.Epoch)
 	for i := range 100 {
 		learn(ids, matrix.Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
 	}
@@ -294,7 +294,7 @@ func TestRandomTokensPushOutNoIdentity(t *testing.T) {
 			distinct[known.answer] = true
 		}
 	}
-	if len(distinct) > identityShards {
+	if len(distinct) > shardCount {
 		t.Errorf("%d copies of one answer, want at most one a shard", len(distinct))
 	}
 	if first == nil || len(distinct) == 0 {
@@ -303,7 +303,7 @@ func TestRandomTokensPushOutNoIdentity(t *testing.T) {
 }
 
 func TestManyTokensNeedNoMoreThanTheirPlaces(t *testing.T) {
-	ids := NewIdentities(1600, testkit.Epoch)
+	ids := NewTable(1600, testkit.Epoch)
 	for i := range 50_000 {
 		learn(ids, matrix.Credential{Token: fmt.Sprint(i)}, WhoAmI{UserID: "@a:hs"}, forever)
 		learn(ids, matrix.Credential{Token: "as", UserID: fmt.Sprint("@", i, ":hs")}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
@@ -314,14 +314,14 @@ func TestManyTokensNeedNoMoreThanTheirPlaces(t *testing.T) {
 }
 
 func TestResizeOfIdentities(t *testing.T) {
-	ids := NewIdentities(16_000, testkit.Epoch)
+	ids := NewTable(16_000, testkit.Epoch)
 	for i := range 1000 {
 		learn(ids, matrix.Credential{Token: fmt.Sprint("good", i)}, WhoAmI{UserID: fmt.Sprint("@", i, ":hs")}, forever)
 		ids.Reject(matrix.Credential{Token: fmt.Sprint("bad", i)}, &UnknownToken{}, until(forever))
 	}
 	wantCounts(t, ids, 1000, 1000)
 	ids.Resize(1)
-	if identities, unknown := ids.Len(); identities > identityShards || unknown > identityShards {
+	if identities, unknown := ids.Len(); identities > shardCount || unknown > shardCount {
 		t.Errorf("%d identities and %d unknown tokens are kept, want at most one a shard", identities, unknown)
 	}
 	var known int
@@ -346,7 +346,7 @@ func TestResizeOfIdentities(t *testing.T) {
 
 func TestNoTokenIsKeptInClear(t *testing.T) {
 	const token = "syt_SECRET_abcdefghijklmnopqrstuvwxyz"
-	ids := NewIdentities(100, testkit.Epoch)
+	ids := NewTable(100, testkit.Epoch)
 	learn(ids, matrix.Credential{Token: token + "1"}, WhoAmI{UserID: "@marker:hs"}, forever)
 	learn(ids, matrix.Credential{Token: token + "2", UserID: "@masquerade:hs", DeviceID: "D"}, WhoAmI{UserID: "@masquerade:hs", DeviceID: "D"}, forever)
 	ids.Reject(matrix.Credential{Token: token + "3"}, &UnknownToken{Body: "rejection-body"}, until(forever))
@@ -377,7 +377,7 @@ func TestNoTokenIsKeptInClear(t *testing.T) {
 }
 
 func BenchmarkIdentitiesLookup(b *testing.B) {
-	ids := NewIdentities(100_000, testkit.Epoch)
+	ids := NewTable(100_000, testkit.Epoch)
 	token := matrix.Credential{Token: "syt_YWxpY2U_abcdefghijklmnopqrst_0abcde"}
 	masquerade := matrix.Credential{Token: "as", UserID: "@bridge_a:example.com"}
 	unknown := matrix.Credential{Token: "unknown"}
@@ -402,7 +402,7 @@ func BenchmarkIdentitiesLookup(b *testing.B) {
 // BenchmarkMemoryTokens measures a token whose user is known.
 func BenchmarkMemoryTokens(b *testing.B) {
 	testkit.ReportHeap(b, testkit.Entries, func() any {
-		t := NewIdentities(testkit.Entries*11/10, testkit.Epoch)
+		t := NewTable(testkit.Entries*11/10, testkit.Epoch)
 		for i := range testkit.Entries {
 			learn(t, matrix.Credential{Token: fmt.Sprintf("syt_token_%d", i)},
 				WhoAmI{UserID: fmt.Sprintf("@user%07d:example.com", i), DeviceID: "DEVICE"}, time.Hour)

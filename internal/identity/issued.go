@@ -1,0 +1,109 @@
+package identity
+
+import (
+	"strings"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+)
+
+// IssuedTo remembers to whom the homeserver has given out an access token.
+func (t *Table) IssuedTo(userID, accessToken string) {
+	if userID == "" || len(userID) > matrix.MaxUserID {
+		return
+	}
+	t.isOf(t.key(accessToken), strings.Clone(userID))
+}
+
+// Issued remembers that the homeserver has given out an access token together with a
+// refresh token, by whose use it ends, in exchange for a refresh token if one was used. If it has
+// given out none, the used one stays good. If it has, that may be used once more by mistake,
+// and ends this access token then (tuwunel). Of used there are those that it may have been.
+func (t *Table) Issued(accessToken, refreshToken string, used ...string) {
+	access := t.key(accessToken)
+	for _, token := range used {
+		refresh := t.key(token)
+		before, known := t.issuedWith(refresh)
+		if known {
+			t.inherit(access, before)
+		}
+		// Not what somebody makes up: it would make room for itself.
+		if known || refreshToken == "" {
+			t.endsBy(refresh, access)
+		}
+	}
+	if refreshToken != "" {
+		t.endsBy(t.key(refreshToken), access)
+	}
+}
+
+// Refreshed forgets on whose behalf the access token acts that was given out with a
+// refresh token, as [Table.Doubt] does: that has been used.
+func (t *Table) Refreshed(refreshToken string) {
+	if access, ok := t.issuedWith(t.key(refreshToken)); ok {
+		t.forgetBase(access, false)
+	}
+}
+
+// Holder is LastKnown of what a revocation has touched too, or of a token of which only the
+// answer that gave it out has told whose it is. It is for what ends by a request of c's that
+// the homeserver has taken: a token may have ended, but never becomes another's.
+func (t *Table) Holder(c matrix.Credential) (userID string) {
+	key := t.key(c.Token)
+	shard := t.shard(key)
+	shard.mu.Lock()
+	base, ok := shard.identities.Get(key)
+	shard.mu.Unlock()
+	if c = base.effective(c); !ok || c.UserID == "" && c.DeviceID == "" {
+		return t.holderOf(key, base)
+	}
+	key = t.masqueradeKey(key, c)
+	shard = t.shard(key)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if found, ok := shard.identities.Get(key); ok && found.base == base.base {
+		return found.userID
+	}
+	return ""
+}
+
+// holderOf returns whose a token is, by its base entry or by the answer that gave it out.
+func (t *Table) holderOf(key tokenKey, base entry) (userID string) {
+	if base.userID != "" {
+		return base.userID
+	}
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
+	userID, _ = t.issuedTo.Get(key)
+	return userID
+}
+
+// isOf notes whose a token is.
+func (t *Table) isOf(key tokenKey, userID string) {
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
+	t.issuedTo.Add(key, userID)
+}
+
+// issuedWith returns the access token that was last given out with a refresh token.
+func (t *Table) issuedWith(refresh tokenKey) (access tokenKey, ok bool) {
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
+	return t.succeeds.Get(refresh)
+}
+
+func (t *Table) endsBy(refresh, access tokenKey) {
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
+	t.succeeds.Add(refresh, access)
+}
+
+// inherit notes that an access token is whose the one before was.
+func (t *Table) inherit(access, before tokenKey) {
+	shard := t.shard(before)
+	shard.mu.Lock()
+	base, _ := shard.identities.Get(before)
+	shard.mu.Unlock()
+	if userID := t.holderOf(before, base); userID != "" {
+		t.isOf(access, userID)
+	}
+}
