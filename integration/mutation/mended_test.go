@@ -164,7 +164,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a 401 for one ghost is for all",
 			effect: "the waiting writes of an appservice's other users are dropped",
-			edits: []edit{{"internal/gateway/pending.go", "own.Token == c.Token && (own.UserID == c.UserID && own.DeviceID == c.DeviceID || was.userID != \"\" && w.UserID == was.userID)",
+			edits: []edit{{"internal/pending/writes.go", "own.Token == c.Token && (own.UserID == c.UserID && own.DeviceID == c.DeviceID || userID != \"\" && w.UserID == userID)",
 				"own.Token == c.Token"}},
 			unit: "internal/gateway TestRefusalOfOneGhostLeavesTheOthersWritesAlone",
 			why:  notYet,
@@ -290,7 +290,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "nothing falls back",
 			effect: "a waiting write is lost with the one that took its place",
-			edits:  []edit{{"internal/gateway/pending.go", "if len(w.fallbacks) == 0 {\n\t\treturn false", "if true {\n\t\treturn false"}},
+			edits:  []edit{{"internal/pending/write.go", "if len(w.fallbacks) == 0 {\n\t\treturn false", "if true {\n\t\treturn false"}},
 			unit:   "internal/gateway TestOfTwoWritesTheOlderIsSentIfTheNewerIsRefused",
 			why:    notYet,
 		},
@@ -304,7 +304,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "any body may wait",
 			effect: "over the budget what is 400 gets 200",
-			edits:  []edit{{"internal/gateway/pending.go", "|| !w.read.Certain() ||", "||"}},
+			edits:  []edit{{"internal/pending/source.go", "|| !w.Body.Certain() {", "{"}},
 			unit:   "internal/gateway TestOnlyWhatTheHomeserverTakesWaits",
 			why:    notYet,
 		},

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/devices"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
 )
 
 // counters are what a memory has counted since it is there. They outlive a reload as it
@@ -18,7 +19,6 @@ type counters struct {
 	lookups  [lookupCount]atomic.Uint64
 
 	syncWrites [devices.SyncVerdicts]atomic.Uint64
-	deliveries [deliveryCount]atomic.Uint64
 
 	latency [reasonCount]Observer // of all but sync, which waits for news
 }
@@ -80,19 +80,11 @@ const (
 
 var lookupNames = [lookupCount]string{"known", "rejected", "refused", "failed", "crowded", "limited", "shared"}
 
-// delivery is what became of a write that was answered with 200 and had to wait.
-type delivery int
-
-const (
-	deliveryDone       delivery = iota // the homeserver took it
-	deliverySuperseded                 // the same device has written something else before it was tried
-	deliveryOvertaken                  // likewise, when it had been tried in vain
-	deliveryDropped                    // its token has ended
-	deliveryLost                       // the homeserver didn't take it
-	deliveryCount
-)
-
-var deliveryNames = [deliveryCount]string{"delivered", "superseded", "overtaken", "dropped", "lost"}
+// deliveryNames are what became of writes that were answered with 200 and had to wait.
+var deliveryNames = [pending.Results]string{
+	pending.Delivered: "delivered", pending.Superseded: "superseded", pending.Overtaken: "overtaken",
+	pending.Dropped: "dropped", pending.Lost: "lost",
+}
 
 // departs counts a request to the homeserver. The function that it returns is to be
 // called when the answer begins, or there won't be any.

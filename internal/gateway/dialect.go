@@ -56,11 +56,11 @@ func (s *software) known() dialect {
 }
 
 // knownDialect returns what is known of the homeserver without asking.
-func (g *Gateway) knownDialect() dialect {
-	if g.cfg.Dialect != Auto {
-		return g.cfg.Dialect
+func (t tenant) knownDialect() dialect {
+	if t.cfg.Dialect != Auto {
+		return t.cfg.Dialect
 	}
-	return g.store.software.known()
+	return t.store.software.known()
 }
 
 // dialect returns what is known of the homeserver. Now and then it has that asked, while the

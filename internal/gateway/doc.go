@@ -23,7 +23,7 @@
 //     upstream.go: requests of our own, head.go: what they carry, fields.go: what of that is the
 //     site's; retrial.go: what becomes of those who shared one that failed; outage.go: whether the
 //     homeserver fails, or a client makes it fail;
-//   - pending.go: writes that were answered 200 and wait for their user's budget;
+//   - delivery.go: what a write needs to be sent that was answered 200 and waits;
 //   - dialect.go: which homeserver it is;
 //   - needs.go: what all gateways of a memory watch for because one needs to know it;
 //   - respond.go: the answers that we write ourselves; writer.go and watch.go: looking at

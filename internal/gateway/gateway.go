@@ -5,32 +5,41 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
 )
 
 // Gateway stands in front of a homeserver under one configuration. What it remembers is in a
 // memory, which other gateways may share and which outlives it.
 type Gateway struct {
-	cfg    *Settings
-	store  *Store
-	server Server
-	logger *slog.Logger
+	tenant
+	server  Server
+	waiting *pending.Source // its writes that wait
 
 	site      *SiteFields // that the site's handlers name
 	siteNames []string    // of the header fields that requests of ours have for the site
 	oversized sync.Once   // the first of these that doesn't fit tells it
 
-	served       sync.Once   // the first request makes the memory fit
-	notSupported sync.Once   // logs once that sync_presence strip has no effect
-	ended        atomic.Bool // the configuration is cleaned up
+	served       sync.Once // the first request makes the memory fit
+	notSupported sync.Once // logs once that sync_presence strip has no effect
 	strays       strays
 }
 
 // NewGateway returns a gateway in a web server, at a site whose handlers name these fields.
 func NewGateway(set *Settings, m *Store, server Server, fields *SiteFields, logger *slog.Logger) *Gateway {
-	return &Gateway{cfg: set, store: m, server: server, logger: logger, site: fields, siteNames: fields.Names()}
+	return &Gateway{
+		tenant: tenant{cfg: set, store: m, logger: logger}, server: server, waiting: m.pendings.NewSource(set.Coalesce),
+		site: fields, siteNames: fields.Names(),
+	}
+}
+
+// tenant is one configuration of those that share a memory. What outlives a request of a
+// configuration's holds this, and no gateway.
+type tenant struct {
+	cfg    *Settings
+	store  *Store
+	logger *slog.Logger
 }
 
 // Settings returns what the gateway was made with.

@@ -66,7 +66,7 @@ func TestRequestsOfOursAreBounded(t *testing.T) {
 		stateOf(r).fields = fields
 		requests := append(p.gateway.newVersionQuestions(r, p.hs), p.gateway.newWhoAmI(r, p.hs, c),
 			p.gateway.newFetch(r, p.hs, reader{alice, target, c}),
-			p.gateway.newPending(r, p.hs, &presenceWrite{credential: c}).request)
+			p.gateway.newDelivery(r, p.hs, &presenceWrite{credential: c, class: p.gateway.cfg.Everybody}).request)
 		for i, sub := range requests {
 			if sub.err != nil {
 				if len(r.Host) <= maxHost && i < len(requests)-1 {

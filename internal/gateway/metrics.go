@@ -1,5 +1,7 @@
 package gateway
 
+import "github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
+
 // Metric is something that a memory counts.
 type Metric struct {
 	Name   string // in snake case, without a prefix
@@ -98,9 +100,9 @@ func (m *Store) sampleCounters(yield func(metric *Metric, value float64, labels 
 		counter(requestsMetric, c.requests[route].Load(), routeName)
 	}
 	for result, resultName := range deliveryNames {
-		counter(deliveriesMetric, c.deliveries[result].Load(), resultName)
+		counter(deliveriesMetric, m.pendings.Count(pending.Result(result)), resultName)
 	}
-	saved += c.deliveries[deliverySuperseded].Load()
+	saved += m.pendings.Count(pending.Superseded)
 	counter(savedMetric, saved)
 	for verdict, words := range syncVerdicts {
 		counter(syncWritesMetric, c.syncWrites[verdict].Load(), words.name)
@@ -133,7 +135,7 @@ func (m *Store) sampleTables(yield func(metric *Metric, value float64, labels ..
 	entries("devices", m.devices.Len())
 	entries("rejected_clients", m.rejected.Users())
 	entries("last_writes", m.repeats.Len())
-	yield(pendingMetric, float64(m.pendings.len()))
+	yield(pendingMetric, float64(m.pendings.Len()))
 	preflights, evictedPreflights := m.preflights.usage()
 	entries("preflights", preflights)
 

@@ -53,7 +53,7 @@ func (m *Store) Absorbs() bool { return m.needs.absorbs.Load() }
 
 // watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.
 // One whose configuration has ended may have requests under way.
-func (g *Gateway) watchesSyncs() bool { return g.cfg.watchesSyncs() || g.store.needs.syncs.Load() }
+func (t tenant) watchesSyncs() bool { return t.cfg.watchesSyncs() || t.store.needs.syncs.Load() }
 
 // watchesActivity tells the same of activity.
 func (g *Gateway) watchesActivity() bool {
@@ -83,15 +83,11 @@ func (g *Gateway) passedBy(userID string, c matrix.Credential) {
 	g.passesBy(userID, c)
 	m := g.store
 	device, dialect := m.identities.DeviceOf(c, userID), g.knownDialect()
-	if _, waits := m.pendings.waits(userID); waits {
-		m.dropPending(deliverySuperseded, func(w *pendingWrite) bool {
-			return w.UserID == userID && (w.Fingerprint == device || dialect == Dendrite)
-		})
-	}
+	m.pendings.SupersedeDevice(userID, device, dialect == Dendrite)
 }
 
 // settle is for how long nothing is kept after a write: as long as any handler of the memory
 // has it, because what one stores the others serve.
-func (g *Gateway) settle() time.Duration {
-	return max(g.cfg.Settle, time.Duration(g.store.needs.settle.Load()))
+func (t tenant) settle() time.Duration {
+	return max(t.cfg.Settle, time.Duration(t.store.needs.settle.Load()))
 }

@@ -15,6 +15,15 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
+// The bounds of what waits, see package pending.
+const (
+	deliveryTimeout   = 30 * time.Second
+	maxPendingDevices = 8
+	maxPendingBytes   = 16 << 10
+	flushTimeout      = 8 * time.Second
+	maxDeliveries     = 64
+)
+
 // coalescing lets one write through in ten seconds.
 func coalescing() *options {
 	return &options{
@@ -154,12 +163,12 @@ func TestDeliveriesSettleWhateverEndsTheWait(t *testing.T) {
 				p.Put("alice-token", alice, message(2))
 				time.Sleep(10 * time.Second)
 				synctest.Wait()
-				if writes < 2 || p.memory.pendings.len() != 1 {
-					t.Fatalf("%d writes were sent, and %d wait", writes, p.memory.pendings.len())
+				if writes < 2 || p.memory.pendings.Len() != 1 {
+					t.Fatalf("%d writes were sent, and %d wait", writes, p.memory.pendings.Len())
 				}
 				end(p)
 				synctest.Wait()
-				if n := p.memory.pendings.len(); n != 0 {
+				if n := p.memory.pendings.Len(); n != 0 {
 					t.Fatalf("%d writes wait", n)
 				}
 				p.Want(p.Get("bob-token", alice), 200, message(0), "matrix_presence; fwd=miss")
@@ -250,7 +259,7 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 				time.Sleep(3 * time.Minute)
 				p.wantDeliveries(tc.want)
 				p.WantCounts(map[string]int{"PUT": 1 + tc.tries})
-				if _, waits := p.memory.pendings.waits(alice); waits {
+				if _, waits := p.memory.pendings.Waits(alice); waits {
 					t.Error("something still waits")
 				}
 			})
@@ -933,32 +942,4 @@ func TestWithinTheBudgetTheHomeserverJudgesBodies(t *testing.T) {
 		p.Want(p.Put("alice-token", alice, body), 400, `{"errcode":"M_UNKNOWN","error":"Unable to parse state"}`, "matrix_presence; fwd=method")
 	}
 	p.WantCounts(map[string]int{"PUT": 3})
-}
-
-// However large the bodies are, a write that waits has so many bytes, with all that it
-// falls back on.
-func TestFallbacksAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := coalescing()
-		h.Homeserver = "synapse"
-		p := newProxy(t, h)
-		p.Put("alice-token", alice, message(0))
-		large := func(n int) string { return fmt.Sprintf(`{"presence":"online","status_msg":"%*d"}`, n, n) }
-		for n := range 200 {
-			p.Put("alice-token", alice, large(100+40*n))
-			user := p.memory.pendings.users[alice]
-			for _, w := range user.queue {
-				size := w.size()
-				for _, f := range w.fallbacks {
-					size += len(f.body.Text)
-				}
-				if size > maxPendingBytes || len(w.fallbacks) > maxFallbacks {
-					t.Fatalf("%d bytes, %d fallbacks", size, len(w.fallbacks))
-				}
-			}
-			if len(user.queue) > maxPendingDevices {
-				t.Fatalf("%d writes wait", len(user.queue))
-			}
-		}
-	})
 }

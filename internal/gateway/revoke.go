@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
@@ -227,6 +228,20 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 			asked.succeed()
 		}
 	}
+}
+
+// revokeToken forgets a credential that the homeserver has said to be no longer good, and
+// drops what waits of it.
+func (m *Store) revokeToken(c matrix.Credential) { m.revokeTokenOf(c, m.identities.LastSession(c)) }
+
+// revokeTokenOf is revokeToken for a credential of which it isn't remembered any more whose
+// it was.
+func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) {
+	if was.UserID != "" {
+		m.devices.Forget(was.UserID, was.Device) // it wants nothing any more
+	}
+	m.identities.RevokeToken(c)
+	m.pendings.DropToken(c, was.UserID)
 }
 
 // revokeUser forgets a user whose sessions have ended, and what their devices want.

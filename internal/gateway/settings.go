@@ -7,6 +7,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -24,7 +25,7 @@ type Settings struct {
 	Absorbs, Coalesces, limitsReads bool
 
 	Refresh      time.Duration
-	Coalesce     coalesceRules
+	Coalesce     pending.Rules
 	SyncPresence syncMode
 	Dialect      dialect
 	Preflight    bool // answered here
@@ -73,7 +74,7 @@ func Defaults() *Settings {
 		// without a homeserver noticing who makes tokens up.
 		RejectedLimit: mustLimit(10, time.Minute, 50),
 		Refresh:       defaultRefresh,
-		Coalesce: coalesceRules{
+		Coalesce: pending.Rules{
 			// Some 10 KB each, with the header fields that they are to be sent with.
 			Pending: 10_000,
 			// A client that was told 200 has no reason to try again, so this is for how
@@ -134,12 +135,6 @@ func (s *Settings) Complete() {
 		s.Coalesces = s.Coalesces || c.Coalesce
 		s.limitsReads = s.limitsReads || c.ReadLimit != nil
 	}
-}
-
-// coalesceRules are bounds of the writes that wait.
-type coalesceRules struct {
-	Pending int
-	MaxAge  time.Duration
 }
 
 // Sizes are those of the tables in a memory.

@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/fairqueue"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -31,7 +32,7 @@ type Store struct {
 	// repeats is about what users last wrote, pendings about what is still to be
 	// written.
 	repeats  *policy.Repeats
-	pendings pendings
+	pendings *pending.Writes
 	// TopLimited are the users who were over a limit most often.
 	TopLimited [limitCount]*policy.TopLimited
 
@@ -95,7 +96,6 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		devices:    devices.NewDevices(s.Tokens, now),
 		rejected:   policy.NewLimiter(s.Tokens, now),
 		repeats:    policy.NewRepeats(s.Tokens, now),
-		pendings:   pendings{sending: make(chan struct{}, maxDeliveries)},
 		preflights: newPreflights(),
 		asking:     fairqueue.New(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(latency),
@@ -104,6 +104,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		sizes:      s,
 		panicked:   panicked,
 	}
+	m.pendings = pending.NewWrites(clock, func(userID string) pending.Fence { return m.presence.BeginWait(userID) }, panicked)
 	m.fetches = flight.NewGroup[fetchKey](panicked, func(err error) *fetched {
 		return &fetched{subresponse: &subresponse{err: fail(http.StatusInternalServerError, err)}, crashed: true}
 	})

@@ -51,7 +51,7 @@ func TestFaultsAreLoggedByTheClockOfMemory(t *testing.T) {
 		for i, now := range []fault{faultUnreachable, faultNone, faultUnreachable} {
 			passed = time.Duration(i) * time.Hour
 			p.gateway.reportFault(now, io.ErrUnexpectedEOF)
-			p.gateway.reportLoss()
+			(&delivery{tenant: p.gateway.tenant}).Lost()
 		}
 		if n := len(logs.All()); n != 6 {
 			t.Errorf("%d lines are in the log, want 6: %v", n, logs.All())

@@ -277,11 +277,11 @@ func setQuery(r *http.Request, rawQuery string) {
 // beginWrite notes a presence write that is on its way to the homeserver. What is returned must
 // be called when that has answered it with a status, 0 for none: taken, it is what its device
 // last asked for, as if by a sync. Unless it was taken or refused, it may have been.
-func (g *Gateway) beginWrite(write *policy.PresenceWrite, began time.Time) (answered func(status int)) {
-	if !g.watchesSyncs() {
+func (t tenant) beginWrite(write *policy.PresenceWrite, began time.Time) (answered func(status int)) {
+	if !t.watchesSyncs() {
 		return func(int) {}
 	}
-	m, dialect := g.store, g.knownDialect()
+	m, dialect := t.store, t.knownDialect()
 	under := m.devices.BeginWrite(write.UserID, write.Fingerprint, dialect, began)
 	return func(status int) {
 		if status != 0 && status < http.StatusMultipleChoices {

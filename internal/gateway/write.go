@@ -40,6 +40,13 @@ var writeEnds = [policy.WriteSteps]outcome{
 	policy.WriteForward:         outcomeForwarded,
 }
 
+// presenceWrite is a write that is in order.
+type presenceWrite struct {
+	policy.PresenceWrite
+	credential matrix.Credential
+	class      *Class
+}
+
 // newWriting returns a write of which nothing has been found out that costs anything.
 func newWriting(r *http.Request, route matrix.PresenceRoute) (wr writing) {
 	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
@@ -75,7 +82,7 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 	case policy.WriteLookAtQueue:
 		wr.now = g.store.now()
 		waits := false
-		wr.queued, waits = g.store.pendings.waits(wr.UserID)
+		wr.queued, waits = g.store.pendings.Waits(wr.UserID)
 		g.behindQueue(wr, waits)
 	case policy.WriteCompare:
 		g.compareWrite(wr)
@@ -83,7 +90,7 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 		g.takeWrite(wr)
 	case policy.WriteLetWait:
 		wr.Wait = policy.WaitRefused
-		if wr.class.WriteLimit != nil && g.accept(g.newPending(r, next, &wr.presenceWrite), wr.due) {
+		if wr.class.WriteLimit != nil && g.letWait(r, next, &wr.presenceWrite, wr.due) {
 			wr.Wait = policy.WaitAccepted
 		}
 	}

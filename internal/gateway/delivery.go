@@ -1,0 +1,183 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// delivery is what a write that waits needs to be sent, after the gateway that accepted it may have
+// gone. It is a [pending.Sender].
+type delivery struct {
+	tenant
+	userID     string
+	device     [16]byte
+	credential matrix.Credential
+	limit      policy.Limit
+	request    subrequest
+}
+
+// newDelivery returns what a client's write needs to be sent later as the client sent it.
+func (g *Gateway) newDelivery(r *http.Request, next Next, write *presenceWrite) *delivery {
+	u := *r.URL
+	u.RawQuery = g.assertion(write.credential)
+	request := g.newSubrequest(r, next, &u, write.credential.Token, contentTypeField)
+	request.request.Method = http.MethodPut
+	return &delivery{
+		tenant: g.tenant, userID: write.UserID, device: write.Fingerprint, credential: write.credential,
+		limit: *write.class.WriteLimit, request: request,
+	}
+}
+
+// letWait lets a write wait until its user's budget is refilled. It reports false if it doesn't, and
+// nothing may be acknowledged then.
+func (g *Gateway) letWait(r *http.Request, next Next, write *presenceWrite, wait time.Duration) bool {
+	d := g.newDelivery(r, next, write)
+	if d.request.err != nil {
+		return false
+	}
+	accepted := g.waiting.Accept(&pending.Write{
+		UserID: write.UserID, Device: write.Fingerprint, Credential: write.credential,
+		Body: matrix.ReadWriteBody(write.Body, g.knownDialect()), Accepted: g.store.now(),
+		Head: sizeOfHead(d.request.request), Kept: sizeOfHead(r), Sender: d,
+	}, wait)
+	if !accepted {
+		return false
+	}
+	// What was last written is no longer what the user wants.
+	g.store.repeats.Disturb(write.UserID)
+	if g.watchesSyncs() {
+		g.doubtAfterWrite(write.UserID, write.Fingerprint)
+	}
+	return true
+}
+
+// sizeOfHead is how many bytes of a request's line and fields its client has chosen. The
+// placeholders of the site's handlers hold all of it.
+func sizeOfHead(r *http.Request) int {
+	n := len(r.RequestURI)
+	for name, values := range r.Header {
+		for _, value := range values {
+			n += len(name) + len(value)
+		}
+	}
+	return n
+}
+
+// Charge takes an event from the user's budget, or makes a debt.
+func (d *delivery) Charge(along bool) (wait time.Duration) {
+	if along {
+		d.store.writes.Charge(d.userID, d.limit, d.store.now())
+		return 0
+	}
+	wait, _ = d.store.writes.Take(d.userID, d.limit, d.store.now())
+	return wait
+}
+
+// Settle is for how long nothing is kept after the write.
+func (d *delivery) Settle() time.Duration { return d.settle() }
+
+// Send sends the write with this body.
+func (d *delivery) Send(body []byte, timeout time.Duration) pending.Answer {
+	request := d.request
+	request.request = request.request.Clone(context.Background())
+	request.request.Body, request.request.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+
+	write := &policy.PresenceWrite{UserID: d.userID, Fingerprint: d.device, Body: body}
+	began := d.store.now()
+	attempt := d.store.repeats.Begin(d.userID, began)
+	answered, status := d.beginWrite(write, began), 0
+	var taken *policy.PresenceWrite
+	defer func() {
+		answered(status)
+		attempt.End(taken)
+	}()
+	answer := request.send(timeout, d.store.counters.departs(reasonDelivery))
+	if answer.err == nil {
+		status = answer.status
+	}
+	if answer.err == nil && isSuccess(answer.status) {
+		if answer.local {
+			status = http.StatusBadGateway // that the homeserver has taken it, nobody has said
+			return pending.Answer{Reply: pending.Failed}
+		}
+		taken = write
+	}
+	return d.judge(answer)
+}
+
+// judge says what the answer to a delivery means.
+func (d *delivery) judge(answer *subresponse) pending.Answer {
+	switch {
+	case answer.err == nil && isSuccess(answer.status):
+		return pending.Answer{Reply: pending.Taken}
+	case answer.err == nil && answer.status == http.StatusUnauthorized && !answer.site:
+		d.store.refused(d.credential, d.store.identities.LastSession(d.credential), answer)
+		if answer.matrixError() == unknownToken {
+			return pending.Answer{Reply: pending.Ended}
+		}
+	case answer.code() == http.StatusTooManyRequests, answer.isAboutRequest():
+		return pending.Answer{Reply: pending.Failed, After: retryAfter(answer)}
+	case answer.failed(), answer.code() >= http.StatusInternalServerError:
+		return pending.Answer{Reply: pending.Failed}
+	}
+	return pending.Answer{Reply: pending.Refused}
+}
+
+// retryAfter returns for how long a 429 says to wait, or 0 if it doesn't. Nothing waits for as long
+// as a day.
+func retryAfter(answer *subresponse) time.Duration {
+	const day = 24 * time.Hour
+	if seconds, err := strconv.ParseInt(answer.header.Get("Retry-After"), 10, 64); err == nil {
+		return time.Duration(min(seconds, int64(day/time.Second))) * time.Second
+	}
+	var limited matrixError
+	if json.Unmarshal(answer.body, &limited) != nil {
+		return 0
+	}
+	return time.Duration(min(limited.RetryAfterMS, int64(day/time.Millisecond))) * time.Millisecond
+}
+
+// Flush delivers what waits of a configuration that ends, and returns when that
+// is done, or given up. No more will wait.
+func (g *Gateway) Flush() {
+	if g.waiting.Flush() {
+		g.logLosses(0)
+	}
+}
+
+// Lost notes that a write was answered with 200 and then not delivered.
+func (d *delivery) Lost() {
+	d.store.losses.unlogged.Add(1)
+	d.logLosses(faultLogInterval)
+}
+
+// logLosses logs how many writes were lost, unless it did within the interval.
+func (t tenant) logLosses(interval time.Duration) {
+	losses := &t.store.losses
+	if !losses.logged.due(t.store.clock.Stamp(), interval) {
+		return
+	}
+	if n := losses.unlogged.Swap(0); n > 0 {
+		t.logger.Warn("presence writes that were answered with 200 could not be delivered to the homeserver; "+
+			"over_limit reject makes no such promise", "lost_since_last_message", n)
+	}
+}
+
+// lossLog makes one line in the log of many losses.
+type lossLog struct {
+	unlogged atomic.Int64
+	logged   logInterval
+}
+
+// Interface guard
+var _ pending.Sender = (*delivery)(nil)

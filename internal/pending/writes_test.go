@@ -1,0 +1,197 @@
+package pending
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+)
+
+const alice = "@alice:example.com"
+
+// rules are those of the tests.
+var rules = Rules{Pending: 100, MaxAge: time.Minute}
+
+// kit is a homeserver that takes presence writes, and the writes that wait for it.
+type kit struct {
+	*Writes
+	t      *testing.T
+	sent   []string
+	lost   int
+	fences int // that have begun and not ended
+	reply  func(body string) Answer
+}
+
+func newKit(t *testing.T) *kit {
+	k := &kit{t: t, reply: func(string) Answer { return Answer{Reply: Taken} }}
+	k.Writes = NewWrites(clock.New(), func(string) Fence { k.fences++; return k }, nil)
+	return k
+}
+
+func (k *kit) End(time.Time, time.Duration)     { k.fences-- }
+func (k *kit) Charge(bool) (wait time.Duration) { return 0 }
+func (k *kit) Settle() time.Duration            { return 0 }
+
+func (k *kit) Send(body []byte, _ time.Duration) Answer {
+	k.sent = append(k.sent, string(body))
+	return k.reply(string(body))
+}
+
+// Lost looks at the writes, as a logger may: it must not be called with their lock.
+func (k *kit) Lost() {
+	k.Len()
+	k.lost++
+}
+
+// write has a device of alice's write a body, and reports whether that waits.
+func (k *kit) write(s *Source, device byte, body string) bool {
+	return s.Accept(&Write{
+		UserID: alice, Device: [16]byte{device}, Credential: matrix.Credential{Token: fmt.Sprint("token", device)},
+		Body: matrix.ReadWriteBody([]byte(body), matrix.Synapse), Accepted: k.clock.Now(), Sender: k,
+	}, time.Second)
+}
+
+func (k *kit) want(what string, sent []string, counts map[Result]uint64) {
+	k.t.Helper()
+	if !slices.Equal(k.sent, sent) {
+		k.t.Errorf("%s: sent were %q, want %q", what, k.sent, sent)
+	}
+	for result := range Results {
+		if n := k.Count(result); n != counts[result] {
+			k.t.Errorf("%s: %d have become %d, want %d", what, n, result, counts[result])
+		}
+	}
+	if k.Len() != 0 || k.fences != 0 {
+		k.t.Errorf("%s: %d wait, and %d fences", what, k.Len(), k.fences)
+	}
+}
+
+func message(n int) string { return fmt.Sprintf(`{"presence":"online","status_msg":"%d"}`, n) }
+
+func TestTheNewestOfADeviceIsDelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		s := k.NewSource(rules)
+		for n := range 3 {
+			k.write(s, 1, message(n))
+		}
+		k.write(s, 2, message(3))
+		if queued, ok := k.Waits(alice); !ok || queued != 2 || k.Len() != 2 || k.fences != 1 {
+			t.Errorf("%d and %d wait, and %d fences", queued, k.Len(), k.fences)
+		}
+		time.Sleep(time.Minute)
+		k.want("at the end", []string{message(2), message(3)}, map[Result]uint64{Superseded: 2, Delivered: 2})
+	})
+}
+
+// A write that is lost was logged with the lock held, so a slow log held up all other writes.
+func TestWhoseWriteIsLostIsToldWithoutTheLock(t *testing.T) {
+	for name, reply := range map[string]Answer{"refused": {Reply: Refused}, "failed": {Reply: Failed}, "ended": {Reply: Ended}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newKit(t)
+				k.reply = func(string) Answer { return reply }
+				k.write(k.NewSource(rules), 1, message(0))
+				time.Sleep(2 * time.Minute)
+				if k.lost != 1 || k.Len() != 0 {
+					t.Errorf("%d were told, and %d wait", k.lost, k.Len())
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		k.write(k.NewSource(rules), 1, message(0))
+		k.DropToken(matrix.Credential{Token: "token1"}, "")
+		k.want("a token that has ended", nil, map[Result]uint64{Dropped: 1})
+		if k.lost != 1 {
+			t.Errorf("%d were told", k.lost)
+		}
+	})
+}
+
+func TestWhatWasRefusedGivesWayToWhatItReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		k.reply = func(body string) Answer {
+			if body == message(1) {
+				return Answer{Reply: Refused}
+			}
+			return Answer{Reply: Taken}
+		}
+		s := k.NewSource(rules)
+		k.write(s, 1, message(0))
+		k.write(s, 1, message(1))
+		time.Sleep(time.Minute)
+		k.want("at the end", []string{message(1), message(0)}, map[Result]uint64{Superseded: 1, Lost: 1})
+	})
+}
+
+// A configuration that ends has its own writes sent at once, and no more wait.
+func TestFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		ends, stays := k.NewSource(rules), k.NewSource(rules)
+		k.write(ends, 1, message(0))
+		if !ends.Flush() || ends.Flush() {
+			t.Error("the first flush finds nothing, or the second something")
+		}
+		k.want("at the end", []string{message(0)}, map[Result]uint64{Delivered: 1})
+		if k.write(ends, 1, message(1)) {
+			t.Error("something waits that nobody will flush")
+		}
+		if !k.write(stays, 1, message(2)) || stays.Flush() && ends.Flush() {
+			t.Error("another configuration has ended too")
+		}
+	})
+}
+
+func TestNoMoreThanTheRulesAllowWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		few := k.NewSource(Rules{Pending: 2, MaxAge: time.Minute})
+		for device := range byte(4) {
+			if ok := k.write(few, device, message(0)); ok != (device < 2) {
+				t.Errorf("device %d waits: %v", device, ok)
+			}
+		}
+		if k.write(k.NewSource(Rules{Pending: 100, MaxAge: time.Second / 2}), 9, message(0)) {
+			t.Error("something waits that will be too old")
+		}
+		if k.write(few, 0, `{"presence":"no such"}`) {
+			t.Error("something waits that the homeserver may refuse")
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// However large the bodies are, a write that waits has so many bytes, with all that it
+// falls back on.
+func TestFallbacksAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		s := k.NewSource(rules)
+		large := func(n int) string { return fmt.Sprintf(`{"presence":"online","status_msg":"%*d"}`, n, n) }
+		for n := range 200 {
+			k.write(s, byte(n%3), large(100+40*n))
+			u := k.users[alice]
+			for _, w := range u.queue {
+				size := len(w.Body.Text)
+				for _, f := range w.fallbacks {
+					size += len(f.body.Text)
+				}
+				if size > maxBytes || len(w.fallbacks) > maxFallbacks {
+					t.Fatalf("%d bytes, %d fallbacks", size, len(w.fallbacks))
+				}
+			}
+			if len(u.queue) > maxDevices {
+				t.Fatalf("%d writes wait", len(u.queue))
+			}
+		}
+		time.Sleep(time.Minute)
+	})
+}
