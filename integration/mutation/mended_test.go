@@ -244,7 +244,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "each handler knows its own needs",
 			effect: "a site doesn't see what another one of its memory has to know",
-			edits:  []edit{{"internal/gateway/needs.go", "return g.cfg.watchesSyncs() || g.store.needs.syncs.Load()", "return g.cfg.watchesSyncs()"}},
+			edits:  []edit{{"internal/gateway/needs.go", "return t.cfg.watchesSyncs() || t.store.needs.syncs.Load()", "return t.cfg.watchesSyncs()"}},
 			unit:   "internal/gateway TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat",
 			why:    notYet,
 		},

@@ -116,7 +116,7 @@ var guards = []mutant{
 	{
 		name:     "no next call",
 		effect:   "who comes while a write settles shares a fetch from before it was applied",
-		edits:    []edit{{fetch, ".join(key, found.Ticket.Settled(), ", ".join(key, true, "}},
+		edits:    []edit{{fetch, ".Join(key, found.Ticket.Settled(), ", ".Join(key, true, "}},
 		scenario: "late",
 	},
 	{
