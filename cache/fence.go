@@ -104,6 +104,14 @@ type Write struct {
 	alone int64
 }
 
+// Ticket returns the ticket of a request for the target's presence that departs now.
+func (p *Presence) Ticket(target string, now time.Time) Ticket {
+	shard, f := p.shardOf(target)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	return p.ticket(shard, f, target, p.clock(now))
+}
+
 // BeginWrite must be called before a write to the target is sent. What is known
 // about the target is dropped. The caller must call [Write.End] whatever
 // becomes of the write.

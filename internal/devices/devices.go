@@ -175,9 +175,18 @@ type SyncRules struct {
 	Refresh time.Duration
 
 	// Allow takes a change from the user's budget and reports whether there was one
-	// left. It is asked only about what ends another state that a sync has set.
+	// left. It is asked, without a lock, only about what ends another state that a sync has set.
 	Allow func() bool
 }
+
+// budget is what is known of a user's budget for changes.
+type budget int
+
+const (
+	budgetUnasked budget = iota
+	budgetLeft
+	budgetEmpty
+)
 
 // SyncVerdict is what becomes of the presence that a sync sets.
 type SyncVerdict int
@@ -228,12 +237,30 @@ type earlier struct {
 // Sync decides about a sync that is about to be sent.
 func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision {
 	at := int64(now.Sub(d.epoch))
+	decision, ok := d.sync(ask, rules, at, budgetUnasked)
+	if !ok {
+		left := budgetEmpty
+		if rules.Allow() {
+			left = budgetLeft
+		}
+		decision, _ = d.sync(ask, rules, at, left)
+	}
+	return decision
+}
+
+// sync is Sync for a budget of which it is known what is left. If it isn't, and that matters, it
+// reports false and has done nothing.
+func (d *Devices) sync(ask SyncAsk, rules SyncRules, at int64, left budget) (decision SyncDecision, ok bool) {
 	shard, hash := d.shardOf(ask.UserID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	user, dev := shard.device(hash, ask.Device)
 
 	reported := user.reported(dev, rules.Dialect)
+	heldDown := !rules.ObserveOnly && !rules.Dialect.PerDevice() && user.holdsDown(dev, ask.Presence, at-int64(rules.Refresh))
+	if left == budgetUnasked && !heldDown && reported.isCharged(ask, rules, at) {
+		return SyncDecision{}, false
+	}
 	before := earlier{dev.wants, dev.asked, dev.synced, *reported}
 	gap := matrix.Unbounded
 	if dev.synced != 0 {
@@ -242,18 +269,17 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 	dev.asked, dev.synced, dev.wants = at, at, ask.Presence
 	dev.syncs++
 
-	var decision SyncDecision
-	if !rules.ObserveOnly && !rules.Dialect.PerDevice() && user.holdsDown(dev, at-int64(rules.Refresh)) {
+	if heldDown {
 		decision = SyncDecision{Verdict: SyncOutranked, Value: rules.Dialect.NoChangeValue()}
 	} else {
-		decision = reported.judge(dev, ask, rules, at, gap)
+		decision = reported.judge(dev, ask, rules, at, gap, left)
 	}
 	if decision.Reports {
 		reported.inFlight++
 	}
 	decision.devices, decision.shard, decision.device, decision.reported = d, shard, dev, reported
 	decision.at, decision.version, decision.before = at, reported.version, before
-	return decision
+	return decision, true
 }
 
 // reported returns what the homeserver was told of a device, as far as it tells devices apart.
@@ -272,18 +298,38 @@ func (u *userDevices) reported(dev *device, dialect matrix.Dialect) *reported {
 	return &u.shared
 }
 
-// holdsDown tells that another device wants a higher state, and has said so since.
-func (u *userDevices) holdsDown(dev *device, since int64) bool {
+// holdsDown tells that another device wants a higher state than this one does, and has said so
+// since.
+func (u *userDevices) holdsDown(dev *device, wants matrix.Presence, since int64) bool {
 	return slices.ContainsFunc(u.devices, func(other *device) bool {
-		return other != dev && other.wants > dev.wants && (other.syncs > 0 || other.asked > since)
+		return other != dev && other.wants > wants && (other.syncs > 0 || other.asked > since)
 	})
 }
 
+// isAlive tells that the homeserver still holds what it was told.
+func (r *reported) isAlive(dialect matrix.Dialect, at int64) bool {
+	return r.state != matrix.NoPresence && (r.inFlight > 0 || at < r.lastAlive+int64(dialect.SyncTimeout()))
+}
+
+// isSame tells that the homeserver was told what a sync asks for, or makes no difference of it.
+func (r *reported) isSame(ask SyncAsk, dialect matrix.Dialect) bool {
+	return r.state == ask.Presence ||
+		dialect == matrix.Synapse && r.state == matrix.Busy // which a sync doesn't end (synapse/handlers/presence.py, set_state)
+}
+
+// isCharged tells that a sync ends another state that a sync has set.
+//
+// What ends what a write has set can't be taken out, and is not charged for: the user's other
+// devices, whose syncs can be, would pay for it.
+func (r *reported) isCharged(ask SyncAsk, rules SyncRules, at int64) bool {
+	free := r.written || r.maybeOnline && ask.Presence == matrix.Online
+	return !rules.ObserveOnly && r.isAlive(rules.Dialect, at) && !r.isSame(ask, rules.Dialect) && !r.mayBeGone(rules.Dialect, at) && !free
+}
+
 // judge decides by what the homeserver was told before.
-func (r *reported) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap time.Duration) SyncDecision {
+func (r *reported) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, gap time.Duration, left budget) SyncDecision {
 	noChange, timeout := rules.Dialect.NoChangeValue(), int64(rules.Dialect.SyncTimeout())
-	alive := r.state != matrix.NoPresence && (r.inFlight > 0 || at < r.lastAlive+timeout)
-	gone := r.mayBeGone(rules.Dialect, at)
+	alive := r.isAlive(rules.Dialect, at)
 	unsure := r.maybeOnline || r.doubted || dev.writes > 0 && rules.Dialect != matrix.Dendrite || rules.Dialect == matrix.UnknownDialect
 	// The client comes again after some such time as it took to come now. Until then
 	// the homeserver must not miss it: what is taken out is no more than what leaves
@@ -291,26 +337,19 @@ func (r *reported) judge(dev *device, ask SyncAsk, rules SyncRules, at int64, ga
 	strippable := alive && noChange != "" && !r.written && !unsure &&
 		ask.Timeout+gap < time.Duration(r.lastSent+timeout-at)-timerMargin
 
-	same := r.state == ask.Presence
-	if rules.Dialect == matrix.Synapse && r.state == matrix.Busy {
-		same = true // which a sync doesn't end (synapse/handlers/presence.py, set_state)
-	}
-	if same && alive {
+	if alive && r.isSame(ask, rules.Dialect) {
 		// A lower state may not have taken effect.
 		lingering := ask.Presence < matrix.Online && max(0, time.Duration(r.lastSent-r.changed)) < rules.Dialect.MergeWindow()
 		if strippable && at < r.lastSent+int64(rules.Refresh) && !lingering && !rules.ObserveOnly {
 			return SyncDecision{Verdict: SyncUnchanged, Value: noChange}
 		}
-		changes := lingering || gone || unsure
+		changes := lingering || unsure || r.mayBeGone(rules.Dialect, at)
 		r.by = dev
 		r.report(at)
 		return SyncDecision{Verdict: SyncRepeated, Changes: changes, Reports: true}
 	}
 
-	// What ends what a write has set can't be taken out, and is not charged for: the user's other
-	// devices, whose syncs can be, would pay for it.
-	free := r.written || r.maybeOnline && ask.Presence == matrix.Online
-	if alive && !gone && !free && !rules.ObserveOnly && !rules.Allow() {
+	if left == budgetEmpty && r.isCharged(ask, rules, at) {
 		switch {
 		case strippable:
 			return SyncDecision{Verdict: SyncLimited, Value: noChange}

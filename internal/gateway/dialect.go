@@ -63,21 +63,23 @@ func (t tenant) knownDialect() dialect {
 	return t.store.software.known()
 }
 
-// dialect returns what is known of the homeserver. Now and then it has that asked, while the
-// request is served: no client waits for it.
-func (g *Gateway) dialect(r *http.Request, next Next) dialect {
-	if g.cfg.Dialect != Auto {
-		return g.cfg.Dialect
+// askSoftwareInTime has the homeserver asked now and then which one it is, while a request is
+// served: no client waits for it.
+func (g *Gateway) askSoftwareInTime(r *http.Request, next Next) {
+	if g.cfg.Dialect == Auto && g.store.software.beginAsking(g.store.now()) {
+		go g.learnSoftware(g.newVersionQuestions(r, next))
 	}
-	s := &g.store.software
+}
+
+// beginAsking reports whether it is time to ask, and nobody does.
+func (s *software) beginAsking(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.asking && !g.store.now().Before(s.next) {
-		s.asking = true
-		questions := g.newVersionQuestions(r, next)
-		go g.learnSoftware(questions)
+	if s.asking || now.Before(s.next) {
+		return false
 	}
-	return s.dialect
+	s.asking = true
+	return true
 }
 
 // learnSoftware asks the homeserver for its name and remembers that.

@@ -176,7 +176,7 @@ func (g *Gateway) newObservation(r *http.Request, next Next, kind route, route m
 		}
 		return seen
 	}
-	seen.ticket = g.store.presence.Lookup("", route.UserID, &g.cfg.Rules, seen.departed).Ticket
+	seen.ticket = g.store.presence.Ticket(route.UserID, seen.departed)
 	seen.reading = g.newReading(r, route)
 	seen.reading.now, seen.reading.from = seen.departed, g.newClient(r, g.cfg.RejectedLimit)
 	might := seen.reading.shown

@@ -335,7 +335,7 @@ func (g *Gateway) serveUncached(w http.ResponseWriter, r *http.Request, next Nex
 	if !g.comparesShown() || r.Method != http.MethodGet || !route.Canonical {
 		return g.bypass(w, r, next, "off")
 	}
-	ticket := g.lookup(reader{target: route.UserID}, g.store.now()).Ticket
+	ticket := g.store.presence.Ticket(route.UserID, g.store.now())
 	watched, finish := newWatch(w, func(status int) bool { return status == http.StatusOK }, func(answer *subresponse) {
 		if answer.isWholeJSON() {
 			g.compareShown(ticket, route.UserID, answer)

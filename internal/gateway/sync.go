@@ -50,7 +50,8 @@ var syncVerdicts = [devices.SyncVerdicts]struct {
 // set_presence or as it came; whatever is uncertain goes as it came. It waits for no
 // request of ours: what it would take to judge it is there for the next one.
 func (g *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, route matrix.SyncRoute) error {
-	dialect := g.dialect(r, next)
+	g.askSoftwareInTime(r, next)
+	dialect := g.knownDialect()
 	switch {
 	case !route.Sets(dialect), dialect == Dendrite && r.Method == http.MethodHead:
 		return next.ServeHTTP(w, r)
