@@ -59,16 +59,16 @@ sbom: build ## list the modules in ./caddy-presence as caddy-presence.cdx.json (
 demo: ## play a scene through the sidecar on a real homeserver (or on HOMESERVER=http://…)
 	cd integration && go run ./demo
 
-bench: ## compare with bare Caddy, nginx, Varnish and others, in about three minutes
+bench: ## compare with bare Caddy, nginx, Varnish and others, in about two minutes
 	cd integration && go run ./bench
 
-bench-full: ## the same in about half an hour, and write its figures into docs/
+bench-full: ## the same in about twenty minutes, and write its figures into docs/
 	cd integration && go run ./bench -size full -docs ../docs
 
 relief: ## play shapes of load against a Synapse and a Dendrite, without the sidecar and with it, in some minutes
 	cd integration && go run ./bench/relief
 
-relief-full: ## the same in about twenty minutes, and write its figures into docs/
+relief-full: ## the same in about half an hour, with the caches of others, and write its figures into docs/
 	cd integration && go run ./bench/relief -size full -docs ../docs
 
 # Both take turns, since a shared machine is quicker now and slower then.
@@ -131,11 +131,10 @@ lint-code: ## run what .golangci.yml says: gofmt, vet, staticcheck, gosec and ot
 		(cd $$dir && "$$golangci" run ./...); \
 	done
 
-# Tests in a bubble of testing/synctest fail by themselves if a goroutine stays. differential
-# was never looked at.
+# Tests in a bubble of testing/synctest fail by themselves if a goroutine stays.
 lint-leaks:
-	@missing=$$(find . -name '*_test.go' -not -path './.cache/*' -not -path './integration/differential/*' -exec dirname {} + | sort -u | while read -r dir; do \
-		grep -qE 'goleak\.|bubble\.Run' "$$dir"/*_test.go || echo "$$dir"; done); \
+	@missing=$$(find . -name '*_test.go' -not -path './.cache/*' -exec dirname {} + | sort -u | while read -r dir; do \
+		grep -qE 'goleak\.|bubble\.Run|suite\.Main' "$$dir"/*_test.go || echo "$$dir"; done); \
 	[ -z "$$missing" ] || { echo "no TestMain that looks for goroutines left behind:"; echo "$$missing"; exit 1; }
 
 # govulncheck is skipped, by name, where the first file of its database can't be

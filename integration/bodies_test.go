@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // bodies are one of each class, and the state that Dendrite and Synapse set by it, "" where they
@@ -58,7 +59,7 @@ var bodies = []struct{ name, body, dendrite, synapse string }{
 // TestBodiesOfEachClass: what a homeserver takes and what it refuses a client hears through the
 // sidecar too, within the budget and over it. Over it a body that would be refused got 200 once.
 func TestBodiesOfEachClass(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		for _, recognised := range []string{"auto", hs.Name} {
 			within := site(t, "write_limit off\n\t\thomeserver "+recognised, hs.URL)
@@ -80,7 +81,7 @@ func TestBodiesOfEachClass(t *testing.T) {
 						}
 						c.request(put(ofAlice, "alice", before)).to(t, hs.URL)
 						read := c.request(get(ofAlice, "alice"))
-						eventually(t, "the state before shows", func() bool {
+						suite.Eventually(t, "the state before shows", func() bool {
 							return read.to(t, hs.URL).field("status_msg") == fmt.Sprint(recognised, n, name)
 						})
 						a := c.request(put(ofAlice, "alice", tt.body)).to(t, base)
@@ -94,7 +95,7 @@ func TestBodiesOfEachClass(t *testing.T) {
 							t.Errorf("%s: %s, want 200", name, a)
 							continue
 						}
-						eventually(t, name+": the state shows", func() bool { return read.to(t, hs.URL).field("presence") == want })
+						suite.Eventually(t, name+": the state shows", func() bool { return read.to(t, hs.URL).field("presence") == want })
 					}
 					a := c.request(put(ofBob, "bob", tt.body)).to(t, over.URL)
 					switch a.status {

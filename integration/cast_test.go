@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // cast are the users of one test. Alice and bob share a room, the stranger is in
@@ -97,7 +98,7 @@ func (c *cast) settle(t *testing.T, status string) {
 		t.Fatalf("setting alice's presence: %s", a)
 	}
 	read := c.request(get(ofAlice, "alice"))
-	eventually(t, "alice's presence shows", func() bool { return read.to(t, c.hs.URL).field("status_msg") == status })
+	suite.Eventually(t, "alice's presence shows", func() bool { return read.to(t, c.hs.URL).field("status_msg") == status })
 }
 
 // stateWith is the body of a write that stays: offline, with a status to tell it by.

@@ -10,11 +10,12 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestMautrixGo is a session of a real client: login, presence, sync, logout.
 func TestMautrixGo(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		ctx := t.Context()
 		c := newCast(t, hs)
 		s := proxy(t, hs.URL)
@@ -26,7 +27,7 @@ func TestMautrixGo(t *testing.T) {
 			t.Fatalf("alice syncs: %v", err)
 		}
 		direct := c.request(get(ofAlice, "bob"))
-		eventually(t, "the sync's presence shows", func() bool { return direct.to(t, hs.URL).field("presence") == "unavailable" })
+		suite.Eventually(t, "the sync's presence shows", func() bool { return direct.to(t, hs.URL).field("presence") == "unavailable" })
 		if got, err := bob.GetPresence(ctx, id.UserID(c.alice.ID)); err != nil || got.Presence != event.PresenceUnavailable {
 			t.Errorf("bob reads %+v, %v after alice's sync", got, err)
 		}
@@ -34,11 +35,11 @@ func TestMautrixGo(t *testing.T) {
 		if err := alice.SetPresence(ctx, mautrix.ReqPresence{Presence: event.PresenceOnline, StatusMsg: "back"}); err != nil {
 			t.Fatalf("alice writes: %v", err)
 		}
-		eventually(t, "bob reads what alice wrote", func() bool {
+		suite.Eventually(t, "bob reads what alice wrote", func() bool {
 			got, err := bob.GetPresence(ctx, id.UserID(c.alice.ID))
 			return err == nil && got.Presence == event.PresenceOnline && got.StatusMsg == "back"
 		})
-		eventually(t, "bob's sync holds what alice wrote", func() bool {
+		suite.Eventually(t, "bob's sync holds what alice wrote", func() bool {
 			resp, err := bob.SyncRequest(ctx, 0, "", "", false, event.PresenceOnline)
 			if err != nil {
 				t.Fatalf("bob syncs: %v", err)
@@ -65,7 +66,7 @@ func TestMautrixGo(t *testing.T) {
 }
 
 func TestMautrixGoUnderstandsTheLimit(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		s := proxy(t, hs.URL, "--write-limit", "1/1h burst 1")
 		alice := login(t, s.URL, c.alice)
@@ -113,7 +114,7 @@ func TestRequestShapesOfClients(t *testing.T) {
 		{"mautrix-go", get("/_matrix/client/v3/presence/{alice.bare}/status", "alice"),
 			put("/_matrix/client/v3/presence/{alice.bare}/status", "alice", stateWith("go"))},
 	}
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		s := proxy(t, hs.URL, "--write-limit", "1/1h burst 3", "--read-limit", "off")
 		for _, writer := range shapes {
@@ -123,7 +124,7 @@ func TestRequestShapesOfClients(t *testing.T) {
 				}
 				// Every shape reads what this one wrote.
 				for _, reader := range shapes {
-					eventually(t, "the write shows", func() bool {
+					suite.Eventually(t, "the write shows", func() bool {
 						return sameBody(c.request(reader.read).to(t, s.URL), c.request(writer.read).to(t, hs.URL))
 					})
 				}

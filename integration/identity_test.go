@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestRevokedTokenIsRefusedAtOnce: the sidecar remembers whose a token is, and
@@ -30,7 +31,7 @@ func TestRevokedTokenIsRefusedAtOnce(t *testing.T) {
 				body: `{"devices":["` + u.DeviceID + `"],"auth":` + passwordAuth(u) + `}`}
 		}},
 	}
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		s := proxy(t, hs.URL, unlimited...)
 		for _, revocation := range revocations {
 			t.Run(revocation.name, func(t *testing.T) {
@@ -73,7 +74,7 @@ func passwordAuth(u homeserver.User) string {
 // TestNewTokenIsGoodAtOnce: a token that was refused and is then good can't
 // happen on these homeservers, but a login must not meet what is remembered.
 func TestNewTokenIsGoodAtOnce(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		s := proxy(t, hs.URL, unlimited...)
 		c.request(get(ofAlice, "nonsense")).to(t, s.URL)
@@ -90,7 +91,7 @@ func TestNewTokenIsGoodAtOnce(t *testing.T) {
 // TestAppserviceSpeaksForItsGhosts: a bridge has one token and names the user in
 // the query. That user is who may write, and only for itself.
 func TestAppserviceSpeaksForItsGhosts(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		up := newUpstream(t, hs.URL, nil)
 		s := proxy(t, up.URL, unlimited...)
@@ -112,10 +113,10 @@ func TestAppserviceSpeaksForItsGhosts(t *testing.T) {
 		if a := own.to(t, s.URL); a.status != http.StatusOK {
 			t.Errorf("the cat's own: %s", a)
 		}
-		before := up.writes.Load()
+		before := up.Counts().Writes
 		expectOwn(t, as(cat, dog).to(t, s.URL), 403, "M_FORBIDDEN")
 		expectOwn(t, as(cat, c.alice.ID).to(t, s.URL), 403, "M_FORBIDDEN")
-		if up.writes.Load() != before {
+		if up.Counts().Writes != before {
 			t.Error("a refused write reached the homeserver")
 		}
 

@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
 // TestAdminTellsWhoIsLimited: an admin finds out who it is that writes too much, also
 // after having reloaded the configuration, and may begin to count anew.
 func TestAdminTellsWhoIsLimited(t *testing.T) {
-	hs := server(t, "dendrite", homeserver.Options{})
+	hs := suite.Homeserver(t, "dendrite", homeserver.Options{})
 	c := newCast(t, hs)
 	config := func(option string) string {
 		return siteWith("write_limit 1/1h burst 1\n\t\tcache {\n\t\t\tname example.com\n\t\t}\n\t\t"+option, hs.URL)
@@ -106,7 +107,7 @@ func TestAdminTellsWhoIsLimited(t *testing.T) {
 	}
 	// The old server may still close a connection under a request, which then nobody
 	// has acted on, and http.Client doesn't try a PUT again.
-	eventually(t, "an answer after a reload", func() bool {
+	suite.Eventually(t, "an answer after a reload", func() bool {
 		a, err := c.request(put(ofBob, "bob", online)).try(t.Context(), s.URL)
 		if err != nil {
 			return false

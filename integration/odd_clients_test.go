@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // odd are header fields that Caddy takes from a client. Synapse drops a connection with the
@@ -53,7 +54,7 @@ func readWith(ctx context.Context, base, path, token string, header http.Header)
 // a viewer who was kicked, read what was in memory for as long as stale_if_error, and who
 // shared such a client's fetch got its 502. Now they are told what the homeserver says.
 func TestOddClientsOnRealHomeservers(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		for name, header := range odd {
 			t.Run(name, func(t *testing.T) {
 				t.Run("deleted", func(t *testing.T) {
@@ -101,7 +102,7 @@ func expectEnd(t *testing.T, c *cast, base, path string, header http.Header, sta
 	if err := end(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, fmt.Sprintf("a %d", status), func() bool {
+	suite.Eventually(t, fmt.Sprintf("a %d", status), func() bool {
 		a, err := readWith(t.Context(), base, path, c.bob.AccessToken, header)
 		if err != nil {
 			t.Fatal(err)

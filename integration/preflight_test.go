@@ -65,7 +65,7 @@ func TestPreflightsAreTheHomeserversOwn(t *testing.T) {
 				}
 			}
 		}
-		if n := up.preflights.Load(); n != 2 {
+		if n := up.Counts().Preflights; n != 2 {
 			t.Errorf("the homeserver got %d preflights, want one of each kind", n)
 		}
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 func TestReadMissesThenHits(t *testing.T) {
@@ -34,14 +35,14 @@ func TestReadMissesThenHits(t *testing.T) {
 		}
 		expectSame(t, direct, hit)
 
-		if n := up.reads.Load(); n != 1 {
+		if n := up.Counts().Reads; n != 1 {
 			t.Errorf("the homeserver was asked %d times, want once", n)
 		}
 	})
 }
 
 func TestViewersShareAState(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		c.settle(t, "fishing")
 		s := proxy(t, hs.URL, unlimited...)
@@ -73,7 +74,7 @@ func TestWriteInvalidatesForEveryViewer(t *testing.T) {
 				t.Fatal(a)
 			}
 			if hs.Name == "dendrite" { // applies it later
-				eventually(t, "the write shows", func() bool { return viewers[0].to(t, s.URL).field("status_msg") == status })
+				suite.Eventually(t, "the write shows", func() bool { return viewers[0].to(t, s.URL).field("status_msg") == status })
 			}
 			for range 3 {
 				for i, read := range viewers {
@@ -89,7 +90,7 @@ func TestWriteInvalidatesForEveryViewer(t *testing.T) {
 // TestStrangerNeverGetsACachedState: Synapse says who may see whom, and goes on
 // saying so when the sidecar could answer by itself.
 func TestStrangerNeverGetsACachedState(t *testing.T) {
-	hs := server(t, "synapse", homeserver.Options{})
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
 	c := newCast(t, hs)
 	c.settle(t, "fishing")
 	s := proxy(t, hs.URL, unlimited...)
@@ -108,7 +109,7 @@ func TestStrangerNeverGetsACachedState(t *testing.T) {
 // TestUnroutedSpellingIsNotRemembered: Dendrite has no such path and says 404,
 // which is nothing about the user.
 func TestUnroutedSpellingIsNotRemembered(t *testing.T) {
-	hs := server(t, "dendrite", homeserver.Options{})
+	hs := suite.Homeserver(t, "dendrite", homeserver.Options{})
 	c := newCast(t, hs)
 	c.settle(t, "fishing")
 	s := proxy(t, hs.URL, unlimited...)
@@ -125,7 +126,7 @@ func TestUnroutedSpellingIsNotRemembered(t *testing.T) {
 // all thousand have sent their requests, so that none comes late to a hit.
 func TestThousandReadersCostOneRequest(t *testing.T) {
 	const readers = 1000
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		c.settle(t, "fishing")
 
@@ -162,10 +163,10 @@ func TestThousandReadersCostOneRequest(t *testing.T) {
 		if n := failed.Load(); n > 0 {
 			t.Errorf("%d of %d readers got no state", n, readers)
 		}
-		if n := up.reads.Load(); n != 1 {
+		if n := up.Counts().Reads; n != 1 {
 			t.Errorf("the homeserver was asked for presence %d times, want once", n)
 		}
-		if n := up.whoami.Load(); n != 1 {
+		if n := up.Counts().Whoami; n != 1 {
 			t.Errorf("the homeserver was asked whose token it is %d times, want once", n)
 		}
 	})
@@ -173,7 +174,7 @@ func TestThousandReadersCostOneRequest(t *testing.T) {
 
 // TestNoCache: without a cache every read is the homeserver's own.
 func TestNoCache(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		c.settle(t, "fishing")
 		up := newUpstream(t, hs.URL, nil)
@@ -183,7 +184,7 @@ func TestNoCache(t *testing.T) {
 			if a := read.to(t, s.URL); a.field("status_msg") != "fishing" || a.hit() {
 				t.Errorf("read %s (%s)", a, a.cacheStatus())
 			}
-			if got := up.reads.Load(); got != n+1 {
+			if got := up.Counts().Reads; got != n+1 {
 				t.Errorf("the homeserver was asked %d times after %d reads", got, n+1)
 			}
 		}

@@ -2,7 +2,6 @@ package integration_test
 
 import (
 	"encoding/json"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
@@ -17,7 +17,7 @@ import (
 // homeserver nothing, and gives nobody a fresh budget. One who makes a mistake
 // changes nothing at all.
 func TestReloadKeepsWhatIsRemembered(t *testing.T) {
-	hs := server(t, "dendrite", homeserver.Options{})
+	hs := suite.Homeserver(t, "dendrite", homeserver.Options{})
 	c := newCast(t, hs)
 	c.settle(t, "fishing")
 	up := newUpstream(t, hs.URL, nil)
@@ -25,11 +25,7 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 		// The admin API leaves it to automatic HTTPS what a host that it adds is served by.
 		return strings.Replace(siteWith("write_limit 1/1h burst 1\n\t\t"+option, up.URL), "admin", "auto_https off\n\tadmin", 1)
 	}
-	s, err := sidecar.StartCaddyfile(t.Context(), config("read_limit off"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Stop)
+	s := suite.Sidecar(t)(sidecar.StartCaddyfile(t.Context(), config("read_limit off")))
 
 	if a := c.request(put(ofBob, "bob", online)).to(t, s.URL); a.status != 200 {
 		t.Fatal(a)
@@ -42,7 +38,7 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 			t.Errorf("%s: read %s (%s), want a hit", when, a, a.cacheStatus())
 		}
 		expectLimited(t, c.request(put(ofBob, "bob", online)).to(t, s.URL))
-		if n, who := up.reads.Load(), up.whoami.Load(); n != 1 || who != 1 {
+		if n, who := up.Counts().Reads, up.Counts().Whoami; n != 1 || who != 1 {
 			t.Errorf("%s: the homeserver was asked %d times for presence and %d times for the user, want once", when, n, who)
 		}
 	}
@@ -57,7 +53,7 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 	}
 	_, port, _ := strings.Cut(addrs[0], ":")
 	// A host that comes first, with a port of its own.
-	alias := strings.Replace(config("read_limit 100/1s"), "http://{$LISTEN} {", "http://0.example.com:"+port+", http://{$LISTEN} {", 1)
+	alias := strings.Replace(config("read_limit 100/1s"), "{$SITE} {", "http://0.example.com:"+port+", {$SITE} {", 1)
 	if err := s.Reload(t.Context(), alias); err != nil {
 		t.Fatal(err)
 	}
@@ -66,19 +62,9 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 		{http.MethodPost, "/match/0/host", `"1.example.com"`},
 		{http.MethodPatch, "/match/0/host", `["127.0.0.1", "2.example.com"]`},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), change.method, "http://"+s.Admin+"/config/apps/http/servers/"+servedAs(t, s)+"/routes/0"+change.path, strings.NewReader(change.body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Content-Type", "application/json")
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			t.Fatalf("%s: %s: %s", change.method, resp.Status, text)
+		path := "/config/apps/http/servers/" + servedAs(t, s) + "/routes/0" + change.path
+		if _, err := s.AskAdmin(t.Context(), change.method, path, change.body); err != nil {
+			t.Fatalf("%s: %v", change.method, err)
 		}
 		http.DefaultClient.CloseIdleConnections()
 		expectRemembered("after " + change.method + " at the admin API")
@@ -92,13 +78,12 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 // servedAs returns what Caddy calls the server that serves a sidecar's site.
 func servedAs(t *testing.T, s *sidecar.Sidecar) string {
 	t.Helper()
-	resp, err := http.Get("http://" + s.Admin + "/config/apps/http/servers")
+	text, err := s.AskAdmin(t.Context(), http.MethodGet, "/config/apps/http/servers", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
 	var servers map[string]struct{ Listen []string }
-	if err := json.NewDecoder(resp.Body).Decode(&servers); err != nil {
+	if err := json.Unmarshal(text, &servers); err != nil {
 		t.Fatal(err)
 	}
 	for name, server := range servers {

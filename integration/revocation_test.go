@@ -11,13 +11,14 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestLogoutsOfMadeUpTokensLeaveReadersAlone: a client without an account begins logouts
 // whose bodies never come, and leaves. Once each of them had everybody who was being
 // looked up be looked up again.
 func TestLogoutsOfMadeUpTokensLeaveReadersAlone(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		up := newUpstream(t, hs.URL, nil)
 		s := proxy(t, up.URL, unlimited...)
@@ -42,13 +43,13 @@ func TestLogoutsOfMadeUpTokensLeaveReadersAlone(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			before := up.whoami.Load()
+			before := up.Counts().Whoami
 			for range 5 {
 				if a := get(c.path(ofAlice), device.AccessToken).to(t, s.URL); a.status != http.StatusOK {
 					t.Fatalf("a read: %s", a)
 				}
 			}
-			if got := up.whoami.Load() - before; got != 1 {
+			if got := up.Counts().Whoami - before; got != 1 {
 				t.Errorf("five reads by one token cost %d lookups, want 1", got)
 			}
 		}
@@ -71,7 +72,7 @@ func beginLogout(base, token string) {
 // TestLockedAccountBehindANAT: Synapse says 401 to a locked account, too. Once its reads
 // cost two requests each, and its neighbours behind the same address were refused.
 func TestLockedAccountBehindANAT(t *testing.T) {
-	hs := server(t, "synapse", homeserver.Options{})
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
 	c := newCast(t, hs)
 	admin, err := hs.Client().RegisterAdmin(t.Context(), c.path("admin-{alice.local}"), "the admin's password")
 	if err != nil {
@@ -96,12 +97,12 @@ func TestLockedAccountBehindANAT(t *testing.T) {
 	if direct.status != http.StatusUnauthorized || direct.field("errcode") != "M_USER_LOCKED" {
 		t.Fatalf("the homeserver says %s of a locked account", direct)
 	}
-	whoami, reads := up.whoami.Load(), up.reads.Load()
+	whoami, reads := up.Counts().Whoami, up.Counts().Reads
 	const tries = 200
 	for range tries {
 		expectSame(t, direct, read(c.bob.AccessToken))
 	}
-	if whoami, reads = up.whoami.Load()-whoami, up.reads.Load()-reads; reads > tries || whoami > 10 {
+	if whoami, reads = up.Counts().Whoami-whoami, up.Counts().Reads-reads; reads > tries || whoami > 10 {
 		t.Errorf("%d reads of a locked account cost %d lookups and %d reads", tries, whoami, reads)
 	}
 	if a := read(c.stranger.AccessToken); a.status == http.StatusTooManyRequests {
@@ -131,7 +132,7 @@ func TestLockedAccountBehindANAT(t *testing.T) {
 // asked while its request goes on. The sessions that it ends do so as soon as that is
 // known. (Of a logout of all the homeserver may not say it afterwards.)
 func TestSessionsEndedByANewDevice(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		c.settle(t, "fishing")
 		s := proxy(t, hs.URL, unlimited...)
@@ -148,14 +149,14 @@ func TestSessionsEndedByANewDevice(t *testing.T) {
 		if a := end.to(t, s.URL); a.status != http.StatusOK {
 			t.Fatalf("deleting the device: %s", a)
 		}
-		eventually(t, "the deleted device is refused", func() bool { return read.to(t, s.URL).status == http.StatusUnauthorized })
+		suite.Eventually(t, "the deleted device is refused", func() bool { return read.to(t, s.URL).status == http.StatusUnauthorized })
 	})
 }
 
 // TestLoginWithADeviceThatIsThere: Dendrite ends the token that the device had, Synapse
 // lets it live. The sidecar says what the homeserver says.
 func TestLoginWithADeviceThatIsThere(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		c.settle(t, "fishing")
 		s := proxy(t, hs.URL, unlimited...)
@@ -182,7 +183,7 @@ func TestLoginWithADeviceThatIsThere(t *testing.T) {
 // TestRefreshedTokenIsAskedAboutAgain: Synapse may end the access token before when the
 // new one is used.
 func TestRefreshedTokenIsAskedAboutAgain(t *testing.T) {
-	hs := server(t, "synapse", homeserver.Options{})
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
 	c := newCast(t, hs)
 	c.settle(t, "fishing")
 	up := newUpstream(t, hs.URL, nil)
@@ -205,9 +206,9 @@ func TestRefreshedTokenIsAskedAboutAgain(t *testing.T) {
 	if a := get("/_matrix/client/v3/account/whoami", refreshed.field("access_token")).to(t, hs.URL); a.status != http.StatusOK {
 		t.Fatalf("the new token: %s", a)
 	}
-	before := up.whoami.Load()
+	before := up.Counts().Whoami
 	expectSame(t, read.to(t, hs.URL), read.to(t, s.URL))
-	if got := up.whoami.Load() - before; got != 1 {
+	if got := up.Counts().Whoami - before; got != 1 {
 		t.Errorf("the token before was looked up %d times, want once", got)
 	}
 }
@@ -216,7 +217,7 @@ func TestRefreshedTokenIsAskedAboutAgain(t *testing.T) {
 // Dendrite says that it doesn't know the token. Once that dropped what waited of all its
 // users.
 func TestRefusedGhostLeavesTheOthersAlone(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		s := site(t, "write_limit 1/3s\nover_limit coalesce", hs.URL)
 		localpart := "ghost_" + c.path("{alice.local}")
@@ -238,7 +239,7 @@ func TestRefusedGhostLeavesTheOthersAlone(t *testing.T) {
 			expectSame(t, read.to(t, hs.URL), read.to(t, s.URL))
 			expectSame(t, write.to(t, hs.URL), write.to(t, s.URL))
 		}
-		eventually(t, "the write that waited is delivered", func() bool {
+		suite.Eventually(t, "the write that waited is delivered", func() bool {
 			return get(as(localpart), homeserver.ASToken).to(t, hs.URL).field("status_msg") == "second"
 		})
 	})
@@ -247,7 +248,7 @@ func TestRefusedGhostLeavesTheOthersAlone(t *testing.T) {
 // TestEscapedMessageIsActivity: an event type may come escaped, and Synapse takes its user
 // for active all the same. Once a repeat of what they had written before was absorbed then.
 func TestEscapedMessageIsActivity(t *testing.T) {
-	hs := server(t, "synapse", homeserver.Options{})
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
 	c := newCast(t, hs)
 	up := newUpstream(t, hs.URL, nil)
 	s := site(t, "write_limit off\nrepeat_writes absorb", up.URL)
@@ -272,11 +273,11 @@ func TestEscapedMessageIsActivity(t *testing.T) {
 				t.Fatalf("%s: %s", step.send, a)
 			}
 		}
-		before := up.writes.Load()
+		before := up.Counts().Writes
 		if a := write.to(t, s.URL); a.status != http.StatusOK {
 			t.Fatalf("a write: %s", a)
 		}
-		if got := up.writes.Load() - before; got != step.want {
+		if got := up.Counts().Writes - before; got != step.want {
 			t.Errorf("after %q %d writes reached the homeserver, want %d", step.send, got, step.want)
 		}
 	}

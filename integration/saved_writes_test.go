@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestRepeatedWritesAreAbsorbed: of what a bridge says again and again the homeserver
@@ -26,12 +27,12 @@ func TestRepeatedWritesAreAbsorbed(t *testing.T) {
 				t.Errorf("a write: %s", a)
 			}
 		}
-		if n := up.writes.Load(); n != 1 {
+		if n := up.Counts().Writes; n != 1 {
 			t.Errorf("%d writes reached the homeserver, want 1", n)
 		}
 		read := c.request(get(ofAlice, "bob"))
 		for _, base := range []string{hs.URL, s.URL} {
-			eventually(t, "the state shows", func() bool { return read.to(t, base).field("status_msg") == "on the train" })
+			suite.Eventually(t, "the state shows", func() bool { return read.to(t, base).field("status_msg") == "on the train" })
 		}
 
 		// The other device says something else; then the same is news again.
@@ -40,10 +41,10 @@ func TestRepeatedWritesAreAbsorbed(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.request(put(ofAlice, again.AccessToken, stateWith("at home"))).to(t, s.URL)
-		eventually(t, "the other state shows", func() bool { return read.to(t, hs.URL).field("status_msg") == "at home" })
+		suite.Eventually(t, "the other state shows", func() bool { return read.to(t, hs.URL).field("status_msg") == "at home" })
 		write.to(t, s.URL)
-		eventually(t, "the first state shows again", func() bool { return read.to(t, hs.URL).field("status_msg") == "on the train" })
-		if n := up.writes.Load(); n != 3 {
+		suite.Eventually(t, "the first state shows again", func() bool { return read.to(t, hs.URL).field("status_msg") == "on the train" })
+		if n := up.Counts().Writes; n != 3 {
 			t.Errorf("%d writes reached the homeserver, want 3", n)
 		}
 	})
@@ -52,15 +53,15 @@ func TestRepeatedWritesAreAbsorbed(t *testing.T) {
 // TestRepeatWithoutAStatus: without status_msg a write clears the status on Synapse and
 // keeps it on Dendrite. To say so twice is the same as once on both.
 func TestRepeatWithoutAStatus(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		s := site(t, "repeat_writes absorb\n\t\twrite_limit off", hs.URL)
 		read := c.request(get(ofAlice, "alice"))
 		c.request(put(ofAlice, "alice", stateWith("here"))).to(t, s.URL)
-		eventually(t, "the status shows", func() bool { return read.to(t, hs.URL).field("status_msg") == "here" })
+		suite.Eventually(t, "the status shows", func() bool { return read.to(t, hs.URL).field("status_msg") == "here" })
 		write := c.request(put(ofAlice, "alice", `{"presence":"unavailable"}`))
 		write.to(t, s.URL)
-		eventually(t, "the write shows", func() bool { return read.to(t, hs.URL).field("presence") == "unavailable" })
+		suite.Eventually(t, "the write shows", func() bool { return read.to(t, hs.URL).field("presence") == "unavailable" })
 		after := read.to(t, hs.URL).field("status_msg")
 		if a := write.to(t, s.URL); !strings.Contains(a.cacheStatus(), "absorbed") {
 			t.Errorf("the second write: %s (%s)", a, a.cacheStatus())
@@ -76,7 +77,7 @@ func TestRepeatWithoutAStatus(t *testing.T) {
 // TestActivityMakesARepeatNews: a message makes an idle user active again on Synapse, so
 // that to be idle once more is a change.
 func TestActivityMakesARepeatNews(t *testing.T) {
-	hs := server(t, "synapse", homeserver.Options{})
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
 	c := newCast(t, hs)
 	s := site(t, "repeat_writes absorb\n\t\twrite_limit off", hs.URL)
 	read := c.request(get(ofAlice, "bob"))
@@ -89,16 +90,16 @@ func TestActivityMakesARepeatNews(t *testing.T) {
 	if a := message.to(t, s.URL); a.status != 200 {
 		t.Fatal(a)
 	}
-	eventually(t, "alice is active", func() bool { return read.to(t, hs.URL).field("presence") == "online" })
+	suite.Eventually(t, "alice is active", func() bool { return read.to(t, hs.URL).field("presence") == "online" })
 	if a := idle.to(t, s.URL); strings.Contains(a.cacheStatus(), "absorbed") {
 		t.Errorf("idle once more: %s (%s)", a, a.cacheStatus())
 	}
-	eventually(t, "alice is idle again", func() bool { return read.to(t, hs.URL).field("presence") == "unavailable" })
+	suite.Eventually(t, "alice is idle again", func() bool { return read.to(t, hs.URL).field("presence") == "unavailable" })
 }
 
 // TestWritesOverTheLimitAreCoalesced: the homeserver gets few of many, and the last.
 func TestWritesOverTheLimitAreCoalesced(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		up := newUpstream(t, hs.URL, nil)
 		s := site(t, "write_limit 2/1s burst 1\n\t\tover_limit coalesce", up.URL)
@@ -110,9 +111,9 @@ func TestWritesOverTheLimitAreCoalesced(t *testing.T) {
 		}
 		read := c.request(get(ofAlice, "bob"))
 		for _, base := range []string{s.URL, hs.URL} {
-			eventually(t, "the last write shows", func() bool { return read.to(t, base).field("status_msg") == fmt.Sprint(writes-1) })
+			suite.Eventually(t, "the last write shows", func() bool { return read.to(t, base).field("status_msg") == fmt.Sprint(writes-1) })
 		}
-		if n := up.writes.Load(); n > writes/4 {
+		if n := up.Counts().Writes; n > writes/4 {
 			t.Errorf("%d of %d writes reached the homeserver", n, writes)
 		}
 	})
@@ -142,7 +143,7 @@ func TestObserveChangesNothing(t *testing.T) {
 // as the first read of its user. Through absorb the repeats, which mend it directly, were kept
 // from the homeserver for as long as refresh, whatever readers saw.
 func TestALostFirstWriteIsMended(t *testing.T) {
-	hs := server(t, "synapse", homeserver.Options{})
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
 	s := site(t, "repeat_writes absorb\n\t\trefresh 25s\n\t\twrite_limit off", hs.URL)
 	var users []*cast
 	for range 8 {

@@ -2,7 +2,6 @@ package integration_test
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -13,10 +12,9 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
-
-var size = flag.String("size", "small", "for how long syncing users are watched: small, for seconds, or full, for longer than Synapse's timers take")
 
 // syncSite starts a sidecar with some options.
 func syncSite(t *testing.T, upstream string, options ...string) *sidecar.Sidecar {
@@ -68,9 +66,8 @@ func isKnown(t *testing.T, base string, users ...homeserver.User) {
 
 // last is the query of the latest sync without its position.
 func (u *upstream) last() string {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	_, rest, _ := strings.Cut(u.syncs[len(u.syncs)-1], "&")
+	syncs := u.syncs()
+	_, rest, _ := strings.Cut(syncs[len(syncs)-1], "&")
 	return rest
 }
 
@@ -87,7 +84,7 @@ var keep = map[string]string{"synapse": "offline", "dendrite": "unchanged"}
 func TestSyncsOnceTheHomeserverIsKnown(t *testing.T) {
 	for _, federation := range []bool{true, false} {
 		t.Run(fmt.Sprintf("federation %v", federation), func(t *testing.T) {
-			eachHomeserver(t, homeserver.Options{Federation: federation}, func(t *testing.T, hs *homeserver.Homeserver) {
+			suite.EachHomeserver(t, homeserver.Options{Federation: federation}, func(t *testing.T, hs *homeserver.Homeserver) {
 				c := newCast(t, hs)
 				up := newUpstream(t, hs.URL, nil)
 				s := syncSite(t, up.URL, "sync_presence strip")
@@ -97,10 +94,10 @@ func TestSyncsOnceTheHomeserverIsKnown(t *testing.T) {
 					if got := up.last(); got != "timeout=0" {
 						t.Errorf("not known, but the sync became %q", got)
 					}
-					eventually(t, "the log says what to do", func() bool { return strings.Contains(s.Log(), "set homeserver to") })
+					suite.Eventually(t, "the log says what to do", func() bool { return strings.Contains(s.Log(), "set homeserver to") })
 					return
 				}
-				eventually(t, "the homeserver is known", func() bool {
+				suite.Eventually(t, "the homeserver is known", func() bool {
 					alice.mustSync(t, s.URL, "&timeout=0")
 					return up.last() == "timeout=0&set_presence="+keep[hs.Name]
 				})
@@ -111,7 +108,7 @@ func TestSyncsOnceTheHomeserverIsKnown(t *testing.T) {
 
 // TestSyncPresenceStrip: no sync touches a presence, in any of its forms.
 func TestSyncPresenceStrip(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		c.settle(t, "asleep")
 		s := syncSite(t, hs.URL, "sync_presence strip", "homeserver "+hs.Name)
@@ -124,7 +121,7 @@ func TestSyncPresenceStrip(t *testing.T) {
 		}
 		// The same directly, so that the test can fail.
 		alice.mustSync(t, hs.URL, "&timeout=0")
-		eventually(t, "a sync shows", func() bool { return presenceOf(t, c, hs.URL) == "online" })
+		suite.Eventually(t, "a sync shows", func() bool { return presenceOf(t, c, hs.URL) == "online" })
 	})
 }
 
@@ -175,7 +172,7 @@ func TestSyncLimit(t *testing.T) {
 // one in use has waited for news for ten seconds. When none is in use any more, the
 // user is away.
 func TestDevicesThatDisagree(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		again, err := hs.Login(t.Context(), c.alice.ID, c.alice.Password)
 		if err != nil {
@@ -222,7 +219,7 @@ func TestDevicesThatDisagree(t *testing.T) {
 		}
 		leave()
 		get("/_matrix/client/v3/sync?"+away, c.alice.AccessToken).to(t, s.URL)
-		eventually(t, "alice is away", func() bool { return presenceOf(t, c, hs.URL) == "unavailable" })
+		suite.Eventually(t, "alice is away", func() bool { return presenceOf(t, c, hs.URL) == "unavailable" })
 		if got := presenceOf(t, c, s.URL); got != "unavailable" {
 			t.Errorf("through the sidecar alice is %q", got)
 		}
@@ -232,10 +229,7 @@ func TestDevicesThatDisagree(t *testing.T) {
 // TestSyncingUsersStayOnline: whoever keeps syncing is not taken for offline because
 // repeats are taken out. Synapse does that 30 seconds after it last heard of a device.
 func TestSyncingUsersStayOnline(t *testing.T) {
-	duration := 5 * time.Second
-	if *size == "full" {
-		duration = 100 * time.Second
-	}
+	duration := suite.BySize(5*time.Second, 100*time.Second) // longer than Synapse's timers take
 	for name, pace := range map[string]struct {
 		query string
 		pause time.Duration
@@ -246,7 +240,7 @@ func TestSyncingUsersStayOnline(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			hs := server(t, "synapse", homeserver.Options{})
+			hs := suite.Homeserver(t, "synapse", homeserver.Options{})
 			c := newCast(t, hs)
 			up := newUpstream(t, hs.URL, nil)
 			s := syncSite(t, up.URL, "sync_presence limit", "homeserver synapse")
@@ -273,15 +267,13 @@ func TestSyncingUsersStayOnline(t *testing.T) {
 			for polls := 0; ; polls++ {
 				select {
 				case <-end:
-					up.mu.Lock()
-					defer up.mu.Unlock()
 					stripped := 0
-					for _, query := range up.syncs {
+					for _, query := range up.syncs() {
 						if strings.HasSuffix(query, "set_presence=offline") {
 							stripped++
 						}
 					}
-					t.Logf("%d looks, %d syncs, %d of them without presence", polls, len(up.syncs), stripped)
+					t.Logf("%d looks, %d syncs, %d of them without presence", polls, len(up.syncs()), stripped)
 					if name == "short polls" && stripped == 0 {
 						t.Error("nothing was taken out")
 					}

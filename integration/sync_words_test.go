@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
@@ -62,7 +63,7 @@ func (p person) syncs(t *testing.T, base, query string) answer {
 // says, and through the sidecar a reader sees it at once.
 func TestWordsOfSyncs(t *testing.T) {
 	dialects := map[string]matrix.Dialect{"synapse": matrix.Synapse, "dendrite": matrix.Dendrite}
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		s := syncSite(t, hs.URL, "sync_presence limit", "repeat_writes absorb", "homeserver "+hs.Name)
 		for _, query := range syncWords {
 			t.Run(query, func(t *testing.T) {
@@ -74,7 +75,7 @@ func TestWordsOfSyncs(t *testing.T) {
 					}
 					p := newPerson(t, hs)
 					p.writes(t, hs.URL, before)
-					eventually(t, "the write shows", func() bool { return p.sees(t, hs.URL) == before })
+					suite.Eventually(t, "the write shows", func() bool { return p.sees(t, hs.URL) == before })
 					p.syncs(t, hs.URL, query)
 					if got := p.sees(t, hs.URL); got != want || !q.Certain {
 						t.Errorf("%q makes who was %q %q, and policy says %q, %v", query, before, got, want, q.Certain)
@@ -100,7 +101,7 @@ func TestWordsOfSyncs(t *testing.T) {
 // TestSyncThatSaysItsPresenceInAForm: Dendrite reads a form in the body of a GET, where the query
 // says nothing. Readers see at once what it makes of that.
 func TestSyncThatSaysItsPresenceInAForm(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		s := syncSite(t, hs.URL, "sync_presence limit", "homeserver "+hs.Name)
 		p := newPerson(t, hs)
 		isKnown(t, s.URL, p.User)
@@ -124,7 +125,7 @@ func TestSyncThatSaysItsPresenceInAForm(t *testing.T) {
 // the sidecar. On Dendrite it once ended offline for good, because a sync of its over the
 // limit was made to say online.
 func TestBotThatSyncsOffline(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		up := newUpstream(t, hs.URL, nil)
 		s := syncSite(t, up.URL, "sync_presence limit", "sync_limit 1/1h burst 1", "repeat_writes absorb", "homeserver "+hs.Name)
 		direct, behind := newPerson(t, hs), newPerson(t, hs)
@@ -136,7 +137,7 @@ func TestBotThatSyncsOffline(t *testing.T) {
 				bot.syncs(t, base, "set_presence=offline")
 			}
 		}
-		for _, query := range up.syncs {
+		for _, query := range up.syncs() {
 			if q, err := url.ParseQuery(query); err != nil || q.Get("set_presence") != "offline" && q.Get("set_presence") != keep[hs.Name] {
 				t.Errorf("a sync reached the homeserver as %q", query)
 			}
@@ -145,7 +146,7 @@ func TestBotThatSyncsOffline(t *testing.T) {
 			without, with := direct.sees(t, hs.URL), behind.sees(t, hs.URL)
 			return without == "online" && with == without && behind.sees(t, s.URL) == without
 		}
-		eventually(t, "both are online", same)
+		suite.Eventually(t, "both are online", same)
 		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
 			if !same() {
 				t.Fatalf("directly the bot is %q, behind the sidecar %q", direct.sees(t, hs.URL), behind.sees(t, hs.URL))
@@ -158,17 +159,17 @@ func TestBotThatSyncsOffline(t *testing.T) {
 // seconds ago, if it looks in the pause before the next one. A reader who looked at that
 // moment too once kept it for a ttl, although the user was back at once.
 func TestPauseBetweenLongPolls(t *testing.T) {
-	if *size != "full" {
+	if !suite.Full() {
 		t.Skip("takes 32 seconds at least; use -size full")
 	}
-	hs := server(t, "synapse", homeserver.Options{})
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
 	s := syncSite(t, hs.URL, "sync_presence limit", "homeserver synapse")
 	p := newPerson(t, hs)
 	isKnown(t, s.URL, p.User)
 	first := p.syncs(t, s.URL, "set_presence=online")
 	since := url.QueryEscape(first.field("next_batch"))
 	get("/_matrix/client/v3/sync?timeout=32000&since="+since, p.AccessToken).to(t, s.URL)
-	eventually(t, "Synapse looks", func() bool { return p.sees(t, hs.URL) == "offline" })
+	suite.Eventually(t, "Synapse looks", func() bool { return p.sees(t, hs.URL) == "offline" })
 	if got := p.sees(t, s.URL); got != "offline" {
 		t.Fatalf("in the pause a reader sees %q", got)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestWriteLimit: the user has one budget, whichever device, token or spelling
@@ -37,7 +38,7 @@ func TestWriteLimit(t *testing.T) {
 				t.Errorf("write %d within the budget: %s", i, a)
 			}
 		}
-		before := up.writes.Load()
+		before := up.Counts().Writes
 		for _, write := range []request{
 			c.request(put(ofAlice, "alice", online)),
 			c.request(put(ofAlice, again.AccessToken, online)),
@@ -46,7 +47,7 @@ func TestWriteLimit(t *testing.T) {
 		} {
 			expectLimited(t, write.to(t, s.URL))
 		}
-		if n := up.writes.Load(); n != before {
+		if n := up.Counts().Writes; n != before {
 			t.Errorf("%d limited writes reached the homeserver", n-before)
 		}
 		if a := c.request(put(ofBob, "bob", online)).to(t, s.URL); !a.is(200, `{}`) {
@@ -72,7 +73,7 @@ func TestReadLimit(t *testing.T) {
 }
 
 func TestExemptUserIsNotLimited(t *testing.T) {
-	hs := server(t, "dendrite", homeserver.Options{})
+	hs := suite.Homeserver(t, "dendrite", homeserver.Options{})
 	c := newCast(t, hs)
 	s := proxy(t, hs.URL, "--write-limit", "1/1h burst 1", "--exempt", "@bob-*:*")
 	for range 3 {
@@ -119,7 +120,7 @@ func TestRefusalsDoNotReachTheHomeserver(t *testing.T) {
 		} {
 			c.request(send).to(t, s.URL)
 		}
-		if w, r := up.writes.Load(), up.reads.Load(); w+r != 0 {
+		if w, r := up.Counts().Writes, up.Counts().Reads; w+r != 0 {
 			t.Errorf("%d writes and %d reads reached the homeserver", w, r)
 		}
 	})
@@ -127,7 +128,7 @@ func TestRefusalsDoNotReachTheHomeserver(t *testing.T) {
 
 // TestHomeserversOwnLimit: a 429 of Synapse's reaches the client as it is.
 func TestHomeserversOwnLimit(t *testing.T) {
-	hs := server(t, "synapse", homeserver.Options{KeepPresenceLimit: true})
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{KeepPresenceLimit: true})
 	c := newCast(t, hs)
 	s := proxy(t, hs.URL, unlimited...)
 	write := c.request(put(ofAlice, "alice", online))
@@ -154,7 +155,7 @@ var offRows = []row{
 }
 
 func TestPresenceOff(t *testing.T) {
-	eachHomeserver(t, homeserver.Options{PresenceOff: true}, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{PresenceOff: true}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		runRows(t, c, proxy(t, hs.URL, unlimited...), offRows)
 	})

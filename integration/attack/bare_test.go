@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // TestBareCaddy is no attack on us: what victims notice of a flood when there is nothing
@@ -20,20 +22,18 @@ func TestBareCaddy(t *testing.T) {
 	}{
 		{"bare Caddy: random tokens, one address", scale.tokens / 4,
 			func(i int) []byte {
-				return request("GET", presencePath(bob), bearer(fmt.Sprint("made-up-", i)), from(attacker))
+				return wire.Request("GET", presencePath(bob), bearer(fmt.Sprint("made-up-", i)), from(attacker))
 			}, http.StatusUnauthorized},
 		{"bare Caddy: distinct targets of one viewer", scale.targets / 4,
 			func(i int) []byte {
-				return request("GET", presencePath(fmt.Sprintf("@user%d:hs", i)), viewer, from(attacker))
+				return wire.Request("GET", presencePath(fmt.Sprintf("@user%d:hs", i)), viewer, from(attacker))
 			}, http.StatusOK},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSite(t, newHomeserver(t, false), options{bare: true})
 			siege{
 				name: tt.name, site: s,
-				attack: func() tally {
-					return flood{connections: 32, requests: tt.requests, judge: only(tt.status), request: tt.request}.run(s.address)
-				},
+				flood: flood{connections: 32, requests: tt.requests, judge: only(tt.status), request: tt.request},
 				work: func(float64) limits {
 					return limits{count: [kinds]int{read: tt.requests}}
 				},

@@ -12,6 +12,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // maxBody is the default of max_body.
@@ -93,16 +96,16 @@ func TestCostlyBodies(t *testing.T) {
 				name    string
 				request []byte
 			}{
-				{"with its length", requestWith(tt.body, "PUT", presencePath(alice), append(tt.fields, bearer(tokenOf("alice", 0)))...)},
-				{"in chunks", append(request("PUT", presencePath(alice),
+				{"with its length", wire.RequestWith(tt.body, "PUT", presencePath(alice), append(tt.fields, bearer(tokenOf("alice", 0)))...)},
+				{"in chunks", append(wire.Request("PUT", presencePath(alice),
 					append(tt.fields, bearer(tokenOf("alice", 0)), "Transfer-Encoding: chunked")...), chunked(tt.body, 1_000)...)},
 			} {
 				hs.takeSeen()
-				r, err := askWhileSending(t, s.address, form.request)
+				r, err := askWhileSending(t, s.URL, form.request)
 				if err != nil {
 					t.Fatalf("%s: %v", form.name, err)
 				}
-				if r.status != tt.want {
+				if r.Status != tt.want {
 					t.Errorf("%s: %s, want %d", form.name, r, tt.want)
 				}
 				var writes []string
@@ -129,7 +132,7 @@ func askWhileSending(t *testing.T, address string, request []byte) (reply, error
 	w := mustDial(t, address)
 	go w.Write(request)
 	method, _, _ := bytes.Cut(request, []byte(" "))
-	return w.receive(string(method))
+	return w.Receive(string(method))
 }
 
 // TestBodiesWithoutEnd: somebody sends a chunk after the other and never stops. They
@@ -149,8 +152,8 @@ func TestBodiesWithoutEnd(t *testing.T) {
 		{"unknown token", presencePath(bob), []string{bearer("made-up")}, http.StatusUnauthorized},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := mustDial(t, s.address)
-			if _, err := w.Write(append(request("PUT", tt.target, append(tt.fields, "Transfer-Encoding: chunked")...),
+			w := mustDial(t, s.URL)
+			if _, err := w.Write(append(wire.Request("PUT", tt.target, append(tt.fields, "Transfer-Encoding: chunked")...),
 				"1000\r\n"+padded(0x1000)+"\r\n"...)); err != nil {
 				t.Fatal(err)
 			}
@@ -169,11 +172,11 @@ func TestBodiesWithoutEnd(t *testing.T) {
 					n += 0x1000
 				}
 			}()
-			r, err := w.receive("PUT")
+			r, err := w.Receive("PUT")
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.status != tt.want {
+			if r.Status != tt.want {
 				t.Errorf("%s, want %d", r, tt.want)
 			}
 			// What the kernels' buffers hold has been sent, but read by nobody.
@@ -198,20 +201,20 @@ func TestLengthsThatLie(t *testing.T) {
 		raw  string
 		want []int
 	}{
-		{"shorter than it says", string(request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)),
+		{"shorter than it says", string(wire.Request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)),
 			fmt.Sprintf("Content-Length: %d", len(body)+10_000))) + body, []int{400}},
-		{"in chunks, without the last", string(request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)),
+		{"in chunks, without the last", string(wire.Request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)),
 			"Transfer-Encoding: chunked")) + fmt.Sprintf("%x\r\n%s\r\n", len(body), body), []int{400}},
-		{"in a chunk that is shorter than it says", string(request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)),
+		{"in a chunk that is shorter than it says", string(wire.Request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)),
 			"Transfer-Encoding: chunked")) + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body)+10, body), []int{400}},
-		{"longer than it says", string(request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)),
+		{"longer than it says", string(wire.Request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)),
 			fmt.Sprintf("Content-Length: %d", len(body)))) + body + "and more\r\n\r\n", []int{200, 400}},
-		{"a length of 0", string(request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)), "Content-Length: 0")) + body, []int{400, 400}},
-		{"no length", string(request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)))) + body, []int{400, 400}},
+		{"a length of 0", string(wire.Request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)), "Content-Length: 0")) + body, []int{400, 400}},
+		{"no length", string(wire.Request("PUT", presencePath(alice), bearer(tokenOf("alice", 0)))) + body, []int{400, 400}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			hs.takeSeen()
-			replies := converse(t, s.address, tt.raw)
+			replies := converse(t, s.URL, tt.raw)
 			if got := statusesOf(replies); fmt.Sprint(got) != fmt.Sprint(tt.want) {
 				t.Errorf("the answers are %d, want %d: %s", got, tt.want, replies)
 			}
@@ -242,13 +245,11 @@ func TestManyCostlyBodies(t *testing.T) {
 	siege{
 		name: "bodies of 64 KiB: members, levels, the same key, gzip; no write_limit",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: connections, requests: scale.bodies, judge: only(200, 400, 413),
-				request: func(i int) []byte {
-					return requestWith(bodies[i%len(bodies)], "PUT", presencePath("@mallory:hs"), viewer, from("192.0.2.1"))
-				},
-			}.run(s.address)
+		flood: flood{
+			connections: connections, requests: scale.bodies, judge: only(200, 400, 413),
+			request: func(i int) []byte {
+				return wire.RequestWith(bodies[i%len(bodies)], "PUT", presencePath("@mallory:hs"), viewer, from("192.0.2.1"))
+			},
 		},
 		work: func(seconds float64) limits {
 			return limits{count: [kinds]int{whoami: again(connections, seconds), write: scale.bodies/3 + 1}}
@@ -260,13 +261,11 @@ func TestManyCostlyBodies(t *testing.T) {
 	siege{
 		name: "the same, default write_limit",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: connections, requests: scale.bodies, judge: only(200, 400, 413, 429),
-				request: func(i int) []byte {
-					return requestWith(bodies[i%len(bodies)], "PUT", presencePath("@mallory:hs"), viewer, from("192.0.2.1"))
-				},
-			}.run(s.address)
+		flood: flood{
+			connections: connections, requests: scale.bodies, judge: only(200, 400, 413, 429),
+			request: func(i int) []byte {
+				return wire.RequestWith(bodies[i%len(bodies)], "PUT", presencePath("@mallory:hs"), viewer, from("192.0.2.1"))
+			},
 		},
 		work: func(seconds float64) limits {
 			return limits{count: [kinds]int{whoami: again(1, seconds), write: 5 + int(seconds/10) + 1}}
@@ -284,13 +283,11 @@ func TestAMillionMembers(t *testing.T) {
 	siege{
 		name: fmt.Sprintf("bodies of %d members, max_body 16MiB", scale.members),
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: connections, requests: times, judge: only(200),
-				request: func(int) []byte {
-					return requestWith(body, "PUT", presencePath("@mallory:hs"), viewer, from("192.0.2.1"))
-				},
-			}.run(s.address)
+		flood: flood{
+			connections: connections, requests: times, judge: only(200),
+			request: func(int) []byte {
+				return wire.RequestWith(body, "PUT", presencePath("@mallory:hs"), viewer, from("192.0.2.1"))
+			},
 		},
 		work: func(float64) limits {
 			return limits{count: [kinds]int{whoami: connections, write: times}}
@@ -304,15 +301,15 @@ func TestAMillionMembers(t *testing.T) {
 // connection each, and nothing of the homeserver's.
 func TestSlowBodies(t *testing.T) {
 	s := newSite(t, newHomeserver(t, false), options{})
-	idle := s.goroutines(t)
-	wires := make([]*wire, scale.slow)
+	idle := s.vitals(t).Goroutines
+	wires := make([]*wire.Conn, scale.slow)
 	siege{
 		name: fmt.Sprintf("%d bodies that never end", scale.slow),
 		site: s,
 		attack: func() tally {
 			sum := tally{status: make(map[int]int)}
 			for i := range wires {
-				w, err := dial(s.address)
+				w, err := wire.Dial(s.URL)
 				if err != nil {
 					sum.broken++
 					continue
@@ -323,7 +320,7 @@ func TestSlowBodies(t *testing.T) {
 				if i%2 == 0 {
 					token = tokenOf(name, 0)
 				}
-				if _, err := w.Write(append(request("PUT", presencePath("@"+name+":hs"), bearer(token), from("192.0.2.1"), "Content-Length: 60000"), '{')); err != nil {
+				if _, err := w.Write(append(wire.Request("PUT", presencePath("@"+name+":hs"), bearer(token), from("192.0.2.1"), "Content-Length: 60000"), '{')); err != nil {
 					sum.broken++
 				}
 				sum.sent++
@@ -344,5 +341,5 @@ func TestSlowBodies(t *testing.T) {
 			w.Close()
 		}
 	}
-	eventually(t, "all that waited for a body is gone", func() bool { return s.goroutines(t) < idle+50 })
+	suite.Eventually(t, "all that waited for a body is gone", func() bool { return s.vitals(t).Goroutines < idle+50 })
 }

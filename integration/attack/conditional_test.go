@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // conditions are what a request may say about which answer, or which part of it, it
@@ -47,10 +49,10 @@ var conditions = [][]string{
 func TestConditionsAndRangesGetTheWholeAnswer(t *testing.T) {
 	hs := newHomeserver(t, true)
 	s := newSite(t, hs, options{module: []string{"read_limit off"}})
-	w := mustDial(t, s.address)
+	w := mustDial(t, s.URL)
 	get := func(t *testing.T, method, target string, fields ...string) reply {
 		t.Helper()
-		r, err := w.ask(request(method, presencePath(target), append(fields, viewer)...))
+		r, err := w.Ask(wire.Request(method, presencePath(target), append(fields, viewer)...))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,19 +60,19 @@ func TestConditionsAndRangesGetTheWholeAnswer(t *testing.T) {
 	}
 	// What an answer is to be, by its target.
 	targets := map[string]reply{
-		bob:    {status: http.StatusOK, body: []byte(presenceOf(statusOf(bob)))},
-		hidden: {status: http.StatusForbidden, body: []byte(`{"errcode":"M_FORBIDDEN","error":"You are not allowed to see their presence."}`)},
+		bob:    {Status: http.StatusOK, Body: []byte(presenceOf(statusOf(bob)))},
+		hidden: {Status: http.StatusForbidden, Body: []byte(`{"errcode":"M_FORBIDDEN","error":"You are not allowed to see their presence."}`)},
 	}
 	expect := func(t *testing.T, got, want reply, length int) {
 		t.Helper()
-		if got.status != want.status || string(got.body) != string(want.body) {
-			t.Errorf("%s (%s), want %s", got, got.header.Get("Cache-Status"), want)
+		if got.Status != want.Status || string(got.Body) != string(want.Body) {
+			t.Errorf("%s (%s), want %s", got, got.CacheStatus(), want)
 		}
-		if got.header.Get("Content-Length") != fmt.Sprint(length) || got.header.Get("Content-Type") != "application/json" {
-			t.Errorf("Content-Length %q and Content-Type %q", got.header.Get("Content-Length"), got.header.Get("Content-Type"))
+		if got.Header.Get("Content-Length") != fmt.Sprint(length) || got.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("Content-Length %q and Content-Type %q", got.Header.Get("Content-Length"), got.Header.Get("Content-Type"))
 		}
 		for _, name := range []string{"Etag", "Last-Modified", "Content-Range", "Accept-Ranges", "Content-Encoding", "Multipart"} {
-			if value := got.header.Get(name); value != "" {
+			if value := got.Header.Get(name); value != "" {
 				t.Errorf("it has %s: %s", name, value)
 			}
 		}
@@ -82,8 +84,8 @@ func TestConditionsAndRangesGetTheWholeAnswer(t *testing.T) {
 			// or a part would be kept as the whole.
 			hs.takeSeen()
 			fresh := fmt.Sprintf("@fresh%d:hs", i)
-			want := reply{status: http.StatusOK, body: []byte(presenceOf(statusOf(fresh)))}
-			expect(t, get(t, "GET", fresh, fields...), want, len(want.body))
+			want := reply{Status: http.StatusOK, Body: []byte(presenceOf(statusOf(fresh)))}
+			expect(t, get(t, "GET", fresh, fields...), want, len(want.Body))
 			for _, seen := range hs.takeSeen() {
 				for _, field := range fields {
 					field, _, _ = strings.Cut(field, ":")
@@ -94,19 +96,19 @@ func TestConditionsAndRangesGetTheWholeAnswer(t *testing.T) {
 					}
 				}
 			}
-			if r := get(t, "GET", fresh); !r.hit() || string(r.body) != string(want.body) {
-				t.Errorf("what was kept of it: %s (%s)", r, r.header.Get("Cache-Status"))
+			if r := get(t, "GET", fresh); !r.Hit() || string(r.Body) != string(want.Body) {
+				t.Errorf("what was kept of it: %s (%s)", r, r.CacheStatus())
 			}
 
 			for target, want := range targets {
 				get(t, "GET", target)
 				hit := get(t, "GET", target, fields...)
-				expect(t, hit, want, len(want.body))
-				if !hit.hit() {
-					t.Errorf("%s: %s, want a hit", target, hit.header.Get("Cache-Status"))
+				expect(t, hit, want, len(want.Body))
+				if !hit.Hit() {
+					t.Errorf("%s: %s, want a hit", target, hit.CacheStatus())
 				}
-				length := len(want.body)
-				want.body = nil
+				length := len(want.Body)
+				want.Body = nil
 				expect(t, get(t, "HEAD", target, fields...), want, length)
 			}
 		})

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // row is what is to be told of an attack.
@@ -56,7 +58,7 @@ func (t *table) print(w io.Writer) {
 	if len(t.rows) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "\nsize %s; \"a of b\" is what was measured and its bound; victims' p99 before → during the attack\n\n", *sizeName)
+	fmt.Fprintf(w, "\nsize %s; \"a of b\" is what was measured and its bound; victims' p99 before → during the attack\n\n", suite.Size())
 	fmt.Fprintln(w, "| attack | requests, answers | the homeserver was asked for | at a time | heap, MB | peak RSS, MB | victims' requests, all right | known token | new token | write |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|")
 	for _, r := range t.rows {
@@ -117,7 +119,7 @@ func inMB(n int64) string                 { return megabytes(n) + " MB" }
 
 // progress tells a person who watches what is going on. Only the full size takes long.
 func progress(t *testing.T, doing string) {
-	if *sizeName != "small" {
+	if suite.Full() {
 		fmt.Printf("%s %s: %s …\n", time.Now().Format(time.TimeOnly), t.Name(), doing)
 	}
 }

@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // TestForeignWriteInEveryFormOfARequest: a request line may hold more than a path, and
@@ -52,7 +55,7 @@ func TestForeignWriteInEveryFormOfARequest(t *testing.T) {
 	for _, f := range forms {
 		hs.takeSeen()
 		raw := f.line + " HTTP/1.1\r\n" + strings.Join(append(slices.Clone(f.fields), aliceHeader, length), "\r\n") + "\r\n\r\n" + body
-		replies := converse(t, s.address, raw)
+		replies := converse(t, s.URL, raw)
 		answers += len(replies)
 		for _, seen := range hs.takeSeen() {
 			if seen.body != "" {
@@ -68,7 +71,7 @@ func TestForeignWriteInEveryFormOfARequest(t *testing.T) {
 			}
 		}
 	}
-	if status, ok := hs.statuses()[bob]; ok {
+	if status, ok := hs.wrote(bob); ok {
 		t.Errorf("bob's status was written: %q", status)
 	}
 	expectPlain(t, hs)
@@ -84,15 +87,15 @@ func TestOwnWriteInEveryFormIsLimited(t *testing.T) {
 	hs := newHomeserver(t, true)
 	s := newProxy(t, hs, "--write-limit", "1/1h burst 1")
 	path := presencePath(alice)
-	read := request("GET", path, bearer(tokenOf("carol", 0)))
-	w := mustDial(t, s.address)
-	if _, err := w.ask(requestWith(online("first"), "PUT", path, aliceHeader)); err != nil {
+	read := wire.Request("GET", path, bearer(tokenOf("carol", 0)))
+	w := mustDial(t, s.URL)
+	if _, err := w.Ask(wire.RequestWith(online("first"), "PUT", path, aliceHeader)); err != nil {
 		t.Fatal(err)
 	}
 	// Nothing is kept for a second after a write.
-	eventually(t, "alice's status is kept", func() bool {
-		r, err := w.ask(read)
-		return err == nil && r.hit()
+	suite.Eventually(t, "alice's status is kept", func() bool {
+		r, err := w.Ask(read)
+		return err == nil && r.Hit()
 	})
 	for i, target := range []string{
 		path, path + "?x", strings.Replace(path, "@", "%40", 1), "http://elsewhere.example" + path, "x://h" + path, "x:" + path,
@@ -100,17 +103,17 @@ func TestOwnWriteInEveryFormIsLimited(t *testing.T) {
 		"x:" + path[1:], "x:X" + path[1:], "x:%2f" + path[1:],
 	} {
 		hs.takeSeen()
-		replies := converse(t, s.address, string(requestWith(online(fmt.Sprint("form ", i)), "PUT", target, aliceHeader)))
+		replies := converse(t, s.URL, string(wire.RequestWith(online(fmt.Sprint("form ", i)), "PUT", target, aliceHeader)))
 		for _, seen := range hs.takeSeen() {
 			if seen.method == "PUT" {
 				t.Errorf("PUT %s: over the limit, the homeserver was asked %s (%s)", target, seen, replies)
 			}
 		}
-		r, err := w.ask(read)
+		r, err := w.Ask(read)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := presenceOf(hs.statuses()[alice]); string(r.body) != want {
+		if want := presenceOf(hs.State(alice).Status); string(r.Body) != want {
 			t.Errorf("PUT %s: a read gets %s, the homeserver has %s", target, r, want)
 		}
 	}
@@ -139,18 +142,18 @@ func TestPipelinedRequestsAreJudgedOneByOne(t *testing.T) {
 		request string
 		want    int
 	}{
-		{string(request("GET", presencePath(bob), aliceHeader)), 200},
-		{string(requestWith(online("mine"), "PUT", presencePath(alice), aliceHeader)), 200},
+		{string(wire.Request("GET", presencePath(bob), aliceHeader)), 200},
+		{string(wire.RequestWith(online("mine"), "PUT", presencePath(alice), aliceHeader)), 200},
 		{smuggled, 403},
-		{string(request("GET", presencePath(hidden), aliceHeader)), 403},
-		{string(requestWith(online(marker), "PUT", presencePath(bob))), 401},
-		{string(requestWith("not JSON", "PUT", presencePath(alice), aliceHeader)), 400},
-		{string(request("PUT", presencePath(bob), aliceHeader, "Transfer-Encoding: chunked")) + chunked(online(marker), 7), 403},
-		{string(requestWith(smuggled, "GET", presencePath(bob), aliceHeader)), 200},
-		{string(requestWith(smuggled, "POST", "/_matrix/client/v3/createRoom", aliceHeader)), 200},
-		{string(request("GET", presencePath(bob), bearer(tokenOf("carol", 0)))), 200},
+		{string(wire.Request("GET", presencePath(hidden), aliceHeader)), 403},
+		{string(wire.RequestWith(online(marker), "PUT", presencePath(bob))), 401},
+		{string(wire.RequestWith("not JSON", "PUT", presencePath(alice), aliceHeader)), 400},
+		{string(wire.Request("PUT", presencePath(bob), aliceHeader, "Transfer-Encoding: chunked")) + chunked(online(marker), 7), 403},
+		{string(wire.RequestWith(smuggled, "GET", presencePath(bob), aliceHeader)), 200},
+		{string(wire.RequestWith(smuggled, "POST", "/_matrix/client/v3/createRoom", aliceHeader)), 200},
+		{string(wire.Request("GET", presencePath(bob), bearer(tokenOf("carol", 0)))), 200},
 	}
-	w := mustDial(t, s.address)
+	w := mustDial(t, s.URL)
 	go func() {
 		for i := range scale.pipelined {
 			if _, err := w.Write([]byte(parts[i%len(parts)].request)); err != nil {
@@ -160,15 +163,15 @@ func TestPipelinedRequestsAreJudgedOneByOne(t *testing.T) {
 		}
 	}()
 	for i := range scale.pipelined {
-		r, err := w.receive("GET")
+		r, err := w.Receive("GET")
 		if err != nil {
 			t.Fatalf("answer %d: %v", i, err)
 		}
-		if part := parts[i%len(parts)]; r.status != part.want {
+		if part := parts[i%len(parts)]; r.Status != part.want {
 			t.Fatalf("answer %d, to %.60q: %s, want %d", i, part.request, r, part.want)
 		}
 	}
-	if status, ok := hs.statuses()[bob]; ok {
+	if status, ok := hs.wrote(bob); ok {
 		t.Errorf("bob's status was written: %q", status)
 	}
 	expectPlain(t, hs)
@@ -182,10 +185,10 @@ func TestPipelinedRequestsAreJudgedOneByOne(t *testing.T) {
 func TestConnectionNamesTheToken(t *testing.T) {
 	hs := newHomeserver(t, true)
 	s := newProxy(t, hs, "--write-limit", "off")
-	w := mustDial(t, s.address)
+	w := mustDial(t, s.URL)
 	ask := func(t *testing.T, raw []byte) reply {
 		t.Helper()
-		r, err := w.ask(raw)
+		r, err := w.Ask(raw)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,27 +202,27 @@ func TestConnectionNamesTheToken(t *testing.T) {
 		t.Run(connection, func(t *testing.T) {
 			// As itself, whichever way the answer comes.
 			for _, when := range []string{"a new token", "a hit"} {
-				r := ask(t, request("GET", path, bearer(tokenOf("carol"+fmt.Sprint(len(connection)), 0)), connection))
-				if r.status != http.StatusOK || string(r.body) != presenceOf(statusOf(bob)) {
+				r := ask(t, wire.Request("GET", path, bearer(tokenOf("carol"+fmt.Sprint(len(connection)), 0)), connection))
+				if r.Status != http.StatusOK || string(r.Body) != presenceOf(statusOf(bob)) {
 					t.Errorf("a read with %s: %s", when, r)
 				}
 			}
 			// Nobody gets what is in memory for lack of a token, or with a made-up one.
-			if r := ask(t, request("GET", path, connection)); r.status != http.StatusUnauthorized {
+			if r := ask(t, wire.Request("GET", path, connection)); r.Status != http.StatusUnauthorized {
 				t.Errorf("a read without a token: %s", r)
 			}
-			if r := ask(t, request("GET", path, bearer("made-up"), connection)); r.status != http.StatusUnauthorized {
+			if r := ask(t, wire.Request("GET", path, bearer("made-up"), connection)); r.Status != http.StatusUnauthorized {
 				t.Errorf("a read with a made-up token: %s", r)
 			}
 			// The token in the query is another's: it is not for us to tell which of
 			// the two counts, so the homeserver is asked, or it is refused.
 			hs.takeSeen()
 			for _, raw := range [][]byte{
-				requestWith(online(marker), "PUT", presencePath(bob)+"?access_token="+tokenOf("bob", 0), aliceHeader, connection),
-				requestWith(online(marker), "PUT", presencePath(alice)+"?access_token="+tokenOf("bob", 0), aliceHeader, connection),
-				requestWith(online(marker), "PUT", presencePath(bob), aliceHeader, connection),
+				wire.RequestWith(online(marker), "PUT", presencePath(bob)+"?access_token="+tokenOf("bob", 0), aliceHeader, connection),
+				wire.RequestWith(online(marker), "PUT", presencePath(alice)+"?access_token="+tokenOf("bob", 0), aliceHeader, connection),
+				wire.RequestWith(online(marker), "PUT", presencePath(bob), aliceHeader, connection),
 			} {
-				if r := ask(t, raw); r.status != http.StatusUnauthorized && r.status != http.StatusForbidden {
+				if r := ask(t, raw); r.Status != http.StatusUnauthorized && r.Status != http.StatusForbidden {
 					t.Errorf("a write: %s", r)
 				}
 			}
@@ -229,17 +232,17 @@ func TestConnectionNamesTheToken(t *testing.T) {
 				}
 			}
 			// One's own write goes as it came: without a token, if that is the wish.
-			r := ask(t, requestWith(online("mine"), "PUT", presencePath(alice), aliceHeader, connection))
-			if strings.HasPrefix(connection, "Connection") != (r.status == http.StatusUnauthorized) {
+			r := ask(t, wire.RequestWith(online("mine"), "PUT", presencePath(alice), aliceHeader, connection))
+			if strings.HasPrefix(connection, "Connection") != (r.Status == http.StatusUnauthorized) {
 				t.Errorf("one's own write: %s", r)
 			}
 			// And the next one, without the field, as ever.
-			if r := ask(t, requestWith(online("mine"), "PUT", presencePath(alice), aliceHeader)); r.status != http.StatusOK {
+			if r := ask(t, wire.RequestWith(online("mine"), "PUT", presencePath(alice), aliceHeader)); r.Status != http.StatusOK {
 				t.Errorf("one's own write afterwards: %s", r)
 			}
 			// A logout without a token is none.
-			ask(t, requestWith("{}", "POST", "/_matrix/client/v3/logout", aliceHeader, connection))
-			if r := ask(t, request("GET", path, aliceHeader)); r.status != http.StatusOK {
+			ask(t, wire.RequestWith("{}", "POST", "/_matrix/client/v3/logout", aliceHeader, connection))
+			if r := ask(t, wire.Request("GET", path, aliceHeader)); r.Status != http.StatusOK {
 				t.Errorf("a read afterwards: %s", r)
 			}
 		})
@@ -265,8 +268,8 @@ func TestLineBreaksDontGetIntoRequests(t *testing.T) {
 		presencePath(bob) + "?user_id={http.request.header.Authorization}&device_id={env.HOME}",
 	} {
 		for _, fields := range [][]string{{aliceHeader}, nil} {
-			converse(t, s.address, string(request("GET", target, fields...)))
-			converse(t, s.address, string(requestWith(online("x"), "PUT", target, fields...)))
+			converse(t, s.URL, string(wire.Request("GET", target, fields...)))
+			converse(t, s.URL, string(wire.RequestWith(online("x"), "PUT", target, fields...)))
 		}
 	}
 	for _, seen := range hs.takeSeen() {

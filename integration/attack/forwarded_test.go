@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // spoofs are fields in which clients say that they are somebody else, a new one with
@@ -25,8 +27,8 @@ func TestForwardedByNobodyWeTrust(t *testing.T) {
 	const requests = 200
 	got := flood{connections: 8, requests: requests, judge: unknownOrLimited, request: func(i int) []byte {
 		fields := append(spoofs(i), bearer(fmt.Sprint("made-up-", i)), from(fmt.Sprintf("198.51.100.%d", i%256)))
-		return request("GET", presencePath(alice), fields...)
-	}}.run(s.address)
+		return wire.Request("GET", presencePath(alice), fields...)
+	}}.run(s.URL)
 	if got.wrong != nil || got.broken > 0 {
 		t.Errorf("%+v", got)
 	}
@@ -59,8 +61,8 @@ func TestForwardedByAProxyThatAppends(t *testing.T) {
 			hs.take()
 			got := flood{connections: 8, requests: requests, judge: unknownOrLimited, request: func(i int) []byte {
 				fields := append(spoofs(i), bearer(fmt.Sprint("made-up-", i)), from(tt.claim(i)+", 192.0.2.1"))
-				return request("GET", presencePath(alice), fields...)
-			}}.run(s.address)
+				return wire.Request("GET", presencePath(alice), fields...)
+			}}.run(s.URL)
 			if got.wrong != nil || got.broken > 0 {
 				t.Errorf("%+v", got)
 			}
@@ -88,8 +90,8 @@ func TestForwardedAddressesOfOneClient(t *testing.T) {
 			hs := newHomeserver(t, false)
 			s := newSite(t, hs, options{identity: []string{fmt.Sprintf("rejected_limit 1/1h burst %d", burst)}})
 			got := flood{connections: 1, requests: 10 * len(tt.addresses), judge: unknownOrLimited, request: func(i int) []byte {
-				return request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from(tt.addresses[i%len(tt.addresses)]))
-			}}.run(s.address)
+				return wire.Request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from(tt.addresses[i%len(tt.addresses)]))
+			}}.run(s.URL)
 			if got.status[http.StatusUnauthorized] != burst {
 				t.Errorf("%d of %d tokens were looked up, want %d for all of %s together",
 					got.status[http.StatusUnauthorized], got.sent, burst, strings.Join(tt.addresses, ", "))

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // TestHeaderBombs: fields that are too many, too large, repeated or malformed. Each is
@@ -51,19 +54,19 @@ func TestHeaderBombs(t *testing.T) {
 		{"a token that is folded in two", []string{"Authorization: Bearer known.alice\r\n .0"}, 401, 401},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r, err := askWhileSending(t, s.address, request("GET", presencePath(bob), append(tt.fields, from("192.0.2.1"))...))
+			r, err := askWhileSending(t, s.URL, wire.Request("GET", presencePath(bob), append(tt.fields, from("192.0.2.1"))...))
 			if err != nil {
 				t.Fatalf("read: %v", err)
 			}
-			if r.status != tt.read {
+			if r.Status != tt.read {
 				t.Errorf("read: %s, want %d", r, tt.read)
 			}
 			hs.takeSeen()
-			r, err = askWhileSending(t, s.address, requestWith(online("x"), "PUT", presencePath(alice), append(tt.fields, from("192.0.2.1"))...))
+			r, err = askWhileSending(t, s.URL, wire.RequestWith(online("x"), "PUT", presencePath(alice), append(tt.fields, from("192.0.2.1"))...))
 			if err != nil {
 				t.Fatalf("write: %v", err)
 			}
-			if r.status != tt.write {
+			if r.Status != tt.write {
 				t.Errorf("write: %s, want %d", r, tt.write)
 			}
 			for _, seen := range hs.takeSeen() {
@@ -82,20 +85,18 @@ func TestManyHeaderBombs(t *testing.T) {
 	s := newSite(t, newHomeserver(t, false), options{module: []string{"read_limit off"}})
 	large := "X-A: " + strings.Repeat("x", 15_000)
 	bombs := [][]byte{
-		request("GET", presencePath(bob), viewer, large, from("192.0.2.1")),
-		request("GET", presencePath(bob), viewer, "X-B: "+strings.Repeat("x", 100_000), from("192.0.2.1")),
-		request("GET", presencePath(bob), append(strings.Split(strings.Repeat("X-A: x\n", 1_000)+viewer, "\n"), from("192.0.2.1"))...),
-		request("GET", presencePath(bob)+"?"+strings.Repeat("a&", 6_000), viewer, from("192.0.2.1")),
-		request("GET", presencePath(bob)+"?"+strings.Repeat("%61ccess_token=x;", 700), viewer, from("192.0.2.1")),
+		wire.Request("GET", presencePath(bob), viewer, large, from("192.0.2.1")),
+		wire.Request("GET", presencePath(bob), viewer, "X-B: "+strings.Repeat("x", 100_000), from("192.0.2.1")),
+		wire.Request("GET", presencePath(bob), append(strings.Split(strings.Repeat("X-A: x\n", 1_000)+viewer, "\n"), from("192.0.2.1"))...),
+		wire.Request("GET", presencePath(bob)+"?"+strings.Repeat("a&", 6_000), viewer, from("192.0.2.1")),
+		wire.Request("GET", presencePath(bob)+"?"+strings.Repeat("%61ccess_token=x;", 700), viewer, from("192.0.2.1")),
 	}
 	siege{
 		name: "header fields of 15 KB and 100 KB, 1,000 fields, 6,000 parameters",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: connections, requests: scale.bodies * 4, judge: only(200, 431),
-				request: func(i int) []byte { return bombs[i%len(bombs)] },
-			}.run(s.address)
+		flood: flood{
+			connections: connections, requests: scale.bodies * 4, judge: only(200, 431),
+			request: func(i int) []byte { return bombs[i%len(bombs)] },
 		},
 		work: func(seconds float64) limits {
 			// The last has a doubtful credential of somebody with an account, and is
@@ -110,21 +111,21 @@ func TestManyHeaderBombs(t *testing.T) {
 // TestHeadersThatNeverEnd: clients that send a byte of a header and then nothing.
 func TestHeadersThatNeverEnd(t *testing.T) {
 	s := newSite(t, newHomeserver(t, false), options{})
-	idle := s.goroutines(t)
-	wires := make([]*wire, scale.slow)
+	idle := s.vitals(t).Goroutines
+	wires := make([]*wire.Conn, scale.slow)
 	siege{
 		name: fmt.Sprintf("%d headers that never end", scale.slow),
 		site: s,
 		attack: func() tally {
 			sum := tally{status: make(map[int]int)}
 			for i := range wires {
-				w, err := dial(s.address)
+				w, err := wire.Dial(s.URL)
 				if err != nil {
 					sum.broken++
 					continue
 				}
 				wires[i] = w
-				if _, err := w.Write(head("GET", presencePath(bob), viewer, "X-A:")); err != nil {
+				if _, err := w.Write(wire.Head("GET", presencePath(bob), viewer, "X-A:")); err != nil {
 					sum.broken++
 				}
 				sum.sent++
@@ -140,5 +141,5 @@ func TestHeadersThatNeverEnd(t *testing.T) {
 			w.Close()
 		}
 	}
-	eventually(t, "all that waited for a header is gone", func() bool { return s.goroutines(t) < idle+50 })
+	suite.Eventually(t, "all that waited for a header is gone", func() bool { return s.vitals(t).Goroutines < idle+50 })
 }

@@ -1,7 +1,6 @@
 package attack_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,10 +11,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // farewell is a last request, after which the server ends the connection.
-var farewell = string(request("GET", "/_matrix/client/versions", "Connection: close"))
+var farewell = string(wire.Request("GET", "/_matrix/client/versions", "Connection: close"))
 
 // silence is after what time of it a server is taken to wait for more. To take a slow
 // one for that makes its answers others, but none of them wrong.
@@ -32,15 +33,15 @@ func converse(t *testing.T, address, raw string) []reply {
 	var replies []reply
 	for waited := false; ; {
 		w.SetReadDeadline(time.Now().Add(silence))
-		_, err := w.answers.Peek(1)
+		_, err := w.Answers.Peek(1)
 		if errors.Is(err, os.ErrDeadlineExceeded) && !waited {
 			waited = true
 			w.Conn.(*net.TCPConn).CloseWrite()
 		}
 		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			w.SetReadDeadline(time.Now().Add(patience))
+			w.SetReadDeadline(time.Now().Add(wire.Patience))
 			var r reply
-			if r, err = w.receive(http.MethodGet); err == nil {
+			if r, err = w.Receive(http.MethodGet); err == nil {
 				replies = append(replies, r)
 				continue
 			}
@@ -55,7 +56,7 @@ func converse(t *testing.T, address, raw string) []reply {
 func statusesOf(replies []reply) []int {
 	statuses := make([]int, len(replies))
 	for i, r := range replies {
-		statuses[i] = r.status
+		statuses[i] = r.Status
 	}
 	return statuses
 }
@@ -81,17 +82,3 @@ func expectPlain(t *testing.T, hs *homeserver) {
 
 // marker is in all that is to be smuggled.
 const marker = "SMUGGLED"
-
-// eventually polls until check says true. What is the sentence that it proves.
-func eventually(t *testing.T, what string, check func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for !check() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("never happened: %s", what)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}

@@ -1,18 +1,16 @@
 package attack_test
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
-	"maps"
 	"net"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 // The people. Whoever's name begins with "hidden" is seen by nobody else.
@@ -51,10 +49,23 @@ const (
 
 func (k kind) String() string { return [...]string{"whoami", "reads", "writes", "other"}[k] }
 
-// homeserver is a scripted one. It counts by kind what it is asked by attackers, and
-// how much of it at a time; victims are known by their tokens and not counted.
+// kindOf is what a request asks for. Whatever isn't about presence is something else.
+func kindOf(q *scripted.Request) kind {
+	switch q.Route {
+	case scripted.WhoAmI:
+		return whoami
+	case scripted.Read, scripted.Preflight:
+		return read
+	case scripted.Write:
+		return write
+	}
+	return other
+}
+
+// homeserver is a scripted one, which takes every write. It counts by kind what it is asked by
+// attackers, and how much of it at a time; victims are known by their tokens and not counted.
 type homeserver struct {
-	URL string
+	*scripted.Homeserver
 
 	// whoamiTakes is how long it takes to tell whose a token is, in nanoseconds.
 	whoamiTakes atomic.Int64
@@ -71,14 +82,12 @@ type homeserver struct {
 	most    [kinds]int
 	asking  map[string]int // lookups at a time, by the client's address
 	busiest int            // the most of one address
-	written map[string]string
-	seen    []seen // of attackers, if recording
+	seen    []seen         // of attackers, if recording
 }
 
 // seen is a request as the homeserver read it.
 type seen struct {
 	method, target string // as they stood in the request line
-	host           string
 	header         http.Header
 	body           string
 }
@@ -88,101 +97,62 @@ func (s seen) String() string { return s.method + " " + s.target }
 // newHomeserver starts one. With record it keeps all that comes over the wire.
 func newHomeserver(t *testing.T, record bool) *homeserver {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	hs := &homeserver{
-		URL:     "http://" + listener.Addr().String(),
-		asking:  make(map[string]int),
-		written: make(map[string]string),
+	hs := &homeserver{asking: make(map[string]int)}
+	options := scripted.Options{
+		Owner: ownerOf, Trusting: true, Began: hs.began,
+		Hidden: func(_, target string) bool { return strings.HasPrefix(target, "@hidden") },
+		Body: func(target string, s scripted.State) string {
+			if s.Status == "" {
+				return presenceOf(statusOf(target))
+			}
+			return presenceOf(s.Status)
+		},
 	}
 	if record {
 		hs.recording = new(recording)
-		listener = recordingListener{listener, hs.recording}
+		options.Listener = func(l net.Listener) net.Listener { return recordingListener{l, hs.recording} }
 	}
-	server := &http.Server{Handler: hs, MaxHeaderBytes: 2 << 20}
-	go server.Serve(listener)
-	t.Cleanup(func() { server.Close() })
+	hs.Homeserver = scripted.New(options)
+	if err := hs.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(hs.Cut)
 	return hs
 }
 
 // victimPrefix begins the names of all victims.
 const victimPrefix = "victim"
 
-func (hs *homeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if token == "" {
-		token = r.URL.Query().Get("access_token")
-	}
-	user, known := ownerOf(token)
-	target, isPresence := targetOf(r.URL.EscapedPath())
-	what := other
-	switch {
-	case strings.HasSuffix(r.URL.Path, "/account/whoami"):
-		what = whoami
-	case isPresence && r.Method == http.MethodPut:
-		what = write
-	case isPresence:
-		what = read
-	}
-	if !strings.HasPrefix(user, "@"+victimPrefix) {
-		client, _, _ := strings.Cut(r.Header.Get("X-Forwarded-For"), ",")
+// began counts a request, and takes the time for it that a test wants.
+func (hs *homeserver) began(q *scripted.Request) (ended func()) {
+	ended = func() {}
+	if !strings.HasPrefix(q.User, "@"+victimPrefix) {
+		what := kindOf(q)
+		client, _, _ := strings.Cut(q.Header.Get("X-Forwarded-For"), ",")
 		hs.begin(what, client)
-		defer hs.end(what, client)
+		ended = func() { hs.end(what, client) }
 	}
-	body, _ := io.ReadAll(r.Body)
 	if hs.recording != nil {
 		hs.mu.Lock()
-		hs.seen = append(hs.seen, seen{r.Method, r.RequestURI, r.Host, r.Header, string(body)})
+		hs.seen = append(hs.seen, seen{q.Method, q.RequestURI, q.Header, q.Text})
 		hs.mu.Unlock()
 	}
-	if what == whoami && !known && hs.hold != nil {
+	if q.Route != scripted.WhoAmI {
+		return ended
+	}
+	if !q.Known && hs.hold != nil {
 		select {
 		case <-hs.hold:
-		case <-r.Context().Done():
+		case <-q.Context().Done():
 		}
 	}
-	if what == whoami {
-		if takes := time.Duration(hs.whoamiTakes.Load()); takes > 0 {
-			select {
-			case <-time.After(takes):
-			case <-r.Context().Done():
-			}
+	if takes := time.Duration(hs.whoamiTakes.Load()); takes > 0 {
+		select {
+		case <-time.After(takes):
+		case <-q.Context().Done():
 		}
 	}
-
-	switch {
-	case what == other:
-		answer(w, http.StatusOK, `{"other":true}`)
-	case token == "":
-		answer(w, http.StatusUnauthorized, `{"errcode":"M_MISSING_TOKEN","error":"Missing access token"}`)
-	case !known:
-		answer(w, http.StatusUnauthorized, `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token passed.","soft_logout":false}`)
-	case what == whoami:
-		answer(w, http.StatusOK, fmt.Sprintf(`{"user_id":%q,"device_id":"DEVICE","is_guest":false}`, user))
-	case what == write:
-		var content struct {
-			Status string `json:"status_msg"`
-		}
-		if len(body) < 1<<10 { // the costly ones are for the sidecar to judge
-			_ = json.Unmarshal(body, &content)
-		}
-		hs.mu.Lock()
-		hs.written[target] = content.Status
-		hs.mu.Unlock()
-		answer(w, http.StatusOK, `{}`)
-	case strings.HasPrefix(target, "@hidden") && target != user:
-		answer(w, http.StatusForbidden, `{"errcode":"M_FORBIDDEN","error":"You are not allowed to see their presence."}`)
-	default:
-		hs.mu.Lock()
-		status, ok := hs.written[target]
-		hs.mu.Unlock()
-		if !ok {
-			status = statusOf(target)
-		}
-		answer(w, http.StatusOK, presenceOf(status))
-	}
+	return ended
 }
 
 // statusOf is the status of somebody who has not written any. It tells whose it is.
@@ -196,31 +166,6 @@ func statusOf(userID string) string {
 // presenceOf is a body that doesn't age, so that answers can be compared.
 func presenceOf(status string) string {
 	return fmt.Sprintf(`{"presence":"offline","status_msg":%q}`, status)
-}
-
-// targetOf returns whose presence an escaped path is about, by the patterns that
-// homeservers have: they look at no path that doesn't begin so.
-func targetOf(escapedPath string) (userID string, ok bool) {
-	for _, version := range []string{"v3", "r0", "unstable", "api/v1"} {
-		if rest, ok := strings.CutPrefix(escapedPath, "/_matrix/client/"+version+"/presence/"); ok {
-			segment, ok := strings.CutSuffix(rest, "/status")
-			userID, err := url.PathUnescape(segment)
-			return userID, ok && err == nil
-		}
-	}
-	return "", false
-}
-
-// answer writes with the header fields of Synapse.
-func answer(w http.ResponseWriter, status int, body string) {
-	header := w.Header()
-	header.Set("Server", "Synapse/1.160.0")
-	header.Set("Content-Type", "application/json")
-	header.Set("Cache-Control", "no-cache, no-store, must-revalidate")
-	header.Set("Access-Control-Allow-Origin", "*")
-	header.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE, OPTIONS")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, body)
 }
 
 func (hs *homeserver) begin(what kind, client string) {
@@ -270,9 +215,8 @@ func (hs *homeserver) takeSeen() []seen {
 	return all
 }
 
-// statuses returns what was written, by user.
-func (hs *homeserver) statuses() map[string]string {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	return maps.Clone(hs.written)
+// wrote tells whether a user has a status, which is what a write has made of it.
+func (hs *homeserver) wrote(user string) (status string, ok bool) {
+	s := hs.State(user)
+	return s.Status, s.Status != ""
 }

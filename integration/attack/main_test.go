@@ -2,18 +2,12 @@ package attack_test
 
 import (
 	"flag"
-	"fmt"
-	"net/http"
 	"os"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
-
-var sizeName = flag.String("size", "small", "how much is sent: small or full")
 
 // size is how much is sent.
 type size struct {
@@ -37,42 +31,26 @@ type size struct {
 	tables sizesOfTables
 }
 
-var sizes = map[string]size{
-	"small": {
+var (
+	small = size{
 		tokens: 4_000, clients: 1_000, each: 5, targets: 20_000, hidden: 3_000, userIDs: 10_000, long: 200,
 		bodies: 300, members: 400_000, slow: 300, logins: 1_000, pipelined: 500,
 		lasting: 1500 * time.Millisecond,
 		tables:  sizesOfTables{states: 1_000, permissions: 5_000, tokens: 5_000},
-	},
-	"full": {
+	}
+	full = size{
 		tokens: 1_000_000, clients: 10_000, each: 50, targets: 1_000_000, hidden: 1_000_000, userIDs: 1_000_000, long: 10_000,
 		bodies: 50_000, members: 1_000_000, slow: 2_000, logins: 2_000, pipelined: 20_000,
 		lasting: time.Minute,
 		tables:  sizesOfTables{states: 100_000, permissions: 1_000_000, tokens: 100_000},
-	},
-}
+	}
+)
 
 // scale is the size that was asked for.
 var scale size
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	var ok bool
-	if scale, ok = sizes[*sizeName]; !ok {
-		fmt.Fprintf(os.Stderr, "there is no size %q: small or full\n", *sizeName)
-		os.Exit(2)
-	}
-	if _, err := sidecar.Build(os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	figures.print(os.Stdout)
-	// The probe of a sidecar that starts keeps its connection.
-	http.DefaultClient.CloseIdleConnections()
-	if err := goleak.Find(); code == 0 && err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	scale = suite.BySize(small, full)
+	suite.MainWithSidecar(m, func() { figures.print(os.Stdout) })
 }

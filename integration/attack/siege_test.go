@@ -10,7 +10,8 @@ type siege struct {
 	name string
 	site *site
 
-	// attack returns when all is sent and answered.
+	// flood is what is sent. An attack of another kind returns when all is sent and answered.
+	flood  flood
 	attack func() tally
 
 	// work is what the homeserver may be asked in so many seconds.
@@ -43,6 +44,9 @@ func (a siege) run(t *testing.T) tally {
 	<-time.After(calm) // to compare with; nothing depends on its length
 	v.phase.Store(during)
 	began := time.Now()
+	if a.attack == nil {
+		a.attack = func() tally { return a.flood.run(a.site.URL) }
+	}
 	got := a.attack()
 	seconds := time.Since(began).Seconds()
 	suffered := v.goHome()

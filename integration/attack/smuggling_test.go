@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // The tests in this file send what two servers might take apart differently. Each
@@ -15,7 +17,7 @@ import (
 // not in the body of one that nobody has judged, and not in the rest of a connection.
 
 // smuggled is the request that is to get past.
-var smuggled = string(requestWith(online(marker), "PUT", presencePath(bob), aliceHeader))
+var smuggled = string(wire.RequestWith(online(marker), "PUT", presencePath(bob), aliceHeader))
 
 var aliceHeader = bearer(tokenOf("alice", 0))
 
@@ -266,9 +268,9 @@ func TestNothingIsSmuggled(t *testing.T) {
 	hs := newHomeserver(t, true)
 	s := newProxy(t, hs, "--write-limit", "off", "--read-limit", "off")
 	warm := func() {
-		w := mustDial(t, s.address)
+		w := mustDial(t, s.URL)
 		defer w.Close()
-		if r, err := w.ask(request("GET", presencePath(bob), aliceHeader)); err != nil || r.status != http.StatusOK {
+		if r, err := w.Ask(wire.Request("GET", presencePath(bob), aliceHeader)); err != nil || r.Status != http.StatusOK {
 			t.Fatal(r, err)
 		}
 	}
@@ -278,9 +280,9 @@ func TestNothingIsSmuggled(t *testing.T) {
 			warm()
 			hs.takeSeen()
 			tried++
-			replies := converse(t, s.address, shape.raw(what))
+			replies := converse(t, s.URL, shape.raw(what))
 			for _, r := range replies {
-				answers[r.status]++
+				answers[r.Status]++
 			}
 			asked := 0
 			for _, seen := range hs.takeSeen() {
@@ -297,7 +299,7 @@ func TestNothingIsSmuggled(t *testing.T) {
 			}
 		}
 	}
-	if status, ok := hs.statuses()[bob]; ok {
+	if status, ok := hs.wrote(bob); ok {
 		t.Errorf("bob's status was written: %q", status)
 	}
 	expectPlain(t, hs)

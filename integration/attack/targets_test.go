@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // connectionTakes is how much memory a connection takes that is being served:
@@ -18,7 +20,7 @@ var viewer = bearer(tokenOf("mallory", 0))
 func only(statuses ...int) func(int, reply) error {
 	return func(i int, r reply) error {
 		for _, status := range statuses {
-			if r.status == status {
+			if r.Status == status {
 				return nil
 			}
 		}
@@ -89,11 +91,9 @@ func TestManyTargets(t *testing.T) {
 			s := newSite(t, newHomeserver(t, false), tt.options)
 			siege{
 				name: tt.name, site: s,
-				attack: func() tally {
-					return flood{
-						connections: 32, requests: tt.n, judge: tt.judge,
-						request: func(i int) []byte { return request("GET", presencePath(tt.target(i)), viewer, from("192.0.2.1")) },
-					}.run(s.address)
+				flood: flood{
+					connections: 32, requests: tt.n, judge: tt.judge,
+					request: func(i int) []byte { return wire.Request("GET", presencePath(tt.target(i)), viewer, from("192.0.2.1")) },
 				},
 				work: tt.work, entries: tt.entries,
 			}.run(t)
@@ -108,13 +108,11 @@ func TestForeignWritesCostTheHomeserverNothing(t *testing.T) {
 	siege{
 		name: "writes to distinct other users",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: 32, requests: scale.targets / 4, judge: only(http.StatusForbidden),
-				request: func(i int) []byte {
-					return requestWith(online("x"), "PUT", presencePath(fmt.Sprintf("@user%d:hs", i)), viewer, from("192.0.2.1"))
-				},
-			}.run(s.address)
+		flood: flood{
+			connections: 32, requests: scale.targets / 4, judge: only(http.StatusForbidden),
+			request: func(i int) []byte {
+				return wire.RequestWith(online("x"), "PUT", presencePath(fmt.Sprintf("@user%d:hs", i)), viewer, from("192.0.2.1"))
+			},
 		},
 		work: func(seconds float64) limits { return limits{count: [kinds]int{whoami: again(1, seconds)}} },
 	}.run(t)
@@ -129,34 +127,32 @@ func TestManyUserIDsOnOneToken(t *testing.T) {
 	siege{
 		name: "distinct user_id= and device_id= on an ordinary token",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: connections, requests: scale.userIDs,
-				request: func(i int) []byte {
-					target := presencePath(bob)
-					switch i % 4 {
-					case 0:
-						target += fmt.Sprintf("?user_id=@u%d:hs", i)
-					case 1:
-						target += fmt.Sprintf("?user_id=@u%d:hs&device_id=D%d", i, i)
-					case 2:
-						target += fmt.Sprintf("?user_id=@u%d:hs&org.matrix.msc3202.device_id=D%d", i, i)
-					case 3:
-						target = presencePath(alice) + fmt.Sprintf("?user_id=%%40alice%%3Ahs&x=%d", i)
-						return requestWith(online("x"), "PUT", target, viewer, from("192.0.2.1"))
-					}
-					return request("GET", target, viewer, from("192.0.2.1"))
-				},
-				judge: func(i int, r reply) error {
-					if i%4 == 3 {
-						return only(http.StatusForbidden)(i, r)
-					}
-					if r.status != http.StatusOK || string(r.body) != presenceOf(statusOf(bob)) {
-						return fmt.Errorf("request %d was answered with %s", i, r)
-					}
-					return nil
-				},
-			}.run(s.address)
+		flood: flood{
+			connections: connections, requests: scale.userIDs,
+			request: func(i int) []byte {
+				target := presencePath(bob)
+				switch i % 4 {
+				case 0:
+					target += fmt.Sprintf("?user_id=@u%d:hs", i)
+				case 1:
+					target += fmt.Sprintf("?user_id=@u%d:hs&device_id=D%d", i, i)
+				case 2:
+					target += fmt.Sprintf("?user_id=@u%d:hs&org.matrix.msc3202.device_id=D%d", i, i)
+				case 3:
+					target = presencePath(alice) + fmt.Sprintf("?user_id=%%40alice%%3Ahs&x=%d", i)
+					return wire.RequestWith(online("x"), "PUT", target, viewer, from("192.0.2.1"))
+				}
+				return wire.Request("GET", target, viewer, from("192.0.2.1"))
+			},
+			judge: func(i int, r reply) error {
+				if i%4 == 3 {
+					return only(http.StatusForbidden)(i, r)
+				}
+				if r.Status != http.StatusOK || string(r.Body) != presenceOf(statusOf(bob)) {
+					return fmt.Errorf("request %d was answered with %s", i, r)
+				}
+				return nil
+			},
 		},
 		work: func(seconds float64) limits {
 			n := again(connections, seconds)
@@ -174,24 +170,22 @@ func TestVeryLongUserIDs(t *testing.T) {
 		id := longID("long", i, length)
 		switch i % 4 {
 		case 0:
-			return request("GET", presencePath(id), viewer, from("192.0.2.1"))
+			return wire.Request("GET", presencePath(id), viewer, from("192.0.2.1"))
 		case 1:
-			return requestWith(online("x"), "PUT", presencePath(id), viewer, from("192.0.2.1"))
+			return wire.RequestWith(online("x"), "PUT", presencePath(id), viewer, from("192.0.2.1"))
 		case 2:
-			return request("GET", presencePath(bob)+"?user_id="+id, viewer, from("192.0.2.1"))
+			return wire.Request("GET", presencePath(bob)+"?user_id="+id, viewer, from("192.0.2.1"))
 		default:
-			return requestWith(online("x"), "PUT", presencePath(bob)+"?user_id="+id, viewer, from("192.0.2.1"))
+			return wire.RequestWith(online("x"), "PUT", presencePath(bob)+"?user_id="+id, viewer, from("192.0.2.1"))
 		}
 	}
 	t.Run("default header size", func(t *testing.T) {
 		s := newSite(t, newHomeserver(t, false), options{})
 		siege{
-			name: "user IDs of 100,000 bytes",
-			site: s,
-			attack: func() tally {
-				return flood{connections: connections, requests: scale.long, request: ask, judge: only(http.StatusRequestHeaderFieldsTooLarge)}.run(s.address)
-			},
-			work: func(float64) limits { return limits{} },
+			name:  "user IDs of 100,000 bytes",
+			site:  s,
+			flood: flood{connections: connections, requests: scale.long, request: ask, judge: only(http.StatusRequestHeaderFieldsTooLarge)},
+			work:  func(float64) limits { return limits{} },
 		}.run(t)
 	})
 	t.Run("header of a megabyte", func(t *testing.T) {
@@ -199,15 +193,13 @@ func TestVeryLongUserIDs(t *testing.T) {
 		siege{
 			name: "user IDs of 100,000 bytes, Caddy's max_header_size 1MB",
 			site: s,
-			attack: func() tally {
-				return flood{
-					connections: connections, requests: scale.long, request: ask,
-					judge: func(i int, r reply) error {
-						// A target of that size is passed on, to be the homeserver's to judge, and so
-						// is a reader; a writer can't be asked about.
-						return only([]int{http.StatusOK, http.StatusForbidden, http.StatusOK, http.StatusUnauthorized}[i%4])(i, r)
-					},
-				}.run(s.address)
+			flood: flood{
+				connections: connections, requests: scale.long, request: ask,
+				judge: func(i int, r reply) error {
+					// A target of that size is passed on, to be the homeserver's to judge, and so
+					// is a reader; a writer can't be asked about.
+					return only([]int{http.StatusOK, http.StatusForbidden, http.StatusOK, http.StatusUnauthorized}[i%4])(i, r)
+				},
 			},
 			work: func(seconds float64) limits {
 				return limits{count: [kinds]int{whoami: again(connections, seconds), read: scale.long/2 + connections*(1+int(seconds/30))}}

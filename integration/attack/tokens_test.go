@@ -10,6 +10,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // rejected is how many unknown tokens a client may have looked up in so many seconds,
@@ -23,15 +26,15 @@ func madeUp(i int, address string) []byte {
 	token := fmt.Sprintf("made-up-%s-%d", strings.ReplaceAll(address, ":", "-"), i)
 	switch target := presencePath(alice); i % 5 {
 	case 0:
-		return request("GET", target, bearer(token), from(address))
+		return wire.Request("GET", target, bearer(token), from(address))
 	case 1:
-		return request("GET", target+"?access_token="+token, from(address))
+		return wire.Request("GET", target+"?access_token="+token, from(address))
 	case 2:
-		return requestWith(online("x"), "PUT", target, bearer(token), from(address))
+		return wire.RequestWith(online("x"), "PUT", target, bearer(token), from(address))
 	case 3: // a spelling that only some homeservers serve
-		return request("GET", strings.Replace(target, "/v3/", "/unstable/", 1), bearer(token), from(address))
+		return wire.Request("GET", strings.Replace(target, "/v3/", "/unstable/", 1), bearer(token), from(address))
 	default:
-		return request("GET", target+"?user_id=@made-up:hs&device_id=D", bearer(token), from(address))
+		return wire.Request("GET", target+"?user_id=@made-up:hs&device_id=D", bearer(token), from(address))
 	}
 }
 
@@ -41,19 +44,19 @@ func unknownOrLimited(_ int, r reply) error {
 		Errcode string `json:"errcode"`
 		RetryMS int    `json:"retry_after_ms"`
 	}
-	_ = json.Unmarshal(r.body, &body)
-	switch r.status {
+	_ = json.Unmarshal(r.Body, &body)
+	switch r.Status {
 	case http.StatusUnauthorized:
 		if body.Errcode == "M_UNKNOWN_TOKEN" {
 			return nil
 		}
 	case http.StatusTooManyRequests:
-		seconds, err := strconv.Atoi(r.header.Get("Retry-After"))
+		seconds, err := strconv.Atoi(r.Header.Get("Retry-After"))
 		if err == nil && seconds > 0 && body.RetryMS > 0 && body.Errcode == "M_LIMIT_EXCEEDED" {
 			return nil
 		}
 	}
-	return fmt.Errorf("a made-up token was answered with %s (Retry-After %q)", r, r.header.Get("Retry-After"))
+	return fmt.Errorf("a made-up token was answered with %s (Retry-After %q)", r, r.Header.Get("Retry-After"))
 }
 
 // TestRandomTokensFromOneAddress: somebody without an account tries tokens as fast as
@@ -64,11 +67,9 @@ func TestRandomTokensFromOneAddress(t *testing.T) {
 	siege{
 		name: "random tokens, one address",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: 64, requests: scale.tokens, judge: unknownOrLimited,
-				request: func(i int) []byte { return madeUp(i, attacker) },
-			}.run(s.address)
+		flood: flood{
+			connections: 64, requests: scale.tokens, judge: unknownOrLimited,
+			request: func(i int) []byte { return madeUp(i, attacker) },
 		},
 		work: func(seconds float64) limits {
 			n := rejected(rejectedBurst, seconds, lookupsEach)
@@ -77,23 +78,23 @@ func TestRandomTokensFromOneAddress(t *testing.T) {
 		},
 	}.run(t)
 
-	w := mustDial(t, s.address)
+	w := mustDial(t, s.URL)
 	for _, tt := range []struct {
 		name    string
 		request []byte
 		want    int
 	}{
-		{"a new token from elsewhere", request("GET", presencePath(bob), bearer(tokenOf("alice", 1)), from("192.0.2.2")), http.StatusOK},
+		{"a new token from elsewhere", wire.Request("GET", presencePath(bob), bearer(tokenOf("alice", 1)), from("192.0.2.2")), http.StatusOK},
 		{"the token that is known now, from the attacker's address",
-			request("GET", presencePath(bob), bearer(tokenOf("alice", 1)), from(attacker)), http.StatusOK},
+			wire.Request("GET", presencePath(bob), bearer(tokenOf("alice", 1)), from(attacker)), http.StatusOK},
 		{"a new token from the attacker's address",
-			request("GET", presencePath(bob), bearer(tokenOf("alice", 2)), from(attacker)), http.StatusTooManyRequests},
+			wire.Request("GET", presencePath(bob), bearer(tokenOf("alice", 2)), from(attacker)), http.StatusTooManyRequests},
 	} {
-		r, err := w.ask(tt.request)
+		r, err := w.Ask(tt.request)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.status != tt.want {
+		if r.Status != tt.want {
 			t.Errorf("%s: %s, want %d", tt.name, r, tt.want)
 		}
 	}
@@ -141,15 +142,13 @@ func TestRandomTokensFromManyAddresses(t *testing.T) {
 			s := newSite(t, newHomeserver(t, false), options{identity: []string{fmt.Sprintf("rejected_limit 10/1m burst %d", burst)}})
 			siege{
 				name: tt.name, site: s,
-				attack: func() tally {
-					return flood{
-						connections: 64, requests: scale.clients * scale.each, judge: unknownOrLimited,
-						// One token of each client, then the next of each: hardly ever
-						// are two of a client on their way.
-						request: func(i int) []byte {
-							return request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from(tt.address(i%scale.clients)))
-						},
-					}.run(s.address)
+				flood: flood{
+					connections: 64, requests: scale.clients * scale.each, judge: unknownOrLimited,
+					// One token of each client, then the next of each: hardly ever
+					// are two of a client on their way.
+					request: func(i int) []byte {
+						return wire.Request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from(tt.address(i%scale.clients)))
+					},
 				},
 				work: func(seconds float64) limits {
 					l := tt.work(seconds)
@@ -183,13 +182,11 @@ func TestUnknownTokensOverTime(t *testing.T) {
 			siege{
 				name: "random tokens without a pause, " + tt.name + ", 10 a second allowed",
 				site: s,
-				attack: func() tally {
-					return flood{
-						connections: 96, requests: math.MaxInt, until: time.Now().Add(scale.lasting), judge: unknownOrLimited,
-						request: func(i int) []byte {
-							return request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from(tt.address(i)))
-						},
-					}.run(s.address)
+				flood: flood{
+					connections: 96, requests: math.MaxInt, until: time.Now().Add(scale.lasting), judge: unknownOrLimited,
+					request: func(i int) []byte {
+						return wire.Request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from(tt.address(i)))
+					},
 				},
 				work: func(seconds float64) limits {
 					return limits{
@@ -213,13 +210,11 @@ func TestSlowLookupsAreShared(t *testing.T) {
 	siege{
 		name: "random tokens, one address, slow homeserver, no budget",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: 200, requests: requests, judge: unknownOrLimited,
-				request: func(i int) []byte {
-					return request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from("192.0.2.1"))
-				},
-			}.run(s.address)
+		flood: flood{
+			connections: 200, requests: requests, judge: unknownOrLimited,
+			request: func(i int) []byte {
+				return wire.Request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from("192.0.2.1"))
+			},
 		},
 		work: func(float64) limits {
 			return limits{count: [kinds]int{whoami: requests}, each: lookupsEach, atATime: [kinds]int{whoami: lookupsEach}}
@@ -237,15 +232,15 @@ func TestOneAddressCantFillTheLine(t *testing.T) {
 	s := newSite(t, hs, options{identity: []string{rejectedLimit, "timeout 1m"}})
 	hs.take()
 
-	wires := make([]*wire, crowd)
+	wires := make([]*wire.Conn, crowd)
 	var arriving sync.WaitGroup
 	for first := range 64 {
 		arriving.Go(func() {
 			for i := first; i < crowd; i += 64 {
-				w, err := dial(s.address)
+				w, err := wire.Dial(s.URL)
 				if err == nil {
 					wires[i] = w
-					_, err = w.Write(request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from("192.0.2.1")))
+					_, err = w.Write(wire.Request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from("192.0.2.1")))
 				}
 				if err != nil {
 					t.Error(err)
@@ -265,19 +260,19 @@ func TestOneAddressCantFillTheLine(t *testing.T) {
 	}()
 	// Each connection has a goroutine, and another one while it waits.
 	before := 0
-	eventually(t, "all of the crowd stands in line, or was sent away", func() bool {
-		now := s.goroutines(t)
+	suite.Eventually(t, "all of the crowd stands in line, or was sent away", func() bool {
+		now := s.vitals(t).Goroutines
 		settled := now >= crowd && now == before
 		before = now
 		return settled
 	})
-	w := mustDial(t, s.address)
+	w := mustDial(t, s.URL)
 	for i := range 3 {
-		r, err := w.ask(request("GET", presencePath(bob), bearer(tokenOf(fmt.Sprint("newcomer", i), 0)), from("198.51.100.7")))
+		r, err := w.Ask(wire.Request("GET", presencePath(bob), bearer(tokenOf(fmt.Sprint("newcomer", i), 0)), from("198.51.100.7")))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.status != http.StatusOK {
+		if r.Status != http.StatusOK {
 			t.Errorf("a new token from another address: %s, want 200", r)
 		}
 	}
@@ -294,19 +289,17 @@ func TestManyLoginsBehindOneAddress(t *testing.T) {
 		siege{
 			name: "logins of " + fmt.Sprint(scale.logins) + " people behind " + address,
 			site: s,
-			attack: func() tally {
-				return flood{
-					connections: scale.logins, requests: scale.logins,
-					request: func(i int) []byte {
-						return request("GET", presencePath(bob), bearer(tokenOf(fmt.Sprint("guest", i), 0)), from(address))
-					},
-					judge: func(i int, r reply) error {
-						if r.status != http.StatusOK || string(r.body) != presenceOf(statusOf(bob)) {
-							return fmt.Errorf("guest %d got %s", i, r)
-						}
-						return nil
-					},
-				}.run(s.address)
+			flood: flood{
+				connections: scale.logins, requests: scale.logins,
+				request: func(i int) []byte {
+					return wire.Request("GET", presencePath(bob), bearer(tokenOf(fmt.Sprint("guest", i), 0)), from(address))
+				},
+				judge: func(i int, r reply) error {
+					if r.Status != http.StatusOK || string(r.Body) != presenceOf(statusOf(bob)) {
+						return fmt.Errorf("guest %d got %s", i, r)
+					}
+					return nil
+				},
 			},
 			work: func(float64) limits {
 				return limits{
@@ -325,13 +318,11 @@ func TestOneUnknownTokenAgainAndAgain(t *testing.T) {
 	siege{
 		name: "one unknown token again and again, with other user_ids",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: 64, requests: scale.tokens, judge: unknownOrLimited,
-				request: func(i int) []byte {
-					return request("GET", presencePath(alice)+fmt.Sprintf("?user_id=@u%d:hs", i), bearer("logged-out"), from("192.0.2.1"))
-				},
-			}.run(s.address)
+		flood: flood{
+			connections: 64, requests: scale.tokens, judge: unknownOrLimited,
+			request: func(i int) []byte {
+				return wire.Request("GET", presencePath(alice)+fmt.Sprintf("?user_id=@u%d:hs", i), bearer("logged-out"), from("192.0.2.1"))
+			},
 		},
 		work: func(seconds float64) limits {
 			// The homeserver's word on a user_id isn't kept, so each may be looked up.
@@ -347,13 +338,11 @@ func TestOneUnknownTokenThatIsNotKept(t *testing.T) {
 	siege{
 		name: "one unknown token again and again, rejected_ttl 0",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: 64, requests: scale.tokens, judge: unknownOrLimited,
-				request: func(int) []byte {
-					return request("GET", presencePath(alice), bearer("logged-out"), from("192.0.2.1"))
-				},
-			}.run(s.address)
+		flood: flood{
+			connections: 64, requests: scale.tokens, judge: unknownOrLimited,
+			request: func(int) []byte {
+				return wire.Request("GET", presencePath(alice), bearer("logged-out"), from("192.0.2.1"))
+			},
 		},
 		work: func(seconds float64) limits {
 			return limits{count: [kinds]int{whoami: rejected(rejectedBurst, seconds, lookupsEach)}, each: lookupsEach}
@@ -370,23 +359,21 @@ func TestUnknownTokensOnRoutesThatRevoke(t *testing.T) {
 	siege{
 		name: "random tokens on logout, device and password routes",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: 64, requests: requests,
-				request: func(i int) []byte {
-					fields := []string{bearer(fmt.Sprint("made-up-", i)), from("192.0.2.1")}
-					switch i % 4 {
-					case 0:
-						return requestWith("{}", "POST", "/_matrix/client/v3/logout", fields...)
-					case 1:
-						return requestWith("{}", "POST", "/_matrix/client/v3/logout/all", fields...)
-					case 2:
-						return requestWith("{}", "DELETE", "/_matrix/client/v3/devices/D", fields...)
-					default:
-						return requestWith("{}", "POST", "/_matrix/client/v3/account/password", fields...)
-					}
-				},
-			}.run(s.address)
+		flood: flood{
+			connections: 64, requests: requests,
+			request: func(i int) []byte {
+				fields := []string{bearer(fmt.Sprint("made-up-", i)), from("192.0.2.1")}
+				switch i % 4 {
+				case 0:
+					return wire.RequestWith("{}", "POST", "/_matrix/client/v3/logout", fields...)
+				case 1:
+					return wire.RequestWith("{}", "POST", "/_matrix/client/v3/logout/all", fields...)
+				case 2:
+					return wire.RequestWith("{}", "DELETE", "/_matrix/client/v3/devices/D", fields...)
+				default:
+					return wire.RequestWith("{}", "POST", "/_matrix/client/v3/account/password", fields...)
+				}
+			},
 		},
 		work: func(seconds float64) limits {
 			return limits{count: [kinds]int{whoami: 9 * rejected(rejectedBurst, seconds, lookupsEach), other: requests}, each: lookupsEach}
@@ -401,15 +388,15 @@ func uncertain(i int, address string) []byte {
 	token := fmt.Sprint("made-up-", i)
 	switch i % 5 {
 	case 0:
-		return request("GET", target, "Authorization: bearer "+token, from(address))
+		return wire.Request("GET", target, "Authorization: bearer "+token, from(address))
 	case 1:
-		return request("GET", target, bearer(token), bearer(token+"x"), from(address))
+		return wire.Request("GET", target, bearer(token), bearer(token+"x"), from(address))
 	case 2:
-		return request("GET", target+"?access_token="+token, bearer(token), from(address))
+		return wire.Request("GET", target+"?access_token="+token, bearer(token), from(address))
 	case 3:
-		return request("GET", target, "Authorization: Bearer  "+token, from(address))
+		return wire.Request("GET", target, "Authorization: Bearer  "+token, from(address))
 	default:
-		return request("GET", target, bearer(token+strings.Repeat("x", 5_000)), from(address))
+		return wire.Request("GET", target, bearer(token+strings.Repeat("x", 5_000)), from(address))
 	}
 }
 
@@ -420,11 +407,9 @@ func TestUncertainCredentialsAtFullSpeed(t *testing.T) {
 	siege{
 		name: "random tokens in doubtful spellings, one address",
 		site: s,
-		attack: func() tally {
-			return flood{
-				connections: 64, requests: scale.tokens, judge: unknownOrLimited,
-				request: func(i int) []byte { return uncertain(i, "192.0.2.1") },
-			}.run(s.address)
+		flood: flood{
+			connections: 64, requests: scale.tokens, judge: unknownOrLimited,
+			request: func(i int) []byte { return uncertain(i, "192.0.2.1") },
 		},
 		work: func(seconds float64) limits {
 			// To charge their users, their tokens are looked up, if they may be tokens.
@@ -445,8 +430,8 @@ func TestMadeUpTokensDontCrowdTheLimits(t *testing.T) {
 	flood{
 		connections: 16, requests: 3 * places,
 		request: func(i int) []byte { return uncertain(i, fmt.Sprintf("192.0.2.%d", i%100)) },
-	}.run(s.address)
-	if readers := s.entries(t, "readers"); readers > places/2 {
+	}.run(s.URL)
+	if readers := s.vitals(t).Tables["readers"]; readers > places/2 {
 		t.Errorf("%d of %d places for readers are taken, by users who don't exist", readers, places)
 	}
 	expectWelcome(t, s, func(int) string { return "198.51.100.7" })
@@ -463,9 +448,9 @@ func TestManyAddressesDontCrowdTheBudgets(t *testing.T) {
 	flood{
 		connections: 64, requests: requests, judge: unknownOrLimited,
 		request: func(i int) []byte {
-			return request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from(fmt.Sprintf("2001:db8:%x::1", i)))
+			return wire.Request("GET", presencePath(alice), bearer(fmt.Sprint("made-up-", i)), from(fmt.Sprintf("2001:db8:%x::1", i)))
 		},
-	}.run(s.address)
+	}.run(s.URL)
 	work := hs.take()
 	t.Logf("%d lookups for %d addresses with one token each, %d at a time", work.count[whoami], requests, work.most[whoami])
 	expectWelcome(t, s, func(i int) string { return fmt.Sprintf("198.51.100.%d", i) })
@@ -478,13 +463,13 @@ func expectWelcome(t *testing.T, s *site, address func(i int) string) {
 	const newcomers = 30
 	refused := 0
 	var last reply
-	w := mustDial(t, s.address)
+	w := mustDial(t, s.URL)
 	for i := range newcomers {
-		r, err := w.ask(request("GET", presencePath(bob), bearer(tokenOf(fmt.Sprint("newcomer", i), 0)), from(address(i))))
+		r, err := w.Ask(wire.Request("GET", presencePath(bob), bearer(tokenOf(fmt.Sprint("newcomer", i), 0)), from(address(i))))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.status != http.StatusOK {
+		if r.Status != http.StatusOK {
 			refused++
 			last = r
 		}

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // victims are ordinary users. Each of them does three things by turns: reads the
@@ -51,7 +53,7 @@ var runs atomic.Int64
 
 // newVictims sends them out.
 func newVictims(t *testing.T, s *site) *victims {
-	v := &victims{t: t, address: s.address, end: make(chan struct{})}
+	v := &victims{t: t, address: s.URL, end: make(chan struct{})}
 	run := runs.Add(1)
 	for i := range people {
 		v.all.Go(func() {
@@ -67,7 +69,7 @@ func newVictims(t *testing.T, s *site) *victims {
 
 // live does errands until the victims are called home.
 func (v *victims) live(name, address string) error {
-	w, err := dial(v.address)
+	w, err := wire.Dial(v.address)
 	if err != nil {
 		return err
 	}
@@ -85,12 +87,12 @@ func (v *victims) live(name, address string) error {
 		requests, want := v.requests(errand, name, address, n)
 		phase, began := v.phase.Load(), time.Now()
 		for i, request := range requests {
-			r, err := w.ask(request)
+			r, err := w.Ask(request)
 			if err != nil {
 				return fmt.Errorf("errand %d, request %d: %w", n, i, err)
 			}
-			if r.status != http.StatusOK || string(r.body) != want[i] {
-				return fmt.Errorf("errand %d, request %d: %s (%s), want 200 %s", n, i, r, r.header.Get("Cache-Status"), want[i])
+			if r.Status != http.StatusOK || string(r.Body) != want[i] {
+				return fmt.Errorf("errand %d, request %d: %s (%s), want 200 %s", n, i, r, r.CacheStatus(), want[i])
 			}
 		}
 		v.mu.Lock()
@@ -105,18 +107,18 @@ func (v *victims) requests(errand int, name, address string, n int) (requests []
 	friend := fmt.Sprintf("@friend%d:hs", n%20)
 	switch errand {
 	case readKnown:
-		return [][]byte{request("GET", presencePath(friend), bearer(tokenOf(name, 0)), from(address))},
+		return [][]byte{wire.Request("GET", presencePath(friend), bearer(tokenOf(name, 0)), from(address))},
 			[]string{presenceOf(statusOf(friend))}
 	case readNew:
-		return [][]byte{request("GET", presencePath(friend), bearer(tokenOf(name, n)), from(address))},
+		return [][]byte{wire.Request("GET", presencePath(friend), bearer(tokenOf(name, n)), from(address))},
 			[]string{presenceOf(statusOf(friend))}
 	default:
 		// Somebody new each time: a user may write five times at once.
 		localpart := fmt.Sprintf("%s-%d", name, n)
 		status, path, token := fmt.Sprint("away for ", n), presencePath("@"+localpart+":hs"), tokenOf(localpart, 0)
 		return [][]byte{
-			requestWith(online(status), "PUT", path, bearer(token), from(address)),
-			request("GET", path, bearer(token), from(address)),
+			wire.RequestWith(online(status), "PUT", path, bearer(token), from(address)),
+			wire.Request("GET", path, bearer(token), from(address)),
 		}, []string{`{}`, presenceOf(status)}
 	}
 }

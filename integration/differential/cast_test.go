@@ -18,7 +18,7 @@ const whoAmI = "/_matrix/client/v3/account/whoami"
 // with all that the specification allows today.
 type cast struct {
 	hs     *homeserver.Homeserver
-	direct *wire
+	direct *client
 
 	seen    []homeserver.User // in a room with the friend; their presence stands still
 	limited []homeserver.User // their budget of writes is used up
@@ -34,7 +34,7 @@ var casts atomic.Int64
 
 func newCast(t *testing.T, hs *homeserver.Homeserver) *cast {
 	t.Helper()
-	c := &cast{hs: hs, direct: newWire(t, hs.URL)}
+	c := &cast{hs: hs, direct: newClient(t, hs.URL)}
 	n := casts.Add(1)
 	register := func(name string) homeserver.User {
 		user, err := hs.Register(t.Context(), fmt.Sprintf("%s-%d", name, n), "a password")
@@ -97,7 +97,7 @@ func stateWith(status string) string {
 func (c *cast) status(t *testing.T, user homeserver.User) string {
 	t.Helper()
 	a := c.direct.send(t, request{http.MethodGet, statusPath(user.ID), bearer(user.AccessToken), ""})
-	if a.status != http.StatusOK {
+	if a.Status != http.StatusOK {
 		t.Fatalf("reading the presence of %s: %s", user.ID, a)
 	}
 	return a.field("status_msg")

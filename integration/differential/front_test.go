@@ -13,19 +13,19 @@ import (
 
 // front is the sidecar, or what stands in its place, before a homeserver.
 type front struct {
-	wire  *wire
+	wire  *client
 	relay *relay
-	bare  *wire // to a Go server that answers 204 to everything
+	bare  *client // to a Go server that answers 204 to everything
 }
 
-func newBare(t *testing.T) *wire {
+func newBare(t *testing.T) *client {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	}))
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.Start()
 	t.Cleanup(server.Close)
-	return newWire(t, server.URL)
+	return newClient(t, server.URL)
 }
 
 // options make the sidecar hold on to what it has seen, so that a wrong answer from
@@ -63,7 +63,7 @@ func newFront(t *testing.T, c *cast) *front {
 			t.Error(err)
 		}
 	})
-	return &front{newWire(t, s.URL), relay, newBare(t)}
+	return &front{newClient(t, s.URL), relay, newBare(t)}
 }
 
 // send sends a request through the front, and returns with its answer what went on to
@@ -80,11 +80,11 @@ func (f *front) spend(t *testing.T, c *cast) {
 	t.Helper()
 	for _, user := range c.limited {
 		status := nextNumber()
-		if a, _ := f.send(t, c.write(user, status)); a.status != http.StatusOK {
+		if a, _ := f.send(t, c.write(user, status)); a.Status != http.StatusOK {
 			t.Fatalf("the first write of %s: %s", user.ID, a)
 		}
 		c.waitFor(t, user, status)
-		if a, _ := f.send(t, c.write(user, nextNumber())); a.status != http.StatusTooManyRequests {
+		if a, _ := f.send(t, c.write(user, nextNumber())); a.Status != http.StatusTooManyRequests {
 			t.Fatalf("the second write of %s: %s", user.ID, a)
 		}
 	}
@@ -94,10 +94,10 @@ func (f *front) spend(t *testing.T, c *cast) {
 // saw it: one without any handler of its own refuses it, too.
 func (f *front) notHTTP(t *testing.T, r request, a answer, sent []forwarded) bool {
 	t.Helper()
-	if len(sent) > 0 || a.field("errcode") != "" || a.status != 0 && a.status < 400 {
+	if len(sent) > 0 || a.field("errcode") != "" || a.Status != 0 && a.Status < 400 {
 		return false
 	}
-	return f.bare.send(t, r).status != http.StatusNoContent
+	return f.bare.send(t, r).Status != http.StatusNoContent
 }
 
 // elsewhere reports whether a request names another host than the sidecar's site, in a

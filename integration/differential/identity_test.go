@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
@@ -14,11 +15,11 @@ import (
 // is sure of one, the homeserver must act for the same user; where it sees none,
 // neither may the homeserver.
 func TestACredentialIsTheHomeserversUser(t *testing.T) {
-	eachHomeserver(t, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		f := newFront(t, c)
 		f.prime(t, c)
-		y := compareCredentials(t, c, f, counts[*size].credentials, matrix.ParseCredential)
+		y := compareCredentials(t, c, f, counts().credentials, matrix.ParseCredential)
 		y.report(t)
 		t.Logf("credentials on %s: %d tried, %d sure, %d without a token, %d uncertain, %d broke a law",
 			hs.Name, y.cases, y.of("sure of it"), y.of("no token"), y.of("uncertain"), len(y.violations))
@@ -33,7 +34,7 @@ func TestACredentialIsTheHomeserversUser(t *testing.T) {
 // A bridge's mistake in a user_id is a mistake in one request. Dendrite answers one
 // that is no user of its own with M_UNKNOWN_TOKEN, as if the token were none.
 func TestAUserWhoIsNoneDoesNotCostAnAppserviceItsToken(t *testing.T) {
-	eachHomeserver(t, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		f := newFront(t, c)
 		for _, user := range []string{"", "?user_id=@someone:elsewhere.test", "?user_id=" + url.QueryEscape(c.ghost), ""} {

@@ -13,13 +13,14 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
 // TestTheUsualMistakesAreCaught puts a proxy with the usual mistakes in the sidecar's
 // place: each comparison has to find them.
 func TestTheUsualMistakesAreCaught(t *testing.T) {
-	c := newCast(t, server(t, "dendrite"))
+	c := newCast(t, suite.Homeserver(t, "dendrite", homeserver.Options{}))
 	f := newMistaken(t, c)
 	f.spend(t, c)
 	f.prime(t, c)
@@ -65,7 +66,7 @@ func newMistaken(t *testing.T, c *cast) *front {
 	}
 	server := httptest.NewServer(m)
 	t.Cleanup(server.Close)
-	return &front{newWire(t, server.URL), relay, newBare(t)}
+	return &front{newClient(t, server.URL), relay, newBare(t)}
 }
 
 var mistakenRoute = regexp.MustCompile(`^/_matrix/client/v3/presence/(.*)/status$`)

@@ -8,17 +8,18 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestWhatIsAnsweredFromMemoryIsTheHomeserversAnswer sends reads in all spellings to
 // the homeserver and through a sidecar that remembers the presences, and refusals,
 // that they are near to.
 func TestWhatIsAnsweredFromMemoryIsTheHomeserversAnswer(t *testing.T) {
-	eachHomeserver(t, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		f := newFront(t, c)
 		f.prime(t, c)
-		y := compareReads(t, c, f, counts[*size].reads)
+		y := compareReads(t, c, f, counts().reads)
 		y.report(t)
 		t.Logf("reads on %s: %d tried, %d were of a presence, %d answered from memory, %d broke a law",
 			hs.Name, y.cases, y.of("homeserver: a presence"), y.of("from memory: as"), len(y.violations))
@@ -37,8 +38,8 @@ func (f *front) prime(t *testing.T, c *cast) {
 		for _, viewer := range []homeserver.User{c.friend, c.stranger} {
 			r := request{http.MethodGet, statusPath(target.ID), bearer(viewer.AccessToken), ""}
 			f.send(t, r)
-			if a, _ := f.send(t, r); !a.hit() {
-				t.Fatalf("%s: %s (%s), want a hit", r, a, a.cacheStatus())
+			if a, _ := f.send(t, r); !a.Hit() {
+				t.Fatalf("%s: %s (%s), want a hit", r, a, a.CacheStatus())
 			}
 		}
 	}
@@ -89,7 +90,7 @@ func presenceOf(a answer) any {
 		Presence  *string `json:"presence"`
 		StatusMsg string  `json:"status_msg"`
 	}
-	if a.status != http.StatusOK || json.Unmarshal(a.body, &body) != nil || body.Presence == nil {
+	if a.Status != http.StatusOK || json.Unmarshal(a.Body, &body) != nil || body.Presence == nil {
 		return nil
 	}
 	return [...]string{*body.Presence, body.StatusMsg}
@@ -100,16 +101,16 @@ func (w *reads) compare(r request) {
 	direct := w.c.direct.send(w.t, r)
 	through, sent := w.f.send(w.t, r)
 	want, got := presenceOf(direct), presenceOf(through)
-	isHead := r.method == http.MethodHead && direct.status == http.StatusOK
+	isHead := r.method == http.MethodHead && direct.Status == http.StatusOK
 	if want != nil || isHead {
 		w.count("homeserver: a presence")
 	} else {
 		w.count("homeserver: none")
 	}
 	alike := func() bool {
-		return direct.status == through.status && reflect.DeepEqual(presenceOf(direct), got) && direct.field("errcode") == through.field("errcode")
+		return direct.Status == through.Status && reflect.DeepEqual(presenceOf(direct), got) && direct.field("errcode") == through.field("errcode")
 	}
-	if through.hit() && !alike() {
+	if through.Hit() && !alike() {
 		// The client's own spelling never gets to the homeserver.
 		if as, ok := rewritten(r); ok && as.target != r.target {
 			w.differ(r, "from memory: for a target that Go writes anew")
@@ -117,29 +118,29 @@ func (w *reads) compare(r request) {
 		}
 	}
 	switch {
-	case through.hit() && len(sent) > 0:
+	case through.Hit() && len(sent) > 0:
 		w.violate("a hit was forwarded, too: %s\nas %q", r, sent)
-	case through.hit() && alike():
+	case through.Hit() && alike():
 		w.count("from memory: as the homeserver answers")
-	case through.hit() && w.c.hs.Name == "dendrite" && r.method == http.MethodHead && direct.status == http.StatusMethodNotAllowed:
+	case through.Hit() && w.c.hs.Name == "dendrite" && r.method == http.MethodHead && direct.Status == http.StatusMethodNotAllowed:
 		// The README says so: HEAD is answered like GET.
 		w.count("from memory: HEAD, which Dendrite doesn't serve")
-	case through.hit():
+	case through.Hit():
 		w.violate("not the homeserver's answer: %s\ngot from memory %s\nthe homeserver says %s", r, through, direct)
-	case len(sent) == 0 && through.cacheStatus() == "" && len(through.body) == 0 && elsewhere(r):
+	case len(sent) == 0 && through.CacheStatus() == "" && len(through.Body) == 0 && elsewhere(r):
 		w.count("for another host")
-	case len(sent) == 0 && (got != nil || through.status == http.StatusOK):
+	case len(sent) == 0 && (got != nil || through.Status == http.StatusOK):
 		w.violate("answered without the homeserver: %s\ngot %s\nthe homeserver says %s", r, through, direct)
 
 	case w.f.notHTTP(w.t, r, through, sent):
 		w.count("no request to Go")
-	case len(sent) == 0 && through.status == http.StatusUnauthorized && direct.status == http.StatusUnauthorized:
+	case len(sent) == 0 && through.Status == http.StatusUnauthorized && direct.Status == http.StatusUnauthorized:
 		w.count("no or no good token: 401 by both")
-	case len(sent) == 0 && through.status == http.StatusUnauthorized && direct.status == http.StatusMethodNotAllowed && r.method == http.MethodHead:
+	case len(sent) == 0 && through.Status == http.StatusUnauthorized && direct.Status == http.StatusMethodNotAllowed && r.method == http.MethodHead:
 		w.count("no token: HEAD, which Dendrite doesn't serve")
 	case len(sent) == 0 && (r.method == http.MethodPut || alike()):
 		w.differ(r, "a write: refused with %s", through.short())
-	case len(sent) == 0 && through.status == http.StatusBadRequest && isOpaque(r.target):
+	case len(sent) == 0 && through.Status == http.StatusBadRequest && isOpaque(r.target):
 		w.count("a target that is no path: refused")
 	case len(sent) == 0:
 		w.violate("refused without the homeserver: %s\ngot %s\nthe homeserver says %s", r, through, direct)

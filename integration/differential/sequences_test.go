@@ -1,10 +1,8 @@
 package differential_test
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -14,6 +12,9 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/vitals"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
@@ -24,7 +25,7 @@ import (
 // message was lost that the newer write left out; and over the budget bodies got 200 that
 // the homeserver answers with 400.
 func TestWriteSequencesEndAlike(t *testing.T) {
-	eachHomeserver(t, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		for _, recognised := range []string{"auto", hs.Name} {
 			t.Run(recognised, func(t *testing.T) {
 				s := newBusySite(t, hs, recognised)
@@ -35,7 +36,7 @@ func TestWriteSequencesEndAlike(t *testing.T) {
 					twins := newTwins(t, hs, s, fmt.Sprintf("%s-%d", recognised, n))
 					twins.r = rand.New(rand.NewPCG(*seed, uint64(n)))
 					all.Go(func() {
-						for range counts[*size].sequences {
+						for range counts().sequences {
 							sequences.Add(1)
 							if !twins.sequence(&tries, &refused, &limited) {
 								return
@@ -46,10 +47,11 @@ func TestWriteSequencesEndAlike(t *testing.T) {
 				all.Wait()
 				t.Logf("%s: %d sequences of %d writes, of which %d were refused as the homeserver does, and %d told to come again",
 					hs.Name, sequences.Load(), tries.Load(), refused.Load(), limited.Load())
-				coalesced := s.metric(t, `caddy_matrix_presence_outcomes_total{`, `outcome="coalesced"`)
-				lost := s.metric(t, `caddy_matrix_presence_deliveries_total{`, `result="lost"`)
-				superseded := s.metric(t, `caddy_matrix_presence_deliveries_total{`, `result="superseded"`)
-				if lost != 0 || coalesced < float64(sequences.Load())/2 || superseded < float64(sequences.Load())/10 || refused.Load() == 0 {
+				counters, n := s.vitals(t).Counters, int(sequences.Load())
+				coalesced := counters.Outcomes("write", "coalesced")
+				lost := counters.Sum("deliveries_total", "result", "lost")
+				superseded := counters.Sum("deliveries_total", "result", "superseded")
+				if lost != 0 || coalesced < n/2 || superseded < n/10 || refused.Load() == 0 {
 					t.Errorf("%v writes waited, %v were superseded and %v lost", coalesced, superseded, lost)
 				}
 			})
@@ -62,7 +64,7 @@ type busySite struct{ *sidecar.Sidecar }
 
 func newBusySite(t *testing.T, hs *homeserver.Homeserver, recognised string) busySite {
 	t.Helper()
-	s, err := sidecar.StartCaddyfile(t.Context(), fmt.Sprintf(`
+	return busySite{suite.Sidecar(t)(sidecar.StartCaddyfile(t.Context(), fmt.Sprintf(`
 {
 	admin {$ADMIN}
 	metrics
@@ -78,39 +80,17 @@ http://{$LISTEN} {
 	}
 	reverse_proxy %s
 }
-`, recognised, hs.URL))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the sidecar's log:\n%s", s.Log())
-		}
-		s.Stop()
-	})
-	return busySite{s}
+`, recognised, hs.URL)))}
 }
 
-// metric returns a value of the sidecar's, summed up over the lines with those words.
-func (s busySite) metric(t *testing.T, name, label string) (sum float64) {
+// vitals is what the site counts and holds.
+func (s busySite) vitals(t *testing.T) vitals.Vitals {
 	t.Helper()
-	resp, err := http.Get("http://" + s.Admin + "/metrics")
+	v, err := vitals.Read(t.Context(), s.Admin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		line := lines.Text()
-		if !strings.HasPrefix(line, name) || !strings.Contains(line, label) {
-			continue
-		}
-		var value float64
-		if _, err := fmt.Sscan(line[strings.LastIndexByte(line, ' ')+1:], &value); err != nil {
-			t.Fatalf("%q: %v", line, err)
-		}
-		sum += value
-	}
-	return sum
+	return v
 }
 
 // twins are two users of three devices each. One writes directly, the other through the site.
@@ -170,7 +150,7 @@ func (w *twins) sequence(tries, refused, limited *atomic.Int64) bool {
 
 	var want, got string
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		waits := w.site.metric(w.t, "caddy_matrix_presence_pending", "")
+		waits := w.site.vitals(w.t).Pending
 		want, got = w.shown(w.direct[0]), w.shown(w.through[0])
 		if waits == 0 && want == got {
 			return true
@@ -214,19 +194,11 @@ func (w *twins) shown(user homeserver.User) string {
 }
 
 func (w *twins) send(method, base string, user homeserver.User, body string) (status int, text string) {
-	r, err := http.NewRequestWithContext(w.t.Context(), method, base+statusPath(user.ID), strings.NewReader(body))
+	c := wire.Client{Address: base}
+	defer c.Close()
+	r, _, err := c.Ask(request{method, statusPath(user.ID), bearer(user.AccessToken), body}.bytes())
 	if err != nil {
 		return 0, err.Error()
 	}
-	r.Header.Set("Authorization", "Bearer "+user.AccessToken)
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer resp.Body.Close()
-	content, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return 0, err.Error()
-	}
-	return resp.StatusCode, string(content)
+	return r.Status, string(r.Body)
 }

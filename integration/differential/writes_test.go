@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestWhatWritesOnTheHomeserverIsEnforced sends writes in all spellings to the
@@ -14,11 +15,11 @@ import (
 // sidecar: for users without a budget none may have one, and somebody else's
 // token must not even get there.
 func TestWhatWritesOnTheHomeserverIsEnforced(t *testing.T) {
-	eachHomeserver(t, func(t *testing.T, hs *homeserver.Homeserver) {
+	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
 		f := newFront(t, c)
 		f.spend(t, c)
-		y := compareWrites(t, c, f, counts[*size].writes)
+		y := compareWrites(t, c, f, counts().writes)
 		y.report(t)
 		t.Logf("writes on %s: %d tried, %d had an effect, %d were writes to the sidecar, %d broke a law",
 			hs.Name, y.cases, y.of("homeserver: took it"), y.of("sidecar: a write"), len(y.violations))
@@ -93,7 +94,7 @@ func (w *writes) compare() {
 	through, sent := w.f.send(w.t, r)
 	applied := len(sent) > 0 && w.effect(user, second, through)
 	notHTTP := w.f.notHTTP(w.t, r, through, sent)
-	taken := strings.Contains(through.cacheStatus(), "fwd=method") // for a write
+	taken := strings.Contains(through.CacheStatus(), "fwd=method") // for a write
 	who := "exempt user"
 	if limited {
 		who = "user without a budget"
@@ -159,7 +160,7 @@ func (w *writes) foreign(r request) {
 }
 
 // acknowledged tells the answer to a write that was taken.
-func acknowledged(a answer) bool { return a.status == http.StatusOK && string(a.body) == "{}" }
+func acknowledged(a answer) bool { return a.Status == http.StatusOK && string(a.Body) == "{}" }
 
 // effect reports whether a number shows in a user's presence.
 func (w *writes) effect(user homeserver.User, number string, a answer) bool {

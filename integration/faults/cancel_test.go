@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // hangs never answers, and ends when the other side does.
@@ -21,7 +23,7 @@ var hangs = &fault{name: "hangs", strike: (*wire).hungUp}
 func TestCancelledClientsDoNotPileUp(t *testing.T) {
 	s := newSite(t)
 	clients := 50
-	if full() {
+	if suite.Full() {
 		clients = 200
 	}
 	one := func(name string) func() string {
@@ -77,7 +79,7 @@ func TestCancelledClientsDoNotPileUp(t *testing.T) {
 					}
 				})
 			}
-			eventually(t, "all wait", func() error {
+			suite.EventuallyNil(t, "all wait", func() error {
 				waiting := 0
 				if tc.waitIn != "" {
 					waiting = waitingIn(tc.waitIn)
@@ -92,13 +94,13 @@ func TestCancelledClientsDoNotPileUp(t *testing.T) {
 			})
 			leave()
 			wg.Wait()
-			eventually(t, "who left is gone", func() error {
+			suite.EventuallyNil(t, "who left is gone", func() error {
 				if n := inHandler(); n > tc.stay {
 					return fmt.Errorf("%d goroutines are there, want at most %d", n, tc.stay)
 				}
 				return nil
 			})
-			eventually(t, "what was given up is gone", func() error {
+			suite.EventuallyNil(t, "what was given up is gone", func() error {
 				if busy, _, _, _, _ := tc.hangs.state(); busy > tc.stay {
 					return fmt.Errorf("%d requests hang, want at most %d", busy, tc.stay)
 				}
@@ -110,7 +112,7 @@ func TestCancelledClientsDoNotPileUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			tc.hangs.hangUp()
-			eventually(t, "the handlers are done", func() error {
+			suite.EventuallyNil(t, "the handlers are done", func() error {
 				if n := inHandler(); n > 0 {
 					return fmt.Errorf("%d are not", n)
 				}

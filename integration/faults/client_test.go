@@ -12,7 +12,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // seen is what a client saw of an answer.
@@ -50,9 +51,6 @@ func (s seen) excerpt() string { return fmt.Sprintf("%.120q", s.body) }
 // enough is how much a client takes of a body before it leaves.
 const enough = 256 << 10
 
-// patience is how long anything here may take. Who waits for so long waits forever.
-const patience = time.Minute
-
 // client opens a connection for each request, so that it has none when it is done.
 var client = &http.Client{
 	Transport: &http.Transport{
@@ -66,7 +64,7 @@ var client = &http.Client{
 // ask sends a request and returns what came back. A server that doesn't answer
 // within the patience is an error, and so is a client that was cancelled.
 func ask(ctx context.Context, r *http.Request) (seen, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, suite.Patience)
 	defer cancel()
 	var s seen
 	var mu sync.Mutex // guards interim, which another goroutine appends to

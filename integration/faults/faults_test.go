@@ -7,13 +7,15 @@ import (
 	"strings"
 	"testing"
 	"text/tabwriter"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestFaults lets each fault meet each role, and prints what came of it.
 func TestFaults(t *testing.T) {
 	s := newSite(t)
 	rounds := 1
-	if full() {
+	if suite.Full() {
 		rounds = 10
 	}
 	var table strings.Builder
@@ -44,7 +46,7 @@ func TestFaults(t *testing.T) {
 				rows[i] = strings.Join(append(row, f.kept.String()), "\t")
 			})
 		}
-		if full() {
+		if suite.Full() {
 			t.Logf("round %d of %d done", round+1, rounds)
 		}
 	}

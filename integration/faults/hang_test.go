@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/caddymodule"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 // How a homeserver hangs: each keeps a request for longer than anybody waits.
@@ -239,12 +240,12 @@ func (p *pipes) set(what kind, hang func(http.ResponseWriter, *http.Request)) {
 
 // serve is the homeserver.
 func (p *pipes) serve(w http.ResponseWriter, r *http.Request) {
-	what, _ := kindOf(r)
+	what, _ := scripted.RouteOf(r)
 	p.mu.Lock()
 	hang := p.hang[what]
 	p.mu.Unlock()
-	io.Copy(io.Discard, r.Body)
-	status, body := p.hs.serve(r, false)
+	text, _ := io.ReadAll(r.Body)
+	status, body := p.hs.Reply(r, string(text), false)
 	if hang != nil {
 		hang(w, r)
 		panic(http.ErrAbortHandler)

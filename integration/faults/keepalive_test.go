@@ -3,6 +3,8 @@ package faults
 import (
 	"sync"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestConnectionThatEndsWhenItIsReused: a homeserver closes a connection that has been
@@ -13,7 +15,7 @@ func TestConnectionThatEndsWhenItIsReused(t *testing.T) {
 	s := newSite(t)
 	done := s.watch(t)
 	rounds := 200
-	if full() {
+	if suite.Full() {
 		rounds = 5000
 	}
 	tr := &trial{t, s, nil, nil}
@@ -61,7 +63,7 @@ func TestIdleConnectionsThatEndAnyTime(t *testing.T) {
 	s := newSite(t)
 	done := s.watch(t)
 	rounds := 200
-	if full() {
+	if suite.Full() {
 		rounds = 5000
 	}
 	reader := newUser("reader")

@@ -1,19 +1,9 @@
 package faults
 
 import (
-	"flag"
-	"fmt"
-	"os"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if *size != "small" && *size != "full" {
-		fmt.Fprintf(os.Stderr, "-size is small or full, not %s\n", *size)
-		os.Exit(2)
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { suite.Main(m) }

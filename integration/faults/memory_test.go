@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestEndlessBodiesTakeNoMemory: each reader takes many times more of an endless body
@@ -18,7 +20,7 @@ func TestEndlessBodiesTakeNoMemory(t *testing.T) {
 	s := newSite(t)
 	const bound = 64 << 20
 	clients, each := 16, int64(8<<20)
-	if full() {
+	if suite.Full() {
 		each = 64 << 20
 	}
 	for _, tc := range []struct {

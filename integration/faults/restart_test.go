@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // TestUpstreamRestarts: the homeserver ends and comes back on the same port, over and
@@ -16,7 +18,7 @@ func TestUpstreamRestarts(t *testing.T) {
 	s := newSite(t)
 	done := s.watch(t)
 	restarts := 10
-	if full() {
+	if suite.Full() {
 		restarts = 100
 	}
 
@@ -96,7 +98,7 @@ func TestUpstreamRestarts(t *testing.T) {
 	down := &fault{down: true}
 	more := func(what string, counter *atomic.Int64, by int64) {
 		want := counter.Load() + by
-		eventually(t, fmt.Sprintf("%d more %s", by, what), func() error {
+		suite.EventuallyNil(t, fmt.Sprintf("%d more %s", by, what), func() error {
 			if got := counter.Load(); got < want {
 				return fmt.Errorf("there are %d, want %d", got, want)
 			}

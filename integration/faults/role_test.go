@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // trial is a fault that meets a role.
@@ -70,7 +72,7 @@ func (tr *trial) end(upstreams ...*upstream) {
 		}
 		// What is still on its way ends before the next request comes: a
 		// connection that goes bad later is another fault.
-		eventually(tr.T, "the upstream is done", func() error {
+		suite.EventuallyNil(tr.T, "the upstream is done", func() error {
 			if busy, _, _, _, _ := u.state(); busy > 0 {
 				return fmt.Errorf("it answers %d requests", busy)
 			}
@@ -83,7 +85,7 @@ func (tr *trial) end(upstreams ...*upstream) {
 		}
 	}
 	// Nor is a request under way whose client has left.
-	eventually(tr.T, "the handlers are done", func() error {
+	suite.EventuallyNil(tr.T, "the handlers are done", func() error {
 		if n := inHandler(); n > 0 {
 			return fmt.Errorf("%d are not", n)
 		}
@@ -144,7 +146,7 @@ func (tr *trial) other() seen {
 	user := newUser("user")
 	got := tr.under(func() seen { return tr.ask(tr.T, withUs, other, user, "") }, tr.main)
 	tr.expectAlone(got, tr.alone[other])
-	tr.expect("afterwards", tr.ask(tr.T, withUs, other, user, ""), 200, `{"next_batch":"s1"}`, "")
+	tr.expect("afterwards", tr.ask(tr.T, withUs, other, user, ""), 200, `{"other":true}`, "")
 	return got
 }
 
@@ -163,7 +165,7 @@ func (tr *trial) read() seen {
 func (tr *trial) expectKept(reader, target string) {
 	tr.Helper()
 	old := tr.hs.presence(target)
-	tr.hs.change(target)
+	tr.hs.Change(target)
 	again := func() seen { return tr.ask(tr.T, withUs, read, reader, target) }
 	switch now := tr.hs.presence(target); tr.fault.kept {
 	case stored:
@@ -178,7 +180,7 @@ func (tr *trial) expectKept(reader, target string) {
 
 // crowd is how many readers share a fetch.
 func crowd() int {
-	if full() {
+	if suite.Full() {
 		return 64
 	}
 	return 8
@@ -207,7 +209,7 @@ func (tr *trial) readers() seen {
 			})
 		}
 		if tr.fault.strike != nil {
-			eventually(tr.T, "all readers but one wait for that one's fetch", func() error {
+			suite.EventuallyNil(tr.T, "all readers but one wait for that one's fetch", func() error {
 				if _, _, _, _, arrived := tr.main.state(); arrived != 1 || waitingIn("(*Gateway).fetch") != len(answers)-1 {
 					return fmt.Errorf("%d have arrived, %d wait", arrived, waitingIn("(*Gateway).fetch"))
 				}
@@ -277,7 +279,7 @@ func (tr *trial) staleRead() seen {
 	old, since := tr.hs.presence(target), time.Now()
 	for time.Since(since) <= time.Millisecond { // its ttl
 	}
-	tr.hs.change(target)
+	tr.hs.Change(target)
 	got := tr.under(func() seen { return tr.ask(tr.T, stale, read, reader, target) }, tr.main)
 	if (tr.alone[read].failed() || tr.fault.nothing) && !tr.fault.large {
 		tr.expect("in need", got, 200, old, "matrix_presence; hit; ttl=-")
@@ -345,7 +347,7 @@ func (tr *trial) logout() seen {
 		return got
 	}
 	status := http.StatusOK
-	if !tr.hs.knows(tokenOf(user)) {
+	if !tr.hs.Knows(tokenOf(user)) {
 		status = http.StatusUnauthorized
 	}
 	if questions != 1 || after.status != status {

@@ -2,7 +2,6 @@ package faults
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,16 +10,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/inprocess"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
-
-var size = flag.String("size", "small", "how much is tried: small, in seconds, or full, in minutes")
-
-func full() bool { return *size == "full" }
 
 // The ways through the site, by the header field X-Way.
 const (
@@ -166,7 +161,7 @@ func (s *site) watch(t *testing.T) (done func(t *testing.T, panics bool)) {
 	return func(t *testing.T, panics bool) {
 		t.Helper()
 		s.quiet(t)
-		eventually(t, "goroutines are as they were", func() error {
+		suite.EventuallyNil(t, "goroutines are as they were", func() error {
 			// An upstream that was down listens again, by a new goroutine.
 			return goleak.Find(before, goleak.IgnoreAnyFunction("github.com/caddy-matrix/caddy-matrix-presence/integration/faults.(*upstream).accept"))
 		})
@@ -189,14 +184,14 @@ func (s *site) watch(t *testing.T) (done func(t *testing.T, panics bool)) {
 func (s *site) quiet(t *testing.T) {
 	t.Helper()
 	for _, u := range []*upstream{s.main, s.whoami} {
-		eventually(t, "no request is under way", func() error {
+		suite.EventuallyNil(t, "no request is under way", func() error {
 			if busy, _, _, _, _ := u.state(); busy > 0 {
 				return fmt.Errorf("%d requests are", busy)
 			}
 			return nil
 		})
 		u.hangUp()
-		eventually(t, "no connection is open", func() error {
+		suite.EventuallyNil(t, "no connection is open", func() error {
 			if _, open, _, _, _ := u.state(); open > 0 {
 				return fmt.Errorf("%d connections are", open)
 			}
@@ -215,18 +210,6 @@ func (s *site) news(t *testing.T) string {
 	news := text[s.read:]
 	s.read = len(text)
 	return string(news)
-}
-
-// eventually polls until check has no objection.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for err := check(); err != nil; err = check() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never happened: %s: %v", what, err)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
 
 // stacks returns those of all goroutines.

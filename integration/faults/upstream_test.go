@@ -130,11 +130,12 @@ func (u *upstream) serve(conn *net.TCPConn) {
 		if err != nil {
 			return
 		}
-		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		text, err := io.ReadAll(r.Body)
+		if err != nil {
 			return
 		}
 		fault := u.begin(conn)
-		status, right := u.hs.serve(r, fault != nil && fault.refuses)
+		status, right := u.hs.Reply(r, string(text), fault != nil && fault.refuses)
 		w := &wire{conn: conn, in: in, request: r, reused: n > 0, status: status, right: right}
 		keep := true
 		if fault == nil {

@@ -10,12 +10,10 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/inprocess"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
-var (
-	sizeName   = flag.String("size", "small", "how much is tested: small or full")
-	moreRounds = flag.Int("rounds", 0, "rounds of each scenario, in place of the size's")
-)
+var moreRounds = flag.Int("rounds", 0, "rounds of each scenario, in place of the size's")
 
 // size is how much is tested.
 type size struct {
@@ -23,11 +21,6 @@ type size struct {
 	each             int // operations of each client in a round
 	rounds           int
 	think            time.Duration
-}
-
-var sizes = map[string]size{
-	"small": {clients: 240, targets: 8, each: 8, rounds: 3, think: 80 * time.Millisecond},
-	"full":  {clients: 400, targets: 10, each: 20, rounds: 10, think: 120 * time.Millisecond},
 }
 
 const (
@@ -38,10 +31,9 @@ const (
 // Hundreds of clients read and write through the sidecar. What they see must be
 // what a register would have shown, in whatever they agree on about its writes.
 func TestReadsAreLinearizable(t *testing.T) {
-	size, ok := sizes[*sizeName]
-	if !ok {
-		t.Fatalf("there is no size %q", *sizeName)
-	}
+	size := suite.BySize(
+		size{clients: 240, targets: 8, each: 8, rounds: 3, think: 80 * time.Millisecond},
+		size{clients: 400, targets: 10, each: 20, rounds: 10, think: 120 * time.Millisecond})
 	if *moreRounds > 0 {
 		size.rounds = *moreRounds
 	}
@@ -98,7 +90,7 @@ func (s scenario) test(t *testing.T, size size) {
 		}
 		running.Wait()
 		hs.calm.Store(true)
-		eventually(t, "the homeserver is quiet", hs.quiet)
+		suite.Eventually(t, "the homeserver is quiet", hs.quiet)
 		l.wantTheLastOf(t, clients)
 		hs.calm.Store(false)
 

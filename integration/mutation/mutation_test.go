@@ -17,12 +17,12 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/checkout"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/progress"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 var (
-	sizeName = flag.String("size", "ci", "which mutants are tried: ci or full")
-	rounds   = flag.Int("rounds", 20, "rounds of the history test within which a mutant must be caught")
-	times    = flag.Int("times", 1, "how often the history test must catch each mutant")
+	rounds = flag.Int("rounds", 20, "rounds of the history test within which a mutant must be caught")
+	times  = flag.Int("times", 1, "how often the history test must catch each mutant")
 )
 
 // patience is how long a run of a test may take. A mutant of the history test is caught
@@ -107,10 +107,7 @@ func TestMendedFaultsAreFoundAgain(t *testing.T) {
 // isTried tells whether a mutant is one of those of the size.
 func (m *mutant) isTried(t *testing.T) bool {
 	t.Helper()
-	if *sizeName != "ci" && *sizeName != "full" {
-		t.Fatalf("there is no size %q", *sizeName)
-	}
-	return m.always || *sizeName == "full"
+	return m.always || suite.Full()
 }
 
 // failsWorld has a mutant found within so many worlds, in each of which nothing is wrong without

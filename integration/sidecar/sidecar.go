@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
@@ -21,9 +22,12 @@ type Sidecar struct {
 	URL string
 	// Admin is the address that a Caddyfile may give to Caddy's admin endpoint.
 	Admin string
+	// Dir is a folder of its own, which is removed in the end.
+	Dir string
 
 	process *process.Process
-	dir     string
+	command func(caddyfile string) (*exec.Cmd, error)
+	starts  int
 }
 
 // StartProxy runs the presence-proxy command in front of upstream, on a port
@@ -48,8 +52,8 @@ func proxyArgs(listen, upstream string, args []string) []string {
 }
 
 // StartCaddyfile runs a Caddyfile. In it, {$LISTEN} is the address that URL
-// points to, for the site, and {$ADMIN} is another free one, for the admin
-// endpoint of a test that reloads:
+// points to, for the site, {$ADMIN} is another free one, for the admin endpoint of a
+// test that reloads, and {$DIR} is Dir:
 //
 //	{
 //		admin {$ADMIN}
@@ -100,28 +104,30 @@ func start(ctx context.Context, p protocol.Protocol, listen, admin, caddyfile st
 	if err != nil {
 		return nil, fmt.Errorf("making a folder for the sidecar: %w", err)
 	}
-	s := &Sidecar{URL: p.URL(listen), Admin: admin, dir: dir}
-	if err := s.run(ctx, p, binary, listen, caddyfile, args); err != nil {
+	s := &Sidecar{URL: p.URL(listen), Admin: admin, Dir: dir}
+	s.command = func(caddyfile string) (*exec.Cmd, error) { return s.with(p, binary, listen, caddyfile, args) }
+	if err := s.Start(ctx, caddyfile); err != nil {
 		s.Stop()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Sidecar) run(ctx context.Context, p protocol.Protocol, binary, listen, caddyfile string, args []string) error {
-	if err := os.WriteFile(filepath.Join(s.dir, "Caddyfile"), []byte(caddyfile), 0o600); err != nil {
-		return fmt.Errorf("writing the Caddyfile: %w", err)
+// with is the command that runs a Caddyfile.
+func (s *Sidecar) with(p protocol.Protocol, binary, listen, caddyfile string, args []string) (*exec.Cmd, error) {
+	if err := os.WriteFile(filepath.Join(s.Dir, "Caddyfile"), []byte(caddyfile), 0o600); err != nil {
+		return nil, fmt.Errorf("writing the Caddyfile: %w", err)
 	}
 	cmd := exec.Command(binary, args...)
-	cmd.Dir = s.dir
+	cmd.Dir = s.Dir
 	// Caddy keeps its last configuration and its certificates in the user's
 	// folders; a test must neither find nor leave any.
-	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir,
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+s.Dir, "XDG_DATA_HOME="+s.Dir, "DIR="+s.Dir,
 		"LISTEN="+listen, "ADMIN="+s.Admin, "SITE="+p.Site(listen), "PROTOCOLS="+p.Served())
 	if p.TLS() {
-		cert, key, err := protocol.WriteCertificate(s.dir)
+		cert, key, err := protocol.WriteCertificate(s.Dir)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		cmd.Env = append(cmd.Env, fmt.Sprintf("TLS=tls %q %q", cert, key))
 	}
@@ -129,8 +135,17 @@ func (s *Sidecar) run(ctx context.Context, p protocol.Protocol, binary, listen, 
 		// Without it, Go's server takes no WebSocket over HTTP/2.
 		cmd.Env = append(cmd.Env, "GODEBUG=http2xconnect=1")
 	}
-	var err error
-	s.process, err = process.Start("the sidecar", cmd, filepath.Join(s.dir, "sidecar.log"))
+	return cmd, nil
+}
+
+// Start starts the sidecar again after it has ended, at the same addresses.
+func (s *Sidecar) Start(ctx context.Context, caddyfile string) error {
+	cmd, err := s.command(caddyfile)
+	if err != nil {
+		return err
+	}
+	s.starts++
+	s.process, err = process.Start("the sidecar", cmd, filepath.Join(s.Dir, fmt.Sprintf("sidecar-%d.log", s.starts)))
 	if err != nil {
 		return err
 	}
@@ -138,22 +153,11 @@ func (s *Sidecar) run(ctx context.Context, p protocol.Protocol, binary, listen, 
 	return s.process.Ready(ctx, s.URL+"/_matrix/client/versions")
 }
 
-// Reload gives the sidecar another Caddyfile, by its admin endpoint. An error
-// holds what Caddy said against it.
+// Reload gives the sidecar another Caddyfile, by its admin endpoint, as `caddy reload --force`
+// does. An error holds what Caddy said against it.
 func (s *Sidecar) Reload(ctx context.Context, caddyfile string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.Admin+"/load", bytes.NewBufferString(caddyfile))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "text/caddyfile")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
+	if _, err := s.AskAdmin(ctx, http.MethodPost, "/load", caddyfile); err != nil {
 		return fmt.Errorf("reloading the sidecar: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(resp.Body)
-		return fmt.Errorf("reloading the sidecar: %s: %s", resp.Status, bytes.TrimSpace(text))
 	}
 	// The old server closes its idle connections about now, and a write that was sent
 	// on one is not sent again.
@@ -161,7 +165,39 @@ func (s *Sidecar) Reload(ctx context.Context, caddyfile string) error {
 	return nil
 }
 
-// Log returns all that the sidecar has logged.
+// fresh makes a connection for each request: one that idles would be counted by who looks for
+// what is left.
+var fresh = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+// AskAdmin asks Caddy's admin endpoint, again if there is no answer: it is replaced by a reload
+// as the site is. The body is a Caddyfile for /load, and JSON for all else. Any other status
+// than 200 is an error.
+func (s *Sidecar) AskAdmin(ctx context.Context, method, path, body string) (answer []byte, err error) {
+	contentType := "application/json"
+	if path == "/load" {
+		contentType = "text/caddyfile"
+	}
+	for range 5 {
+		var req *http.Request
+		if req, err = http.NewRequestWithContext(ctx, method, "http://"+s.Admin+path, strings.NewReader(body)); err != nil {
+			return nil, err
+		}
+		req.Header.Set("Content-Type", contentType)
+		req.Header.Set("Cache-Control", "must-revalidate")
+		var resp *http.Response
+		if resp, err = fresh.Do(req); err != nil {
+			continue
+		}
+		defer resp.Body.Close()
+		if answer, err = io.ReadAll(resp.Body); err == nil && resp.StatusCode != http.StatusOK {
+			return nil, fmt.Errorf("%s: %s", resp.Status, bytes.TrimSpace(answer))
+		}
+		return answer, err
+	}
+	return nil, err
+}
+
+// Log returns all that the sidecar has logged since it was last started.
 func (s *Sidecar) Log() string {
 	text, err := os.ReadFile(s.process.Log)
 	if err != nil {
@@ -170,14 +206,41 @@ func (s *Sidecar) Log() string {
 	return string(text)
 }
 
+// Tail returns the last n lines of its log.
+func (s *Sidecar) Tail(n int) string { return process.Tail(s.process.Log, n) }
+
+// PID is the number of its process.
+func (s *Sidecar) PID() int { return s.process.PID() }
+
+// Signal sends its process a signal, and nothing else.
+func (s *Sidecar) Signal(signal os.Signal) error { return s.process.Signal(signal) }
+
 // Exited is closed when the sidecar is gone, for whatever reason.
 func (s *Sidecar) Exited() <-chan struct{} { return s.process.Exited() }
+
+// Running tells whether the process is there.
+func (s *Sidecar) Running() bool {
+	select {
+	case <-s.Exited():
+		return false
+	default:
+		return true
+	}
+}
+
+// Ended is how the process ended, once it has.
+func (s *Sidecar) Ended() *os.ProcessState { return s.process.Ended() }
+
+// End ends the sidecar, if it is still there.
+func (s *Sidecar) End() {
+	if s.process != nil && s.Running() {
+		s.process.Stop()
+	}
+}
 
 // Stop ends the sidecar and removes what it wrote.
 func (s *Sidecar) Stop() {
 	protocol.Close() // first: a server of HTTP/2 waits a second for connections to end
-	if s.process != nil {
-		s.process.Stop()
-	}
-	os.RemoveAll(s.dir)
+	s.End()
+	os.RemoveAll(s.Dir)
 }

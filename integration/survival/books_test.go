@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/equations"
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 // books are the counts of all three sides.

@@ -3,17 +3,16 @@ package survival_test
 import (
 	"fmt"
 	"image/color"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	xfont "golang.org/x/image/font"
 	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/chart"
 )
 
 // panel is one of the charts, which stand below each other and share the time.
@@ -66,10 +65,6 @@ func panels(samples []sample) []panel {
 	return all
 }
 
-func sans(size vg.Length, weight xfont.Weight) font.Font {
-	return font.Font{Typeface: "Liberation", Variant: "Sans", Size: size, Weight: weight}
-}
-
 // chart draws the samples into a file.
 func (r *results) chart(path string) error {
 	all := panels(r.samples)
@@ -82,31 +77,16 @@ func (r *results) chart(path string) error {
 		plots[i] = []*plot.Plot{drawn}
 	}
 	plots[0][0].Title.Text = fmt.Sprintf("%s under mixed traffic, %d reloads and %d restarts of the homeserver\n", r.plan.duration, r.reloads, r.restarts)
-	plots[0][0].Title.TextStyle.Font = sans(13, xfont.WeightBold)
+	plots[0][0].Title.TextStyle.Font = chart.Sans(13, xfont.WeightBold)
 	plots[len(plots)-1][0].X.Label.Text = "minutes"
-	plots[len(plots)-1][0].X.Label.TextStyle.Font = sans(10, xfont.WeightNormal)
+	plots[len(plots)-1][0].X.Label.TextStyle.Font = chart.Sans(10, xfont.WeightNormal)
 
-	canvas, err := draw.NewFormattedCanvas(760, 200*vg.Length(len(all)), strings.TrimPrefix(filepath.Ext(path), "."))
-	if err != nil {
-		return fmt.Errorf("drawing %s: %w", path, err)
-	}
-	page := draw.New(canvas)
-	page.SetColor(color.White)
-	page.Fill(page.Rectangle.Path())
-	const margin = 12
-	tiles := draw.Tiles{Rows: len(all), Cols: 1, PadY: 10}
-	for i, row := range plot.Align(plots, tiles, draw.Crop(page, margin, -margin, margin, -margin)) {
-		plots[i][0].Draw(row[0])
-	}
-	f, err := os.Create(path)
-	if err != nil {
-		return fmt.Errorf("drawing a chart: %w", err)
-	}
-	defer f.Close()
-	if _, err := canvas.WriteTo(f); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return f.Close()
+	return chart.Write(path, 760, 200*vg.Length(len(all)), func(page draw.Canvas) {
+		tiles := draw.Tiles{Rows: len(all), Cols: 1, PadY: 10}
+		for i, row := range plot.Align(plots, tiles, page) {
+			plots[i][0].Draw(row[0])
+		}
+	})
 }
 
 // points is how many a line has at most: of more, each is the mean of its neighbours.
@@ -115,9 +95,9 @@ const points = 400
 func (p panel) draw(samples []sample) (*plot.Plot, error) {
 	drawn := plot.New()
 	drawn.Y.Label.Text = p.title
-	drawn.Y.Label.TextStyle.Font = sans(10, xfont.WeightNormal)
-	drawn.X.Tick.Label.Font, drawn.Y.Tick.Label.Font = sans(9, xfont.WeightNormal), sans(9, xfont.WeightNormal)
-	drawn.Legend.TextStyle.Font = sans(9, xfont.WeightNormal)
+	drawn.Y.Label.TextStyle.Font = chart.Sans(10, xfont.WeightNormal)
+	drawn.X.Tick.Label.Font, drawn.Y.Tick.Label.Font = chart.Sans(9, xfont.WeightNormal), chart.Sans(9, xfont.WeightNormal)
+	drawn.Legend.TextStyle.Font = chart.Sans(9, xfont.WeightNormal)
 	drawn.Legend.Top, drawn.Legend.Padding = true, 2
 	grid := plotter.NewGrid()
 	grid.Vertical.Width = 0

@@ -11,7 +11,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // user is somebody with a token.
@@ -110,7 +111,7 @@ func (c *crowd) run(u *user, client *http.Client) {
 func (c *crowd) busy(more int64) {
 	c.t.Helper()
 	until := c.sent.Load() + more
-	eventually(c.t, "the crowd goes on", func() bool { return c.sent.Load() >= until || c.t.Failed() })
+	suite.Eventually(c.t, "the crowd goes on", func() bool { return c.sent.Load() >= until || c.t.Failed() })
 }
 
 // account, after the crowd has stopped, holds what the clients saw against the access log

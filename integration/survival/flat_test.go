@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/vitals"
 )
 
 // series is one thing that was sampled, over the whole time.

@@ -5,7 +5,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 func TestKillLosesOnlyWhatIsRemembered(t *testing.T) {
@@ -17,7 +17,7 @@ func TestKillLosesOnlyWhatIsRemembered(t *testing.T) {
 		users := newUsers(hs, 16)
 		gone := hs.Login(users[0].id)
 		s := newServer(t, hs, unlimited)
-		logout := newRequest("logout", http.MethodPost, s.url+"/_matrix/client/v3/logout", gone, "")
+		logout := newRequest("logout", http.MethodPost, s.URL+"/_matrix/client/v3/logout", gone, "")
 		expect(t, "the logout", logout.get(t), http.StatusOK)
 
 		c := gather(t, s, users)

@@ -6,7 +6,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // coalescing makes every write but a user's first wait for longer than any test.
@@ -61,7 +62,7 @@ func TestReloadDeliversWritesThatWait(t *testing.T) {
 	s := newServer(t, hs, coalescing)
 	waiting(t, s, users)
 	s.reload(coalescing + "\n\t\tmax_body 1KiB")
-	eventually(t, "all that waited is delivered", func() bool {
+	suite.Eventually(t, "all that waited is delivered", func() bool {
 		for _, u := range users {
 			if hs.State(u.id).Version != 2 {
 				return false

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 // person is somebody with a presence.

@@ -3,6 +3,8 @@ package survival_test
 import (
 	"fmt"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 // plan is how a soak is made.
@@ -70,7 +72,7 @@ const busy = `
 
 // caddyfile is one of two configurations. They differ in what a reload may change: limits,
 // lifetimes, sizes, and whether stale answers are good enough.
-func (p plan) caddyfile(second bool, s *server, logAddress string) string {
+func (p plan) caddyfile(second bool, hs *scripted.Homeserver, logAddress string) string {
 	options := fmt.Sprintf(`
 		write_limit 5/1s burst 8
 		read_limit 20/1s burst 40
@@ -109,14 +111,14 @@ func (p plan) caddyfile(second bool, s *server, logAddress string) string {
 		}`, p.tables.states*2/3, p.tables.permissions*2/3, p.tables.tokens*2/3)
 	}
 	return fmt.Sprintf(`{
-	admin %s
+	admin {$ADMIN}
 	persist_config off
 	metrics
 	servers {
 		trusted_proxies static 127.0.0.1/32
 	}
 }
-%s {
+http://{$LISTEN} {
 	bind 127.0.0.1
 	log {
 		output net %s
@@ -137,7 +139,7 @@ func (p plan) caddyfile(second bool, s *server, logAddress string) string {
 		}
 	}
 }
-`, s.admin, s.url, logAddress, idField, busy, options, s.hs.Port())
+`, logAddress, idField, busy, options, hs.Port())
 }
 
 // mib is for figures.

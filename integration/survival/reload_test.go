@@ -3,14 +3,14 @@ package survival_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
 	"testing"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // remembering is a configuration in which nothing is forgotten during a test.
@@ -66,12 +66,12 @@ func TestReadersShareAnAnswerAcrossAReload(t *testing.T) {
 	asked := hs.Count(scripted.Read).Asked
 	gate := hs.Hold(func(r *http.Request) bool { return r.Method == http.MethodGet })
 	first := s.read(alice.token, bob.id).later(t.Context())
-	eventually(t, "the read is at the homeserver", func() bool { return gate.Waiting() == 1 })
+	suite.Eventually(t, "the read is at the homeserver", func() bool { return gate.Waiting() == 1 })
 	s.reload(otherwise)
 	second := make(chan answer)
 	go func() { second <- s.read(alice.token, bob.id).insist(t.Context(), fresh) }()
 	// The first is none of the new configuration's.
-	eventually(t, "the second read is accepted", func() bool { return s.vitals().InFlight == 1 })
+	suite.Eventually(t, "the second read is accepted", func() bool { return s.vitals().InFlight == 1 })
 	gate.Open()
 	expect(t, "the first", <-first, http.StatusOK)
 	expect(t, "the second", <-second, http.StatusOK)
@@ -93,7 +93,7 @@ func TestWriteUnderWayAcrossAReload(t *testing.T) {
 
 	gate := hs.Hold(func(r *http.Request) bool { return r.Method == http.MethodPut })
 	write := s.write(alice.token, alice.id, 2).later(t.Context())
-	eventually(t, "the write is at the homeserver", func() bool { return gate.Waiting() == 1 })
+	suite.Eventually(t, "the write is at the homeserver", func() bool { return gate.Waiting() == 1 })
 	s.reload(otherwise)
 	for range 3 {
 		if a := s.read(bob.token, alice.id).get(t); a.version() != 1 || a.hit() {
@@ -200,7 +200,7 @@ func TestReloadsLeakNothing(t *testing.T) {
 
 	var nowGoroutines, nowDescriptors int
 	var nowHeap int64
-	eventually(t, "goroutines, file descriptors and heap are back where they were", func() bool {
+	suite.Eventually(t, "goroutines, file descriptors and heap are back where they were", func() bool {
 		nowGoroutines, nowDescriptors, nowHeap = settled()
 		t.Logf("%d goroutines, were %d; %d file descriptors, were %d; %d KiB of heap, were %d", nowGoroutines, goroutines, nowDescriptors, descriptors, nowHeap>>10, heap>>10)
 		return nowGoroutines <= goroutines+spareGoroutines && nowDescriptors <= descriptors+spareDescriptors && nowHeap <= heap+spareHeap
@@ -210,21 +210,6 @@ func TestReloadsLeakNothing(t *testing.T) {
 	}
 	figure(t, "%d reloads in %s: goroutines %d, then %d; file descriptors %d, then %d; live heap %s, then %s; every read in between a hit",
 		scale.reloads, took.Round(time.Second), goroutines, nowGoroutines, descriptors, nowDescriptors, mib(float64(heap)), mib(float64(nowHeap)))
-}
-
-// config is the server's configuration as Caddy tells it.
-func (s *server) config() string {
-	s.t.Helper()
-	resp, err := s.askAdmin(http.MethodGet, "/config/", "")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return string(text)
 }
 
 // One kind of failure comes late, when the new configuration has been provisioned and
@@ -279,23 +264,23 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 
 	tiny := "write_limit off\n cache {\n states 1\n permissions 1\n }\n identity {\n tokens 1\n }"
 	second := fmt.Sprintf("http://%s {\nbind 127.0.0.1\nrespond ok\n}\n", taken.Addr())
-	for name, caddyfile := range map[string]string{
+	for name, bad := range map[string]string{
 		"no Caddyfile":                      "{",
-		"an option that there is not":       s.caddyfile("nonsense 1"),
-		"a value out of range":              s.caddyfile("write_limit 0/1m"),
-		"a module that there is not":        s.caddyfile(tiny) + "http://127.0.0.1:1 {\nnonsense\n}\n",
-		"a second handler without a name":   s.caddyfile(tiny + "\n}\nmatrix_presence {"),
-		"a port that is taken":              s.caddyfile(options) + second,
-		"a port that is taken, other sizes": s.caddyfile(tiny) + second,
+		"an option that there is not":       caddyfile(hs, "nonsense 1"),
+		"a value out of range":              caddyfile(hs, "write_limit 0/1m"),
+		"a module that there is not":        caddyfile(hs, tiny) + "http://127.0.0.1:1 {\nnonsense\n}\n",
+		"a second handler without a name":   caddyfile(hs, tiny+"\n}\nmatrix_presence {"),
+		"a port that is taken":              caddyfile(hs, options) + second,
+		"a port that is taken, other sizes": caddyfile(hs, tiny) + second,
 	} {
 		t.Run(name, func(t *testing.T) {
 			for range 3 {
-				if err := s.load(caddyfile); err == nil {
+				if err := s.Reload(t.Context(), bad); err == nil {
 					t.Fatal("the reload succeeded")
 				}
 				unchanged(t)
 			}
 		})
 	}
-	eventually(t, "goroutines are back where they were", func() bool { return s.vitals().Goroutines <= goroutines+spareGoroutines })
+	suite.Eventually(t, "goroutines are back where they were", func() bool { return s.vitals().Goroutines <= goroutines+spareGoroutines })
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/equations"
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/vitals"
 )
 
 // results are all that was seen.

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 // fresh makes a connection for each request. The client tries nothing again by itself,
@@ -75,18 +75,18 @@ func presencePath(version, userID string) string {
 
 // read asks for a target's presence.
 func (s *server) read(token, target string) request {
-	return newRequest("read", http.MethodGet, s.url+statusPath(target), token, "")
+	return newRequest("read", http.MethodGet, s.URL+statusPath(target), token, "")
 }
 
 // write writes a version of the user's own presence.
 func (s *server) write(token, user string, version int64) request {
-	return newRequest("write", http.MethodPut, s.url+statusPath(user), token,
+	return newRequest("write", http.MethodPut, s.URL+statusPath(user), token,
 		fmt.Sprintf(`{"presence":"online","status_msg":%q}`, scripted.Status(version)))
 }
 
 // pass is a request that is none of ours. The homeserver sends its body back.
 func (s *server) pass(body string) request {
-	return newRequest("pass", http.MethodPost, s.url+"/_matrix/client/v3/echo", "", body)
+	return newRequest("pass", http.MethodPost, s.URL+"/_matrix/client/v3/echo", "", body)
 }
 
 // do sends a request, by a client.

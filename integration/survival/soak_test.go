@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/vitals"
 )
 
 // soaking is a soak under way.
@@ -82,12 +82,9 @@ func soak(t *testing.T, p plan) (*results, error) {
 		return nil, err
 	}
 	defer s.log.listener.Close()
-	caddyfile := func(second bool) string { return p.caddyfile(second, s.server, s.log.address()) }
-	s.server = startServer(t, s.hs, func(server *server) string {
-		s.server = server
-		return caddyfile(false)
-	})
-	s.upheaval = &upheaval{hs: s.hs, reload: func(second bool) error { return s.server.load(caddyfile(second)) }}
+	caddyfile := func(second bool) string { return p.caddyfile(second, s.hs, s.log.address()) }
+	s.server = startServer(t, s.hs, caddyfile(false))
+	s.upheaval = &upheaval{hs: s.hs, reload: func(second bool) error { return s.server.Reload(ctx, caddyfile(second)) }}
 	s.clients = newClients(s.upheaval)
 
 	// What Caddy starts with its first reload is no leak.
@@ -112,7 +109,7 @@ func (s *soaking) run(ctx context.Context) error {
 	defer cancel()
 	var all sync.WaitGroup
 	errs := make([]error, 2)
-	t := &traffic{plan: s.plan, town: s.town, clients: s.clients, hs: s.hs, url: s.server.url}
+	t := &traffic{plan: s.plan, town: s.town, clients: s.clients, hs: s.hs, url: s.server.URL}
 	all.Go(func() { t.run(ctx) })
 	for i, work := range []func() error{
 		func() error { return s.upheaval.run(ctx, s.plan) },
@@ -127,6 +124,9 @@ func (s *soaking) run(ctx context.Context) error {
 	all.Wait()
 	return errors.Join(errs...)
 }
+
+// fewest is how many samples a soak needs, so that there is something to tell from a third of them.
+const fewest = 12
 
 // spare is how many goroutines and file descriptors there may be more, after all, than
 // before the first request.
@@ -143,7 +143,7 @@ func (s *soaking) settled(ctx context.Context, tooMuch func(vitals.Vitals) bool)
 	const pause, patience = 50 * time.Millisecond, 20
 	s.clients.close()
 	for still := 0; ; still++ {
-		v, err := vitals.Read(ctx, s.server.admin)
+		v, err := vitals.Read(ctx, s.server.Admin)
 		if err != nil {
 			return v, err
 		}
@@ -160,7 +160,7 @@ func (s *soaking) settled(ctx context.Context, tooMuch func(vitals.Vitals) bool)
 // delivered waits until no write waits any more.
 func (s *soaking) delivered(ctx context.Context) error {
 	for {
-		v, err := vitals.Read(ctx, s.server.admin)
+		v, err := vitals.Read(ctx, s.server.Admin)
 		if err != nil {
 			return err
 		}
@@ -183,7 +183,7 @@ func (s *soaking) close(ctx context.Context, before vitals.Vitals) (*results, er
 	if err != nil {
 		return nil, err
 	}
-	s.server.process.Stop()
+	s.server.End()
 	log, err := s.log.close()
 	if err != nil {
 		return nil, err
@@ -216,7 +216,7 @@ func (s *soaking) close(ctx context.Context, before vitals.Vitals) (*results, er
 		r.growths = append(r.growths, g)
 	}
 	r.full = full(s.samples, s.plan.tables)
-	if len(s.samples) < int(s.plan.duration/s.plan.sample)/2 {
+	if len(s.samples) < fewest {
 		return nil, fmt.Errorf("only %d samples were taken, %d failed", len(s.samples), s.missed)
 	}
 	return r, nil

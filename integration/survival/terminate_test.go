@@ -7,7 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 const unlimited = `write_limit off
@@ -36,10 +37,10 @@ func everyRequestUnderWay(t *testing.T, s *server, users []*user) (gate *scripte
 		"read with an unknown token":  s.read(dave.token, carol.id).later(ctx),
 		"write with an unknown token": s.write(users[5].token, users[5].id, 1).later(ctx),
 	}
-	eventually(t, "all requests are at the homeserver", func() bool { return gate.Waiting() == len(answers) })
+	suite.Eventually(t, "all requests are at the homeserver", func() bool { return gate.Waiting() == len(answers) })
 	// This one never is: it waits for bob's.
 	answers["read that shares an answer"] = s.read(bob.token, eve).later(ctx)
-	eventually(t, "all requests are accepted", func() bool { return s.vitals().InFlight == len(answers) })
+	suite.Eventually(t, "all requests are accepted", func() bool { return s.vitals().InFlight == len(answers) })
 	return gate, answers
 }
 
@@ -50,8 +51,8 @@ func TestTerminationWaitsForEveryRequestUnderWay(t *testing.T) {
 	gate, answers := everyRequestUnderWay(t, s, users)
 
 	s.signal(syscall.SIGTERM)
-	eventually(t, "nobody listens any more", s.refuses)
-	if !s.running() {
+	suite.Eventually(t, "nobody listens any more", s.refuses)
+	if !s.Running() {
 		t.Fatal("the sidecar ended while the homeserver had its requests")
 	}
 	gate.Open()

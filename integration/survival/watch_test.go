@@ -7,9 +7,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/vitals"
 )
 
 // sample is what was seen at a moment.
@@ -36,13 +35,13 @@ func (s *soaking) watch(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-s.server.process.Exited():
-			return fmt.Errorf("the sidecar ended by itself:\n%s", process.Tail(s.server.process.Log, 30))
+		case <-s.server.Exited():
+			return fmt.Errorf("the sidecar ended by itself:\n%s", s.server.Tail(30))
 		case <-tick.C:
 		}
-		v, err := vitals.Read(ctx, s.server.admin)
+		v, err := vitals.Read(ctx, s.server.Admin)
 		if err == nil && n%liveEvery == 0 {
-			live, err = vitals.LiveHeap(ctx, s.server.admin)
+			live, err = vitals.LiveHeap(ctx, s.server.Admin)
 		}
 		if err != nil {
 			// A reload replaces the admin endpoint too.

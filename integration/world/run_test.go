@@ -18,7 +18,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/model"
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/vitals"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/wallclock"
 )

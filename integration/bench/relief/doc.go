@@ -1,7 +1,7 @@
 // Command relief proves what the sidecar takes off a homeserver, on the shapes of load
 // that admins reported: a real Synapse and a real Dendrite, on loopback, get each shape
 // directly, through the sidecar as it is by default, and through it with the profile for
-// busy servers.
+// busy servers; shapes of reads also through the caches of others.
 //
 // Each shape is a schedule: requests at fixed times, which all ways get alike, however
 // fast they answer. What it costs the homeserver is the CPU time of its process, less what
@@ -15,7 +15,7 @@
 //
 //	size.go, shape*.go   what is asked, when
 //	scene.go             one shape by one way, and what it cost
-//	way.go               direct, by default, busy (busy.caddyfile)
+//	way.go               direct, by default, busy (busy.caddyfile), others' caches
 //	world.go, people.go  a homeserver with users in rooms
 //	request.go, play.go  requests, and the playing of schedules
 //	ledger.go, judge.go  what may be shown, and what is wrong with an answer

@@ -3,13 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -29,10 +26,10 @@ which answers are wrong. The first run also installs or builds what it needs. Le
 nothing else run meanwhile: CPU time bears it roughly, latencies don't.
 
 Flags:
-  -size NAME     small (default, about six minutes) or full (about twenty: bigger rooms,
-                 more users, longer)
+  -size NAME     small (default, about six minutes) or full (about half an hour: bigger
+                 rooms, more users, longer, and the caches of nginx, Varnish and Souin)
   -only LIST     shapes or homeservers, separated by commas
-  -docs DIR      write relief.json, the charts and the figures in relief.md there
+  -docs DIR      write the charts and the figures in relief.md there
   -list          show the shapes and leave
 
 It needs Linux, Go, and for Synapse Python 3.10 or newer with venv
@@ -45,54 +42,36 @@ func main() { command.Main("relief", relief) }
 
 // relief is the command.
 func relief(ctx context.Context, args []string, out io.Writer, progress *os.File) error {
-	flags := flag.NewFlagSet("relief", flag.ContinueOnError)
-	flags.SetOutput(out)
-	flags.Usage = func() { fmt.Fprint(out, usage) }
-	sizeName := flags.String("size", "small", "")
-	onlyList := flags.String("only", "", "")
-	docs := flags.String("docs", "", "")
-	list := flags.Bool("list", false, "")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q; see --help", flags.Arg(0))
-	}
-	s, err := sizeOf(*sizeName)
+	flags, err := command.Parse(usage, args, out)
 	if err != nil {
 		return err
 	}
-	if *list {
+	s := sizes[flags.Size()]
+	if flags.List {
 		printShapes(out, s)
 		return nil
 	}
-	only := strings.FieldsFunc(*onlyList, func(r rune) bool { return r == ',' })
-	chosen, on, err := choose(only)
+	chosen, on, err := choose(flags.Only)
 	if err != nil {
 		return err
-	}
-	if *docs != "" && len(only) > 0 {
-		return errors.New("the documentation shows a whole run: -docs and -only don't go together")
-	}
-	if runtime.GOOS != "linux" {
-		return errors.New("CPU time is read from /proc, which only Linux has")
-	}
-	if *docs != "" {
-		if *docs, err = filepath.Abs(*docs); err != nil {
-			return err
-		}
 	}
 	r, err := measure(ctx, s, chosen, on, progress)
 	if err != nil {
 		return err
 	}
-	r.print(out)
-	if *docs != "" {
-		if err := r.document(*docs); err != nil {
+	run := r.run()
+	run.Print(out)
+	if flags.Docs != "" {
+		for _, k := range homeservers {
+			if err := r.chart(k.name, filepath.Join(flags.Docs, chartFile(k.name))); err != nil {
+				return err
+			}
+		}
+		if err := run.Document(flags.Docs, page); err != nil {
 			return err
 		}
 	}
-	if n := len(slices.DeleteFunc(slices.Clone(r.Problems), func(p string) bool { return strings.HasPrefix(p, " ") })); n > 0 {
+	if n := len(r.missed()); n > 0 {
 		return fmt.Errorf("%d targets were missed", n)
 	}
 	return nil
@@ -126,12 +105,12 @@ func choose(only []string) (chosen []shape, on []kindOfHomeserver, err error) {
 }
 
 // measure runs shapes on homeservers as one plan.
-func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver, progress *os.File) (*run, error) {
+func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver, progress *os.File) (*measured, error) {
 	begin := time.Now()
 	if _, err := contender.CaddyPresence.Find(progress); err != nil {
 		return nil, err
 	}
-	r := &run{Profile: busy}
+	r := new(measured)
 	var steps []plan.Step
 	var opened *world
 	closeWorld := func() {
@@ -148,7 +127,7 @@ func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver,
 				closeWorld()
 				w, err := k.open(ctx, progress)
 				if errors.Is(err, homeserver.ErrUnavailable) {
-					r.Skipped = append(r.Skipped, k.name+": "+err.Error()+" (apt-get install python3-venv)")
+					r.skipped = append(r.skipped, k.name+": "+err.Error()+" (apt-get install python3-venv)")
 					return nil
 				}
 				if err != nil {
@@ -162,18 +141,24 @@ func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver,
 			},
 		})
 		for _, sh := range chosen {
-			for _, by := range sh.ways() {
+			for _, by := range sh.ways(k, s) {
 				steps = append(steps, plan.Step{
 					Name: fmt.Sprintf("%s: %s, %s", k.name, sh.name, by.name), About: sh.about(s),
 					Do: func(ctx context.Context) error {
 						if opened == nil {
 							return nil // skipped, and said so
 						}
+						if by.peer != nil {
+							if _, err := by.peer.Program.Find(progress); errors.Is(err, contender.ErrMissing) {
+								r.skipped = append(r.skipped, by.name+": "+err.Error())
+								return nil
+							}
+						}
 						results, err := perform(ctx, opened, sh, by, s, progress)
-						r.Results = append(r.Results, results...)
+						r.results = append(r.results, results...)
 						if err != nil && ctx.Err() == nil {
 							// A long run goes on without one that fails.
-							r.Problems = append(r.Problems, fmt.Sprintf("%s, %s, %s: %v", k.name, sh.name, by.name, err))
+							r.problems = append(r.problems, fmt.Sprintf("%s, %s, %s: %v", k.name, sh.name, by.name, err))
 							return nil
 						}
 						return err
@@ -185,14 +170,14 @@ func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver,
 	if err := plan.Run(ctx, steps, progress, command.IsTerminal(progress)); err != nil {
 		return nil, err
 	}
-	sortByPhase(r.Results)
-	relate(r.Results)
-	r.Problems = append(r.Problems, problems(r.Results)...)
-	r.Environment = report.Machine(ctx)
-	r.Environment.Size, r.Environment.Took = s.name, time.Since(begin).Round(time.Second).String()
-	r.Environment.Generator = "its own generator, at fixed times"
+	sortByPhase(r.results)
+	relate(r.results)
+	r.problems = append(r.problems, problems(r.results)...)
+	r.environment = report.Machine(ctx)
+	r.environment.Size, r.environment.Took = s.name, time.Since(begin).Round(time.Second).String()
+	r.environment.Generator = "its own generator, at fixed times"
 	for _, k := range on {
-		r.Environment.Contenders = append(r.Environment.Contenders, k.name+" "+k.version)
+		r.environment.Contenders = append(r.environment.Contenders, k.name+" "+k.version)
 	}
 	return r, nil
 }

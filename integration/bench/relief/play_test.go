@@ -21,7 +21,7 @@ func (slow) RoundTrip(*http.Request) (*http.Response, error) {
 // as fast as it likes to be.
 func TestLatencyIsSinceARequestWasDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := imagined(t, "test", kindOfHomeserver{})
+		s := imagined("test", kindOfHomeserver{})
 		s.world.client = &http.Client{Transport: slow{}}
 		var requests []request
 		for range workers + 1 {

@@ -8,10 +8,7 @@ import (
 // The whole way: a real Dendrite, users, the sidecar by both profiles, and the figures. CPU
 // time is not looked at: at this size it is the clock's.
 func TestReadShapesOnARealHomeserver(t *testing.T) {
-	s, err := sizeOf("test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := sizes["test"]
 	chosen, on, err := choose([]string{"dendrite", "room-open", "bad-tokens"})
 	if err != nil {
 		t.Fatal(err)
@@ -21,17 +18,17 @@ func TestReadShapesOnARealHomeserver(t *testing.T) {
 		t.Fatal(err)
 	}
 	of := make(map[string]Result)
-	for _, m := range r.Results {
+	for _, m := range r.results {
 		of[m.Key+m.Phase+m.Way] = m
 		if m.wrong() > 0 {
 			t.Errorf("%s, %s: %v: %q", m.title(), m.Way, m.Wrong, m.Examples)
 		}
-		if first := r.Results[0]; m.Key == first.Key && m.Requests != first.Requests {
+		if first := r.results[0]; m.Key == first.Key && m.Requests != first.Requests {
 			t.Errorf("%s, %s: %d requests, and %d of others", m.title(), m.Way, m.Requests, first.Requests)
 		}
 	}
-	if want := 3*2 + 3; len(of) != want || len(r.Results) != want {
-		t.Fatalf("%d results, want %d; %q", len(r.Results), want, r.Problems)
+	if want := 3*2 + 3; len(of) != want || len(r.results) != want {
+		t.Fatalf("%d results, want %d; %q", len(r.results), want, r.problems)
 	}
 	for _, phase := range []string{"cold", "again"} {
 		if m := of["room-open"+phase+direct.name]; m.Upstream.All() != int64(m.Requests) {

@@ -17,7 +17,7 @@ type scene struct {
 	world *world
 	way   way
 	size  size
-	// base is where clients send requests, and server the sidecar there, if there is one.
+	// base is where clients send requests, and server the sidecar or peer there, if any.
 	base   string
 	server *contender.Server
 	// preflight is the homeserver's own answer to one.
@@ -32,8 +32,8 @@ const refresh = 20 * time.Second
 // play a shape by a way, from a cold start of the sidecar.
 func perform(ctx context.Context, w *world, sh shape, by way, s size, out io.Writer) ([]Result, error) {
 	sc := &scene{world: w, way: by, size: s, base: "http://" + w.hop.Address}
-	if by.directive != "" {
-		server, err := by.caddy().Start(ctx, w.hop.Address, out)
+	if spec, ok := by.server(); ok {
+		server, err := spec.Start(ctx, w.hop.Address, out)
 		if err != nil {
 			return nil, err
 		}

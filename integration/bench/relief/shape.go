@@ -13,6 +13,8 @@ type shape struct {
 	// any change of presence.
 	syncs  bool
 	phases []phase
+	// peers says that others' caches have an answer to it.
+	peers bool
 	// before is done before the first phase, by the same way, and not measured.
 	before func(context.Context, *scene) error
 }
@@ -30,16 +32,20 @@ type phase struct {
 	ends, after func(context.Context, *scene, *Result, *tally) error
 }
 
-// ways are those of a shape.
-func (sh shape) ways() []way {
-	if sh.syncs {
+// ways are those of a shape at a homeserver. Peers are asked at the full size, and of a
+// homeserver that doesn't show everybody to everybody.
+func (sh shape) ways(k kindOfHomeserver, s size) []way {
+	switch {
+	case sh.syncs:
 		return []way{quiet, direct, byDefault, busyWay}
+	case sh.peers && k.hides && s.peers:
+		return append([]way{direct, byDefault, busyWay}, peers...)
 	}
 	return []way{direct, byDefault, busyWay}
 }
 
 // shapes are all that there are.
-var shapes = []shape{roomOpen, popular, warByWrite, warBySync, bridge, storm, nat, badTokens}
+var shapes = []shape{roomOpen, popular, longTail, warByWrite, warBySync, bridge, storm, nat, badTokens}
 
 // schedule spreads requests evenly over a time.
 func schedule(requests []request, over time.Duration) []request {

@@ -10,7 +10,7 @@ import (
 // preflight for each, and the client of somebody who isn't in there for one in a hundred;
 // and soon afterwards, within the ttl, all again.
 var roomOpen = shape{
-	key: "room-open", name: "room open",
+	key: "room-open", name: "room open", peers: true,
 	what: func(s size) string {
 		return fmt.Sprintf("1 viewer, %d members, OPTIONS and GET each, in %s", s.members, s.roomOpen)
 	},
@@ -36,7 +36,7 @@ func openRoom(s *scene) (requests []request) {
 // popular is that many look at the same few again and again, while every two seconds one
 // of those changes.
 var popular = shape{
-	key: "popular-targets", name: "popular targets",
+	key: "popular-targets", name: "popular targets", peers: true,
 	what: func(s size) string {
 		return fmt.Sprintf("%d viewers × %d targets, %d times in %s, a change each 2 s", s.viewers, s.targets, s.rounds, s.popular)
 	},
@@ -67,6 +67,33 @@ func readPopular(s *scene) (requests []request) {
 		requests = append(requests, request{
 			at: at, kind: write, by: s.world.targets[i%len(s.world.targets)], presence: words[i%2], change: true,
 		})
+	}
+	return requests
+}
+
+// longTail is that everybody looks at those of their room, at a few often and at most rarely, while
+// every two seconds one of them changes.
+var longTail = shape{
+	key: "long-tail", name: "long tail", peers: true,
+	what: func(s size) string {
+		return fmt.Sprintf("%d viewers, Zipf over the %d of their room, %d reads/s for %s, a change each 2 s", s.people, min(roomSize, s.people), tailRate, s.popular)
+	},
+	phases: []phase{{length: func(s size) time.Duration { return s.popular }, load: readTail, after: compareLooks(readTail)}},
+}
+
+const tailRate = 400
+
+func readTail(s *scene) (requests []request) {
+	random := rand.New(rand.NewPCG(11, 12))
+	nth := rand.NewZipf(random, 1.3, 1, roomSize-1)
+	for range int(tailRate * s.size.popular.Seconds()) {
+		viewer := random.IntN(len(s.world.people))
+		requests = append(requests, request{kind: read, by: s.world.people[viewer], of: s.world.roommate(viewer, int(nth.Uint64())).id})
+	}
+	requests = schedule(requests, s.size.popular)
+	words := []string{"online", "unavailable"}
+	for at, i := time.Second, 0; at < s.size.popular; at, i = at+2*time.Second, i+1 {
+		requests = append(requests, request{at: at, kind: write, by: s.world.roommate(0, 2+i%3), presence: words[i%2], change: true})
 	}
 	return requests
 }

@@ -7,11 +7,8 @@ import (
 )
 
 // imagined is a scene of a size with people whom no homeserver knows.
-func imagined(t *testing.T, name string, k kindOfHomeserver) *scene {
-	s, err := sizeOf(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+func imagined(name string, k kindOfHomeserver) *scene {
+	s := sizes[name]
 	people := func(n int, what string) (all []*person) {
 		for i := range n {
 			all = append(all, &person{id: fmt.Sprintf("@%s%d:hs.test", what, i), token: fmt.Sprintf("%s%d", what, i)})
@@ -27,13 +24,11 @@ func imagined(t *testing.T, name string, k kindOfHomeserver) *scene {
 	return &scene{world: w, way: direct, size: s}
 }
 
-var sizes = []string{"test", "small", "full"}
-
 func TestEveryPhaseKeepsToItsTimeAndIsTheSameForAllWays(t *testing.T) {
-	for _, name := range sizes {
+	for name := range sizes {
 		for _, sh := range shapes {
 			for _, p := range sh.phases {
-				s := imagined(t, name, homeservers[0])
+				s := imagined(name, homeservers[0])
 				plan := p.load(s)
 				if len(plan) == 0 {
 					t.Errorf("%s, %s: nothing to do", name, sh.key)
@@ -58,7 +53,7 @@ func TestEveryPhaseKeepsToItsTimeAndIsTheSameForAllWays(t *testing.T) {
 }
 
 func TestAnOpenedRoomIsAskedForWithAPreflightEach(t *testing.T) {
-	s := imagined(t, "full", homeservers[0])
+	s := imagined("full", homeservers[0])
 	asked := make(map[string]int)
 	var before request
 	for _, r := range openRoom(s) {
@@ -81,7 +76,7 @@ func TestAnOpenedRoomIsAskedForWithAPreflightEach(t *testing.T) {
 func TestDevicesAtWarTakeTurns(t *testing.T) {
 	for _, kind := range []action{write, sync_} {
 		for _, k := range homeservers {
-			s := imagined(t, "full", k)
+			s := imagined("full", k)
 			length := s.size.war
 			plan := war(s, kind, length)
 			for i, r := range plan[:len(plan)-1] {
@@ -110,7 +105,7 @@ func TestDevicesAtWarTakeTurns(t *testing.T) {
 }
 
 func TestABridgeMostlyRepeatsItself(t *testing.T) {
-	s := imagined(t, "full", homeservers[0])
+	s := imagined("full", homeservers[0])
 	for _, tt := range []struct {
 		each   time.Duration
 		share  float64 // of changes, at most
@@ -142,8 +137,8 @@ func TestABridgeMostlyRepeatsItself(t *testing.T) {
 }
 
 func TestAStormIsTenTimesTheUsualRate(t *testing.T) {
-	for _, name := range sizes {
-		s := imagined(t, name, homeservers[0])
+	for name := range sizes {
+		s := imagined(name, homeservers[0])
 		plan := comeBack(s)
 		usually := usual * float64(s.size.returning)
 		if got := float64(len(plan)) / stormLength(s.size).Seconds() / usually; got < 9.9 || got > 10.1 {
@@ -168,7 +163,7 @@ func TestAStormIsTenTimesTheUsualRate(t *testing.T) {
 // Nobody behind the NAT may do what the default limits don't allow a user, and all of them
 // together do more than they allow one.
 func TestEverybodyBehindTheNATKeepsTheLimits(t *testing.T) {
-	s := imagined(t, "full", homeservers[0])
+	s := imagined("full", homeservers[0])
 	writes, reads := make(map[*person]int), 0
 	for _, r := range behindNAT(s) {
 		if r.from != office {
@@ -191,7 +186,7 @@ func TestEverybodyBehindTheNATKeepsTheLimits(t *testing.T) {
 }
 
 func TestUnknownTokensAreManyAndNeverTheSame(t *testing.T) {
-	s := imagined(t, "full", homeservers[0])
+	s := imagined("full", homeservers[0])
 	seen, addresses, shared := make(map[string]bool), make(map[string]int), 0
 	good := make(map[string]bool)
 	for _, r := range tryTokens(s) {

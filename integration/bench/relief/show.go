@@ -1,36 +1,34 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"image/color"
-	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/report"
 )
 
-// run is all that was measured at once.
-type run struct {
-	Environment report.Environment `json:"environment"`
-	Profile     string             `json:"busy_profile"`
-	Results     []Result           `json:"results"`
-	Problems    []string           `json:"problems,omitempty"`
-	Skipped     []string           `json:"skipped,omitempty"`
+// measured is all that was measured at once.
+type measured struct {
+	environment report.Environment
+	results     []Result
+	// problems begin with a space if they are examples of the one before.
+	problems, skipped []string
 }
 
+// page is the documentation's.
+const page = "relief.md"
+
 // table is that of one homeserver.
-func (r *run) table(homeserver string) report.Table {
+func (r *measured) table(homeserver string) report.Table {
 	t := report.Table{
 		Name:  "relief-" + strings.ToLower(homeserver),
 		Title: "What reaches " + homeserver + ", and what it costs",
 		Columns: []string{"<shape", "<way", "requests", "upstream", "of these whoami", "homeserver CPU s", "for presence s", "saved",
-			"sidecar CPU s", "p50 ms", "p99 ms", "<errors", "wrong", "late", "final ms", "<targets"},
+			"sidecar CPU s", "p50 ms", "p99 ms", "<errors", "<wrong", "late", "final ms", "<targets"},
 	}
-	for _, m := range r.Results {
+	for _, m := range r.results {
 		if m.Homeserver != homeserver {
 			continue
 		}
@@ -48,7 +46,7 @@ func (r *run) table(homeserver string) report.Table {
 		t.Rows = append(t.Rows, []string{
 			m.title(), m.Way, fmt.Sprint(m.Requests), fmt.Sprint(m.Upstream.All()), fmt.Sprint(m.Upstream.Whoami),
 			fmt.Sprintf("%.2f", m.HomeserverCPU), presence, saved, fmt.Sprintf("%.2f", m.SidecarCPU),
-			fmt.Sprintf("%.1f", m.P50), fmt.Sprintf("%.1f", m.P99), errorList(m.Errors), fmt.Sprint(m.wrong()), fmt.Sprint(m.Late), final,
+			fmt.Sprintf("%.1f", m.P50), fmt.Sprintf("%.1f", m.P99), listed(m.Errors), listed(m.Wrong), fmt.Sprint(m.Late), final,
 			strings.Join(words, "; "),
 		})
 	}
@@ -56,10 +54,10 @@ func (r *run) table(homeserver string) report.Table {
 }
 
 // shapesTable says what each shape was.
-func (r *run) shapesTable() report.Table {
+func (r *measured) shapesTable() report.Table {
 	t := report.Table{Name: "relief-shapes", Title: "Shapes", Columns: []string{"<shape", "<in this run"}}
 	var seen []string
-	for _, m := range r.Results {
+	for _, m := range r.results {
 		if !slices.Contains(seen, m.Shape) {
 			seen = append(seen, m.Shape)
 			t.Rows = append(t.Rows, []string{m.Shape, m.What})
@@ -69,7 +67,7 @@ func (r *run) shapesTable() report.Table {
 }
 
 // tables are all tables; one of what was not measured has no rows.
-func (r *run) tables() []report.Table {
+func (r *measured) tables() []report.Table {
 	tables := []report.Table{r.shapesTable()}
 	for _, k := range homeservers {
 		tables = append(tables, r.table(k.name))
@@ -78,79 +76,25 @@ func (r *run) tables() []report.Table {
 }
 
 // environmentText is where and with what the run was made.
-func (r *run) environmentText() string {
-	text := r.Environment.Text()
-	if r.Environment.Size != "full" {
+func (r *measured) environmentText() string {
+	text := r.environment.Text()
+	if r.environment.Size != "full" {
 		text += " These figures are of a small size: they show that it works; for what it saves, run the full one."
 	}
 	return text
 }
 
-func (r *run) print(out io.Writer) {
-	for _, t := range r.tables() {
-		if len(t.Rows) > 0 {
-			t.Text(out)
-		}
-	}
-	fmt.Fprintf(out, "\n%s\n", r.environmentText())
-	for _, s := range r.Skipped {
-		fmt.Fprintf(out, "skipped: %s\n", s)
-	}
-	for _, p := range r.Problems {
-		fmt.Fprintf(out, "problem: %s\n", p)
-	}
+// missed are the problems without their examples.
+func (r *measured) missed() []string {
+	return slices.DeleteFunc(slices.Clone(r.problems), func(p string) bool { return strings.HasPrefix(p, " ") })
 }
 
-const (
-	textFile = "relief.md"
-	jsonFile = "relief.json"
-)
-
-// document writes the run into the folder of the documentation.
-func (r *run) document(dir string) error {
-	name := filepath.Join(dir, textFile)
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return fmt.Errorf("reading the documentation: %w", err)
+// run is what there is to show.
+func (r *measured) run() *report.Run {
+	return &report.Run{
+		Environment: r.environment, Tables: r.tables(), Skipped: r.skipped, Problems: r.problems,
+		Texts: map[string]string{"environment": r.environmentText(), "busy": "```\n" + strings.TrimSpace(busy) + "\n```"},
 	}
-	texts := map[string]string{
-		"environment": r.environmentText(),
-		"busy":        "```\n" + strings.TrimSpace(busy) + "\n```",
-		"problems":    "All targets were met.",
-	}
-	if len(r.Skipped) > 0 {
-		texts["environment"] += "\n\nLeft out:\n\n- " + strings.Join(r.Skipped, "\n- ")
-	}
-	if len(r.Problems) > 0 {
-		texts["problems"] = "Not met in this run:\n\n- " + strings.Join(slices.DeleteFunc(slices.Clone(r.Problems), func(p string) bool {
-			return strings.HasPrefix(p, " ")
-		}), "\n- ")
-	}
-	for _, t := range r.tables() {
-		texts[t.Name] = "Not measured in this run."
-		if len(t.Rows) > 0 {
-			texts[t.Name] = t.Markdown()
-		}
-	}
-	filled, err := report.Fill(string(text), texts)
-	if err != nil {
-		return err
-	}
-	figures, err := json.MarshalIndent(r, "", "\t")
-	if err != nil {
-		return err
-	}
-	for _, k := range homeservers {
-		if err := r.chart(k.name, filepath.Join(dir, chartFile(k.name))); err != nil {
-			return err
-		}
-	}
-	for file, content := range map[string][]byte{name: []byte(filled), filepath.Join(dir, jsonFile): append(figures, '\n')} {
-		if err := os.WriteFile(file, content, 0o644); err != nil {
-			return fmt.Errorf("writing the documentation: %w", err)
-		}
-	}
-	return nil
 }
 
 func chartFile(homeserver string) string { return "relief-" + strings.ToLower(homeserver) + ".svg" }
@@ -164,10 +108,10 @@ var kinds = map[string]report.Kind{
 
 // chart shows what presence costs a homeserver by each way, by shape, as a share of what it
 // costs directly.
-func (r *run) chart(homeserver, path string) error {
+func (r *measured) chart(homeserver, path string) error {
 	var bars []report.Bar
 	heading, whole := "", 0.0
-	for _, m := range r.Results {
+	for _, m := range r.results {
 		kind, ok := kinds[m.Way]
 		if m.Homeserver != homeserver || !ok {
 			continue

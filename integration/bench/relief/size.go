@@ -1,9 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // size is how much is done of each shape. Rates are the same in all sizes, or so low that
 // a Synapse keeps up on one core: who can't keep up would be compared in another shape.
@@ -27,31 +24,27 @@ type size struct {
 	nat time.Duration // all people
 
 	bad time.Duration
+
+	peers bool // take part
 }
 
 // roomSize is how many people share a room.
 const roomSize = 50
 
-func sizeOf(name string) (size, error) {
-	switch name {
-	case "test": // all of it tiny, to see that it runs
-		return size{
-			name: name, people: 6, members: 12, ghosts: 3, roomOpen: 500 * time.Millisecond,
-			viewers: 3, targets: 5, rounds: 10, popular: 2 * time.Second,
-			war: time.Second, syncWar: time.Second, bridge: time.Second, returning: 5, contacts: 3, nat: time.Second, bad: time.Second,
-		}, nil
-	case "small":
-		return size{
-			name: name, people: 100, members: 300, ghosts: 20, roomOpen: 1500 * time.Millisecond,
-			viewers: 6, targets: 50, rounds: 18, popular: 7 * time.Second,
-			war: 3 * time.Second, syncWar: 3 * time.Second, bridge: 4 * time.Second, returning: 60, contacts: 3, nat: 3 * time.Second, bad: 3 * time.Second,
-		}, nil
-	case "full":
-		return size{
-			name: name, people: 500, members: 2600, ghosts: 40, roomOpen: 13 * time.Second,
-			viewers: 20, targets: 50, rounds: 20, popular: 28 * time.Second,
-			war: 12 * time.Second, syncWar: 25 * time.Second, bridge: 22 * time.Second, returning: 200, contacts: 10, nat: 14 * time.Second, bad: 10 * time.Second,
-		}, nil
-	}
-	return size{}, fmt.Errorf("there is no size %q: small or full", name)
+var sizes = map[string]size{
+	"test": { // all of it tiny, to see that it runs
+		name: "test", people: 6, members: 12, ghosts: 3, roomOpen: 500 * time.Millisecond,
+		viewers: 3, targets: 5, rounds: 10, popular: 2 * time.Second,
+		war: time.Second, syncWar: time.Second, bridge: time.Second, returning: 5, contacts: 3, nat: time.Second, bad: time.Second,
+	},
+	"small": {
+		name: "small", people: 100, members: 300, ghosts: 20, roomOpen: 1500 * time.Millisecond,
+		viewers: 6, targets: 50, rounds: 18, popular: 7 * time.Second,
+		war: 3 * time.Second, syncWar: 3 * time.Second, bridge: 4 * time.Second, returning: 60, contacts: 3, nat: 3 * time.Second, bad: 3 * time.Second,
+	},
+	"full": {
+		name: "full", people: 500, members: 2600, ghosts: 40, roomOpen: 13 * time.Second,
+		viewers: 20, targets: 50, rounds: 20, popular: 28 * time.Second,
+		war: 12 * time.Second, syncWar: 25 * time.Second, bridge: 22 * time.Second, returning: 200, contacts: 10, nat: 14 * time.Second, bad: 10 * time.Second, peers: true,
+	},
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	_ "embed"
+	"slices"
 	"strings"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/contender"
@@ -17,11 +18,14 @@ type way struct {
 	name string
 	// directive is what stands before reverse_proxy, or empty for no sidecar.
 	directive string
+	// peer is another's cache in the sidecar's place. It doesn't know of writes, so what it
+	// shows may be wrong, which is counted.
+	peer *contender.Spec
 	// quiet says that syncs change no presence.
 	quiet bool
 }
 
-// The ways. The last one is for shapes with syncs only.
+// The ways. Quiet is for shapes with syncs only.
 var (
 	direct    = way{name: "direct"}
 	byDefault = way{name: "default", directive: "matrix_presence"}
@@ -29,13 +33,36 @@ var (
 	quiet     = way{name: "direct, presence unchanged", quiet: true}
 )
 
-// caddy is the sidecar of a way. It takes the client's address from the load generator,
-// as from another proxy.
-func (w way) caddy() contender.Spec {
+// peers are caches that others have, in front of the homeserver. To be as fresh as the sidecar
+// they would have to keep nothing: with a time to live of a second they come near. The last
+// one shows what a cache that ignores viewers would save, and what it leaks.
+var peers = []way{
+	peer("nginx by token, 1 s", contender.NginxCache(contender.ByTokenAndPath, "1s")),
+	peer("Varnish by token, 1 s", contender.VarnishCache("1s")),
+	peer("Souin by token, 1 s", contender.Souin("1s").Spec()),
+	peer("nginx by path, 30 s", contender.NginxCache(contender.ByPath, "30s")),
+}
+
+func peer(name string, spec contender.Spec) way { return way{name: name, peer: &spec} }
+
+// isPeer tells of the name of a way that it is another's cache.
+func isPeer(name string) bool {
+	return slices.ContainsFunc(peers, func(w way) bool { return w.name == name })
+}
+
+// server is what stands between the clients and the homeserver, if anything does. The sidecar
+// takes the client's address from the load generator, as from another proxy.
+func (w way) server() (spec contender.Spec, ok bool) {
+	switch {
+	case w.peer != nil:
+		return *w.peer, true
+	case w.directive == "":
+		return spec, false
+	}
 	return contender.Caddy{
 		Global: "servers {\n\t\ttrusted_proxies static 127.0.0.1/32\n\t\ttrusted_proxies_strict\n\t}",
 		Site:   indent(w.directive) + "\n" + contender.ReverseProxy(contender.IdleConnections),
-	}.Spec()
+	}.Spec(), true
 }
 
 func indent(text string) string {

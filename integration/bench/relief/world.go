@@ -8,9 +8,9 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/accounting"
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/counting"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/accounting"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/counting"
 )
 
 // kindOfHomeserver is what has to be known of one.
@@ -90,7 +90,7 @@ func (k kindOfHomeserver) open(ctx context.Context, out io.Writer) (*world, erro
 	if err != nil {
 		return nil, err
 	}
-	hop, err := counting.Start(server.URL)
+	hop, err := counting.Start(server.URL, nil)
 	if err != nil {
 		server.Stop()
 		return nil, err

@@ -113,6 +113,12 @@ func (p *Process) Stop() {
 // PID is the number of the server's process.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
+// Signal sends the server a signal, and nothing else.
+func (p *Process) Signal(signal os.Signal) error { return p.cmd.Process.Signal(signal) }
+
+// Ended is how the server ended, once it has.
+func (p *Process) Ended() *os.ProcessState { return p.cmd.ProcessState }
+
 // Exited is closed once the server is gone, for whatever reason.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 // Caddy is a server of Caddy's with one site.
@@ -72,7 +72,7 @@ const typicalBody = `{"presence":"unavailable","last_active_ago":123456,"status_
 func Respond() string {
 	var site strings.Builder
 	site.WriteString("\theader {\n")
-	for _, field := range scripted.Header {
+	for _, field := range scripted.Fields {
 		if field.Name != "Server" { // a hit has Caddy's
 			fmt.Fprintf(&site, "\t\t%s %q\n", field.Name, field.Value)
 		}

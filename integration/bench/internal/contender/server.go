@@ -10,7 +10,7 @@ import (
 	"strings"
 	"text/template"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/accounting"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/accounting"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/stats"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/traffic"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // Generate loads a server from this process.
@@ -70,7 +71,7 @@ const streams = 8
 
 // connection is what a client sends requests on.
 type connection interface {
-	Do(ctx context.Context, request []byte) (*http.Response, []byte, error)
+	Ask(request []byte) (r wire.Reply, used bool, err error)
 }
 
 // client is one connection and what it has seen.
@@ -84,11 +85,7 @@ type client struct {
 func (c *client) run(ctx context.Context, g *generator, shared *traffic.Multiplexed) {
 	conn := connection(shared)
 	if shared == nil {
-		own, err := traffic.Dial(ctx, g.options.Address)
-		if err != nil {
-			c.failed++
-			return
-		}
+		own := &wire.Client{Address: g.options.Address}
 		defer own.Close()
 		conn = own
 	}
@@ -98,14 +95,14 @@ func (c *client) run(ctx context.Context, g *generator, shared *traffic.Multiple
 			return
 		}
 		begin := time.Now()
-		resp, body, err := conn.Do(ctx, request)
+		r, _, err := conn.Ask(request)
 		if err != nil {
 			c.failed++
 			continue
 		}
 		c.latencies = append(c.latencies, time.Since(begin).Microseconds())
-		c.bytes += int64(len(body))
-		if resp.StatusCode >= http.StatusBadRequest {
+		c.bytes += int64(len(r.Body))
+		if r.Status >= http.StatusBadRequest {
 			c.refused++
 		}
 	}

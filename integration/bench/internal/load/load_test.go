@@ -7,10 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,29 +19,6 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/traffic"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
-
-func TestWrkOutput(t *testing.T) {
-	const chatter = "Running 1s test @ http://127.0.0.1:1\n  1 threads and 64 connections\nRequests/sec: 5\n"
-	const good = "result requests=5000 us=1001000 bytes=900000 status=7 failed=2 p50=80.0 p99=950.5 p999=1200.0\n"
-	got, err := parseWrk(chatter + good)
-	want := Result{Requests: 5000, Seconds: 1.001, Bytes: 900000, Refused: 7, Failed: 2, P50: 80, P99: 950.5, P999: 1200}
-	if err != nil || got != want {
-		t.Errorf("got %+v, %v", got, err)
-	}
-	if rate := got.Rate(); rate < 4994 || rate > 4996 {
-		t.Errorf("rate %v", rate)
-	}
-	for name, text := range map[string]string{
-		"nothing":          "",
-		"no result":        chatter,
-		"a field missing":  strings.Replace(good, "p99=", "p98=", 1),
-		"a value not read": strings.Replace(good, "5000", "many", 1),
-	} {
-		if got, err := parseWrk(text); err == nil {
-			t.Errorf("%s: got %+v", name, got)
-		}
-	}
-}
 
 func TestRequestFiles(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "requests")
@@ -175,21 +150,5 @@ func TestGeneratorKeepsThePace(t *testing.T) {
 	})
 	if err != nil || got.Requests < 15 || got.Requests > 31 {
 		t.Errorf("got %+v, %v; want about 30 requests", got, err)
-	}
-}
-
-func TestWrkPlaysTheFile(t *testing.T) {
-	program, err := exec.LookPath("wrk")
-	if err != nil {
-		t.Skip(err)
-	}
-	addr, _ := asked(t)
-	file := requests(t, traffic.Read, traffic.Foreign, traffic.Other)
-	got, err := wrk(t.Context(), program, Options{Address: addr, File: file, Offset: 1, Connections: 1, Duration: time.Second})
-	if err != nil || got.Requests < 10 || got.Failed != 0 {
-		t.Fatalf("got %+v, %v", got, err)
-	}
-	if refused := float64(got.Refused) / float64(got.Requests); refused < 0.3 || refused > 0.36 {
-		t.Errorf("a third is refused, not %.2f", refused)
 	}
 }

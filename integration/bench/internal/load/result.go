@@ -1,8 +1,6 @@
 package load
 
 import (
-	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
@@ -38,7 +36,7 @@ type Options struct {
 	// Address is the server's.
 	Address string
 	// Protocol is what to speak, HTTP/1.1 unless given, and Certificate the file with the one
-	// to trust. Only our own generator heeds them.
+	// to trust.
 	Protocol    protocol.Protocol
 	Certificate string
 	// File holds the requests, as WriteFile writes them.
@@ -50,18 +48,9 @@ type Options struct {
 	Connections int
 	// Duration is how long. With 0 each request of the file is sent once.
 	Duration time.Duration
-	// PerSecond, if above 0, is how many requests to begin a second at most. Only
-	// our own generator heeds it.
+	// PerSecond, if above 0, is how many requests to begin a second at most.
 	PerSecond int
 }
 
 // plain tells that HTTP/1.1 is spoken.
 func (o Options) plain() bool { return o.Protocol == "" || o.Protocol == protocol.HTTP1 }
-
-// parseResult reads what our own generator prints.
-func parseResult(text []byte) (r Result, err error) {
-	if err := json.Unmarshal(text, &r); err != nil {
-		return Result{}, fmt.Errorf("reading the load generator's result: %w", err)
-	}
-	return r, nil
-}

@@ -10,40 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"time"
 )
 
 // Command is the name of the hidden subcommand that runs our generator.
 const Command = "load"
-
-// Generator is the better of the two generators that this machine has.
-type Generator struct{ wrk string }
-
-// Find looks for wrk.
-func Find() Generator {
-	path, err := exec.LookPath("wrk")
-	if err != nil {
-		return Generator{}
-	}
-	return Generator{wrk: path}
-}
-
-// String names the generator.
-func (g Generator) String() string {
-	if g.wrk == "" {
-		return "built in (wrk is not here; apt-get install wrk)"
-	}
-	return "wrk"
-}
-
-// Run loads a server for a time.
-func (g Generator) Run(ctx context.Context, o Options) (Result, error) {
-	// wrk counts in whole seconds, and speaks HTTP/1.1 only.
-	if g.wrk != "" && o.plain() && o.PerSecond == 0 && o.Duration%time.Second == 0 {
-		return wrk(ctx, g.wrk, o)
-	}
-	return Child(ctx, o)
-}
 
 // Child loads a server by our own generator in a process of its own.
 func Child(ctx context.Context, o Options) (Result, error) {
@@ -60,7 +30,11 @@ func Child(ctx context.Context, o Options) (Result, error) {
 	if err := cmd.Run(); err != nil {
 		return Result{}, fmt.Errorf("running the load generator: %w", err)
 	}
-	return parseResult(stdout.Bytes())
+	var r Result
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
+		return Result{}, fmt.Errorf("reading the load generator's result: %w", err)
+	}
+	return r, nil
 }
 
 // Main is the hidden subcommand: it loads a server and prints the result.

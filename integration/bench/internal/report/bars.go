@@ -4,10 +4,7 @@ import (
 	"fmt"
 	"image/color"
 	"math"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	xfont "golang.org/x/image/font"
 	"gonum.org/v1/plot"
@@ -16,6 +13,8 @@ import (
 	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/chart"
 )
 
 // Bar is a row of a chart. One without a figure is a heading.
@@ -31,24 +30,19 @@ type Kind struct {
 	Colour color.Color
 }
 
-// sans is a font of the charts.
-func sans(size vg.Length, weight xfont.Weight) font.Font {
-	return font.Font{Typeface: "Liberation", Variant: "Sans", Size: size, Weight: weight}
-}
-
 // SaveBars draws bars from top to bottom. One that is many times as long as the next is
 // cut, so that the others aren't squeezed; its figure says how long it is.
 func SaveBars(bars []Bar, title, unit, path string) error {
 	p := plot.New()
 	p.Title.Text = title
-	p.Title.TextStyle.Font = sans(13, xfont.WeightBold)
+	p.Title.TextStyle.Font = chart.Sans(13, xfont.WeightBold)
 	p.Title.Padding = 10
 	p.X.Label.Text = unit
-	p.X.Label.TextStyle.Font = sans(10, xfont.WeightNormal)
+	p.X.Label.TextStyle.Font = chart.Sans(10, xfont.WeightNormal)
 	p.X.Label.Padding = 4
-	p.X.Tick.Label.Font = sans(9, xfont.WeightNormal)
-	p.Y.Tick.Label.Font = sans(9.5, xfont.WeightNormal)
-	p.Legend.TextStyle.Font = sans(9.5, xfont.WeightNormal)
+	p.X.Tick.Label.Font = chart.Sans(9, xfont.WeightNormal)
+	p.Y.Tick.Label.Font = chart.Sans(9.5, xfont.WeightNormal)
+	p.Legend.TextStyle.Font = chart.Sans(9.5, xfont.WeightNormal)
 	p.Legend.Top, p.Legend.Padding = true, 3
 
 	grid := plotter.NewGrid()
@@ -88,7 +82,7 @@ func SaveBars(bars []Bar, title, unit, path string) error {
 	for _, l := range []struct {
 		labels plotter.XYLabels
 		font   font.Font
-	}{{figures, sans(9, xfont.WeightNormal)}, {headings, sans(9.5, xfont.WeightBold)}} {
+	}{{figures, chart.Sans(9, xfont.WeightNormal)}, {headings, chart.Sans(9.5, xfont.WeightBold)}} {
 		drawn, err := plotter.NewLabels(l.labels)
 		if err != nil {
 			return fmt.Errorf("drawing %s: %w", path, err)
@@ -104,29 +98,7 @@ func SaveBars(bars []Bar, title, unit, path string) error {
 	// Room for the longest figure at the right.
 	p.X.Min, p.X.Max = 0, limit*1.35
 	p.Y.Min, p.Y.Max = -0.6, float64(len(bars))-0.4
-	return write(p, 760, 80+17*vg.Length(len(bars)), path)
-}
-
-// write draws a chart with a margin, in the format that the path ends in.
-func write(p *plot.Plot, width, height vg.Length, path string) error {
-	canvas, err := draw.NewFormattedCanvas(width, height, strings.TrimPrefix(filepath.Ext(path), "."))
-	if err != nil {
-		return fmt.Errorf("drawing %s: %w", path, err)
-	}
-	whole := draw.New(canvas)
-	whole.SetColor(color.White)
-	whole.Fill(whole.Rectangle.Path())
-	const margin = 12
-	p.Draw(draw.Crop(whole, margin, -margin, margin, -margin))
-	f, err := os.Create(path)
-	if err != nil {
-		return fmt.Errorf("drawing a chart: %w", err)
-	}
-	defer f.Close()
-	if _, err := canvas.WriteTo(f); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return f.Close()
+	return chart.Write(path, 760, 80+17*vg.Length(len(bars)), p.Draw)
 }
 
 // cut returns the length at which bars are cut: a little above the longest that is

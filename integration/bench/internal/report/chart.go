@@ -1,11 +1,11 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"image/color"
 	"slices"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/freshness"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/throughput"
 )
 
@@ -31,7 +31,7 @@ func CPUChart(r *throughput.Results, path string) error {
 			Figure: fmt.Sprintf("%s (%s–%s)", thousands(cpu.Median), thousands(cpu.Min), thousands(cpu.Max)),
 		})
 	}
-	slices.SortStableFunc(bars, func(a, b Bar) int { return compare(a.Value, b.Value) })
+	slices.SortStableFunc(bars, func(a, b Bar) int { return cmp.Compare(a.Value, b.Value) })
 	return SaveBars(bars, "CPU time of the server for a request", "microseconds, median of all rounds (smallest–largest)", path)
 }
 
@@ -43,49 +43,4 @@ func kindOf(group string) Kind {
 		return others
 	}
 	return bare
-}
-
-// UpstreamChart shows what reaches the homeserver, by shape, and which answers were
-// wrong.
-func UpstreamChart(results []freshness.Result, path string) error {
-	var bars []Bar
-	var shapes []string
-	for _, r := range results {
-		if shape := r.Homeserver + ", " + title(r); !slices.Contains(shapes, shape) {
-			shapes = append(shapes, shape)
-		}
-	}
-	for _, shape := range shapes {
-		bars = append(bars, Bar{Label: shape})
-		var rows []Bar
-		for _, r := range results {
-			if r.Homeserver+", "+title(r) != shape {
-				continue
-			}
-			row := Bar{Label: r.Contender, Value: r.UpstreamPer1000(), Kind: others, Figure: thousands(r.UpstreamPer1000())}
-			switch {
-			case r.Contender == freshness.Baseline:
-				row.Kind = bare
-			case r.Bound == "never":
-				row.Kind = ours
-			}
-			if wrong := r.Wrong(); wrong > 0 {
-				row.Figure += fmt.Sprintf("   %s of %s answers wrong", thousands(float64(wrong)), thousands(float64(r.Reads)))
-			}
-			rows = append(rows, row)
-		}
-		slices.SortStableFunc(rows, func(a, b Bar) int { return compare(a.Value, b.Value) })
-		bars = append(bars, rows...)
-	}
-	return SaveBars(bars, "Requests that reach the homeserver for 1,000 reads, at equal freshness", "requests", path)
-}
-
-func compare(a, b float64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

@@ -1,4 +1,4 @@
-// Package report shows results: as aligned tables on a terminal, as JSON, as charts,
+// Package report shows results: as aligned tables on a terminal, as charts,
 // and as tables in the documentation.
 //
 // The documentation is written by people and its figures are not: what stands

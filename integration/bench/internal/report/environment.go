@@ -18,16 +18,16 @@ import (
 
 // Environment is where and with what a run was made.
 type Environment struct {
-	Date       string   `json:"date"`
-	Commit     string   `json:"commit,omitempty"`
-	Size       string   `json:"size"`
-	Took       string   `json:"took"`
-	CPU        string   `json:"cpu"`
-	Cores      int      `json:"cores"`
-	Kernel     string   `json:"kernel"`
-	Go         string   `json:"go"`
-	Generator  string   `json:"load_generator"`
-	Contenders []string `json:"contenders"`
+	Date       string
+	Commit     string
+	Size       string
+	Took       string
+	CPU        string
+	Cores      int
+	Kernel     string
+	Go         string
+	Generator  string
+	Contenders []string
 }
 
 // Machine finds out about this machine and the sidecar.

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/freshness"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/load"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/throughput"
 )
@@ -57,7 +56,7 @@ func TestFilling(t *testing.T) {
 }
 
 // results are a run in small.
-func results() (*throughput.Results, []freshness.Result) {
+func results() *throughput.Results {
 	r := &throughput.Results{Allocations: map[string]throughput.Allocations{"hit": {Objects: 80, Bytes: 7000}}}
 	for i, name := range []string{"respond", "hit", "souin"} {
 		for round := range 3 {
@@ -66,51 +65,47 @@ func results() (*throughput.Results, []freshness.Result) {
 			})
 		}
 	}
-	f := []freshness.Result{
-		{Homeserver: "scripted", Shape: "popular targets", What: "few", Contender: freshness.Baseline, Bound: "never", Reads: 1000, Seconds: 1, Upstream: 1000},
-		{Homeserver: "scripted", Shape: "popular targets", What: "few", Contender: "nginx", Bound: "30 s", Reads: 1000, Seconds: 1, Upstream: 10, Leaks: 3},
-	}
-	return r, f
+	return r
 }
 
-func TestChartsAreDrawn(t *testing.T) {
-	r, f := results()
+func TestChartIsDrawn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cpu.svg")
+	if err := CPUChart(results(), path); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(text), "<svg") {
+		t.Error(err)
+	}
+}
+
+// A table or marker that nobody fills would go on showing an old run.
+func TestTheDocumentationIsFilledFromARun(t *testing.T) {
+	const page = "performance.md"
 	dir := t.TempDir()
-	for name, draw := range map[string]func(string) error{
-		"cpu.svg":      func(path string) error { return CPUChart(r, path) },
-		"upstream.svg": func(path string) error { return UpstreamChart(f, path) },
-	} {
-		path := filepath.Join(dir, name)
-		if err := draw(path); err != nil {
-			t.Fatal(err)
-		}
-		text, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(text), "<svg") {
-			t.Errorf("%s: %v", name, err)
+	text, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "docs", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, page), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := results()
+	run := Run{Tables: []Table{Throughput(r), Ratios(r), Options(r)}, Problems: []string{"a figure"}}
+	if err := run.Document(dir, page); err != nil {
+		t.Fatal(err)
+	}
+	if text, err = os.ReadFile(filepath.Join(dir, page)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| hit |", "| 80 | 7.0 |", "| hit / respond |", "Not measured in this run.", "Nothing was left out.", "- a figure"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %q in the page", want)
 		}
 	}
-}
-
-func TestTablesOfARun(t *testing.T) {
-	r, f := results()
-	for _, c := range []struct {
-		table Table
-		want  []string
-	}{
-		{Throughput(r), []string{"| hit |", "| 80 | 7.0 |"}},
-		{Ratios(r), []string{"| hit / respond |"}},
-		{Freshness(f), []string{"popular targets: few", "| 10.0 | 3 | 0 | 0 | 0 |"}},
-	} {
-		text := c.table.Markdown()
-		for _, want := range c.want {
-			if !strings.Contains(text, want) {
-				t.Errorf("%s: no %q in\n%s", c.table.Name, want, text)
-			}
-		}
-	}
-	text, err := JSON(Environment{}, r, f, nil, nil)
-	if err != nil || !strings.Contains(string(text), `"over": "hit"`) {
-		t.Errorf("%v in\n%s", err, text)
+	var out strings.Builder
+	if run.Print(&out); !strings.Contains(out.String(), "hit / respond") || !strings.Contains(out.String(), "problem: a figure") {
+		t.Errorf("printed:\n%s", out.String())
 	}
 }
 

@@ -8,11 +8,11 @@ import (
 
 // Spread is the median of some figures, and the smallest and largest of them.
 type Spread struct {
-	Median float64 `json:"median"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
+	Median float64
+	Min    float64
+	Max    float64
 	// N is of how many.
-	N int `json:"n"`
+	N int
 }
 
 // SpreadOf sums up figures. Those that are not a number, such as a ratio to

@@ -11,14 +11,14 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/load"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/plan"
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/traffic"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/upstream"
 )
 
 // Allocations is what one request leaves to the garbage collector.
 type Allocations struct {
-	Objects float64 `json:"objects"`
-	Bytes   float64 `json:"bytes"`
+	Objects float64
+	Bytes   float64
 }
 
 // allocationRequests are enough that what Caddy's admin endpoint itself allocates
@@ -44,7 +44,7 @@ func (e *Experiment) allocationSteps() []plan.Step {
 
 func (e *Experiment) allocations(ctx context.Context, c Contender) error {
 	e.stop() // nothing else is to run, and nothing more is to be measured
-	homeserver, err := scripted.Start(ctx, scripted.Options{})
+	homeserver, err := upstream.Start(ctx)
 	if err != nil {
 		return err
 	}

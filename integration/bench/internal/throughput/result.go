@@ -4,28 +4,29 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/accounting"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/load"
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/stats"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/upstream"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/accounting"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 // Measurement is one contender under load, once.
 type Measurement struct {
-	Contender string `json:"contender"`
+	Contender string
 	// Round and Position tell when.
-	Round    int         `json:"round"`
-	Position int         `json:"position"`
-	Load     load.Result `json:"load"`
+	Round    int
+	Position int
+	Load     load.Result
 	// User and System are the server's CPU time for a request, in microseconds.
-	User   float64 `json:"user_us"`
-	System float64 `json:"system_us"`
+	User   float64
+	System float64
 	// Resident and Peak are memory in bytes: at the end of the run, and the most
 	// since the server started.
-	Resident int64 `json:"resident_bytes"`
-	Peak     int64 `json:"peak_bytes"`
+	Resident int64
+	Peak     int64
 	// Upstream is how many requests reached the homeserver for 1,000 of the client.
-	Upstream float64 `json:"upstream_per_1000"`
+	Upstream float64
 }
 
 // CPU is the server's time for a request, in microseconds.
@@ -34,18 +35,18 @@ func (m Measurement) CPU() float64 { return m.User + m.System }
 // P99 is that latency in microseconds.
 func (m Measurement) P99() float64 { return m.Load.P99 }
 
-func measurement(c Contender, l load.Result, used accounting.Usage, asked scripted.Counts) Measurement {
+func measurement(c Contender, l load.Result, used accounting.Usage, asked upstream.Counts) Measurement {
 	n := float64(max(1, l.Requests))
-	upstream := asked.All()
+	reached := asked.All()
 	if c.Writes > 0 { // they are not the client's
-		upstream = asked.Reads
+		reached = asked[scripted.Read]
 	}
 	return Measurement{
 		Contender: c.Name, Load: l,
 		User:     float64(used.User.Microseconds()) / n,
 		System:   float64(used.System.Microseconds()) / n,
 		Resident: used.Resident, Peak: used.PeakResident,
-		Upstream: float64(upstream) / n * 1000,
+		Upstream: float64(reached) / n * 1000,
 	}
 }
 
@@ -109,13 +110,13 @@ var Comparisons = []Comparison{
 
 // Results are all measurements of a run.
 type Results struct {
-	Measurements []Measurement `json:"measurements"`
+	Measurements []Measurement
 	// Allocations are those of one request, by contender, where they can be known.
-	Allocations map[string]Allocations `json:"allocations"`
+	Allocations map[string]Allocations
 	// Problems say which figures not to trust, and why.
-	Problems []string `json:"problems,omitempty"`
+	Problems []string
 	// Skipped says who did not take part, and why.
-	Skipped []string `json:"skipped,omitempty"`
+	Skipped []string
 }
 
 // Of sums up one figure of a contender.

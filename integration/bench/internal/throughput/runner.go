@@ -15,8 +15,8 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/contender"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/load"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/plan"
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/traffic"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/upstream"
 )
 
 // Options say how long to measure.
@@ -41,9 +41,8 @@ type Experiment struct {
 
 	options    Options
 	contenders []Contender
-	generator  load.Generator
 	dir        string
-	homeserver *scripted.Server
+	homeserver *upstream.Server
 	running    map[string]*running
 	files      map[traffic.Workload]string
 }
@@ -68,7 +67,7 @@ func New(contenders []Contender, o Options) (*Experiment, error) {
 		return nil, fmt.Errorf("making a folder: %w", err)
 	}
 	e := &Experiment{
-		options: o, generator: load.Find(), dir: dir,
+		options: o, dir: dir,
 		running: make(map[string]*running), files: make(map[traffic.Workload]string),
 	}
 	for _, c := range contenders {
@@ -85,9 +84,6 @@ func New(contenders []Contender, o Options) (*Experiment, error) {
 	}
 	return e, nil
 }
-
-// Generator names what makes the load.
-func (e *Experiment) Generator() string { return e.generator.String() }
 
 // Steps are what there is to do.
 func (e *Experiment) Steps() []plan.Step {
@@ -169,7 +165,7 @@ func (e *Experiment) measure(ctx context.Context, c Contender, round, position i
 	if err != nil {
 		return err
 	}
-	result, err := e.generator.Run(ctx, o)
+	result, err := load.Child(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -227,7 +223,7 @@ func (e *Experiment) writeBeside(ctx context.Context, c Contender, o load.Option
 // server returns the running server of a contender, warm.
 func (e *Experiment) server(ctx context.Context, c Contender) (*running, error) {
 	if e.homeserver == nil {
-		homeserver, err := scripted.Start(ctx, scripted.Options{})
+		homeserver, err := upstream.Start(ctx)
 		if err != nil {
 			return nil, err
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
 // Multiplexed is a connection of HTTP/2 or HTTP/3, on which several clients may send requests at
@@ -33,25 +34,25 @@ func NewMultiplexed(p protocol.Protocol, addr, certificate string) (*Multiplexed
 	return &Multiplexed{p.NewTransport(trusted), p.Plain(&url.URL{Host: addr})}, nil
 }
 
-// Do sends a request, which is written as for HTTP/1.1.
-func (m *Multiplexed) Do(ctx context.Context, request []byte) (*http.Response, []byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+// Ask sends a request, which is written as for HTTP/1.1, like [wire.Client.Ask].
+func (m *Multiplexed) Ask(request []byte) (reply wire.Reply, used bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), wire.Patience)
 	defer cancel()
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(request)))
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading a request: %w", err)
+		return reply, true, fmt.Errorf("reading a request: %w", err)
 	}
 	r.URL.Scheme, r.URL.Host, r.RequestURI = m.server.Scheme, m.server.Host, ""
 	resp, err := m.transport.RoundTrip(r.WithContext(ctx))
 	if err != nil {
-		return nil, nil, fmt.Errorf("sending a request: %w", err)
+		return reply, true, fmt.Errorf("sending a request: %w", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading an answer's body: %w", err)
+		return reply, true, fmt.Errorf("reading an answer's body: %w", err)
 	}
-	return resp, body, nil
+	return wire.Reply{Status: resp.StatusCode, Header: resp.Header, Body: body}, true, nil
 }
 
 // Close ends the connection.

@@ -1,14 +1,13 @@
 // Package scripted is a homeserver that knows presence, tokens and nothing else, for
-// tests in which the homeserver itself has to misbehave at a known moment. It answers
-// as Synapse does and runs in the test's own process.
+// tests in which the homeserver itself has to misbehave at a known moment, or to be
+// quicker than a real one. It answers as Synapse does.
+//
+//   - homeserver.go: routes, states, and what is counted;
+//   - run.go: the listener, which can be stopped and started again, and gates.
 //
 // It can be told to hold requests ([Homeserver.Hold]), to leave in an orderly way
 // ([Homeserver.Stop]), to break off whatever it is doing ([Homeserver.Cut]), and to
 // come back at the same address ([Homeserver.Start]).
-//
-// A status is a version: "v7" is what the seventh write said. Of two writes to one user
-// the one with the larger version lasts, in whatever order they come: a write whose
-// client went away may arrive after the next one.
 //
 // It counts exactly. An answer is written while the count is locked, and so is the
 // breaking off begun: each request was either answered, and the answer is in the

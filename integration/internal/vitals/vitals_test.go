@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/vitals"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/vitals"
 )
 
 const metrics = `# TYPE caddy_http_requests_in_flight gauge

@@ -1,6 +1,8 @@
 package counting
 
 import (
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -31,8 +33,8 @@ func (c Counts) Since(earlier Counts) Counts {
 
 // Hop stands before a homeserver and counts. Stop it.
 type Hop struct {
-	// Address is where it listens.
-	Address string
+	// URL is where it listens, and Address the address of that.
+	URL, Address string
 
 	server    *httptest.Server
 	transport *http.Transport
@@ -43,14 +45,17 @@ type Hop struct {
 // connections are kept to the homeserver: more than any experiment has under way.
 const connections = 256
 
-// Start puts a hop before the homeserver at base, "http://127.0.0.1:port".
-func Start(base string) (*Hop, error) {
+// Start puts a hop before the homeserver at base, "http://127.0.0.1:port". Before, unless nil, is
+// called for each request when it is counted, and before it is passed on.
+func Start(base string, before func(*http.Request)) (*Hop, error) {
 	target, err := url.Parse(base)
 	if err != nil {
 		return nil, err
 	}
 	h := &Hop{transport: &http.Transport{MaxIdleConns: connections, MaxIdleConnsPerHost: connections, DisableCompression: true}}
 	proxy := &httputil.ReverseProxy{
+		FlushInterval: -1,
+		ErrorLog:      log.New(io.Discard, "", 0), // clients leave
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme, r.Out.URL.Host = target.Scheme, target.Host
 			// It isn't there: the homeserver sees what was sent to the hop.
@@ -60,9 +65,12 @@ func Start(base string) (*Hop, error) {
 	}
 	h.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.counterOf(r).Add(1)
+		if before != nil {
+			before(r)
+		}
 		proxy.ServeHTTP(w, r)
 	}))
-	h.Address = h.server.Listener.Addr().String()
+	h.URL, h.Address = h.server.URL, h.server.Listener.Addr().String()
 	return h, nil
 }
 

@@ -15,7 +15,7 @@ func TestEachRequestIsCountedOnceAndPassedOnAsItCame(t *testing.T) {
 		io.WriteString(w, "answer")
 	}))
 	defer homeserver.Close()
-	hop, err := Start(homeserver.URL)
+	hop, err := Start(homeserver.URL, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,11 +68,15 @@ func (h *Homeserver) Start() error {
 		return fmt.Errorf("starting the scripted homeserver: %w", err)
 	}
 	h.addr = l.Addr().String()
+	if h.options.Listener != nil {
+		l = h.options.Listener(l)
+	}
 	r := &run{served: make(chan struct{}), unused: make(map[net.Conn]bool)}
 	r.server = &http.Server{
-		Handler:   http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) { h.serve(r, w, request) }),
-		ErrorLog:  log.New(io.Discard, "", 0),
-		ConnState: r.note,
+		Handler:        http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) { h.serve(r, w, request) }),
+		ErrorLog:       log.New(io.Discard, "", 0),
+		MaxHeaderBytes: 2 << 20,
+		ConnState:      r.note,
 	}
 	h.run = r
 	go func() {

@@ -1,4 +1,7 @@
-package scripted
+// Package upstream runs the scripted homeserver in a process of its own, so that what it costs
+// is nobody else's, and knows the users of package traffic. It counts what it is asked and tells
+// that at a path of its own.
+package upstream
 
 import (
 	"context"
@@ -13,7 +16,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/traffic"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 // Command is the name of the hidden subcommand that is the homeserver.
@@ -22,27 +27,37 @@ const Command = "scripted-homeserver"
 // countsPath is where the homeserver tells its counts. It doesn't count itself.
 const countsPath = "/_bench/counts"
 
-// Options say how the homeserver behaves.
-type Options struct {
-	// Cost makes each request cost what it costs Synapse.
-	Cost bool
-	// Hidden makes half of the viewers not see half of the targets.
-	Hidden bool
+// Counts is what the homeserver was asked, by route.
+type Counts map[scripted.Route]int
+
+// All is the number of requests.
+func (c Counts) All() (n int) {
+	for _, of := range c {
+		n += of
+	}
+	return n
+}
+
+// Since is what was asked after earlier was taken.
+func (c Counts) Since(earlier Counts) Counts {
+	since := make(Counts)
+	for route, n := range c {
+		since[route] = n - earlier[route]
+	}
+	return since
 }
 
 // Server is a running homeserver.
 type Server struct {
 	// Address is where it listens.
 	Address string
-	// PID is its process.
-	PID int
 
 	process *process.Process
 	dir     string
 }
 
 // Start runs the homeserver in a process of its own.
-func Start(ctx context.Context, o Options) (*Server, error) {
+func Start(ctx context.Context) (*Server, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding this program: %w", err)
@@ -57,10 +72,8 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 			return nil, fmt.Errorf("making a folder for the scripted homeserver: %w", err)
 		}
 		s := &Server{Address: addrs[0], dir: dir}
-		cmd := exec.Command(self, Command, "-listen", addrs[0],
-			fmt.Sprintf("-cost=%t", o.Cost), fmt.Sprintf("-hidden=%t", o.Hidden))
+		cmd := exec.Command(self, Command, "-listen", addrs[0])
 		if s.process, err = process.Start("the scripted homeserver", cmd, filepath.Join(dir, "log")); err == nil {
-			s.PID = cmd.Process.Pid
 			err = s.process.Ready(ctx, "http://"+s.Address+countsPath)
 		}
 		if err != nil {
@@ -98,11 +111,8 @@ func (s *Server) Stop() {
 
 // Main is the hidden subcommand. It serves until ctx is done.
 func Main(ctx context.Context, args []string) error {
-	var o Options
 	flags := flag.NewFlagSet(Command, flag.ContinueOnError)
 	listen := flags.String("listen", "127.0.0.1:0", "where to listen")
-	flags.BoolVar(&o.Cost, "cost", false, "burn Synapse's CPU time")
-	flags.BoolVar(&o.Hidden, "hidden", false, "hide half of the targets from half of the viewers")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -110,7 +120,7 @@ func Main(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	server := &http.Server{Handler: &homeserver{options: o, began: time.Now()}, ReadHeaderTimeout: time.Minute}
+	server := &http.Server{Handler: handler(), ReadHeaderTimeout: time.Minute}
 	go func() {
 		<-ctx.Done()
 		server.Close()
@@ -119,4 +129,32 @@ func Main(ctx context.Context, args []string) error {
 		return fmt.Errorf("serving: %w", err)
 	}
 	return nil
+}
+
+// handler is the homeserver. Who never wrote is away, with a body of typical length.
+func handler() http.Handler {
+	hs := scripted.New(scripted.Options{
+		Owner: func(token string) (string, bool) {
+			u, known := traffic.UserOfToken(token)
+			return traffic.Scripted{}.ID(u), known
+		},
+		Body: func(_ string, s scripted.State) string {
+			ago := time.Since(s.Active)
+			if s.Status == "" {
+				return fmt.Sprintf(`{"presence":"unavailable","last_active_ago":%d,"status_msg":"v0 t1700000000000"}`, ago.Milliseconds())
+			}
+			return fmt.Sprintf(`{"presence":"online","last_active_ago":%d,"status_msg":%q,"currently_active":%t}`, ago.Milliseconds(), s.Status, ago < time.Minute)
+		},
+		Streams: true,
+	})
+	mux := http.NewServeMux()
+	mux.HandleFunc(countsPath, func(w http.ResponseWriter, _ *http.Request) {
+		counts := make(Counts)
+		for key, tally := range hs.Counts() {
+			counts[key.Route] += tally.Asked
+		}
+		_ = json.NewEncoder(w).Encode(counts)
+	})
+	mux.Handle("/", hs)
+	return mux
 }

@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/survival/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -58,8 +58,8 @@ func status(userID string) string { return "presence/" + url.PathEscape(userID) 
 
 func TestRoutes(t *testing.T) {
 	hs := start(t, scripted.Options{
-		Appservice: "bridge",
-		Hidden:     func(viewer, target string) bool { return viewer == bob && target == alice },
+		Appservice: "bridge", Ordered: true,
+		Hidden: func(viewer, target string) bool { return viewer == bob && target == alice },
 	})
 	a, b := hs.Login(alice), hs.Login(bob)
 	for _, c := range []struct {
@@ -109,7 +109,7 @@ func waitFor(t *testing.T, gate *scripted.Gate, n int) {
 func all(*http.Request) bool { return true }
 
 func TestCutBreaksOffWhatIsUnderWayAndCountsIt(t *testing.T) {
-	hs := start(t, scripted.Options{})
+	hs := start(t, scripted.Options{Ordered: true})
 	a := hs.Login(alice)
 	if got, _ := ask(t, hs, "GET", status(alice), a, ""); got != 200 {
 		t.Fatalf("got %d", got)
@@ -142,7 +142,7 @@ func TestCutBreaksOffWhatIsUnderWayAndCountsIt(t *testing.T) {
 }
 
 func TestStopAnswersWhatHasCome(t *testing.T) {
-	hs := start(t, scripted.Options{})
+	hs := start(t, scripted.Options{Ordered: true})
 	a := hs.Login(alice)
 	gate := hs.Hold(all)
 	answered := make(chan int)
