@@ -55,6 +55,7 @@ func TestRequestThatFailedIsJudgedAgain(t *testing.T) {
 	hs := scripted.New()
 	site := newSite(t, hs, `
 		matrix_presence {
+			write_limit off
 			cache {
 				name again
 			}
@@ -64,6 +65,7 @@ func TestRequestThatFailedIsJudgedAgain(t *testing.T) {
 		reverse_proxy UPSTREAM
 		handle_errors {
 			matrix_presence {
+			write_limit off
 				cache {
 					name again
 				}
