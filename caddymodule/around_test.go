@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -617,5 +618,71 @@ func TestSitesOwnRefusalIsNotKeptInModeObserve(t *testing.T) {
 		if refused := entriesOf("example.com", "refusals"); refused != 0 {
 			t.Errorf("%s: %v refusals are kept", status, refused)
 		}
+	}
+}
+
+// syncsAs has alice sync with some fields, and fails unless the homeserver gets that as it is.
+func syncsAs(t *testing.T, site http.Handler, hs *scripted.Homeserver, query string) {
+	t.Helper()
+	before := hs.Count("other")
+	ask(site, request("GET", "http://example.com:9/_matrix/client/v3/sync?"+query, "alice-token", ""))
+	if got := hs.Last().URL.RawQuery; hs.Count("other") != before+1 || got != query {
+		t.Errorf("the homeserver got %s, want %s", got, query)
+	}
+}
+
+const (
+	syncingSite = "matrix_presence {\nsync_presence limit\nhomeserver synapse\n}\n"
+	syncOnline  = "since=s&timeout=0&set_presence=online"
+)
+
+// reverse_proxy answers 499 for a client that leaves. That was taken for a refusal of a write that
+// the homeserver may have taken: the next syncs of the device were taken for repeats.
+func TestWriteWhoseClientLeavesMayHaveHappened(t *testing.T) {
+	hs := scripted.New()
+	site := newSite(t, hs, syncingSite+"reverse_proxy UPSTREAM")
+	ask(site, presenceRequest("GET", "alice-token", "")) // whose it is becomes known
+	syncsAs(t, site, hs, syncOnline)
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan struct{})
+	hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.Method == http.MethodPut {
+			leave()
+			<-left
+		}
+		return false, nil
+	})
+	resp := ask(site, presenceRequest("PUT", "alice-token", `{"presence":"unavailable"}`).WithContext(ctx))
+	close(left)
+	if resp.StatusCode != 499 {
+		t.Errorf("the write: %d", resp.StatusCode)
+	}
+	syncsAs(t, site, hs, syncOnline)
+}
+
+// What the site answers a sync with was taken for the homeserver's word: that it has been told the
+// presence.
+func TestSyncThatTheSiteAnswersTellsNobody(t *testing.T) {
+	for name, directives := range map[string]string{
+		"respond":         "@own header X-Own 1\nrespond @own `{}` 200\nreverse_proxy UPSTREAM",
+		"handle_response": "reverse_proxy UPSTREAM {\n@own status 503\nhandle_response @own {\nrespond `{}` 200\n}\n}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			hs := scripted.New()
+			hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.Header.Get("X-Own") != "" {
+					scripted.Answer(w, 503, `{}`)
+				}
+				return r.Header.Get("X-Own") != "", nil
+			}
+			site := newSite(t, hs, syncingSite+directives)
+			ask(site, presenceRequest("GET", "alice-token", "")) // whose it is becomes known
+			r := request("GET", "http://example.com:9/_matrix/client/v3/sync?"+syncOnline, "alice-token", "")
+			r.Header.Set("X-Own", "1")
+			if resp := ask(site, r); resp.StatusCode != 200 {
+				t.Errorf("the site answers %d", resp.StatusCode)
+			}
+			syncsAs(t, site, hs, syncOnline)
+		})
 	}
 }

@@ -177,10 +177,17 @@ func (g *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 	}
 	changes()
 	status := 0
+	isSites, isLocal := g.isSites(r), g.isLocal(r)
 	refusal, finish := g.watchRefusal(w, r, credential)
 	defer finish()
 	w = onStatus(refusal, func(code int) {
-		status = code
+		switch status = code; {
+		case code == statusClientClosed:
+		case isSites():
+			status = http.StatusForbidden // whatever it is: the homeserver hasn't heard of it
+		case isLocal(code):
+			status = http.StatusBadGateway // nobody has said
+		}
 		changes() // the homeserver may have been slow
 	})
 	defer func() {
@@ -288,7 +295,7 @@ func (t tenant) beginWrite(write *policy.PresenceWrite, began time.Time) (answer
 		if status != 0 && status < http.StatusMultipleChoices {
 			under.Taken(matrix.BodyPresence(write.Body, dialect), dialect, m.now())
 		} else {
-			under.Failed(status == 0 || status >= http.StatusInternalServerError, m.now())
+			under.Failed(status == 0 || status == statusClientClosed || status >= http.StatusInternalServerError, m.now())
 		}
 	}
 }

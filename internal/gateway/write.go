@@ -215,7 +215,7 @@ func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 	defer finish()
 	return g.forward(w, r, next, reasonWrite, func(status int) {
 		w.Header().Add("Cache-Status", statusWrite)
-		if isSuccess(status) && isLocal(status) {
+		if isLocal(status) {
 			status = http.StatusBadGateway // what the homeserver has made of it, nobody has said
 		}
 		known, acknowledged = true, isSuccess(status)
