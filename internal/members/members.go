@@ -31,7 +31,7 @@ func Of(text string) iter.Seq2[string, Span] {
 			keyEnd := skipString(text, i)
 			key := text[i+1 : keyEnd-1]
 			if strings.Contains(key, "\\") {
-				_ = json.Unmarshal([]byte(text[i:keyEnd]), &key) // it is valid
+				key = decoded(text[i:keyEnd])
 			}
 			start := skipSpace(text, skipSpace(text, keyEnd)+1) // past the colon
 			i = skipValue(text, start)
@@ -40,6 +40,12 @@ func Of(text string) iter.Seq2[string, Span] {
 			}
 		}
 	}
+}
+
+// decoded returns what a JSON string says.
+func decoded(text string) (s string) {
+	_ = json.Unmarshal([]byte(text), &s) // it is valid
+	return s
 }
 
 func skipSpace(text string, i int) int {
