@@ -82,6 +82,11 @@ func Respond() string {
 	return site.String()
 }
 
+// RespondToReads is Respond for reads, and passes writes on.
+func RespondToReads() string {
+	return "\t@reads method GET\n\thandle @reads {\n" + Respond() + "\n\t}\n" + ReverseProxy(IdleConnections)
+}
+
 // ReverseProxy is Caddy passing everything on. Idle is how many connections to the
 // homeserver it keeps, or 0 for Caddy's default of 32.
 func ReverseProxy(idle int) string {

@@ -15,6 +15,8 @@ func TestConfigurationsAreFilledIn(t *testing.T) {
 		want []string
 	}{
 		"respond": {Caddy{Site: Respond()}.Spec(), []string{"http://:1001 {", "admin off", "respond `{"}},
+		"respond to reads": {Caddy{Site: RespondToReads()}.Spec(),
+			[]string{"@reads method GET", "respond `{", "reverse_proxy 127.0.0.1:1003"}},
 		"respond over HTTP/3": {Caddy{Site: Respond(), Protocol: protocol.HTTP3}.Spec(),
 			[]string{"https://:1001 {", "tls /the/cert.pem /the/key.pem"}},
 		"metrics":  {Caddy{Site: Respond(), Metrics: true}.Spec(), []string{"admin 127.0.0.1:1002", "metrics"}},

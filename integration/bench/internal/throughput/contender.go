@@ -76,7 +76,8 @@ var Contenders = []Contender{
 	{Name: "hit-metrics", Group: GroupOurs, What: "hit, with metrics of requests", Server: "presence-metrics", Floor: "respond", Work: zipf, Warm: &pairs, Full: true},
 	{Name: "hit-writes", Group: GroupOurs, What: "hit, 1,000 writes/s beside it (their CPU time included)", Server: "presence", Floor: "hit", Work: zipf, Warm: &pairs, Writes: 1000},
 	{Name: "hit-paced", Group: GroupOurs, What: "hit, 2,000/s: for the latency", Server: "presence", Floor: "hit", Work: zipf, Warm: &pairs, PerSecond: 2000},
-	{Name: "hit-paced-writes", Group: GroupOurs, What: "the same, 1,000 writes/s beside it", Server: "presence", Floor: "hit-paced", Work: zipf, Warm: &pairs, PerSecond: 2000, Writes: 1000},
+	{Name: "respond-paced-writes", Group: GroupFloors, What: "respond, 2,000/s, 1,000 writes/s by reverse_proxy beside it", Server: "respond-writes", Work: zipf, PerSecond: 2000, Writes: 1000},
+	{Name: "hit-paced-writes", Group: GroupOurs, What: "hit, 2,000/s, 1,000 writes/s beside it", Server: "presence", Floor: "respond-paced-writes", Work: zipf, Warm: &pairs, PerSecond: 2000, Writes: 1000},
 
 	{Name: "respond-h2", Group: GroupFloors, What: "respond, over HTTP/2 and TLS", Server: "respond-h2", Work: someZipf},
 	{Name: "hit-h2", Group: GroupOurs, What: "hit over HTTP/2 and TLS, 10,000 pairs, Zipf", Server: "presence-h2", Floor: "respond-h2", Work: someZipf, Warm: &some},
@@ -133,6 +134,7 @@ var caddies = map[string]contender.Caddy{
 	"respond-log":          {Site: contender.Respond(), Log: true},
 	"respond-metrics":      {Site: contender.Respond(), Metrics: true},
 	"respond-gogc400":      {Site: contender.Respond(), Env: []string{"GOGC=400"}},
+	"respond-writes":       {Site: contender.RespondToReads()},
 	"respond-h2":           {Site: contender.Respond(), Protocol: protocol.HTTP2},
 	"respond-h3":           {Site: contender.Respond(), Protocol: protocol.HTTP3},
 	"presence-h2":          {Site: remember(), Protocol: protocol.HTTP2},
