@@ -3,8 +3,8 @@ package caddymodule
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/http"
+	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
@@ -88,7 +88,14 @@ func (caddyServer) IsUnconnected(err error) bool {
 func (s caddyServer) Route(r *http.Request, next gateway.Next) gateway.Route {
 	// The variables are a map without a lock. It belongs to the client's
 	// request, which may end before ours.
-	return &caddyRoute{next: next, vars: maps.Clone(s.Vars(r)), placeholders: placeholdersOf(r)}
+	vars := s.Vars(r)
+	copied := make([]variable, 0, len(vars))
+	for name, value := range vars {
+		copied = append(copied, variable{name, value})
+	}
+	return &caddyRoute{
+		next: next, clientIP: s.ClientIP(r), context: clientContext{r.Context()}, vars: copied, placeholders: placeholdersOf(r),
+	}
 }
 
 // serverOf returns the server that a request is served by, or a handler is provisioned for, or nil.
@@ -102,38 +109,70 @@ func placeholdersOf(r *http.Request) *caddy.Replacer {
 	return placeholders
 }
 
+// clientContext is the context of a client's request for requests of ours. These don't end when the
+// client leaves, and its body and connection are none of theirs.
+type clientContext struct{ context.Context }
+
+func (clientContext) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
+func (clientContext) Done() <-chan struct{}                   { return nil }
+func (clientContext) Err() error                              { return nil }
+
+func (c clientContext) Value(key any) any {
+	if value := noIdleTimeouts.Value(key); value != nil {
+		return value
+	}
+	return c.Context.Value(key)
+}
+
+// noIdleTimeouts says that there is no body and no connection whose idle timeouts a handler is to
+// heed. It has nothing else.
+var noIdleTimeouts = caddyhttp.ContextWithIdleTimeouts(context.Background(), nil, nil)
+
 // caddyRoute is the way of a client's request by Caddy's handlers.
 type caddyRoute struct {
 	next         gateway.Next
-	vars         map[string]any
-	placeholders *caddy.Replacer // the client's request's
+	clientIP     string
+	context      clientContext
+	vars         []variable      // the client's request's
+	placeholders *caddy.Replacer // likewise
 }
 
-func (c *caddyRoute) ClientIP() string {
-	address, _ := c.vars[caddyhttp.ClientIPVarKey].(string)
-	return address
+// variable is a variable of a request.
+type variable struct {
+	name  string
+	value any
 }
 
-func (c *caddyRoute) Prepare(w http.ResponseWriter, r *http.Request) (send func() error, proxied func() gateway.Proxied) {
-	replacer := caddy.NewReplacer()
-	send = func() error {
-		server := serverOf(r.Context())
-		if server == nil {
-			// reverse_proxy relies on it.
-			return caddyhttp.Error(http.StatusInternalServerError, errors.New("request has no caddyhttp.Server"))
-		}
-		// The client's own body and connection are none of this request's.
-		ctx := caddyhttp.ContextWithIdleTimeouts(r.Context(), nil, nil)
-		return c.next.ServeHTTP(w, c.prepare(r.WithContext(ctx), replacer, w, server))
+func (c *caddyRoute) ClientIP() string         { return c.clientIP }
+func (c *caddyRoute) Context() context.Context { return &c.context }
+
+func (c *caddyRoute) Prepare(w http.ResponseWriter, r *http.Request) gateway.Prepared {
+	return &caddyRequest{route: c, replacer: caddy.NewReplacer(), w: w, r: r}
+}
+
+// caddyRequest is a request of ours that goes by Caddy's handlers.
+type caddyRequest struct {
+	route    *caddyRoute
+	replacer *caddy.Replacer
+	w        http.ResponseWriter
+	r        *http.Request
+}
+
+func (c *caddyRequest) Send() error {
+	server := serverOf(c.r.Context())
+	if server == nil {
+		// reverse_proxy relies on it.
+		return caddyhttp.Error(http.StatusInternalServerError, errors.New("request has no caddyhttp.Server"))
 	}
-	proxied = func() gateway.Proxied {
-		_, done := replacer.Get(proxiedPlaceholder)
-		status, _ := replacer.Get(statusPlaceholder)
-		retries, _ := replacer.Get(retriesPlaceholder)
-		got, _ := status.(int)
-		return gateway.Proxied{Done: done, Status: got, Again: retries != 0}
-	}
-	return send, proxied
+	return c.route.next.ServeHTTP(c.w, c.route.prepare(c.r, c.replacer, c.w, server))
+}
+
+func (c *caddyRequest) Proxied() gateway.Proxied {
+	_, done := c.replacer.Get(proxiedPlaceholder)
+	status, _ := c.replacer.Get(statusPlaceholder)
+	retries, _ := c.replacer.Get(retriesPlaceholder)
+	got, _ := status.(int)
+	return gateway.Proxied{Done: done, Status: got, Again: retries != 0}
 }
 
 // maxValue is the size in bytes of the longest variable or placeholder that a request of ours has
@@ -154,10 +193,10 @@ func bounded(value any) any {
 func (c *caddyRoute) prepare(r *http.Request, replacer *caddy.Replacer, w http.ResponseWriter, server *caddyhttp.Server) *http.Request {
 	request := caddyhttp.PrepareRequest(r, replacer, w, server)
 	vars := request.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	for name, value := range c.vars {
+	for _, v := range c.vars {
 		// Who the client is was found out from all of its header.
-		if _, ok := vars[name]; !ok || name == caddyhttp.ClientIPVarKey || name == caddyhttp.TrustedProxyVarKey {
-			vars[name] = bounded(value)
+		if _, ok := vars[v.name]; !ok || v.name == caddyhttp.ClientIPVarKey || v.name == caddyhttp.TrustedProxyVarKey {
+			vars[v.name] = bounded(v.value)
 		}
 	}
 	if c.placeholders != nil {

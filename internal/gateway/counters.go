@@ -86,27 +86,34 @@ var deliveryNames = [pending.Results]string{
 	pending.Dropped: "dropped", pending.Lost: "lost",
 }
 
-// departs counts a request to the homeserver. The function that it returns is to be
-// called when the answer begins, or there won't be any.
-func (c *counters) departs(why reason) (arrives func()) {
-	c.upstream[why].Add(1)
-	start := time.Now()
-	return func() { c.latency[why].Observe(time.Since(start).Seconds()) }
+// departure is a request that is on its way to the homeserver.
+type departure struct {
+	counters *counters
+	why      reason
+	at       time.Time
 }
+
+// departs counts a request to the homeserver.
+func (c *counters) departs(why reason) departure {
+	c.upstream[why].Add(1)
+	return departure{c, why, time.Now()}
+}
+
+// arrives is to be called when the answer begins, or there won't be any.
+func (d departure) arrives() { d.counters.latency[d.why].Observe(time.Since(d.at).Seconds()) }
 
 // forward passes a client's request on. It calls then with the status of the answer
 // before that goes out.
 func (g *Gateway) forward(w http.ResponseWriter, r *http.Request, next Next, why reason, then func(status int)) error {
-	arrives := g.store.counters.departs(why)
-	arrived := false
+	departure, arrived := g.store.counters.departs(why), false
 	defer func() {
 		if !arrived {
-			arrives()
+			departure.arrives()
 		}
 	}()
 	return next.ServeHTTP(onStatus(w, func(status int) {
 		arrived = true
-		arrives()
+		departure.arrives()
 		then(status)
 	}), r)
 }

@@ -118,7 +118,7 @@ func (g *Gateway) learnSoftware(questions []subrequest) {
 // nothing of the client's: the answer is for all.
 func (g *Gateway) newVersionQuestions(r *http.Request, next Next) (questions []subrequest) {
 	for _, path := range []string{"/_matrix/federation/v1/version", matrix.ClientPrefix + "versions"} {
-		question, _ := g.newSubrequest(r, next, &url.URL{Path: path}, "").plain()
+		question := g.newSubrequest(r, next, &url.URL{Path: path}, "").plain()
 		questions = append(questions, question)
 	}
 	return questions

@@ -112,9 +112,13 @@ func (g *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 // all readers of the target share, and of the query it has what says whose it is.
 func (g *Gateway) newFetch(r *http.Request, next Next, who reader) subrequest {
 	const before, after = matrix.ClientPrefix + "v3/presence/", "/status"
-	return g.newSubrequest(r, next, &url.URL{
-		Path: before + who.target + after, RawPath: before + url.PathEscape(who.target) + after, RawQuery: g.assertion(who.credential),
-	}, who.credential.Token, originField)
+	path := before + who.target + after
+	rawPath := path
+	if escaped := url.PathEscape(who.target); escaped != who.target {
+		rawPath = before + escaped + after
+	}
+	u := &url.URL{Path: path, RawPath: rawPath, RawQuery: g.assertion(who.credential)}
+	return g.newSubrequest(r, next, u, who.credential.Token, originField)
 }
 
 // sendFetch sends a fetch and remembers what its answer says. It looks into memory once

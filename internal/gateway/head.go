@@ -100,8 +100,8 @@ type head struct {
 // newHead returns the head of a request of ours on behalf of a client's, with so many
 // bytes in its request line, with an access token unless that is empty, and with what
 // else it needs of the client's.
-func (g *Gateway) newHead(r *http.Request, line int, token string, more []clientField) *head {
-	b := &head{
+func (g *Gateway) newHead(r *http.Request, line int, token string, more []clientField) head {
+	b := head{
 		header: make(http.Header, 8),
 		left:   maxHead - line - len("Host: \r\n") - len(r.Host),
 		lines:  maxLines - 1,

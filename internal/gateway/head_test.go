@@ -95,7 +95,7 @@ func TestRequestsOfOursAreBounded(t *testing.T) {
 					t.Fatalf("request %d has %s %q", i, name, values)
 				}
 			}
-			if plain, _ := sub.plain(); len(plain.request.Header) > len(p.gateway.site.Set)+1 {
+			if plain := sub.plain(); len(plain.request.Header) > len(p.gateway.site.Set)+1 {
 				t.Fatalf("without what the client chose there is %v", plain.request.Header)
 			}
 		}

@@ -64,7 +64,7 @@ func (g *goodHost) known(client string) string {
 // note notes that a host is good.
 func (g *goodHost) note(host string) {
 	if g.known("") != host {
-		host = strings.Clone(host)
-		g.last.Store(&host)
+		last := strings.Clone(host)
+		g.last.Store(&last)
 	}
 }

@@ -345,22 +345,32 @@ func (testServer) Status(err error) (status int, ok bool) {
 func (s testServer) Route(r *http.Request, next Next) Route {
 	own := *stateOf(r)
 	own.vars = maps.Clone(own.vars) // the client's request may write into it meanwhile
-	return testRoute{own, next}
+	return testRoute{own, next, context.WithoutCancel(r.Context())}
 }
 
 type testRoute struct {
 	state
-	next Next
+	next   Next
+	client context.Context
 }
 
-func (r testRoute) ClientIP() string { return r.clientIP }
+func (r testRoute) ClientIP() string         { return r.clientIP }
+func (r testRoute) Context() context.Context { return r.client }
 
-func (r testRoute) Prepare(w http.ResponseWriter, request *http.Request) (send func() error, proxied func() Proxied) {
+func (r testRoute) Prepare(w http.ResponseWriter, request *http.Request) Prepared {
 	own := r.state
 	own.vars = maps.Clone(own.vars)
-	request = request.WithContext(context.WithValue(request.Context(), stateKey{}, &own))
-	return func() error { return r.next.ServeHTTP(w, request) }, func() Proxied { return Proxied{Done: true} }
+	return testPrepared{r.next, w, request.WithContext(context.WithValue(request.Context(), stateKey{}, &own))}
 }
+
+type testPrepared struct {
+	next    Next
+	w       http.ResponseWriter
+	request *http.Request
+}
+
+func (p testPrepared) Send() error      { return p.next.ServeHTTP(p.w, p.request) }
+func (p testPrepared) Proxied() Proxied { return Proxied{Done: true} }
 
 // serverError is an error of the server's that gives an answer a status.
 type serverError struct {

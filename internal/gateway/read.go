@@ -369,16 +369,16 @@ type reader struct {
 
 // writeFetched passes on what a fetch brought.
 func writeFetched(w http.ResponseWriter, r *http.Request, result *fetched, own bool) {
-	status := cacheName + "; fwd=miss"
+	status := statusMiss
 	switch {
 	case !own && result.answer != nil:
 		// What the answer says to one connection only is not for another.
-		writeKept(w, r, result.status, result.answer.Fields, status+"; collapsed", result.body)
+		writeKept(w, r, result.status, result.answer.Fields, statusCollapsed, result.body)
 		return
 	case !own:
-		status += "; collapsed"
+		status = statusCollapsed
 	case result.stored:
-		status += "; stored"
+		status = statusStored
 	}
 	writeSubresponse(w, r, result.subresponse, status)
 }

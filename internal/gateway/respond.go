@@ -15,8 +15,13 @@ import (
 // cacheName is our name in Cache-Status.
 const cacheName = "matrix_presence"
 
-// statusWrite is the Cache-Status of a write, which always goes forward.
-const statusWrite = cacheName + "; fwd=method"
+// The Cache-Status of what goes forward: a write always, a read that memory has no answer to.
+const (
+	statusWrite     = cacheName + "; fwd=method"
+	statusMiss      = cacheName + "; fwd=miss"
+	statusStored    = statusMiss + "; stored"
+	statusCollapsed = statusMiss + "; collapsed"
+)
 
 // decimals holds the numbers that answers from memory usually need, lengths of
 // bodies and seconds to live, so that they need no formatting.
@@ -152,30 +157,51 @@ func (m *Store) unlearnOrigins(w http.ResponseWriter) http.ResponseWriter {
 	})
 }
 
+// valueArray is room for the values of all header fields of a response. Handlers before us
+// may edit values in place (header … replace), so no slice of what is kept or shared goes
+// into a response: each field gets a part of the array, which can't grow into the next.
+type valueArray []string
+
+// copyOf returns a copy of values.
+func (a *valueArray) copyOf(values []string) []string {
+	k := copy(*a, values)
+	own := (*a)[:k:k]
+	*a = (*a)[k:]
+	return own
+}
+
+// of returns one value.
+func (a *valueArray) of(value string) []string {
+	(*a)[0] = value
+	own := (*a)[:1:1]
+	*a = (*a)[1:]
+	return own
+}
+
+// newValueArray returns room for the values of header, and so many more.
+func newValueArray(header http.Header, more int) valueArray {
+	for _, values := range header {
+		more += len(values)
+	}
+	return make(valueArray, more)
+}
+
 // writeKept writes an answer from memory, or one of ours.
-//
-// Handlers before us may edit header values in place (header … replace), so none
-// of the kept strings' slices goes into the response: the values of all
-// fields are copied into one array, and each field gets a part of it that can't
-// grow into the next.
 func writeKept(w http.ResponseWriter, r *http.Request, status int, fields []cache.Field, cacheStatus string, body []byte) {
 	n := 2
 	for i := range fields {
 		n += len(fields[i].Values)
 	}
-	values := make([]string, n)
+	room := make(valueArray, n)
 	header := w.Header()
 	for i := range fields {
-		k := copy(values, fields[i].Values)
-		header[fields[i].Name] = values[:k:k]
-		values = values[k:]
+		header[fields[i].Name] = room.copyOf(fields[i].Values)
 	}
-	values[0], values[1] = decimal(len(body)), cacheStatus
 	if status != http.StatusNoContent { // which must have none (RFC 9110, 8.6)
-		header["Content-Length"] = values[:1:1]
+		header["Content-Length"] = room.of(decimal(len(body)))
 	}
 	if cacheStatus != "" {
-		header["Cache-Status"] = values[1:2:2]
+		header["Cache-Status"] = room.of(cacheStatus)
 	}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
@@ -190,17 +216,20 @@ func writeSubresponse(w http.ResponseWriter, r *http.Request, a *subresponse, ca
 	header := w.Header()
 	// An answer that came by way of reverse_proxy has no Server of Caddy's.
 	delete(header, "Server")
+	room := newValueArray(a.header, 2)
 	for name, values := range a.header {
-		if name == "Trailer" || name == "Content-Length" {
-			continue
+		if name != "Trailer" && name != "Content-Length" {
+			header[name] = room.copyOf(values)
 		}
-		// The answer is shared, its slices must not be.
-		header[name] = slices.Clone(values)
 	}
-	if cacheStatus != "" {
-		header.Add("Cache-Status", cacheStatus)
+	header["Content-Length"] = room.of(decimal(len(a.body)))
+	switch before := header["Cache-Status"]; {
+	case cacheStatus == "":
+	case len(before) == 0:
+		header["Cache-Status"] = room.of(cacheStatus)
+	default: // of another cache
+		header["Cache-Status"] = append(before, cacheStatus)
 	}
-	header.Set("Content-Length", strconv.Itoa(len(a.body)))
 	w.WriteHeader(a.status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(a.body)
@@ -230,9 +259,9 @@ func passOn(w http.ResponseWriter, r *http.Request, a *subresponse) error {
 	case a.aborted:
 		panic(http.ErrAbortHandler)
 	case a.err != nil:
-		header := w.Header()
+		header, room := w.Header(), newValueArray(a.header, 0)
 		for name, values := range a.header {
-			header[name] = slices.Clone(values)
+			header[name] = room.copyOf(values)
 		}
 		return a.err
 	}

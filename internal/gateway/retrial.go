@@ -86,7 +86,7 @@ func (g *Gateway) retry(r *http.Request, request subrequest, who reader, failed 
 	case <-r.Context().Done():
 		return nil, false, fail(statusClientClosed, fmt.Errorf("waiting for the homeserver: %w", r.Context().Err()))
 	}
-	request, _ = request.plain()
+	request = request.plain()
 	p := g.newParty(who, &request)
 	switch {
 	case t.up:

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"net/http"
 )
@@ -55,11 +56,22 @@ type Route interface {
 	// ClientIP is that of the client's request.
 	ClientIP() string
 
-	// Prepare gives a request the variables and placeholders of the client's, but for long ones:
-	// they may hold what the client chose. It returns
-	// what sends it to the next handler, and what tells when that is over, also by a
-	// panic, what a reverse proxy has done with the request.
-	Prepare(w http.ResponseWriter, r *http.Request) (send func() error, proxied func() Proxied)
+	// Context returns the values of the context of the client's request, without its end, and
+	// without what is about its connection.
+	Context() context.Context
+
+	// Prepare gives a request, whose context comes from Context, the variables and placeholders
+	// of the client's, but for long ones: they may hold what the client chose.
+	Prepare(w http.ResponseWriter, r *http.Request) Prepared
+}
+
+// Prepared is a request of ours that can be sent, once.
+type Prepared interface {
+	// Send sends it to the next handler.
+	Send() error
+
+	// Proxied returns what a reverse proxy has done with it when Send is over, also by a panic.
+	Proxied() Proxied
 }
 
 // Proxied is what a reverse proxy has done with a request.

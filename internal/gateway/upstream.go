@@ -162,13 +162,14 @@ func (g *Gateway) newSubrequest(r *http.Request, next Next, u *url.URL, token st
 		RemoteAddr: r.RemoteAddr,
 		TLS:        r.TLS,
 	}
+	route := g.server.Route(r, next)
 	s := subrequest{
 		request: sub,
 		chosen:  head.chosen,
 		// A client that goes away cancels neither the others who wait for this
 		// answer nor what is to be learned from it.
-		client: context.WithoutCancel(r.Context()),
-		route:  g.server.Route(r, next),
+		client: route.Context(),
+		route:  route,
 		server: g.server,
 		site:   g.site,
 		host:   &g.store.host,
@@ -180,9 +181,16 @@ func (g *Gateway) newSubrequest(r *http.Request, next Next, u *url.URL, token st
 	return s
 }
 
+// isPlain reports whether a request has nothing that the client may have chosen, but for its
+// credential.
+func (s *subrequest) isPlain() bool {
+	return s.request.Host == s.host.known(s.request.Host) &&
+		!slices.ContainsFunc(s.chosen, func(name string) bool { return s.request.Header[name] != nil })
+}
+
 // plain returns the request without all that the client may have chosen, but for its
-// credential. It reports false if that is the same request.
-func (s subrequest) plain() (subrequest, bool) {
+// credential. Handlers may change a request that was sent: it is for before that.
+func (s subrequest) plain() subrequest {
 	plain := s
 	plain.chosen = nil
 	plain.request = s.request.Clone(context.Background())
@@ -190,7 +198,7 @@ func (s subrequest) plain() (subrequest, bool) {
 		delete(plain.request.Header, name)
 	}
 	plain.request.Host = s.host.known(s.request.Host)
-	return plain, len(plain.request.Header) < len(s.request.Header) || plain.request.Host != s.request.Host
+	return plain
 }
 
 // sendTwice sends a request, and once more without what the client may have chosen if it
@@ -201,14 +209,16 @@ func (s subrequest) plain() (subrequest, bool) {
 // a failed fetch with a large answer is the reader's to repeat, see [Gateway.serveCached]: a
 // failing homeserver isn't asked three times for one read.
 func (s subrequest) sendTwice(timeout time.Duration, m *Store, why reason, staleAtStake bool) *subresponse {
-	end := time.Now().Add(timeout)
-	plain, differs := s.plain()
-	if differs && staleAtStake {
+	if s.isPlain() {
+		return s.send(timeout, m.counters.departs(why))
+	}
+	end, plain := time.Now().Add(timeout), s.plain()
+	if staleAtStake {
 		return s.sendBoth(plain, end, m, why)
 	}
 	answer := s.send(timeout, m.counters.departs(why))
 	left := time.Until(end)
-	if !differs || !s.mayBeCause(answer) || left <= 0 || why == reasonFetch && answer.large {
+	if !s.mayBeCause(answer) || left <= 0 || why == reasonFetch && answer.large {
 		return answer
 	}
 	return plain.send(left, m.counters.departs(reasonRetry))
@@ -252,10 +262,10 @@ func (s subrequest) mayBeCause(failure *subresponse) bool {
 	return failure.failed() && !s.server.IsUnconnected(failure.err)
 }
 
-// send returns the answer of the next handler, which has so long for it. It calls
-// arrives when that has come, or won't.
-func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
-	defer arrives()
+// send returns the answer of the next handler, which has so long for it. It notes when that has
+// come, or won't.
+func (s subrequest) send(timeout time.Duration, departure departure) *subresponse {
+	defer departure.arrives()
 	if s.err != nil {
 		return &subresponse{err: s.err, site: true}
 	}
@@ -266,9 +276,9 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 	defer cancel()
 	timer := time.AfterFunc(timeout, cancel)
 	defer timer.Stop()
-	collected := &collector{header: make(http.Header), stop: cancel}
-	send, proxied := s.route.Prepare(collected, s.request.WithContext(ctx))
-	err := recovered(send)
+	collected := &collector{header: make(http.Header, usualFields), stop: cancel}
+	prepared := s.route.Prepare(collected, s.request.WithContext(ctx))
+	err := recovered(prepared.Send)
 	answer := &subresponse{header: collected.header, arrived: s.clock.Now(), host: s.request.Host}
 	switch {
 	case collected.large:
@@ -283,7 +293,7 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 		if collected.status != 0 {
 			answer.header = nil // of an answer that broke off
 		}
-		answer.attribute(s.site, proxied())
+		answer.attribute(s.site, prepared.Proxied())
 		return answer
 	case collected.status == 0:
 		answer.err = fail(http.StatusBadGateway, errors.New("no handler after matrix_presence answered"))
@@ -293,7 +303,7 @@ func (s subrequest) send(timeout time.Duration, arrives func()) *subresponse {
 	if err := answer.unpack(); err != nil {
 		answer.err = fail(http.StatusBadGateway, fmt.Errorf("unpacking the homeserver's answer: %w", err))
 	}
-	answer.attribute(s.site, proxied())
+	answer.attribute(s.site, prepared.Proxied())
 	answer.echoes = echoesOrigin(s.request.Header, answer.header)
 	return answer
 }
@@ -392,6 +402,9 @@ func recovered(send func() error) (err error) {
 	return send()
 }
 
+// usualFields are as many header fields as the answer of a homeserver has by way of a proxy.
+const usualFields = 12
+
 // collector is a response writer that keeps what is written. It has a header map
 // of its own, so nothing reaches the client that waits.
 type collector struct {
@@ -431,4 +444,11 @@ func (c *collector) Write(p []byte) (int, error) {
 		c.body.Write(p)
 	}
 	return len(p), nil
+}
+
+// FlushError is there because reverse_proxy flushes what comes in chunks: that it can't be done
+// would be an error, which costs more than all else here.
+func (c *collector) FlushError() error {
+	c.WriteHeader(http.StatusOK)
+	return nil
 }
