@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
 )
 
-// TestOtherRoutesPassUnchanged: everything that is not presence is none of the
-// sidecar's business, whatever the answer is.
+// TestOtherRoutesPassUnchanged: everything that is not presence passes through
+// the sidecar as it is, whatever the answer is.
 func TestOtherRoutesPassUnchanged(t *testing.T) {
 	eachProtocol(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver, p protocol.Protocol) {
 		c := newCast(t, hs)

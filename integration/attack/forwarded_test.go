@@ -19,8 +19,8 @@ func spoofs(i int) []string {
 	}
 }
 
-// TestForwardedByNobodyWeTrust: without trusted_proxies, who sends a request is who has
-// the connection.
+// TestForwardedByNobodyWeTrust: without trusted_proxies, a request's client is the other end of
+// its connection.
 func TestForwardedByNobodyWeTrust(t *testing.T) {
 	hs := newHomeserver(t, true)
 	s := newProxy(t, hs)

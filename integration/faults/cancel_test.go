@@ -18,8 +18,8 @@ var hangs = &fault{name: "hangs", strike: (*wire).hungUp}
 // it is answered or its time is over (see [TestHangs]); the others go at once. What is
 // passed on is given up with its client.
 //
-// Who waits before the body of their write has been read stays too: until it has been,
-// net/http doesn't look whether a client is still there.
+// A write whose body hasn't been read yet stays too: until then, net/http doesn't look
+// whether the client is still there.
 func TestCancelledClientsDoNotPileUp(t *testing.T) {
 	s := newSite(t)
 	clients := 50

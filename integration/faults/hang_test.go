@@ -56,7 +56,7 @@ var hanging = map[string]func(w http.ResponseWriter, r *http.Request){
 // what they get then. Time is made up, connections are pipes, Caddy's reverse_proxy and
 // both sides of HTTP are real. The bubble doesn't end while a goroutine is left.
 //
-// Who hangs in the body was reported as broken (502) instead of slow (504), because
+// A homeserver that hangs in the body was reported as broken (502) instead of slow (504), because
 // caddyhttp.Error keeps the status of a HandlerError anywhere in the chain.
 func TestHangs(t *testing.T) {
 	const (

@@ -124,7 +124,7 @@ func (tr *trial) expectRead(got seen, target string, apart ...string) {
 	default:
 		// That was of a target who had not changed.
 		alone.body = strings.ReplaceAll(alone.body, newest(presence(0)), newest(tr.hs.presence(target)))
-		// An interim answer or a trailer of our own request is none of the client's.
+		// Interim answers and trailers of the module's own request don't reach the client.
 		tr.expectAlone(got, alone, append(apart, "interim", "trailer", "Trailer", "Content-Length")...)
 	}
 }

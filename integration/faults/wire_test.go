@@ -53,8 +53,7 @@ func (w *wire) reset() bool {
 	return closes
 }
 
-// hungUp waits until the other side closes: who doesn't is left hanging, and the test
-// with them.
+// hungUp waits until the other side closes. If it never does, the test hangs.
 func (w *wire) hungUp() bool {
 	io.Copy(io.Discard, w.in)
 	return closes

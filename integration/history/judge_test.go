@@ -28,8 +28,8 @@ type operation struct {
 	how          string // the Cache-Status of a read; the fate of a write
 }
 
-// unknown is the end of a write of which its client doesn't know whether it was
-// ever applied.
+// unknown is the end of a write whose client never learns whether it was
+// applied.
 const unknown = time.Duration(math.MaxInt64)
 
 func (op operation) String() string {

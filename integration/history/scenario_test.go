@@ -34,8 +34,8 @@ func (s *scenario) fate() fate {
 	return answered
 }
 
-// What is between the clients and the sidecar is none of the homeserver's business, so each has
-// a protocol of its own. It isn't HTTP/3 only because the race detector finds reverse_proxy's
+// The homeserver can't tell which protocol clients speak, so each scenario has another
+// one. It isn't HTTP/3 only because the race detector finds reverse_proxy's
 // requestBodyWithTrailers there, when a GET that goes through takes 200 ms to say that it has no
 // body. The settle times are long enough to be met by readers and short enough for some
 // of them to come after.

@@ -167,8 +167,8 @@ func (b books) presence(k traits, o *outcomes, l *equations.List) {
 	l.Between(whoami, 0, o.sent, "%s: questions whose token it is, at most one a request", k.kind)
 }
 
-// balanced are books that agree: ten reads, of which one was asked for and one waited for
-// that, three writes, of which one failed and one was limited, and a client that left.
+// balanced are books that agree: ten reads (one was asked for, one waited for that one), three
+// writes (one failed, one was limited), and a client that left.
 func balanced() books {
 	b := books{clients: make(map[kind]*outcomes), log: make(map[entry]int), hs: make(map[scripted.Key]scripted.Tally)}
 	for _, k := range kinds {

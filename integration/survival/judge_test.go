@@ -149,7 +149,7 @@ func (q asked) stranger(a answer) fault {
 	return f
 }
 
-// pass judges the answer to a request that is none of ours: its own body.
+// pass judges the answer to a request that isn't about presence: its own body.
 func (q asked) pass(a answer, body string) fault {
 	f, done := q.common(a)
 	switch {

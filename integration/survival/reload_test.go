@@ -70,7 +70,7 @@ func TestReadersShareAnAnswerAcrossAReload(t *testing.T) {
 	s.reload(otherwise)
 	second := make(chan answer)
 	go func() { second <- s.read(alice.token, bob.id).insist(t.Context(), fresh) }()
-	// The first is none of the new configuration's.
+	// The first belongs to the old configuration.
 	suite.Eventually(t, "the second read is accepted", func() bool { return s.vitals().InFlight == 1 })
 	gate.Open()
 	expect(t, "the first", <-first, http.StatusOK)

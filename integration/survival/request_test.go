@@ -84,7 +84,7 @@ func (s *server) write(token, user string, version int64) request {
 		fmt.Sprintf(`{"presence":"online","status_msg":%q}`, scripted.Status(version)))
 }
 
-// pass is a request that is none of ours. The homeserver sends its body back.
+// pass is a request that isn't about presence. The homeserver sends its body back.
 func (s *server) pass(body string) request {
 	return newRequest("pass", http.MethodPost, s.URL+"/_matrix/client/v3/echo", "", body)
 }

@@ -15,7 +15,7 @@ const unlimited = `write_limit off
 		read_limit off`
 
 // everyRequestUnderWay sends one request of each kind that can be at the homeserver, and
-// returns when all are there: a write, a read that asks, a request that is none of ours, and
+// returns when all are there: a write, a read that asks, a request that isn't about presence, and
 // a read and a write whose tokens are being looked up. The gate holds all of them, and with
 // them a read that waits for another's answer.
 func everyRequestUnderWay(t *testing.T, s *server, users []*user) (gate *scripted.Gate, answers map[string]<-chan answer) {

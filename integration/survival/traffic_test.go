@@ -51,7 +51,7 @@ func (w *worker) run(ctx context.Context) {
 	pace := time.Second * time.Duration(w.plan.clients) / time.Duration(w.plan.rate)
 	next := time.Now().Add(time.Duration(w.random.Int64N(int64(pace) + 1)))
 	for ctx.Err() == nil {
-		// Who is late doesn't hurry: a crowd after a pause would be over its limits.
+		// A client that is late doesn't catch up: after a pause, all together would be over their limits.
 		if wait := time.Until(next); wait > 0 {
 			time.Sleep(wait)
 		} else {

@@ -23,7 +23,7 @@ type tally struct {
 	requests  int
 	statuses  map[string]int
 	wrong     map[verdict]int
-	limited   int     // 429 to who has done nothing wrong
+	limited   int     // 429 to clients that did nothing wrong
 	latencies []int64 // since a request was due, in microseconds
 	examples  []string
 }
@@ -61,7 +61,7 @@ func (t *tally) note(v verdict, example string) {
 	}
 }
 
-// found is note for who doesn't hold the lock.
+// found is note without the lock.
 func (t *tally) found(v verdict, example string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

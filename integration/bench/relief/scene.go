@@ -96,8 +96,8 @@ func writers(plans [][]request) (all []*person) {
 }
 
 // warm shows the homeserver everybody who takes part, the first time: what it then keeps
-// about them would make the way that happens to come first the dearest. Who syncs gets a
-// place to go on from.
+// about them would make the first way the dearest. A client that syncs gets a place to go on
+// from.
 func (s *scene) warm(ctx context.Context, sh shape, plans [][]request) error {
 	key := sh.key
 	for _, plan := range plans {

@@ -3,7 +3,7 @@ package main
 import "time"
 
 // size is how much is done of each shape. Rates are the same in all sizes, or so low that
-// a Synapse keeps up on one core: who can't keep up would be compared in another shape.
+// a Synapse keeps up on one core: a homeserver that can't would be compared under another load.
 type size struct {
 	name string
 

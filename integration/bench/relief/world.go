@@ -73,7 +73,7 @@ type world struct {
 	warmed map[string]bool
 }
 
-// untouched is the set_presence that changes nothing for who is something.
+// untouched is the set_presence that changes nothing for a user with this presence.
 func (k kindOfHomeserver) untouched(is string) string {
 	if k.offlineIsNoChange {
 		return "offline"
@@ -81,7 +81,7 @@ func (k kindOfHomeserver) untouched(is string) string {
 	return is
 }
 
-// warrior is who has two devices. Nobody looks at them but to see how the war goes.
+// warrior is the user with two devices. They are only looked at to see how the war goes.
 const warrior = 1
 
 // open starts a homeserver. Close it.

@@ -3,7 +3,7 @@
 //
 //   - suite.go: the flag -size, TestMain, polling;
 //   - sidecar.go: a sidecar that ends with its test;
-//   - homeservers.go: real homeservers, each of which is started once for a package.
+//   - homeservers.go: real homeservers, started once for a package.
 package suite
 
 import (

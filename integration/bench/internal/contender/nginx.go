@@ -2,8 +2,7 @@ package contender
 
 import "fmt"
 
-// nginx makes a configuration of which only what is in http and in the location
-// differs. Keep-alive has no end on either side: a thousand requests, nginx's
+// nginx makes a configuration. Only what stands in http and in the location differs. Keep-alive has no end on either side: a thousand requests, nginx's
 // default, pass in a blink here.
 func nginx(http, location string) Spec {
 	return Spec{Program: Nginx, Config: fmt.Sprintf(`{{if .Root}}user root;
