@@ -35,19 +35,8 @@ func newCast(t *testing.T, hs *homeserver.Homeserver) *cast {
 	}
 	c := &cast{hs: hs, alice: register("alice"), bob: register("bob"), stranger: register("stranger")}
 
-	var created struct {
-		RoomID string `json:"room_id"`
-	}
-	client := hs.Client()
-	err := client.Do(t.Context(), http.MethodPost, "/_matrix/client/v3/createRoom", c.alice.AccessToken,
-		map[string]any{"preset": "public_chat"}, &created)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.room = created.RoomID
-	err = client.Do(t.Context(), http.MethodPost, "/_matrix/client/v3/join/"+url.PathEscape(c.room), c.bob.AccessToken,
-		map[string]any{}, nil)
-	if err != nil {
+	var err error
+	if c.room, err = hs.Client().Room(t.Context(), c.alice, c.bob); err != nil {
 		t.Fatal(err)
 	}
 	return c

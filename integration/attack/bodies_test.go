@@ -300,27 +300,36 @@ func TestAMillionMembers(t *testing.T) {
 // TestSlowBodies: clients that send the beginning of a body and then nothing take a
 // connection each, and nothing of the homeserver's.
 func TestSlowBodies(t *testing.T) {
+	neverEnd(t, "bodies", scale.slow/2+1+lookupsEach, func(i int) []byte {
+		// Half of them have an account.
+		token, name := "made-up", fmt.Sprintf("mallory%d", i)
+		if i%2 == 0 {
+			token = tokenOf(name, 0)
+		}
+		return append(wire.Request("PUT", presencePath("@"+name+":hs"), bearer(token), from("192.0.2.1"), "Content-Length: 60000"), '{')
+	})
+}
+
+// neverEnd opens connections on which the beginning of a request comes, and then nothing. They may
+// cost the homeserver some lookups, and when they are closed nothing may be left of them.
+func neverEnd(t *testing.T, what string, lookups int, begin func(i int) []byte) {
+	t.Helper()
 	s := newSite(t, newHomeserver(t, false), options{})
 	idle := s.vitals(t).Goroutines
-	wires := make([]*wire.Conn, scale.slow)
+	var wires []*wire.Conn
 	siege{
-		name: fmt.Sprintf("%d bodies that never end", scale.slow),
+		name: fmt.Sprintf("%d %s that never end", scale.slow, what),
 		site: s,
 		attack: func() tally {
 			sum := tally{status: make(map[int]int)}
-			for i := range wires {
+			for i := range scale.slow {
 				w, err := wire.Dial(s.URL)
 				if err != nil {
 					sum.broken++
 					continue
 				}
-				wires[i] = w
-				// Half of them have an account.
-				token, name := "made-up", fmt.Sprintf("mallory%d", i)
-				if i%2 == 0 {
-					token = tokenOf(name, 0)
-				}
-				if _, err := w.Write(append(wire.Request("PUT", presencePath("@"+name+":hs"), bearer(token), from("192.0.2.1"), "Content-Length: 60000"), '{')); err != nil {
+				wires = append(wires, w)
+				if _, err := w.Write(begin(i)); err != nil {
 					sum.broken++
 				}
 				sum.sent++
@@ -328,18 +337,14 @@ func TestSlowBodies(t *testing.T) {
 			<-time.After(calm) // for the victims to notice
 			return sum
 		},
-		work: func(seconds float64) limits {
-			return limits{count: [kinds]int{whoami: scale.slow/2 + 1 + lookupsEach}}
-		},
+		work:     func(float64) limits { return limits{count: [kinds]int{whoami: lookups}} },
 		inFlight: int64(scale.slow) * connectionTakes,
 	}.run(t)
 	if work := s.hs.take(); work.count[write] > 0 {
 		t.Errorf("%d writes got to the homeserver", work.count[write])
 	}
 	for _, w := range wires {
-		if w != nil {
-			w.Close()
-		}
+		w.Close()
 	}
-	suite.Eventually(t, "all that waited for a body is gone", func() bool { return s.vitals(t).Goroutines < idle+50 })
+	suite.Eventually(t, "all that waited is gone", func() bool { return s.vitals(t).Goroutines < idle+50 })
 }

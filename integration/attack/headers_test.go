@@ -5,9 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/wire"
 )
 
@@ -110,36 +108,5 @@ func TestManyHeaderBombs(t *testing.T) {
 
 // TestHeadersThatNeverEnd: clients that send a byte of a header and then nothing.
 func TestHeadersThatNeverEnd(t *testing.T) {
-	s := newSite(t, newHomeserver(t, false), options{})
-	idle := s.vitals(t).Goroutines
-	wires := make([]*wire.Conn, scale.slow)
-	siege{
-		name: fmt.Sprintf("%d headers that never end", scale.slow),
-		site: s,
-		attack: func() tally {
-			sum := tally{status: make(map[int]int)}
-			for i := range wires {
-				w, err := wire.Dial(s.URL)
-				if err != nil {
-					sum.broken++
-					continue
-				}
-				wires[i] = w
-				if _, err := w.Write(wire.Head("GET", presencePath(bob), viewer, "X-A:")); err != nil {
-					sum.broken++
-				}
-				sum.sent++
-			}
-			<-time.After(calm) // for the victims to notice
-			return sum
-		},
-		work:     func(float64) limits { return limits{} },
-		inFlight: int64(scale.slow) * connectionTakes,
-	}.run(t)
-	for _, w := range wires {
-		if w != nil {
-			w.Close()
-		}
-	}
-	suite.Eventually(t, "all that waited for a header is gone", func() bool { return s.vitals(t).Goroutines < idle+50 })
+	neverEnd(t, "headers", 0, func(int) []byte { return wire.Head("GET", presencePath(bob), viewer, "X-A:") })
 }

@@ -82,8 +82,7 @@ func borrowStage(ctx context.Context, base string, env func(string) string) (*st
 	return s, nil
 }
 
-// hire registers the users, and has alice and bob meet in a room, because
-// Synapse shows presence only to those who share one.
+// hire registers the users, and has alice and bob meet in a room.
 func (s *stage) hire(ctx context.Context, register func(context.Context, string, string) (homeserver.User, error), suffix string) error {
 	for name, user := range map[string]*homeserver.User{"alice": &s.alice, "bob": &s.bob, "stranger": &s.stranger} {
 		var err error
@@ -91,21 +90,8 @@ func (s *stage) hire(ctx context.Context, register func(context.Context, string,
 			return err
 		}
 	}
-	client := homeserver.Client{URL: s.url}
-	var room struct {
-		ID string `json:"room_id"`
-	}
-	err := client.Do(ctx, http.MethodPost, "/_matrix/client/v3/createRoom", s.alice.AccessToken,
-		map[string]string{"preset": "public_chat"}, &room)
-	if err != nil {
-		return fmt.Errorf("making a room: %w", err)
-	}
-	err = client.Do(ctx, http.MethodPost, "/_matrix/client/v3/join/"+url.PathEscape(room.ID), s.bob.AccessToken,
-		map[string]string{}, nil)
-	if err != nil {
-		return fmt.Errorf("joining the room: %w", err)
-	}
-	return nil
+	_, err := homeserver.Client{URL: s.url}.Room(ctx, s.alice, s.bob)
+	return err
 }
 
 func presenceOf(user homeserver.User) string {

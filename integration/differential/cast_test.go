@@ -48,23 +48,10 @@ func newCast(t *testing.T, hs *homeserver.Homeserver) *cast {
 	c.free = []homeserver.User{register("free"), register("free/o=.d_d")}
 	c.friend, c.stranger = register("friend"), register("stranger")
 	c.ghost = hs.UserID(fmt.Sprintf("ghost_%d", n))
-	client := hs.Client()
-	if err := client.RegisterGhost(t.Context(), homeserver.ASToken, fmt.Sprintf("ghost_%d", n)); err != nil {
+	if err := hs.Client().RegisterGhost(t.Context(), homeserver.ASToken, fmt.Sprintf("ghost_%d", n)); err != nil {
 		t.Fatal(err)
 	}
-
-	var room struct {
-		RoomID string `json:"room_id"`
-	}
-	err := client.Do(t.Context(), http.MethodPost, "/_matrix/client/v3/createRoom", c.friend.AccessToken,
-		map[string]any{"preset": "public_chat"}, &room)
-	for _, user := range c.seen {
-		if err == nil {
-			err = client.Do(t.Context(), http.MethodPost, "/_matrix/client/v3/join/"+url.PathEscape(room.RoomID),
-				user.AccessToken, map[string]any{}, nil)
-		}
-	}
-	if err != nil {
+	if _, err := hs.Client().Room(t.Context(), c.friend, c.seen...); err != nil {
 		t.Fatal(err)
 	}
 	// Offline, because Synapse would do it anyway after half a minute.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 )
 
@@ -117,6 +118,25 @@ func (c Client) Whoami(ctx context.Context, token string) (User, error) {
 		return User{}, fmt.Errorf("asking whose token it is: %w", err)
 	}
 	return user, nil
+}
+
+// Room makes a public room of a user's, and has others join it. On Synapse, only those who share a room
+// see each other's presence.
+func (c Client) Room(ctx context.Context, host User, others ...User) (id string, err error) {
+	var room struct {
+		ID string `json:"room_id"`
+	}
+	err = c.Do(ctx, http.MethodPost, "/_matrix/client/v3/createRoom", host.AccessToken, map[string]any{"preset": "public_chat"}, &room)
+	if err != nil {
+		return "", fmt.Errorf("making a room: %w", err)
+	}
+	for _, user := range others {
+		path := "/_matrix/client/v3/join/" + url.PathEscape(room.ID)
+		if err := c.Do(ctx, http.MethodPost, path, user.AccessToken, map[string]any{}, nil); err != nil {
+			return "", fmt.Errorf("joining a room: %w", err)
+		}
+	}
+	return room.ID, nil
 }
 
 // Do sends a request with an optional token and JSON body and decodes the

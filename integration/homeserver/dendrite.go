@@ -54,11 +54,11 @@ func StartDendrite(ctx context.Context, opts Options) (*Homeserver, error) {
 		if err != nil {
 			return nil, err
 		}
-		dir, temp, err := opts.workdir("dendrite")
+		dir, err := newDir("dendrite")
 		if err != nil {
 			return nil, err
 		}
-		h := &Homeserver{Name: "dendrite", URL: "http://" + addrs[0], ServerName: serverName, tempDir: temp}
+		h := &Homeserver{Name: "dendrite", URL: "http://" + addrs[0], ServerName: serverName, dir: dir}
 		return h.launch(ctx, func() (*process.Process, error) {
 			if err := writeDendriteFiles(dir, opts); err != nil {
 				return nil, err

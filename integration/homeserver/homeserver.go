@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
 )
@@ -23,9 +22,6 @@ const (
 
 // Options say how to start a homeserver. The zero value is good for tests.
 type Options struct {
-	// Dir is the folder for databases, keys, configuration and log. If it is
-	// empty, a temporary one is made, and removed by Stop.
-	Dir string
 	// Progress gets a line or more while something takes long. Nil is silent.
 	Progress io.Writer
 	// PresenceOff starts a homeserver whose admin has turned presence off.
@@ -48,15 +44,13 @@ type Homeserver struct {
 	ServerName string
 
 	process *process.Process
-	tempDir string // removed by Stop unless empty
+	dir     string // for databases, keys, configuration and log; removed by Stop
 }
 
 // Stop ends the homeserver and removes its temporary folder.
 func (h *Homeserver) Stop() {
 	h.process.Stop()
-	if h.tempDir != "" {
-		os.RemoveAll(h.tempDir)
-	}
+	os.RemoveAll(h.dir)
 }
 
 // PID is the number of the homeserver's process, to look up what it costs.
@@ -88,17 +82,13 @@ func (h *Homeserver) Login(ctx context.Context, userID, password string) (User, 
 	return h.Client().Login(ctx, userID, password)
 }
 
-// workdir returns the folder to use and the one to remove at the end, if any.
-func (o Options) workdir(name string) (dir, temp string, err error) {
-	if o.Dir != "" {
-		dir, err = filepath.Abs(o.Dir)
-		return dir, "", err
-	}
-	dir, err = os.MkdirTemp("", "presence-"+name+"-")
+// newDir makes a homeserver's folder.
+func newDir(name string) (string, error) {
+	dir, err := os.MkdirTemp("", "presence-"+name+"-")
 	if err != nil {
-		return "", "", fmt.Errorf("making a folder for %s: %w", name, err)
+		return "", fmt.Errorf("making a folder for %s: %w", name, err)
 	}
-	return dir, dir, nil
+	return dir, nil
 }
 
 // launch starts a homeserver's process and waits for its client API. On failure
@@ -112,8 +102,6 @@ func (h *Homeserver) launch(ctx context.Context, start func() (*process.Process,
 		}
 		p.Stop()
 	}
-	if h.tempDir != "" {
-		os.RemoveAll(h.tempDir)
-	}
+	os.RemoveAll(h.dir)
 	return nil, err
 }

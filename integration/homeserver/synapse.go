@@ -29,11 +29,11 @@ func StartSynapse(ctx context.Context, opts Options) (*Homeserver, error) {
 		if err != nil {
 			return nil, err
 		}
-		dir, temp, err := opts.workdir("synapse")
+		dir, err := newDir("synapse")
 		if err != nil {
 			return nil, err
 		}
-		h := &Homeserver{Name: "synapse", URL: "http://" + addrs[0], ServerName: serverName, tempDir: temp}
+		h := &Homeserver{Name: "synapse", URL: "http://" + addrs[0], ServerName: serverName, dir: dir}
 		return h.launch(ctx, func() (*process.Process, error) {
 			if err := writeSynapseFiles(dir, opts, port); err != nil {
 				return nil, err

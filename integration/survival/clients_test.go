@@ -29,12 +29,14 @@ type clients struct {
 	kept   *http.Client // keeps its connections
 	fresh  *http.Client // makes one for each request
 	around *upheaval
+	named  bool // each request has a name of its own, by which its answer is kept
 
 	mu        sync.Mutex // guards what is below
 	outcomes  map[kind]*outcomes
 	faults    map[fault]int
 	examples  []string // of faults, a few
 	latencies []int32  // of reads, in microseconds
+	answers   map[string]answer
 }
 
 func newClients(around *upheaval) *clients {
@@ -42,7 +44,7 @@ func newClients(around *upheaval) *clients {
 		around:   around,
 		kept:     &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}},
 		fresh:    &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
-		outcomes: make(map[kind]*outcomes), faults: make(map[fault]int),
+		outcomes: make(map[kind]*outcomes), faults: make(map[fault]int), answers: make(map[string]answer),
 	}
 	for _, k := range kinds {
 		c.outcomes[k.kind] = &outcomes{answered: make(map[int]int)}
@@ -83,6 +85,9 @@ func (c *clients) send(random *rand.Rand, q request) (a answer, how asked) {
 	if random.IntN(20) == 0 {
 		client = c.fresh
 	}
+	if q.id = string(q.kind); c.named {
+		q.id = q.kind.name()
+	}
 	how.begin = time.Now()
 	a = q.do(ctx, client)
 	how.end = time.Now()
@@ -90,12 +95,15 @@ func (c *clients) send(random *rand.Rand, q request) (a answer, how asked) {
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	o := c.outcomes[kind(q.id)]
+	if c.named {
+		c.answers[q.id] = a
+	}
+	o := c.outcomes[q.kind]
 	o.sent++
 	switch {
 	case a.status != 0:
 		o.answered[a.status]++
-		if kind(q.id) == read {
+		if q.kind == read {
 			c.latencies = append(c.latencies, int32(min(how.end.Sub(how.begin), time.Minute).Microseconds()))
 		}
 	case ctx.Err() != nil:
@@ -118,7 +126,7 @@ func (c *clients) note(f fault, q request, a answer, detail string) {
 	defer c.mu.Unlock()
 	c.faults[f]++
 	if len(c.examples) < 10 {
-		c.examples = append(c.examples, fmt.Sprintf("%s: %s %s as %s: %.300s %s", f, q.method, q.url, q.id, a, detail))
+		c.examples = append(c.examples, fmt.Sprintf("%s: %s %s as %s: %.300s %s", f, q.method, q.url, q.kind, a, detail))
 	}
 }
 

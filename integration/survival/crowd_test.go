@@ -1,14 +1,10 @@
 package survival_test
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
-	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
@@ -16,112 +12,74 @@ import (
 )
 
 // user is somebody with a token.
-type user struct {
-	id, token string
-
-	// written is the version of the last write that was sent, acknowledged that of the
-	// last one that was answered with 200. Only the user's own client makes them grow.
-	written, acknowledged atomic.Int64
-}
+type user struct{ id, token string }
 
 // newUsers logs people in at the homeserver.
-func newUsers(hs *scripted.Homeserver, n int) []*user {
-	users := make([]*user, n)
+func newUsers(hs *scripted.Homeserver, n int) []user {
+	users := make([]user, n)
 	for i := range users {
 		id := fmt.Sprintf("@user%d:example.com", i)
-		users[i] = &user{id: id, token: hs.Login(id)}
+		users[i] = user{id, hs.Login(id)}
 	}
 	return users
 }
 
-// crowd are clients, one for each user, that read, write and do other things, one request
-// after the other, until they are told to stop or nobody listens any more.
+// crowd is the traffic of the soak without its oddities: people who read, write and do other
+// things, until they are told to stop. Each request has a name of its own.
 type crowd struct {
-	t     *testing.T
-	s     *server
-	users []*user
-	stop  chan struct{}
-	all   sync.WaitGroup
-
-	sent atomic.Int64
-
-	mu      sync.Mutex        // guards what is below
-	answers map[string]answer // by the request's name
+	*traffic
+	t       *testing.T
+	s       *server
+	stopped context.CancelFunc
+	all     sync.WaitGroup
 }
 
-// gather begins. Every other client keeps its connection, the others make one for each
-// request.
-func gather(t *testing.T, s *server, users []*user) *crowd {
-	c := &crowd{t: t, s: s, users: users, stop: make(chan struct{}), answers: make(map[string]answer)}
-	for i, u := range users {
-		client := fresh
-		if i%2 == 0 {
-			client = &http.Client{Transport: new(http.Transport)}
-		}
-		c.all.Go(func() {
-			defer client.CloseIdleConnections()
-			c.run(u, client)
-		})
+// gather begins, with so many clients and people.
+func gather(t *testing.T, s *server, n int) *crowd {
+	p := plan{
+		clients: n, people: n, viewers: n, rate: 5000,
+		weights: map[kind]int{read: 6, write: 3, pass: 1},
 	}
+	around := new(upheaval)
+	around.begin(&around.reloads) // a request may stay without an answer at any time, see account
+	c := &crowd{traffic: &traffic{plan: p, town: newTown(p), hs: s.hs, url: s.URL, clients: newClients(around)}, t: t, s: s}
+	c.clients.named = true
+	c.town.moveIn(s.hs)
+	ctx, cancel := context.WithCancel(t.Context())
+	c.stopped = cancel
+	c.all.Go(func() { c.run(ctx) })
 	return c
 }
 
-func (c *crowd) run(u *user, client *http.Client) {
-	for {
-		select {
-		case <-c.stop:
-			return
-		default:
-		}
-		var r request
-		target := c.users[rand.IntN(len(c.users))]
-		floor := target.acknowledged.Load()
-		switch rand.IntN(10) {
-		case 0:
-			r = c.s.pass(strings.Repeat("x", 1+rand.IntN(10_000)))
-		case 1, 2, 3:
-			r = c.s.write(u.token, u.id, u.written.Add(1))
-		default:
-			r = c.s.read(u.token, target.id)
-		}
-		a := r.do(c.t.Context(), client)
-		if errors.Is(a.err, syscall.ECONNREFUSED) {
-			return // nobody was there to send it to
-		}
-		c.mu.Lock()
-		c.answers[r.id] = a
-		c.mu.Unlock()
-		c.sent.Add(1)
-		switch {
-		case a.status == 0:
-			continue // see account
-		case a.status != http.StatusOK:
-			c.t.Errorf("%s: %s", r.id, a)
-		case r.method == http.MethodPut:
-			u.acknowledged.Store(u.written.Load())
-		case r.method == http.MethodPost && a.body != r.body:
-			c.t.Errorf("%s: the body came back changed", r.id)
-		case r.method == http.MethodGet && a.version() < floor:
-			c.t.Errorf("%s: got version %d after %d was acknowledged", r.id, a.version(), floor)
-		}
+// busy waits until so many more requests have been sent.
+func (c *crowd) busy(more int) {
+	c.t.Helper()
+	until := c.clients.requests() + more
+	suite.Eventually(c.t, "the crowd goes on", func() bool { return c.clients.requests() >= until })
+}
+
+// disperse tells the clients to stop, waits for them, and fails if an answer was wrong.
+func (c *crowd) disperse() {
+	c.t.Helper()
+	c.stopped()
+	c.all.Wait()
+	c.clients.close()
+	for f, n := range c.clients.faults {
+		c.t.Errorf("%d answers: %s", n, f)
+	}
+	for _, example := range c.clients.examples {
+		c.t.Error(example)
 	}
 }
 
-// busy waits until so many more requests have been answered.
-func (c *crowd) busy(more int64) {
-	c.t.Helper()
-	until := c.sent.Load() + more
-	suite.Eventually(c.t, "the crowd goes on", func() bool { return c.sent.Load() >= until || c.t.Failed() })
-}
-
-// account, after the crowd has stopped, holds what the clients saw against the access log
+// account, after the crowd has dispersed, holds what the clients saw against the access log
 // and the homeserver. It returns how many requests there were, and how many of them
 // nobody accepted.
 func (c *crowd) account() (requests, unaccepted int) {
 	c.t.Helper()
-	logged := c.s.logged()
+	logged, answers := c.s.logged(), c.clients.answers
 	for id, status := range logged {
-		if a, ours := c.answers[id]; ours && a.status != status {
+		if a, ours := answers[id]; ours && a.status != status {
 			c.t.Errorf("%s was accepted and answered with %d, and its client got %s", id, status, a)
 		}
 	}
@@ -129,44 +87,40 @@ func (c *crowd) account() (requests, unaccepted int) {
 	for key := range c.s.hs.Counts() {
 		reached[key.Label] = true
 	}
-	for id, a := range c.answers {
+	for id, a := range answers {
+		_, isLogged := logged[id]
 		if a.status != 0 {
-			if _, ok := logged[id]; !ok {
+			if !isLogged {
 				c.t.Errorf("%s was answered and isn't in the access log", id)
 			}
 			continue
 		}
 		unaccepted++
-		if _, ok := logged[id]; ok || reached[id] {
-			c.t.Errorf("%s got no answer (%v), and was acted on: in the log %t, at the homeserver %t", id, a.err, ok, reached[id])
+		if isLogged || reached[id] {
+			c.t.Errorf("%s got no answer (%v), and was acted on: in the log %t, at the homeserver %t", id, a.err, isLogged, reached[id])
 		}
 	}
 	c.expectWritesKept()
-	return len(c.answers), unaccepted
+	return len(answers), unaccepted
 }
 
 // expectWritesKept fails unless each acknowledged write is at the homeserver.
 func (c *crowd) expectWritesKept() {
 	c.t.Helper()
-	for _, u := range c.users {
-		if got, want := c.s.hs.State(u.id).Version, u.acknowledged.Load(); got < want {
-			c.t.Errorf("%s: version %d was acknowledged, the homeserver has %d", u.id, want, got)
+	for _, p := range c.town.people {
+		if got, want := c.s.hs.State(p.id).Version, p.acknowledged.Load(); got < want {
+			c.t.Errorf("%s: version %d was acknowledged, the homeserver has %d", p.id, want, got)
 		}
 	}
 }
 
 // writes is how many writes have been acknowledged.
-func (c *crowd) writes() (n int) {
-	for id, a := range c.answers {
-		if strings.HasPrefix(id, "write-") && a.status == http.StatusOK {
-			n++
-		}
-	}
-	return n
-}
+func (c *crowd) writes() int { return c.clients.outcomes[write].answered[http.StatusOK] }
 
-// disperse tells the clients to stop and waits for them.
-func (c *crowd) disperse() {
-	close(c.stop)
-	c.all.Wait()
+// users are the people, by the first of their devices.
+func (c *crowd) users() (users []user) {
+	for _, p := range c.town.people {
+		users = append(users, user{p.id, p.devices[0].Load().token})
+	}
+	return users
 }

@@ -1,5 +1,7 @@
 package survival_test
 
+import "math/rand/v2"
+
 // kind is what a request is, in the log, at the homeserver and in the tables.
 type kind string
 
@@ -82,20 +84,24 @@ var kinds = []traits{
 // presence tells that it is a read or a write.
 func (t traits) presence() bool { return t.route == "read" || t.route == "write" }
 
-// weights is the sum of all.
-var weights = func() (sum int) {
+// pick draws a kind.
+func (p plan) pick(random *rand.Rand) kind {
+	sum := 0
 	for _, k := range kinds {
-		sum += k.weight
+		sum += p.weight(k)
 	}
-	return sum
-}()
-
-// pick returns the kind at a place from 0 to weights.
-func pick(place int) kind {
+	place := random.IntN(sum)
 	for _, k := range kinds {
-		if place -= k.weight; place < 0 {
+		if place -= p.weight(k); place < 0 {
 			return k.kind
 		}
 	}
 	return pass
+}
+
+func (p plan) weight(k traits) int {
+	if p.weights != nil {
+		return p.weights[k.kind]
+	}
+	return k.weight
 }

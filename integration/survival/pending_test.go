@@ -19,7 +19,7 @@ const coalescing = `write_limit 1/10m
 		read_limit off`
 
 // waiting has each user write twice, and returns when the second of each waits.
-func waiting(t *testing.T, s *server, users []*user) {
+func waiting(t *testing.T, s *server, users []user) {
 	t.Helper()
 	for _, u := range users {
 		expect(t, "the first write", s.write(u.token, u.id, 1).get(t), http.StatusOK)
@@ -33,7 +33,7 @@ func waiting(t *testing.T, s *server, users []*user) {
 }
 
 // expectVersions fails unless the homeserver has a version of each user.
-func expectVersions(t *testing.T, hs *scripted.Homeserver, users []*user, version int64) {
+func expectVersions(t *testing.T, hs *scripted.Homeserver, users []user, version int64) {
 	t.Helper()
 	for _, u := range users {
 		if got := hs.State(u.id).Version; got != version {

@@ -22,6 +22,9 @@ type plan struct {
 	restart time.Duration // of the homeserver, likewise
 	sample  time.Duration
 
+	// weights are how often each kind of request is made, if not as the kinds say.
+	weights map[kind]int
+
 	tables tableSizes
 	// filling tells that there is not the time to fill all tables, so that they need
 	// not be flat, only within their bounds.

@@ -24,6 +24,7 @@ var names atomic.Int64
 // request is a request with a name: one of its own, or in the soak that of its kind. The
 // name goes into Caddy's access log and to the homeserver, which counts by it.
 type request struct {
+	kind   kind
 	id     string
 	method string
 	url    string
@@ -63,9 +64,12 @@ func (a answer) version() int64 {
 	return version
 }
 
-func newRequest(kind, method, url, token, body string) request {
-	return request{id: fmt.Sprintf("%s-%d", kind, names.Add(1)), method: method, url: url, token: token, body: body}
+func newRequest(k kind, method, url, token, body string) request {
+	return request{kind: k, id: k.name(), method: method, url: url, token: token, body: body}
 }
+
+// name is one that no other request has.
+func (k kind) name() string { return fmt.Sprintf("%s-%d", k, names.Add(1)) }
 
 func statusPath(userID string) string { return presencePath("v3", userID) }
 
@@ -75,18 +79,18 @@ func presencePath(version, userID string) string {
 
 // read asks for a target's presence.
 func (s *server) read(token, target string) request {
-	return newRequest("read", http.MethodGet, s.URL+statusPath(target), token, "")
+	return newRequest(read, http.MethodGet, s.URL+statusPath(target), token, "")
 }
 
 // write writes a version of the user's own presence.
 func (s *server) write(token, user string, version int64) request {
-	return newRequest("write", http.MethodPut, s.URL+statusPath(user), token,
+	return newRequest(write, http.MethodPut, s.URL+statusPath(user), token,
 		fmt.Sprintf(`{"presence":"online","status_msg":%q}`, scripted.Status(version)))
 }
 
 // pass is a request that isn't about presence. The homeserver sends its body back.
 func (s *server) pass(body string) request {
-	return newRequest("pass", http.MethodPost, s.URL+"/_matrix/client/v3/echo", "", body)
+	return newRequest(pass, http.MethodPost, s.URL+"/_matrix/client/v3/echo", "", body)
 }
 
 // do sends a request, by a client.

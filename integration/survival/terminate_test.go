@@ -18,7 +18,7 @@ const unlimited = `write_limit off
 // returns when all are there: a write, a read that asks, a request that isn't about presence, and
 // a read and a write whose tokens are being looked up. The gate holds all of them, and with
 // them a read that waits for another's answer.
-func everyRequestUnderWay(t *testing.T, s *server, users []*user) (gate *scripted.Gate, answers map[string]<-chan answer) {
+func everyRequestUnderWay(t *testing.T, s *server, users []user) (gate *scripted.Gate, answers map[string]<-chan answer) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
@@ -70,16 +70,14 @@ func TestTerminationWaitsForEveryRequestUnderWay(t *testing.T) {
 func TestTerminationUnderLoadLosesNothing(t *testing.T) {
 	var requests, unaccepted, writes int
 	for range scale.rounds {
-		hs := newHomeserver(t, scripted.Options{})
-		users := newUsers(hs, 32)
-		s := newServer(t, hs, unlimited)
-		c := gather(t, s, users)
+		s := newServer(t, newHomeserver(t, scripted.Options{Hidden: hides}), unlimited)
+		c := gather(t, s, 32)
 		c.busy(500)
 		s.signal(syscall.SIGTERM)
-		c.all.Wait() // until they are refused
 		if state := s.wait(); !state.Success() {
 			t.Errorf("the sidecar ended with %v", state)
 		}
+		c.disperse()
 		n, u := c.account()
 		requests, unaccepted, writes = requests+n, unaccepted+u, writes+c.writes()
 	}

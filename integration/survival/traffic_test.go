@@ -58,7 +58,7 @@ func (w *worker) run(ctx context.Context) {
 			next = time.Now()
 		}
 		next = next.Add(pace)
-		w.one(pick(w.random.IntN(weights)))
+		w.one(w.plan.pick(w.random))
 	}
 }
 
@@ -69,7 +69,7 @@ func (w *worker) one(k kind) {
 		// Half of them are by those whom many read.
 		writers := w.town.people
 		if w.random.IntN(2) == 0 {
-			writers = writers[:50]
+			writers = writers[:min(50, len(writers))]
 		}
 		w.write(k, w.anyOf(writers))
 	case greedyWrite:
@@ -99,10 +99,11 @@ func (w *worker) one(k kind) {
 
 // target picks whose presence is read: a few very often, most rarely.
 func (w *worker) target() *person {
-	switch w.random.IntN(20) {
-	case 0:
+	switch n := w.random.IntN(20); {
+	case w.plan.busy == 0:
+	case n == 0:
 		return w.anyOf(w.town.repeating)
-	case 1:
+	case n == 1:
 		return w.anyOf(w.town.hasty)
 	}
 	return w.town.people[w.popular.Uint64()]
@@ -125,7 +126,7 @@ func (w *worker) session(p *person, device int) *session {
 	if s := p.devices[device].Load(); s != nil {
 		return s
 	}
-	q := request{id: string(login), method: http.MethodPost, url: w.url + "/_matrix/client/v3/login", body: fmt.Sprintf(`{"user":%q}`, p.id)}
+	q := request{kind: login, method: http.MethodPost, url: w.url + "/_matrix/client/v3/login", body: fmt.Sprintf(`{"user":%q}`, p.id)}
 	a, how := w.clients.send(w.random, q)
 	f, done := how.common(a)
 	var granted struct {
@@ -145,7 +146,7 @@ func (w *worker) session(p *person, device int) *session {
 
 func (w *worker) read(k kind) {
 	target := w.target()
-	q := request{id: string(k), method: http.MethodGet, url: w.url + presencePath("v3", target.id)}
+	q := request{kind: k, method: http.MethodGet, url: w.url + presencePath("v3", target.id)}
 	viewer, device := w.town.viewer(w.random)
 	switch k {
 	case greedyRead:
@@ -202,7 +203,7 @@ func (w *worker) write(k kind, p *person) {
 		p.written++
 	}
 	q := request{
-		id: string(k), method: http.MethodPut, url: w.url + path, token: s.token,
+		kind: k, method: http.MethodPut, url: w.url + path, token: s.token,
 		body: fmt.Sprintf(`{"presence":"online","status_msg":%q}`, scripted.Status(p.written)),
 	}
 	if k == leavingWrite {
@@ -231,7 +232,7 @@ func (w *worker) foreign() {
 		return
 	}
 	q := request{
-		id: string(foreign), method: http.MethodPut, url: w.url + presencePath("v3", victim.id), token: s.token,
+		kind: foreign, method: http.MethodPut, url: w.url + presencePath("v3", victim.id), token: s.token,
 		body: `{"presence":"offline","status_msg":"v1000000000"}`,
 	}
 	before := s.state.Load()
@@ -244,7 +245,7 @@ func (w *worker) foreign() {
 // them from one, which goes over its limit.
 func (w *worker) stranger(k kind) {
 	target := w.target()
-	q := request{id: string(k), method: http.MethodGet, url: w.url + presencePath("v3", target.id)}
+	q := request{kind: k, method: http.MethodGet, url: w.url + presencePath("v3", target.id)}
 	if k == repeatRead {
 		q.token = w.town.bad[w.random.IntN(len(w.town.bad))]
 	} else {
@@ -272,13 +273,13 @@ func (w *worker) logout(k kind) {
 		return
 	}
 	ended := []*session{s}
-	q := request{id: string(k), method: http.MethodPost, url: w.url + "/_matrix/client/v3/logout", token: s.token}
+	q := request{kind: k, method: http.MethodPost, url: w.url + "/_matrix/client/v3/logout", token: s.token}
 	if k == logoutAll {
 		q.url += "/all"
 		// A homeserver may end a token before it has said whose it was. Then nobody knows whose
 		// other tokens have ended with it (SECURITY.md). A read makes it known before that.
 		target := w.target()
-		a := w.readAs(request{id: string(read), method: http.MethodGet, url: w.url + presencePath("v3", target.id)}, s, target)
+		a := w.readAs(request{kind: read, method: http.MethodGet, url: w.url + presencePath("v3", target.id)}, s, target)
 		known := a.status == http.StatusOK || a.status == http.StatusForbidden
 		if other := p.devices[1-device].Load(); other != nil && known {
 			ended = append(ended, other)
@@ -304,7 +305,7 @@ func (w *worker) logout(k kind) {
 	}
 	last := ended[w.random.IntN(len(ended))]
 	target := w.target()
-	w.readAs(request{id: string(goneRead), method: http.MethodGet, url: w.url + presencePath("v3", target.id)}, last, target)
+	w.readAs(request{kind: goneRead, method: http.MethodGet, url: w.url + presencePath("v3", target.id)}, last, target)
 }
 
 // sync is a client that asks for news, again and again, and says how present its user is.
@@ -317,21 +318,21 @@ func (w *worker) sync() {
 	if w.random.IntN(10) == 0 {
 		presence = "&set_presence=unavailable"
 	}
-	q := request{id: string(syncing), method: http.MethodGet, url: w.url + "/_matrix/client/v3/sync?since=s1&timeout=0" + presence, token: s.token}
+	q := request{kind: syncing, method: http.MethodGet, url: w.url + "/_matrix/client/v3/sync?since=s1&timeout=0" + presence, token: s.token}
 	a, how := w.clients.send(w.random, q)
 	w.clients.note(how.pass(a, `{"other":true}`), q, a, "")
 }
 
 // preflight is a browser that asks whether it may read.
 func (w *worker) preflight() {
-	q := request{id: string(preflight), method: http.MethodOptions, url: w.url + presencePath("v3", w.target().id), asking: true}
+	q := request{kind: preflight, method: http.MethodOptions, url: w.url + presencePath("v3", w.target().id), asking: true}
 	a, how := w.clients.send(w.random, q)
 	w.clients.note(how.preflight(a), q, a, "")
 }
 
 func (w *worker) pass() {
 	body := strings.Repeat("some other request ", 1+w.random.IntN(1000))
-	q := request{id: string(pass), method: http.MethodPost, url: w.url + "/_matrix/client/v3/rooms/!r/send", body: body}
+	q := request{kind: pass, method: http.MethodPost, url: w.url + "/_matrix/client/v3/rooms/!r/send", body: body}
 	a, how := w.clients.send(w.random, q)
 	w.clients.note(how.pass(a, body), q, a, "")
 }
