@@ -1,9 +1,7 @@
 package integration_test
 
 import (
-	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -27,26 +25,6 @@ func manyFields(n int) http.Header {
 		header.Set(fmt.Sprintf("X-%d", i), "x")
 	}
 	return header
-}
-
-// readWith reads with more header fields. The status is 0 if the connection breaks off.
-func readWith(ctx context.Context, base, path, token string, header http.Header) (answer, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, nil)
-	if err != nil {
-		return answer{}, err
-	}
-	req.Header = header.Clone()
-	if req.Header == nil {
-		req.Header = make(http.Header)
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return answer{}, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, body}, err
 }
 
 // TestOddClientsOnRealHomeservers: a client whose own header a homeserver doesn't take made our
@@ -88,7 +66,7 @@ func oddSite(t *testing.T, c *cast) (base, path string) {
 	c.settle(t, "fishing")
 	s := site(t, "read_limit off\ncache {\nttl 1s\nstale_if_error 1h\n}\nidentity {\nttl 1s\n}", c.hs.URL)
 	path = c.path(ofAlice)
-	a, err := readWith(t.Context(), s.URL, path, c.bob.AccessToken, nil)
+	a, err := request{method: http.MethodGet, path: path, token: c.bob.AccessToken}.try(t.Context(), s.URL)
 	if err != nil || a.status != http.StatusOK {
 		t.Fatalf("%s, %v", a, err)
 	}
@@ -103,7 +81,7 @@ func expectEnd(t *testing.T, c *cast, base, path string, header http.Header, sta
 		t.Fatal(err)
 	}
 	suite.Eventually(t, fmt.Sprintf("a %d", status), func() bool {
-		a, err := readWith(t.Context(), base, path, c.bob.AccessToken, header)
+		a, err := request{method: http.MethodGet, path: path, token: c.bob.AccessToken, header: header}.try(t.Context(), base)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +100,7 @@ func expectNoFailureIsShared(t *testing.T, hs *homeserver.Homeserver, header htt
 	s := site(t, "read_limit off\nwrite_limit off\ncache {\nttl 1m\nsettle 0s\n}", hs.URL)
 	path := c.path(ofAlice)
 	read := func(token string, header http.Header) {
-		a, err := readWith(t.Context(), s.URL, path, token, header)
+		a, err := request{method: http.MethodGet, path: path, token: token, header: header}.try(t.Context(), s.URL)
 		// What a homeserver does to an odd client's own request is that one's.
 		itsOwn := header != nil && err == nil && a.status == http.StatusBadGateway
 		if !itsOwn && (err != nil || a.status != http.StatusOK) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -29,7 +30,8 @@ type request struct {
 	// from is the address that a proxy before us has seen.
 	from        string
 	body        string
-	contentType string // of the body
+	contentType string      // of the body
+	header      http.Header // more fields
 }
 
 // to sends the request to a homeserver or a sidecar.
@@ -61,6 +63,7 @@ func (r request) try(ctx context.Context, base string) (answer, error) {
 		return answer{}, err
 	}
 	req.URL, req.Host = u, u.Host
+	maps.Copy(req.Header, r.header)
 	for _, token := range []string{r.token, r.second} {
 		if token != "" {
 			req.Header.Add("Authorization", "Bearer "+token)

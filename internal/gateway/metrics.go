@@ -41,7 +41,7 @@ var (
 	}
 	lookupsMetric = &Metric{
 		Name: "lookups_total", Labels: []string{"result"},
-		Help: "Access tokens that were not in memory, by what became of the question whose they are.",
+		Help: "Lookups of access tokens that were not in memory (whoami), by result.",
 	}
 	deliveriesMetric = &Metric{
 		Name: "deliveries_total", Labels: []string{"result"},
@@ -53,7 +53,7 @@ var (
 	}
 	entriesMetric = &Metric{
 		Name: "entries", Labels: []string{"table"}, IsGauge: true,
-		Help: "Entries in a table, fresh or not. At most as many as are configured, and 64 preflights.",
+		Help: "Entries in a table, fresh or not: at most as many as configured, and 64 preflights.",
 	}
 	evictionsMetric = &Metric{
 		Name: "evictions_total", Labels: []string{"table"},
@@ -61,7 +61,7 @@ var (
 	}
 	overflowMetric = &Metric{
 		Name: "limiter_overflow_total", Labels: []string{"limit"},
-		Help: "Events charged to the budget that users share for whom a limit's table has no room.",
+		Help: "Events charged to the budget that users without a place in a limit's table share.",
 	}
 )
 
