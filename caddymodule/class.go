@@ -93,23 +93,8 @@ func parsePatterns(patterns []string) (parsed []matrix.UserPattern, err error) {
 // block is the class as it stands in a Caddyfile, or empty for everybody.
 func setClass(s *gateway.Settings, c *gateway.Class, given *Class, block string) error {
 	of := func(name string) string { return optionOf(block, name) }
-	for _, l := range []struct {
-		name  string
-		given *Limit
-		dst   **policy.Limit
-	}{
-		{"write_limit", given.WriteLimit, &c.WriteLimit},
-		{"read_limit", given.ReadLimit, &c.ReadLimit},
-		{"sync_limit", given.SyncLimit, &c.SyncLimit},
-	} {
-		if l.given == nil {
-			continue
-		}
-		limit, err := l.given.limit()
-		if err != nil {
-			return blame(of(l.name), "checking %s: %w", of(l.name), err)
-		}
-		*l.dst = limit
+	if err := setLimits(c, given, of); err != nil {
+		return err
 	}
 	for _, w := range []struct {
 		name, given string
@@ -136,7 +121,35 @@ func setClass(s *gateway.Settings, c *gateway.Class, given *Class, block string)
 		c.Coalesce = false // there is nothing to go over
 		return nil
 	}
-	// The budget or what it is too small for may be the default, or everybody's.
+	return checkInterval(s, c, of)
+}
+
+// setLimits sets the budgets that are given of a class. Of an option's name, of tells where it stands.
+func setLimits(c *gateway.Class, given *Class, of func(name string) string) error {
+	for _, l := range []struct {
+		name  string
+		given *Limit
+		dst   **policy.Limit
+	}{
+		{"write_limit", given.WriteLimit, &c.WriteLimit},
+		{"read_limit", given.ReadLimit, &c.ReadLimit},
+		{"sync_limit", given.SyncLimit, &c.SyncLimit},
+	} {
+		if l.given == nil {
+			continue
+		}
+		limit, err := l.given.limit()
+		if err != nil {
+			return blame(of(l.name), "checking %s: %w", of(l.name), err)
+		}
+		*l.dst = limit
+	}
+	return nil
+}
+
+// checkInterval checks that a class's budget for writes is large enough for what is done about
+// them. The budget or what it is too small for may be the default, or everybody's.
+func checkInterval(s *gateway.Settings, c *gateway.Class, of func(name string) string) error {
 	interval := c.WriteLimit.Interval()
 	switch {
 	case c.Absorb && interval > s.Refresh:

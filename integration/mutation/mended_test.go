@@ -12,14 +12,14 @@ var mended = map[string][]mutant{
 		{
 			name:   "a token is logged",
 			effect: "whoever reads the log has it",
-			edits:  []edit{{"internal/gateway/identify.go", "g.reportFault(faultNone, nil)\n", "g.reportFault(faultNone, nil)\n\t\t\tg.logger.Info(c.Token)\n"}},
+			edits:  []edit{{"internal/gateway/whoami.go", "q.reportFault(faultNone, nil)\n", "q.reportFault(faultNone, nil)\n\t\t\tq.logger.Info(c.Token)\n"}},
 			unit:   "internal/gateway TestNoTokenIsRememberedOrLogged",
 			seeds:  5, law: "a token is in the log",
 		},
 		{
 			name:   "others wait while it is asked whose they are",
 			effect: "a message or a sync waits for a slow whoami",
-			edits:  []edit{{"internal/gateway/identify.go", "_, ok := i.start(places, then)\n\treturn ok", "then(i.answer(nil))\n\treturn places != nil"}},
+			edits:  []edit{{"internal/gateway/whoami.go", "return begun, q.inBackground(places, func() {\n\t\tclose(begun)\n\t\tthen(q.ask(nil))\n\t})", "close(begun)\n\tthen(q.ask(nil))\n\treturn begun, places != nil"}},
 			unit:   "internal/gateway TestWhatIsNoPresenceRequestWaitsForNothingOfOurs",
 			seeds:  60, more: "mood=slow whoami;route=message",
 			law: "a request that isn't about presence gets another answer",
@@ -70,7 +70,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "lookups that fail cost nothing",
 			effect: "made-up tokens that are shown so are never charged to their sender",
-			edits:  []edit{{"internal/gateway/identify.go", "m.outage.fails(from, m.now())", "_ = from"}},
+			edits:  []edit{{"internal/gateway/whoami.go", "m.outage.fails(from, m.now())", "_ = from"}},
 			unit:   "internal/gateway TestLookupsThatFailCountAgainstTheirClient",
 			why:    "as above",
 		},
@@ -91,7 +91,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "parameters without an effect go along",
 			effect: "likewise, by a user_id that something before the homeserver minds",
-			edits:  []edit{{"internal/gateway/identify.go", "c = g.store.identities.Effective(c)", "_ = g"}},
+			edits:  []edit{{"internal/gateway/whoami.go", "c = g.store.identities.Effective(c)", "_ = g"}},
 			unit:   "internal/gateway TestFailureByAParameterOfTheClientIsNoOutage",
 			why:    "nothing before the world's homeserver minds a parameter",
 		},
@@ -150,7 +150,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a locked account is an unknown token",
 			effect: "it uses up the budget of its address",
-			edits:  []edit{{"internal/gateway/identify.go", "case answer.status == http.StatusUnauthorized && errcode == unknownToken:", "case answer.status == http.StatusUnauthorized:"}},
+			edits:  []edit{{"internal/gateway/whoami.go", "case answer.status == http.StatusUnauthorized && errcode == unknownToken:", "case answer.status == http.StatusUnauthorized:"}},
 			unit:   "internal/gateway TestRefusalOfAnAccountIsItsOwn",
 			why:    notYet,
 		},

@@ -14,6 +14,7 @@ type client struct {
 	name    string // equal for requests of one client
 	many    bool   // it may be many clients, whom nothing tells apart
 	budgets []budget
+	charged bool // for the token that it shows now
 }
 
 // budget is what is left of limit for a name in the limiter of rejected tokens.
@@ -46,25 +47,25 @@ func (g *Gateway) newClient(r *http.Request, limit *policy.Limit) client {
 	return from
 }
 
-// againShare is how many times as often as about new unknown tokens the homeserver is asked
-// again about those of a client that it didn't know.
-const againShare = 8
+// retryFactor scales a client's budget for checking tokens again that the homeserver didn't know,
+// relative to its budget for new ones.
+const retryFactor = 8
 
-// again returns the client with its budgets of questions about tokens that the homeserver
+// retrying returns the client with its budgets of questions about tokens that the homeserver
 // didn't know when it was asked before. They are others, so that whoever tries again and
 // again with a token that has ended keeps nobody behind the same address from being known.
 // But nobody can collect tokens until the homeserver is asked about many in a rejected_ttl.
-func (c client) again() client { return c.other("again ") }
+func (c client) retrying() client { return c.other("again ") }
 
 // vouched returns the client with its budgets of questions about tokens by which a request
 // has succeeded. The homeserver knows them, unless something else has answered.
 func (c client) vouched() client { return c.other("vouched ") }
 
-// other returns the client with budgets of another kind, larger by againShare.
+// other returns the client with budgets of another kind, larger by retryFactor.
 func (c client) other(kind string) client {
 	other := client{name: c.name, many: c.many}
 	for _, b := range c.budgets {
-		other.budgets = append(other.budgets, budget{kind + b.name, b.limit.Times(againShare)})
+		other.budgets = append(other.budgets, budget{kind + b.name, b.limit.Times(retryFactor)})
 	}
 	return other
 }
@@ -80,7 +81,7 @@ func (m *Store) asker(c matrix.Credential, from client) client {
 	fingerprint := m.identities.Fingerprint(matrix.Credential{Token: c.Token})
 	own := client{name: "token " + string(fingerprint[:])}
 	if len(from.budgets) > 0 {
-		own.budgets = []budget{{own.name, from.budgets[0].limit.Times(againShare)}}
+		own.budgets = []budget{{own.name, from.budgets[0].limit.Times(retryFactor)}}
 	}
 	return own
 }

@@ -17,8 +17,9 @@
 //
 // What they need:
 //
-//   - identify.go: whose an access token is, asked of the homeserver; client.go and budgets.go:
-//     who may ask and how often;
+//   - whoami.go: whose an access token is, asked of the homeserver, and owner.go: what is known of
+//     that; client.go and budgets.go: who may ask and how often; faults.go: why the homeserver can't
+//     be asked, in the log;
 //   - fetch.go: a read that goes to the homeserver, and share.go: who may have its answer;
 //     upstream.go: requests of our own, head.go: what they carry, fields.go: what of that is the
 //     site's; retrial.go: what becomes of those who shared one that failed; outage.go: whether the

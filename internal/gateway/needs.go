@@ -48,9 +48,6 @@ func (m *Store) WatchFor(all []*Settings) {
 	}
 }
 
-// Absorbs tells whether a gateway of the memory absorbs repeated writes.
-func (m *Store) Absorbs() bool { return m.needs.absorbs.Load() }
-
 // watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.
 // One whose configuration has ended may have requests under way.
 func (t tenant) watchesSyncs() bool { return t.cfg.watchesSyncs() || t.store.needs.syncs.Load() }

@@ -122,13 +122,13 @@ func (g *Gateway) judge(r *http.Request, seen *observation) {
 	o, ok := seen.outcome(nil)
 	if !ok {
 		later := seen.asks[0].inBackground(g.store.learning, func() {
-			o, _ := seen.outcome(func(i inquiry) owner { return i.answer(nil) })
+			o, _ := seen.outcome(func(q whoAmI) owner { return q.ask(nil) })
 			g.store.counters.observed[seen.kind][o].Add(1)
 		})
 		if later {
 			return
 		}
-		o, _ = seen.outcome(func(inquiry) owner {
+		o, _ = seen.outcome(func(whoAmI) owner {
 			return owner{err: errors.New("too many requests are being observed")}
 		})
 	}
@@ -148,7 +148,7 @@ type observation struct {
 	handler  *Gateway
 	kind     route
 	departed time.Time
-	asks     []inquiry    // whose the credential is, or each that it might be
+	asks     []whoAmI     // whose the credential is, or each that it might be
 	answer   *subresponse // the homeserver's
 
 	// A read.
@@ -172,7 +172,7 @@ func (g *Gateway) newObservation(r *http.Request, next Next, kind route, route m
 		seen.writing = newWriting(r, route)
 		seen.writing.now = seen.departed
 		if seen.writing.Credential == policy.CredentialCertain {
-			seen.asks = append(seen.asks, g.inquire(r, next, seen.writing.credential, g.cfg.RejectedLimit))
+			seen.asks = append(seen.asks, g.newWhoAmI(r, next, seen.writing.credential, g.cfg.RejectedLimit))
 		}
 		return seen
 	}
@@ -187,7 +187,7 @@ func (g *Gateway) newObservation(r *http.Request, next Next, kind route, route m
 		might = []matrix.Credential{seen.reading.credential}
 	}
 	for _, c := range might {
-		seen.asks = append(seen.asks, g.inquire(r, next, c, g.cfg.RejectedLimit))
+		seen.asks = append(seen.asks, g.newWhoAmI(r, next, c, g.cfg.RejectedLimit))
 	}
 	return seen
 }
@@ -200,7 +200,7 @@ func (s *observation) acknowledged() bool {
 // outcome returns what would have become of the request, and remembers what there is to
 // remember. It calls ask for what isn't known of whose the request is. If ask is nil, it reports
 // false when it comes to that, and can be called again.
-func (s *observation) outcome(ask func(inquiry) owner) (o outcome, ok bool) {
+func (s *observation) outcome(ask func(whoAmI) owner) (o outcome, ok bool) {
 	if s.kind == routeWrite {
 		wr := &s.writing
 		step := policy.DecideWrite(&wr.WriteFacts)
@@ -225,21 +225,21 @@ func (s *observation) outcome(ask func(inquiry) owner) (o outcome, ok bool) {
 
 // owner returns whose one of the credentials is. It reports false if that has to be asked for and
 // ask is nil.
-func (s *observation) owner(i int, ask func(inquiry) owner) (who owner, ok bool) {
-	h, inquiry := s.handler, s.asks[i]
-	who = h.cached(inquiry.credential, s.departed)
+func (s *observation) owner(i int, ask func(whoAmI) owner) (who owner, ok bool) {
+	h, question := s.handler, s.asks[i]
+	who = h.cached(question.credential, s.departed)
 	switch {
-	case who.known() || h.isRefused(inquiry.credential, s.departed):
+	case who.known() || h.isRefused(question.credential, s.departed):
 	case ask == nil:
 		return who, false
 	default:
-		who = ask(inquiry)
+		who = ask(question)
 	}
 	return who, true
 }
 
 // findOutForRead is [Gateway.findOutForRead] for a read that is over.
-func (s *observation) findOutForRead(step policy.ReadStep, ask func(inquiry) owner) (ok bool) {
+func (s *observation) findOutForRead(step policy.ReadStep, ask func(whoAmI) owner) (ok bool) {
 	h, rd := s.handler, &s.reading
 	switch step {
 	case policy.ReadLookForBody:
@@ -305,7 +305,7 @@ func (s *observation) endRead(step policy.ReadStep) {
 }
 
 // findOutForWrite is [Gateway.findOutForWrite] for a write that is over.
-func (s *observation) findOutForWrite(step policy.WriteStep, ask func(inquiry) owner) (ok bool) {
+func (s *observation) findOutForWrite(step policy.WriteStep, ask func(whoAmI) owner) (ok bool) {
 	h, wr := s.handler, &s.writing
 	switch step {
 	case policy.WriteAskOwner:

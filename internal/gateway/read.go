@@ -300,7 +300,7 @@ func (g *Gateway) serveRefused(w http.ResponseWriter, r *http.Request, next Next
 }
 
 // bypassCharged passes on a read of which it isn't known whose it is. If the homeserver
-// doesn't know its token, that is charged to the client as in [inquiry.ask].
+// doesn't know its token, that is charged to the client as in [whoAmI.askHomeserver].
 func (g *Gateway) bypassCharged(w http.ResponseWriter, r *http.Request, next Next, detail string, from client, now time.Time) error {
 	isSites := g.isSites(r)
 	w, finish := newWatch(w, func(status int) bool {

@@ -372,8 +372,8 @@ func TestUnknownUsersOfAKnownTokenAreBounded(t *testing.T) {
 		for i := range 1000 {
 			p.Do(behind("GET", fmt.Sprintf("%s?user_id=@x%d:example.com", statusPath(alice), i), "as-token", ""))
 		}
-		if got := p.hs.Count("whoami"); got != 1+3*againShare {
-			t.Errorf("%d lookups, want %d", got, 1+3*againShare)
+		if got := p.hs.Count("whoami"); got != 1+3*retryFactor {
+			t.Errorf("%d lookups, want %d", got, 1+3*retryFactor)
 		}
 		// It is nobody else's budget, and not that of what is known.
 		p.Want(p.Do(behind("GET", statusPath(alice), "alice-token", "")), 200, "", "")

@@ -62,8 +62,8 @@ func TestClientThatRepeatsAnUnknownTokenIsChargedOnce(t *testing.T) {
 				time.Sleep(defaultRejectedTTL)
 			}
 		}
-		repeat(1 + 2*againShare)
-		p.WantCounts(map[string]int{"whoami": 1 + 2*againShare})
+		repeat(1 + 2*retryFactor)
+		p.WantCounts(map[string]int{"whoami": 1 + 2*retryFactor})
 		// From then on the homeserver is asked at times.
 		for range 100 {
 			resp := p.Do(from("192.0.2.7", "logged-out"))
@@ -72,7 +72,7 @@ func TestClientThatRepeatsAnUnknownTokenIsChargedOnce(t *testing.T) {
 			}
 			time.Sleep(defaultRejectedTTL)
 		}
-		if more := p.hs.Count("whoami") - (1 + 2*againShare); more < 1 || more > 3 {
+		if more := p.hs.Count("whoami") - (1 + 2*retryFactor); more < 1 || more > 3 {
 			t.Errorf("in another 1000 s it was asked about %d times", more)
 		}
 		p.WantError(p.Do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")
@@ -94,7 +94,7 @@ func TestBridgeWithAnUnknownTokenCostsNoNewOnes(t *testing.T) {
 			r.RemoteAddr = "192.0.2.7:1"
 			p.Do(r)
 		}
-		if got := p.hs.Count("whoami"); got < 2*againShare || got > 2*againShare+4 {
+		if got := p.hs.Count("whoami"); got < 2*retryFactor || got > 2*retryFactor+4 {
 			t.Errorf("it was asked about %d times", got)
 		}
 		p.WantError(p.Do(from("192.0.2.7", "another")), 401, "M_UNKNOWN_TOKEN")

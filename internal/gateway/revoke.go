@@ -20,7 +20,7 @@ import (
 // password reset by mail carries no token and names no user: whose tokens it ends is not
 // known here, and the lifetime of an identity is what bounds it.
 func (g *Gateway) serveRevocation(w http.ResponseWriter, r *http.Request, next Next, revocation matrix.Revocation) (err error) {
-	ending := g.newEnding(r, next, revocation)
+	ending := g.beginEnding(r, next, revocation)
 	if ending.answered != nil && !g.cfg.Observe {
 		r = withoutCodings(r)
 	}
@@ -113,7 +113,9 @@ type ending struct {
 	answered func(answer *subresponse)
 }
 
-func (g *Gateway) newEnding(r *http.Request, next Next, revocation matrix.Revocation) ending {
+// beginEnding looks at a request that may end tokens before it is sent on. It may ask, in the
+// background, whose the request is.
+func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revocation) ending {
 	identities := g.store.identities
 	nothing := func() {}
 	shown, certain := shownCredentials(r)
@@ -210,9 +212,9 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 	}
 	var asked *sender
 	if certain && len(users) == 0 {
-		asked = &sender{handler: g, again: g.inquire(r, next, shown[0], g.cfg.RejectedLimit)}
+		asked = &sender{store: g.store, again: g.newWhoAmI(r, next, shown[0], g.cfg.RejectedLimit)}
 		asked.again.from = asked.again.from.vouched()
-		asked.ask(g.inquire(r, next, shown[0], g.cfg.RejectedLimit))
+		asked.ask(g.newWhoAmI(r, next, shown[0], g.cfg.RejectedLimit))
 	}
 	return func(http.Header) {
 		for _, c := range shown {
@@ -253,8 +255,8 @@ func (m *Store) revokeUser(userID string) {
 // sender is who has sent a request that ends its sender's sessions, while the homeserver
 // is asked who that is.
 type sender struct {
-	handler *Gateway
-	again   inquiry // to be asked once the request has succeeded
+	store *Store
+	again whoAmI // to be asked once the request has succeeded
 
 	mu        sync.Mutex // guards all below
 	answered  bool
@@ -266,11 +268,11 @@ type sender struct {
 // the homeserver has done what the request asks for, it may no longer know the token. What
 // is waited for is that another goroutine begins and gets the processor for a while, never
 // the homeserver, nor a place in line.
-func (s *sender) ask(question inquiry) {
+func (s *sender) ask(question whoAmI) {
 	var left atomic.Bool
 	trace := &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { left.Store(true) }}
-	question.question.client = httptrace.WithClientTrace(question.question.client, trace)
-	begins, ok := question.start(s.handler.store.learning, func(who owner) {
+	question.request.client = httptrace.WithClientTrace(question.request.client, trace)
+	begins, ok := question.askInBackground(s.store.learning, func(who owner) {
 		left.Store(true)
 		s.learn(who)
 	})
@@ -313,11 +315,11 @@ func (s *sender) succeed() {
 func (s *sender) end() {
 	revoke := func(who owner) {
 		if who.userID != "" {
-			s.handler.store.revokeUser(who.userID)
+			s.store.revokeUser(who.userID)
 		}
 	}
 	if s.who.wait > 0 || s.who.err != nil {
-		s.again.laterFrom(s.handler.store.confirming, revoke)
+		s.again.askInBackground(s.store.confirming, revoke)
 		return
 	}
 	revoke(s.who)

@@ -39,7 +39,7 @@ type Store struct {
 	preflights *preflights
 
 	fetches *flight.Group[fetchKey, *fetched]
-	whoAmIs *flight.Group[[16]byte, owner] // by the credential's fingerprint
+	whoAmIs *identity.Lookups[origin, owner]
 	// asking bounds how many of them the homeserver is asked at a time.
 	asking *fairqueue.Queue
 	faults faultLog
@@ -108,7 +108,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 	m.fetches = flight.NewGroup[fetchKey](panicked, func(err error) *fetched {
 		return &fetched{subresponse: &subresponse{err: fail(http.StatusInternalServerError, err)}, crashed: true}
 	})
-	m.whoAmIs = flight.NewGroup[[16]byte](panicked, func(err error) owner {
+	m.whoAmIs = identity.NewLookups[origin](m.identities, m.now, panicked, func(err error) owner {
 		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
 	})
 	for limit := range m.TopLimited {
@@ -119,9 +119,6 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 
 // guard calls f in a goroutine of ours. A panic is told of, and returned as an error.
 func (m *Store) guard(f func()) error { return flight.Guard(m.panicked, f) }
-
-// Unattended returns how many questions are under way that no client waits for.
-func (m *Store) Unattended() int { return m.learning.Len() + m.confirming.Len() }
 
 // now returns the time by which all that is remembered ages.
 func (m *Store) now() time.Time { return m.clock.Now() }

@@ -2,12 +2,13 @@
 //
 //   - table.go: [Table], which is asked on whose behalf a credential acts, and session.go: as which
 //     device; key.go: the keyed hashes by which it knows tokens;
-//   - inquiry.go: [Inquiry], a lookup that is under way, and what it learns;
+//   - lookups.go: [Lookups], the questions that are under way, of which several share an answer;
+//     inquiry.go: [Inquiry], what one of them learns, unless a revocation has overtaken it;
 //   - unknown.go: tokens that the homeserver doesn't know; refusals.go: those of which it knows, and
 //     refuses the account;
 //   - revoke.go: tokens that end. A revocation takes effect on the next lookup, and on those of the same
 //     token or user that are under way;
 //   - issued.go: to whom a token was given out, and which other ends by that.
 //
-// Time is a parameter, no goroutine is started, and every table is bounded by its constructor.
+// Time is a parameter, no goroutine is started but for a lookup, and every table is bounded by its constructor.
 package identity

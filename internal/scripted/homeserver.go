@@ -76,17 +76,26 @@ func (hs *Homeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 	case strings.HasSuffix(r.URL.Path, "/account/whoami"):
 		what = "whoami"
 	}
-	hs.Mu.Lock()
-	hs.Counts[what]++
-	hs.Seen = append(hs.Seen, r)
-	intercept := hs.Intercept
-	hs.Mu.Unlock()
-	if intercept != nil {
+	if intercept := hs.see(what, r); intercept != nil {
 		if handled, err := intercept(w, r); handled || err != nil {
 			return err
 		}
 	}
+	hs.answer(w, r, what, route, isPresence)
+	return nil
+}
 
+// see counts a request, and returns what may answer it first, or nil.
+func (hs *Homeserver) see(what string, r *http.Request) (intercept func(w http.ResponseWriter, r *http.Request) (handled bool, err error)) {
+	hs.Mu.Lock()
+	defer hs.Mu.Unlock()
+	hs.Counts[what]++
+	hs.Seen = append(hs.Seen, r)
+	return hs.Intercept
+}
+
+// answer answers a request as Synapse does.
+func (hs *Homeserver) answer(w http.ResponseWriter, r *http.Request, what string, route matrix.PresenceRoute, isPresence bool) {
 	body, _ := io.ReadAll(r.Body)
 	hs.Mu.Lock()
 	defer hs.Mu.Unlock()
@@ -128,7 +137,6 @@ func (hs *Homeserver) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 	default:
 		Answer(w, 200, `{"other":true}`)
 	}
-	return nil
 }
 
 // Answer writes with the header fields of Synapse.
