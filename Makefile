@@ -1,6 +1,6 @@
 # The house is several modules, so that the plugin's go.mod stays lean: whoever
 # builds Caddy with us inherits every line of it. Nobody runs the others but us.
-CODE  := . integration tools
+CODE  := . integration tools tools/release
 TOOLS := integration/dendrite
 
 # The race detector needs cgo, and so a C compiler.
@@ -28,8 +28,22 @@ BENCH ?= .
 SCRATCH := $(CURDIR)/.cache/test
 SCRATCH_ENV := env XDG_CONFIG_HOME=$(SCRATCH) XDG_DATA_HOME=$(SCRATCH)
 
+# What `make build` writes, and `make sbom` beside it with .cdx.json at the end.
+BINARY ?= caddy-presence
+
+# The version is the first one in the changelog. Until it is released, it counts as older.
+VERSION ?= $(shell sed -n -e 's/^## \([0-9][0-9.]*\) (unreleased)$$/\1-dev/p' -e 's/^## \([0-9][0-9.]*\) .*/\1/p' CHANGELOG.md | head -n 1)
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+# Artefacts carry the commit's time, so that they depend on nothing else.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+
+# The folder of all that is published, and who makes it there.
+DIST ?= dist
+RELEASE = go -C tools/release run . -root $(CURDIR) -dist $(abspath $(DIST)) \
+	-version $(VERSION) -commit $(COMMIT) -epoch $(SOURCE_DATE_EPOCH)
+
 .DEFAULT_GOAL := help
-.PHONY: help build build-xcaddy sbom demo bench bench-micro bench-full relief relief-full soak world \
+.PHONY: help build binaries packages image release release-test build-xcaddy sbom demo bench bench-micro bench-full relief relief-full soak world \
 	test test-unit test-fuzz test-tools test-integration fuzz \
 	lint lint-code lint-leaks lint-security lint-modules lint-caddyfile race-note
 
@@ -39,8 +53,8 @@ help: ## show this
 # The tags are those of Caddy's own releases and of xcaddy: they leave out the
 # databases of the ACME server, 6 MB that nobody here uses.
 build: ## build ./caddy-presence: Caddy with the module compiled in
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -tags nobadger,nomysql,nopgx \
-		-o caddy-presence ./cmd/caddy-presence
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
+		-tags nobadger,nomysql,nopgx -o $(BINARY) ./cmd/caddy-presence
 
 build-xcaddy: ## build it from xcaddy.json with xcaddy instead
 	go -C tools run ./xcaddy-build -config ../xcaddy.json -output ../caddy-presence
@@ -52,9 +66,33 @@ sbom: export CGO_ENABLED = 0
 sbom: export GOFLAGS := $(shell go env GOFLAGS) -trimpath
 sbom: build ## list the modules in ./caddy-presence as caddy-presence.cdx.json (CycloneDX)
 	@mkdir -p .cache
-	tool=$$(go -C tools tool -n cyclonedx-gomod) && \
-	"$$tool" bin -json -std -noserial -output .cache/sbom.json caddy-presence && \
-	sed '/^ *"timestamp": /d' .cache/sbom.json >caddy-presence.cdx.json
+	tool=$$(env -u GOOS -u GOARCH go -C tools tool -n cyclonedx-gomod) && \
+	"$$tool" bin -json -std -noserial -output .cache/sbom.json $(BINARY) && \
+	sed '/^ *"timestamp": /d' .cache/sbom.json >$(BINARY).cdx.json
+
+# The version of Go's own build information differs between checkouts (-buildvcs).
+binaries: export GOFLAGS := $(shell go env GOFLAGS) -buildvcs=false
+binaries: ## build the binaries that are published into dist/, with their bills of materials
+	@set -e; mkdir -p $(DIST); for arch in amd64 arm64; do \
+		echo "$$arch: the binary and its bill of materials"; \
+		GOOS=linux GOARCH=$$arch $(MAKE) --no-print-directory sbom BINARY=$(DIST)/caddy-presence_$(VERSION)_linux_$$arch; \
+	done
+
+packages: binaries ## make deb, rpm and apk in dist/
+	$(RELEASE) packages
+
+image: binaries ## make the container image in dist/: an OCI layout, and archives for "docker load"
+	$(RELEASE) image
+
+release: binaries ## make all that is published in dist/: binaries, packages, images, checksums
+	$(RELEASE) packages image checksums
+
+# The second time in another checkout, in a folder of another name.
+release-test: release ## make all of it twice, compare, and try it as an admin would (as root, in about ten minutes)
+	@set -e; again=.cache/release/the-same-commit; rm -rf $$again; mkdir -p .cache/release; git worktree prune; \
+	git worktree add --quiet --detach $$again HEAD; trap "git worktree remove --force $$again" EXIT; \
+	$(MAKE) --no-print-directory -C $$again release DIST=$(CURDIR)/.cache/release/again; \
+	cd integration && go test ./release -count=1 -v -timeout 60m -dist $(abspath $(DIST)) -again $(CURDIR)/.cache/release/again
 
 demo: ## play a scene through the sidecar on a real homeserver (or on HOMESERVER=http://…)
 	cd integration && go run ./demo
