@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // inspected is the part of what skopeo says of an image that is looked at here.
@@ -86,7 +87,7 @@ func unpack(t *testing.T) string {
 // The image runs as its user, on a root that nobody can write to, with a writable /data.
 func TestTheImagesRootServesASynapse(t *testing.T) {
 	artefact(t, "*_oci.tar")
-	hs := synapse(t)
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
 	root := unpack(t)
 	image := inspect(t, runtime.GOARCH, "oci-archive:"+artefact(t, "*_oci.tar"))
 
@@ -119,13 +120,13 @@ func TestTheImagesRootServesASynapse(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := homeserver.Client{URL: url}
-	alice, bob := register(t, hs, "alice"), register(t, hs, "bob")
-	shareRoom(t, client, alice, bob)
-	write(t, client, alice, "online")
-	if got := read(t, client, bob, alice); got != "online" {
-		t.Errorf("bob reads %q of alice", got)
+	carol, dave := register(t, hs, "carol"), register(t, hs, "dave")
+	shareRoom(t, client, carol, dave)
+	write(t, client, carol, "online")
+	if got := read(t, client, dave, carol); got != "online" {
+		t.Errorf("dave reads %q of carol", got)
 	}
-	if status := cacheStatus(t, client, bob, alice); !strings.Contains(status, "hit") {
+	if status := cacheStatus(t, client, dave, carol); !strings.Contains(status, "hit") {
 		t.Errorf("the second read says %q, want a hit", status)
 	}
 	if said := process.Tail(log, 200); strings.Contains(said, `"level":"error"`) {

@@ -10,9 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/checkout"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 var (
@@ -20,7 +19,7 @@ var (
 	again = flag.String("again", "", "the `folder` of a second `make release`, of the same commit in another checkout")
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { suite.Main(m) }
 
 // artefact returns the one file in the folder of artefacts that matches a pattern. In it,
 // ARCH is this machine's architecture.

@@ -18,13 +18,14 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // An admin's first day: install, point it at the homeserver, start, restart under load,
 // upgrade, restart, remove.
 func TestTheInstalledProgramServesASynapse(t *testing.T) {
 	deb := artefact(t, "*_ARCH.deb")
-	hs := synapse(t)
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
 	d := newDebian(t)
 	d.install(deb)
 	listen := freeAddress(t)
@@ -56,21 +57,6 @@ func TestTheInstalledProgramServesASynapse(t *testing.T) {
 	}
 	d.stop(s)
 	d.run("dpkg", "--purge", "caddy-presence")
-}
-
-// synapse starts a Synapse, or skips as other tests on it do.
-func synapse(t *testing.T) *homeserver.Homeserver {
-	t.Helper()
-	hs, err := homeserver.StartSynapse(t.Context(), homeserver.Options{Progress: os.Stderr})
-	if errors.Is(err, homeserver.ErrUnavailable) && os.Getenv("CI") != "true" {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(hs.Stop)
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	return hs
 }
 
 func freeAddress(t *testing.T) string {
@@ -166,24 +152,17 @@ func (d debian) stop(cmd *exec.Cmd) {
 // awaitAnswer waits until the homeserver answers through the program.
 func awaitAnswer(t *testing.T, url string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for ; ; time.Sleep(20 * time.Millisecond) { // polls a server
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/_matrix/client/versions", nil)
+	suite.EventuallyNil(t, "the homeserver answers through the program", func() error {
+		resp, err := http.Get(url + "/_matrix/client/versions")
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
-		resp, err := http.DefaultClient.Do(req)
-		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return
-			}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return errors.New(resp.Status)
 		}
-		if ctx.Err() != nil {
-			t.Fatalf("no answer from %s: %v", url, err)
-		}
-	}
+		return nil
+	})
 }
 
 func register(t *testing.T, hs *homeserver.Homeserver, name string) homeserver.User {
