@@ -345,7 +345,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a call that panics never ends",
 			effect: "its key is blocked for ever",
-			edits:  []edit{{"internal/flight/group.go", "defer g.finish(key, s)\n\tc.result = g.Alone(c.fn)", "c.result = c.fn()\n\tg.finish(key, s)"}},
+			edits:  []edit{{"internal/flight/group.go", "defer g.finish(key, c)\n\tc.result = g.Alone(c.fn)", "c.result = c.fn()\n\tg.finish(key, c)"}},
 			unit:   "internal/flight TestCallThatPanicsEndsWithAnError",
 			why:    "nothing of ours panics in the world",
 		},

@@ -23,25 +23,24 @@ type Group[K comparable, V any] struct {
 	panicked func(reason any)
 	crashed  func(err error) V
 
-	mu    sync.Mutex // guards slots and what they hold
-	slots map[K]*slot[V]
+	mu    sync.Mutex // guards calls and their next
+	calls map[K]*Call[V]
 }
-
-// slot is what there is for one key: a call under way, and the one that begins after
-// it, if anybody waits for that.
-type slot[V any] struct{ current, next *Call[V] }
 
 // Call is a call that several wait for.
 type Call[V any] struct {
 	fn     func() V
 	done   chan struct{}
 	result V // set before done is closed
+
+	// next begins when this one is done, if anybody waits for it.
+	next *Call[V]
 }
 
 // NewGroup returns a group without calls. It tells panicked, unless that is nil, of the panic of a
 // call's function, and the call's result is then what crashed makes of the error.
 func NewGroup[K comparable, V any](panicked func(reason any), crashed func(err error) V) *Group[K, V] {
-	return &Group[K, V]{panicked: panicked, crashed: crashed, slots: make(map[K]*slot[V])}
+	return &Group[K, V]{panicked: panicked, crashed: crashed, calls: make(map[K]*Call[V])}
 }
 
 func newCall[V any](fn func() V) *Call[V] {
@@ -64,30 +63,29 @@ func (c *Call[V]) Result() V { return c.result }
 func (g *Group[K, V]) Join(key K, shareCurrent bool, fn func() V) (c *Call[V], own bool, run func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := g.slots[key]
+	current := g.calls[key]
 	switch {
-	case s == nil:
-		if len(g.slots) >= MaxCalls {
+	case current == nil:
+		if len(g.calls) >= MaxCalls {
 			return nil, false, nil
 		}
-		s = &slot[V]{current: newCall(fn)}
-		g.slots[key] = s
-		return s.current, true, func() { g.run(key, s) }
+		first := newCall(fn)
+		g.calls[key] = first
+		return first, true, func() { g.run(key, first) }
 	case shareCurrent:
-		return s.current, false, nil
-	case s.next == nil:
-		s.next = newCall(fn)
-		return s.next, true, nil
+		return current, false, nil
+	case current.next == nil:
+		current.next = newCall(fn)
+		return current.next, true, nil
 	default:
-		return s.next, false, nil
+		return current.next, false, nil
 	}
 }
 
-// run makes the current call of a slot. If somebody waits for the next one, a goroutine
+// run makes the current call of a key. If somebody waits for the next one, a goroutine
 // makes that, so that whoever began this one can go.
-func (g *Group[K, V]) run(key K, s *slot[V]) {
-	c := s.current
-	defer g.finish(key, s)
+func (g *Group[K, V]) run(key K, c *Call[V]) {
+	defer g.finish(key, c)
 	c.result = g.Alone(c.fn)
 }
 
@@ -99,15 +97,16 @@ func (g *Group[K, V]) Alone(fn func() V) (result V) {
 	return result
 }
 
-// finish ends the current call of a slot.
-func (g *Group[K, V]) finish(key K, s *slot[V]) {
-	c := s.current
+// finish ends the current call of a key.
+func (g *Group[K, V]) finish(key K, c *Call[V]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	close(c.done)
-	if s.current, s.next = s.next, nil; s.current == nil {
-		delete(g.slots, key)
-	} else {
-		go g.run(key, s)
+	next := c.next
+	if c.next = nil; next == nil { // whoever keeps c doesn't keep all that came after
+		delete(g.calls, key)
+		return
 	}
+	g.calls[key] = next
+	go g.run(key, next)
 }

@@ -54,8 +54,8 @@ func TestNextCallBeginsAfterItsWaitersCame(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if len(g.slots) != 0 {
-			t.Errorf("%d slots are left", len(g.slots))
+		if len(g.calls) != 0 {
+			t.Errorf("%d calls are left", len(g.calls))
 		}
 	})
 }
@@ -102,8 +102,8 @@ func TestCallThatPanicsEndsWithAnError(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if len(g.slots) != 0 {
-			t.Errorf("%d slots are left", len(g.slots))
+		if len(g.calls) != 0 {
+			t.Errorf("%d calls are left", len(g.calls))
 		}
 		later, own, run := g.Join("a", true, func() error { return nil })
 		if !own || run == nil {
