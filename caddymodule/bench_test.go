@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -39,9 +40,12 @@ const benchBody = `{"presence":"unavailable","last_active_ago":123456,"status_ms
 // ok is a next handler that costs nothing.
 var ok = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 
-func newBenchProxy(b *testing.B) *handled {
-	p := handle(b, &Handler{
-		ReadLimit: &Limit{Events: 1 << 30, Window: caddy.Duration(time.Second)},
+// unreached is a limit that no benchmark reaches.
+var unreached = &Limit{Events: 1 << 30, Window: caddy.Duration(time.Second)}
+
+func newBenchProxy(t testing.TB) *handled {
+	p := handle(t, &Handler{
+		ReadLimit: unreached,
 		Cache:     &Cache{TTL: caddy.Duration(500 * time.Second)},
 		Identity:  &Identity{TTL: caddy.Duration(time.Hour)},
 	})
@@ -81,7 +85,7 @@ func BenchmarkStaticResponseBare(b *testing.B) {
 
 func benchmarkHit(b *testing.B, p *handled) {
 	p.Get("bob-token", alice)
-	p.Want(p.Get("bob-token", alice), 200, benchBody, "matrix_presence; hit")
+	p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
 	benchmarkHandler(b, p.handler, p.HS, request("GET", statusPath(alice), "bob-token", ""))
 }
 
@@ -139,14 +143,51 @@ func BenchmarkPassThrough(b *testing.B) {
 	benchmarkHandler(b, p.handler, ok, request("GET", "/_matrix/client/v3/sync?timeout=30000", "bob-token", ""))
 }
 
+// newMissingProxy returns a proxy in which nothing is fresh for longer than a nanosecond, and a next
+// handler that does nothing but answer.
+func newMissingProxy(t testing.TB) (*handled, caddyhttp.Handler) {
+	p := newBenchProxy(t)
+	p.reload(&Handler{ReadLimit: unreached, Cache: &Cache{TTL: 1}})
+	p.Get("bob-token", alice)
+	p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+	return p, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		w.Header()["Content-Type"] = []string{"application/json"}
+		_, err := w.Write([]byte(benchBody))
+		return err
+	})
+}
+
 // BenchmarkMiss is all that a miss costs beside the next handler's work.
 func BenchmarkMiss(b *testing.B) {
-	p := newBenchProxy(b)
-	p.reload(&Handler{Cache: &Cache{TTL: 1}}) // nothing is fresh for longer than a nanosecond
-	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		answer(w, 200, benchBody)
-		return nil
-	})
-	p.Get("bob-token", alice)
+	p, next := newMissingProxy(b)
 	benchmarkHandler(b, p.handler, next, request("GET", statusPath(alice), "bob-token", ""))
+}
+
+// BenchmarkPreparedRequest is the part of a miss that is Caddy's own: each request of ours gets a
+// context, variables and placeholders.
+func BenchmarkPreparedRequest(b *testing.B) {
+	r, w, server := request("GET", statusPath(alice), "bob-token", ""), scripted.NewDiscard(), new(caddyhttp.Server)
+	b.ReportAllocs()
+	for b.Loop() {
+		caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, server)
+	}
+}
+
+func TestMissAllocatesLittleMoreThanCaddyForARequest(t *testing.T) {
+	if testkit.Race {
+		t.Skip("the race detector allocates as well")
+	}
+	p, next := newMissingProxy(t)
+	w := scripted.NewDiscard()
+	r := caddyhttp.PrepareRequest(request("GET", statusPath(alice), "bob-token", ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
+	allocs := testing.AllocsPerRun(1000, func() {
+		clear(w.Header())
+		if err := p.handler.ServeHTTP(w, r, next); err != nil {
+			t.Fatal(err)
+		}
+	})
+	const most = 65 // of which Caddy has 24, see BenchmarkPreparedRequest
+	if allocs > most {
+		t.Errorf("a miss allocates %v times, want at most %v", allocs, most)
+	}
 }
