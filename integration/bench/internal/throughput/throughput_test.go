@@ -97,6 +97,8 @@ func TestProblems(t *testing.T) {
 		"a cold cache":   {Contender{}, Measurement{Load: load.Result{Requests: 1000}, Upstream: 20}, "reached the homeserver"},
 		"errors":         {Contender{}, Measurement{Load: load.Result{Requests: 1000, Refused: 30}}, "were refused"},
 		"no limit":       {Contender{Refused: true}, Measurement{Load: load.Result{Requests: 1000}}, "not refused"},
+		"once a minute":  {Contender{Refused: true, Warm: &everyone}, Measurement{Load: load.Result{Requests: 1000, Refused: 900}, Upstream: 100}, ""},
+		"no real limit":  {Contender{Refused: true, Warm: &everyone}, Measurement{Load: load.Result{Requests: 1000, Refused: 800}, Upstream: 200}, "not refused"},
 		"broken":         {Contender{}, Measurement{Load: load.Result{Requests: 1000, Failed: 30}}, "failed"},
 		"dead":           {Contender{}, Measurement{}, "no request"},
 		"a cached miss":  {Contender{Upstream: 1000}, Measurement{Load: load.Result{Requests: 1000}, Upstream: 500}, "only 500"},
