@@ -322,7 +322,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "Dendrite's syncs know of writes",
 			effect: "a bot whose syncs say offline ends offline for good",
-			edits:  []edit{{"internal/devices/devices.go", "if dialect == matrix.Dendrite {\n\t\treturn DeviceWrite{}\n\t}", ""}, {"internal/devices/devices.go", "if dialect == matrix.Dendrite {\n\t\treturn\n\t}\n\treported :=", "reported :="}},
+			edits:  []edit{{"internal/devices/write.go", "if dialect == matrix.Dendrite {\n\t\treturn DeviceWrite{}\n\t}", ""}, {"internal/devices/write.go", "if dialect == matrix.Dendrite {\n\t\treturn\n\t}\n\treported :=", "reported :="}},
 			unit:   "internal/devices TestSyncAfterAWrite",
 			why:    notYet,
 		},
@@ -336,7 +336,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "nobody is ever taken for gone",
 			effect: "\"offline\" is kept past the next poll",
-			edits:  []edit{{"internal/devices/devices.go", "return at >= r.lastHeard+int64(timeout-timerMargin)", "return false && at >= r.lastHeard+int64(timeout-timerMargin)"}},
+			edits:  []edit{{"internal/devices/reported.go", "return at >= r.lastHeard+int64(timeout-timerMargin)", "return false && at >= r.lastHeard+int64(timeout-timerMargin)"}},
 			unit:   "internal/devices TestActivityAfterALongPauseIsAChange",
 			why:    notYet,
 		},

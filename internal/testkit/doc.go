@@ -1,4 +1,7 @@
-// Package testkit is what the tests of more than one package need: random numbers
-// that a failure can be repeated with, a clock, a measure of the heap, a log to look into, a search for what a
-// value leads to, and models of what homeservers make of presence. Only tests import it.
+// Package testkit is what the tests of more than one package need. Only tests import it.
+//
+//   - random.go: random numbers that a failure can be repeated with; clock.go: times of a test;
+//   - heap.go: a measure of the heap; race.go, norace.go: whether the race detector is on;
+//   - logs.go: a log to look into; reach.go: a search for what a value leads to;
+//   - homeserver.go: models of what homeservers make of presence.
 package testkit
