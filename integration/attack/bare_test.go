@@ -30,10 +30,10 @@ func TestBareCaddy(t *testing.T) {
 			}, http.StatusOK},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newSite(t, newHomeserver(t, false), options{bare: true})
 			siege{
-				name: tt.name, site: s,
-				flood: flood{connections: 32, requests: tt.requests, judge: only(tt.status), request: tt.request},
+				name:    tt.name,
+				options: options{bare: true},
+				flood:   flood{connections: 32, requests: tt.requests, judge: only(tt.status), request: tt.request},
 				work: func(float64) limits {
 					return limits{count: [kinds]int{read: tt.requests}}
 				},

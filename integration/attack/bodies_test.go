@@ -279,10 +279,9 @@ func TestManyCostlyBodies(t *testing.T) {
 func TestAMillionMembers(t *testing.T) {
 	const connections, times = 8, 8
 	body := members(scale.members)
-	s := newSite(t, newHomeserver(t, false), options{module: []string{"write_limit off", "max_body 16MiB"}})
 	siege{
-		name: fmt.Sprintf("bodies of %d members, max_body 16MiB", scale.members),
-		site: s,
+		name:    fmt.Sprintf("bodies of %d members, max_body 16MiB", scale.members),
+		options: options{module: []string{"write_limit off", "max_body 16MiB"}},
 		flood: flood{
 			connections: connections, requests: times, judge: only(200),
 			request: func(int) []byte {

@@ -8,7 +8,10 @@ import (
 // siege is one attack on one site: what is sent, and what it may cost.
 type siege struct {
 	name string
-	site *site
+
+	// site is what is attacked: if nil, a new one with these options.
+	site    *site
+	options options
 
 	// flood is what is sent. An attack of another kind returns when all is sent and answered.
 	flood  flood
@@ -39,6 +42,9 @@ const calm = 200 * time.Millisecond
 func (a siege) run(t *testing.T) tally {
 	t.Helper()
 	progress(t, a.name)
+	if a.site == nil {
+		a.site = newSite(t, newHomeserver(t, false), a.options)
+	}
 	a.site.hs.take()
 	v := newVictims(t, a.site)
 	<-time.After(calm) // to compare with; nothing depends on its length

@@ -88,9 +88,9 @@ func TestManyTargets(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newSite(t, newHomeserver(t, false), tt.options)
 			siege{
-				name: tt.name, site: s,
+				name:    tt.name,
+				options: tt.options,
 				flood: flood{
 					connections: 32, requests: tt.n, judge: tt.judge,
 					request: func(i int) []byte { return wire.Request("GET", presencePath(tt.target(i)), viewer, from("192.0.2.1")) },
@@ -104,10 +104,8 @@ func TestManyTargets(t *testing.T) {
 // TestForeignWritesCostTheHomeserverNothing: one user tries to write everybody's
 // presence.
 func TestForeignWritesCostTheHomeserverNothing(t *testing.T) {
-	s := newSite(t, newHomeserver(t, false), options{})
 	siege{
 		name: "writes to distinct other users",
-		site: s,
 		flood: flood{
 			connections: 32, requests: scale.targets / 4, judge: only(http.StatusForbidden),
 			request: func(i int) []byte {
@@ -123,10 +121,9 @@ func TestForeignWritesCostTheHomeserverNothing(t *testing.T) {
 // time when it was new.
 func TestManyUserIDsOnOneToken(t *testing.T) {
 	const connections = 32
-	s := newSite(t, newHomeserver(t, false), options{module: []string{"read_limit off"}})
 	siege{
-		name: "distinct user_id= and device_id= on an ordinary token",
-		site: s,
+		name:    "distinct user_id= and device_id= on an ordinary token",
+		options: options{module: []string{"read_limit off"}},
 		flood: flood{
 			connections: connections, requests: scale.userIDs,
 			request: func(i int) []byte {

@@ -139,9 +139,9 @@ func TestRandomTokensFromManyAddresses(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newSite(t, newHomeserver(t, false), options{identity: []string{fmt.Sprintf("rejected_limit 10/1m burst %d", burst)}})
 			siege{
-				name: tt.name, site: s,
+				name:    tt.name,
+				options: options{identity: []string{fmt.Sprintf("rejected_limit 10/1m burst %d", burst)}},
 				flood: flood{
 					connections: 64, requests: scale.clients * scale.each, judge: unknownOrLimited,
 					// One token of each client, then the next of each: hardly ever
@@ -285,10 +285,8 @@ func TestOneAddressCantFillTheLine(t *testing.T) {
 // are known to the homeserver, so nobody hears of a limit.
 func TestManyLoginsBehindOneAddress(t *testing.T) {
 	for _, address := range []string{"192.0.2.1", "2001:db8::1"} {
-		s := newSite(t, newHomeserver(t, false), options{})
 		siege{
 			name: "logins of " + fmt.Sprint(scale.logins) + " people behind " + address,
-			site: s,
 			flood: flood{
 				connections: scale.logins, requests: scale.logins,
 				request: func(i int) []byte {
@@ -314,10 +312,8 @@ func TestManyLoginsBehindOneAddress(t *testing.T) {
 // TestOneUnknownTokenAgainAndAgain: with other names of users, an unknown token is as
 // many lookups as many of them, and no way around the budget.
 func TestOneUnknownTokenAgainAndAgain(t *testing.T) {
-	s := newSite(t, newHomeserver(t, false), options{})
 	siege{
 		name: "one unknown token again and again, with other user_ids",
-		site: s,
 		flood: flood{
 			connections: 64, requests: scale.tokens, judge: unknownOrLimited,
 			request: func(i int) []byte {
@@ -334,10 +330,9 @@ func TestOneUnknownTokenAgainAndAgain(t *testing.T) {
 // TestOneUnknownTokenThatIsNotKept: where unknown tokens aren't remembered, one of them
 // is as many lookups as many of them, and no way around the budget.
 func TestOneUnknownTokenThatIsNotKept(t *testing.T) {
-	s := newSite(t, newHomeserver(t, false), options{identity: []string{rejectedLimit, "rejected_ttl 0s"}})
 	siege{
-		name: "one unknown token again and again, rejected_ttl 0",
-		site: s,
+		name:    "one unknown token again and again, rejected_ttl 0",
+		options: options{identity: []string{rejectedLimit, "rejected_ttl 0s"}},
 		flood: flood{
 			connections: 64, requests: scale.tokens, judge: unknownOrLimited,
 			request: func(int) []byte {
@@ -403,10 +398,8 @@ func uncertain(i int, address string) []byte {
 // TestUncertainCredentialsAtFullSpeed: what can't be judged is the homeserver's to
 // judge, but only as much of it as made-up tokens that can.
 func TestUncertainCredentialsAtFullSpeed(t *testing.T) {
-	s := newSite(t, newHomeserver(t, false), options{})
 	siege{
 		name: "random tokens in doubtful spellings, one address",
-		site: s,
 		flood: flood{
 			connections: 64, requests: scale.tokens, judge: unknownOrLimited,
 			request: func(i int) []byte { return uncertain(i, "192.0.2.1") },
