@@ -46,9 +46,10 @@ func Start(name string, cmd *exec.Cmd, log string) (*Process, error) {
 }
 
 // Ready polls url until the server answers at all, or until it has exited, ctx
-// is done or a minute has passed, whichever comes first.
+// is done or five minutes have passed, whichever comes first: a busy machine takes
+// more than one to start a Synapse.
 func (p *Process) Ready(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
