@@ -140,7 +140,7 @@ func (p *plan) refuse() {
 	}
 }
 
-// assign gives each handler the name of a memory: one that is there, or a new one.
+// assign gives each handler the name of a store: one that is there, or a new one.
 func (p *plan) assign() {
 	living := make(map[string][]*site)
 	eachMemory(func(label string, m *pooled) {

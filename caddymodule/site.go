@@ -43,7 +43,7 @@ type site struct {
 	// dialect is the homeserver that the handler's configuration names.
 	dialect string
 
-	// memory is the name of the memory that the handler gets.
+	// memory is the name of the store that the handler gets.
 	memory string
 }
 

@@ -40,7 +40,7 @@ func answersToRead(facts ReadFacts, step ReadStep) (next []ReadFacts) {
 		for b := BodyGood; b <= BodyBad; b++ {
 			with(func(f *ReadFacts) { f.Body = b })
 		}
-	case ReadAskOwner, ReadRecallOwner:
+	case ReadAskOwner, ReadStaleOwner:
 		for o := OwnerKnown; o <= OwnerGone; o++ {
 			if step == ReadAskOwner || o != OwnerDown { // memory doesn't fail
 				with(func(f *ReadFacts) { f.Owner = o })

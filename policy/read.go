@@ -10,7 +10,7 @@ type ReadFacts struct {
 	Canonical  bool // the path is in the spelling that clients use, and answers are kept for
 
 	Body   BodyFact   // by [ReadLookForBody]
-	Owner  OwnerFact  // by [ReadAskOwner], and then [ReadRecallOwner]
+	Owner  OwnerFact  // by [ReadAskOwner], and then [ReadStaleOwner]
 	Budget BudgetFact // by [ReadTakeBudget], or [ReadTakeBudgets]
 	Client BudgetFact // by [ReadCheckClient]
 	Found  FoundFact  // by [ReadLookUp]
@@ -52,7 +52,7 @@ type ReadStep uint8
 const (
 	ReadLookForBody ReadStep = iota // may wait for the client
 	ReadAskOwner                    // in memory, then the homeserver
-	ReadRecallOwner                 // in memory, also if it is older, by as much as an answer may be
+	ReadStaleOwner                  // in memory, also if it is older, by as much as an answer may be
 	ReadTakeBudget                  // of the owner's read_limit
 	ReadTakeBudgets                 // likewise of the owner of each token that an uncertain credential has
 	ReadCheckClient                 // whether too many of the client's tokens were made up, unless this one was ever known
@@ -112,7 +112,7 @@ func DecideRead(f *ReadFacts) ReadStep {
 	case f.Owner == OwnerUnasked:
 		return ReadAskOwner
 	case f.Owner == OwnerDown && f.StaleIfError:
-		return ReadRecallOwner // as long as a stale answer is good enough, so is who was asking for it
+		return ReadStaleOwner // as long as a stale answer is good enough, so is who was asking for it
 	case f.Owner == OwnerGone:
 		return ReadCancel
 	case f.Owner == OwnerRejected && f.Canonical:

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
 )
 
-// counters are what a memory has counted since it is there. They outlive a reload as it
+// counters are what a store has counted since it is there. They outlive a reload as it
 // does.
 type counters struct {
 	requests [routeCount]atomic.Uint64

@@ -11,7 +11,7 @@ import (
 )
 
 // Gateway stands in front of a homeserver under one configuration. What it remembers is in a
-// memory, which other gateways may share and which outlives it.
+// [Store], which other gateways may share and which outlives it.
 type Gateway struct {
 	tenant
 	server  Server
@@ -21,7 +21,7 @@ type Gateway struct {
 	siteNames []string    // of the header fields that requests of ours have for the site
 	oversized sync.Once   // the first of these that doesn't fit tells it
 
-	served       sync.Once // the first request makes the memory fit
+	served       sync.Once // the first request makes the store fit
 	notSupported sync.Once // logs once that sync_presence strip has no effect
 	strays       strays
 }
@@ -34,7 +34,7 @@ func NewGateway(set *Settings, m *Store, server Server, fields *SiteFields, logg
 	}
 }
 
-// tenant is one configuration of those that share a memory. What outlives a request of a
+// tenant is one configuration of those that share a store. What outlives a request of a
 // configuration's holds this, and no gateway.
 type tenant struct {
 	cfg    *Settings
@@ -53,7 +53,7 @@ func (g *Gateway) Fields() *SiteFields { return g.site }
 func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error {
 	g.served.Do(func() { g.store.resize(g.cfg.Sizes) })
 
-	if isNoPath(r) && !g.cfg.Observe {
+	if hasOpaqueTarget(r) && !g.cfg.Observe {
 		writeMatrixError(w, r, http.StatusBadRequest, matrixError{
 			Errcode: "M_UNRECOGNIZED", Error: "The request target must be a path or an http URL, and CONNECT is for WebSockets only",
 		})
@@ -69,7 +69,7 @@ func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 	return g.serve(w, r, next)
 }
 
-// serve is Serve of a request that has a path, and that no other gateway of the memory has in hand.
+// serve is Serve of a request that has a path, and that no other gateway of the store has in hand.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, next Next) error {
 	method := methodOf(r)
 	switch method {
@@ -112,7 +112,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, next Next) error
 }
 
 // mayBeJudged tells of a path that it may be that of a presence or a sync. Of these, and of
-// requests of our own, each gets through one gateway of a memory: the first in its way, if there
+// requests of our own, each gets through one gateway of a store: the first in its way, if there
 // are two. For the second it would be one more request of the same user, and a fetch of the
 // first's would wait there for itself.
 func mayBeJudged(path string) bool {
@@ -120,7 +120,7 @@ func mayBeJudged(path string) bool {
 		(strings.Contains(path, "/presence/") || strings.HasSuffix(path, "/sync"))
 }
 
-// isNoPath tells of a request that its URL's path doesn't tell where it goes. No client
+// hasOpaqueTarget tells of a request that its URL's path doesn't tell where it goes. No client
 // sends such to a homeserver:
 //
 //   - PUT x:http://h/_matrix/…: net/http keeps what is after the colon apart
@@ -130,7 +130,7 @@ func mayBeJudged(path string) bool {
 //     holds for an extended CONNECT, which has a path, unless it is for a WebSocket:
 //     reverse_proxy sends it on as a CONNECT, and what the client sends then follows
 //     on the homeserver's connection as it is. That may be other requests.
-func isNoPath(r *http.Request) bool {
+func hasOpaqueTarget(r *http.Request) bool {
 	return r.URL.Opaque != "" || methodOf(r) == http.MethodConnect
 }
 

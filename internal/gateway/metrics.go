@@ -2,7 +2,7 @@ package gateway
 
 import "github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
 
-// Metric is something that a memory counts.
+// Metric is something that a store counts.
 type Metric struct {
 	Name   string // in snake case, without a prefix
 	Help   string
@@ -13,7 +13,7 @@ type Metric struct {
 }
 
 // The metrics. docs/metrics.md says what each has to do with the others. All counters are
-// since the memory began.
+// since the store began.
 var (
 	requestsMetric = &Metric{
 		Name: "requests_total", Labels: []string{"route"},

@@ -7,7 +7,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
-// needs is what the handlers of a memory need to know of requests, so that all of them
+// needs is what the gateways of a store need to know of requests, so that all of them
 // watch for it: those of the running configuration, and during a reload also those of the next.
 //
 //	1 site a absorbs: a write of "online" is remembered
@@ -15,15 +15,15 @@ import (
 //	3 site a: "online" again, which is no repeat, as b must tell
 //
 // To watch is to look at a request and to forget what may no longer be true. What becomes of a
-// request is its own handler's business.
+// request is its own gateway's business.
 type needs struct {
 	syncs, activity atomic.Bool
-	// absorbs and limitsSyncs tell that some handler acts upon what it knows, in mode enforce.
+	// absorbs and limitsSyncs tell that some gateway acts upon what it knows, in mode enforce.
 	absorbs, limitsSyncs atomic.Bool
 	settle               atomic.Int64 // the longest, in nanoseconds
 }
 
-// WatchFor has all gateways of a memory watch for what one of them needs to know: those with
+// WatchFor has all gateways of a store watch for what one of them needs to know: those with
 // these settings, which are all that are in use. What is remembered of devices and of the last
 // writes ends if something is watched for that wasn't.
 func (m *Store) WatchFor(all []*Settings) {
@@ -48,7 +48,7 @@ func (m *Store) WatchFor(all []*Settings) {
 	}
 }
 
-// watchesSyncs tells whether this handler, or another of its memory, needs to know of syncs.
+// watchesSyncs tells whether this gateway, or another of its store, needs to know of syncs.
 // One whose configuration has ended may have requests under way.
 func (t tenant) watchesSyncs() bool { return t.cfg.watchesSyncs() || t.store.needs.syncs.Load() }
 
@@ -57,8 +57,8 @@ func (g *Gateway) watchesActivity() bool {
 	return g.cfg.watchesActivity() || g.store.needs.activity.Load()
 }
 
-// watchesOnly tells that this handler lets all syncs through as they came. In mode observe it
-// finds out what it would do only if nobody of the memory does it: for who does, it has to
+// watchesOnly tells that this gateway lets all syncs through as they came. In mode observe it
+// finds out what it would do only if nobody of the store does it: for who does, it has to
 // be remembered what the homeserver was told, not what it would have been.
 func (g *Gateway) watchesOnly() bool {
 	return g.cfg.SyncPresence == syncPass || g.cfg.Observe && g.store.needs.limitsSyncs.Load()
@@ -83,7 +83,7 @@ func (g *Gateway) passedBy(userID string, c matrix.Credential) {
 	m.pendings.SupersedeDevice(userID, device, dialect == Dendrite)
 }
 
-// settle is for how long nothing is kept after a write: as long as any handler of the memory
+// settle is for how long nothing is kept after a write: as long as any gateway of the store
 // has it, because what one stores the others serve.
 func (t tenant) settle() time.Duration {
 	return max(t.cfg.Settle, time.Duration(t.store.needs.settle.Load()))

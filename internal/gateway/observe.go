@@ -162,7 +162,7 @@ type observation struct {
 	writing writing
 	valid   bool // the body is whole, and one that a homeserver may take
 	unread  bool // nobody has read the body to its end, so it can't be judged
-	beside  bool // another handler of the memory absorbs repeats in mode enforce
+	beside  bool // another handler of the store absorbs repeats in mode enforce
 }
 
 // newObservation returns what is known of a request before it is sent on.
@@ -252,12 +252,12 @@ func (s *observation) findOutForRead(step policy.ReadStep, ask func(whoAmI) owne
 		if !ok {
 			return false
 		}
-		rd.learn(who)
+		rd.noteOwner(who)
 		if !who.known() && h.isRefused(rd.credential, s.departed) {
 			rd.Owner = policy.OwnerRefused
 		}
-	case policy.ReadRecallOwner:
-		rd.learn(h.recallForStale(rd))
+	case policy.ReadStaleOwner:
+		rd.noteOwner(h.staleOwner(rd))
 	case policy.ReadTakeBudget:
 		h.takeRead(rd, rd.who.userID)
 	case policy.ReadTakeBudgets:
@@ -313,7 +313,7 @@ func (s *observation) findOutForWrite(step policy.WriteStep, ask func(whoAmI) ow
 		if !ok {
 			return false
 		}
-		h.learnWriter(wr, who)
+		h.noteWriter(wr, who)
 	case policy.WriteReadBody:
 		wr.Body = policy.BodyBad
 		if s.valid || s.unread {

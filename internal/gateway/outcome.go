@@ -10,7 +10,7 @@ const (
 	varDecision = "matrix_presence.decision"
 	varObserved = "matrix_presence.observed" // in mode observe: what would have been
 
-	// varJudge is not for logs. It says whose memory a request is being judged by.
+	// varJudge is not for logs. It says by whose store a request is being judged.
 	varJudge = "matrix_presence.judge"
 )
 

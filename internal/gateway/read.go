@@ -112,10 +112,10 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 			who = g.identify(r, next, rd.credential, g.cfg.RejectedLimit)
 			rd.now = g.store.now()
 		}
-		rd.learn(who)
+		rd.noteOwner(who)
 		rd.leave(r)
-	case policy.ReadRecallOwner:
-		rd.learn(g.recallForStale(rd))
+	case policy.ReadStaleOwner:
+		rd.noteOwner(g.staleOwner(rd))
 		rd.leave(r)
 	case policy.ReadTakeBudget:
 		g.takeRead(rd, rd.who.userID)
@@ -136,8 +136,8 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 	}
 }
 
-// learn notes whose the credential of a read is.
-func (rd *reading) learn(who owner) { rd.who, rd.wait, rd.Owner = who, who.wait, who.fact() }
+// noteOwner notes whose the credential of a read is.
+func (rd *reading) noteOwner(who owner) { rd.who, rd.wait, rd.Owner = who, who.wait, who.fact() }
 
 // leave notes if the client has left and that may be why nobody knows whose the credential is.
 func (rd *reading) leave(r *http.Request) {
@@ -146,8 +146,8 @@ func (rd *reading) leave(r *http.Request) {
 	}
 }
 
-// recallForStale returns the owner of a read's credential who may still be served what is stale.
-func (g *Gateway) recallForStale(rd *reading) (who owner) {
+// staleOwner returns the owner of a read's credential who may still be served what is stale.
+func (g *Gateway) staleOwner(rd *reading) (who owner) {
 	who.userID, who.unknown = g.store.identities.LookupStale(rd.credential, rd.now, g.cfg.Lifetimes, g.cfg.Rules.StaleIfError)
 	return who
 }
@@ -345,7 +345,7 @@ func (g *Gateway) serveUncached(w http.ResponseWriter, r *http.Request, next Nex
 	return g.bypass(watched, r, next, "off")
 }
 
-// comparesShown tells whether this handler, or another of its memory, acts upon what it believes of
+// comparesShown tells whether this handler, or another of its store, acts upon what it believes of
 // a user's presence.
 func (g *Gateway) comparesShown() bool {
 	n := &g.store.needs

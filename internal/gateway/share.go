@@ -14,12 +14,12 @@ type sharing struct {
 	stale       bool // it failed, and this reader can be served a stale answer
 
 	// Whether others may have it. Of a reader's own there is no question, unless it is remembered.
-	known     bool // it is still true, and sure, on whose behalf the reader acts
-	fresh     bool // it was asked for less than ttl ago
-	permitted bool // the reader's permission is fresh
-	personal  bool // it is about the credential with which it was asked for
-	byTarget  bool // it is shared by all readers whose permission was fresh, and not by one credential's
-	denied    bool // not byTarget, and since it was asked for the reader has been told otherwise, or may be by now
+	known         bool // it is still true, and sure, on whose behalf the reader acts
+	fresh         bool // it was asked for less than ttl ago
+	permitted     bool // the reader's permission is fresh
+	perCredential bool // it is about the credential with which it was asked for
+	byTarget      bool // it is shared by all readers whose permission was fresh, and not by one credential's
+	denied        bool // not byTarget, and since it was asked for the reader has been told otherwise, or may be by now
 }
 
 // shareVerdict is what becomes of a reader who has waited for a fetch.
@@ -46,7 +46,7 @@ func mayShare(s sharing) shareVerdict {
 		return shareEnded
 	case s.own,
 		s.fresh && !s.byTarget && !s.denied,
-		s.fresh && !s.personal && s.permitted:
+		s.fresh && !s.perCredential && s.permitted:
 		return shareAnswer
 	case !s.byTarget:
 		return shareLate
@@ -66,16 +66,16 @@ func (g *Gateway) sharing(result *fetched, who reader, own, byTarget, hasStale b
 	}
 	now := g.store.now()
 	s.known = g.cached(who.credential, now).userID == who.viewer
-	s.fresh, s.personal = now.Sub(result.departed) < g.cfg.Rules.TTL, result.personal()
+	s.fresh, s.perCredential = now.Sub(result.departed) < g.cfg.Rules.TTL, result.perCredential()
 	s.permitted = g.lookup(who, now).Permitted
 	s.denied = !byTarget && (g.store.presence.DeniedSince(who.viewer, who.target, result.departed) ||
 		!g.store.presence.MembershipHolds(who.viewer, who.target, result.departed))
 	return s
 }
 
-// personal tells that an answer is about the credential with which it was asked
+// perCredential tells that an answer is about the credential with which it was asked
 // for, so that nobody else may get it.
-func (f *fetched) personal() bool {
+func (f *fetched) perCredential() bool {
 	if f.found != nil {
 		return f.found.Outcome == cache.Denied
 	}

@@ -26,7 +26,7 @@ func TestMayShare(t *testing.T) {
 
 		"the same credential's":                 {alike, func(*sharing) {}, shareAnswer},
 		"the same credential's, logged out":     {alike, func(s *sharing) { s.known = false }, shareEnded},
-		"the same credential's 403":             {alike, func(s *sharing) { s.personal, s.permitted = true, false }, shareAnswer},
+		"the same credential's 403":             {alike, func(s *sharing) { s.perCredential, s.permitted = true, false }, shareAnswer},
 		"the same credential's, then denied":    {alike, func(s *sharing) { s.denied, s.permitted = true, false }, shareLate},
 		"the same credential's, permitted anew": {alike, func(s *sharing) { s.denied = true }, shareAnswer},
 		"the same credential's, too old":        {alike, func(s *sharing) { s.fresh = false }, shareLate},
@@ -34,10 +34,10 @@ func TestMayShare(t *testing.T) {
 		"another user's":                           {target, func(*sharing) {}, shareAnswer},
 		"another user's, logged out":               {target, func(s *sharing) { s.known = false }, shareEnded},
 		"another user's, no longer permitted":      {target, func(s *sharing) { s.permitted = false }, shareAlone},
-		"another user's 403":                       {target, func(s *sharing) { s.personal = true }, shareAlone},
+		"another user's 403":                       {target, func(s *sharing) { s.perCredential = true }, shareAlone},
 		"another user's, too old":                  {target, func(s *sharing) { s.fresh = false }, shareAlone},
 		"another user's, by way of memory":         {target, func(s *sharing) { s.remembered = true }, shareAnswer},
-		"another user's 403 that is in memory too": {target, func(s *sharing) { s.remembered, s.personal = true, true }, shareAlone},
+		"another user's 403 that is in memory too": {target, func(s *sharing) { s.remembered, s.perCredential = true, true }, shareAlone},
 	} {
 		s := tc.of
 		tc.change(&s)
@@ -55,12 +55,12 @@ func TestMayShareNeverTellsTooMuch(t *testing.T) {
 		is := func(i int) bool { return n>>i&1 == 1 }
 		s := sharing{
 			own: is(0), answered: is(1), remembered: is(2), ofOneClient: is(3), stale: is(4), known: is(5),
-			fresh: is(6), permitted: is(7), personal: is(8), byTarget: is(9), denied: is(10),
+			fresh: is(6), permitted: is(7), perCredential: is(8), byTarget: is(9), denied: is(10),
 		}
 		if s.own || !s.answered || mayShare(s) != shareAnswer {
 			continue
 		}
-		if !s.known || !s.fresh || s.byTarget && (s.personal || !s.permitted) || s.denied && !s.permitted {
+		if !s.known || !s.fresh || s.byTarget && (s.perCredential || !s.permitted) || s.denied && !s.permitted {
 			t.Errorf("it is shared: %+v", s)
 		}
 	}

@@ -66,7 +66,7 @@ type Store struct {
 	mark mark
 }
 
-// mark has an address, which tells a memory from others.
+// mark has an address, which tells a store from others.
 type mark struct{ _ byte }
 
 // maxWhoAmIs is how many tokens the homeserver is asked about at a time. Each takes
@@ -81,7 +81,7 @@ const maxWhoAmIsEach = 8
 // haven't come to wait yet.
 const maxWhoAmIsWaiting = flight.MaxCalls / 2
 
-// NewStore returns an empty memory with tables of these sizes. It tells latency how long the
+// NewStore returns an empty store with tables of these sizes. It tells latency how long the
 // homeserver takes, by the reason of a request, and panicked of panics in goroutines of ours.
 func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reason any)) *Store {
 	clock := clock.New()

@@ -70,7 +70,7 @@ func (g *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, 
 func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Request, next Next) {
 	switch step {
 	case policy.WriteAskOwner:
-		g.learnWriter(wr, g.identify(r, next, wr.credential, g.cfg.RejectedLimit))
+		g.noteWriter(wr, g.identify(r, next, wr.credential, g.cfg.RejectedLimit))
 		if err := r.Context().Err(); err != nil && wr.who.userID == "" {
 			wr.Owner, wr.err = policy.OwnerGone, fail(statusClientClosed, err)
 		}
@@ -96,8 +96,8 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 	}
 }
 
-// learnWriter notes whose the credential of a write is.
-func (g *Gateway) learnWriter(wr *writing, who owner) {
+// noteWriter notes whose the credential of a write is.
+func (g *Gateway) noteWriter(wr *writing, who owner) {
 	wr.who, wr.wait, wr.Owner = who, who.wait, who.fact()
 	if who.userID == "" {
 		return
@@ -193,7 +193,7 @@ func (g *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *owner) 
 func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next, write presenceWrite) error {
 	began := g.store.now()
 	fence := g.store.presence.BeginWrite(write.UserID)
-	// Also for a handler that absorbs nothing itself: another of this memory may.
+	// Also for a handler that absorbs nothing itself: another of this store may.
 	attempt := g.store.repeats.Begin(write.UserID, began)
 	acknowledged, known := false, false
 	answered := g.beginWrite(&write.PresenceWrite, began)
