@@ -4,8 +4,9 @@
 //   - read.go, write.go: what becomes of a presence request, as two tables to be read from top to
 //     bottom, [DecideRead] and [DecideWrite], with the facts that both have in decision.go. They
 //     are pure, and the same in mode enforce and in mode observe;
-//   - limit.go: is there budget left? [Limiter] keeps one number per user, the theoretical
-//     arrival time of the generic cell rate algorithm, and under which limit it was made;
+//   - limit.go: so many events in a window. limiter.go: is there budget left? [Limiter] keeps one
+//     number per user, see budget.go: the theoretical arrival time of the generic cell rate
+//     algorithm, and under which limit it was made;
 //   - client.go: which addresses are one client's;
 //   - repeat.go: which write only repeats the last;
 //   - toplimited.go: who was over a budget most.

@@ -174,14 +174,14 @@ var mended = map[string][]mutant{
 		{
 			name:   "a budget stays one under the old limit",
 			effect: "after a raise users wait as long as before",
-			edits:  []edit{{"policy/limit.go", "case s.limits[b.limit] == limit:", "case true:"}},
+			edits:  []edit{{"policy/limiter.go", "case s.limits[b.limit] == limit:", "case true:"}},
 			unit:   "internal/gateway TestReloadToAnotherLimitAppliesAtOnce",
 			why:    notYet,
 		},
 		{
 			name:   "what was announced doesn't count under another limit",
 			effect: "who has waited as told is told to wait again",
-			edits:  []edit{{"policy/limit.go", "if b.announced {\n\t\tdue :=", "if false {\n\t\tdue :="}},
+			edits:  []edit{{"policy/budget.go", "if b.announced {\n\t\tdue :=", "if false {\n\t\tdue :="}},
 			unit:   "internal/gateway TestReloadToAnotherLimitAppliesAtOnce",
 			why:    notYet,
 		},
