@@ -1,6 +1,7 @@
 # The house is several modules, so that the plugin's go.mod stays lean: whoever
-# builds Caddy with us inherits every line of it. Nobody runs the others but us.
-CODE  := . integration tools tools/release
+# builds Caddy with us inherits every line of it. redis is optional, and the program
+# in cmd/caddy-presence has all in it. Nobody runs the others but us.
+CODE  := . redis cmd/caddy-presence integration tools tools/release
 TOOLS := integration/dendrite
 
 # The race detector needs cgo, and so a C compiler.
@@ -53,8 +54,8 @@ help: ## show this
 # The tags are those of Caddy's own releases and of xcaddy: they leave out the
 # databases of the ACME server, 6 MB that nobody here uses.
 build: ## build ./caddy-presence: Caddy with the module compiled in
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
-		-tags nobadger,nomysql,nopgx -o $(BINARY) ./cmd/caddy-presence
+	CGO_ENABLED=0 go -C cmd/caddy-presence build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' \
+		-tags nobadger,nomysql,nopgx -o $(abspath $(BINARY)) .
 
 build-xcaddy: ## build it from xcaddy.json with xcaddy instead
 	go -C tools run ./xcaddy-build -config ../xcaddy.json -output ../caddy-presence
@@ -132,7 +133,7 @@ test: test-unit test-fuzz test-tools test-integration ## run every test; each pa
 # The twins don't survive the race detector.
 test-unit: race-note ## run the tests of the plugin itself
 	mkdir -p $(SCRATCH)
-	go test $(RACE) -exec '$(SCRATCH_ENV)' $(TESTFLAGS) ./...
+	go test $(RACE) -exec '$(SCRATCH_ENV)' $(TESTFLAGS) ./... ./redis/... ./cmd/...
 	$(if $(RACE),go test -exec '$(SCRATCH_ENV)' -run TestTwins $(TESTFLAGS) ./internal/gateway)
 
 test-tools: race-note sbom ## build with xcaddy, and hold the bill of materials against the binary
@@ -147,7 +148,7 @@ test-fuzz: ## fuzz each target briefly
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=5000x
 
 fuzz: ## fuzz each target in turn (FUZZTIME=10m, or 20000x for so many inputs)
-	@set -e; for package in ./internal/matrix ./policy ./cache; do \
+	@set -e; for package in ./internal/matrix ./policy ./cache ./redis/internal/replication; do \
 		targets=$$(go test -list '^Fuzz' $$package); \
 		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
 			echo "$$package: $$target for $(FUZZTIME)"; \

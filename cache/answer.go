@@ -49,7 +49,12 @@ type Answer struct {
 	agoStart, agoEnd int
 	ago              int64 // last_active_ago in milliseconds
 	currentlyActive  bool
+	resting          bool
 }
+
+// Resting tells that the user is offline or unavailable: last_active_ago of such a user grows
+// with time until their state changes.
+func (a *Answer) Resting() bool { return a.resting }
 
 // errNotPresence says that a body is no presence, so it can't be re-aged.
 var errNotPresence = errors.New("not a presence")
@@ -71,6 +76,7 @@ func ParseAnswer(body []byte, fields []Field) (*Answer, error) {
 		switch key {
 		case "presence":
 			bad = twice(&seen.presence) || text[0] != '"'
+			answer.resting = text == `"offline"` || text == `"unavailable"`
 		case "currently_active":
 			bad = twice(&seen.active) || text != "true" && text != "false" && text != "null"
 			answer.currentlyActive = text == "true"

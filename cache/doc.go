@@ -19,6 +19,9 @@
 // Whether a viewer may see a target changes when one of them joins or leaves a room:
 // [Presence.MembershipChanged] ends all that is known of that (membership.go).
 //
+// A feed tells of changes by itself: [Presence.Apply] takes in what it says of a user's presence
+// (row.go), and while it is whole, what is known lives for longer (live.go).
+//
 // A read that is no hit takes a [Ticket] when its request departs and hands it
 // back with the answer; a write is between [Presence.BeginWrite] and
 // [Write.End] or [Write.Acknowledge]. fence.go says why an answer that a write overtook

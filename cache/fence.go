@@ -31,18 +31,20 @@ import (
 // drops a stored state of another.
 type fence struct {
 	generation uint64
-	writes     int   // in flight
-	settled    int64 // nothing that departs before is stored, unless it gives the proof
-	proof      proof // that the write was applied whose end made this generation
+	writes     int    // in flight
+	settled    int64  // nothing that departs before is stored, unless it gives the proof
+	proof      proof  // that the write was applied, or the row holds, that made this generation
+	stamp      int64  // the highest of the rows
+	row        uint64 // the digest of the last row that came while a write was in flight
 }
 
 // raise voids the tickets that were given out.
 func (f *fence) raise() {
 	f.generation++
-	f.proof = proof{}
+	f.proof, f.row = proof{}, 0
 }
 
-// fencesPerShard makes 16,384 fences in a large table, 40 bytes each. At 100 writes a
+// fencesPerShard makes 16,384 fences in a large table, 56 bytes each. At 100 writes a
 // second and a second of settling, fewer than one read in a hundred finds its
 // fence raised by another target.
 const fencesPerShard = 256
@@ -102,6 +104,10 @@ type Write struct {
 	// alone is from when on the writes before it can't be applied any more: never, if
 	// one of them is in flight.
 	alone int64
+
+	// before is the digest of what the state showed that the write took the place of, if
+	// that was live, else 0.
+	before uint64
 }
 
 // Ticket returns the ticket of a request for the target's presence that departs now.
@@ -123,10 +129,11 @@ func (p *Presence) BeginWrite(target string) Write {
 	if f.writes > 0 || shard.waiting[target] {
 		alone = math.MaxInt64
 	}
+	before := p.awaitWrite(shard, target)
 	f.raise()
 	f.writes++
 	p.drop(shard, stateKey{target: target})
-	return Write{presence: p, target: target, generation: f.generation, alone: alone}
+	return Write{presence: p, target: target, generation: f.generation, alone: alone, before: before}
 }
 
 // BeginWait is [Presence.BeginWrite] for a write that is to be sent later. It may wait for
@@ -152,6 +159,7 @@ func (w Write) End(now time.Time, settle time.Duration) {
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	w.end(shard, f, now, settle)
+	w.endAwaiting(shard, false, now)
 }
 
 // end needs the lock.
@@ -170,7 +178,8 @@ func (w Write) end(shard *stateShard, f *fence, now time.Time, settle time.Durat
 // of settle is over: if it was applied, nothing is left that would have to settle.
 //
 // That is so if no other write could be applied after it: none was in flight with it,
-// those before it had settled when it began, and none has begun since.
+// those before it had settled when it began, and none has begun since; and if no row of a feed
+// has come since that says something else.
 //
 //	1 write: begins, is acknowledged, and not applied yet
 //	2 write: begins, is acknowledged and applied
@@ -178,15 +187,16 @@ func (w Write) end(shard *stateShard, f *fence, now time.Time, settle time.Durat
 //	1 write: is applied
 func (w Write) Acknowledge(body []byte, began, now time.Time, settle time.Duration) {
 	var shows proof
-	if settle > 0 {
+	if settle > 0 || w.before != 0 {
 		shows = w.presence.proofOf(w.target, body, began)
 	}
 	shard, f := w.presence.shardOf(w.target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	alone := f.generation == w.generation && w.presence.clock(began) >= w.alone
+	alone := f.generation == w.generation && w.presence.clock(began) >= w.alone && (f.row == 0 || f.row == shows.digest)
 	w.end(shard, f, now, settle)
-	if alone {
+	if alone && settle > 0 {
 		f.proof = shows
 	}
+	w.endAwaiting(shard, shows.digest != 0 && shows.digest != w.before, now)
 }

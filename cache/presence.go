@@ -25,6 +25,10 @@ type Rules struct {
 	// served when the homeserver can't be reached. With 0 none is.
 	StaleIfError time.Duration
 
+	// LiveTTL is how long a state, a permission or a denial is fresh while a feed tells
+	// of its end. It has no effect if it is shorter than TTL, or ForbiddenTTL.
+	LiveTTL time.Duration
+
 	// PerViewer keeps a state of its own for each viewer of a target.
 	PerViewer bool
 
@@ -40,6 +44,7 @@ type Presence struct {
 	seed   maphash.Seed
 	fields fieldTable
 	roots  atomic.Uint64 // the last root that was given out
+	live   atomic.Int64  // since when a feed is whole, on the table's clock
 
 	states   []stateShard // a power of two of them, by target
 	kept     atomic.Int64 // states in all shards
@@ -56,6 +61,8 @@ type stateShard struct {
 	fences [fencesPerShard]fence
 	// waiting are the targets of writes that wait.
 	waiting map[string]bool
+	// awaited are targets of whom a feed has to tell, by when.
+	awaited map[string]int64
 	states  *simplelru.LRU[stateKey, *state]
 }
 
@@ -69,6 +76,7 @@ type state struct {
 	// was none that can be kept.
 	answer   *Answer
 	departed int64 // on the table's clock
+	arrived  int64 // likewise
 	uncached bool  // the mark
 
 	// root names a target's root. A viewer's own state holds the number of
@@ -94,6 +102,7 @@ func NewPresence(states, permissions int, now time.Time) *Presence {
 		rooms:       newRooms(),
 	}
 	p.capacity.Store(int64(max(1, states)))
+	p.NotLive()
 	for i := range p.states {
 		// The bound is one for all shards, see put. NewLRU fails on sizes below 1 only.
 		p.states[i].states, _ = simplelru.NewLRU[stateKey, *state](math.MaxInt, nil)
@@ -221,23 +230,26 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 	allowed, refused := p.permission(viewer, target, rules, at)
 	switch {
 	case refused != nil:
-		age := since(at, refused.departed)
-		if refused.denial != nil && !refused.overtaken(found.Ticket.generation) && age < rules.ForbiddenTTL {
+		if refused.denial == nil || refused.overtaken(found.Ticket.generation) {
+			return found
+		}
+		age, ttl := since(at, refused.departed), p.denialTTL(refused, rules)
+		if rules.ForbiddenTTL > 0 && age < ttl {
 			found.Outcome, found.Denial = Denied, refused.denial
-			found.Age, found.Fresh = age, rules.ForbiddenTTL-age
+			found.Age, found.Fresh = age, ttl-age
 		}
 		return found
 	case allowed == never:
 		return found
 	}
-	permitted := rules.TTL - since(at, allowed)
+	permitted := p.permissionTTL(allowed, rules) - since(at, allowed)
 	found.Permitted = permitted > 0
 	if st == nil || st.answer == nil {
 		return found
 	}
 
 	age, truthful := since(at, st.departed), st.answer.truthful()
-	fresh := min(rules.TTL-age, truthful-age, permitted)
+	fresh := min(p.stateTTL(st, rules)-age, truthful-age, permitted)
 	switch {
 	case fresh > 0:
 		found.Outcome = Hit
@@ -313,7 +325,7 @@ func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Ru
 	}
 	kept := *answer
 	kept.Fields = p.fields.intern(answer.Fields)
-	return p.store(viewer, ticket, &state{answer: &kept, departed: ticket.departed}, rules.PerViewer, shows)
+	return p.store(viewer, ticket, &state{answer: &kept, departed: ticket.departed, arrived: p.clock(now)}, rules.PerViewer, shows)
 }
 
 // permit remembers that viewer may see the target of ticket.
@@ -359,6 +371,9 @@ func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool
 	if !perViewer {
 		if rooted && root.departed > st.departed {
 			return false
+		}
+		if before := p.shownBy(key.target, root); before != 0 && st.answer != nil && before != p.digestOf(key.target, st.answer.Body) {
+			shard.await(key.target, st.arrived+int64(rowGrace))
 		}
 		st.root = p.roots.Add(1)
 		p.put(shard, key, st)

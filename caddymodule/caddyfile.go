@@ -76,6 +76,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	        rejected_limit <events>/<window> [burst <n>] | off
 //	        timeout        <duration>
 //	    }
+//	    feed <module> {
+//	        <options of the module>
+//	    }
 //	    max_body <size>
 //	    presence_values <value...>
 //	}
@@ -108,6 +111,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"preflight":       func() error { return parseString(d, &h.Preflight) },
 		"cache":           func() error { return h.parseCache(d) },
 		"identity":        func() error { return h.parseIdentity(d) },
+		"feed":            func() error { return h.parseFeed(d) },
 		"max_body":        func() error { return parseSize(d, &h.MaxBody) },
 		"presence_values": func() error { return parseList(d, &h.PresenceValues) },
 	})

@@ -210,6 +210,9 @@ func (h *Handler) settings() (*gateway.Settings, error) {
 	if err := setRelief(s, h); err != nil {
 		return nil, err
 	}
+	if err := setFeed(s, h.feed); err != nil {
+		return nil, err
+	}
 	if err := setClasses(s, h); err != nil {
 		return nil, err
 	}

@@ -158,6 +158,12 @@ type Handler struct {
 	// Identity configures what is remembered of whose access token is whose.
 	Identity *Identity `json:"identity,omitempty"`
 
+	// FeedRaw is a module by which the homeserver tells of changes by itself: of presences, of who is
+	// in which room, of tokens that end. While it is connected and nothing is known to be
+	// missing, what it covers is kept for its live_ttl in place of ttl and forbidden_ttl, and a
+	// change is seen as soon as it tells. Only Synapse has one. Default: none.
+	FeedRaw json.RawMessage `json:"feed,omitempty" caddy:"namespace=http.handlers.matrix_presence.feeds inline_key=source"`
+
 	// MaxBody is the size in bytes of the largest body of a write. A larger one is
 	// answered with 413. Default: 65536.
 	MaxBody int64 `json:"max_body,omitempty"`
@@ -173,6 +179,7 @@ type Handler struct {
 	gateway *gateway.Gateway
 	pooled  *pooled // the memory that it has
 	plan    *plan
+	feed    Feed // or nil
 }
 
 // CaddyModule returns the Caddy module information.
@@ -192,6 +199,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx); err != nil {
 		return err
 	}
+	feed, err := h.loadFeed(ctx)
+	if err != nil {
+		return err
+	}
+	h.feed = feed
 	set, err := h.settings()
 	if err != nil {
 		return err

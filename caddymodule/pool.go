@@ -29,12 +29,18 @@ type pooled struct {
 	// tenants are the handlers that have it, and where they stand. The plans' lock guards
 	// it.
 	tenants map[*Handler]*site
+
+	// feeds are those that the memory follows, by their key. The plans' lock guards them.
+	feeds map[string]*following
 }
 
 // newPooled returns a new memory of a name.
 func newPooled(name string, s gateway.Sizes) *pooled {
 	latency := func(reason string) gateway.Observer { return upstreamSeconds.WithLabelValues(name, reason) }
-	return &pooled{store: gateway.NewStore(s, latency, logPanic), name: name, tenants: make(map[*Handler]*site)}
+	return &pooled{
+		store: gateway.NewStore(s, latency, logPanic), name: name,
+		tenants: make(map[*Handler]*site), feeds: make(map[string]*following),
+	}
 }
 
 // logPanic logs a panic of a request of our own, which belongs to no handler of the running
@@ -85,14 +91,22 @@ func (h *Handler) takeMemory(ctx caddy.Context, set *gateway.Settings) error {
 	}
 	h.pooled.tenants[h] = site
 	h.pooled.update()
+	if h.feed != nil {
+		h.pooled.follow(h.feed)
+	}
 	return nil
 }
 
 // dropMemory undoes what takeMemory did. The handler stays usable for requests that
 // are still under way.
 func (h *Handler) dropMemory() error {
+	stop := func() {}
+	defer func() { stop() }() // without the lock: it waits for the feed's goroutines
 	plans.Lock()
 	defer plans.Unlock()
+	if h.feed != nil {
+		stop = h.pooled.unfollow(h.feed)
+	}
 	if h.plan.taken--; h.plan.taken == 0 {
 		delete(plans.of, h.plan.app)
 	}

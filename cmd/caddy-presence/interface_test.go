@@ -100,6 +100,9 @@ func caddyfileOptions(t *testing.T, path []string) []string {
 		if name == "class" {
 			name = "class x" // it has a name
 		}
+		if name == "feed" {
+			name = "feed redis" // it is a module
+		}
 		open, end = open+name+" {\n", end+"}\n"
 	}
 	text := "http://localhost {\nmatrix_presence {\n" + open + "?\n" + end + "}\n}"
@@ -150,7 +153,10 @@ func members(path string, of reflect.Type) []string {
 	var all []string
 	for field := range of.Fields() {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		if name != "" && name != "-" {
+		switch {
+		case field.Anonymous && name == "":
+			all = append(all, members(path, field.Type)...)
+		case name != "" && name != "-":
 			all = append(all, members(path+"."+name, field.Type)...)
 		}
 	}

@@ -1,4 +1,4 @@
-// Command caddy-presence is Caddy with its standard modules and matrix_presence.
+// Command caddy-presence is Caddy with its standard modules, matrix_presence and the feed from Redis.
 //
 // It takes all of Caddy's commands, and presence-proxy, which puts the module in
 // front of a homeserver without a configuration file:
@@ -16,6 +16,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-matrix/caddy-matrix-presence/caddymodule"
+	_ "github.com/caddy-matrix/caddy-matrix-presence/redis"
 )
 
 // version and commit are what `make build` says: -ldflags '-X main.version=… -X main.commit=…'.

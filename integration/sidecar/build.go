@@ -52,8 +52,8 @@ func build() (string, error) {
 	// As make build does it: what is tested is what people run, and whoever has
 	// done one need not wait for the other.
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "nobadger,nomysql,nopgx",
-		"-o", binary, "./cmd/caddy-presence")
-	cmd.Dir = root
+		"-o", binary, ".")
+	cmd.Dir = filepath.Join(root, "cmd", "caddy-presence")
 	cmd.Env = append(checkout.GoEnv(), "CGO_ENABLED=0", "GOTMPDIR="+cache)
 	if _, err := checkout.Output(cmd); err != nil {
 		return "", fmt.Errorf("building the sidecar: %w", err)

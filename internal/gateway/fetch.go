@@ -176,6 +176,9 @@ func (g *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse)
 		answer, err := cache.ParseAnswer(result.body, keptList(result.header))
 		if err == nil {
 			g.compareShown(ticket, who.target, result)
+			if !answer.Resting() {
+				g.store.sawOnline()
+			}
 		}
 		if err != nil || variesByClient(result.header) {
 			presence.MarkUncached(ticket)

@@ -59,6 +59,22 @@ var (
 		Name: "evictions_total", Labels: []string{"table"},
 		Help: "Entries that a table dropped to make room.",
 	}
+	feedsMetric = &Metric{
+		Name: "feeds", Labels: []string{"state"}, IsGauge: true,
+		Help: "Feeds by how far they are believed. One, if one is configured, and during some reloads two.",
+	}
+	feedLinesMetric = &Metric{
+		Name: "feed_lines_total", Labels: []string{"kind"},
+		Help: "Lines of the homeserver's feed, by what they are about.",
+	}
+	feedLossesMetric = &Metric{
+		Name: "feed_losses_total", Labels: []string{"reason"},
+		Help: "How often the feed turned out not to be whole, by reason.",
+	}
+	feedPresenceMetric = &Metric{
+		Name: "feed_presence_total", Labels: []string{"result"},
+		Help: "Presences that the feed told of, by what became of what was kept.",
+	}
 	overflowMetric = &Metric{
 		Name: "limiter_overflow_total", Labels: []string{"limit"},
 		Help: "Events charged to the budget that users without a place in a limit's table share.",
@@ -69,6 +85,7 @@ var (
 var Metrics = []*Metric{
 	requestsMetric, outcomesMetric, observedMetric, upstreamMetric, savedMetric, syncWritesMetric, lookupsMetric, deliveriesMetric,
 	pendingMetric, entriesMetric, evictionsMetric, overflowMetric,
+	feedsMetric, feedLinesMetric, feedLossesMetric, feedPresenceMetric,
 }
 
 // Samples calls yield with each value of each metric, and the values of its labels. They are
@@ -76,6 +93,7 @@ var Metrics = []*Metric{
 func (m *Store) Samples(yield func(metric *Metric, value float64, labels ...string)) {
 	m.sampleCounters(yield)
 	m.sampleTables(yield)
+	m.sampleFeeds(yield)
 }
 
 // savingOutcomes are those without an upstream request of any kind.

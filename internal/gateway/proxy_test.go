@@ -59,6 +59,7 @@ type caching struct {
 	Off                  bool
 	States, Permissions  int
 	TTL, StaleIfError    time.Duration
+	LiveTTL              time.Duration // of a feed
 	ForbiddenTTL, Settle *time.Duration
 	PerViewer            bool
 }
@@ -90,6 +91,7 @@ func (o *options) settings(t testing.TB) *Settings {
 		set(&s.Sizes.States, c.States)
 		set(&s.Sizes.Permissions, c.Permissions)
 		set(&s.Rules.TTL, c.TTL)
+		set(&s.Rules.LiveTTL, c.LiveTTL)
 		set(&s.Rules.StaleIfError, c.StaleIfError)
 		setTo(&s.Rules.ForbiddenTTL, c.ForbiddenTTL)
 		setTo(&s.Settle, c.Settle)

@@ -20,6 +20,7 @@ import (
 // lifetimes belong to the handlers, which a reload replaces.
 type Store struct {
 	clock         *clock.Clock // by which all of it ages
+	began         time.Time
 	presence      *cache.Presence
 	identities    *identity.Table
 	reads, writes *policy.Limiter
@@ -59,6 +60,7 @@ type Store struct {
 	sizes Sizes
 
 	needs needs
+	feeds feeds
 
 	// panicked is told of a panic in a goroutine of ours.
 	panicked func(reason any)
@@ -88,6 +90,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 	now := clock.Now()
 	m := &Store{
 		clock:      clock,
+		began:      now,
 		presence:   cache.NewPresence(s.States, s.Permissions, now),
 		identities: identity.NewTable(s.Tokens, now),
 		reads:      policy.NewLimiter(s.Tokens, now),

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"debug/buildinfo"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -67,14 +70,41 @@ func TestRelativePathsAreRelativeToTheFile(t *testing.T) {
 	}
 }
 
-// The repository's own file says three things that go.mod says too: the version of Caddy,
-// the module, and where it is.
+// The repository's own file says what the go.mod files say too: the version of Caddy, the modules, and
+// where they are. The plugin comes first.
 func TestTheRepositorysFileAgreesWithGoMod(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(root, "go.mod"))
+	b, err := load(repository)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, dir := range []string{root, filepath.Join(root, "redis")} {
+		mod := parseMod(t, dir)
+		if caddy := required(mod)["github.com/caddyserver/caddy/v2"]; b.CaddyVersion != caddy {
+			t.Errorf("xcaddy.json builds Caddy %q, the go.mod in %s requires %q", b.CaddyVersion, dir, caddy)
+		}
+		if i >= len(b.Plugins) || i >= len(b.Replacements) {
+			t.Fatalf("plugins %v, replacements %v: none for %s", b.Plugins, b.Replacements, dir)
+		}
+		if got := b.Plugins[i].PackagePath; got != mod.Module.Mod.Path {
+			t.Errorf("xcaddy.json compiles in %s, the module in %s is %s", got, dir, mod.Module.Mod.Path)
+		}
+		if want := xcaddy.NewReplace(b.Plugins[i].String(), dir); b.Replacements[i] != want {
+			t.Errorf("replacement %v, want %v", b.Replacements[i], want)
+		}
+	}
+	if len(b.Plugins) != 2 || len(b.Replacements) != 2 {
+		t.Errorf("plugins %v, replacements %v, want two of each", b.Plugins, b.Replacements)
+	}
+}
+
+// parseMod returns the go.mod of a folder.
+func parseMod(t *testing.T, dir string) *modfile.File {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,43 +112,77 @@ func TestTheRepositorysFileAgreesWithGoMod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var caddy string
+	return mod
+}
+
+// required returns the versions that a go.mod requires directly.
+func required(mod *modfile.File) map[string]string {
+	versions := make(map[string]string)
 	for _, r := range mod.Require {
-		if r.Mod.Path == "github.com/caddyserver/caddy/v2" {
-			caddy = r.Mod.Version
+		if !r.Indirect {
+			versions[r.Mod.Path] = r.Mod.Version
 		}
 	}
-	b, err := load(repository)
-	if err != nil {
-		t.Fatal(err)
+	return versions
+}
+
+// Everybody who builds Caddy with the plugin inherits its go.mod. A module that isn't in Caddy's own
+// graph, such as a client of Redis, goes into a module of its own.
+func TestThePluginsGoModIsLean(t *testing.T) {
+	mod := parseMod(t, "../..")
+	want := []string{
+		"github.com/caddyserver/caddy/v2", "github.com/dustin/go-humanize", "github.com/hashicorp/golang-lru/v2",
+		"github.com/prometheus/client_golang", "github.com/spf13/cobra", "go.uber.org/goleak", "go.uber.org/zap",
 	}
-	if b.CaddyVersion != caddy {
-		t.Errorf("xcaddy.json builds Caddy %q, go.mod requires %q", b.CaddyVersion, caddy)
+	if got := slices.Sorted(maps.Keys(required(mod))); !slices.Equal(got, want) {
+		t.Errorf("the plugin requires %v, want %v", got, want)
 	}
-	if got := b.Plugins[0].PackagePath; got != mod.Module.Mod.Path {
-		t.Errorf("xcaddy.json compiles in %s, go.mod's module is %s", got, mod.Module.Mod.Path)
+	for _, r := range mod.Require {
+		if strings.Contains(r.Mod.Path, "redis") {
+			t.Errorf("the plugin's go.mod has %s", r.Mod.Path)
+		}
 	}
-	want := xcaddy.NewReplace(b.Plugins[0].String(), root)
-	if len(b.Replacements) != 1 || b.Replacements[0] != want {
-		t.Errorf("replacements %v, want one, %v", b.Replacements, want)
+	if len(mod.Replace) > 0 {
+		t.Errorf("the plugin's go.mod has replacements: %v", mod.Replace)
 	}
 }
 
-// The real thing: xcaddy builds this checkout from the repository's file, and the binary
-// has the handler in it. It takes a minute on two cores.
-func TestTheBuiltBinaryHasTheHandler(t *testing.T) {
+// The real thing: xcaddy builds this checkout from the repository's file, and the plugin alone, and the
+// binaries have in them what they should. It takes two minutes on two cores.
+func TestTheBuiltBinariesHaveTheirModules(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds all of Caddy")
 	}
-	output := filepath.Join(t.TempDir(), "caddy-presence")
-	if err := build(t.Context(), repository, output); err != nil {
-		t.Fatal(err)
-	}
-	modules, err := exec.CommandContext(t.Context(), output, "list-modules", "--skip-standard").Output()
+	whole, err := load(repository)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Contains(strings.Fields(string(modules)), "http.handlers.matrix_presence") {
-		t.Errorf("the binary has these modules beyond Caddy's own:\n%s", modules)
+	alone := whole
+	alone.Plugins, alone.Replacements = alone.Plugins[:1], alone.Replacements[:1]
+	const handler, feed = "http.handlers.matrix_presence", "http.handlers.matrix_presence.feeds.redis"
+	for name, tt := range map[string]struct {
+		builder xcaddy.Builder
+		feed    bool
+	}{"all of it": {whole, true}, "the plugin alone": {alone, false}} {
+		output := filepath.Join(t.TempDir(), "caddy-presence")
+		if err := tt.builder.Build(t.Context(), output); err != nil {
+			t.Fatal(err)
+		}
+		listed, err := exec.CommandContext(t.Context(), output, "list-modules", "--skip-standard").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		modules := strings.Fields(string(listed))
+		if !slices.Contains(modules, handler) || slices.Contains(modules, feed) != tt.feed {
+			t.Errorf("%s: the binary has these modules beyond Caddy's own:\n%s", name, listed)
+		}
+		built, err := buildinfo.ReadFile(output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := slices.ContainsFunc(built.Deps, func(m *debug.Module) bool { return strings.Contains(m.Path, "go-redis") })
+		if client != tt.feed {
+			t.Errorf("%s: a client of Redis is in it: %v", name, client)
+		}
 	}
 }

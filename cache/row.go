@@ -1,0 +1,101 @@
+package cache
+
+import (
+	"cmp"
+	"math"
+	"strings"
+	"time"
+)
+
+// Row is what a feed says of a user's presence.
+type Row struct {
+	Target string
+
+	// Answer is what a read would have been answered when the row was made. It has no fields.
+	Answer *Answer
+
+	// Stamp is when the homeserver says that the presence changed, in milliseconds by its clock.
+	// A row may repeat an older state with its older stamp, after the row of a newer one.
+	Stamp int64
+
+	// Late tells that the row may have been made longer ago than the time of settle.
+	Late bool
+}
+
+// unclear is the digest of a row that isn't clear about what it shows.
+const unclear = 1
+
+// RowResult is what became of a row.
+type RowResult int
+
+const (
+	// RowUnread: nobody has read the user's presence, so there is nothing to change.
+	RowUnread RowResult = iota
+	// RowSame: the row says what is known.
+	RowSame
+	// RowUpdated: the state has been replaced by what the row says.
+	RowUpdated
+	// RowDropped: the state has been dropped, because it isn't certain which is newer.
+	RowDropped
+)
+
+// Apply takes a row in. A state that the row contradicts is replaced by what the row says if
+// that is newer for certain, else dropped: then the next read asks the homeserver. It is certain
+// if the row is later than all rows before about its fence's targets, came in time, and nothing
+// was written or stored about the target within the time of settle:
+//
+//	1 change: to "unavailable"; its row is on its way
+//	2 change: to "online"; its row too
+//	3 read:   fetches "online", which is stored
+//	1 change: its row arrives, and must not take the place of "online"
+//
+// Answers to requests that departed before the row came are not stored, as if it were a write,
+// see fence. Until the time of settle is over an answer is stored only if it shows what the row
+// says: another process of the homeserver may hear of the change later than we do.
+//
+// The row of a write through us comes shortly before or after the write's answer. In both cases
+// the write's own fence does all that:
+//
+//   - before: nothing is stored while a write is in flight. The row is noted, so that
+//     [Write.Acknowledge] believes no answer that shows the write if a later row says
+//     something else;
+//   - after: the row says what the write's proof does, and changes nothing.
+func (p *Presence) Apply(row Row, now time.Time, settle time.Duration) RowResult {
+	at, shows := p.clock(now), p.digestOf(row.Target, row.Answer.Body)
+	shard, f := p.shardOf(row.Target)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	delete(shard.awaited, row.Target)
+	newest := row.Stamp > f.stamp
+	f.stamp = max(f.stamp, row.Stamp)
+
+	key := stateKey{target: row.Target}
+	st, kept := shard.states.Peek(key)
+	if kept && st.answer != nil && shows != 0 && shows == p.digestOf(row.Target, st.answer.Body) {
+		return RowSame
+	}
+	quiet := f.isSettled(at) && !shard.waiting[row.Target]
+	switch {
+	case f.writes > 0:
+		f.row = cmp.Or(shows, unclear)
+	case shows != 0 && f.proof.digest == shows && at < f.settled:
+		// The row of what was written, or read, last.
+	default:
+		f.raise()
+		f.settled = max(f.settled, at+int64(settle))
+		f.proof = proof{digest: shows, since: math.MinInt64}
+	}
+	switch {
+	case !kept:
+		return RowUnread
+	case newest && quiet && !row.Late && shows != 0 && st.answer != nil && at-st.arrived >= int64(settle) &&
+		Fits(row.Answer.Body, st.answer.Fields) && row.Answer.truthful() > 0:
+		answer := *row.Answer
+		answer.Fields = st.answer.Fields
+		key.target = strings.Clone(row.Target)
+		p.put(shard, key, &state{answer: &answer, departed: at, arrived: at, root: p.roots.Add(1)})
+		return RowUpdated
+	}
+	p.drop(shard, key)
+	return RowDropped
+}

@@ -1,0 +1,9 @@
+// Package redis is what a Redis, or a Valkey, is of use for to matrix_presence. It is a Go module of
+// its own: who has no Redis builds Caddy without its client.
+//
+//   - feed.go: the module http.handlers.matrix_presence.feeds.redis, Synapse's own replication,
+//     and its options in a Caddyfile;
+//   - server.go: how to reach a server, whatever it is used for;
+//   - subscription.go: the connection of a feed, made again and again;
+//   - internal/replication: what the lines say.
+package redis

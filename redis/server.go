@@ -1,0 +1,183 @@
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// Server says how to reach a Redis. In all strings placeholders such as {env.*} and {file.*} are
+// replaced when the configuration is loaded.
+type Server struct {
+	// Address is a host and a port, or unix/ and the path of a socket. The port is 6379 unless
+	// given. Default: localhost:6379.
+	Address string `json:"address,omitempty"`
+
+	// Username is that of an ACL. Default: Redis's user "default".
+	Username string `json:"username,omitempty"`
+
+	// Password is best taken from a file or from the environment: {file./run/secrets/redis},
+	// {env.REDIS_PASSWORD}. Default: none.
+	Password string `json:"password,omitempty"`
+
+	// TLS encrypts the connection. Default: it isn't encrypted.
+	TLS *TLS `json:"tls,omitempty"`
+}
+
+// TLS says whom to believe that they are the server.
+type TLS struct {
+	// CA is a file with the certificates of authorities, in PEM. Default: those of the system.
+	CA string `json:"ca,omitempty"`
+
+	// ServerName is the name that the server's certificate must have. Default: the host of the address.
+	ServerName string `json:"server_name,omitempty"`
+}
+
+const (
+	defaultAddress = "localhost:6379"
+	defaultPort    = "6379"
+	unixPrefix     = "unix/"
+)
+
+// options returns the options of a client. Its errors have no password in them.
+func (s *Server) options() (*redis.Options, error) {
+	given := *s
+	if err := given.replace(); err != nil {
+		return nil, err
+	}
+	o := &redis.Options{
+		Network: "tcp", Addr: given.Address, Username: given.Username, Password: given.Password,
+		// What an ACL for a reader has no permission for, or Redis 7.0 doesn't know.
+		Protocol: 2, DisableIdentity: true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		// A deadline is one. What failed may have happened, and whoever asked decides.
+		ContextTimeoutEnabled: true, MaxRetries: -1,
+		DialTimeout: dialTimeout,
+	}
+	host := ""
+	if path, ok := strings.CutPrefix(given.Address, unixPrefix); ok {
+		o.Network, o.Addr = "unix", path
+	} else {
+		var port string
+		var err error
+		if host, port, err = net.SplitHostPort(given.Address); err != nil {
+			host, port = strings.Trim(given.Address, "[]"), defaultPort
+		}
+		o.Addr = net.JoinHostPort(host, port)
+	}
+	if given.TLS != nil {
+		var err error
+		if o.TLSConfig, err = given.TLS.config(host); err != nil {
+			return nil, err
+		}
+	}
+	return o, nil
+}
+
+// replace replaces the placeholders, and sets the defaults.
+func (s *Server) replace() error {
+	replacer := caddy.NewReplacer()
+	for name, text := range map[string]*string{"address": &s.Address, "username": &s.Username, "password": &s.Password} {
+		if *text == "" {
+			continue
+		}
+		replaced, err := replacer.ReplaceOrErr(*text, true, true)
+		if err != nil {
+			return fmt.Errorf("replacing the placeholders of %s: %w", name, err)
+		}
+		*text = strings.TrimSpace(replaced)
+	}
+	if s.Address == "" {
+		s.Address = defaultAddress
+	}
+	if s.Username != "" && s.Password == "" {
+		return errors.New("username has no password")
+	}
+	return nil
+}
+
+func (t *TLS) config(host string) (*tls.Config, error) {
+	config := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}
+	if t.ServerName != "" {
+		config.ServerName = t.ServerName
+	}
+	if config.ServerName == "" {
+		return nil, errors.New("tls needs a server_name, as the address is a socket")
+	}
+	if t.CA == "" {
+		return config, nil
+	}
+	pem, err := os.ReadFile(t.CA)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificates of tls: %w", err)
+	}
+	if config.RootCAs = x509.NewCertPool(); !config.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("reading the certificates of tls: there is none in %s", t.CA)
+	}
+	return config, nil
+}
+
+// parsers read the options of a server in a Caddyfile.
+func (s *Server) parsers(d *caddyfile.Dispenser) map[string]func() error {
+	return map[string]func() error{
+		"address":  func() error { return one(d, &s.Address) },
+		"username": func() error { return one(d, &s.Username) },
+		"password": func() error { return one(d, &s.Password) },
+		"tls": func() error {
+			if s.TLS = new(TLS); d.NextArg() {
+				return d.ArgErr()
+			}
+			return parseBlock(d, map[string]func() error{
+				"ca":          func() error { return one(d, &s.TLS.CA) },
+				"server_name": func() error { return one(d, &s.TLS.ServerName) },
+			})
+		},
+	}
+}
+
+// parseBlock reads a block of options, each at most once.
+func parseBlock(d *caddyfile.Dispenser, options map[string]func() error) error {
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		name := d.Val()
+		parse, ok := options[name]
+		switch {
+		case !ok:
+			return d.Errf("unrecognized subdirective '%s', expected one of: %s", name, strings.Join(slices.Sorted(maps.Keys(options)), ", "))
+		case seen[name]:
+			return d.Errf("'%s' is given twice", name)
+		}
+		seen[name] = true
+		if err := parse(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// one reads the only argument of an option.
+func one(d *caddyfile.Dispenser, into *string) error {
+	name, args := d.Val(), d.RemainingArgs()
+	if len(args) != 1 || args[0] == "" {
+		return d.Errf("parsing %s: expected one value", name)
+	}
+	*into = args[0]
+	return nil
+}
+
+// silent keeps the client's library from writing to standard error, past Caddy's logs.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}

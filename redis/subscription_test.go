@@ -1,0 +1,213 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
+)
+
+// events notes what becomes of a subscription.
+type events struct {
+	mu  sync.Mutex // guards all
+	all []string
+}
+
+func (e *events) add(format string, args ...any) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all = append(e.all, fmt.Sprintf(format, args...))
+}
+
+func (e *events) String() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return strings.Join(e.all, "\n")
+}
+
+// await waits until a line is among the events so many times.
+func (e *events) await(t *testing.T, line string, times int) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if strings.Count(e.String(), line) >= times {
+			return
+		}
+	}
+	t.Fatalf("no %q, %d times, in\n%s", line, times, e)
+}
+
+func (e *events) Connected() { e.add("connected") }
+func (e *events) Lost(why gateway.FeedLoss, err error) {
+	word := map[gateway.FeedLoss]string{gateway.FeedConnection: "connection", gateway.FeedRefused: "refused"}[why]
+	e.add("lost: %s: %v", word, err)
+}
+func (e *events) Missed(gateway.FeedLoss)       {}
+func (e *events) Heard(gateway.FeedLine)        {}
+func (e *events) MembershipChanged(user string) { e.add("member %s", user) }
+func (e *events) MembershipsChanged()           {}
+func (e *events) TokenEnded(string)             {}
+func (e *events) SessionsEnded(string)          {}
+func (e *events) PresenceChanged(of gateway.PresenceNews) bool {
+	e.add("%s is %s", of.UserID, of.Presence)
+	return true
+}
+
+// start runs a feed until the test ends.
+func start(t *testing.T, f *Feed) *events {
+	t.Helper()
+	if err := f.Provision(caddy.Context{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	e := new(events)
+	running.Go(func() { f.Run(ctx, e) })
+	t.Cleanup(func() { cancel(); running.Wait() })
+	return e
+}
+
+const row = `RDATA presence master 3 ["@ann:fed.test","online",1,2,0,null,true]`
+
+func TestFeedReadsItsChannelAndConnectsAgain(t *testing.T) {
+	server := miniredis.RunT(t)
+	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: server.Addr()}})
+	e.await(t, "connected", 1)
+	server.Publish("fed.test", row)
+	server.Publish("other.test", strings.ReplaceAll(row, "ann", "eve"))
+	e.await(t, "@ann:fed.test is online", 1)
+
+	server.Close()
+	e.await(t, "lost: connection", 1)
+	if err := server.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	e.await(t, "connected", 2)
+	server.Publish("fed.test", row)
+	e.await(t, "@ann:fed.test is online", 2)
+	if strings.Contains(e.String(), "eve") {
+		t.Errorf("another channel was read:\n%s", e)
+	}
+}
+
+func TestFeedStartsWithoutAServer(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: address}})
+	e.await(t, "lost: connection", 2)
+	server := miniredis.NewMiniRedis()
+	if err := server.StartAddr(address); err != nil {
+		t.Skip(err) // somebody else has the port by now
+	}
+	defer server.Close()
+	e.await(t, "connected", 1)
+}
+
+func TestFeedIsRefused(t *testing.T) {
+	server := miniredis.RunT(t)
+	server.RequireUserAuth("reader", "right")
+	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: server.Addr(), Username: "reader", Password: "wrong-secret"}})
+	e.await(t, "lost: refused", 1)
+	if strings.Contains(e.String(), "wrong-secret") {
+		t.Errorf("the password is told:\n%s", e)
+	}
+}
+
+// The server, or the network, hangs: it reads, and answers nothing.
+func TestConnectionThatIsHalfOpenIsNoticed(t *testing.T) {
+	server := miniredis.RunT(t)
+	relay, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { relay.Close() })
+	hangs := make(chan struct{})
+	var open sync.WaitGroup
+	t.Cleanup(open.Wait)
+	open.Go(func() {
+		client, err := relay.Accept()
+		if err != nil {
+			return
+		}
+		upstream, err := net.Dial("tcp", server.Addr())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		open.Go(func() { io.Copy(upstream, client); upstream.Close() })
+		buffer := make([]byte, 4096)
+		for {
+			n, err := upstream.Read(buffer)
+			if err != nil {
+				client.Close()
+				return
+			}
+			select {
+			case <-hangs:
+			default:
+				client.Write(buffer[:n])
+			}
+		}
+	})
+	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: relay.Addr().String()}})
+	e.await(t, "connected", 1)
+	close(hangs)
+	e.await(t, "lost: connection", 1)
+}
+
+func TestFeedOverASocketWithAPasswordFromTheEnvironment(t *testing.T) {
+	server := miniredis.NewMiniRedis()
+	server.RequireAuth("from-the-environment")
+	path := t.TempDir() + "/redis.sock"
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	var open sync.WaitGroup
+	t.Cleanup(func() { listener.Close(); open.Wait() })
+	open.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			upstream, err := net.Dial("tcp", server.Addr())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			open.Go(func() { io.Copy(upstream, client); upstream.Close() })
+			open.Go(func() { io.Copy(client, upstream); client.Close() })
+		}
+	})
+	t.Setenv("FEED_PASSWORD", "from-the-environment")
+	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: "unix/" + path, Password: "{env.FEED_PASSWORD}"}})
+	e.await(t, "connected", 1)
+	server.Publish("fed.test", row)
+	e.await(t, "@ann:fed.test is online", 1)
+}
+
+func TestRetriesSpreadOut(t *testing.T) {
+	for range 1000 {
+		if d := jittered(time.Second); d < time.Second/2 || d > time.Second {
+			t.Fatalf("%v is no part of a second between half and all", d)
+		}
+	}
+}
