@@ -27,18 +27,22 @@ type badBody struct {
 // readBody reads the body of a write and puts it back. A homeserver may take it unless an error is
 // returned.
 func (g *Gateway) readBody(r *http.Request) (body []byte, bad badBody) {
-	tooLarge := r.ContentLength > g.cfg.MaxBody
+	limit := g.cfg.MaxBody
+	tooLarge := r.ContentLength > limit
 	if !tooLarge {
 		var err error
-		body, err = io.ReadAll(io.LimitReader(r.Body, g.cfg.MaxBody+1))
-		tooLarge = int64(len(body)) > g.cfg.MaxBody || errors.As(err, new(*http.MaxBytesError))
+		body, err = io.ReadAll(io.LimitReader(r.Body, limit+1))
+		tooLarge = int64(len(body)) > limit
+		if outer := new(http.MaxBytesError); errors.As(err, &outer) { // of the site's request_body
+			tooLarge, limit = true, outer.Limit
+		}
 		if !tooLarge && (err != nil || isCutOff(r, body)) {
 			return nil, badBody{matrixError{Errcode: "M_UNKNOWN", Error: "The request body broke off"}, http.StatusBadRequest}
 		}
 	}
 	if tooLarge {
 		return nil, badBody{matrixError{
-			Errcode: "M_TOO_LARGE", Error: fmt.Sprintf("The request body must not be larger than %d bytes", g.cfg.MaxBody),
+			Errcode: "M_TOO_LARGE", Error: fmt.Sprintf("The request body must not be larger than %d bytes", limit),
 		}, http.StatusRequestEntityTooLarge}
 	}
 	if err := matrix.CheckPresenceBody(body, g.cfg.PresenceValues, g.knownDialect()); err != nil {

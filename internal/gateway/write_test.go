@@ -189,12 +189,17 @@ func TestBadBodiesAreRefusedHere(t *testing.T) {
 }
 
 // An outer request_body limit and a client that breaks off are answered in Matrix
-// terms too.
+// terms too. The error named max_body for the smaller limit of the site's own request_body, so
+// admins raised the wrong one.
 func TestBodiesThatCanNotBeRead(t *testing.T) {
 	p := newProxy(t, new(options))
 	r := request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
 	r.Body = http.MaxBytesReader(nil, r.Body, 5)
-	p.WantError(p.Do(r), 413, "M_TOO_LARGE")
+	resp := p.Do(r)
+	p.WantError(resp, 413, "M_TOO_LARGE")
+	if said := bodyOf(resp); !strings.Contains(said, "larger than 5 bytes") {
+		t.Errorf("the error names another limit: %s", said)
+	}
 	r = request("PUT", statusPath(alice), "alice-token", `{"presence":"online"}`)
 	r.Body = io.NopCloser(io.MultiReader(strings.NewReader(`{"pres`), errReader{}))
 	p.WantError(p.Do(r), 400, "M_UNKNOWN")
