@@ -23,7 +23,7 @@ func countsRight(p *plan, r *run) string {
 	if failing := promised.Failing(); len(failing) > 0 {
 		return fmt.Sprintf("the counters contradict each other: %v", failing)
 	}
-	since := p.restarted(r)
+	since := p.restarted(r, time.Time{})
 	own, unknown, all := 0, 0, ""
 	for _, o := range r.outcomes {
 		if o.call.method != http.MethodPut || !o.call.presence || !o.began.After(since) {
@@ -45,15 +45,20 @@ func countsRight(p *plan, r *run) string {
 	return ""
 }
 
-// restarted is when Caddy last began.
-func (p *plan) restarted(r *run) time.Time {
+// restarted is when Caddy last began before a moment, or before the end if that is zero.
+func (p *plan) restarted(r *run, by time.Time) time.Time {
 	began := r.began.Add(-1)
 	for _, s := range p.steps {
-		if s.machine != nil && s.machine.restarts {
-			began = r.began.Add(s.at)
+		if at := r.began.Add(s.at); s.machine != nil && s.machine.restarts && (by.IsZero() || at.Before(by)) {
+			began = at
 		}
 	}
 	return began
+}
+
+// restarts tells whether Caddy ever restarts.
+func (p *plan) restarts() bool {
+	return slices.ContainsFunc(p.steps, func(s step) bool { return s.machine != nil && s.machine.restarts })
 }
 
 // tableParts is how many parts a table has at most, each of which holds one entry at least.
@@ -100,7 +105,7 @@ func staysSmall(p *plan, r *run) string {
 // asksLittle: the homeserver gets no more reads and writes of presence than it would directly, but for
 // what is tried again; and a request costs it a question whose it is for each token that it shows.
 func asksLittle(p *plan, direct, ours *run) string {
-	if p.site.transport != "transport model" || len(p.site.proxy) > 0 || p.restarted(ours).After(ours.began) {
+	if p.site.transport != "transport model" || len(p.site.proxy) > 0 || p.restarts() {
 		return "" // Caddy tries again by itself; what was counted before a restart is forgotten
 	}
 	counters := equations.Counters(ours.vitals.Counters)
@@ -138,7 +143,7 @@ func asksLittle(p *plan, direct, ours *run) string {
 		match   func(model.Received) bool
 		allowed int
 	}{
-		{"reads", func(one model.Received) bool { return isPresence(one) && one.Method == http.MethodGet },
+		{"reads", func(one model.Received) bool { return isPresence(one) && isRead(one.Method) },
 			// What fails is tried again, and what a fetch finds too large its reader asks for anew: two
 			// requests for a read.
 			min(upstream("retry")+large, asked)},
@@ -161,10 +166,10 @@ func asksLittle(p *plan, direct, ours *run) string {
 func besides(direct, ours *run, match func(model.Received) bool) (list string) {
 	times := make(map[string]int)
 	for _, one := range direct.received {
-		times[one.Method+" "+one.Path]++
+		times[request(one)]++
 	}
 	for _, one := range ours.received {
-		what := one.Method + " " + one.Path
+		what := request(one)
 		if times[what]--; match(one) && times[what] < 0 {
 			list += fmt.Sprintf("\nat %v %.200s", one.At.Sub(ours.began), what)
 		}
@@ -172,11 +177,38 @@ func besides(direct, ours *run, match func(model.Received) bool) (list string) {
 	return list
 }
 
+// dropsItsOwnOnly: a write that waits is dropped because its own token or user_id is refused, and not
+// another's.
+func dropsItsOwnOnly(p *plan, r *run) string {
+	counters := equations.Counters(r.vitals.Counters)
+	end := r.outcomes[len(r.outcomes)-1].ended.Add(hour)
+	if counters.Sum("deliveries_total", "result", "dropped") == 0 || p.restarts() || !p.isBare() || !p.isWell(r, r.began, end) {
+		return ""
+	}
+	for _, o := range r.outcomes {
+		if strings.Contains(o.cacheStatus(), "detail=coalesced") && (!o.call.isPlain() || !isGood(r, o.call, o.began, end)) {
+			return ""
+		}
+	}
+	return "a write that waits is dropped, and all whose writes wait may write"
+}
+
+// isRead tells of a method that it reads. In place of a client's HEAD, the homeserver gets a GET of ours.
+func isRead(method string) bool { return method == http.MethodGet || method == http.MethodHead }
+
+// request names what a homeserver was asked for.
+func request(one model.Received) string {
+	if isRead(one.Method) {
+		return http.MethodGet + " " + one.Path
+	}
+	return one.Method + " " + one.Path
+}
+
 // endsAlike: whose writes all got a 200 has what they wrote last at the homeserver, as without the
 // module.
 func endsAlike(p *plan, direct, ours *run) string {
 	counters := equations.Counters(ours.vitals.Counters)
-	if counters.Sum("deliveries_total", "result", "lost", "dropped") > 0 || p.restarted(ours).After(ours.began) {
+	if counters.Sum("deliveries_total", "result", "lost", "dropped") > 0 || p.restarts() {
 		return "" // which is counted; what waits at a restart is forgotten
 	}
 	for _, user := range users() {

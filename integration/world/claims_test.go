@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/model"
 )
 
@@ -22,7 +21,7 @@ func claims(p *plan, r *run) string {
 		if !o.call.presence || o.call.staging || slices.Contains(p.siteAt(r, o.began).directives, "mode observe") {
 			continue
 		}
-		for _, law := range []func(*plan, *run, *outcome) string{takesWhatTheHomeserverTakes, refusesWhomTheHomeserverRefuses, limitsOnesOwnAccount, isStaleInTroubleOnly, showsTheStaleForAnError} {
+		for _, law := range []func(*plan, *run, *outcome) string{takesWhatTheHomeserverTakes, refusesWhomTheHomeserverRefuses, limitsOnesOwnAccount, absorbsWhatIsThere, isStaleInTroubleOnly, showsTheStaleForAnError} {
 			if wrong := law(p, r, o); wrong != "" {
 				return fmt.Sprintf("%s:\n%v", wrong, o)
 			}
@@ -90,18 +89,8 @@ func (c *call) isPlain() bool {
 	return shown == 1 && c.form == nil && !c.hopByHop && !c.who.guest && (query == "" && c.as == "" || named || c.syncs)
 }
 
-// answering are values by which something else of the site's answers for the homeserver, or takes it
-// for down.
-var answering = []string{
-	"handlers=a ban by address", "handlers=a ban by a field", "handlers=error for one path", "handlers=forward_auth",
-	"handlers=intercept", "handlers=handle_errors",
-	"upstream=passive health checks", "upstream=active health checks", "upstream=two ways in turn, and retries",
-}
-
-// isBare tells that nothing of the site's does.
-func (p *plan) isBare() bool {
-	return !slices.ContainsFunc(answering, func(value string) bool { return slices.Contains(p.site.names, value) })
-}
+// isBare tells that nothing else of the site's answers in the homeserver's place.
+func (p *plan) isBare() bool { return !p.site.answers }
 
 // happens tells whether the machine, or Caddy, is disturbed from a moment to another.
 func (p *plan) happens(r *run, from, to time.Time) bool {
@@ -251,7 +240,7 @@ func limitsOnesOwnAccount(p *plan, r *run, o *outcome) string {
 // homeserver doesn't know.
 func showsUnknownTokens(p *plan, r *run, o *outcome) bool {
 	return slices.ContainsFunc(r.outcomes, func(other *outcome) bool {
-		return (p.site.door == bubble.Unix || other.call.who.address.Equal(o.call.who.address)) && other.began.Before(o.ended) &&
+		return p.comesFrom(other.call, o.call) && other.began.Before(o.ended) &&
 			slices.ContainsFunc(other.call.tokens(), func(token string) bool {
 				for page := range r.hs.Between(other.began, other.ended) {
 					if _, known := page.Sessions[token]; !known {
@@ -272,6 +261,16 @@ func (p *plan) everSaid() string {
 		}
 	}
 	return strings.Join(all, "\n")
+}
+
+// absorbsWhatIsThere: a write that isn't sent on, because it repeats what is there, is there: the homeserver
+// shows at that moment what it would show after the write. What has changed behind our back is not known.
+func absorbsWhatIsThere(p *plan, r *run, o *outcome) string {
+	behind := slices.ContainsFunc(p.steps, func(s step) bool { return s.behind != nil && r.began.Add(s.at).Before(o.ended) })
+	if o.lacks == "" || behind || p.site.staging || !p.isWell(r, r.began, o.ended) || p.happens(r, r.began, o.ended) {
+		return ""
+	}
+	return "a write is said to be there already, and the homeserver shows " + o.lacks
 }
 
 // isStaleInTroubleOnly: what is stale is shown if the homeserver is in trouble, and not because of
@@ -304,7 +303,7 @@ func showsTheStaleForAnError(p *plan, r *run, o *outcome) string {
 	since := r.outcomes[before].began
 	if p.reloads(r, r.began, o.ended) || slices.ContainsFunc(r.outcomes, func(other *outcome) bool {
 		return other != r.outcomes[before] && other.call.method != http.MethodGet && !other.ended.Before(since) && !other.call.who.hostile ||
-			other.call.syncs || other.status == http.StatusUnauthorized || other.status == http.StatusForbidden
+			other.call.syncs || (other.status == http.StatusUnauthorized || other.status == http.StatusForbidden) && (other.call.token == o.call.token || other.call.target == o.call.target)
 	}) || slices.ContainsFunc(p.steps, func(s step) bool { return s.behind != nil }) {
 		return ""
 	}

@@ -24,19 +24,21 @@
 // a request. To add an axis, add a list, and draw from it in plan_test.go. Nothing else has to know. A
 // homeserver that answers 425 is a line of moodAxis; a header field of 64 KB is one of headAxis.
 //
-// What is not drawn: a kill of the process, and two versions side by side, which are of another
-// process (integration/survival has them); TLS on demand, of which nothing of ours sees
-// anything; a homeserver of workers, which is one to us; an upgrade to another dialect; a suspended account,
-// which no homeserver hides (it may not write messages); two requests in the same
-// moment, whose order nobody knows (integration/history has them); two equal homeservers over
-// minutes with a watcher each second, which TestTwins of caddymodule has, by the same model of timers
-// (internal/testkit): through all of Caddy they would take minutes of CI, and find no more.
+// What is not drawn, and which tests have it: a kill of the process, and two versions side by side, which are of
+// another process (integration/survival); TLS on demand, of which nothing of ours sees anything; a homeserver of
+// workers, which is one to us; an upgrade to another dialect; a suspended account, which no
+// homeserver hides (it may not write messages); WebSockets and CONNECT (internal/gateway/protocol_test.go); a
+// second site of one memory with other options (needs_test.go); configurations in JSON or by the
+// admin API, which are what a Caddyfile adapts to (caddyfile_adapt); two requests in the same moment, whose
+// order nobody knows (integration/history, leaks); two equal homeservers over minutes with a watcher
+// each second, which TestTwins of internal/gateway has, by the same model of timers (internal/testkit): through all of
+// Caddy they would take minutes of CI, and find no more.
 //
 // real_test.go plays the same plans, one request after the other, before a real Synapse and a real
 // Dendrite, whose people have the names and tokens of the plan: what is between translates.
 //
 // Values that have not been drawn together come more often (coverage_test.go), and those that -more
-// names about half of the time, also of what else is drawn, such as "steps=40;what about=anything". What is drawn is kept by names (tape_test.go), and for a person as
+// names four times out of five, also of what else is drawn, such as "steps=40;what about=anything". What is drawn is kept by names (tape_test.go), and for a person as
 // a Caddyfile and commands (script_test.go).
 //
 // A failure prints its plan, as few steps as rapid could find, and the seed that repeats it as long as

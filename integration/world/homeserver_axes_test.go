@@ -69,6 +69,10 @@ var behindAxis = axis[*behind]{"behind", []value[*behind]{
 		b.changes(func(now *model.Accounts) { now.Sessions[tokenOf(b.whom, b.device)] = sessionOf(b.whom, b.device) })
 	}},
 	{"lock", func(b *behind) { b.changes(func(now *model.Accounts) { now.Locked[b.whom.user] = true }) }},
+	{"lock a neighbour", func(b *behind) {
+		b.changes(func(now *model.Accounts) { now.Locked[neighbours[0].user] = true })
+	}},
+	{"lock a ghost", func(b *behind) { b.changes(func(now *model.Accounts) { now.Locked["@ghost_1:example.com"] = true }) }},
 	{"unlock", func(b *behind) { b.changes(func(now *model.Accounts) { delete(now.Locked, b.whom.user) }) }},
 	{"deactivate", func(b *behind) {
 		b.changes(func(now *model.Accounts) {

@@ -327,8 +327,9 @@ func (c *call) more(t *rapid.T, seen *coverage) {
 
 // finish makes the path of a presence. What not all protocols can carry goes by HTTP/1.1, as a head
 // of more than 16 KiB, which Caddy takes over no other, and who asks whether to send a body that isn't
-// there: HTTP/3 doesn't say that it isn't, so it is taken for one. HTTP/1.0 has no bodies of unknown length, so
-// who sends one has to wait for its end before the request can begin.
+// there: HTTP/3 doesn't say that it isn't, so it is taken for one. HTTP/1.0 has neither chunks nor trailers, so each
+// body's length is announced: Caddy's request_body itself answers a large one that is announced, and
+// not one that isn't. Who has to wait for a body's end to announce it can't begin before.
 func (c *call) finish() {
 	if c.presence {
 		c.path = "/_matrix/client/v3/presence/" + url.PathEscape(c.target) + "/status"
@@ -355,6 +356,9 @@ func (c *call) finish() {
 	}
 	if c.body == "" && (c.expects && c.protocol == bubble.HTTP3 || c.slow && c.protocol == bubble.HTTP10) {
 		c.protocol = bubble.HTTP1
+	}
+	if c.protocol == bubble.HTTP10 {
+		c.unknownLength, c.trailers = false, false
 	}
 	if c.cutOff || c.zeroLength {
 		c.protocol = bubble.Raw

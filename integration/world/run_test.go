@@ -33,7 +33,8 @@ type variant struct {
 // run is what came of a plan.
 type run struct {
 	hs       *model.Homeserver
-	vitals   vitals.Vitals // at the end, with the module
+	staging  *model.Homeserver // of the staging site
+	vitals   vitals.Vitals     // at the end, with the module
 	began    time.Time
 	outcomes []*outcome // by step, a repeat after its original
 	received []model.Received
@@ -53,7 +54,16 @@ type outcome struct {
 	header       http.Header
 	body         string
 	err          error
+	lacks        string   // of a write that isn't sent on: what the homeserver shows, and what it would after it, if they differ
 	control      *outcome // of a real homeserver: what it says directly, if this is from memory
+}
+
+// at is the homeserver that a call is for.
+func (r *run) at(c *call) *model.Homeserver {
+	if c.staging {
+		return r.staging
+	}
+	return r.hs
 }
 
 func (o *outcome) took() time.Duration { return o.ended.Sub(o.began) }
@@ -78,11 +88,11 @@ func (p *plan) play(t *testing.T, files [2]string, v variant) (r *run) {
 }
 
 func (p *plan) playInBubble(files [2]string, v variant) *run {
-	r := &run{hs: found(p), began: time.Now()}
+	r := &run{hs: found(p), staging: founded(p.dialect), began: time.Now()}
 	for _, address := range []string{"localhost:8008", "localhost:8018", socket} {
 		bubble.Behind(address, r.hs)
 	}
-	bubble.Behind("localhost:8009", founded(p.dialect))
+	bubble.Behind("localhost:8009", r.staging)
 	bubble.Behind("localhost:8010", gatekeeper{})
 	st := &stage{plan: p, files: files, variant: v, run: r, journal: new(bubble.Journal), current: &p.site}
 	if st.load(&p.site, bubble.Load); r.trouble != nil {
@@ -170,6 +180,12 @@ func (st *stage) call(i int, at *site, c *call) {
 	add := func(again bool) *outcome {
 		o := c.send(at, st.variant.protocol)
 		o.step, o.again = i, again
+		if strings.Contains(o.cacheStatus(), "detail=absorbed") {
+			token, as := c.shows(st.plan.dialect)
+			if lacks, now, then := st.run.hs.Lacks(token, as, c.body); lacks {
+				o.lacks = fmt.Sprintf("%q, and with it %q", now, then)
+			}
+		}
 		st.mu.Lock()
 		defer st.mu.Unlock()
 		st.run.outcomes = append(st.run.outcomes, o)

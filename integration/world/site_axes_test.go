@@ -126,12 +126,14 @@ var upstreamAxis = axis[*site]{"upstream", []value[*site]{
 	{"two ways", func(s *site) { s.upstreams += " localhost:8018" }},
 	{"two ways in turn, and retries", func(s *site) {
 		s.upstreams += " localhost:8018"
-		s.proxy = append(s.proxy, "lb_policy round_robin", "lb_retries 1")
+		s.proxy, s.answers = append(s.proxy, "lb_policy round_robin", "lb_retries 1"), true
 	}},
 	{"gzip forced", func(s *site) { s.proxy = append(s.proxy, "header_up Accept-Encoding gzip") }},
-	{"passive health checks", func(s *site) { s.proxy = append(s.proxy, "fail_duration 20s", "max_fails 1") }},
+	{"passive health checks", func(s *site) {
+		s.proxy, s.answers = append(s.proxy, "fail_duration 20s", "max_fails 1"), true
+	}},
 	{"active health checks", func(s *site) {
-		s.proxy = append(s.proxy, "health_uri /_matrix/client/versions", "health_interval 7s", "health_status 404")
+		s.proxy, s.answers = append(s.proxy, "health_uri /_matrix/client/versions", "health_interval 7s", "health_status 404"), true
 	}},
 	{"buffers", func(s *site) { s.proxy = append(s.proxy, "request_buffers 4KiB", "response_buffers 4KiB") }},
 	{"flushes at once", func(s *site) { s.proxy = append(s.proxy, "flush_interval -1") }},
@@ -154,15 +156,16 @@ var handlersAxis = axis[*site]{"handlers", []value[*site]{
 	{"encode", around("encode gzip")},
 	{"request_header", around("request_header X-Site secret")},
 	{"header edits", around("header >Content-Type json JSON", "header >Access-Control-Allow-Origin https://a.example")},
-	{"a ban by address", around("@ban client_ip 2001:db8::1", "respond @ban 403")},
-	{"a ban by a field", around("@ban header User-Agent *uuuu*", "error @ban \"begone\" 403")},
+	{"a ban by address", instead("@ban client_ip 2001:db8::1", "respond @ban 403")},
+	{"a ban by a field", instead("@ban header User-Agent *uuuu*", "error @ban \"begone\" 403")},
+	{"an error by address", instead("@ban client_ip 2001:db8::1", "error @ban \"begone\" 403")},
 	{"abort for one path", around("abort /_matrix/media/*")},
-	{"error for one path", around("error /_matrix/federation/* 418")},
-	{"forward_auth", around("forward_auth localhost:8010 {\nuri /auth\ntransport model\n}")},
+	{"error for one path", instead("error /_matrix/federation/* 418")},
+	{"forward_auth", instead("forward_auth localhost:8010 {\nuri /auth\ntransport model\n}")},
 	{"basic_auth of admins", around("basic_auth /_synapse/* {\nroot $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG\n}")},
-	{"intercept", around("intercept {\n@broken status 5xx\nhandle_response @broken {\nrespond \"later\" 503\n}\n}")},
+	{"intercept", instead("intercept {\n@broken status 5xx\nhandle_response @broken {\nrespond \"later\" 503\n}\n}")},
 	{"request_body", around("request_body {\nmax_size 4KB\n}")},
-	{"handle_errors", around("handle_errors {\nrespond \"sorry\" {err.status_code}\n}")},
+	{"handle_errors", instead("handle_errors {\nrespond \"sorry\" {err.status_code}\n}")},
 	{"log_skip", around("log_skip /_matrix/client/v3/presence/*")},
 	{"log_append", around("log_append agent {header.User-Agent}", "log_append presence {http.vars.matrix_presence.decision}")},
 	{"vars and map", around("vars who {header.Cookie}", "map {path} {kind} {\n~presence presence\ndefault other\n}")},
@@ -171,6 +174,11 @@ var handlersAxis = axis[*site]{"handlers", []value[*site]{
 
 func around(directives ...string) func(s *site) {
 	return func(s *site) { s.before = append(s.before, directives...) }
+}
+
+// instead are directives that may answer in the homeserver's place.
+func instead(directives ...string) func(s *site) {
+	return func(s *site) { around(directives...)(s); s.answers = true }
 }
 
 // reloadAxis is what a reload changes beside the profile.

@@ -27,6 +27,7 @@ type site struct {
 	door      bubble.Door
 	name      string // the option of its cache block, or empty
 	staging   bool   // there is another homeserver on port 8080
+	answers   bool   // something else of it may answer in the homeserver's place, or take that for down
 	broken    string // a site with which the configuration can't start, or nothing
 
 	states, permissions, tokens int // how large its tables are; 0: as they are by default

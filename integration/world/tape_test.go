@@ -97,20 +97,58 @@ func (d *tape) write(file, story string) error {
 
 // pick draws one of some values. The first is the plainest, which a failure is reduced to.
 func pick[T any](t *rapid.T, label string, values ...T) T {
-	names, likely := make([]string, len(values)), make([]int, 0, len(values))
+	names, weights := make([]string, len(values)), make([]int, len(values))
 	for i, v := range values {
-		names[i] = fmt.Sprint(v)
-		likely = append(likely, i)
-		if isPreferred(label, names[i]) {
-			likely = append(likely, slices.Repeat([]int{i}, len(values))...)
-		}
+		names[i], weights[i] = fmt.Sprint(v), 1
 	}
-	return values[drawing.index(label, names, func() int { return rapid.SampledFrom(likely).Draw(t, label) })]
+	return values[weigh(t, label, names, weights)]
 }
 
-// isPreferred tells that -more names a value, which comes about half of the time then.
-func isPreferred(label, name string) bool {
-	return slices.Contains(strings.Split(*more, ";"), label+"="+name)
+// preference is how many times as often as all others together what -more names comes, if there
+// are such values.
+const preference = 4
+
+// weigh draws the index of a name, by weights and by what -more names.
+func weigh(t *rapid.T, label string, names []string, weights []int) int {
+	var preferred []int
+	others := 0
+	for i, name := range names {
+		if slices.Contains(strings.Split(*more, ";"), label+"="+name) {
+			preferred = append(preferred, i)
+		} else {
+			others += weights[i]
+		}
+	}
+	for _, i := range preferred {
+		weights[i] = max(1, preference*others/len(preferred))
+	}
+	return drawing.index(label, names, func() int {
+		all := 0
+		for _, weight := range weights {
+			all += weight
+		}
+		rest := all * fair(t, label) >> fairBits
+		for i, weight := range weights {
+			if rest -= weight; rest < 0 {
+				return i
+			}
+		}
+		return 0
+	})
+}
+
+const fairBits = 20
+
+// fair draws a number of so many bits, each as often as the others. rapid's own numbers and samples are small as
+// a rule: of a long axis it draws the last values hardly ever.
+func fair(t *rapid.T, label string) (n int) {
+	for _, bit := range rapid.SliceOfN(rapid.Bool(), fairBits, fairBits).Draw(t, label) {
+		n <<= 1
+		if bit {
+			n++
+		}
+	}
+	return n
 }
 
 // number draws a number from low to high.
@@ -128,17 +166,11 @@ const eagerness = 4
 
 // choose draws a value of an axis and applies it. It returns the values so far with the new one.
 func choose[T any](t *rapid.T, seen *coverage, from axis[T], to T, with []string) []string {
-	names := make([]string, len(from.values))
-	var likely []int
+	names, weights := make([]string, len(from.values)), make([]int, len(from.values))
 	for i, v := range from.values {
-		names[i] = v.name
-		weight := 1 + eagerness*seen.news(from.name, v.name, with)
-		if isPreferred(from.name, v.name) {
-			weight += weight * len(from.values)
-		}
-		likely = append(likely, slices.Repeat([]int{i}, weight)...)
+		names[i], weights[i] = v.name, 1+eagerness*seen.news(from.name, v.name, with)
 	}
-	v := from.values[drawing.index(from.name, names, func() int { return rapid.SampledFrom(likely).Draw(t, from.name) })]
+	v := from.values[weigh(t, from.name, names, weights)]
 	v.set(to)
 	return append(slices.Clone(with), from.name+"="+v.name)
 }

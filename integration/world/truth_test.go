@@ -18,7 +18,7 @@ import (
 // it is for Caddy only.
 func isTrue(p *plan, r *run) string {
 	for _, o := range r.outcomes {
-		if !o.call.presence || o.call.staging || o.call.method != http.MethodGet || o.status != http.StatusOK {
+		if !o.call.presence || o.call.method != http.MethodGet || o.status != http.StatusOK {
 			continue
 		}
 		if wrong := p.stateIsTrue(r, o); wrong != "" {
@@ -30,8 +30,8 @@ func isTrue(p *plan, r *run) string {
 
 func (p *plan) stateIsTrue(r *run, o *outcome) string {
 	state, ok := o.shown()
-	path := o.call.path
-	if p.site.prefix != "" {
+	path, hs := o.call.path, r.at(o.call)
+	if p.site.prefix != "" && !o.call.staging {
 		path = strings.Replace(path, "//", "/", 1) // as Caddy does where it takes the prefix away
 	}
 	target, served := p.dialect.Target(path)
@@ -53,13 +53,13 @@ func (p *plan) stateIsTrue(r *run, o *outcome) string {
 	}
 	from := latest(o.ended.Add(-identityTTL-stale), p.woke(r, o))
 	for _, other := range r.outcomes {
-		if at, ended := r.endsToken(p, other, token); ended && other.ended.Before(o.began) {
+		if at, ended := r.endsToken(p, other, token); ended && other.ended.Before(o.began) && !o.call.staging {
 			from = latest(from, at)
 		}
 	}
 	viewer, guest := "", false
-	for at := range r.hs.Between(from, o.ended) {
-		if user, _, no := r.hs.Viewer(at, token, as); no == nil {
+	for at := range hs.Between(from, o.ended) {
+		if user, _, no := hs.Viewer(at, token, as); no == nil {
 			viewer, guest = user, at.Sessions[token].Guest
 		}
 	}
@@ -70,8 +70,8 @@ func (p *plan) stateIsTrue(r *run, o *outcome) string {
 		return "a state for a guest"
 	}
 	visible, off := false, false
-	for at := range r.hs.Between(latest(o.ended.Add(-ttl-stale), p.woke(r, o)), o.ended) {
-		visible = visible || r.hs.MaySee(at, viewer, target)
+	for at := range hs.Between(latest(o.ended.Add(-ttl-stale), p.woke(r, o)), o.ended) {
+		visible = visible || hs.MaySee(at, viewer, target)
 		off = off || at.PresenceOff && p.dialect.Name == "synapse"
 	}
 	if !visible {
@@ -83,14 +83,14 @@ func (p *plan) stateIsTrue(r *run, o *outcome) string {
 	}
 	from = latest(from, p.woke(r, o))
 	for _, other := range r.outcomes {
-		if acknowledges(other, target) && other.ended.Before(o.began) {
-			from = latest(from, r.hs.Wrote(target, other.ended))
+		if acknowledges(other, target) && other.call.staging == o.call.staging && other.ended.Before(o.began) {
+			from = latest(from, hs.Wrote(target, other.ended))
 		}
 	}
-	if off && state == (model.State{Presence: "offline"}) || r.hs.Ever(target, state, from, o.ended) {
+	if off && state == (model.State{Presence: "offline"}) || hs.Ever(target, state, from, o.ended) {
 		return ""
 	}
-	return fmt.Sprintf("the state was not so within its time: in the last %v it was %q", o.ended.Sub(from), r.hs.States(target, from, o.ended))
+	return fmt.Sprintf("the state was not so within its time: in the last %v it was %q", o.ended.Sub(from), hs.States(target, from, o.ended))
 }
 
 // text is the body, unpacked: a login goes without its Accept-Encoding, for its answer to be read.
@@ -141,7 +141,8 @@ func (r *run) endsToken(p *plan, o *outcome, token string) (at time.Time, ended 
 	if shown := o.call.sends(p.dialect); strings.HasSuffix(o.call.path, "/refresh") && shown != token {
 		return time.Time{}, false // it says nothing of the token that it ends
 	}
-	for page := range r.hs.Between(o.began, o.ended) {
+	// A homeserver may answer in the moment in which the request began.
+	for page := range r.hs.Between(o.began.Add(-1), o.ended) {
 		if _, good := page.Sessions[token]; good && !page.Until.IsZero() && !page.Until.After(o.ended) {
 			return page.Until, true
 		}

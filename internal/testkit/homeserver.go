@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -383,6 +384,22 @@ func (hs *Homeserver) Put(user, device string, body []byte, now time.Time) (stat
 		u.merge()
 	})
 	return http.StatusOK
+}
+
+// WouldShow returns what a user's presence would be after a write, which it doesn't make.
+func (hs *Homeserver) WouldShow(user, device string, body []byte, now time.Time) (state string) {
+	hs.mu.Lock()
+	hs.pass(now)
+	u := *hs.user(user)
+	u.devices, u.seen, u.recheck = make(map[string]*modelDevice), maps.Clone(u.seen), slices.Clone(u.recheck)
+	for id, d := range hs.user(user).devices {
+		u.devices[id] = new(*d)
+	}
+	other := &Homeserver{Name: hs.Name, users: map[string]*modelUser{user: &u}, ticks: hs.ticks}
+	hs.mu.Unlock()
+	other.Put(user, device, body, now)
+	state, _ = other.Presence(user, now)
+	return state
 }
 
 // Active is what a user does by which a homeserver takes them for active.

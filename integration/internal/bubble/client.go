@@ -63,6 +63,10 @@ func (c *Client) Send(p Protocol, r *http.Request) (*http.Response, error) {
 	if c.Door == Forwarded {
 		r.Header.Add("X-Forwarded-For", c.From.String())
 	}
+	if r.ContentLength < 0 && (p == HTTP1 || p == HTTPS1) {
+		// Otherwise net/http waits for 200 ms whether there is a body, and sends an empty one as none.
+		r.TransferEncoding = []string{"chunked"}
+	}
 	return c.way(p).RoundTrip(r)
 }
 

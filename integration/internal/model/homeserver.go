@@ -306,15 +306,11 @@ func (hs *Homeserver) write(user, device, target string, body []byte) *Answer {
 	if user != target {
 		return errorAnswer(hs.Dialect.other.status, hs.Dialect.other.errcode)
 	}
-	word, good := hs.Dialect.write(body)
+	word, message, good := hs.Dialect.says(body)
 	if !good {
 		return errorAnswer(400, "M_BAD_JSON")
 	}
-	var given struct {
-		Message *string `json:"status_msg"`
-	}
-	_ = json.Unmarshal(body, &given) // it was read before
-	hs.diary.write(user, device, word, given.Message, hs.Dialect.keeps)
+	hs.diary.write(user, device, word, message, hs.Dialect.keeps)
 	return ok(struct{}{})
 }
 

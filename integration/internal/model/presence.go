@@ -61,14 +61,29 @@ func (d *diary) write(user, device, word string, message *string, keeps bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	state := d.last(user)
-	switch {
-	case message != nil:
-		state.Message = *message
-	case !keeps:
-		state.Message = ""
-	}
+	state.Message = d.next(user, message, keeps)
 	d.shown[user] = append(d.shown[user], moment{now, state})
 	d.writes[user] = append(d.writes[user], Deed{now, device, word, state.Message})
+}
+
+// leaves returns what a user's presence would be after a write.
+func (d *diary) leaves(user, device, word string, message *string, keeps bool) State {
+	body, _ := json.Marshal(map[string]string{"presence": word})
+	shown := d.of.WouldShow(user, device, body, time.Now())
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return State{shown, d.next(user, message, keeps)}
+}
+
+// next is the text after a write. It must be called with the lock held.
+func (d *diary) next(user string, message *string, keeps bool) string {
+	switch {
+	case message != nil:
+		return *message
+	case !keeps:
+		return ""
+	}
+	return d.last(user).Message
 }
 
 // State returns what a user's presence is.
