@@ -58,7 +58,7 @@ func licences(binary string) ([]byte, error) {
 
 // goRoot is where Go's own licence is.
 func goRoot() (string, error) {
-	out, err := exec.Command("go", "env", "GOROOT").Output()
+	out, err := output(exec.Command("go", "env", "GOROOT"))
 	if err != nil {
 		return "", fmt.Errorf("asking for GOROOT with %s: %w", runtime.Version(), err)
 	}
@@ -67,8 +67,7 @@ func goRoot() (string, error) {
 
 // download returns the folder of each module, from Go's module cache.
 func download(modules []string) (map[string]string, error) {
-	cmd := exec.Command("go", append([]string{"mod", "download", "-json"}, modules...)...) //nolint:gosec // G204: the modules of the program
-	out, err := cmd.Output()
+	out, err := output(exec.Command("go", append([]string{"mod", "download", "-json"}, modules...)...)) //nolint:gosec // G204: the modules of the program
 	if err != nil {
 		return nil, fmt.Errorf("finding the modules: %w", err)
 	}

@@ -40,14 +40,14 @@ func (r release) stageManuals(dir string) error {
 	if err := os.MkdirAll(completion, 0o755); err != nil { //nolint:gosec // G301: the folder goes into packages as it is
 		return err
 	}
-	if _, err := r.output(program, "manpage", "--directory", man); err != nil {
+	if _, err := r.ask(program, "manpage", "--directory", man); err != nil {
 		return fmt.Errorf("writing man pages: %w", err)
 	}
 	if err := compressAll(man); err != nil {
 		return err
 	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		script, err := r.output(program, "completion", shell)
+		script, err := r.ask(program, "completion", shell)
 		if err != nil {
 			return fmt.Errorf("writing the completion of %s: %w", shell, err)
 		}
@@ -58,15 +58,20 @@ func (r release) stageManuals(dir string) error {
 	return nil
 }
 
-// output runs the program. Its man pages have the date of SOURCE_DATE_EPOCH.
-func (r release) output(program string, args ...string) ([]byte, error) {
+// ask runs the program. Its man pages have the date of SOURCE_DATE_EPOCH.
+func (r release) ask(program string, args ...string) ([]byte, error) {
 	cmd := exec.Command(program, args...) //nolint:gosec // G204: the program that is released
 	cmd.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", r.Time.Unix()))
+	return output(cmd)
+}
+
+// output runs a command and returns what it says; what it complains of is part of the error.
+func output(cmd *exec.Cmd) ([]byte, error) {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s", err, bytes.TrimSpace(stderr.Bytes()))
+		return nil, fmt.Errorf("%w: %s%s", err, bytes.TrimSpace(stderr.Bytes()), bytes.TrimSpace(out))
 	}
 	return out, nil
 }
