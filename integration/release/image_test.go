@@ -2,6 +2,7 @@ package release_test
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,11 +101,12 @@ func TestTheImagesRootServesASynapse(t *testing.T) {
 	}
 	run(t, "mount", "-t", "proc", "proc", filepath.Join(root, "proc"))
 	run(t, "mount", "-o", "remount,bind,ro", root)
+	listen := freeAddress(t)
+	mountCaddyfile(t, root, listen)
 	if err := os.WriteFile(filepath.Join(root, "etc/try"), nil, 0o600); err == nil {
 		t.Fatal("the root isn't read-only")
 	}
 
-	// The port is fixed, so somebody else may have it.
 	words := append([]string{"--userspec=" + image.Config.User, root}, image.Config.Entrypoint...)
 	words = append(words, image.Config.Cmd...)
 	cmd := exec.Command("chroot", words...)
@@ -115,7 +117,7 @@ func TestTheImagesRootServesASynapse(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Stop)
-	const url = "http://127.0.0.1:8009"
+	url := "http://" + listen
 	if err := p.Ready(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}
@@ -132,4 +134,32 @@ func TestTheImagesRootServesASynapse(t *testing.T) {
 	if said := process.Tail(log, 200); strings.Contains(said, `"level":"error"`) {
 		t.Errorf("its log has errors:\n%s", said)
 	}
+}
+
+// mountCaddyfile mounts another Caddyfile, as admins do for options: here, for a free port.
+func mountCaddyfile(t *testing.T, root, listen string) {
+	t.Helper()
+	inside := filepath.Join(root, "etc/caddy-presence/Caddyfile")
+	text, err := os.ReadFile(inside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(mine, []byte(replaceOnce(t, string(text), ":8009", ":"+port)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mount", "--bind", mine, inside)
+}
+
+// replaceOnce replaces what must be there.
+func replaceOnce(t *testing.T, text, from, to string) string {
+	t.Helper()
+	if !strings.Contains(text, from) {
+		t.Fatalf("there is no %q in\n%s", from, text)
+	}
+	return strings.Replace(text, from, to, 1)
 }
