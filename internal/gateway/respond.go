@@ -309,7 +309,7 @@ func writeDone(w http.ResponseWriter, r *http.Request, o outcome) {
 func writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
 	seconds := (wait + time.Second - 1) / time.Second
 	milliseconds := (wait + time.Millisecond - 1) / time.Millisecond
-	w.Header().Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	w.Header().Set("Retry-After", decimal(int(seconds)))
 	writeMatrixError(w, r, http.StatusTooManyRequests, matrixError{
 		Errcode: "M_LIMIT_EXCEEDED", Error: "Too many presence requests", RetryAfterMS: int64(milliseconds),
 	})

@@ -103,7 +103,9 @@ func (g *Gateway) noteWriter(wr *writing, who owner) {
 		return
 	}
 	wr.UserID, wr.Own = who.userID, who.userID == wr.target
-	wr.Fingerprint = g.store.identities.DeviceOf(wr.credential, who.userID)
+	if wr.Own { // else it goes nowhere, and nothing is kept of it
+		wr.Fingerprint = g.store.identities.DeviceOf(wr.credential, who.userID)
+	}
 	wr.class = g.cfg.classOf(who.userID)
 	wr.Absorbs, wr.Coalesces = wr.class.Absorb, wr.class.Coalesce
 }
