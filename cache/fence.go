@@ -31,17 +31,17 @@ import (
 // drops a stored state of another.
 type fence struct {
 	generation uint64
-	writes     int    // in flight
-	settled    int64  // nothing that departs before is stored, unless it gives the proof
-	proof      proof  // that the write was applied, or the row holds, that made this generation
-	stamp      int64  // the highest of the rows
-	row        uint64 // the digest of the last row that came while a write was in flight
+	writes     int           // in flight
+	settled    int64         // nothing that departs before is stored, unless it gives the proof
+	proof      expectedState // that the write was applied, or the row holds, that made this generation
+	stamp      int64         // the highest of the rows
+	row        uint64        // the digest of the last row that came while a write was in flight
 }
 
 // raise voids the tickets that were given out.
 func (f *fence) raise() {
 	f.generation++
-	f.proof, f.row = proof{}, 0
+	f.proof, f.row = expectedState{}, 0
 }
 
 // fencesPerShard makes 16,384 fences in a large table, 56 bytes each. At 100 writes a
@@ -186,17 +186,17 @@ func (w Write) end(shard *stateShard, f *fence, now time.Time, settle time.Durat
 //	3 read:  shows the second write, and must not be stored
 //	1 write: is applied
 func (w Write) Acknowledge(body []byte, began, now time.Time, settle time.Duration) {
-	var shows proof
+	var expects expectedState
 	if settle > 0 || w.before != 0 {
-		shows = w.presence.proofOf(w.target, body, began)
+		expects = w.presence.expectedStateOf(w.target, body, began)
 	}
 	shard, f := w.presence.shardOf(w.target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	alone := f.generation == w.generation && w.presence.clock(began) >= w.alone && (f.row == 0 || f.row == shows.digest)
+	alone := f.generation == w.generation && w.presence.clock(began) >= w.alone && (f.row == 0 || f.row == expects.digest)
 	w.end(shard, f, now, settle)
 	if alone && settle > 0 {
-		f.proof = shows
+		f.proof = expects
 	}
-	w.endAwaiting(shard, shows.digest != 0 && shows.digest != w.before, now)
+	w.endAwaiting(shard, expects.digest != 0 && expects.digest != w.before, now)
 }

@@ -316,16 +316,16 @@ func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Ru
 		p.MarkUncached(ticket)
 		return false
 	}
-	var shows appearance
+	var observed observedState
 	if !ticket.settled {
 		if !p.provable(ticket) {
 			return false
 		}
-		shows = p.appearanceOf(ticket.target, answer, now)
+		observed = p.observedStateOf(ticket.target, answer, now)
 	}
 	kept := *answer
 	kept.Fields = p.fields.intern(answer.Fields)
-	return p.store(viewer, ticket, &state{answer: &kept, departed: ticket.departed, arrived: p.clock(now)}, rules.PerViewer, shows)
+	return p.store(viewer, ticket, &state{answer: &kept, departed: ticket.departed, arrived: p.clock(now)}, rules.PerViewer, observed)
 }
 
 // permit remembers that viewer may see the target of ticket.
@@ -340,7 +340,7 @@ func (p *Presence) permit(viewer string, ticket Ticket, rules *Rules) {
 // The mark goes as a state does, by time or by a write.
 func (p *Presence) MarkUncached(ticket Ticket) {
 	if ticket.settled {
-		p.store("", ticket, &state{departed: ticket.departed, uncached: true}, false, appearance{})
+		p.store("", ticket, &state{departed: ticket.departed, uncached: true}, false, observedState{})
 	}
 }
 
@@ -355,7 +355,7 @@ func (p *Presence) provable(ticket Ticket) bool {
 
 // store stores st unless a write or a later departure has overtaken it, or it departed
 // before all had settled and doesn't give the proof that the last write was applied.
-func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool, shows appearance) bool {
+func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool, observed observedState) bool {
 	shard, f := p.shardOf(ticket.target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -363,7 +363,7 @@ func (p *Presence) store(viewer string, ticket Ticket, st *state, perViewer bool
 		return false
 	}
 	// There is a proof from the end of a write until another begins, and it departed since.
-	if !ticket.settled && !f.proof.given(shows) {
+	if !ticket.settled && !f.proof.matches(observed) {
 		return false
 	}
 	key := stateKey{target: strings.Clone(ticket.target)}

@@ -11,22 +11,22 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
 )
 
-// proof is what an answer must show for a write to have been applied. The zero proof
+// expectedState is what an answer must show for a write to have been applied. The zero one
 // is none that any answer gives.
-type proof struct {
+type expectedState struct {
 	digest uint64 // of the target and what is shown of them
 	since  int64  // on the table's clock: no activity before this shows the write
 }
 
-// appearance is what an answer shows. The zero appearance proves nothing.
-type appearance struct {
-	digest uint64 // as that of a proof
+// observedState is what an answer shows. The zero one proves nothing.
+type observedState struct {
+	digest uint64 // as that of an expectedState
 	active int64  // on the table's clock: the latest that the target's last activity may have been
 }
 
-// given tells that an answer's appearance proves it.
-func (p proof) given(a appearance) bool {
-	return p.digest != 0 && p.digest == a.digest && a.active >= p.since
+// matches tells that what an answer shows proves that the write was applied.
+func (e expectedState) matches(o observedState) bool {
+	return e.digest != 0 && e.digest == o.digest && o.active >= e.since
 }
 
 // shown is what everybody can see of a presence that was written.
@@ -36,26 +36,26 @@ type shown struct {
 
 func (p *Presence) digest(s shown) uint64 { return maphash.Comparable(p.seed, s) }
 
-// proofOf returns what will show that a write of this body was applied, which began by then,
+// expectedStateOf returns what will show that a write of this body was applied, which began by then,
 // or none if the body isn't clear about that.
 //
 // Homeservers differ in what a write without a status_msg makes of the one before (Synapse
 // clears it, Dendrite keeps it). An answer without one shows that either way.
-func (p *Presence) proofOf(target string, body []byte, began time.Time) proof {
+func (p *Presence) expectedStateOf(target string, body []byte, began time.Time) expectedState {
 	s, _, ok := parseShown(target, string(body))
 	if !ok {
-		return proof{}
+		return expectedState{}
 	}
-	return proof{digest: p.digest(s), since: p.clock(began)}
+	return expectedState{digest: p.digest(s), since: p.clock(began)}
 }
 
-// appearanceOf returns what an answer shows that had come by now.
-func (p *Presence) appearanceOf(target string, answer *Answer, now time.Time) appearance {
+// observedStateOf returns what an answer shows that had come by now.
+func (p *Presence) observedStateOf(target string, answer *Answer, now time.Time) observedState {
 	s, tellsActive, ok := parseShown(target, answer.Body)
 	if !ok {
-		return appearance{}
+		return observedState{}
 	}
-	a := appearance{digest: p.digest(s), active: math.MaxInt64}
+	a := observedState{digest: p.digest(s), active: math.MaxInt64}
 	// A write is an activity, so that an older one is from before the write. Not where other
 	// states than online and busy are none, as on Synapse, which doesn't say
 	// currently_active of them; Dendrite says it of all.

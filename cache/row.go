@@ -83,7 +83,7 @@ func (p *Presence) Apply(row Row, now time.Time, settle time.Duration) RowResult
 	default:
 		f.raise()
 		f.settled = max(f.settled, at+int64(settle))
-		f.proof = proof{digest: shows, since: math.MinInt64}
+		f.proof = expectedState{digest: shows, since: math.MinInt64}
 	}
 	switch {
 	case !kept:

@@ -59,7 +59,7 @@ var fed = []mutant{
 	{
 		name:   "a write is believed whatever the feed says meanwhile",
 		effect: "an answer from between two changes is stored",
-		edits:  []edit{{fence, " && (f.row == 0 || f.row == shows.digest)", ""}},
+		edits:  []edit{{fence, " && (f.row == 0 || f.row == expects.digest)", ""}},
 		unit:   "cache TestRowOfAnotherChangeEndsTheProofOfAWrite", why: noFeed,
 	},
 	{

@@ -129,7 +129,7 @@ var guards = []mutant{
 		name:   "no question whether a state may be stored",
 		effect: "one that was read under a write is",
 		edits: []edit{
-			{tables, "if !ticket.settled && !f.proof.given(shows) {", "if false {"},
+			{tables, "if !ticket.settled && !f.proof.matches(observed) {", "if false {"},
 			{tables, "if !p.provable(ticket) {", "if false {"},
 		},
 		scenario: "at-once",
@@ -144,7 +144,7 @@ var guards = []mutant{
 	{
 		name:     "no question whether a state shows the last write",
 		effect:   "an answer from before it was applied is stored",
-		edits:    []edit{{tables, "if !ticket.settled && !f.proof.given(shows) {", "if f.writes > 0 {"}},
+		edits:    []edit{{tables, "if !ticket.settled && !f.proof.matches(observed) {", "if f.writes > 0 {"}},
 		scenario: "late",
 	},
 	{

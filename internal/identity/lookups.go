@@ -8,9 +8,9 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
-// Lookups are the questions on whose behalf credentials act that are under way. Of several about
-// one credential one is asked, and the others share its answer A. O is where a question comes from,
-// as far as the way to the homeserver may depend on it.
+// Lookups are the whoami requests that are under way. One is sent for each credential, and all who
+// ask about that share its answer A. O is where a question comes from, as far as the way to the
+// homeserver may depend on it.
 type Lookups[O comparable, A Answer] struct {
 	table *Table
 	now   func() time.Time
@@ -69,8 +69,8 @@ func NewLookups[O comparable, A Answer](t *Table, now func() time.Time, panicked
 	})}
 }
 
-// Ask asks a question, or waits for another's answer to the same until gone. What another has asked
-// for is good only if nothing has been revoked since.
+// Ask asks a question, or waits for another's answer to the same until gone. Another's answer is
+// good only if nothing has been revoked since.
 func (l *Lookups[O, A]) Ask(q Question[O, A], gone <-chan struct{}) (answer A, err error) {
 	end := time.Now().Add(q.Timeout)
 	under := l.table.Begin(q.Credential)
