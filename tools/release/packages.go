@@ -16,6 +16,9 @@ import (
 // formats are the packages that are made.
 var formats = []string{"deb", "rpm", "apk"}
 
+// scripts are those that run when a package comes or goes.
+var scripts = []string{"postinstall.sh", "preremove.sh", "postremove.sh"}
+
 // packages makes a package of each format for each architecture, as
 // contrib/package/nfpm.yaml says.
 func (r release) packages() error {
@@ -51,7 +54,7 @@ func (r release) pack(stage, arch, format string) error {
 	}
 	info.MTime = r.Time
 	for _, script := range []*string{&info.Scripts.PostInstall, &info.Scripts.PreRemove, &info.Scripts.PostRemove} {
-		*script = filepath.Join(r.Root, *script)
+		*script = filepath.Join(stage, "scripts", filepath.Base(*script))
 	}
 	for _, content := range info.Contents {
 		if content.Source != "" && !filepath.IsAbs(content.Source) {

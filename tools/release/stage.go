@@ -14,12 +14,18 @@ import (
 )
 
 // stage lays out in a folder what packages hold besides the files of contrib/package: the
-// program, its man pages and completions, documentation and licences. The program of this
+// program, its man pages and completions, documentation and licences. The packages' scripts
+// are there too, since an apk takes over the times of their files. The program of this
 // machine's architecture writes man pages and completions, for all architectures the same.
 func (r release) stage(dir, arch string) error {
 	program := filepath.Join(dir, "caddy-presence")
 	if err := copyFile(r.binary(arch), program, 0o755); err != nil {
 		return err
+	}
+	for _, script := range scripts {
+		if err := copyFile(filepath.Join(r.Root, "contrib/package/scripts", script), filepath.Join(dir, "scripts", script), 0o755); err != nil {
+			return err
+		}
 	}
 	if err := r.stageManuals(dir); err != nil {
 		return err
