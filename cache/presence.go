@@ -199,6 +199,9 @@ type Found struct {
 	// the viewer may be served what anybody's request brings.
 	Permitted bool
 
+	// ByRoom tells that the viewer is permitted by a room, see [Rules.Rooms], and by nothing else.
+	ByRoom bool
+
 	// Answer is that of a Hit, or for a Miss one that may be served if the
 	// homeserver can't be reached, or nil.
 	Answer *Answer
@@ -227,7 +230,7 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 		st = nil
 	}
 
-	allowed, refused := p.permission(viewer, target, rules, at)
+	allowed, refused, byRoom := p.permission(viewer, target, rules, at)
 	switch {
 	case refused != nil:
 		if refused.denial == nil || refused.overtaken(found.Ticket.generation) {
@@ -242,8 +245,12 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 	case allowed == never:
 		return found
 	}
-	permitted := p.permissionTTL(allowed, rules) - since(at, allowed)
-	found.Permitted = permitted > 0
+	lasts := p.permissionTTL(allowed, rules)
+	if byRoom {
+		lasts = rules.TTL
+	}
+	permitted := lasts - since(at, allowed)
+	found.Permitted, found.ByRoom = permitted > 0, byRoom
 	if st == nil || st.answer == nil {
 		return found
 	}
@@ -263,9 +270,9 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 	return found
 }
 
-// permission returns when the viewer was allowed to see the target, or never, and what is known of
-// a denial that came later. What a membership has ended is not known any more.
-func (p *Presence) permission(viewer, target string, rules *Rules, at int64) (allowed int64, refused *denied) {
+// permission returns when the viewer was allowed to see the target, or never, whether that is by a
+// room, and what is known of a denial that came later. What a membership has ended is not known any more.
+func (p *Presence) permission(viewer, target string, rules *Rules, at int64) (allowed int64, refused *denied, byRoom bool) {
 	if allowed, refused = p.permissions.lookup(viewer, target); refused != nil {
 		if !p.memberships.hold(viewer, target, refused.departed) {
 			refused = nil
@@ -275,13 +282,13 @@ func (p *Presence) permission(viewer, target string, rules *Rules, at int64) (al
 	}
 	fresh := at - int64(rules.TTL) + 1
 	if !rules.Rooms || allowed >= fresh {
-		return allowed, refused
+		return allowed, refused, false
 	}
-	byRoom := p.rooms.lookup(viewer, target, fresh, p.listedSince(viewer, target, at, rules))
-	if byRoom > allowed && (refused == nil || byRoom > refused.departed) {
-		return byRoom, nil
+	listed := p.rooms.lookup(viewer, target, fresh, p.listedSince(viewer, target, at, rules))
+	if listed > allowed && (refused == nil || listed > refused.departed) {
+		return listed, nil, true
 	}
-	return allowed, refused
+	return allowed, refused, false
 }
 
 // since returns the time from a departure to now. A reader may have looked at the

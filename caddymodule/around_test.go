@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -268,6 +269,58 @@ func TestSuccessOfTheSitePermitsNothing(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A site may answer what the module learns from with words of its own: lists of members for a
+// landing page, or a login of another service's. The homeserver has said nothing then.
+func TestAnswersOfTheSiteTeachNothing(t *testing.T) {
+	const list = "/_matrix/client/v3/rooms/!r:example.com/joined_members"
+	users := make([]string, 12)
+	for i := range users {
+		users[i] = fmt.Sprintf("@user%d:example.com", i)
+	}
+	members := `{"joined":{"` + strings.Join(append(slices.Clone(users), bob, carol), `":{},"`) + `":{}}}`
+	site := "header Content-Type application/json\nrespond `" + members + "` 200"
+	for name, directives := range map[string]string{
+		"respond":         "@list path */joined_members\nroute @list {\n" + site + "\n}\nreverse_proxy UPSTREAM",
+		"handle_response": "reverse_proxy UPSTREAM {\n@list {\nstatus 404\n}\nhandle_response @list {\n" + site + "\n}\n}",
+		"the homeserver":  "reverse_proxy UPSTREAM",
+	} {
+		t.Run(name, func(t *testing.T) {
+			hs := scripted.New()
+			for _, user := range users {
+				hs.Hidden[carol+" "+user] = true
+			}
+			hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if !strings.HasSuffix(r.URL.Path, "members") {
+					return false, nil
+				}
+				if name == "handle_response" {
+					answer(w, 404, `{"errcode":"M_NOT_FOUND","error":"x"}`)
+				} else {
+					answer(w, 200, members)
+				}
+				return true, nil
+			})
+			front := newSite(t, hs, "route /_matrix/* {\nmatrix_presence {\nhomeserver synapse\n}\n"+directives+"\n}")
+			for _, token := range []string{"bob-token", "carol-token"} {
+				ask(front, request("GET", "http://example.com:9"+statusPath(bob), token, "")) // who it is is known
+				if body := bodyOf(ask(front, request("GET", "http://example.com:9"+list, token, ""))); body != members {
+					t.Fatalf("the list is %s", body)
+				}
+			}
+			for _, user := range users {
+				ask(front, request("GET", "http://example.com:9"+statusPath(user), "bob-token", ""))
+			}
+			want := http.StatusForbidden
+			if name == "the homeserver" {
+				want = http.StatusOK // it has said so, and would refuse it only since
+			}
+			if resp := ask(front, request("GET", "http://example.com:9"+statusPath(users[0]), "carol-token", "")); resp.StatusCode != want {
+				t.Errorf("carol gets %d %s, want %d", resp.StatusCode, bodyOf(resp), want)
+			}
+		})
 	}
 }
 

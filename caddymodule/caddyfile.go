@@ -69,6 +69,11 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	        settle         <duration>
 //	        per_viewer
 //	    }
+//	    learn on | off
+//	    learn {
+//	        members       <n>
+//	        exclude_rooms <room ID...>
+//	    }
 //	    identity {
 //	        tokens         <n>
 //	        ttl            <duration>
@@ -110,6 +115,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"homeserver":      func() error { return parseString(d, &h.Homeserver) },
 		"preflight":       func() error { return parseString(d, &h.Preflight) },
 		"cache":           func() error { return h.parseCache(d) },
+		"learn":           func() error { return h.parseLearn(d) },
 		"identity":        func() error { return h.parseIdentity(d) },
 		"feed":            func() error { return h.parseFeed(d) },
 		"max_body":        func() error { return parseSize(d, &h.MaxBody) },
@@ -218,6 +224,30 @@ func (h *Handler) parseCache(d *caddyfile.Dispenser) error {
 		"stale_if_error": func() error { return parseDuration(d, &c.StaleIfError, "a time above 0, or leave the option out") },
 		"settle":         func() error { return parseOptionalDuration(d, &c.Settle) },
 		"per_viewer":     func() error { return parseFlag(d, &c.PerViewer) },
+	})
+}
+
+func (h *Handler) parseLearn(d *caddyfile.Dispenser) error {
+	l := new(Learn)
+	h.Learn = l
+	if d.NextArg() {
+		if d.Val() != "on" && d.Val() != "off" {
+			return d.Errf("parsing learn: expected 'on', 'off' or a block, not '%s'", d.Val())
+		}
+		l.Off = d.Val() == "off"
+		if err := parseNoArg(d, "nothing more"); err != nil {
+			return err
+		}
+		if l.Off && d.NextBlock(d.Nesting()) {
+			return d.Errf("parsing learn: what is off has no options: leave out 'off', or '%s' and the block", d.Val())
+		}
+	}
+	if l.Off {
+		return nil
+	}
+	return parseBlock(d, d.Nesting(), nil, map[string]func() error{
+		"members":       func() error { return parseNumber(d, &l.Members) },
+		"exclude_rooms": func() error { return parseList(d, &l.ExcludeRooms) },
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -106,6 +107,21 @@ type Cache struct {
 	// PerViewer keeps a state of its own for each viewer. It is for a homeserver
 	// that shapes the body by who reads it; Synapse, Dendrite and tuwunel don't.
 	PerViewer bool `json:"per_viewer,omitempty"`
+}
+
+// Learn configures what is learned from answers that pass by.
+type Learn struct {
+	// Off learns nothing. Nothing else may be given with it.
+	Off bool `json:"off,omitempty"`
+
+	// Members is for how many users it is kept which rooms they are joined to, by lists of members
+	// that passed by, about 250 bytes each. Those who were listed first go first. Default: 100000.
+	Members int `json:"members,omitempty"`
+
+	// ExcludeRooms are the IDs of rooms by which the homeserver shows no presence: on Synapse those of
+	// exclude_rooms_from_presence. If one is left out here, its members may see each other's presence
+	// until the homeserver refuses the first of them.
+	ExcludeRooms []string `json:"exclude_rooms,omitempty"`
 }
 
 // Identity configures what is remembered of whose access token is whose.
@@ -204,6 +220,9 @@ func (h *Handler) settings() (*gateway.Settings, error) {
 	if err := setCache(s, h.Cache); err != nil {
 		return nil, fmt.Errorf("checking cache: %w", err)
 	}
+	if err := setLearn(s, h.Learn, h.Cache); err != nil {
+		return nil, fmt.Errorf("checking learn: %w", err)
+	}
 	if err := setIdentity(s, h.Identity); err != nil {
 		return nil, fmt.Errorf("checking identity: %w", err)
 	}
@@ -279,6 +298,25 @@ func setCache(s *gateway.Settings, c *Cache) error {
 		setDuration("stale_if_error", &s.Rules.StaleIfError, unlessZero(c.StaleIfError)),
 		setDuration("settle", &s.Settle, c.Settle),
 	)
+}
+
+func setLearn(s *gateway.Settings, l *Learn, c *Cache) error {
+	if l == nil {
+		return nil
+	}
+	if !l.Off && c != nil && (c.Off || c.PerViewer) {
+		return blame("learn", "it has no effect with a cache that is off or per_viewer")
+	}
+	if s.Learn = !l.Off; l.Off && (l.Members != 0 || len(l.ExcludeRooms) > 0) {
+		return blame("learn", "one that is off takes no options")
+	}
+	for _, roomID := range l.ExcludeRooms {
+		if !matrix.IsRoomID(roomID) {
+			return blame("learn", "exclude_rooms takes room IDs, such as !abc:example.com, not '%s'", roomID)
+		}
+	}
+	s.ExcludeRooms = l.ExcludeRooms
+	return setNumber("members", &s.Sizes.Rooms, l.Members)
 }
 
 func setIdentity(s *gateway.Settings, i *Identity) error {

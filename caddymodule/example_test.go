@@ -56,11 +56,11 @@ func TestExampleShowsEveryOptionWithItsDefault(t *testing.T) {
 	if !ok {
 		t.Fatal("no matrix_presence block")
 	}
-	absent := []string{"exempt", "name", "stale_if_error", "per_viewer", "presence_values"}
+	absent := []string{"exempt", "name", "stale_if_error", "per_viewer", "presence_values", "exclude_rooms"}
 
 	options := []string{
 		"write_limit", "read_limit", "exempt", "name", "states", "permissions", "ttl", "forbidden_ttl",
-		"stale_if_error", "settle", "per_viewer", "tokens", "rejected_ttl", "rejected_limit", "timeout", "max_body", "presence_values",
+		"stale_if_error", "settle", "per_viewer", "members", "exclude_rooms", "tokens", "rejected_ttl", "rejected_limit", "timeout", "max_body", "presence_values",
 	}
 	shown := make(map[string]bool)
 	directive := "matrix_presence {\n"
@@ -108,7 +108,7 @@ func TestAllOptionsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, options := range []any{Handler{}, Cache{}, Identity{}, Coalesce{}, Class{}} {
+	for _, options := range []any{Handler{}, Cache{}, Learn{}, Identity{}, Coalesce{}, Class{}} {
 		for _, field := range reflect.VisibleFields(reflect.TypeOf(options)) {
 			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if name == "classes" { // which stand one by one in a Caddyfile

@@ -155,6 +155,11 @@ type Handler struct {
 	// Cache configures what is remembered of answers to reads.
 	Cache *Cache `json:"cache,omitempty"`
 
+	// Learn configures what is learned from answers that pass by: who may see whom, from lists of a
+	// room's members and from syncs, and whose an access token is. They pass as they come. Nothing is
+	// learned of who may see whom until it is known which homeserver it is.
+	Learn *Learn `json:"learn,omitempty"`
+
 	// Identity configures what is remembered of whose access token is whose.
 	Identity *Identity `json:"identity,omitempty"`
 

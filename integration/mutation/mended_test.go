@@ -264,7 +264,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a login ends nothing",
 			effect: "the token that a device had before is still readable",
-			edits:  []edit{{"internal/gateway/revoke.go", "nothing, g.learnIssued(true, nil)}", "nothing, g.learnIssued(false, nil)}"}},
+			edits:  []edit{{"internal/gateway/revoke.go", "nothing, g.learnIssued(r, true, nil)}", "nothing, g.learnIssued(r, false, nil)}"}},
 			unit:   "internal/gateway TestLoginEndsTheTokenThatItsDeviceHad",
 			seeds:  20, more: likely + ";profile=default;handlers=none;head=plain;pause=5ms;homeserver=dendrite;route=login;what about=anything;who=alice;device=PHONE;step=call;step=again;which=0",
 			law: "a state for a token that is nobody's",
@@ -280,7 +280,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a refresh ends nothing",
 			effect: "so is one that was refreshed",
-			edits:  []edit{{"internal/gateway/revoke.go", "return ending{func(http.Header) { both() }, both, g.learnIssued(false, named)}", "return ending{func(http.Header) {}, both, nil}"}},
+			edits:  []edit{{"internal/gateway/revoke.go", "return ending{func(http.Header) { both() }, both, g.learnIssued(r, false, named)}", "return ending{func(http.Header) {}, both, nil}"}},
 			unit:   "internal/gateway TestRefreshAndRevocationByName",
 			seeds:  20, more: likely + ";profile=default;handlers=none;head=plain;pause=5ms;homeserver=synapse;route=refresh;what about=anything;who=alice;device=PHONE;step=call;step=again;which=0",
 			law: "a state for a token that is nobody's",

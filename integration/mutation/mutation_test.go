@@ -40,16 +40,25 @@ var (
 // said to be: whoever changes a guard, or moves a test, learns at once which mutant to change with it.
 func TestMutantsApply(t *testing.T) {
 	root := repository(t)
+	for _, m := range learned {
+		m.why = "the world's clients get no lists"
+		checkMutant(t, &m, root)
+	}
 	for _, m := range slices.Concat(guards, slices.Concat(slices.Collect(maps.Values(mended))...)) {
-		if _, err := overlay(&m, root, t.TempDir()); err != nil {
-			t.Errorf("%s: %v", m.name, err)
-		}
-		if m.scenario == "" && (m.unit == "" || (m.seeds == 0) != (m.why != "")) {
-			t.Errorf("%s: nothing is said of what catches it, or why the world doesn't", m.name)
-		}
-		if m.unit != "" && !hasTest(t, root, m.unit) {
-			t.Errorf("%s: there is no test %s any more", m.name, m.unit)
-		}
+		checkMutant(t, &m, root)
+	}
+}
+
+func checkMutant(t *testing.T, m *mutant, root string) {
+	t.Helper()
+	if _, err := overlay(m, root, t.TempDir()); err != nil {
+		t.Errorf("%s: %v", m.name, err)
+	}
+	if m.scenario == "" && (m.unit == "" || (m.seeds == 0) != (m.why != "")) {
+		t.Errorf("%s: nothing is said of what catches it, or why the world doesn't", m.name)
+	}
+	if m.unit != "" && !hasTest(t, root, m.unit) {
+		t.Errorf("%s: there is no test %s any more", m.name, m.unit)
 	}
 }
 

@@ -19,6 +19,8 @@ type counters struct {
 	lookups  [lookupCount]atomic.Uint64
 
 	syncWrites [devices.SyncVerdicts]atomic.Uint64
+	learned    [learnedCount]atomic.Uint64
+	byRoom     atomic.Uint64 // reads that were answered from memory because of a room
 
 	latency [reasonCount]Observer // of all but sync, which waits for news
 }
@@ -85,6 +87,19 @@ var deliveryNames = [pending.Results]string{
 	pending.Delivered: "delivered", pending.Superseded: "superseded", pending.Overtaken: "overtaken",
 	pending.Dropped: "dropped", pending.Lost: "lost",
 }
+
+// learned is what an answer that passed by has taught.
+type learned int
+
+const (
+	learnedList     learned = iota // who is joined to a room
+	learnedPresence                // by a sync: that its user may see another
+	learnedChange                  // likewise: that what was kept of the other is no longer true
+	learnedIdentity                // whose a token is, or still is
+	learnedCount
+)
+
+var learnedNames = [learnedCount]string{"list", "presence", "change", "identity"}
 
 // departure is a request that is on its way to the homeserver.
 type departure struct {

@@ -9,6 +9,8 @@
 //   - read.go: a GET of a presence; write.go: a PUT; observe.go: both in mode observe;
 //   - sync.go: a sync that sets a presence; preflight.go: an OPTIONS;
 //   - revoke.go: requests by which tokens end;
+//   - learn.go: what is learned from answers while they pass, by hearer.go; batches.go: which syncs may
+//     be answered again; membership.go: requests by which memberships change;
 //   - stray.go: a handler that stands in the wrong place, and says so;
 //   - protocol.go: what a request is, whatever protocol brought it; body.go: its body.
 //

@@ -158,7 +158,7 @@ func (g *Gateway) sendFetch(request subrequest, who reader, timeout time.Duratio
 // remember keeps what an answer says, and reports whether it was stored. The answer is
 // nil if it isn't a presence.
 func (g *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse) (answer *cache.Answer, stored bool) {
-	presence, rules := g.store.presence, &g.cfg.Rules
+	presence, rules := g.store.presence, g.rules()
 	switch {
 	case result.large:
 		// Of an error there is nothing to keep, of any size.
@@ -189,6 +189,9 @@ func (g *Gateway) remember(ticket cache.Ticket, who reader, result *subresponse)
 		errcode := result.matrixError()
 		if errcode == "" || errcode == "M_UNRECOGNIZED" || variesByClient(result.header) {
 			break
+		}
+		if errcode == "M_FORBIDDEN" {
+			g.roomRefused(presence.RoomRefused(who.viewer, ticket, rules))
 		}
 		return nil, presence.Deny(who.viewer, ticket, &cache.Denial{
 			Status: result.status, Body: string(result.body), Fields: keptList(result.header),

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
 )
@@ -14,6 +15,7 @@ import (
 // [Store], which other gateways may share and which outlives it.
 type Gateway struct {
 	tenant
+	byRoom  cache.Rules // those of cfg, with permissions by rooms
 	server  Server
 	waiting *pending.Source // its writes that wait
 
@@ -28,8 +30,10 @@ type Gateway struct {
 
 // NewGateway returns a gateway in a web server, at a site whose handlers name these fields.
 func NewGateway(set *Settings, m *Store, server Server, fields *SiteFields, logger *slog.Logger) *Gateway {
+	byRoom := set.Rules
+	byRoom.Rooms = true
 	return &Gateway{
-		tenant: tenant{cfg: set, store: m, logger: logger}, server: server, waiting: m.pendings.NewSource(set.Coalesce),
+		tenant: tenant{cfg: set, store: m, logger: logger}, byRoom: byRoom, server: server, waiting: m.pendings.NewSource(set.Coalesce),
 		site: fields, siteNames: fields.Names(),
 	}
 }
@@ -94,11 +98,27 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, next Next) error
 			return g.serveRead(w, r, next, route)
 		}
 	}
+	if g.learns() {
+		var done func()
+		if w, done = g.overhear(w, r, next, method); done != nil {
+			defer done()
+		}
+	}
 	if g.watchesSyncs() {
 		if route, ok := syncRoute(r); ok {
 			return g.serveSync(w, r, next, route)
 		}
 	}
+	if change, ok := matrix.ParseMembershipChange(method, r.URL.EscapedPath()); ok {
+		return g.serveMembership(w, r, next, change)
+	}
+	return g.serveOther(w, r, next)
+}
+
+// serveOther passes on a request that isn't about presence, and looks at what may end what is
+// remembered.
+func (g *Gateway) serveOther(w http.ResponseWriter, r *http.Request, next Next) error {
+	method := methodOf(r)
 	if g.watchesActivity() && matrix.IsActivity(method, r.URL.EscapedPath()) {
 		return g.serveActivity(w, r, next)
 	}

@@ -43,6 +43,14 @@ var (
 		Name: "lookups_total", Labels: []string{"result"},
 		Help: "Lookups of access tokens that were not in memory (whoami), by result.",
 	}
+	learnedMetric = &Metric{
+		Name: "learned_total", Labels: []string{"what"},
+		Help: "What answers that passed by have taught, by what that is.",
+	}
+	byRoomMetric = &Metric{
+		Name: "room_hits_total",
+		Help: "Hits that rest on a list of a room's members that passed by.",
+	}
 	deliveriesMetric = &Metric{
 		Name: "deliveries_total", Labels: []string{"result"},
 		Help: "Writes that were answered 200 and had to wait, by what became of them.",
@@ -83,7 +91,7 @@ var (
 
 // Metrics are all of them.
 var Metrics = []*Metric{
-	requestsMetric, outcomesMetric, observedMetric, upstreamMetric, savedMetric, syncWritesMetric, lookupsMetric, deliveriesMetric,
+	requestsMetric, outcomesMetric, observedMetric, upstreamMetric, savedMetric, syncWritesMetric, lookupsMetric, learnedMetric, byRoomMetric, deliveriesMetric,
 	pendingMetric, entriesMetric, evictionsMetric, overflowMetric,
 	feedsMetric, feedLinesMetric, feedLossesMetric, feedPresenceMetric,
 }
@@ -128,6 +136,10 @@ func (m *Store) sampleCounters(yield func(metric *Metric, value float64, labels 
 	for result, resultName := range lookupNames {
 		counter(lookupsMetric, c.lookups[result].Load(), resultName)
 	}
+	for what, name := range learnedNames {
+		counter(learnedMetric, c.learned[what].Load(), name)
+	}
+	counter(byRoomMetric, c.byRoom.Load())
 	for reason, reasonName := range ReasonNames {
 		counter(upstreamMetric, c.upstream[reason].Load(), reasonName)
 	}
@@ -144,6 +156,8 @@ func (m *Store) sampleTables(yield func(metric *Metric, value float64, labels ..
 	entries("states", states)
 	entries("permissions", permissions)
 	entries("refusals", refusals)
+	listed, evictedListed := m.presence.Rooms()
+	entries("room_members", listed)
 	identities, unknown := m.identities.Len()
 	entries("identities", identities)
 	entries("rejections", unknown)
@@ -161,6 +175,7 @@ func (m *Store) sampleTables(yield func(metric *Metric, value float64, labels ..
 	evictions("states", evictedStates)
 	evictions("permissions", evictedPermissions)
 	evictions("refusals", evictedRefusals)
+	evictions("room_members", evictedListed)
 	evictedIdentities, evictedUnknown := m.identities.Evicted()
 	evictions("identities", evictedIdentities)
 	evictions("rejections", evictedUnknown)

@@ -34,6 +34,8 @@ type options struct {
 	Identity                         *identifying
 	MaxBody                          int64
 	PresenceValues                   []string
+	LearnOff                         bool
+	ExcludeRooms                     []string
 }
 
 type rate struct {
@@ -79,7 +81,7 @@ func (o *options) settings(t testing.TB) *Settings {
 	s := Defaults()
 	s.Observe, s.Preflight = o.Mode == "observe", o.Preflight == "local"
 	s.SyncPresence, s.Dialect = SyncModes[o.SyncPresence], Dialects[o.Homeserver]
-	s.PresenceValues = o.PresenceValues
+	s.PresenceValues, s.Learn, s.ExcludeRooms = o.PresenceValues, !o.LearnOff, o.ExcludeRooms
 	set(&s.Refresh, o.Refresh)
 	set(&s.MaxBody, o.MaxBody)
 	if o.Coalesce != nil {

@@ -273,6 +273,9 @@ func (g *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 	case policy.ReadPassOrigin:
 		return g.bypass(g.store.unlearnOrigins(w), r, next, detail)
 	case policy.ReadAnswer:
+		if rd.found.ByRoom {
+			g.store.counters.byRoom.Add(1)
+		}
 		writeFound(w, r, &rd.found)
 	case policy.ReadAnswerStale:
 		writeKept(w, r, http.StatusOK, rd.found.Answer.Fields, statusHit(rd.found.Fresh)+"; detail=stale-if-error",
@@ -384,7 +387,7 @@ func writeFetched(w http.ResponseWriter, r *http.Request, result *fetched, own b
 }
 
 func (g *Gateway) lookup(who reader, now time.Time) cache.Found {
-	return g.store.presence.Lookup(who.viewer, who.target, &g.cfg.Rules, now)
+	return g.store.presence.Lookup(who.viewer, who.target, g.rules(), now)
 }
 
 // writeFound answers a read with a hit.

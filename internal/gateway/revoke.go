@@ -142,17 +142,17 @@ func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revo
 			}
 		}, nothing, nil}
 	case matrix.RevokesByLogin:
-		return ending{func(http.Header) {}, nothing, g.learnIssued(true, nil)}
+		return ending{func(http.Header) {}, nothing, g.learnIssued(r, true, nil)}
 	case matrix.RevokesByRefresh:
 		named := namedTokens(r, "refresh_token")
 		both := func() { doubt(); g.doubtNamed(named()) }
-		return ending{func(http.Header) { both() }, both, g.learnIssued(false, named)}
+		return ending{func(http.Header) { both() }, both, g.learnIssued(r, false, named)}
 	case matrix.RevokesNamed:
 		named := namedTokens(r, "token")
 		end := func() { g.doubtNamed(named()) }
 		return ending{func(http.Header) { end() }, end, nil}
 	default: // matrix.Registers
-		return ending{func(http.Header) {}, nothing, g.learnIssued(false, nil)}
+		return ending{func(http.Header) {}, nothing, g.learnIssued(r, false, nil)}
 	}
 }
 
@@ -328,7 +328,8 @@ func (s *sender) end() {
 // learnIssued returns what is to be learned from an answer that gives an access token out:
 // with which refresh token, by the use of which, and to whom. If it is a login, that one's other
 // tokens may have ended by it.
-func (g *Gateway) learnIssued(login bool, used func() []string) func(answer *subresponse) {
+func (g *Gateway) learnIssued(r *http.Request, login bool, used func() []string) func(answer *subresponse) {
+	teach := g.learnsIssued(r)
 	return func(answer *subresponse) {
 		var issued struct {
 			UserID       string `json:"user_id"`
@@ -339,13 +340,13 @@ func (g *Gateway) learnIssued(login bool, used func() []string) func(answer *sub
 			return
 		}
 		identities := g.store.identities
-		if login && issued.UserID != "" {
-			g.store.revokeUser(issued.UserID) // one of whose devices it may have taken over
+		revokes := ""
+		if login {
+			revokes = issued.UserID // one of whose devices it may have taken over
 		}
-		if issued.AccessToken == "" {
+		if teach(answer.status, issued.UserID, issued.AccessToken, revokes); issued.AccessToken == "" {
 			return
 		}
-		identities.IssuedTo(issued.UserID, issued.AccessToken)
 		if used != nil {
 			identities.Issued(issued.AccessToken, issued.RefreshToken, used()...)
 		} else if issued.RefreshToken != "" {

@@ -30,6 +30,11 @@ type Settings struct {
 	Dialect      dialect
 	Preflight    bool // answered here
 
+	// Learn has answers read while they pass; see learn.go. What lists of the rooms in ExcludeRooms
+	// say permits nothing.
+	Learn        bool
+	ExcludeRooms []string
+
 	Cached bool
 	Rules  cache.Rules
 	Settle time.Duration
@@ -82,6 +87,7 @@ func Defaults() *Settings {
 			MaxAge: time.Minute,
 		},
 		Cached: true,
+		Learn:  true,
 		Rules: cache.Rules{
 			// Synapse itself takes as long to notice that a user has gone offline.
 			TTL: defaultTTL,
@@ -98,6 +104,8 @@ func Defaults() *Settings {
 			Permissions: 1_000_000,
 			// As many as states: a token for each user.
 			Tokens: defaultStates,
+			// As many as states, some 250 B each.
+			Rooms: defaultStates,
 		},
 		Lifetimes: identity.Lifetimes{
 			// As long as Synapse trusts a token that its authentication service has
@@ -138,7 +146,10 @@ func (s *Settings) Complete() {
 }
 
 // Sizes are those of the tables in a memory.
-type Sizes struct{ States, Permissions, Tokens int }
+type Sizes struct {
+	States, Permissions, Tokens int
+	Rooms                       int // users that are known by the rooms which they are in
+}
 
 // Class is what applies to a user.
 type Class struct {
@@ -166,6 +177,9 @@ func (s *Settings) classOf(userID string) *Class {
 	}
 	return s.Everybody
 }
+
+// excludesRoom tells of a room that it permits nothing.
+func (s *Settings) excludesRoom(roomID string) bool { return slices.Contains(s.ExcludeRooms, roomID) }
 
 // watchesSyncs tells whether syncs are looked at: to change them, or because a repeat of
 // a write is none if a sync came between.

@@ -48,10 +48,13 @@ type Store struct {
 	host   goodHost
 	echoes atomic.Bool // see learnOrigins
 	losses lossLog
+	// refusedRooms lets a line about a room that counts no more into the log.
+	refusedRooms logInterval
 	// rateHint is the hint about Synapse's rc_presence.
 	rateHint sync.Once
 
 	counters *counters
+	batches  *batches // of which syncs have asked for news
 	// learning has a place for each request whose sender is asked for behind its client's
 	// back, confirming for each of which the homeserver has said that it is somebody's.
 	learning, confirming *fairqueue.Seats
@@ -102,6 +105,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		preflights: newPreflights(),
 		asking:     fairqueue.New(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(latency),
+		batches:    newBatches(now),
 		learning:   fairqueue.NewSeats(maxLearning, maxLearningEach),
 		confirming: fairqueue.NewSeats(maxLearning, maxLearningEach),
 		sizes:      s,
@@ -114,6 +118,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 	m.whoAmIs = identity.NewLookups[origin](m.identities, m.now, panicked, func(err error) owner {
 		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
 	})
+	m.presence.ResizeRooms(s.Rooms)
 	for limit := range m.TopLimited {
 		m.TopLimited[limit] = policy.NewTopLimited(maxTopLimited, now)
 	}
@@ -136,6 +141,7 @@ func (m *Store) resize(s Sizes) {
 	}
 	m.sizes = s
 	m.presence.Resize(s.States, s.Permissions)
+	m.presence.ResizeRooms(s.Rooms)
 	m.identities.Resize(s.Tokens)
 	m.reads.Resize(s.Tokens)
 	m.writes.Resize(s.Tokens)

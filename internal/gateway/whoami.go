@@ -200,15 +200,14 @@ func (q whoAmI) askHomeserver(from client, under identity.Inquiry, revision iden
 	m.answered(asked)
 	switch {
 	case answer.status == http.StatusOK:
-		var who struct {
-			UserID   string `json:"user_id"`
-			DeviceID string `json:"device_id"`
-		}
-		if answer.decode(&who) && who.UserID != "" {
+		if who, ok := parseWhoAmI(answer); ok {
 			q.reportFault(faultNone, nil)
 			m.host.note(answer.host)
 			m.identities.Accept(c)
 			under.Learn(identity.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked)
+			if q.learns() {
+				m.presence.LetIn(who.UserID, asked, !who.Guest)
+			}
 			return owner{userID: who.UserID, asked: asked, asOf: revision}, lookupKnown
 		}
 	case answer.status == http.StatusUnauthorized && errcode == unknownToken:

@@ -62,6 +62,12 @@ func (t *Table) Revision() Revision {
 	return Revision{users: t.revocations.Load(), tokens: t.tokenRevocations.Load()}
 }
 
+// IsNextTo tells that one revocation of a user has happened since before, and none of a token that
+// was being looked up.
+func (r Revision) IsNextTo(before Revision) bool {
+	return r.users == before.users+1 && r.tokens == before.tokens
+}
+
 // Holds reports whether what was asked for as of a revision, that the credential acts on
 // behalf of the user, has been touched by no revocation since.
 func (i Inquiry) Holds(userID string, asOf Revision) bool {

@@ -2,16 +2,58 @@ package identity
 
 import (
 	"strings"
+	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
-// IssuedTo remembers to whom the homeserver has given out an access token.
+// issued is to whom a token was given out. As long as the homeserver's word for that is good, it is
+// as good as an entry; but of those there would be one for each token that somebody has given out
+// and never uses.
+type issued struct {
+	userID string
+	asked  int64  // when the request departed by which it was given out; ever if it is in doubt
+	asOf   uint64 // as of an entry
+}
+
+// IssuedTo remembers to whom an access token was given out. It authorises nothing: the homeserver
+// has to be asked.
 func (t *Table) IssuedTo(userID, accessToken string) {
 	if userID == "" || len(userID) > matrix.MaxUserID {
 		return
 	}
-	t.isOf(t.key(accessToken), strings.Clone(userID))
+	t.isOf(t.key(accessToken), issued{userID: strings.Clone(userID), asked: ever})
+}
+
+// LearnIssued remembers to whom the homeserver itself has given out an access token, by its answer
+// to a request that departed then. As of the revision nothing had been revoked that has to do with
+// the token. It is as good as the homeserver's answer to whose it is.
+func (t *Table) LearnIssued(userID, accessToken string, asOf Revision, asked time.Time) {
+	if userID == "" || len(userID) > matrix.MaxUserID {
+		return
+	}
+	t.isOf(t.key(accessToken), issued{strings.Clone(userID), int64(asked.Sub(t.epoch)), asOf.users})
+}
+
+// issuedSince returns to whom a token was given out after a moment, if no revocation has touched that.
+func (t *Table) issuedSince(key tokenKey, since int64) (userID string) {
+	t.muIssued.Lock()
+	known, ok := t.issuedTo.Get(key)
+	t.muIssued.Unlock()
+	if !ok || known.asked <= since || known.asOf < t.revokedAt(known.userID) {
+		return ""
+	}
+	return known.userID
+}
+
+// doubtIssued has the homeserver asked whose a token is that was given out.
+func (t *Table) doubtIssued(key tokenKey) {
+	t.muIssued.Lock()
+	defer t.muIssued.Unlock()
+	if known, ok := t.issuedTo.Peek(key); ok && known.asked != ever {
+		known.asked = ever
+		t.issuedTo.Add(key, known)
+	}
 }
 
 // Issued remembers that the homeserver has given out an access token together with a
@@ -73,15 +115,15 @@ func (t *Table) holderOf(key tokenKey, base entry) (userID string) {
 	}
 	t.muIssued.Lock()
 	defer t.muIssued.Unlock()
-	userID, _ = t.issuedTo.Get(key)
-	return userID
+	known, _ := t.issuedTo.Get(key)
+	return known.userID
 }
 
 // isOf notes whose a token is.
-func (t *Table) isOf(key tokenKey, userID string) {
+func (t *Table) isOf(key tokenKey, of issued) {
 	t.muIssued.Lock()
 	defer t.muIssued.Unlock()
-	t.issuedTo.Add(key, userID)
+	t.issuedTo.Add(key, of)
 }
 
 // issuedWith returns the access token that was last given out with a refresh token.
@@ -104,6 +146,6 @@ func (t *Table) inherit(access, before tokenKey) {
 	base, _ := shard.identities.Get(before)
 	shard.mu.Unlock()
 	if userID := t.holderOf(before, base); userID != "" {
-		t.isOf(access, userID)
+		t.isOf(access, issued{userID: userID, asked: ever})
 	}
 }

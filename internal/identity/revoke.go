@@ -28,6 +28,7 @@ func (t *Table) Doubt(c matrix.Credential) { t.forget(c, false) }
 // the token has ended for sure, it is no longer one that was known.
 func (t *Table) forget(c matrix.Credential, ended bool) (userID string) {
 	key := t.key(c.Token)
+	t.doubtIssued(key)
 	shard := t.shard(key)
 	shard.mu.Lock()
 	t.noteRevocation(shard, key)
@@ -47,6 +48,7 @@ func (t *Table) forget(c matrix.Credential, ended bool) (userID string) {
 
 // forgetBase ends what is remembered of a token, and returns its user, if that was known.
 func (t *Table) forgetBase(key tokenKey, ended bool) (userID string) {
+	t.doubtIssued(key)
 	shard := t.shard(key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -59,7 +61,7 @@ func (t *Table) forgetBase(key tokenKey, ended bool) (userID string) {
 		shard.identities.Delete(key)
 	default:
 		if base.userID != "" {
-			t.isOf(key, base.userID) // for what it may yet end
+			t.isOf(key, issued{userID: base.userID, asked: ever}) // for what it may yet end
 		}
 		// Its masquerades are void, as they hold its old name.
 		shard.identities.Put(key, entry{

@@ -59,9 +59,8 @@ type Table struct {
 	muIssued sync.Mutex // guards all below
 	// succeeds tells which access token ends when a refresh token is used.
 	succeeds *simplelru.LRU[tokenKey, tokenKey]
-	// issuedTo tells to whom an access token was given out, or whose one was that is in doubt. It
-	// authorises nothing.
-	issuedTo *simplelru.LRU[tokenKey, string]
+	// issuedTo tells to whom an access token was given out, or whose one was that is in doubt.
+	issuedTo *simplelru.LRU[tokenKey, issued]
 }
 
 const shardCount = 16
@@ -118,7 +117,7 @@ func NewTable(tokens int, now time.Time) *Table {
 		t.shards[i].inquiries = make(map[tokenKey]*inquiries)
 	}
 	t.succeeds = newLRU[tokenKey, tokenKey](tokens/8, nil)
-	t.issuedTo = newLRU[tokenKey, string](tokens/8, nil)
+	t.issuedTo = newLRU[tokenKey, issued](tokens/8, nil)
 	// A revocation that has to make room turns into one that concerns
 	// everybody: too much is looked up again, never too little. It takes as many
 	// users whose sessions really ended.
@@ -187,6 +186,9 @@ func (t *Table) lookup(c matrix.Credential, since, rejectedSince int64) (userID 
 		shard.mu.Unlock()
 		if ok && known.asked > rejectedSince {
 			return "", known.answer
+		}
+		if c.UserID == "" && c.DeviceID == "" {
+			return t.issuedSince(key, since), nil
 		}
 		return "", nil
 	}

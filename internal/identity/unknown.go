@@ -28,6 +28,7 @@ type unknownEntry struct {
 // asked then.
 func (t *Table) Reject(c matrix.Credential, answer *UnknownToken, asked time.Time) {
 	key := t.key(c.Token)
+	t.doubtIssued(key)
 	shard := t.shard(key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()

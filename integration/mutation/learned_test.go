@@ -1,0 +1,75 @@
+package mutation
+
+import "testing"
+
+// learned are mutants of what keeps answers that pass by from permitting what the homeserver would
+// refuse. A test of the guard's own package catches each.
+var learned = []mutant{
+	{
+		name:   "no trial of rooms",
+		effect: "who shares a room that the homeserver leaves out sees the others",
+		edits:  []edit{{"cache/trial.go", "return ok && known.passed", "return ok"}},
+		unit:   "cache TestRoomsCountAfterATrial",
+		always: true,
+	},
+	{
+		name:   "a refusal ends no room",
+		effect: "a room that the homeserver leaves out goes on to permit",
+		edits:  []edit{{"cache/trial.go", "known.passed, known.seen, known.fails = false, [4]uint64{},", "known.passed, known.seen, known.fails = known.passed, [4]uint64{},"}},
+		unit:   "cache TestARefusalPutsARoomOnTrialAgain",
+	},
+	{
+		name:   "rooms are on trial one by one",
+		effect: "a room that is left out counts because its users share another",
+		edits:  []edit{{"cache/room.go", "r.trials.pass(shared.set, key)", "r.trials.pass(shared.rooms[0], key)"}},
+		unit:   "cache TestSeveralRoomsAreOnTrialTogether",
+	},
+	{
+		name:   "lists of others are believed",
+		effect: "what an admin lists permits whoever is in it",
+		edits:  []edit{{"cache/learned.go", "if !found {", "if false {"}},
+		unit:   "cache TestListsThatDontHaveTheirReaderAreNotBelieved",
+	},
+	{
+		name:   "no standing",
+		effect: "a guest sees who is in a room with them",
+		edits:  []edit{{"cache/room.go", "if !ok || p.standing < standing {", "if !ok {"}},
+		unit:   "cache TestWhoIsListedInARoomMaySeeTheOthers",
+	},
+	{
+		name:   "lists outlive a membership",
+		effect: "who was kicked goes on to see the others",
+		edits:  []edit{{"cache/learned.go", "return max(at-int64(rules.TTL)+1, p.memberships.since(viewer), p.memberships.since(target))", "return at - int64(rules.TTL) + 1"}},
+		unit:   "cache TestMembershipChangesEndWhatListsSaid",
+		always: true,
+	},
+	{
+		name:   "answers of the site teach",
+		effect: "what a site says of a room permits as if the homeserver had said it",
+		edits:  []edit{{"internal/gateway/learn.go", "!isLocal(status) && len(w.Header()[\"Age\"]) == 0", "len(w.Header()[\"Age\"]) == 0"}},
+		unit:   "caddymodule TestAnswersOfTheSiteTeachNothing",
+		always: true,
+	},
+	{
+		name:   "repeated syncs teach",
+		effect: "an answer that Synapse gives again permits what was true two minutes ago",
+		edits:  []edit{{"internal/gateway/learn.go", "served(); again || viewer", "served(); viewer"}},
+		unit:   "internal/gateway TestSyncsTellWhoMayBeSeenAndWhoHasChanged",
+		always: true,
+	},
+	{
+		name:   "a membership change ends nothing",
+		effect: "a kick that passes by is seen when the permission expires",
+		edits:  []edit{{"internal/gateway/membership.go", "for _, userID := range named() {", "for _, userID := range []string{} {"}},
+		unit:   "internal/gateway TestMembershipChangesThatPassEndPermissions",
+	},
+}
+
+func TestWhatIsLearnedIsGuarded(t *testing.T) {
+	root := repository(t)
+	for _, m := range learned {
+		if m.isTried(t) {
+			t.Run(m.name, func(t *testing.T) { failsUnit(t, root, &m) })
+		}
+	}
+}

@@ -1,0 +1,64 @@
+package gateway
+
+import (
+	"hash/maphash"
+	"sync/atomic"
+	"time"
+)
+
+// batches knows which batches of news users have asked for lately. Synapse may give the same answer
+// again to a device that asks for the same, for two minutes (sync_response_cache_duration): that
+// says what was true when it was given first. Whom a sync is for, if that isn't known, may be anybody,
+// so then nobody learns from that batch.
+//
+//	1 sync:  asks for what came since s5, is shown alice
+//	2 kick:  the viewer may no longer see alice
+//	3 sync:  asks for what came since s5, and is shown alice once more
+//
+// It is an array of fixed size by a hash. Who shares a place with another learns nothing, which
+// costs a question.
+type batches struct {
+	seed  maphash.Seed
+	began time.Time
+	// until is when the last of the answers to what is kept here can't be given again any more, in
+	// seconds since began.
+	until [batchSlots]atomic.Uint32
+}
+
+const (
+	// batchSlots take 1 MiB. With 1,000 syncs a second a third of them learns nothing.
+	batchSlots = 1 << 18
+	// batchLasts is for how long Synapse may give an answer again, and as much more.
+	batchLasts = 4 * time.Minute
+	// batchUnknown is for how long after a start it isn't known what was asked before.
+	batchUnknown = 5 * time.Minute
+	// maxBatchTimeout bounds for how long a sync is under way.
+	maxBatchTimeout = time.Hour
+)
+
+func newBatches(now time.Time) *batches { return &batches{seed: maphash.MakeSeed(), began: now} }
+
+// repeats notes that a user asks for what has come since a batch, which may take for a timeout. It
+// reports whether the answer may be one that the homeserver has given before.
+func (b *batches) repeats(userID, since string, now time.Time, timeout time.Duration) bool {
+	until := now.Add(min(timeout, maxBatchTimeout) + batchLasts)
+	repeated := b.note("", since, now, until, userID == "")
+	if userID != "" {
+		repeated = b.note(userID, since, now, until, true) || repeated
+	}
+	return repeated || now.Sub(b.began) < batchUnknown
+}
+
+// note reports whether a user's batch may be answered again, and if write says so, that it may be
+// until a time.
+func (b *batches) note(userID, since string, now, until time.Time, write bool) (repeated bool) {
+	seconds := func(at time.Time) uint32 { return uint32(max(0, at.Sub(b.began)/time.Second)) } //nolint:gosec // G115: 136 years
+	place := &b.until[maphash.Comparable(b.seed, [2]string{userID, since})%batchSlots]
+	for {
+		known := place.Load()
+		repeated = known > seconds(now)
+		if !write || known >= seconds(until) || place.CompareAndSwap(known, seconds(until)) {
+			return repeated
+		}
+	}
+}

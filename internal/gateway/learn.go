@@ -1,0 +1,297 @@
+package gateway
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/passing"
+)
+
+// What is learned from answers that pass by is what the homeserver says in them, and as of when
+// their requests departed. An answer that the site's own handlers or a cache behind them have given
+// teaches nothing, nor does one to a request that homeservers may read in several ways.
+
+// learns tells whether answers are read while they pass.
+func (t tenant) learns() bool { return t.cfg.Learn && t.cfg.Cached && !t.cfg.Rules.PerViewer }
+
+// rules are those for what is remembered. That a room permits anything is known of homeservers
+// that are known.
+func (g *Gateway) rules() *cache.Rules {
+	if g.learns() && g.knownDialect() != Auto {
+		return &g.byRoom
+	}
+	return &g.cfg.Rules
+}
+
+// overhear has the answer to a request read while it passes, if there is something to learn. What
+// it returns must be called when that is over.
+func (g *Gateway) overhear(w http.ResponseWriter, r *http.Request, next Next, method string) (http.ResponseWriter, func()) {
+	path := r.URL.Path
+	if method != http.MethodGet && method != http.MethodPut && method != http.MethodPost || !strings.HasPrefix(path, matrix.ClientPrefix) {
+		return w, nil
+	}
+	switch {
+	case strings.Contains(path, "/user/"):
+		if route, ok := matrix.ParseOwnRoute(method, r.URL.EscapedPath()); ok {
+			return g.hearOwn(w, r, next, route)
+		}
+	case method != http.MethodGet || r.Header["Range"] != nil:
+	case strings.HasSuffix(path, "/sync"):
+		if route, ok := matrix.ParseSyncRoute(method, r.URL.EscapedPath()); ok && route == matrix.Sync {
+			return g.hearSync(w, r, next)
+		}
+	case strings.HasSuffix(path, "members"):
+		if route, ok := matrix.ParseMemberListRoute(r.URL.EscapedPath(), r.URL.RawQuery); ok {
+			return g.hearMembers(w, r, next, route)
+		}
+	case strings.HasSuffix(path, "/account/whoami"):
+		if matrix.IsWhoAmI(r.URL.EscapedPath()) {
+			return g.hearWhoAmI(w, r)
+		}
+	}
+	return w, nil
+}
+
+// own returns what tells of the answer to a client's request, once that begins, whether it is a 200
+// that the homeserver has given now: not the site, nor a cache between.
+func (g *Gateway) own(w http.ResponseWriter, r *http.Request) func(status int) bool {
+	isLocal := g.isLocal(r)
+	return func(status int) bool {
+		return status == http.StatusOK && !isLocal(status) && len(w.Header()["Age"]) == 0
+	}
+}
+
+// hear returns a response writer that has an answer read by what begin returns.
+func (g *Gateway) hear(w http.ResponseWriter, begin func(status int) passing.Reader) *hearer {
+	return &hearer{responseWriter: responseWriter{w}, begin: begin, panicked: g.store.panicked}
+}
+
+// memberLesson is a list of members that is being read. Whose it is may be asked meanwhile.
+type memberLesson struct {
+	gateway  *Gateway
+	roomID   string
+	departed time.Time
+
+	mu     sync.Mutex // guards all below
+	viewer string
+	keys   []cache.UserKey
+	whole  bool
+}
+
+// teach remembers the list once it has come and it is known to whom.
+func (l *memberLesson) teach(change func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change()
+	if !l.whole || l.viewer == "" {
+		return
+	}
+	m := l.gateway.store
+	if m.presence.Listed(l.viewer, l.roomID, l.keys, l.departed) {
+		m.counters.learned[learnedList].Add(1)
+	}
+	l.keys, l.whole = nil, false
+}
+
+// hearMembers learns who is joined to a room.
+func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next, route matrix.MemberListRoute) (http.ResponseWriter, func()) {
+	c, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	if err != nil || g.cfg.excludesRoom(route.RoomID) {
+		return w, nil
+	}
+	g.askSoftwareInTime(r, next)
+	known := g.knownDialect() != Auto
+	l := &memberLesson{gateway: g, roomID: route.RoomID, departed: g.store.now()}
+	if l.viewer = g.store.identities.LastKnown(c); l.viewer == "" && known {
+		// It is what the reads that come next would ask.
+		g.identifyInBackground(r, next, c, func(userID string) {
+			g.store.presence.LetIn(userID, l.departed, false)
+			l.teach(func() { l.viewer = userID })
+		})
+	}
+	create := passing.NewJoinedMembers
+	if route.Events {
+		create = passing.NewMembers
+	}
+	limit := g.cfg.Sizes.Rooms
+	list := create(func(userID []byte) {
+		if len(l.keys) < limit { // nobody else looks at them until the list is whole
+			l.keys = append(l.keys, g.store.presence.MemberKey(userID))
+		}
+	})
+	isOwn, served := g.own(w, r), g.serves(c, l.viewer, l.departed)
+	h := g.hear(w, func(status int) passing.Reader {
+		if !isOwn(status) {
+			return nil
+		}
+		if served(); !known {
+			return nil
+		}
+		return list
+	})
+	return h, func() {
+		if h.end(); list.Whole() {
+			h.guard(func() { l.teach(func() { l.whole = true }) })
+		}
+	}
+}
+
+// serves returns what is to be called when the homeserver has answered a request with 200 that
+// takes a token: its user isn't locked, and the token that was known hasn't ended.
+func (g *Gateway) serves(c matrix.Credential, userID string, departed time.Time) func() {
+	if userID == "" {
+		return func() {}
+	}
+	identities := g.store.identities
+	renews := c.UserID == "" && c.DeviceID == "" && g.aging(c, departed)
+	revision := identities.Revision()
+	return func() {
+		g.store.presence.LetIn(userID, departed, false)
+		if renews && identities.LastKnown(c) == userID {
+			under := identities.Begin(c)
+			under.Learn(identity.WhoAmI{UserID: userID}, revision, departed)
+			under.End()
+			g.store.counters.learned[learnedIdentity].Add(1)
+		}
+	}
+}
+
+// aging tells that it isn't known whose a credential is, or won't be soon.
+func (g *Gateway) aging(c matrix.Credential, now time.Time) bool {
+	known := g.cached(c, now.Add(g.cfg.Lifetimes.Identity/2))
+	return !known.known()
+}
+
+// hearSync learns whom a sync shows to its user, and who has changed.
+func (g *Gateway) hearSync(w http.ResponseWriter, r *http.Request, next Next) (http.ResponseWriter, func()) {
+	c, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	if err != nil {
+		return w, nil
+	}
+	m, departed := g.store, g.store.now()
+	viewer, dialect := m.identities.LastKnown(c), g.knownDialect()
+	repeats := func() bool { return true }
+	if since, ok := matrix.ParseSince(r.URL.RawQuery); ok {
+		query := matrix.ParseSyncQuery(dialect, r.URL.RawQuery)
+		repeats = func() bool { return m.batches.repeats(viewer, since, m.clock.Now(), query.Timeout) }
+	}
+	again := repeats()
+	isOwn, served := g.own(w, r), g.serves(c, viewer, departed)
+	h := g.hear(w, func(status int) passing.Reader {
+		if !isOwn(status) {
+			return nil
+		}
+		repeats() // from now on the homeserver has an answer that it may give again
+		if served(); again || viewer == "" || dialect == Auto {
+			return nil
+		}
+		return passing.NewSyncAnswer(dialect != Tuwunel, func(sender string, content []byte) {
+			m.counters.learned[learnedPresence].Add(1)
+			if len(sender) <= matrix.MaxUserID && m.presence.Told(viewer, sender, content, departed) {
+				m.counters.learned[learnedChange].Add(1)
+			}
+		})
+	})
+	return h, h.end
+}
+
+// hearOwn learns whose a token is by a request that the homeserver serves only to the user whom its
+// path names. An appservice's request for another user says nothing.
+func (g *Gateway) hearOwn(w http.ResponseWriter, r *http.Request, next Next, route matrix.OwnRoute) (http.ResponseWriter, func()) {
+	c, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	departed, dialect := g.store.now(), g.knownDialect()
+	if g.askSoftwareInTime(r, next); err != nil || c.UserID != "" || c.DeviceID != "" || !route.Proves(dialect) || !g.aging(c, departed) {
+		return w, nil
+	}
+	identities, isOwn := g.store.identities, g.own(w, r)
+	under, revision := identities.Begin(c), identities.Revision()
+	return onStatus(w, func(status int) {
+		if !isOwn(status) {
+			return
+		}
+		under.Learn(identity.WhoAmI{UserID: route.UserID}, revision, departed)
+		identities.Accept(c)
+		g.store.presence.LetIn(route.UserID, departed, true)
+		g.store.counters.learned[learnedIdentity].Add(1)
+	}), under.End
+}
+
+// hearWhoAmI learns whose a token is when a client asks for that itself.
+func (g *Gateway) hearWhoAmI(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func()) {
+	c, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	departed := g.store.now()
+	if err != nil || !g.aging(c, departed) {
+		return w, nil
+	}
+	identities, isOwn := g.store.identities, g.own(w, r)
+	under, revision := identities.Begin(c), identities.Revision()
+	w, finish := newWatch(w, isOwn, func(answer *subresponse) {
+		if who, ok := parseWhoAmI(answer); ok {
+			under.Learn(identity.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, departed)
+			identities.Accept(c)
+			g.store.presence.LetIn(who.UserID, departed, !who.Guest)
+			g.store.counters.learned[learnedIdentity].Add(1)
+		}
+	})
+	return w, func() {
+		finish()
+		under.End()
+	}
+}
+
+// whoAmIAnswer is a homeserver's answer to whose a token is.
+type whoAmIAnswer struct {
+	UserID   string `json:"user_id"`
+	DeviceID string `json:"device_id"`
+	Guest    bool   `json:"is_guest"` // on tuwunel: deactivated
+}
+
+func parseWhoAmI(answer *subresponse) (who whoAmIAnswer, ok bool) {
+	return who, answer.decode(&who) && who.UserID != ""
+}
+
+// learnsIssued returns what learns from the homeserver's answer to a request that gives a token out
+// whose that is: nobody has revoked it, unless its user's tokens have ended since the request left.
+// What it is called with may say whose other tokens end by the answer.
+func (g *Gateway) learnsIssued(r *http.Request) func(status int, userID, token, revokes string) {
+	identities, isLocal := g.store.identities, g.isLocal(r)
+	revision, departed := identities.Revision(), g.store.now()
+	mayBeGuest := strings.Contains(strings.ToLower(r.URL.RawQuery), "kind")
+	return func(status int, userID, token, revokes string) {
+		under := identities.Begin(matrix.Credential{Token: token})
+		defer under.End()
+		holds, asOf := under.Holds(userID, revision), revision
+		if revokes != "" {
+			before := identities.Revision()
+			g.store.revokeUser(revokes)
+			asOf = identities.Revision()
+			holds = holds && asOf.IsNextTo(before)
+		}
+		if !holds || !g.learns() || status != http.StatusOK || isLocal(status) ||
+			token == "" || userID == "" || len(userID) > matrix.MaxUserID {
+			if token != "" {
+				identities.IssuedTo(userID, token)
+			}
+			return
+		}
+		identities.LearnIssued(userID, token, asOf, departed)
+		g.store.presence.LetIn(userID, departed, !mayBeGuest)
+		g.store.counters.learned[learnedIdentity].Add(1)
+	}
+}
+
+// roomRefusedInterval is for how long no other room is logged that counts no more.
+const roomRefusedInterval = time.Minute
+
+// roomRefused logs that a room counts no more, unless there is none.
+func (g *Gateway) roomRefused(roomID string) {
+	if roomID != "" && g.store.refusedRooms.due(g.store.clock.Stamp(), roomRefusedInterval) {
+		g.logger.Warn("the homeserver refuses a presence to a user who is joined to a room with its owner, so that room permits nothing "+
+			"until it has been on trial again: if it is one of exclude_rooms_from_presence, name it in learn", "room", roomID)
+	}
+}

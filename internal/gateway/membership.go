@@ -1,0 +1,73 @@
+package gateway
+
+import (
+	"net/http"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+)
+
+// serveMembership passes a request on by which memberships of rooms may change. Who may see whom
+// then is asked for anew before anybody is told that it has succeeded.
+//
+// What ends is what is known of those whose membership its sender has changed at the homeserver. If
+// it isn't known whether that has happened, it may have, of the sender's own.
+func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next Next, change matrix.MembershipChange) (err error) {
+	if !g.cfg.Cached {
+		return g.serveOther(w, r, next)
+	}
+	named := func() []string { return nil }
+	switch change.Scope {
+	case matrix.ChangesUser:
+		named = func() []string { return []string{change.UserID} }
+	case matrix.ChangesNamed:
+		body := newCopied(r, maxNamedBody)
+		named = func() []string {
+			sent, _ := body.take()
+			return matrix.NamedUsers(sent)
+		}
+	}
+	ofSender := func() {}
+	if change.Scope == matrix.ChangesSender {
+		ofSender = g.endsMembershipsOf(r, next)
+	}
+	isLocal, status := g.isLocal(r), 0
+	panics := true
+	defer func() {
+		if panics || mayHaveHappened(g.server, r, status, err) {
+			ofSender()
+		}
+	}()
+	err = g.serveOther(onStatus(w, func(code int) {
+		if status = code; !isSuccess(code) || isLocal(code) {
+			return
+		}
+		ofSender()
+		for _, userID := range named() {
+			g.store.presence.MembershipChanged(userID, g.store.now(), g.settle())
+		}
+		if change.Scope == matrix.ChangesAll {
+			g.store.presence.AllMembershipsChanged(g.store.now(), g.settle())
+		}
+	}), r, next)
+	panics = false
+	return err
+}
+
+// endsMembershipsOf returns what is to be done when the sender of a request has joined or left a
+// room. Whose it is, if that isn't known, is asked while the request is served: nothing waits for it.
+func (g *Gateway) endsMembershipsOf(r *http.Request, next Next) (end func()) {
+	shown, certain := shownCredentials(r)
+	changed := func(userID string) {
+		g.store.presence.MembershipChanged(userID, g.store.now(), g.settle())
+	}
+	if certain && g.store.identities.Holder(shown[0]) == "" {
+		g.identifyInBackground(r, next, shown[0], changed)
+	}
+	return func() {
+		for _, c := range shown {
+			if userID := g.store.identities.Holder(c); userID != "" {
+				changed(userID)
+			}
+		}
+	}
+}

@@ -1,0 +1,92 @@
+package matrix
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// MemberListRoute is a GET of the members of a room.
+type MemberListRoute struct {
+	RoomID string
+
+	// Events tells that the answer has the events of all members (…/members), and not only who is
+	// joined (…/joined_members).
+	Events bool
+}
+
+// MaxRoomID is the longest room ID in bytes that the specification allows.
+const MaxRoomID = 255
+
+// listParameters are those that a query may have for a list of members to say who is joined now.
+// A list "at" another time doesn't. What is left out of a list is for the reader to notice: they
+// must be in it themselves.
+var listParameters = []string{
+	"membership", "not_membership", "access_token", "user_id", "device_id", "org.matrix.msc3202.device_id",
+}
+
+// ParseMemberListRoute recognises a GET of a room's members by escaped path and raw query, in the
+// spelling that all homeservers have. It must be told of no other method.
+func ParseMemberListRoute(escapedPath, rawQuery string) (MemberListRoute, bool) {
+	if !strings.HasSuffix(escapedPath, "members") {
+		return MemberListRoute{}, false
+	}
+	rest, common, ok := cutVersion(escapedPath)
+	if !ok || !common {
+		return MemberListRoute{}, false
+	}
+	if rest, ok = strings.CutPrefix(rest, "rooms/"); !ok {
+		return MemberListRoute{}, false
+	}
+	segment, list, _ := strings.Cut(rest, "/")
+	roomID, err := url.PathUnescape(segment)
+	if list != "members" && list != "joined_members" || err != nil || !IsRoomID(roomID) || !hasOnly(rawQuery, listParameters) {
+		return MemberListRoute{}, false
+	}
+	return MemberListRoute{RoomID: strings.Clone(roomID), Events: list == "members"}, true
+}
+
+// IsRoomID reports whether s may be the ID of a room. Those of newer versions of rooms have no
+// server name.
+func IsRoomID(s string) bool {
+	return len(s) > 1 && len(s) <= MaxRoomID && s[0] == '!' && !strings.Contains(s, "\x00") && utf8.ValidString(s)
+}
+
+// hasOnly tells that a query has no other parameters than these, each once, and that all
+// homeservers read it alike.
+func hasOnly(rawQuery string, parameters []string) bool {
+	if rawQuery == "" {
+		return true
+	}
+	values, err := url.ParseQuery(rawQuery)
+	if err != nil || strings.Contains(rawQuery, ";") {
+		return false
+	}
+	for name, given := range values {
+		if len(given) != 1 || !slices.Contains(parameters, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// syncParameters are those of a GET /sync.
+var syncParameters = []string{
+	"filter", "since", "full_state", "set_presence", "timeout", "use_state_after", "org.matrix.msc4222.use_state_after",
+	"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id",
+}
+
+// ParseSince returns from which batch on a GET /sync asks for news, or "" if it asks for all that
+// there is. It reports false if homeservers may read the query in several ways.
+func ParseSince(rawQuery string) (since string, ok bool) {
+	if !hasOnly(rawQuery, syncParameters) {
+		return "", false
+	}
+	values, _ := url.ParseQuery(rawQuery)
+	given, ok := values["since"]
+	if !ok {
+		return "", true
+	}
+	return given[0], given[0] != ""
+}
