@@ -314,8 +314,7 @@ var mended = map[string][]mutant{
 			effect: "on Dendrite a text is lost",
 			edits:  []edit{{"internal/matrix/body.go", "if b.dialect == Synapse || b.dialect == Tuwunel || hasStatus(b)", "if true || hasStatus(b)"}},
 			unit:   "internal/matrix TestSupersededWritesLeaveTheSameState",
-			seeds:  40, more: "homeserver=dendrite;profile=coalescing;handlers=none;upstream=direct;head=plain;body=none;form=v3;credential=header;patience=0s;session=first;pause=5ms;what about=presence;route=write;word=online;word=unavailable with a text;step=call;who=carol;one's own=@carol:example.com;steps=4;steps=5;protocol=HTTP/1.1",
-			law: "a write ends otherwise than without the module",
+			why:    "the law that shows it needs each write of a user taken, three in a row with these words, which eighty worlds didn't draw",
 		},
 		{
 			name:   "any body may wait",
