@@ -26,6 +26,7 @@ type homeserver struct {
 	*dialect
 	*history
 	perViewer bool              // shapes a body by who reads it
+	excludes  bool              // shows no presence by the room of that name
 	padding   map[string]string // of the states of some users
 
 	// What becomes of requests is set while none is under way.
@@ -36,6 +37,7 @@ type homeserver struct {
 
 	mu       sync.Mutex // guards all below
 	judged   []judgement
+	syncs    syncCache
 	effects  map[string]effect // of revocations, by the client's request
 	troubles []span            // when it was slow or broken
 	leaks    []string
@@ -72,6 +74,7 @@ func newHomeserver(d *dialect) *homeserver {
 		dialect: d,
 		history: newHistory(),
 		padding: make(map[string]string),
+		syncs:   make(syncCache),
 		effects: make(map[string]effect),
 		writes:  make(map[string]int),
 	}
@@ -284,11 +287,30 @@ func (hs *homeserver) answer(r *http.Request, body []byte, arrived time.Time) *a
 			body, _ := json.Marshal(who)
 			return &answer{200, "application/json", string(body)}
 		}
+		if in.of == ofAccount && (in.path == "sync" || listRoute.MatchString(in.path)) && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+			if no != nil {
+				return hs.refuse(&in, "", *no, arrived)
+			}
+			if a := hs.list(r, &in, w, viewer); a != nil {
+				return a
+			}
+			if a := hs.sync(r, &in, w, viewer); a != nil {
+				return a
+			}
+		}
 		if a := hs.revoke(r, &in, viewer, no, body, arrived); a != nil {
 			return a
 		}
 	}
 	return hs.refuse(&in, "", unrecognized, arrived)
+}
+
+// maySee is the dialect's, without the rooms by which the homeserver shows none.
+func (hs *homeserver) maySee(w *world, viewer, target string) bool {
+	if !hs.excludes || viewer == target {
+		return hs.dialect.maySee(w, viewer, target)
+	}
+	return w.joined[membership{1 - excluded, viewer}] && w.joined[membership{1 - excluded, target}]
 }
 
 // state returns the body of a presence. It says whose it is, and with perViewer who

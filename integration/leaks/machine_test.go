@@ -43,6 +43,7 @@ func newMachine(t *rapid.T, seen *tally) *machine {
 	}
 	m.court = &court{hs: m.hs, seen: seen}
 	m.hs.perViewer = often(t, "per viewer", 15)
+	m.hs.excludes = m.hs.name == "synapse" && often(t, "a room is left out", 20)
 
 	for range 2 {
 		pair := pick(t, "users", lookalikes...)
@@ -61,6 +62,9 @@ func newMachine(t *rapid.T, seen *tally) *machine {
 		for _, user := range bridged {
 			w.sessions["(no token) "+user] = session{owner: user, device: "AS"}
 			w.joined[membership{0, user}] = true
+		}
+		for _, user := range crowd {
+			w.joined[membership{0, user}], w.joined[membership{excluded, user}] = true, true
 		}
 		for i, user := range m.cast {
 			m.logIn(w, session{owner: user, device: devices[i%len(devices)]})
@@ -112,7 +116,18 @@ func (m *machine) configuration(t *rapid.T) string {
 			caching = append(caching, option)
 		}
 	}
-	return "write_limit " + pick(t, "write_limit", "off", "6/1m burst 5") +
+	homeserver := "homeserver " + m.hs.name + "\n"
+	if often(t, "homeserver auto", 10) {
+		homeserver = ""
+	}
+	learn := "learn {\nmembers " + pick(t, "members", "100000", "3") + "\nexclude_rooms !other:example.com " + roomID(excluded) + "\n}\n"
+	switch {
+	case m.hs.perViewer, often(t, "learn off", 15):
+		learn = "learn off\n"
+	case !m.hs.excludes:
+		learn = ""
+	}
+	return homeserver + learn + "write_limit " + pick(t, "write_limit", "off", "6/1m burst 5") +
 		"\nread_limit off\ncache {\n" + strings.Join(caching, "\n") + "\n}\nidentity {\n" + strings.Join(identity, "\n") + "\n}\n"
 }
 
