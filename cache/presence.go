@@ -85,6 +85,19 @@ type state struct {
 	root uint64
 }
 
+// newState returns a state of a copy of an answer with other fields. Both are one object, since
+// the garbage collector looks at each of the many that there are.
+func newState(answer *Answer, fields []Field, departed, arrived int64) *state {
+	var kept struct {
+		state
+		copied Answer
+	}
+	kept.copied = *answer
+	kept.copied.Fields = fields
+	kept.state = state{answer: &kept.copied, departed: departed, arrived: arrived}
+	return &kept.state
+}
+
 const (
 	maxShards       = 64
 	entriesPerShard = 64 // below that, fewer shards: small tables keep an exact order
@@ -330,9 +343,8 @@ func (p *Presence) Allow(viewer string, ticket Ticket, answer *Answer, rules *Ru
 		}
 		observed = p.observedStateOf(ticket.target, answer, now)
 	}
-	kept := *answer
-	kept.Fields = p.fields.intern(answer.Fields)
-	return p.store(viewer, ticket, &state{answer: &kept, departed: ticket.departed, arrived: p.clock(now)}, rules.PerViewer, observed)
+	kept := newState(answer, p.fields.intern(answer.Fields), ticket.departed, p.clock(now))
+	return p.store(viewer, ticket, kept, rules.PerViewer, observed)
 }
 
 // permit remembers that viewer may see the target of ticket.

@@ -90,10 +90,10 @@ func (p *Presence) Apply(row Row, now time.Time, settle time.Duration) RowResult
 		return RowUnread
 	case newest && quiet && !row.Late && shows != 0 && st.answer != nil && at-st.arrived >= int64(settle) &&
 		Fits(row.Answer.Body, st.answer.Fields) && row.Answer.truthful() > 0:
-		answer := *row.Answer
-		answer.Fields = st.answer.Fields
+		shown := newState(row.Answer, st.answer.Fields, at, at)
+		shown.root = p.roots.Add(1)
 		key.target = strings.Clone(row.Target)
-		p.put(shard, key, &state{answer: &answer, departed: at, arrived: at, root: p.roots.Add(1)})
+		p.put(shard, key, shown)
 		return RowUpdated
 	}
 	p.drop(shard, key)
