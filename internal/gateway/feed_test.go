@@ -313,7 +313,7 @@ func (panicking) Run(context.Context, News) { panic("boom") }
 
 // The clocks of the two machines differ by an hour, and what takes longer than the quickest is late.
 func TestPaceIsByTheQuickest(t *testing.T) {
-	p, now := newPace(), testkit.At(0)
+	p := newPace()
 	stamp := func(d time.Duration) int64 { return testkit.At(d - time.Hour).UnixMilli() }
 	for i, tt := range []struct {
 		made, after time.Duration
@@ -331,7 +331,7 @@ func TestPaceIsByTheQuickest(t *testing.T) {
 		{27 * time.Minute, 10 * time.Second, true},
 		{34 * time.Minute, 10 * time.Second, false},
 	} {
-		now = testkit.At(tt.made + tt.after)
+		now := testkit.At(tt.made + tt.after)
 		if got := p.isLate(stamp(tt.made), now, 500*time.Millisecond); got != tt.late {
 			t.Errorf("%d: late %v, want %v", i, got, tt.late)
 		}
