@@ -128,7 +128,7 @@ func copyFile(from, to string, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil { //nolint:gosec // G301: the folder goes into packages as it is
 		return err
 	}
-	if err := os.WriteFile(to, content, mode); err != nil {
+	if err := os.WriteFile(to, content, mode); err != nil { //nolint:gosec // G703: into the stage, from the checkout
 		return err
 	}
 	return os.Chmod(to, mode) // whatever the umask is
@@ -177,6 +177,6 @@ func settle(dir string, at time.Time) error {
 				return err
 			}
 		}
-		return os.Chtimes(path, at, at)
+		return os.Chtimes(path, at, at) //nolint:gosec // G122: nobody else writes to our temporary folder
 	})
 }
