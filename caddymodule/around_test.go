@@ -303,7 +303,7 @@ func TestAnswersOfTheSiteTeachNothing(t *testing.T) {
 				}
 				return true, nil
 			})
-			front := newSite(t, hs, "route /_matrix/* {\nmatrix_presence {\nhomeserver synapse\n}\n"+directives+"\n}")
+			front := newSite(t, hs, "route /_matrix/* {\nmatrix_presence {\nhomeserver synapse\nlearn on\n}\n"+directives+"\n}")
 			for _, token := range []string{"bob-token", "carol-token"} {
 				ask(front, request("GET", "http://example.com:9"+statusPath(bob), token, "")) // who it is is known
 				if body := bodyOf(ask(front, request("GET", "http://example.com:9"+list, token, ""))); body != members {

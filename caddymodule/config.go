@@ -109,9 +109,9 @@ type Cache struct {
 	PerViewer bool `json:"per_viewer,omitempty"`
 }
 
-// Learn configures what is learned from answers that pass by.
+// Learn configures what is learned from answers that pass by. Nothing is, unless it is given.
 type Learn struct {
-	// Off learns nothing. Nothing else may be given with it.
+	// Off learns nothing, as by default. Nothing else may be given with it.
 	Off bool `json:"off,omitempty"`
 
 	// Members is for how many users it is kept which rooms they are joined to, by lists of members

@@ -36,7 +36,7 @@ func TestExamplesBusyProfile(t *testing.T) {
 		t.Fatalf("error %v, warnings %v", err, warnings)
 	}
 	for _, member := range []string{
-		`"repeat_writes":"absorb"`, `"over_limit":"coalesce"`, `"sync_presence":"limit"`, `"preflight":"local"`, `"name":"bridges"`,
+		`"repeat_writes":"absorb"`, `"over_limit":"coalesce"`, `"sync_presence":"limit"`, `"preflight":"local"`, `"learn":{}`, `"name":"bridges"`,
 	} {
 		if !strings.Contains(string(adapted), member) {
 			t.Errorf("no %s in\n%s", member, adapted)
@@ -56,11 +56,11 @@ func TestExampleShowsEveryOptionWithItsDefault(t *testing.T) {
 	if !ok {
 		t.Fatal("no matrix_presence block")
 	}
-	absent := []string{"exempt", "name", "stale_if_error", "per_viewer", "presence_values", "exclude_rooms"}
+	absent := []string{"exempt", "name", "stale_if_error", "per_viewer", "presence_values"}
 
 	options := []string{
 		"write_limit", "read_limit", "exempt", "name", "states", "permissions", "ttl", "forbidden_ttl",
-		"stale_if_error", "settle", "per_viewer", "members", "exclude_rooms", "tokens", "rejected_ttl", "rejected_limit", "timeout", "max_body", "presence_values",
+		"stale_if_error", "settle", "per_viewer", "tokens", "rejected_ttl", "rejected_limit", "timeout", "max_body", "presence_values",
 	}
 	shown := make(map[string]bool)
 	directive := "matrix_presence {\n"

@@ -157,7 +157,8 @@ type Handler struct {
 
 	// Learn configures what is learned from answers that pass by: who may see whom, from lists of a
 	// room's members and from syncs, and whose an access token is. They pass as they come. Nothing is
-	// learned of who may see whom until it is known which homeserver it is.
+	// learned of who may see whom until it is known which homeserver it is. To read a sync costs an
+	// eighth of what it costs to pass it on, and a list of members three times as much. Default: off.
 	Learn *Learn `json:"learn,omitempty"`
 
 	// Identity configures what is remembered of whose access token is whose.

@@ -123,9 +123,9 @@ func (m *machine) configuration(t *rapid.T) string {
 	learn := "learn {\nmembers " + pick(t, "members", "100000", "3") + "\nexclude_rooms !other:example.com " + roomID(excluded) + "\n}\n"
 	switch {
 	case m.hs.perViewer, often(t, "learn off", 15):
-		learn = "learn off\n"
+		learn = pick(t, "how", "learn off\n", "")
 	case !m.hs.excludes:
-		learn = ""
+		learn = "learn on\n"
 	}
 	return homeserver + learn + "write_limit " + pick(t, "write_limit", "off", "6/1m burst 5") +
 		"\nread_limit off\ncache {\n" + strings.Join(caching, "\n") + "\n}\nidentity {\n" + strings.Join(identity, "\n") + "\n}\n"

@@ -87,7 +87,6 @@ func Defaults() *Settings {
 			MaxAge: time.Minute,
 		},
 		Cached: true,
-		Learn:  true,
 		Rules: cache.Rules{
 			// Synapse itself takes as long to notice that a user has gone offline.
 			TTL: defaultTTL,
