@@ -71,7 +71,7 @@ func presenceEvent(text []byte) (sender string, content []byte, ok bool) {
 	var given [3]bool
 	for key, span := range members.Of(string(text)) {
 		value := text[span.Start:span.End]
-		field := -1
+		var field int
 		switch key {
 		case "type":
 			word, ok := stringOf(value)
