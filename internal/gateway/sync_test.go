@@ -650,6 +650,21 @@ func TestSlidingSyncOfTuwunel(t *testing.T) {
 	p.wantSync("alice-token", "set_presence=unavailable", "set_presence=offline")
 }
 
+// tellsAfter is how long tellsLate takes.
+const tellsAfter = time.Millisecond
+
+// tellsLate is tells by a homeserver that takes its time: the request that made us ask is decided before.
+func (p *proxy) tellsLate(answers map[string]func(w http.ResponseWriter)) {
+	p.tells(answers)
+	tell := p.hs.Intercept
+	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if strings.Contains(r.URL.Path, "/version") {
+			time.Sleep(tellsAfter)
+		}
+		return tell(w, r)
+	}
+}
+
 // tells has the scripted homeserver say which one it is.
 func (p *proxy) tells(answers map[string]func(w http.ResponseWriter)) {
 	p.hs.Intercept = func(w http.ResponseWriter, r *http.Request) (bool, error) {
@@ -696,8 +711,9 @@ func TestHomeserverIsLearned(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newProxy(t, &options{SyncPresence: "strip"})
-				p.tells(tt.answers)
+				p.tellsLate(tt.answers)
 				p.wantSync("alice-token", "", "")
+				time.Sleep(2 * tellsAfter)
 				synctest.Wait()
 				for range 3 {
 					p.wantSync("alice-token", "", tt.want)
@@ -713,16 +729,17 @@ func TestHomeserverIsAskedAgain(t *testing.T) {
 		p := newProxy(t, &options{SyncPresence: "strip"})
 		asked := func(want float64) {
 			t.Helper()
+			time.Sleep(4 * tellsAfter)
 			synctest.Wait()
 			p.wantMetrics(map[string]float64{"upstream_requests_total version": want})
 		}
-		p.tells(nil)
+		p.tellsLate(nil)
 		p.wantSync("alice-token", "", "")
 		time.Sleep(softwareRetry - time.Second)
 		p.wantSync("alice-token", "", "")
 		asked(2)
 		const federation = "/_matrix/federation/v1/version"
-		p.tells(map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Dendrite"}}`)})
+		p.tellsLate(map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Dendrite"}}`)})
 		time.Sleep(2 * time.Second)
 		p.wantSync("alice-token", "", "")
 		asked(3)
@@ -730,11 +747,11 @@ func TestHomeserverIsAskedAgain(t *testing.T) {
 		time.Sleep(softwareLasts - time.Second)
 		p.wantSync("alice-token", "", "set_presence=unchanged")
 		asked(3)
-		p.tells(nil) // it has told before
+		p.tellsLate(nil) // it has told before
 		time.Sleep(2 * time.Second)
 		p.wantSync("alice-token", "", "set_presence=unchanged")
 		asked(5)
-		p.tells(map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Synapse"}}`)})
+		p.tellsLate(map[string]func(http.ResponseWriter){federation: says("", `{"server":{"name":"Synapse"}}`)})
 		time.Sleep(softwareRetry + time.Second)
 		p.wantSync("alice-token", "", "set_presence=unchanged")
 		asked(6)
