@@ -8,6 +8,9 @@
 // made with the registration shared secret, which both servers take at the same
 // path, and an appservice called bridge may speak for any @ghost_….
 //
+// A [Busy] is Synapse as admins of many users run it: with PostgreSQL, Redis and workers. What isn't
+// there, and can't be installed, is [ErrUnavailable].
+//
 // The first Dendrite costs a minute or two of compiling, the first Synapse a
 // download; both say so on Options.Progress while it lasts and are silent
 // afterwards. Dendrite lives in Go's build cache, Synapse in a virtual

@@ -32,7 +32,18 @@ type Options struct {
 	// Federation serves the federation API on the same port, for what others may ask
 	// a homeserver about itself. Nothing is sent to anybody.
 	Federation bool
+
+	busy *busyPorts // of a busy Synapse, or nil
 }
+
+// busyPorts is what the configuration of a busy Synapse has besides: the folder of the database's socket, the
+// port of Redis, and those at which the processes reach each other.
+type busyPorts struct {
+	Database, Redis, RedisPassword, Main, Presence, Sync, PresenceWorker string
+}
+
+// Busy is for the template.
+func (o Options) Busy() *busyPorts { return o.busy }
 
 // Homeserver is a running homeserver. Stop it.
 type Homeserver struct {

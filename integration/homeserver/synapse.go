@@ -67,10 +67,25 @@ const synapseConfig = `server_name: {{.ServerName}}
 pid_file: homeserver.pid
 signing_key_path: signing.key
 media_store_path: media
+{{- with .Busy}}
+database:
+  name: psycopg2
+  args: {user: synapse, database: postgres, host: {{.Database}}, cp_min: 1, cp_max: 5}
+redis: {enabled: true, host: 127.0.0.1, port: {{.Redis}}, password: {{.RedisPassword}}}
+worker_replication_secret: loopback-only
+instance_map:
+  main: {host: 127.0.0.1, port: {{.Main}}}
+  {{.PresenceWorker}}: {host: 127.0.0.1, port: {{.Presence}}}
+stream_writers: {presence: {{.PresenceWorker}}}
+{{- else}}
 database:
   name: sqlite3
   args: {database: homeserver.db}
+{{- end}}
 listeners:
+{{- with .Busy}}
+  - {port: {{.Main}}, bind_addresses: [127.0.0.1], type: http, resources: [{names: [replication]}]}
+{{- end}}
   - port: {{.Port}}
     bind_addresses: [127.0.0.1]
     type: http

@@ -18,9 +18,8 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/progress"
 )
 
-// requirements pins Synapse and all that it needs: pip freeze of an environment
-// that worked. Synapse 1.160 is the last one that the facts in the tests were
-// measured with.
+// requirements pins Synapse and all that it needs, also for PostgreSQL and Redis: pip freeze of an
+// environment that worked. With txredisapi 1.6.0 Synapse doesn't start.
 //
 //go:embed requirements.txt
 var requirements []byte

@@ -33,7 +33,11 @@ func Start(name string, cmd *exec.Cmd, log string) (*Process, error) {
 	}
 	defer out.Close() // the child has its own copy of the descriptor
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = groupOfItsOwn()
+	group := groupOfItsOwn()
+	if cmd.SysProcAttr != nil { // for another user, or as it is
+		group.Credential = cmd.SysProcAttr.Credential
+	}
+	cmd.SysProcAttr = group
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}

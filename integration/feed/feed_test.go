@@ -1,0 +1,366 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
+)
+
+// seenBy is how late a change may be seen. It is half of ttl, so that it takes the feed, and far above what it
+// takes on a machine that has something else to do: the log says how long it took.
+const seenBy = 15 * time.Second
+
+// world is a busy Synapse, the sidecar before it, and people.
+type world struct {
+	*testing.T
+	hs               *homeserver.Busy
+	site             *sidecar.Sidecar
+	alice, bob, root homeserver.User
+	room             string
+}
+
+func newWorld(t *testing.T) *world {
+	hs, err := homeserver.StartBusySynapse(t.Context(), homeserver.Options{Progress: os.Stderr})
+	if errors.Is(err, homeserver.ErrUnavailable) && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(hs.Stop)
+	w := &world{T: t, hs: hs}
+	w.alice, w.bob = w.register("alice"), w.register("bob")
+	if w.root, err = hs.Client().RegisterAdmin(t.Context(), "root", "secret"); err != nil {
+		t.Fatal(err)
+	}
+	var room struct {
+		ID string `json:"room_id"`
+	}
+	w.do(http.MethodPost, "/_matrix/client/v3/createRoom", w.alice.AccessToken, map[string]any{"preset": "public_chat"}, &room)
+	w.room = room.ID
+	w.join(w.bob)
+	return w
+}
+
+func (w *world) register(name string) homeserver.User {
+	w.Helper()
+	user, err := w.hs.Register(w.Context(), name, "secret")
+	if err != nil {
+		w.Fatal(err)
+	}
+	return user
+}
+
+// do sends a request to the main process, past the sidecar.
+func (w *world) do(method, path, token string, body, result any) {
+	w.Helper()
+	if err := w.hs.Client().Do(w.Context(), method, path, token, body, result); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) join(user homeserver.User) {
+	w.Helper()
+	w.do(http.MethodPost, "/_matrix/client/v3/rooms/"+w.room+"/join", user.AccessToken, map[string]any{}, nil)
+}
+
+// at sends a request to a worker, past the sidecar.
+func (w *world) at(url, method, path, token string, body any) {
+	w.Helper()
+	if err := (homeserver.Client{URL: url}).Do(w.Context(), method, path, token, body, nil); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func statusPath(user homeserver.User) string {
+	return "/_matrix/client/v3/presence/" + user.ID + "/status"
+}
+
+// write sets alice's presence past the sidecar.
+func (w *world) write(presence, status string) {
+	w.Helper()
+	w.at(w.hs.PresenceURL, http.MethodPut, statusPath(w.alice), w.alice.AccessToken, map[string]any{"presence": presence, "status_msg": status})
+}
+
+// before starts the sidecar, with these options of the feed.
+func (w *world) before(feed string) {
+	w.Helper()
+	site, err := sidecar.StartCaddyfile(w.Context(), fmt.Sprintf(`{
+	admin {$ADMIN}
+}
+http://{$LISTEN} {
+	bind 127.0.0.1
+	matrix_presence {
+		homeserver synapse
+		feed redis {
+			server_name %s
+			%s
+		}
+	}
+	@presence path_regexp ^/_matrix/client/[^/]+/presence/
+	@sync path_regexp ^/_matrix/client/[^/]+/sync$
+	reverse_proxy @presence %s
+	reverse_proxy @sync %s
+	reverse_proxy %s
+}
+`, w.hs.ServerName, feed, w.hs.PresenceURL, w.hs.SyncURL, w.hs.URL))
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(site.Stop)
+	w.site = site
+}
+
+// rights are the options of a feed that has the documented ACL.
+func (w *world) rights() string {
+	return fmt.Sprintf("address %s\nusername %s\npassword %s", w.hs.Redis, homeserver.FeedUser, homeserver.FeedPassword)
+}
+
+// read returns the status and the body of a read through the sidecar, and whether it was a hit.
+func (w *world) read(token string, user homeserver.User) (status int, body string, hit bool) {
+	w.Helper()
+	req, err := http.NewRequestWithContext(w.Context(), http.MethodGet, w.site.URL+statusPath(user), nil)
+	if err != nil {
+		w.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return resp.StatusCode, string(text), strings.Contains(resp.Header.Get("Cache-Status"), "; hit")
+}
+
+// direct returns what the presence writer answers to a read of alice's presence, past the sidecar.
+func (w *world) direct(token string) string {
+	w.Helper()
+	req, err := http.NewRequestWithContext(w.Context(), http.MethodGet, w.hs.PresenceURL+statusPath(w.alice), nil)
+	if err != nil {
+		w.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return fmt.Sprint(resp.StatusCode, " ", string(text))
+}
+
+// metric returns the sum of the samples of a metric that contain a text.
+func (w *world) metric(name, label string) (sum float64) {
+	w.Helper()
+	text, err := w.site.AskAdmin(w.Context(), http.MethodGet, "/metrics", "")
+	if err != nil {
+		w.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var value float64
+		if strings.HasPrefix(line, "caddy_matrix_presence_"+name+"{") && strings.Contains(line, label) {
+			fmt.Sscan(line[strings.LastIndexByte(line, ' '):], &value)
+			sum += value
+		}
+	}
+	return sum
+}
+
+// until polls for a while, and fails if it never is so.
+func (w *world) until(what string, by time.Duration, is func() bool) time.Duration {
+	w.Helper()
+	began := time.Now()
+	for time.Since(began) < by {
+		if is() {
+			return time.Since(began)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	_, through, hit := w.read(w.bob.AccessToken, w.alice)
+	w.Logf("through the module %q, a hit: %v; at Synapse %q", through, hit, w.direct(w.bob.AccessToken))
+	w.Fatalf("%s: not within %v\n%s", what, by, w.site.Log())
+	return 0
+}
+
+// live waits until the feed is believed, and what it covers has settled.
+func (w *world) live() {
+	w.Helper()
+	n := 0
+	w.until("the feed is live", time.Minute, func() bool {
+		n++
+		w.write("unavailable", fmt.Sprint("hello ", n)) // so that Synapse has something to say
+		time.Sleep(100 * time.Millisecond)
+		return w.metric("feeds", `state="live"`) == 1
+	})
+	time.Sleep(1100 * time.Millisecond)
+}
+
+// TestChangesElsewhereAreSeenLongBeforeTTL is about all that changes past the module.
+func TestChangesElsewhereAreSeenLongBeforeTTL(t *testing.T) {
+	w := newWorld(t)
+	w.before(w.rights())
+	w.live()
+	token := w.bob.AccessToken
+	shows := func(text string) func() bool {
+		return func() bool { _, body, _ := w.read(token, w.alice); return strings.Contains(body, text) }
+	}
+	refused := func(as string, want int) func() bool {
+		return func() bool { status, _, _ := w.read(as, w.alice); return status == want }
+	}
+	var session homeserver.User
+	login := func() {
+		var err error
+		if session, err = w.hs.Login(t.Context(), w.bob.ID, "secret"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1100 * time.Millisecond)
+		w.until("a hit", seenBy, func() bool { _, _, hit := w.read(session.AccessToken, w.alice); return hit })
+	}
+	n, syncs := 0, [2]string{"online", "unavailable"}
+	for _, change := range []struct {
+		name          string
+		before, makes func()
+		seen          func() func() bool
+	}{
+		{"another device's write", func() {}, func() { n++; w.write("unavailable", fmt.Sprint("write ", n)) },
+			func() func() bool { return shows(fmt.Sprintf(`"write %d"`, n)) }},
+		// Synapse takes no notice of a sync that says what the device's last one said.
+		{"a sync", func() {}, func() {
+			n++
+			w.at(w.hs.SyncURL, http.MethodGet, "/_matrix/client/v3/sync?timeout=0&set_presence="+syncs[n%2], w.alice.AccessToken, nil)
+		}, func() func() bool { return shows(`"` + syncs[n%2] + `"`) }},
+		{"a leave", func() {}, func() {
+			w.do(http.MethodPost, "/_matrix/client/v3/rooms/"+w.room+"/leave", token, map[string]any{}, nil)
+		}, func() func() bool { return refused(token, 403) }},
+		{"a join", func() {}, func() { w.join(w.bob) }, func() func() bool { return refused(token, 200) }},
+		{"a kick", func() {}, func() {
+			w.do(http.MethodPost, "/_matrix/client/v3/rooms/"+w.room+"/kick", w.alice.AccessToken, map[string]any{"user_id": w.bob.ID}, nil)
+		}, func() func() bool { defer w.join(w.bob); return refused(token, 403) }},
+		{"a logout", login, func() {
+			w.do(http.MethodPost, "/_matrix/client/v3/logout", session.AccessToken, map[string]any{}, nil)
+		}, func() func() bool { return refused(session.AccessToken, 401) }},
+		{"a deactivation", func() {
+			name := fmt.Sprint("gone", n)
+			n++
+			session = w.register(name)
+			w.join(session)
+			time.Sleep(1100 * time.Millisecond)
+			w.until("a hit", seenBy, func() bool { _, _, hit := w.read(session.AccessToken, w.alice); return hit })
+		}, func() {
+			w.do(http.MethodPost, "/_synapse/admin/v1/deactivate/"+session.ID, w.root.AccessToken, map[string]any{}, nil)
+		}, func() func() bool { return refused(session.AccessToken, 401) }},
+	} {
+		var took []time.Duration
+		for range 3 {
+			change.before()
+			time.Sleep(1100 * time.Millisecond)
+			w.read(token, w.alice)
+			change.makes()
+			if change.name == "a kick" {
+				took = append(took, w.until(change.name, seenBy, refused(token, 403)))
+				w.join(w.bob)
+				w.until("a join", seenBy, refused(token, 200))
+				continue
+			}
+			took = append(took, w.until(change.name, seenBy, change.seen()))
+			if change.name == "a leave" {
+				w.join(w.bob)
+				w.until("a join", seenBy, refused(token, 200))
+			}
+			if change.name == "a join" {
+				w.do(http.MethodPost, "/_matrix/client/v3/rooms/"+w.room+"/leave", token, map[string]any{}, nil)
+				w.until("a leave", seenBy, refused(token, 403))
+				w.join(w.bob)
+				w.until("a join", seenBy, refused(token, 200))
+			}
+		}
+		slices.Sort(took)
+		t.Logf("%-24s seen after %v, at most %v", change.name, took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+	}
+	if lost := w.metric("feed_losses_total", `reason="unreadable"`); lost > 0 {
+		t.Errorf("%v lines could not be read", lost)
+	}
+	if strings.Contains(w.site.Log(), "RDATA") || strings.Contains(w.site.Log(), session.AccessToken) {
+		t.Error("a line of the feed is in the log")
+	}
+
+	t.Run("what the feed says is what Synapse answers", w.sameAsSynapse)
+	t.Run("Redis is killed", w.redisIsKilled)
+}
+
+var ago = regexp.MustCompile(`"last_active_ago":\d+`)
+
+// sameAsSynapse compares what is served from a row with what Synapse answers.
+func (w *world) sameAsSynapse(t *testing.T) {
+	for _, tt := range [][2]string{{"unavailable", "tea \u2615 & \"cake\" <b>"}, {"offline", ""}, {"unavailable", ""}, {"online", "\u00e4"}} {
+		w.until("a hit", seenBy, func() bool { _, _, hit := w.read(w.bob.AccessToken, w.alice); return hit })
+		time.Sleep(1100 * time.Millisecond)
+		w.write(tt[0], tt[1])
+		direct := ""
+		w.until("a hit that shows it", seenBy, func() bool {
+			direct = ago.ReplaceAllString(w.direct(w.bob.AccessToken), "")
+			_, body, hit := w.read(w.bob.AccessToken, w.alice)
+			return hit && "200 "+ago.ReplaceAllString(body, "") == direct
+		})
+	}
+	if w.metric("feed_presence_total", `result="updated"`) == 0 {
+		t.Error("no row was served")
+	}
+}
+
+// redisIsKilled: everything goes on as without a feed, and the feed comes again.
+func (w *world) redisIsKilled(t *testing.T) {
+	start := w.hs.StopRedis(context.WithoutCancel(t.Context()))
+	w.until("the feed is lost", seenBy, func() bool { return w.metric("feeds", `state="connecting"`) == 1 })
+	if status, body, _ := w.read(w.bob.AccessToken, w.alice); status != 200 {
+		t.Errorf("a read without Redis is %d %s", status, body)
+	}
+	if n := strings.Count(w.site.Log(), "there is no connection"); n != 1 {
+		t.Errorf("%d log lines about the loss", n)
+	}
+	if err := start(); err != nil {
+		t.Fatal(err)
+	}
+	w.live()
+}
+
+// TestFeedsThatAreWrong: each is one clear line, and everything else goes on.
+func TestFeedsThatAreWrong(t *testing.T) {
+	w := newWorld(t)
+	for name, tt := range map[string]struct{ feed, says string }{
+		"the ACL refuses": {fmt.Sprintf("address %s\nusername %s\npassword wrong", w.hs.Redis, homeserver.FeedUser), "the server refuses it"},
+		"nobody is there": {"address 127.0.0.1:1", "there is no connection"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.T = t
+			w.before(tt.feed)
+			w.until("it is said", seenBy, func() bool { return strings.Contains(w.site.Log(), tt.says) })
+			w.write("unavailable", name)
+			if status, body, _ := w.read(w.bob.AccessToken, w.alice); status != 200 || !strings.Contains(body, name) {
+				t.Errorf("a read is %d %s", status, body)
+			}
+			time.Sleep(2 * time.Second)
+			if n := strings.Count(w.site.Log(), tt.says); n != 1 {
+				t.Errorf("it is said %d times:\n%s", n, w.site.Log())
+			}
+		})
+	}
+}
