@@ -63,11 +63,11 @@ func jittered(d time.Duration) time.Duration {
 // read connects, and reads until the connection is lost.
 func (s *subscription) read(ctx context.Context) error {
 	client := redis.NewClient(s.client)
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	connection := client.Subscribe(ctx)
-	defer connection.Close()
+	defer func() { _ = connection.Close() }()
 	// A read that blocks knows of no context.
-	defer context.AfterFunc(ctx, func() { connection.Close() })()
+	defer context.AfterFunc(ctx, func() { _ = connection.Close() })()
 
 	if err := connection.Subscribe(ctx, s.channel); err != nil {
 		return fmt.Errorf("subscribing: %w", err)

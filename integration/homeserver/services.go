@@ -44,7 +44,7 @@ func findServices() (found services, err error) {
 }
 
 func isProgram(path string) bool {
-	info, err := os.Stat(path)
+	info, err := os.Stat(path) //nolint:gosec // G703: PATH is the developer's
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
@@ -119,9 +119,15 @@ func asNobody(cmd *exec.Cmd, folder string) error {
 	if err != nil {
 		return fmt.Errorf("looking for a user without rights: %w", err)
 	}
-	uid, _ := strconv.Atoi(nobody.Uid)
-	gid, _ := strconv.Atoi(nobody.Gid)
-	if err := os.Chown(folder, uid, gid); err != nil {
+	uid, err := strconv.ParseUint(nobody.Uid, 10, 31)
+	if err != nil {
+		return fmt.Errorf("reading the number of a user: %w", err)
+	}
+	gid, err := strconv.ParseUint(nobody.Gid, 10, 31)
+	if err != nil {
+		return fmt.Errorf("reading the number of a group: %w", err)
+	}
+	if err := os.Chown(folder, int(uid), int(gid)); err != nil {
 		return fmt.Errorf("giving a folder to another user: %w", err)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}

@@ -88,7 +88,7 @@ func readTail(s *scene) (requests []request) {
 	nth := rand.NewZipf(random, 1.3, 1, roomSize-1)
 	for range int(tailRate * s.size.popular.Seconds()) {
 		viewer := random.IntN(len(s.world.people))
-		requests = append(requests, request{kind: read, by: s.world.people[viewer], of: s.world.roommate(viewer, int(nth.Uint64())).id})
+		requests = append(requests, request{kind: read, by: s.world.people[viewer], of: s.world.roommate(viewer, int(nth.Uint64())).id}) //nolint:gosec // G115: below roomSize
 	}
 	requests = schedule(requests, s.size.popular)
 	words := []string{"online", "unavailable"}
