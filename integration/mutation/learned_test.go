@@ -8,7 +8,7 @@ var learned = []mutant{
 	{
 		name:   "no trial of rooms",
 		effect: "who shares a room that the homeserver leaves out sees the others",
-		edits:  []edit{{"cache/trial.go", "return ok && known.passed", "return ok"}},
+		edits:  []edit{{"cache/trial.go", "return ok && known.passed", "return ok || known.passed"}},
 		unit:   "cache TestRoomsCountAfterATrial",
 		always: true,
 	},
@@ -33,7 +33,7 @@ var learned = []mutant{
 	{
 		name:   "no standing",
 		effect: "a guest sees who is in a room with them",
-		edits:  []edit{{"cache/room.go", "if !ok || p.standing < standing {", "if !ok {"}},
+		edits:  []edit{{"cache/room.go", "if !ok || p.standing < standing {", "if !ok {"}, {"cache/room.go", "return min(departed, p.standing)", "return departed"}},
 		unit:   "cache TestWhoIsListedInARoomMaySeeTheOthers",
 	},
 	{
@@ -46,21 +46,21 @@ var learned = []mutant{
 	{
 		name:   "answers of the site teach",
 		effect: "what a site says of a room permits as if the homeserver had said it",
-		edits:  []edit{{"internal/gateway/learn.go", "!isLocal(status) && len(w.Header()[\"Age\"]) == 0", "len(w.Header()[\"Age\"]) == 0"}},
+		edits:  []edit{{"internal/gateway/learn.go", "!isLocal(status) && len(", "(true || !isLocal(status)) && len("}},
 		unit:   "caddymodule TestAnswersOfTheSiteTeachNothing",
 		always: true,
 	},
 	{
 		name:   "repeated syncs teach",
 		effect: "an answer that Synapse gives again permits what was true two minutes ago",
-		edits:  []edit{{"internal/gateway/learn.go", "served(); again || viewer", "served(); viewer"}},
+		edits:  []edit{{"internal/gateway/learn.go", "served(); again || viewer", "served(); again && false || viewer"}},
 		unit:   "internal/gateway TestSyncsTellWhoMayBeSeenAndWhoHasChanged",
 		always: true,
 	},
 	{
 		name:   "a membership change ends nothing",
 		effect: "a kick that passes by is seen when the permission expires",
-		edits:  []edit{{"internal/gateway/membership.go", "for _, userID := range named() {", "for _, userID := range []string{} {"}},
+		edits:  []edit{{"internal/gateway/membership.go", "for _, userID := range named() {", "for _, userID := range named()[:0] {"}},
 		unit:   "internal/gateway TestMembershipChangesThatPassEndPermissions",
 	},
 }
