@@ -27,7 +27,7 @@ func licences(binary string) ([]byte, error) {
 		if m.Replace != nil {
 			m = m.Replace
 		}
-		if m.Version == "" {
+		if m.Version == "" || m.Version == "(devel)" {
 			continue // a folder of this checkout, under the licence of all of it
 		}
 		modules = append(modules, m.Path+"@"+m.Version)
