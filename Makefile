@@ -133,7 +133,7 @@ test: test-unit test-fuzz test-tools test-integration ## run every test; each pa
 # The twins don't survive the race detector.
 test-unit: race-note ## run the tests of the plugin itself
 	mkdir -p $(SCRATCH)
-	go test $(RACE) -exec '$(SCRATCH_ENV)' $(TESTFLAGS) ./... ./redis/... ./cmd/...
+	go test $(RACE) -exec '$(SCRATCH_ENV)' $(TESTFLAGS) ./... ./redis/... ./cmd/caddy-presence/...
 	$(if $(RACE),go test -exec '$(SCRATCH_ENV)' -run TestTwins $(TESTFLAGS) ./internal/gateway)
 
 test-tools: race-note sbom ## build with xcaddy, and hold the bill of materials against the binary
