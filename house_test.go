@@ -11,7 +11,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // rooms are the packages of the plugin, by their folders.
 func rooms(t *testing.T) (folders []string) {
