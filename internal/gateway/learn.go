@@ -107,7 +107,8 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 	g.askSoftwareInTime(r, next)
 	known := g.knownDialect() != Auto
 	l := &memberLesson{gateway: g, roomID: route.RoomID, departed: g.store.now()}
-	if l.viewer = g.store.identities.LastKnown(c); l.viewer == "" && known {
+	viewer := g.store.identities.LastKnown(c)
+	if l.viewer = viewer; viewer == "" && known {
 		// It is what the reads that come next would ask.
 		g.identifyInBackground(r, next, c, func(userID string) {
 			g.store.presence.LetIn(userID, l.departed, false)
@@ -124,7 +125,7 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 			l.keys = append(l.keys, g.store.presence.MemberKey(userID))
 		}
 	})
-	isOwn, served := g.own(w, r), g.serves(c, l.viewer, l.departed)
+	isOwn, served := g.own(w, r), g.serves(c, viewer, l.departed)
 	h := g.hear(w, func(status int) passing.Reader {
 		if !isOwn(status) {
 			return nil

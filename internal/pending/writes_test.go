@@ -3,6 +3,7 @@ package pending
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,7 +20,9 @@ var rules = Rules{Pending: 100, MaxAge: time.Minute}
 // kit is a homeserver that takes presence writes, and the writes that wait for it.
 type kit struct {
 	*Writes
-	t      *testing.T
+	t *testing.T
+
+	mu     sync.Mutex // guards all below
 	sent   []string
 	lost   int
 	fences int // that have begun and not ended
@@ -28,22 +31,32 @@ type kit struct {
 
 func newKit(t *testing.T) *kit {
 	k := &kit{t: t, reply: func(string) Answer { return Answer{Reply: Taken} }}
-	k.Writes = NewWrites(clock.New(), func(string) Fence { k.fences++; return k }, nil)
+	k.Writes = NewWrites(clock.New(), func(string) Fence { k.fence(1); return k }, nil)
 	return k
 }
 
-func (k *kit) End(time.Time, time.Duration)     { k.fences-- }
+func (k *kit) fence(n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.fences += n
+}
+
+func (k *kit) End(time.Time, time.Duration)     { k.fence(-1) }
 func (k *kit) Charge(bool) (wait time.Duration) { return 0 }
 func (k *kit) Settle() time.Duration            { return 0 }
 
 func (k *kit) Send(body []byte, _ time.Duration) Answer {
+	k.mu.Lock()
 	k.sent = append(k.sent, string(body))
+	k.mu.Unlock()
 	return k.reply(string(body))
 }
 
 // Lost looks at the writes, as a logger may: it must not be called with their lock.
 func (k *kit) Lost() {
 	k.Len()
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.lost++
 }
 
@@ -57,6 +70,8 @@ func (k *kit) write(s *Source, device byte, body string) bool {
 
 func (k *kit) want(what string, sent []string, counts map[Result]uint64) {
 	k.t.Helper()
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if !slices.Equal(k.sent, sent) {
 		k.t.Errorf("%s: sent were %q, want %q", what, k.sent, sent)
 	}
@@ -70,6 +85,20 @@ func (k *kit) want(what string, sent []string, counts map[Result]uint64) {
 	}
 }
 
+// fenced returns how many fences have begun and not ended.
+func (k *kit) fenced() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.fences
+}
+
+// told returns how many lost writes were told of.
+func (k *kit) told() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.lost
+}
+
 func message(n int) string { return fmt.Sprintf(`{"presence":"online","status_msg":"%d"}`, n) }
 
 func TestTheNewestOfADeviceIsDelivered(t *testing.T) {
@@ -80,8 +109,8 @@ func TestTheNewestOfADeviceIsDelivered(t *testing.T) {
 			k.write(s, 1, message(n))
 		}
 		k.write(s, 2, message(3))
-		if queued, ok := k.Waits(alice); !ok || queued != 2 || k.Len() != 2 || k.fences != 1 {
-			t.Errorf("%d and %d wait, and %d fences", queued, k.Len(), k.fences)
+		if queued, ok := k.Waits(alice); !ok || queued != 2 || k.Len() != 2 || k.fenced() != 1 {
+			t.Errorf("%d and %d wait, and %d fences", queued, k.Len(), k.fenced())
 		}
 		time.Sleep(time.Minute)
 		k.want("at the end", []string{message(2), message(3)}, map[Result]uint64{Superseded: 2, Delivered: 2})
@@ -97,8 +126,8 @@ func TestWhoseWriteIsLostIsToldWithoutTheLock(t *testing.T) {
 				k.reply = func(string) Answer { return reply }
 				k.write(k.NewSource(rules), 1, message(0))
 				time.Sleep(2 * time.Minute)
-				if k.lost != 1 || k.Len() != 0 {
-					t.Errorf("%d were told, and %d wait", k.lost, k.Len())
+				if k.told() != 1 || k.Len() != 0 {
+					t.Errorf("%d were told, and %d wait", k.told(), k.Len())
 				}
 			})
 		})
@@ -108,8 +137,8 @@ func TestWhoseWriteIsLostIsToldWithoutTheLock(t *testing.T) {
 		k.write(k.NewSource(rules), 1, message(0))
 		k.DropToken(matrix.Credential{Token: "token1"}, "")
 		k.want("a token that has ended", nil, map[Result]uint64{Dropped: 1})
-		if k.lost != 1 {
-			t.Errorf("%d were told", k.lost)
+		if k.told() != 1 {
+			t.Errorf("%d were told", k.told())
 		}
 	})
 }
@@ -179,6 +208,7 @@ func TestFallbacksAreBounded(t *testing.T) {
 		for n := range 200 {
 			k.write(s, byte(n%3), large(100+40*n))
 			u := k.users[alice]
+			k.Writes.mu.Lock()
 			for _, w := range u.queue {
 				size := len(w.Body.Text)
 				for _, f := range w.fallbacks {
@@ -191,6 +221,7 @@ func TestFallbacksAreBounded(t *testing.T) {
 			if len(u.queue) > maxDevices {
 				t.Fatalf("%d writes wait", len(u.queue))
 			}
+			k.Writes.mu.Unlock()
 		}
 		time.Sleep(time.Minute)
 	})
