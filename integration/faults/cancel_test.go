@@ -43,8 +43,8 @@ func TestCancelledClientsDoNotPileUp(t *testing.T) {
 	}{
 		{"readers of one user", read, one("reader"), one("target"), true, s.main, 1, "(*Gateway).fetch", 1},
 		{"readers of many users", read, one("reader"), each("target"), true, s.main, clients, "(*Gateway).fetch", clients},
-		{"readers of whom nobody knows who they are", read, one("reader"), one("target"), false, s.whoami, 1, "inquiry.answer", 1},
-		{"writers of whom nobody knows who they are", write, one("writer"), nil, false, s.whoami, 1, "inquiry.answer", clients},
+		{"readers of whom nobody knows who they are", read, one("reader"), one("target"), false, s.whoami, 1, "whoAmI.ask(", 1},
+		{"writers of whom nobody knows who they are", write, one("writer"), nil, false, s.whoami, 1, "whoAmI.ask(", clients},
 		{"writers", write, each("writer"), nil, true, s.main, clients, "", 0},
 		{"logouts", logout, each("user"), nil, true, s.main, clients, "", 0},
 		{"others", other, each("user"), nil, true, s.main, clients, "", 0},
