@@ -210,8 +210,8 @@ func (tr *trial) readers() seen {
 		}
 		if tr.fault.strike != nil {
 			suite.EventuallyNil(tr.T, "all readers but one wait for that one's fetch", func() error {
-				if _, _, _, _, arrived := tr.main.state(); arrived != 1 || waitingIn("(*Gateway).fetch") != len(answers)-1 {
-					return fmt.Errorf("%d have arrived, %d wait", arrived, waitingIn("(*Gateway).fetch"))
+				if _, _, _, _, arrived := tr.main.state(); arrived != 1 || waitingIn(inFetch) != len(answers)-1 {
+					return fmt.Errorf("%d have arrived, %d wait", arrived, waitingIn(inFetch))
 				}
 				return nil
 			})

@@ -227,13 +227,19 @@ func inHandler() int {
 	return strings.Count(stacks(), "/caddymodule.(*Handler).ServeHTTP(")
 }
 
-// waitingIn returns how many goroutines wait in such a method, and not in what it calls,
+// Where those wait who share a request of ours with another.
+const (
+	inFetch  = "gateway.(*Gateway).fetch"
+	inLookup = "identity.(*Lookups[...]).Ask"
+)
+
+// waitingIn returns how many goroutines wait in such a method of a package, and not in what it calls,
 // for what another one brings.
 func waitingIn(method string) (n int) {
 	for stack := range strings.SplitSeq(stacks(), "\n\n") {
 		head, frames, _ := strings.Cut(stack, "\n")
 		top, _, _ := strings.Cut(frames, "\n")
-		if strings.Contains(head, "[select") && strings.Contains(top, "/gateway."+method+"(") {
+		if strings.Contains(head, "[select") && strings.Contains(top, "/"+method+"(") {
 			n++
 		}
 	}
