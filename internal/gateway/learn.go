@@ -106,14 +106,11 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 	}
 	g.askSoftwareInTime(r, next)
 	known := g.knownDialect() != Auto
-	l := &memberLesson{gateway: g, roomID: route.RoomID, departed: g.store.now()}
 	viewer := g.store.identities.LastKnown(c)
-	if l.viewer = viewer; viewer == "" && known {
-		// It is what the reads that come next would ask.
-		g.identifyInBackground(r, next, c, func(userID string) {
-			g.store.presence.LetIn(userID, l.departed, false)
-			l.teach(func() { l.viewer = userID })
-		})
+	l := &memberLesson{gateway: g, roomID: route.RoomID, departed: g.store.now(), viewer: viewer}
+	identify := func(func(userID string)) {}
+	if viewer == "" && known {
+		identify = g.identifier(r, next, c)
 	}
 	create := passing.NewJoinedMembers
 	if route.Events {
@@ -133,6 +130,11 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 		if served(); !known {
 			return nil
 		}
+		// It is what the reads that come next would ask. Of a made-up token nothing is asked.
+		identify(func(userID string) {
+			g.store.presence.LetIn(userID, l.departed, false)
+			l.teach(func() { l.viewer = userID })
+		})
 		return list
 	})
 	return h, func() {
@@ -209,17 +211,27 @@ func (g *Gateway) hearOwn(w http.ResponseWriter, r *http.Request, next Next, rou
 	if g.askSoftwareInTime(r, next); err != nil || c.UserID != "" || c.DeviceID != "" || !route.Proves(dialect) || !g.aging(c, departed) {
 		return w, nil
 	}
-	identities, isOwn := g.store.identities, g.own(w, r)
-	under, revision := identities.Begin(c), identities.Revision()
+	isOwn := g.own(w, r)
+	learn, end := g.learnsOwner(c, departed)
 	return onStatus(w, func(status int) {
-		if !isOwn(status) {
-			return
+		if isOwn(status) {
+			learn(identity.WhoAmI{UserID: route.UserID}, true)
 		}
-		under.Learn(identity.WhoAmI{UserID: route.UserID}, revision, departed)
-		identities.Accept(c)
-		g.store.presence.LetIn(route.UserID, departed, true)
-		g.store.counters.learned[learnedIdentity].Add(1)
-	}), under.End
+	}), end
+}
+
+// learnsOwner returns what remembers whose a credential is, once the homeserver says so in its answer to
+// a request that departed then, and whether that is known to be no guest; and what is to be called in
+// any case when the answer is over.
+func (g *Gateway) learnsOwner(c matrix.Credential, departed time.Time) (learn func(who identity.WhoAmI, noGuest bool), end func()) {
+	m := g.store
+	under, revision := m.identities.Begin(c), m.identities.Revision()
+	return func(who identity.WhoAmI, noGuest bool) {
+		under.Learn(who, revision, departed)
+		m.identities.Accept(c)
+		m.presence.LetIn(who.UserID, departed, noGuest)
+		m.counters.learned[learnedIdentity].Add(1)
+	}, under.End
 }
 
 // hearWhoAmI learns whose a token is when a client asks for that itself.
@@ -229,19 +241,15 @@ func (g *Gateway) hearWhoAmI(w http.ResponseWriter, r *http.Request) (http.Respo
 	if err != nil || !g.aging(c, departed) {
 		return w, nil
 	}
-	identities, isOwn := g.store.identities, g.own(w, r)
-	under, revision := identities.Begin(c), identities.Revision()
-	w, finish := newWatch(w, isOwn, func(answer *subresponse) {
+	learn, end := g.learnsOwner(c, departed)
+	w, finish := newWatch(w, g.own(w, r), func(answer *subresponse) {
 		if who, ok := parseWhoAmI(answer); ok {
-			under.Learn(identity.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, departed)
-			identities.Accept(c)
-			g.store.presence.LetIn(who.UserID, departed, !who.Guest)
-			g.store.counters.learned[learnedIdentity].Add(1)
+			learn(identity.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, !who.Guest)
 		}
 	})
 	return w, func() {
 		finish()
-		under.End()
+		end()
 	}
 }
 

@@ -96,6 +96,35 @@ func TestTheSecondViewerOfARoomAsksNothing(t *testing.T) {
 	}
 }
 
+// Lists are no presence requests: whoever makes tokens up for them makes us ask nothing.
+func TestMadeUpTokensThatListMembersAreNotAskedAbout(t *testing.T) {
+	p := newRoom(t, &options{Homeserver: "synapse"})
+	list := p.list
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		user := p.hs.Tokens[strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")]
+		switch {
+		case !strings.HasSuffix(r.URL.Path, "members"):
+			return false, nil
+		case user == "":
+			answer(w, 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token"}`)
+		default:
+			answer(w, 200, list(user))
+		}
+		return true, nil
+	})
+	for i := range 20 {
+		p.Want(p.Do(request("GET", listPath, fmt.Sprint("made-up-", i), "")), 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Invalid access token"}`, "")
+	}
+	for p.memory.learning.Len() > 0 {
+		runtime.Gosched()
+	}
+	p.wantMetrics(map[string]float64{"upstream_requests_total whoami": 0})
+	if asked := p.opens(p.users[0]); asked != len(p.users) {
+		t.Errorf("who has an account asked %d times", asked)
+	}
+	p.wantMetrics(map[string]float64{"upstream_requests_total whoami": 1, "learned_total list": 1})
+}
+
 func TestWhatTeachesNothing(t *testing.T) {
 	list := func(path string) func(p *room) {
 		return func(p *room) {

@@ -58,15 +58,24 @@ func (g *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limi
 // identifyInBackground asks the homeserver whose a credential is, if that isn't known, while its
 // request is served, and calls then with a user that it learns.
 func (g *Gateway) identifyInBackground(r *http.Request, next Next, c matrix.Credential, then func(userID string)) {
-	now := g.store.now()
-	if known := g.cached(c, now); known.known() || g.isRefused(c, now) {
-		return
-	}
-	g.newWhoAmI(r, next, c, g.cfg.RejectedLimit).askInBackground(g.store.learning, func(who owner) {
-		if who.userID != "" {
-			then(who.userID)
+	g.identifier(r, next, c)(then)
+}
+
+// identifier returns identifyInBackground for when its request has been passed on: handlers behind
+// may have changed that by then.
+func (g *Gateway) identifier(r *http.Request, next Next, c matrix.Credential) (identify func(then func(userID string))) {
+	question := g.newWhoAmI(r, next, c, g.cfg.RejectedLimit)
+	return func(then func(userID string)) {
+		now := g.store.now()
+		if known := g.cached(c, now); known.known() || g.isRefused(c, now) {
+			return
 		}
-	})
+		question.askInBackground(g.store.learning, func(who owner) {
+			if who.userID != "" {
+				then(who.userID)
+			}
+		})
+	}
 }
 
 // newWhoAmI returns the question whose the credential of a request is.
