@@ -125,33 +125,41 @@ func TestFeedIsRefused(t *testing.T) {
 	}
 }
 
+// relay passes what comes to a listener on to a server, and has answers pass what comes back.
+func relay(t *testing.T, listener net.Listener, server string, answers func(client io.Writer, upstream io.Reader)) {
+	t.Helper()
+	var open sync.WaitGroup
+	t.Cleanup(func() { listener.Close(); open.Wait() })
+	open.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			upstream, err := net.Dial("tcp", server)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			open.Go(func() { io.Copy(upstream, client); upstream.Close() })
+			open.Go(func() { answers(client, upstream); client.Close() })
+		}
+	})
+}
+
 // The server, or the network, hangs: it reads, and answers nothing.
 func TestConnectionThatIsHalfOpenIsNoticed(t *testing.T) {
 	server := miniredis.RunT(t)
-	relay, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { relay.Close() })
 	hangs := make(chan struct{})
-	var open sync.WaitGroup
-	t.Cleanup(open.Wait)
-	open.Go(func() {
-		client, err := relay.Accept()
-		if err != nil {
-			return
-		}
-		upstream, err := net.Dial("tcp", server.Addr())
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		open.Go(func() { io.Copy(upstream, client); upstream.Close() })
+	relay(t, listener, server.Addr(), func(client io.Writer, upstream io.Reader) {
 		buffer := make([]byte, 4096)
 		for {
 			n, err := upstream.Read(buffer)
 			if err != nil {
-				client.Close()
 				return
 			}
 			select {
@@ -161,7 +169,7 @@ func TestConnectionThatIsHalfOpenIsNoticed(t *testing.T) {
 			}
 		}
 	})
-	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: relay.Addr().String()}})
+	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: listener.Addr().String()}})
 	e.await(t, "connected", 1)
 	close(hangs)
 	e.await(t, "lost: connection", 1)
@@ -175,28 +183,11 @@ func TestFeedOverASocketWithAPasswordFromTheEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { listener.Close() })
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Close)
-	var open sync.WaitGroup
-	t.Cleanup(func() { listener.Close(); open.Wait() })
-	open.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			upstream, err := net.Dial("tcp", server.Addr())
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			open.Go(func() { io.Copy(upstream, client); upstream.Close() })
-			open.Go(func() { io.Copy(client, upstream); client.Close() })
-		}
-	})
+	relay(t, listener, server.Addr(), func(client io.Writer, upstream io.Reader) { io.Copy(client, upstream) })
 	t.Setenv("FEED_PASSWORD", "from-the-environment")
 	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: "unix/" + path, Password: "{env.FEED_PASSWORD}"}})
 	e.await(t, "connected", 1)

@@ -130,33 +130,26 @@ func (w *world) rights() string {
 // read returns the status and the body of a read through the sidecar, and whether it was a hit.
 func (w *world) read(token string, user homeserver.User) (status int, body string, hit bool) {
 	w.Helper()
-	req, err := http.NewRequestWithContext(w.Context(), http.MethodGet, w.site.URL+statusPath(user), nil)
-	if err != nil {
-		w.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		w.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		w.Fatal(err)
-	}
-	return resp.StatusCode, string(text), strings.Contains(resp.Header.Get("Cache-Status"), "; hit")
+	resp, text := w.get(w.site.URL, token, user)
+	return resp.StatusCode, text, strings.Contains(resp.Header.Get("Cache-Status"), "; hit")
 }
 
 // direct returns what the presence writer answers to a read of alice's presence, past the sidecar.
 func (w *world) direct(token string) string {
 	w.Helper()
-	req, err := http.NewRequestWithContext(w.Context(), http.MethodGet, w.hs.PresenceURL+statusPath(w.alice), nil)
+	resp, text := w.get(w.hs.PresenceURL, token, w.alice)
+	return fmt.Sprint(resp.StatusCode, " ", text)
+}
+
+// get reads a user's presence at a server, and returns its answer, whose body has been read.
+func (w *world) get(url, token string, user homeserver.User) (resp *http.Response, body string) {
+	w.Helper()
+	req, err := http.NewRequestWithContext(w.Context(), http.MethodGet, url+statusPath(user), nil)
 	if err != nil {
 		w.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+token)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
+	if resp, err = http.DefaultClient.Do(req); err != nil {
 		w.Fatal(err)
 	}
 	defer resp.Body.Close()
@@ -164,7 +157,7 @@ func (w *world) direct(token string) string {
 	if err != nil {
 		w.Fatal(err)
 	}
-	return fmt.Sprint(resp.StatusCode, " ", string(text))
+	return resp, string(text)
 }
 
 // metric returns the sum of the samples of a metric that contain a text.
