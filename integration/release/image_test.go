@@ -121,16 +121,7 @@ func TestTheImagesRootServesASynapse(t *testing.T) {
 	if err := p.Ready(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}
-	client := homeserver.Client{URL: url}
-	carol, dave := register(t, hs, "carol"), register(t, hs, "dave")
-	shareRoom(t, client, carol, dave)
-	write(t, client, carol, "online")
-	if got := read(t, client, dave, carol); got != "online" {
-		t.Errorf("dave reads %q of carol", got)
-	}
-	if status := cacheStatus(t, client, dave, carol); !strings.Contains(status, "hit") {
-		t.Errorf("the second read says %q, want a hit", status)
-	}
+	shows(t, homeserver.Client{URL: url}, hs, "carol", "online", "dave")
 	if said := process.Tail(log, 200); strings.Contains(said, `"level":"error"`) {
 		t.Errorf("its log has errors:\n%s", said)
 	}

@@ -23,26 +23,10 @@ import (
 // An admin's first day: install, point it at the homeserver, start, restart under load,
 // upgrade, restart, remove.
 func TestTheInstalledProgramServesASynapse(t *testing.T) {
-	deb := artefact(t, "*_ARCH.deb")
-	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
-	d := newDebian(t)
-	d.install(deb)
-	listen := freeAddress(t)
-	pointAt(t, d, hs, listen)
-
-	url := "http://" + listen
+	deb, d, hs, url := installed(t)
 	s := d.start(url)
-	alice := register(t, hs, "alice")
 	client := homeserver.Client{URL: url}
-	bob := register(t, hs, "bob")
-	shareRoom(t, client, alice, bob)
-	write(t, client, alice, "unavailable")
-	if got := read(t, client, bob, alice); got != "unavailable" {
-		t.Fatalf("bob reads %q of alice after the write", got)
-	}
-	if status := cacheStatus(t, client, bob, alice); !strings.Contains(status, "hit") {
-		t.Errorf("the second read says %q, want a hit", status)
-	}
+	alice, bob := shows(t, client, hs, "alice", "unavailable", "bob")
 
 	for _, upgrade := range []func(){func() {}, func() { d.install(newer(t, deb)) }} {
 		load := newLoad(client, bob, alice)
@@ -175,14 +159,35 @@ func register(t *testing.T, hs *homeserver.Homeserver, name string) homeserver.U
 	return user
 }
 
-// shareRoom puts both into one room, so that one may see the other's presence.
-func shareRoom(t *testing.T, c homeserver.Client, owner, guest homeserver.User) {
+// installed is a Debian with the package, whose Caddyfile names a Synapse, and the URL at which the program
+// will answer.
+func installed(t *testing.T) (deb string, d debian, hs *homeserver.Homeserver, url string) {
 	t.Helper()
-	var room struct {
-		ID string `json:"room_id"`
+	deb = artefact(t, "*_ARCH.deb")
+	hs = suite.Homeserver(t, "synapse", homeserver.Options{})
+	d = newDebian(t)
+	d.install(deb)
+	listen := freeAddress(t)
+	pointAt(t, d, hs, listen)
+	return deb, d, hs, "http://" + listen
+}
+
+// shows has one new user write a presence through the program, and another, in the same room, read it
+// twice: from the homeserver, and from what the program remembers.
+func shows(t *testing.T, c homeserver.Client, hs *homeserver.Homeserver, writer, presence, reader string) (of, viewer homeserver.User) {
+	t.Helper()
+	of, viewer = register(t, hs, writer), register(t, hs, reader)
+	if _, err := c.Room(t.Context(), of, viewer); err != nil {
+		t.Fatal(err)
 	}
-	do(t, c, http.MethodPost, "/_matrix/client/v3/createRoom", owner, map[string]any{"preset": "public_chat"}, &room)
-	do(t, c, http.MethodPost, "/_matrix/client/v3/join/"+room.ID, guest, map[string]any{}, nil)
+	write(t, c, of, presence)
+	if got := read(t, c, viewer, of); got != presence {
+		t.Fatalf("%s reads %q of %s after the write", reader, got, writer)
+	}
+	if status := cacheStatus(t, c, viewer, of); !strings.Contains(status, "hit") {
+		t.Errorf("the second read says %q, want a hit", status)
+	}
+	return of, viewer
 }
 
 func do(t *testing.T, c homeserver.Client, method, path string, as homeserver.User, body, result any) {

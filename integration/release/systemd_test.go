@@ -17,30 +17,19 @@ import (
 // The unit as it is, under a real systemd: its sandbox, its secrets, start, reload, stop,
 // upgrade and removal.
 func TestTheServiceUnderSystemd(t *testing.T) {
-	deb := artefact(t, "*_ARCH.deb")
-	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
-	d := newDebian(t)
-	d.install(deb)
-	listen := freeAddress(t)
-	pointAt(t, d, hs, listen)
+	deb, d, hs, url := installed(t)
 	d.write(caddyfile, replaceOnce(t, d.read(caddyfile), "\tmatrix_presence\n",
 		"\tmatrix_presence\n\trespond /tenant {file.{$CREDENTIALS_DIRECTORY}/secret_tenant}\n"))
 	d.write("/etc/caddy-presence/secrets/tenant", "hush\n")
 
 	s := boot(t, d)
-	url := "http://" + listen
 	s.run("systemctl", "start", "caddy-presence")
 	awaitAnswer(t, url)
 	if got := get(t, url+"/tenant"); got != "hush" {
 		t.Errorf("the secret is %q", got)
 	}
 	client := homeserver.Client{URL: url}
-	erin, frank := register(t, hs, "erin"), register(t, hs, "frank")
-	shareRoom(t, client, erin, frank)
-	write(t, client, erin, "online")
-	if got := read(t, client, frank, erin); got != "online" {
-		t.Errorf("frank reads %q of erin", got)
-	}
+	erin, frank := shows(t, client, hs, "erin", "online", "frank")
 
 	s.run("systemctl", "reload", "caddy-presence")
 	if status := cacheStatus(t, client, frank, erin); !strings.Contains(status, "hit") {
