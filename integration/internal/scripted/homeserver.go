@@ -33,7 +33,8 @@ type Options struct {
 	// is online, with its age.
 	Body func(target string, s State) string
 	// Began is told of each request, when its body is read and before it is answered. It may
-	// take its time. What it returns is called after the answer.
+	// take its time. What it returns is called just before the answer leaves: who gets that may
+	// send the next request at once.
 	Began func(*Request) (ended func())
 	// Delay is how long to take for a request until it is looked at, and again until its
 	// answer leaves: by then the answer may be older than one that left before. Without
@@ -223,13 +224,15 @@ func (h *Homeserver) serve(run *run, w http.ResponseWriter, r *http.Request) {
 	}
 	q.Text = string(body)
 	h.identify(q)
+	ended := func() {}
 	if h.options.Began != nil {
-		defer h.options.Began(q)()
+		ended = h.options.Began(q)
 	}
 
 	// A write is applied in any case: a homeserver that crashes may have done it.
 	status, answer := h.answer(q)
 	h.delay(r)
+	ended()
 	if h.options.Streams {
 		h.say(w, status, answer)
 		return
