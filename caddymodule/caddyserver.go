@@ -85,14 +85,17 @@ func (caddyServer) IsUnconnected(err error) bool {
 	return ok
 }
 
-func (s caddyServer) Route(r *http.Request, next gateway.Next) gateway.Route {
+func (s caddyServer) Route(r *http.Request, next gateway.Next, more gateway.Variable) gateway.Route {
 	// The variables are a map without a lock. It belongs to the client's
 	// request, which may end before ours.
 	vars := s.Vars(r)
-	copied := make([]variable, 0, len(vars))
+	copied := make([]gateway.Variable, 0, len(vars)+1)
 	for name, value := range vars {
-		copied = append(copied, variable{name, value})
+		if name != more.Name {
+			copied = append(copied, gateway.Variable{Name: name, Value: value})
+		}
 	}
+	copied = append(copied, more)
 	return &caddyRoute{
 		next: next, clientIP: s.ClientIP(r), context: clientContext{r.Context()}, vars: copied, placeholders: placeholdersOf(r),
 	}
@@ -133,14 +136,8 @@ type caddyRoute struct {
 	next         gateway.Next
 	clientIP     string
 	context      clientContext
-	vars         []variable      // the client's request's
-	placeholders *caddy.Replacer // likewise
-}
-
-// variable is a variable of a request.
-type variable struct {
-	name  string
-	value any
+	vars         []gateway.Variable // the client's request's
+	placeholders *caddy.Replacer    // likewise
 }
 
 func (c *caddyRoute) ClientIP() string         { return c.clientIP }
@@ -195,8 +192,8 @@ func (c *caddyRoute) prepare(r *http.Request, replacer *caddy.Replacer, w http.R
 	vars := request.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	for _, v := range c.vars {
 		// Who the client is was found out from all of its header.
-		if _, ok := vars[v.name]; !ok || v.name == caddyhttp.ClientIPVarKey || v.name == caddyhttp.TrustedProxyVarKey {
-			vars[v.name] = bounded(v.value)
+		if _, ok := vars[v.Name]; !ok || v.Name == caddyhttp.ClientIPVarKey || v.Name == caddyhttp.TrustedProxyVarKey {
+			vars[v.Name] = bounded(v.Value)
 		}
 	}
 	if c.placeholders != nil {

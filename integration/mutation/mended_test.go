@@ -360,6 +360,13 @@ var mended = map[string][]mutant{
 	},
 	"robustness": {
 		{
+			name:   "a variable is written after the request was sent on",
+			effect: "a dial of the reverse proxy's reads the variables meanwhile, and Go ends the process",
+			edits:  []edit{{"internal/gateway/judgement.go", "defer j.over.Store(true)", "defer delete(vars, varJudge)"}},
+			unit:   "internal/gateway TestNothingOlderIsStoredOrServedWhileAWriteWaits",
+			why:    "the world has no race detector",
+		},
+		{
 			name:   "a call that panics never ends",
 			effect: "its key is blocked for ever",
 			edits:  []edit{{"internal/flight/group.go", "defer g.finish(key, c)\n\tc.result = g.Alone(c.fn)", "c.result = c.fn()\n\tg.finish(key, c)"}},

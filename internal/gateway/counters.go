@@ -126,11 +126,11 @@ func (g *Gateway) forward(w http.ResponseWriter, r *http.Request, next Next, why
 			departure.arrives()
 		}
 	}()
-	return next.ServeHTTP(onStatus(w, func(status int) {
+	return g.sendOn(onStatus(w, func(status int) {
 		arrived = true
 		departure.arrives()
 		then(status)
-	}), r)
+	}), r, next)
 }
 
 // Observer is told of a time in seconds.

@@ -11,7 +11,8 @@
 //   - revoke.go: requests by which tokens end;
 //   - learn.go: what is learned from answers while they pass, by hearer.go; batches.go: which syncs may
 //     be answered again; membership.go: requests by which memberships change;
-//   - stray.go: a handler that stands in the wrong place, and says so;
+//   - judgement.go: that a request is in hand already; stray.go: a handler that stands in the wrong place,
+//     and says so;
 //   - protocol.go: what a request is, whatever protocol brought it; body.go: its body.
 //
 // Every other request goes to the next handler as it came, and waits for nothing; what gives

@@ -63,12 +63,8 @@ func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 		})
 		return nil
 	}
-	if vars := g.server.Vars(r); vars != nil && !g.cfg.Observe && mayBeJudged(r.URL.Path) {
-		if vars[varJudge] == &g.store.mark {
-			return next.ServeHTTP(w, r)
-		}
-		vars[varJudge] = &g.store.mark
-		defer delete(vars, varJudge)
+	if !g.cfg.Observe && mayBeJudged(r.URL.Path) && g.isBeingJudged(r) {
+		return next.ServeHTTP(w, r)
 	}
 	return g.serve(w, r, next)
 }

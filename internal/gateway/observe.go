@@ -95,7 +95,7 @@ func (g *Gateway) observeAnswer(w http.ResponseWriter, r *http.Request, next Nex
 		answer.echoes = echoesOrigin(r.Header, answer.header)
 		seen.answer = answer
 		over()
-		g.judge(r, seen)
+		g.judge(seen)
 	}()
 	return g.forward(recorder, r, next, why, func(status int) {
 		recorder.status, recorder.header = status, w.Header().Clone()
@@ -118,7 +118,7 @@ func (g *Gateway) observedBody(certain bool, writer, target string) int64 {
 
 // judge finds out what would have become of a request. If it isn't known whose that is,
 // the homeserver is asked meanwhile: the client is not to wait for that.
-func (g *Gateway) judge(r *http.Request, seen *observation) {
+func (g *Gateway) judge(seen *observation) {
 	o, ok := seen.outcome(nil)
 	if !ok {
 		later := seen.asks[0].inBackground(g.store.learning, func() {
@@ -132,21 +132,20 @@ func (g *Gateway) judge(r *http.Request, seen *observation) {
 			return owner{err: errors.New("too many requests are being observed")}
 		})
 	}
-	g.noteObserved(r, seen.kind, o)
+	g.noteObserved(seen.verdict, seen.kind, o)
 }
 
-// noteObserved counts what would have become of a request and sets its variable.
-func (g *Gateway) noteObserved(r *http.Request, route route, o outcome) {
+// noteObserved counts what would have become of a request and says so in its variable.
+func (g *Gateway) noteObserved(v *verdict, route route, o outcome) {
 	g.store.counters.observed[route][o].Add(1)
-	if vars := g.server.Vars(r); vars != nil {
-		vars[varObserved] = outcomes[o].name
-	}
+	v.name.Store(&outcomes[o].name)
 }
 
 // observation is what is known of a request when it is over.
 type observation struct {
 	handler  *Gateway
 	kind     route
+	verdict  *verdict
 	departed time.Time
 	asks     []whoAmI     // whose the credential is, or each that it might be
 	answer   *subresponse // the homeserver's
@@ -167,7 +166,7 @@ type observation struct {
 
 // newObservation returns what is known of a request before it is sent on.
 func (g *Gateway) newObservation(r *http.Request, next Next, kind route, route matrix.PresenceRoute) *observation {
-	seen := &observation{handler: g, kind: kind, method: r.Method, departed: g.store.now()}
+	seen := &observation{handler: g, kind: kind, verdict: g.newVerdict(r), method: r.Method, departed: g.store.now()}
 	if kind == routeWrite {
 		seen.writing = newWriting(r, route)
 		seen.writing.now = seen.departed

@@ -9,9 +9,6 @@ const (
 	varCache    = "matrix_presence.cache"
 	varDecision = "matrix_presence.decision"
 	varObserved = "matrix_presence.observed" // in mode observe: what would have been
-
-	// varJudge is not for logs. It says by whose store a request is being judged.
-	varJudge = "matrix_presence.judge"
 )
 
 // outcome is how a presence request was answered. Each gets exactly one.
@@ -65,7 +62,8 @@ var outcomes = [outcomeCount]struct {
 	outcomeCanceled:          {"canceled", nil, "canceled"},
 }
 
-// note counts the outcome of a request and sets its variables.
+// note counts the outcome of a request and sets its variables. It is called before the request
+// is sent on, see [judgement].
 func (g *Gateway) note(r *http.Request, o outcome) { g.noteAs(r, routeOf(r), o) }
 
 func (g *Gateway) noteAs(r *http.Request, route route, o outcome) {

@@ -100,11 +100,12 @@ func (g *Gateway) servePreflight(w http.ResponseWriter, r *http.Request, next Ne
 	switch {
 	case g.cfg.Observe:
 		hadBody = watchBody(r)
+		verdict := g.newVerdict(r)
 		defer func() {
 			if known != nil && !hadBody() {
-				g.noteObserved(r, routePreflight, outcomeHit)
+				g.noteObserved(verdict, routePreflight, outcomeHit)
 			} else {
-				g.noteObserved(r, routePreflight, outcomeForwarded)
+				g.noteObserved(verdict, routePreflight, outcomeForwarded)
 			}
 		}()
 	case known != nil:

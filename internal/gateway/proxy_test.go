@@ -216,8 +216,10 @@ var (
 func (p *proxy) client() *scripted.Client {
 	return &scripted.Client{T: p.t, HS: p.hs.Homeserver, Do: func(r *http.Request) *http.Response {
 		p.t.Helper()
-		recorder := httptest.NewRecorder()
-		if err := p.gateway.Serve(recorder, prepared(r), p.hs); err != nil {
+		recorder, r := httptest.NewRecorder(), prepared(r)
+		next := &sentOn{own: stateOf(r), next: p.hs}
+		defer next.check(p.t)
+		if err := p.gateway.Serve(recorder, r, next); err != nil {
 			status := statusOf(testServer{}, err)
 			if status == 0 {
 				p.t.Fatalf("%s %s: an error without a status: %v", r.Method, r.URL, err)
@@ -226,6 +228,27 @@ func (p *proxy) client() *scripted.Client {
 		}
 		return recorder.Result()
 	}}
+}
+
+// sentOn is the next handler of a client's request. It checks that nothing is written among its
+// variables once it has been sent on: see judgement.
+type sentOn struct {
+	own  *state
+	next Next
+	vars map[string]any // when it was sent on
+}
+
+func (s *sentOn) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
+	if stateOf(r) == s.own {
+		s.vars = maps.Clone(s.own.vars)
+	}
+	return s.next.ServeHTTP(w, r)
+}
+
+func (s *sentOn) check(t testing.TB) {
+	if s.vars != nil && !maps.Equal(s.vars, s.own.vars) {
+		t.Errorf("variables when the request was sent on: %v, and when it was over: %v", s.vars, s.own.vars)
+	}
 }
 
 // begin gives p a gateway with these settings.
@@ -346,9 +369,13 @@ func (testServer) Status(err error) (status int, ok bool) {
 	return failure.status, true
 }
 
-func (s testServer) Route(r *http.Request, next Next) Route {
+func (s testServer) Route(r *http.Request, next Next, more Variable) Route {
 	own := *stateOf(r)
 	own.vars = maps.Clone(own.vars) // the client's request may write into it meanwhile
+	if own.vars == nil {
+		own.vars = make(map[string]any)
+	}
+	own.vars[more.Name] = more.Value
 	return testRoute{own, next, context.WithoutCancel(r.Context())}
 }
 

@@ -12,6 +12,12 @@ type Next interface {
 	ServeHTTP(w http.ResponseWriter, r *http.Request) error
 }
 
+// Variable is a variable of a request, see [Server.Vars].
+type Variable struct {
+	Name  string
+	Value any
+}
+
 // Server is the web server that a [Gateway] stands in.
 type Server interface {
 	// ClientIP returns the address of a request's client as the server tells it, which
@@ -27,8 +33,8 @@ type Server interface {
 	Vars(r *http.Request) map[string]any
 
 	// Route returns the way of a client's request to the homeserver, which starts with
-	// next.
-	Route(r *http.Request, next Next) Route
+	// next. What is sent there has the client's variables, and one more.
+	Route(r *http.Request, next Next, more Variable) Route
 
 	// ProxyMark returns something that changes when a reverse proxy has brought an answer
 	// to a request. It reports false if that can't be told.

@@ -68,11 +68,8 @@ type Store struct {
 	// panicked is told of a panic in a goroutine of ours.
 	panicked func(reason any)
 
-	mark mark
+	judges judgement // of what the gateways of the store send themselves
 }
-
-// mark has an address, which tells a store from others.
-type mark struct{ _ byte }
 
 // maxWhoAmIs is how many tokens the homeserver is asked about at a time. Each takes
 // it about a millisecond, so that is tens of thousands a second.
@@ -119,6 +116,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
 	})
 	m.presence.ResizeRooms(s.Rooms)
+	m.judges.store = m
 	for limit := range m.TopLimited {
 		m.TopLimited[limit] = policy.NewTopLimited(maxTopLimited, now)
 	}

@@ -54,7 +54,7 @@ func (g *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	dialect := g.knownDialect()
 	switch {
 	case !route.Sets(dialect), dialect == Dendrite && r.Method == http.MethodHead:
-		return next.ServeHTTP(w, r)
+		return g.sendOn(w, r, next)
 	case dialect == Auto && g.cfg.SyncPresence != syncPass:
 		return g.passUnjudged(w, r, next)
 	case g.cfg.SyncPresence == SyncStrip:
@@ -236,14 +236,14 @@ func (g *Gateway) stripSync(w http.ResponseWriter, r *http.Request, next Next, d
 func (g *Gateway) passSync(w http.ResponseWriter, r *http.Request, next Next, verdict devices.SyncVerdict) error {
 	c := g.store.counters
 	if g.cfg.Observe {
-		g.noteObserved(r, routeSync, syncVerdicts[verdict].outcome)
+		g.noteObserved(g.newVerdict(r), routeSync, syncVerdicts[verdict].outcome)
 		verdict = syncVerdicts[verdict].observed
 	}
 	c.requests[routeSync].Add(1)
 	c.syncWrites[verdict].Add(1)
 	c.upstream[reasonSync].Add(1)
 	g.noteAs(r, routeSync, syncVerdicts[verdict].outcome)
-	return next.ServeHTTP(w, r)
+	return g.sendOn(w, r, next)
 }
 
 // askedSync is what a sync asks for, and how to have it ask for something else.

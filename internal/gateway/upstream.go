@@ -162,7 +162,7 @@ func (g *Gateway) newSubrequest(r *http.Request, next Next, u *url.URL, token st
 		RemoteAddr: r.RemoteAddr,
 		TLS:        r.TLS,
 	}
-	route := g.server.Route(r, next)
+	route := g.server.Route(r, next, Variable{varJudge, &g.store.judges})
 	s := subrequest{
 		request: sub,
 		chosen:  head.chosen,
