@@ -8,7 +8,7 @@
 //   - states (presence.go): target → the last answer, when it was true, and how it ages;
 //   - permissions (permission.go): (viewer, target) → allowed, or the homeserver's refusal.
 //
-// A read is a hit only if both are fresh. A viewer is a Matrix user, not a
+// A read is a hit only if both are fresh (lookup.go). A viewer is a Matrix user, not a
 // token. Where a homeserver shapes bodies per viewer, [Rules.PerViewer] gives
 // each viewer a state of their own that dies with the target's.
 //

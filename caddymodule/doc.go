@@ -12,7 +12,7 @@
 //     wait are delivered when a configuration ends;
 //   - plan.go: which handlers of a configuration share what is remembered; site.go: which
 //     homeserver each of them fronts, found out by walk.go, which follows a request through
-//     the routes of routing.go;
+//     the routes of routing.go; fingerprint.go: whether two sites have the same handlers on the way;
 //   - sitefields.go: which header fields the handlers of a site look at or set;
 //   - collector.go: the metrics for Prometheus; admin.go: who is limited most, at Caddy's
 //     admin endpoint;

@@ -10,13 +10,13 @@ var fed = []mutant{
 	{
 		name:   "memberships never change",
 		effect: "who was kicked elsewhere reads on",
-		edits:  []edit{{tables, "} else if allowed != never && !p.memberships.hold(viewer, target, allowed) {", "} else if false {"}},
+		edits:  []edit{{lookup, "} else if allowed != never && !p.memberships.hold(viewer, target, allowed) {", "} else if false {"}},
 		unit:   "cache TestMembershipChangeEndsWhatIsKnownOfBothSides", why: noFeed,
 	},
 	{
 		name:   "a denial outlives a join",
 		effect: "who has joined elsewhere gets 403 until it is old",
-		edits:  []edit{{tables, "if !p.memberships.hold(viewer, target, refused.departed) {", "if false {"}},
+		edits:  []edit{{lookup, "if !p.memberships.hold(viewer, target, refused.departed) {", "if false {"}},
 		unit:   "cache TestMembershipChangeEndsWhatIsKnownOfBothSides", why: noFeed,
 	},
 	{

@@ -77,7 +77,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "no second try without what the client chose",
 			effect: "what is stale is shown to a client that made our question fail",
-			edits:  []edit{{"internal/gateway/upstream.go", "if !s.mayBeCause(answer) || left <= 0 ||", "if left <= 0 || true ||"}},
+			edits:  []edit{{"internal/gateway/subrequest.go", "if !s.mayBeCause(answer) || left <= 0 ||", "if left <= 0 || true ||"}},
 			unit:   "internal/gateway TestFailureByAFieldOfTheClientIsNoOutage",
 			why:    "as above",
 		},
@@ -203,7 +203,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "questions of ours have a deadline",
 			effect: "a slow lookup takes the homeserver out of passive health checks",
-			edits: []edit{{"internal/gateway/upstream.go", "ctx, cancel := context.WithCancel(s.client)\n\tdefer cancel()\n\ttimer := time.AfterFunc(timeout, cancel)",
+			edits: []edit{{"internal/gateway/subrequest.go", "ctx, cancel := context.WithCancel(s.client)\n\tdefer cancel()\n\ttimer := time.AfterFunc(timeout, cancel)",
 				"ctx, cancel := context.WithTimeout(s.client, timeout)\n\tdefer cancel()\n\ttimer := time.AfterFunc(2*timeout, cancel)"}},
 			unit:  "caddymodule TestSlowLookupIsNoFailureOfTheUpstream",
 			seeds: 60, more: "upstream=passive health checks;mood=slow whoami;step=mood;step=call;head=plain;body=none;form=v3;credential=header;steps=8;steps=10;pause=2m10s;route=read",
@@ -212,7 +212,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "the site's refusals are the homeserver's failures",
 			effect: "they become 502",
-			edits: []edit{{"internal/gateway/upstream.go", "s.site = site.Proxies && !proxied.Done || s.code() < http.StatusInternalServerError && s.code() > 0",
+			edits: []edit{{"internal/gateway/subresponse.go", "s.site = site.Proxies && !proxied.Done || s.code() < http.StatusInternalServerError && s.code() > 0",
 				"s.site = false"}},
 			unit:  "caddymodule TestSiteAnswersForItself",
 			seeds: 20, more: "handlers=an error by address;door=the Internet;upstream=direct;route=write;who=carol;credential=header;step=call",
@@ -221,7 +221,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "gzip stays packed",
 			effect: "with header_up Accept-Encoding gzip before a homeserver that compresses, all writes are 502",
-			edits:  []edit{{"internal/gateway/upstream.go", "if s.large || encoding != \"gzip\" && encoding != \"x-gzip\" {", "if true || encoding == \"\" {"}},
+			edits:  []edit{{"internal/gateway/subresponse.go", "if s.large || encoding != \"gzip\" && encoding != \"x-gzip\" {", "if true || encoding == \"\" {"}},
 			unit:   "caddymodule TestHomeserverThatIsMadeToCompress",
 			seeds:  40, more: "upstream=gzip forced;ways=compresses;route=write;credential=header;word=online;one's own=@alice:example.com",
 			law: "a request about presence fails",
@@ -312,7 +312,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a newer write takes over no text",
 			effect: "on Dendrite a text is lost",
-			edits:  []edit{{"internal/matrix/body.go", "if b.dialect == Synapse || b.dialect == Tuwunel || hasStatus(b)", "if true || hasStatus(b)"}},
+			edits:  []edit{{"internal/matrix/supersede.go", "if b.dialect == Synapse || b.dialect == Tuwunel || hasStatus(b)", "if true || hasStatus(b)"}},
 			unit:   "internal/matrix TestSupersededWritesLeaveTheSameState",
 			why:    "the law that shows it needs each write of a user taken, three in a row with these words, which eighty worlds didn't draw",
 		},

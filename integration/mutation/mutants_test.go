@@ -32,6 +32,7 @@ type edit struct {
 const (
 	fence  = "cache/fence.go"
 	tables = "cache/presence.go"
+	lookup = "cache/lookup.go"
 	denial = "cache/permission.go"
 	fetch  = "internal/gateway/fetch.go"
 	put    = "internal/gateway/write.go"
@@ -174,7 +175,7 @@ var guards = []mutant{
 	{
 		name:     "no end of the viewers' states by a write",
 		effect:   "each viewer's own state stays in memory",
-		edits:    []edit{{tables, "if !ok || own.root != st.root {", "if !ok {"}},
+		edits:    []edit{{lookup, "if !ok || own.root != st.root {", "if !ok {"}},
 		scenario: "at-once",
 	},
 	{

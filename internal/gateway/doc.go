@@ -24,8 +24,8 @@
 //     that; client.go and budgets.go: who may ask and how often; faults.go: why the homeserver can't
 //     be asked, in the log;
 //   - fetch.go: a read that goes to the homeserver, and share.go: who may have its answer;
-//     upstream.go: requests of our own, head.go: what they carry, fields.go: what of that is the
-//     site's; retrial.go: what becomes of those who shared one that failed; outage.go: whether the
+//     subrequest.go: requests of our own, head.go: what they carry, fields.go: what of that is the
+//     site's, subresponse.go: what they bring; retrial.go: what becomes of those who shared one that failed; outage.go: whether the
 //     homeserver fails, or a client makes it fail;
 //   - delivery.go: what a write needs to be sent that was answered 200 and waits;
 //   - dialect.go: which homeserver it is;

@@ -9,8 +9,8 @@
 //     own.go: is it served only to the user in its path;
 //   - credential.go: which access token does a request carry, on whose behalf. Homeservers
 //     disagree about requests that carry several, so these are [ErrUncertain];
-//   - body.go: what each homeserver makes of the body of a write, and which of several may
-//     be sent for all of them;
+//   - body.go: what each homeserver makes of the body of a write; supersede.go: which of several
+//     may be sent for all of them;
 //   - sync.go: what a sync says about presence, in its query or its body;
 //   - dialect.go: what the words mean, by homeserver;
 //   - pattern.go: patterns of user IDs.
