@@ -87,7 +87,7 @@ func (adminLimitedUsers) serve(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	case http.MethodDelete:
 		now := time.Now()
-		eachMemory(func(_ string, m *pooled) {
+		eachStore(func(_ string, m *pooled) {
 			for _, top := range m.store.TopLimited {
 				top.Reset(now)
 			}
@@ -103,7 +103,7 @@ func (adminLimitedUsers) serve(w http.ResponseWriter, r *http.Request) error {
 // allLimitedUsers returns a list for each limit of each memory, also an empty one.
 func allLimitedUsers() []limitedUsers {
 	lists := []limitedUsers{}
-	eachMemory(func(name string, m *pooled) {
+	eachStore(func(name string, m *pooled) {
 		for limit, sketch := range m.store.TopLimited {
 			top, total, since := sketch.Top()
 			list := limitedUsers{name, gateway.LimitNames[limit], since.UTC(), total, make([]limitedUser, len(top))}

@@ -622,7 +622,7 @@ func countOf(metric string) (n float64) {
 
 // memoryOfSite returns the memory of a test's site.
 func memoryOfSite() (found *gateway.Store) {
-	eachMemory(func(name string, m *pooled) {
+	eachStore(func(name string, m *pooled) {
 		if name == "example.com" {
 			found = m.store
 		}
@@ -632,7 +632,7 @@ func memoryOfSite() (found *gateway.Store) {
 
 // entriesOf returns how many entries a table of a memory has.
 func entriesOf(name, table string) (n float64) {
-	eachMemory(func(other string, m *pooled) {
+	eachStore(func(other string, m *pooled) {
 		m.store.Samples(func(metric *gateway.Metric, value float64, labels ...string) {
 			if other == name && metric.Name == "entries" && labels[0] == table {
 				n = value

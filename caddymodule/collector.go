@@ -25,7 +25,7 @@ var descs = func() map[*gateway.Metric]*prometheus.Desc {
 // one that is about to be given up.
 var latencyBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 
-// upstreamSeconds is one for all memories. Caddy makes a registry for each
+// upstreamSeconds is one for all stores. Caddy makes a registry for each
 // configuration; it is registered with all of them.
 var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 	Name:    metricsPrefix + "upstream_seconds",
@@ -33,12 +33,12 @@ var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 	Buckets: latencyBuckets,
 }, []string{"cache", "reason"})
 
-// memoryCollector reads the memories when it is asked, so it has nothing that a
+// storeCollector reads the memories when it is asked, so it has nothing that a
 // reload could lose.
-type memoryCollector struct{}
+type storeCollector struct{}
 
 func registerMetrics(ctx caddy.Context) error {
-	for _, collector := range []prometheus.Collector{memoryCollector{}, upstreamSeconds} {
+	for _, collector := range []prometheus.Collector{storeCollector{}, upstreamSeconds} {
 		err := ctx.GetMetricsRegistry().Register(collector)
 		if registered := (prometheus.AlreadyRegisteredError{}); errors.As(err, &registered) {
 			continue // by another handler of this configuration
@@ -51,15 +51,15 @@ func registerMetrics(ctx caddy.Context) error {
 }
 
 // Describe implements prometheus.Collector.
-func (memoryCollector) Describe(out chan<- *prometheus.Desc) {
+func (storeCollector) Describe(out chan<- *prometheus.Desc) {
 	for _, metric := range gateway.Metrics {
 		out <- descs[metric]
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (memoryCollector) Collect(out chan<- prometheus.Metric) {
-	eachMemory(func(name string, m *pooled) {
+func (storeCollector) Collect(out chan<- prometheus.Metric) {
+	eachStore(func(name string, m *pooled) {
 		m.store.Samples(func(metric *gateway.Metric, value float64, labels ...string) {
 			kind := prometheus.CounterValue
 			if metric.IsGauge {

@@ -14,7 +14,7 @@ func TestAllMetricsAreCollected(t *testing.T) {
 	p := handle(t, new(Handler))
 	p.Get("bob-token", alice)
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(memoryCollector{}, upstreamSeconds)
+	registry.MustRegister(storeCollector{}, upstreamSeconds)
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +49,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	handle(t, new(Handler))
-	eachMemory(func(_ string, m *pooled) {
+	eachStore(func(_ string, m *pooled) {
 		m.store.Samples(func(metric *gateway.Metric, _ float64, labels ...string) {
 			for _, word := range append(labels, metric.Name) {
 				if !strings.Contains(string(page), "`"+word+"`") && !strings.Contains(string(page), "`"+word+"{") {

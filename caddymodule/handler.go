@@ -214,7 +214,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.takeMemory(ctx, set); err != nil {
+	if err := h.takeStore(ctx, set); err != nil {
 		return err
 	}
 	if set.Coalesces {
@@ -230,7 +230,7 @@ func (h *Handler) Cleanup() error {
 		return nil // it was refused
 	}
 	h.gateway.Flush()
-	return h.dropMemory()
+	return h.dropStore()
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.

@@ -143,7 +143,7 @@ func (p *plan) refuse() {
 // assign gives each handler the name of a store: one that is there, or a new one.
 func (p *plan) assign() {
 	living := make(map[string][]*site)
-	eachMemory(func(label string, m *pooled) {
+	eachStore(func(label string, m *pooled) {
 		living[label] = slices.Collect(maps.Values(m.tenants))
 	})
 	used := make(map[string]bool)
@@ -152,19 +152,19 @@ func (p *plan) assign() {
 			continue
 		}
 		same := func(other *site) bool { return other.name == s.name }
-		if i := slices.IndexFunc(p.sites, func(other *site) bool { return same(other) && other.memory != "" }); i >= 0 {
-			s.memory = p.sites[i].memory
+		if i := slices.IndexFunc(p.sites, func(other *site) bool { return same(other) && other.store != "" }); i >= 0 {
+			s.store = p.sites[i].store
 			continue
 		}
-		s.memory = namedMemory(s.name, living, slices.DeleteFunc(slices.Clone(p.sites), func(other *site) bool { return !same(other) }), used)
-		used[s.memory] = true
+		s.store = storeName(s.name, living, slices.DeleteFunc(slices.Clone(p.sites), func(other *site) bool { return !same(other) }), used)
+		used[s.store] = true
 	}
 	p.assignUnnamed(living, used)
 }
 
-// namedMemory returns the memory of the sites of a cache name. That of an unnamed site goes
+// storeName returns the memory of the sites of a cache name. That of an unnamed site goes
 // with its homeserver, if the name that it is given is the one that it has had.
-func namedMemory(name string, living map[string][]*site, sites []*site, used map[string]bool) string {
+func storeName(name string, living map[string][]*site, sites []*site, used map[string]bool) string {
 	for _, label := range slices.Sorted(maps.Keys(living)) {
 		if slices.ContainsFunc(living[label], func(tenant *site) bool { return tenant.name == name }) {
 			return label
@@ -243,7 +243,7 @@ func (p *plan) assignUnnamed(living map[string][]*site, used map[string]bool) {
 			used[labels[i]] = true
 		}
 		for _, s := range group {
-			s.memory = labels[i]
+			s.store = labels[i]
 		}
 	}
 }
@@ -278,14 +278,14 @@ func (p *plan) agree() {
 		if s.dialect == "auto" {
 			s.dialect = ""
 		}
-		other := cmp.Or(dialects[s.memory], s.dialect)
+		other := cmp.Or(dialects[s.store], s.dialect)
 		if s.dialect != "" && other != s.dialect {
 			s.trouble = cmp.Or(s.trouble, fmt.Sprintf("the matrix_presence handlers of the cache %s front one homeserver: it can't be both homeserver %s and homeserver %s",
-				s.memory, other, s.dialect))
+				s.store, other, s.dialect))
 		}
-		dialects[s.memory] = other
+		dialects[s.store] = other
 	}
 	for _, s := range p.sites {
-		s.dialect = dialects[s.memory]
+		s.dialect = dialects[s.store]
 	}
 }

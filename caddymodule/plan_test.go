@@ -98,7 +98,7 @@ func (c *configuration) handlers() (found []*Handler) {
 	}
 	plans.Lock()
 	defer plans.Unlock()
-	eachMemory(func(_ string, m *pooled) {
+	eachStore(func(_ string, m *pooled) {
 		for h, site := range m.tenants {
 			for _, server := range c.app.Servers {
 				if site.server == server {
@@ -114,8 +114,8 @@ func (c *configuration) handlers() (found []*Handler) {
 // siteOf returns where a handler stands.
 func siteOf(h *Handler) *site { return h.pooled.tenants[h] }
 
-// memories returns how many handlers have which memory.
-func (c *configuration) memories() map[string]int {
+// stores returns how many handlers have which memory.
+func (c *configuration) stores() map[string]int {
 	count := make(map[string]int)
 	for _, h := range c.handlers() {
 		count[h.pooled.name]++
@@ -135,11 +135,11 @@ func (c *configuration) at(port string) http.Handler {
 	return nil
 }
 
-// want checks which memories there are, and how many handlers have each.
+// want checks which stores there are, and how many handlers have each.
 func (c *configuration) want(when string, want map[string]int) {
 	c.t.Helper()
-	if got := c.memories(); !maps.Equal(got, want) {
-		c.t.Errorf("%s: memories %v, want %v", when, got, want)
+	if got := c.stores(); !maps.Equal(got, want) {
+		c.t.Errorf("%s: stores %v, want %v", when, got, want)
 	}
 }
 
@@ -191,7 +191,7 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 	for _, tc := range []struct {
 		name      string
 		caddyfile string
-		memories  int
+		stores    int
 	}{
 		{"one block", one + ", " + two + proxied("hs:1"), 1},
 		{"two blocks of one upstream", one + proxied("hs:1") + two + proxied("hs:1"), 1},
@@ -266,13 +266,13 @@ func TestSitesShareAMemoryOnlyIfTheyHaveTheSameHomeserver(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			// Caddy provisions servers in no order.
-			want := provisionSites(t, tc.caddyfile).memories()
-			if len(want) != tc.memories {
-				t.Errorf("memories %v, want %d", want, tc.memories)
+			want := provisionSites(t, tc.caddyfile).stores()
+			if len(want) != tc.stores {
+				t.Errorf("stores %v, want %d", want, tc.stores)
 			}
 			for range 5 {
-				if got := provisionSites(t, tc.caddyfile).memories(); !maps.Equal(got, want) {
-					t.Errorf("memories %v, and now %v", want, got)
+				if got := provisionSites(t, tc.caddyfile).stores(); !maps.Equal(got, want) {
+					t.Errorf("stores %v, and now %v", want, got)
 				}
 			}
 		})
@@ -343,10 +343,10 @@ func TestHandlersThatCanNotBeToldApartNeedNames(t *testing.T) {
 			if len(plans.of) != 0 {
 				t.Errorf("%d plans are left of refused configurations", len(plans.of))
 			}
-			eachMemory(func(name string, _ *pooled) { t.Errorf("the memory %s is left of a refused configuration", name) })
+			eachStore(func(name string, _ *pooled) { t.Errorf("the memory %s is left of a refused configuration", name) })
 			c := provisionSites(t, strings.ReplaceAll(caddyfile, "NAME", "{\ncache {\nname shared\n}\n}"))
-			if got := c.memories(); len(got) != 1 || got["shared"] == 0 {
-				t.Errorf("with a name: memories %v", got)
+			if got := c.stores(); len(got) != 1 || got["shared"] == 0 {
+				t.Errorf("with a name: stores %v", got)
 			}
 		})
 	}
@@ -444,7 +444,7 @@ func TestMemoryStaysWithItsAddressWhereNothingElseIsKnown(t *testing.T) {
 }
 
 // Whether Caddy had provisioned a server's first handlers by then made a digest of it another one, so
-// that a reload of what was there already began new memories, now and then.
+// that a reload of what was there already began new stores, now and then.
 func TestMemoryStaysWhicheverServerComesFirst(t *testing.T) {
 	const site = ` {
 	tracing {
@@ -583,7 +583,7 @@ func TestFailedReloadLeavesMemoriesToTheirSites(t *testing.T) {
 		if n := syncsLookedAt(t, c.handlers()[0]); n != 0 {
 			t.Errorf("the failed configuration's needs are there: %v syncs were looked at", n)
 		}
-		eachMemory(func(label string, _ *pooled) {
+		eachStore(func(label string, _ *pooled) {
 			if label != "a.example.com" {
 				t.Errorf("the memory %s is left of a failure", label)
 			}
@@ -596,7 +596,7 @@ func TestFailedReloadLeavesMemoriesToTheirSites(t *testing.T) {
 	}
 }
 
-// The metrics of two memories must never have one label, or none could be read.
+// The metrics of two stores must never have one label, or none could be read.
 func TestNamesOfMemoriesAreUnique(t *testing.T) {
 	named := func(upstream string) string {
 		return " {\nmatrix_presence {\ncache {\nname a.example.com\n}\n}\nreverse_proxy " + upstream + "\n}\n"
@@ -638,9 +638,9 @@ func TestHandlersInJSON(t *testing.T) {
 	const presence, proxy = `{"handler":"matrix_presence"}`, `{"handler":"reverse_proxy","upstreams":[{"dial":"hs:1"}]}`
 	const hostA, hostB = `{"host":["A.example.com"]}`, `{"host":["b.example.com"]}`
 	for _, tc := range []struct {
-		name     string
-		servers  []string
-		memories map[string]int // none: refused
+		name    string
+		servers []string
+		stores  map[string]int // none: refused
 	}{
 		{"the upstream in a later route", []string{
 			server(":9", route(hostA, presence), route(hostA, proxy)), server(":8", route(hostA, presence, proxy)),
@@ -688,15 +688,15 @@ func TestHandlersInJSON(t *testing.T) {
 			}
 			c, err := tryProvision(t, config)
 			switch {
-			case tc.memories == nil && err == nil:
-				t.Errorf("memories %v, want an error", c.memories())
-			case tc.memories != nil && err != nil:
+			case tc.stores == nil && err == nil:
+				t.Errorf("stores %v, want an error", c.stores())
+			case tc.stores != nil && err != nil:
 				t.Error(err)
-			case tc.memories != nil:
+			case tc.stores != nil:
 				got := make(map[string]int)
-				eachMemory(func(label string, m *pooled) { got[label] = len(m.tenants) })
-				if !maps.Equal(got, tc.memories) {
-					t.Errorf("memories %v, want %v", got, tc.memories)
+				eachStore(func(label string, m *pooled) { got[label] = len(m.tenants) })
+				if !maps.Equal(got, tc.stores) {
+					t.Errorf("stores %v, want %v", got, tc.stores)
 				}
 			}
 		})
@@ -764,7 +764,7 @@ func TestMemoriesFollowTheirHomeserversThroughRandomReloads(t *testing.T) {
 				}
 				homeservers[h.pooled] = siteOf(h).homeserver
 				if m, ok := names[h.pooled.name]; ok && m != h.pooled {
-					t.Fatalf("seed %d: two memories are called %s by\n%s", seed, h.pooled.name, caddyfile)
+					t.Fatalf("seed %d: two stores are called %s by\n%s", seed, h.pooled.name, caddyfile)
 				}
 				names[h.pooled.name] = h.pooled
 				for _, other := range c.handlers() {

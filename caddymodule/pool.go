@@ -8,20 +8,20 @@ import (
 	"go.uber.org/zap"
 )
 
-// memories holds each memory by its name, see plan. A new configuration takes its
+// stores holds each store by its name, see plan. A new configuration takes its
 // references before the old one drops its own, so what is remembered
 // survives a reload, and a reload that fails changes nothing.
-var memories = caddy.NewUsagePool()
+var stores = caddy.NewUsagePool()
 
-// eachMemory calls f with each memory of the running configuration and its name.
-func eachMemory(f func(name string, m *pooled)) {
-	memories.Range(func(key, value any) bool {
+// eachStore calls f with each store of the running configuration and its name.
+func eachStore(f func(name string, m *pooled)) {
+	stores.Range(func(key, value any) bool {
 		f(key.(string), value.(*pooled))
 		return true
 	})
 }
 
-// pooled is a memory in the pool.
+// pooled is a store in the pool.
 type pooled struct {
 	store *gateway.Store
 	name  string
@@ -54,15 +54,15 @@ func logPanic(reason any) {
 // may still be under way when the last configuration that names it is gone.
 func (p *pooled) Destruct() error {
 	// As the other counters do, these begin anew with another memory of the name.
-	// Each by its name: to look for them goes through those of all memories.
+	// Each by its name: to look for them goes through those of all stores.
 	for _, reason := range gateway.ReasonNames {
 		upstreamSeconds.DeleteLabelValues(p.name, reason)
 	}
 	return nil
 }
 
-// takeMemory gets the handler's memory out of the pool, and makes its gateway.
-func (h *Handler) takeMemory(ctx caddy.Context, set *gateway.Settings) error {
+// takeStore gets the handler's memory out of the pool, and makes its gateway.
+func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 	name := ""
 	if h.Cache != nil {
 		name = h.Cache.Name
@@ -74,11 +74,11 @@ func (h *Handler) takeMemory(ctx caddy.Context, set *gateway.Settings) error {
 		return err
 	}
 	server := serverOf(ctx)
-	value, _, err := memories.LoadOrNew(site.memory, func() (caddy.Destructor, error) {
-		return newPooled(site.memory, set.Sizes), nil
+	value, _, err := stores.LoadOrNew(site.store, func() (caddy.Destructor, error) {
+		return newPooled(site.store, set.Sizes), nil
 	})
 	if err != nil {
-		return fmt.Errorf("taking the memory %q: %w", site.memory, err)
+		return fmt.Errorf("taking the memory %q: %w", site.store, err)
 	}
 	if set.Dialect == gateway.Auto {
 		set.Dialect = gateway.Dialects[site.dialect]
@@ -97,9 +97,9 @@ func (h *Handler) takeMemory(ctx caddy.Context, set *gateway.Settings) error {
 	return nil
 }
 
-// dropMemory undoes what takeMemory did. The handler stays usable for requests that
+// dropStore undoes what takeStore did. The handler stays usable for requests that
 // are still under way.
-func (h *Handler) dropMemory() error {
+func (h *Handler) dropStore() error {
 	stop := func() {}
 	defer func() { stop() }() // without the lock: it waits for the feed's goroutines
 	plans.Lock()
@@ -112,7 +112,7 @@ func (h *Handler) dropMemory() error {
 	}
 	delete(h.pooled.tenants, h)
 	h.pooled.update()
-	_, err := memories.Delete(h.pooled.name)
+	_, err := stores.Delete(h.pooled.name)
 	return err
 }
 

@@ -31,7 +31,7 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 			t.Fatalf("%s: cleaning up: %v", name, err)
 		}
 		cancel()
-		if refs, _ := memories.References(t.Name()); refs != 1 {
+		if refs, _ := stores.References(t.Name()); refs != 1 {
 			t.Errorf("%s: %d references to the memory, want 1", name, refs)
 		}
 		if got := entriesOf(t.Name(), "states"); got != 2 {
@@ -45,7 +45,7 @@ func TestRequestsOutliveTheirConfiguration(t *testing.T) {
 	p := handle(t, new(Handler))
 	p.HS.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 		if r.Method == "PUT" {
-			if _, err := memories.Delete(p.handler.pooled.name); err != nil {
+			if _, err := stores.Delete(p.handler.pooled.name); err != nil {
 				t.Error(err)
 			}
 		}
@@ -132,7 +132,7 @@ func TestReloadsLeaveNothingBehind(t *testing.T) {
 	if len(plans.of) != 0 {
 		t.Errorf("%d plans are left", len(plans.of))
 	}
-	eachMemory(func(name string, m *pooled) { t.Errorf("the memory %s is left, of %d handlers", name, len(m.tenants)) })
+	eachStore(func(name string, m *pooled) { t.Errorf("the memory %s is left, of %d handlers", name, len(m.tenants)) })
 	var left []string
 	for range 1000 { // they may be about to end
 		left = nil

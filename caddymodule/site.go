@@ -42,8 +42,8 @@ type site struct {
 	// dialect is the homeserver that the handler's configuration names.
 	dialect string
 
-	// memory is the name of the store that the handler gets.
-	memory string
+	// store is the name of the store that the handler gets.
+	store string
 }
 
 // title is what an admin would know the site by.
