@@ -49,6 +49,12 @@ reverse_proxy `
 // newFront starts the sidecar.
 func newFront(t *testing.T, c *cast) *front {
 	t.Helper()
+	return newFrontWith(t, c, options)
+}
+
+// newFrontWith starts the sidecar with other options.
+func newFrontWith(t *testing.T, c *cast, options string) *front {
+	t.Helper()
 	relay := newRelay(t, c.hs.URL)
 	// Caddy's files, should there be any, are the test's.
 	dir := t.TempDir()

@@ -63,6 +63,49 @@ var learned = []mutant{
 		edits:  []edit{{"internal/gateway/membership.go", "for _, userID := range named() {", "for _, userID := range named()[:0] {"}},
 		unit:   "internal/gateway TestMembershipChangesThatPassEndPermissions",
 	},
+	{
+		name:   "a token is of whom it names",
+		effect: "who makes up a token that names alice reads as alice",
+		edits:  []edit{{"internal/gateway/firstread.go", "f.answer.status == http.StatusOK && saysJSON", "f.answer.status >= http.StatusOK && saysJSON"}},
+		unit:   "internal/gateway TestAMadeUpTokenThatNamesAUserIsNobodys",
+		always: true,
+	},
+	{
+		name:   "a cache proves whose a token is",
+		effect: "what a cache between shows to anybody makes a made-up token somebody's",
+		edits:  []edit{{"internal/gateway/firstread.go", "!a.local && len(a.header[\"Age\"]) == 0", "!a.local"}},
+		unit:   "internal/gateway TestAFirstReadThatTellsNothingIsFollowedByAQuestion",
+	},
+	{
+		name:   "tokens are believed that the homeserver gives to others",
+		effect: "where something on the way changes tokens, their names count",
+		edits:  []edit{{"internal/gateway/claim.go", "server == nil || k.refuted.Load()", "server == nil"}},
+		unit:   "internal/gateway TestWhatIsNoFirstRead",
+	},
+	{
+		name:   "tokens of any form name a user",
+		effect: "an appservice's token that somebody has thought up names a user",
+		edits:  []edit{{"internal/matrix/token.go", "last < 0 || token[last+1:] != checkOf(token[:last])", "last < 0"}},
+		unit:   "internal/matrix TestOtherTokensNameNobody",
+	},
+	{
+		name:   "an appservice's read tells whose its token is",
+		effect: "an answer for one of an appservice's users is kept for its sender",
+		edits:  []edit{{"internal/gateway/firstread.go", "g.knownDialect() == Auto || c.UserID != \"\" || c.DeviceID != \"\",", "g.knownDialect() == Auto,"}},
+		unit:   "internal/gateway TestWhatIsNoFirstRead",
+	},
+	{
+		name:   "a first read is kept for whom its token names",
+		effect: "what one user was told is kept for another",
+		edits:  []edit{{"internal/gateway/firstread.go", "!f.isHomeservers() || who.userID != f.claimed.viewer", "!f.isHomeservers() || who.userID == \"\""}},
+		unit:   "internal/gateway TestAFirstReadIsKeptForItsUserOnly",
+	},
+	{
+		name:   "a first read with an unknown token costs its client nothing",
+		effect: "tokens that name users are tried without a limit",
+		edits:  []edit{{"internal/gateway/firstread.go", "return q.rejectCharged(f.answer, from, asked), true", "return q.reject(f.answer, asked), true"}},
+		unit:   "internal/gateway TestAMadeUpTokenThatNamesAUserIsNobodys",
+	},
 }
 
 func TestWhatIsLearnedIsGuarded(t *testing.T) {

@@ -60,11 +60,12 @@ const (
 	reasonSync                    // a client's sync that was looked at
 	reasonWhoAmI                  // whose token it is
 	reasonVersion                 // which homeserver it is
+	reasonFirstRead               // a read of ours like a fetch, which tells whose its token is
 	reasonRetry                   // a fetch or whoami that failed or hangs, without the client's fields
 	reasonCount
 )
 
-var ReasonNames = [reasonCount]string{"fetch", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version", "retry"}
+var ReasonNames = [reasonCount]string{"fetch", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version", "first_read", "retry"}
 
 // lookup is what became of a question whose token it is.
 type lookup int
@@ -77,10 +78,11 @@ const (
 	lookupCrowded                // it wasn't asked: too many questions before this one
 	lookupLimited                // it wasn't asked: too many unknown tokens from this client
 	lookupShared                 // it wasn't asked: another question had brought the answer
+	lookupByRead                 // it wasn't asked: its answer to the read itself has told
 	lookupCount
 )
 
-var lookupNames = [lookupCount]string{"known", "rejected", "refused", "failed", "crowded", "limited", "shared"}
+var lookupNames = [lookupCount]string{"known", "rejected", "refused", "failed", "crowded", "limited", "shared", "by_read"}
 
 // deliveryNames are what became of writes that were answered with 200 and had to wait.
 var deliveryNames = [pending.Results]string{

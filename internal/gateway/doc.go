@@ -21,7 +21,7 @@
 // What they need:
 //
 //   - whoami.go: whose an access token is, asked of the homeserver, and owner.go: what is known of
-//     that; client.go and budgets.go: who may ask and how often; faults.go: why the homeserver can't
+//     that; firstread.go: a read that tells it, claim.go: by whose the token claims to be; client.go and budgets.go: who may ask and how often; faults.go: why the homeserver can't
 //     be asked, in the log;
 //   - fetch.go: a read that goes to the homeserver, and share.go: who may have its answer;
 //     subrequest.go: requests of our own, head.go: what they carry, fields.go: what of that is the

@@ -138,21 +138,26 @@ func (g *Gateway) sendFetch(request subrequest, who reader, timeout time.Duratio
 	if result.failed() {
 		result.retrial = newRetrial(g.newParty(who, &request))
 	}
+	g.keepFetched(result, found.Ticket, who, request.request)
+	return result
+}
+
+// keepFetched remembers what a fetch has brought, which departed with this ticket.
+func (g *Gateway) keepFetched(result *fetched, ticket cache.Ticket, who reader, request *http.Request) {
 	if result.err != nil || result.site {
-		return result
+		return
 	}
 	if !result.failed() {
-		g.store.answered(now)
-		g.store.learnOrigins(request.request, result.subresponse)
+		g.store.answered(result.departed)
+		g.store.learnOrigins(request, result.subresponse)
 	}
 	if result.local && isSuccess(result.status) {
-		return result // it permits nothing
+		return // it permits nothing
 	}
-	result.answer, result.stored = g.remember(found.Ticket, who, result.subresponse)
+	result.answer, result.stored = g.remember(ticket, who, result.subresponse)
 	if result.answer != nil {
 		g.store.host.note(result.host)
 	}
-	return result
 }
 
 // remember keeps what an answer says, and reports whether it was stored. The answer is

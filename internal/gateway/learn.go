@@ -106,10 +106,10 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 	}
 	g.askSoftwareInTime(r, next)
 	known := g.knownDialect() != Auto
-	viewer := g.store.identities.LastKnown(c)
-	l := &memberLesson{gateway: g, roomID: route.RoomID, departed: g.store.now(), viewer: viewer}
+	// Whoever it claims to be of, it is once the homeserver has served it.
+	l := &memberLesson{gateway: g, roomID: route.RoomID, departed: g.store.now(), viewer: g.claimed(c)}
 	identify := func(func(userID string)) {}
-	if viewer == "" && known {
+	if l.viewer == "" && known {
 		identify = g.identifier(r, next, c)
 	}
 	create := passing.NewJoinedMembers
@@ -122,7 +122,8 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 			l.keys = append(l.keys, g.store.presence.MemberKey(userID))
 		}
 	})
-	isOwn, served := g.own(w, r), g.serves(c, viewer, l.departed)
+	isOwn := g.own(w, r)
+	served, end := g.serves(c, l.departed)
 	h := g.hear(w, func(status int) passing.Reader {
 		if !isOwn(status) {
 			return nil
@@ -138,6 +139,7 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 		return list
 	})
 	return h, func() {
+		defer end()
 		if h.end(); list.Whole() {
 			h.guard(func() { l.teach(func() { l.whole = true }) })
 		}
@@ -145,23 +147,20 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 }
 
 // serves returns what is to be called when the homeserver has answered a request with 200 that
-// takes a token: its user isn't locked, and the token that was known hasn't ended.
-func (g *Gateway) serves(c matrix.Credential, userID string, departed time.Time) func() {
-	if userID == "" {
-		return func() {}
+// takes a token: its user isn't locked, and it is of who it claims to be, if that isn't known yet, or
+// hasn't ended. What end is must be called in any case when the answer is over.
+func (g *Gateway) serves(c matrix.Credential, departed time.Time) (served, end func()) {
+	userID := g.claimed(c)
+	switch {
+	case userID == "":
+		return func() {}, func() {}
+	case c.UserID == "" && c.DeviceID == "" && g.aging(c, departed):
+		// Synapse's tokens of guests name nobody, see register_device_inner in its handlers/register.py.
+		noGuest := g.knownDialect() == synapse && g.store.claims.user(c.Token) == userID
+		learn, end := g.learnsOwner(c, departed)
+		return func() { learn(identity.WhoAmI{UserID: userID}, noGuest) }, end
 	}
-	identities := g.store.identities
-	renews := c.UserID == "" && c.DeviceID == "" && g.aging(c, departed)
-	revision := identities.Revision()
-	return func() {
-		g.store.presence.LetIn(userID, departed, false)
-		if renews && identities.LastKnown(c) == userID {
-			under := identities.Begin(c)
-			under.Learn(identity.WhoAmI{UserID: userID}, revision, departed)
-			under.End()
-			g.store.counters.learned[learnedIdentity].Add(1)
-		}
-	}
+	return func() { g.store.presence.LetIn(userID, departed, false) }, func() {}
 }
 
 // aging tells that it isn't known whose a credential is, or won't be soon.
@@ -184,7 +183,8 @@ func (g *Gateway) hearSync(w http.ResponseWriter, r *http.Request, next Next) (h
 		repeats = func() bool { return m.batches.repeats(viewer, since, m.clock.Now(), query.Timeout) }
 	}
 	again := repeats()
-	isOwn, served := g.own(w, r), g.serves(c, viewer, departed)
+	isOwn := g.own(w, r)
+	served, end := g.serves(c, departed)
 	h := g.hear(w, func(status int) passing.Reader {
 		if !isOwn(status) {
 			return nil
@@ -200,7 +200,10 @@ func (g *Gateway) hearSync(w http.ResponseWriter, r *http.Request, next Next) (h
 			}
 		})
 	})
-	return h, h.end
+	return h, func() {
+		h.end()
+		end()
+	}
 }
 
 // hearOwn learns whose a token is by a request that the homeserver serves only to the user whom its
@@ -244,6 +247,7 @@ func (g *Gateway) hearWhoAmI(w http.ResponseWriter, r *http.Request) (http.Respo
 	learn, end := g.learnsOwner(c, departed)
 	w, finish := newWatch(w, g.own(w, r), func(answer *subresponse) {
 		if who, ok := parseWhoAmI(answer); ok {
+			g.store.claims.note(c, who.UserID)
 			learn(identity.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, !who.Guest)
 		}
 	})

@@ -193,7 +193,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 		if tried, delivered := sum("upstream_requests_total", "delivery"), sum("deliveries_total", "delivered"); tried < delivered {
 			t.Errorf("%v requests for %v deliveries", tried, delivered)
 		}
-		if fetches, misses := sum("upstream_requests_total", "fetch"), sum("outcomes_total", "miss read"); fetches < misses {
+		if fetches, misses := sum("upstream_requests_total", "fetch", "first_read"), sum("outcomes_total", "miss read"); fetches < misses {
 			t.Errorf("%v fetches for %v misses", fetches, misses)
 		}
 		for _, reason := range ReasonNames {
@@ -203,7 +203,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			}
 			equal("answers to "+reason, got["upstream_seconds "+reason], got["upstream_requests_total "+reason])
 		}
-		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "bypass", "write", "delivery"), float64(p.hs.Count("GET")+p.hs.Count("PUT")))
+		equal("the homeserver's count of presence requests", sum("upstream_requests_total", "fetch", "first_read", "bypass", "write", "delivery"), float64(p.hs.Count("GET")+p.hs.Count("PUT")))
 		equal("the homeserver's count of whoami", sum("upstream_requests_total", "whoami"), float64(p.hs.Count("whoami")))
 
 		// It was all kinds of traffic.
@@ -218,7 +218,7 @@ func TestCountersAgreeAfterRandomTraffic(t *testing.T) {
 			"sync_writes_total changed", "sync_writes_total repeated", "sync_writes_total unknown", "sync_writes_total none",
 			"sync_writes_total unchanged", "sync_writes_total limited", "entries syncers", "evictions_total devices",
 			"outcomes_total hit preflight", "outcomes_total forwarded preflight", "evictions_total preflights", "entries preflights",
-			"lookups_total known", "lookups_total rejected", "lookups_total failed",
+			"lookups_total known", "lookups_total rejected", "lookups_total failed", "lookups_total by_read",
 			"evictions_total states", "evictions_total permissions", "evictions_total identities",
 		} {
 			if got[metric] == 0 {

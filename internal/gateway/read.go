@@ -25,6 +25,7 @@ type reading struct {
 	wait     time.Duration // until there is budget again, if there is none
 	from     client        // who is charged for made-up tokens
 	wasKnown bool          // the homeserver has known one of the tokens
+	first    *fetched      // what it has brought already, instead of a question whose it is
 	found    cache.Found   // in memory
 	result   *fetched      // by a fetch
 	own      bool          // that one was made for this reader
@@ -109,7 +110,7 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 				rd.Owner = policy.OwnerRefused
 				return
 			}
-			who = g.identify(r, next, rd.credential, g.cfg.RejectedLimit)
+			who = g.identifyReader(r, next, rd)
 			rd.now = g.store.now()
 		}
 		rd.noteOwner(who)
@@ -195,8 +196,12 @@ func (g *Gateway) checkClient(rd *reading) {
 
 // lookUpRead looks into memory for a read.
 func (g *Gateway) lookUpRead(rd *reading, forOrigin bool) {
-	if forOrigin {
+	switch {
+	case forOrigin:
 		rd.Found = policy.FoundForOrigin
+		return
+	case rd.first != nil:
+		rd.Found = policy.FoundNothing
 		return
 	}
 	rd.found = g.lookup(rd.reader(), rd.now)
@@ -214,7 +219,9 @@ func (rd *reading) reader() reader { return reader{rd.who.userID, rd.route.UserI
 
 // fetchRead gets the homeserver's answer to a read.
 func (g *Gateway) fetchRead(rd *reading, r *http.Request, next Next) {
-	rd.result, rd.own, rd.err = g.fetch(r, next, rd.reader(), rd.found)
+	if rd.result, rd.own = rd.first, true; rd.first == nil {
+		rd.result, rd.own, rd.err = g.fetch(r, next, rd.reader(), rd.found)
+	}
 	switch {
 	case rd.err == errIdentityEnded:
 		rd.Fetched = policy.FetchEnded

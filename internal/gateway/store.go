@@ -46,6 +46,7 @@ type Store struct {
 	faults faultLog
 	outage outage
 	host   goodHost
+	claims claims
 	echoes atomic.Bool // see learnOrigins
 	losses lossLog
 	// refusedRooms lets a line about a room that counts no more into the log.

@@ -152,7 +152,7 @@ func (g *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 		return known
 	}
 	if !forget() && certain {
-		g.identifyInBackground(r, next, shown[0], func(userID string) { doubt(shown[0], userID) })
+		g.identifySoon(r, next, shown[0], func(userID string) { doubt(shown[0], userID) })
 	}
 	return func() { forget() }
 }

@@ -22,6 +22,7 @@ type whoAmI struct {
 	credential matrix.Credential
 	request    subrequest
 	from       client
+	first      *firstRead // that may go in its place, or nil
 }
 
 // origin is where a question comes from, as far as the way to the homeserver may depend on it.
@@ -78,9 +79,39 @@ func (g *Gateway) identifier(r *http.Request, next Next, c matrix.Credential) (i
 	}
 }
 
+// tellsItself is for how long a request whose token names its user may take to tell by its answer
+// whether that is true, until the homeserver is asked.
+const tellsItself = 250 * time.Millisecond
+
+// identifySoon is identifyInBackground for a request whose answer may tell whose its credential is.
+// Then is called in any case.
+func (g *Gateway) identifySoon(r *http.Request, next Next, c matrix.Credential, then func(userID string)) {
+	if g.claimed(c) == "" {
+		g.identifyInBackground(r, next, c, then)
+		return
+	}
+	m, question := g.store, g.newWhoAmI(r, next, c, g.cfg.RejectedLimit)
+	if !m.learning.Take(question.from.name) {
+		return
+	}
+	time.AfterFunc(tellsItself, func() {
+		defer m.learning.Leave(question.from.name)
+		_ = m.guard(func() {
+			userID := m.identities.LastKnown(c)
+			if userID == "" && !question.isRefused(c, m.now()) {
+				who := question.ask(nil)
+				userID = who.userID
+			}
+			if userID != "" {
+				then(userID)
+			}
+		})
+	})
+}
+
 // newWhoAmI returns the question whose the credential of a request is.
 func (g *Gateway) newWhoAmI(r *http.Request, next Next, c matrix.Credential, limit *policy.Limit) whoAmI {
-	return whoAmI{g.tenant, c, g.newWhoAmIRequest(r, next, c), g.newClient(r, limit)}
+	return whoAmI{tenant: g.tenant, credential: c, request: g.newWhoAmIRequest(r, next, c), from: g.newClient(r, limit)}
 }
 
 // newWhoAmIRequest makes the request GET /account/whoami, which all homeservers have under
@@ -121,6 +152,7 @@ func (q whoAmI) ask(gone <-chan struct{}) owner {
 		Timeout: q.cfg.IdentityTimeout, Lifetime: q.cfg.Lifetimes.Identity,
 		Ask: func(under identity.Inquiry, deadline time.Time) owner {
 			who, result := q.askInTurn(from, under, deadline)
+			q.first.keep(who)
 			m.counters.lookups[result].Add(1)
 			return who
 		},
@@ -193,6 +225,9 @@ func (q whoAmI) askInTurn(from client, under identity.Inquiry, deadline time.Tim
 // askHomeserver asks the homeserver, and remembers its answer if it is a definite one. For a token
 // that the homeserver doesn't know it charges the client, unless that has been charged.
 func (q whoAmI) askHomeserver(from client, under identity.Inquiry, revision identity.Revision, asked, deadline time.Time) (owner, lookup) {
+	if who, told := q.askByRead(from, under, revision, asked, deadline); told {
+		return who, lookupByRead
+	}
 	m, c := q.store, q.credential
 	staleAtStake := q.cfg.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
 	answer := q.request.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
@@ -213,6 +248,7 @@ func (q whoAmI) askHomeserver(from client, under identity.Inquiry, revision iden
 			q.reportFault(faultNone, nil)
 			m.host.note(answer.host)
 			m.identities.Accept(c)
+			m.claims.note(c, who.UserID)
 			under.Learn(identity.WhoAmI{UserID: who.UserID, DeviceID: who.DeviceID}, revision, asked)
 			if q.learns() {
 				m.presence.LetIn(who.UserID, asked, !who.Guest)
@@ -220,10 +256,7 @@ func (q whoAmI) askHomeserver(from client, under identity.Inquiry, revision iden
 			return owner{userID: who.UserID, asked: asked, asOf: revision}, lookupKnown
 		}
 	case answer.status == http.StatusUnauthorized && errcode == unknownToken:
-		if !from.charged {
-			m.chargeRejected(from, asked)
-		}
-		return q.reject(answer, asked), lookupRejected
+		return q.rejectCharged(answer, from, asked), lookupRejected
 	case errcode != "" && errcode != "M_UNRECOGNIZED" && errcode != "M_NOT_FOUND":
 		// Also a 5xx, if the homeserver says so itself.
 		if isAboutCredential(answer) {
@@ -232,6 +265,14 @@ func (q whoAmI) askHomeserver(from client, under identity.Inquiry, revision iden
 		return owner{refusal: answer, down: answer.failed()}, lookupRefused
 	}
 	return q.incomprehensible(answer), lookupFailed
+}
+
+// rejectCharged is reject, and charges the client unless that has been charged.
+func (q whoAmI) rejectCharged(answer *subresponse, from client, asked time.Time) owner {
+	if !from.charged {
+		q.store.chargeRejected(from, asked)
+	}
+	return q.reject(answer, asked)
 }
 
 // reject remembers that the homeserver doesn't know the token.

@@ -6,7 +6,7 @@
 //   - route.go: is it a presence, and whose; activity.go: is it something by which a
 //     homeserver takes its user for active; revocation.go: may tokens end by it;
 //   - memberlist.go: is it a list of a room's members, and membership.go: does it change who is one;
-//     own.go: is it served only to the user in its path;
+//     own.go: is it served only to the user in its path; token.go: whom does a token name;
 //   - credential.go: which access token does a request carry, on whose behalf. Homeservers
 //     disagree about requests that carry several, so these are [ErrUncertain];
 //   - body.go: what each homeserver makes of the body of a write; supersede.go: which of several

@@ -124,9 +124,11 @@ func (l *List) Counters(c Counters) {
 	l.Equal(c.upstream("write"), c.Outcomes("write", "forwarded"), "upstream_requests_total of write, outcomes_total of forwarded")
 	l.Equal(c.upstream("preflight"), c.Outcomes("preflight", "forwarded"), "upstream_requests_total of preflight, outcomes_total of forwarded")
 	miss := c.Outcomes("read", "miss")
-	// What a fetch found too large, its reader asks for anew.
-	l.Between(c.upstream("fetch"), miss, miss+c.Outcomes("read", "stale", "failed", "canceled", "bypass"),
-		"upstream_requests_total of fetch, outcomes_total of miss and of those that may have asked")
+	// What a fetch found too large, its reader asks for anew. What a first read has brought may be for
+	// nobody: an unknown token's reader, or one over their limit.
+	l.Between(c.upstream("fetch", "first_read"), miss, miss+c.Outcomes("read", "stale", "failed", "canceled", "bypass")+c.upstream("first_read"),
+		"upstream_requests_total of fetch and first_read, outcomes_total of miss and of those that may have asked")
+	l.Between(c.lookups("by_read"), 0, c.upstream("first_read"), "lookups_total of by_read, upstream_requests_total of first_read")
 	l.Equal(c.deliveries("delivered", "superseded", "overtaken", "dropped", "lost"), c.Outcomes("write", "coalesced"), "deliveries_total, outcomes_total of coalesced")
 	l.Between(c.deliveries("delivered"), 0, c.upstream("delivery"), "deliveries_total of delivered, upstream_requests_total of delivery")
 
@@ -157,5 +159,5 @@ type Answered struct{ Reads, Writes, WhoAmI int }
 func (l *List) Homeserver(c Counters, a Answered) {
 	l.Equal(c.lookups("known", "rejected", "refused"), a.WhoAmI, "lookups_total of known, rejected and refused, questions that the homeserver answered")
 	l.Between(a.Writes, 0, c.upstream("write", "delivery"), "writes that the homeserver answered, upstream_requests_total of write and delivery")
-	l.Between(a.Reads, 0, c.upstream("fetch", "bypass", "retry"), "reads that the homeserver answered, upstream_requests_total of fetch, bypass and retry")
+	l.Between(a.Reads, 0, c.upstream("fetch", "first_read", "bypass", "retry"), "reads that the homeserver answered, upstream_requests_total of fetch, first_read, bypass and retry")
 }

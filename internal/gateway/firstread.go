@@ -1,0 +1,110 @@
+package gateway
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// firstRead is a read that goes to the homeserver in the place of the question whose its token
+// is: if the homeserver answers it, the token is of who it claims to be. What it has brought is
+// kept once that is known, and only then. All that bounds questions bounds it: it is one.
+//
+//	1 read:  with a token of which nothing is known but that it names alice
+//	1 read:  is sent, with a ticket; others with this token wait for it, as for a question
+//	1 read:  is answered: the token is alice's, and alice may see the target
+//	1 read:  is charged to alice, and answered
+type firstRead struct {
+	gateway *Gateway
+	request subrequest
+	claimed reader
+	found   cache.Found // nothing, when it departed
+
+	departed time.Time
+	answer   *subresponse // nil until it was sent
+	kept     *fetched     // what it has brought, once it is known for whom; else nil
+}
+
+// newFirstRead returns a read that may go in the place of a question, or nil: it must be one
+// that would be fetched, if it is known whose it is.
+func (g *Gateway) newFirstRead(r *http.Request, next Next, rd *reading) *firstRead {
+	c := rd.credential
+	switch {
+	case !g.learns() || g.knownDialect() == Auto || c.UserID != "" || c.DeviceID != "",
+		!rd.Canonical || rd.Body != policy.BodyGood || g.store.isForItsOrigin(r):
+		return nil
+	}
+	who := reader{viewer: g.claimed(c), target: rd.route.UserID, credential: c}
+	if who.viewer == "" || g.lookup(who, rd.now).Outcome != cache.Miss {
+		return nil
+	}
+	return &firstRead{gateway: g, request: g.newFetch(r, next, who), claimed: who}
+}
+
+// identifyReader tells whose a read is that isn't in memory, by a question or by the read itself.
+func (g *Gateway) identifyReader(r *http.Request, next Next, rd *reading) owner {
+	question := g.newWhoAmI(r, next, rd.credential, g.cfg.RejectedLimit)
+	question.first = g.newFirstRead(r, next, rd)
+	who := question.ask(r.Context().Done())
+	if question.first != nil {
+		rd.first = question.first.kept
+	}
+	return who
+}
+
+// send sends the read, once. It leaves time for a question.
+func (f *firstRead) send(deadline time.Time) {
+	g := f.gateway
+	f.departed = g.store.now()
+	f.found = g.lookup(f.claimed, f.departed)
+	f.answer = f.request.send(time.Until(deadline)/2, g.store.counters.departs(reasonFirstRead))
+}
+
+// isHomeservers tells that the homeserver has answered, now: not the site, nor a cache between.
+func (f *firstRead) isHomeservers() bool {
+	a := f.answer
+	return a.err == nil && !a.site && !a.local && len(a.header["Age"]) == 0
+}
+
+// proves tells that the homeserver has served the token's user.
+func (f *firstRead) proves() bool {
+	return f.isHomeservers() && f.answer.status == http.StatusOK && saysJSON(f.answer.header)
+}
+
+// keep remembers what the read has brought if it is known that it was the claimed user's. Those who
+// wait for that look into memory next.
+func (f *firstRead) keep(who owner) {
+	if f == nil || f.answer == nil || f.kept != nil || !f.isHomeservers() || who.userID != f.claimed.viewer {
+		return
+	}
+	switch f.answer.status {
+	case http.StatusOK, http.StatusForbidden, http.StatusNotFound:
+		f.kept = &fetched{departed: f.departed, subresponse: f.answer}
+		f.gateway.keepFetched(f.kept, f.found.Ticket, f.claimed, f.request.request)
+	}
+}
+
+// askByRead sends the read of a question, if it has one that wasn't sent. It reports false if that
+// hasn't told whose the token is, and the homeserver has to be asked.
+func (q whoAmI) askByRead(from client, under identity.Inquiry, revision identity.Revision, asked, deadline time.Time) (who owner, told bool) {
+	m, c, f := q.store, q.credential, q.first
+	if f == nil || f.answer != nil {
+		return owner{}, false
+	}
+	switch f.send(deadline); {
+	case f.proves():
+		m.answered(asked)
+		m.identities.Accept(c)
+		under.Learn(identity.WhoAmI{UserID: f.claimed.viewer}, revision, asked)
+		m.presence.LetIn(f.claimed.viewer, asked, false)
+		m.counters.learned[learnedIdentity].Add(1)
+		return owner{userID: f.claimed.viewer, asked: asked, asOf: revision}, true
+	case f.isHomeservers() && f.answer.status == http.StatusUnauthorized && f.answer.matrixError() == unknownToken:
+		m.answered(asked)
+		return q.rejectCharged(f.answer, from, asked), true
+	}
+	return owner{}, false
+}
