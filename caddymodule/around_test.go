@@ -324,6 +324,48 @@ func TestAnswersOfTheSiteTeachNothing(t *testing.T) {
 	}
 }
 
+// A cache on the way to the homeserver, such as a handler of the site's or a CDN, answers with what was
+// true a while ago. An old state was kept for another ttl, after a write that had been acknowledged,
+// and an old whoami let a token that had been logged out read what is in memory.
+func TestAnswersOfACacheOnTheWayAreNotKept(t *testing.T) {
+	for _, tc := range []struct {
+		age string
+		old bool
+	}{{"40", true}, {"007", true}, {"0", false}} {
+		t.Run(tc.age, func(t *testing.T) {
+			hs := scripted.New()
+			front := newSite(t, hs, "matrix_presence\nreverse_proxy UPSTREAM")
+			cached := func(path, body string) {
+				hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method != http.MethodGet || !strings.HasSuffix(r.URL.Path, path) {
+						return false, nil
+					}
+					w.Header().Set("Age", tc.age)
+					answer(w, 200, body)
+					return true, nil
+				})
+			}
+			read := func() *http.Response { return ask(front, presenceRequest("GET", "bob-token", "")) }
+
+			cached("/status", `{"presence":"online","status_msg":"of the cache"}`)
+			read()
+			hs.AnswerBy(nil)
+			if got := bodyOf(read()); strings.Contains(got, "of the cache") != !tc.old {
+				t.Errorf("the next read gets %s", got)
+			}
+
+			cached("/whoami", `{"user_id":"`+bob+`"}`)
+			ask(front, request("POST", "http://example.com:9/_matrix/client/v3/logout", "bob-token", ""))
+			hs.Mu.Lock()
+			delete(hs.Tokens, "bob-token")
+			hs.Mu.Unlock()
+			if resp := read(); resp.StatusCode == 401 != tc.old {
+				t.Errorf("after the logout: %d %s", resp.StatusCode, bodyOf(resp))
+			}
+		})
+	}
+}
+
 // A write that the homeserver failed to take isn't one that it has, whatever the site says:
 // what repeats it is no repeat.
 func TestSuccessOfTheSiteAcknowledgesNothing(t *testing.T) {

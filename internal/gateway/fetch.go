@@ -151,8 +151,8 @@ func (g *Gateway) keepFetched(result *fetched, ticket cache.Ticket, who reader, 
 		g.store.answered(result.departed)
 		g.store.learnOrigins(request, result.subresponse)
 	}
-	if result.local && isSuccess(result.status) {
-		return // it permits nothing
+	if result.local && (isSuccess(result.status) || isAged(result.header)) {
+		return // it permits nothing, and refuses nothing
 	}
 	result.answer, result.stored = g.remember(ticket, who, result.subresponse)
 	if result.answer != nil {

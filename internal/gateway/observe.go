@@ -91,7 +91,7 @@ func (g *Gateway) observeAnswer(w http.ResponseWriter, r *http.Request, next Nex
 		answer := recorder.answer()
 		answer.arrived = g.store.now()
 		answer.site = answer.status >= http.StatusMultipleChoices && isSites() || g.site.Authenticates && answer.isAuthentication()
-		answer.local = isLocal(answer.status)
+		answer.local = isLocal(answer.status) || isAged(answer.header)
 		answer.echoes = echoesOrigin(r.Header, answer.header)
 		seen.answer = answer
 		over()

@@ -48,7 +48,8 @@ type subresponse struct {
 	// of the homeserver's, by handle_response or intercept.
 	replaced bool
 	// local tells of an answer of any status that the site's handlers have made it what it
-	// is: it shows nothing of a presence, and permits nothing.
+	// is, or that a cache on the way has kept: it shows nothing of a presence as it is now, and
+	// permits nothing.
 	local bool
 	// echoes tells that the answer is for the one origin that the request named.
 	echoes bool
@@ -130,10 +131,17 @@ func (s *subresponse) attribute(site *SiteFields, proxied Proxied) {
 		return
 	}
 	s.replaced = isReplaced(proxied.Status, s.status)
-	s.local = site.Proxies && !proxied.Done || s.replaced
+	s.local = site.Proxies && !proxied.Done || s.replaced || isAged(s.header)
 	s.site = s.status >= http.StatusMultipleChoices && (site.Proxies && !proxied.Done ||
 		s.replaced && s.status < http.StatusInternalServerError && s.matrixError() == "") ||
 		site.Authenticates && s.isAuthentication()
+}
+
+// isAged tells that a cache on the way has kept an answer for a while (RFC 9111, 5.1). It may be older
+// than a write or a logout since, and asking again may bring the same. Caches that only pass an answer
+// on may say 0.
+func isAged(header http.Header) bool {
+	return slices.ContainsFunc(header["Age"], func(age string) bool { return strings.Trim(age, "0 ") != "" })
 }
 
 // isReplaced tells of a status that it isn't the one that a reverse proxy has got. One that isn't a

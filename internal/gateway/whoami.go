@@ -244,7 +244,7 @@ func (q whoAmI) askHomeserver(from client, under identity.Inquiry, revision iden
 	m.answered(asked)
 	switch {
 	case answer.status == http.StatusOK:
-		if who, ok := parseWhoAmI(answer); ok {
+		if who, ok := parseWhoAmI(answer); ok && !answer.local {
 			q.reportFault(faultNone, nil)
 			m.host.note(answer.host)
 			m.identities.Accept(c)
@@ -303,8 +303,8 @@ func (q whoAmI) unreachable(answer *subresponse) owner {
 // incomprehensible returns what is known by an answer that no homeserver gives to a question, and
 // logs it unless there may be one all the same.
 func (q whoAmI) incomprehensible(answer *subresponse) owner {
-	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q and Content-Encoding %q",
-		q.request.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"))
+	err := fmt.Errorf("GET %s was answered with status %d, Content-Type %q, Content-Encoding %q and Age %q",
+		q.request.request.URL.Path, answer.status, answer.header.Get("Content-Type"), answer.header.Get("Content-Encoding"), answer.header.Get("Age"))
 	failed := owner{err: fail(http.StatusBadGateway, err)}
 	switch {
 	case answer.isAboutRequest():
