@@ -41,7 +41,32 @@ func (caddyServer) ClientIPHeaders(r *http.Request) []string {
 	return nil
 }
 
-func (caddyServer) Vars(r *http.Request) map[string]any {
+// varsPrefix begins the placeholders of variables.
+const varsPrefix = "http.vars."
+
+// Var implements Server.
+func (s caddyServer) Var(r *http.Request, name string) any {
+	if !s.HasUpstream(r) {
+		return varsOf(r)[name]
+	}
+	value, _ := placeholdersOf(r).Get(varsPrefix + name)
+	return value
+}
+
+// SetVar implements Server. A reverse proxy that has had the request before us may go on reading
+// its variables, which are a map without a lock: a forward_auth does, and if we stand in handle_errors
+// the one that failed does. Then only the placeholder of the variable is set.
+func (s caddyServer) SetVar(r *http.Request, name string, value any) {
+	switch vars := varsOf(r); {
+	case vars == nil:
+	case s.HasUpstream(r):
+		placeholdersOf(r).Set(varsPrefix+name, value)
+	default:
+		vars[name] = value
+	}
+}
+
+func varsOf(r *http.Request) map[string]any {
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
 	return vars
 }
@@ -88,7 +113,7 @@ func (caddyServer) IsUnconnected(err error) bool {
 func (s caddyServer) Route(r *http.Request, next gateway.Next, more gateway.Variable) gateway.Route {
 	// The variables are a map without a lock. It belongs to the client's
 	// request, which may end before ours.
-	vars := s.Vars(r)
+	vars := varsOf(r)
 	copied := make([]gateway.Variable, 0, len(vars)+1)
 	for name, value := range vars {
 		if name != more.Name {

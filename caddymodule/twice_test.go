@@ -7,6 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
@@ -47,6 +51,56 @@ func TestRequestIsJudgedByOneHandlerOfAMemory(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// varsAfter is a handler that notes which variables of ours a request has when that is over.
+type varsAfter struct{ inMap, inPlaceholder string }
+
+var lastVars varsAfter
+
+func (*varsAfter) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.test_vars_after", New: func() caddy.Module { return new(varsAfter) }}
+}
+
+func (*varsAfter) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	err := next.ServeHTTP(w, r)
+	inMap, _ := caddyhttp.GetVar(r.Context(), "matrix_presence.decision").(string)
+	inPlaceholder, _ := placeholdersOf(r).GetString("http.vars.matrix_presence.decision")
+	lastVars = varsAfter{inMap, inPlaceholder}
+	return err
+}
+
+func init() {
+	caddy.RegisterModule(new(varsAfter))
+	httpcaddyfile.RegisterHandlerDirective("test_vars_after", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return new(varsAfter), nil
+	})
+}
+
+// A reverse proxy that had a request before us, such as a forward_auth, may go on reading its variables
+// while it dials. They are a map without a lock: to write into it then ended the process, now and then.
+func TestNoVariableIsWrittenOnceAReverseProxyHasHadTheRequest(t *testing.T) {
+	site := newSite(t, scripted.New(), `
+		route {
+			test_vars_after
+			forward_auth /_matrix/client/v3/* UPSTREAM {
+				uri /_matrix/client/versions
+			}
+			matrix_presence {
+				write_limit 1/1h burst 1
+			}
+			reverse_proxy UPSTREAM
+		}`)
+	for _, want := range []varsAfter{{"", "forwarded"}, {"", "limited"}} {
+		ask(site, presenceRequest("PUT", "alice-token", `{"presence":"online"}`))
+		if lastVars != want {
+			t.Errorf("behind a forward_auth: %+v, want %+v", lastVars, want)
+		}
+	}
+	r := request("GET", "http://example.com:9/_matrix/client/r0/presence/"+alice+"/status", "alice-token", "")
+	if ask(site, r); lastVars != (varsAfter{"forwarded", "forwarded"}) {
+		t.Errorf("without one: %+v", lastVars)
 	}
 }
 

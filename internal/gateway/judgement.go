@@ -26,18 +26,17 @@ type judgement struct {
 
 // isBeingJudged reports whether another gateway of the store has a request in hand.
 func (g *Gateway) isBeingJudged(r *http.Request) bool {
-	j, ok := g.server.Vars(r)[varJudge].(*judgement)
+	j, ok := g.server.Var(r, varJudge).(*judgement)
 	return ok && j.store == g.store && !j.over.Load()
 }
 
 // sendOn passes on a request that has been judged.
 func (g *Gateway) sendOn(w http.ResponseWriter, r *http.Request, next Next) error {
-	vars := g.server.Vars(r)
-	if g.cfg.Observe || vars == nil {
+	if g.cfg.Observe {
 		return next.ServeHTTP(w, r)
 	}
 	j := &judgement{store: g.store}
-	vars[varJudge] = j
+	g.server.SetVar(r, varJudge, j)
 	defer j.over.Store(true)
 	return next.ServeHTTP(w, r)
 }
@@ -49,9 +48,7 @@ type verdict struct{ name atomic.Pointer[string] }
 // newVerdict returns the verdict on a request, which is one of its variables.
 func (g *Gateway) newVerdict(r *http.Request) *verdict {
 	v := new(verdict)
-	if vars := g.server.Vars(r); vars != nil {
-		vars[varObserved] = v
-	}
+	g.server.SetVar(r, varObserved, v)
 	return v
 }
 

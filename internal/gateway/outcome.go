@@ -68,12 +68,8 @@ func (g *Gateway) note(r *http.Request, o outcome) { g.noteAs(r, routeOf(r), o) 
 
 func (g *Gateway) noteAs(r *http.Request, route route, o outcome) {
 	g.store.counters.outcomes[route][o].Add(1)
-	vars := g.server.Vars(r)
-	if vars == nil {
-		return
-	}
 	if words := &outcomes[o]; words.cache != nil {
-		vars[varCache] = words.cache
+		g.server.SetVar(r, varCache, words.cache)
 	}
-	vars[varDecision] = outcomes[o].decision
+	g.server.SetVar(r, varDecision, outcomes[o].decision)
 }

@@ -355,11 +355,17 @@ func stateOf(r *http.Request) *state {
 
 func (testServer) ClientIP(r *http.Request) string          { return stateOf(r).clientIP }
 func (testServer) ClientIPHeaders(r *http.Request) []string { return stateOf(r).fields }
-func (testServer) Vars(r *http.Request) map[string]any      { return stateOf(r).vars }
+func (testServer) Var(r *http.Request, name string) any     { return stateOf(r).vars[name] }
 func (testServer) ProxyMark(*http.Request) (any, bool)      { return nil, false }
 func (testServer) HasUpstream(r *http.Request) bool         { return stateOf(r).upstream }
 func (testServer) UpstreamStatus(*http.Request) int         { return 0 }
 func (testServer) IsUnconnected(error) bool                 { return false }
+
+func (testServer) SetVar(r *http.Request, name string, value any) {
+	if vars := stateOf(r).vars; vars != nil {
+		vars[name] = value
+	}
+}
 
 func (testServer) Status(err error) (status int, ok bool) {
 	failure, ok := errors.AsType[*serverError](err)

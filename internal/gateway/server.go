@@ -12,7 +12,7 @@ type Next interface {
 	ServeHTTP(w http.ResponseWriter, r *http.Request) error
 }
 
-// Variable is a variable of a request, see [Server.Vars].
+// Variable is a variable of a request, see [Server.SetVar].
 type Variable struct {
 	Name  string
 	Value any
@@ -28,9 +28,12 @@ type Server interface {
 	// name a client, the most important first.
 	ClientIPHeaders(r *http.Request) []string
 
-	// Vars returns the variables of a request, which access logs and other handlers can
-	// read, or nil if it has none.
-	Vars(r *http.Request) map[string]any
+	// Var returns a variable of a request, or nil if there is none of that name.
+	Var(r *http.Request, name string) any
+
+	// SetVar gives a request a variable, which access logs and other handlers can read. It must
+	// not be called once the request has been sent on, see judgement.
+	SetVar(r *http.Request, name string, value any)
 
 	// Route returns the way of a client's request to the homeserver, which starts with
 	// next. What is sent there has the client's variables, and one more.
