@@ -70,6 +70,9 @@ func planFor(ctx caddy.Context, name string) (*plan, *site, error) {
 		return nil, nil, errors.New(outsideHTTP)
 	}
 	s := p.sites[i]
+	if s.refusal != "" {
+		return nil, nil, fmt.Errorf(s.refusal, s.title())
+	}
 	if s.trouble != "" {
 		return nil, nil, errors.New(s.trouble)
 	}

@@ -352,6 +352,34 @@ func TestHandlersThatCanNotBeToldApartNeedNames(t *testing.T) {
 	}
 }
 
+// A site that made the token of a cookie, behind us, had the token that a client showed us remembered as
+// that of the cookie's user, for everybody who showed it: what one user might see, others read. And whoever
+// showed none was refused, where the site would have given them one.
+func TestCredentialThatTheSiteSetsBehindUsIsRefused(t *testing.T) {
+	const auth = "forward_auth hs:2 {\nuri /\ncopy_headers X-User Authorization\n}\n"
+	for directives, refused := range map[string]bool{
+		"matrix_presence NAME\nreverse_proxy hs:1 {\nheader_up Authorization \"Bearer {cookie.token}\"\n}":                               true,
+		"matrix_presence NAME\nreverse_proxy hs:1 {\nheader_up authorization \"Bearer of-all\"\n}":                                       true,
+		"route {\nmatrix_presence NAME\n@c header X-Token *\nrequest_header @c Authorization {header.X-Token}\nreverse_proxy hs:1\n}":    true,
+		"route {\nmatrix_presence NAME\nuri query access_token {cookie.token}\nreverse_proxy hs:1\n}":                                    true,
+		"matrix_presence NAME\nreverse_proxy hs:1 {\nrewrite {path}?{query}&user_id={header.X-User}\n}":                                  true,
+		"matrix_presence NAME\nhandle {\n" + auth + "reverse_proxy hs:1\n}":                                                              true,
+		"matrix_presence NAME\nreverse_proxy hs:1 {\nheader_up Authorization {header.Authorization}\n}":                                  false,
+		"matrix_presence NAME\nreverse_proxy hs:1 {\nheader_up Authorization ^bearer Bearer\n}":                                          false,
+		"matrix_presence NAME\nreverse_proxy hs:1 {\nheader_up -Authorization\n}":                                                        false,
+		"matrix_presence NAME\nreverse_proxy /_synapse/admin/* hs:1 {\nheader_up Authorization \"Bearer secret\"\n}\nreverse_proxy hs:1": false,
+		"request_header Authorization \"Bearer {cookie.token}\"\nmatrix_presence NAME\nreverse_proxy hs:1":                               false,
+		auth + "matrix_presence NAME\nreverse_proxy hs:1":                                                                                false,
+	} {
+		for _, name := range []string{"", "{\ncache {\nname a\n}\n}"} {
+			_, err := tryProvision(t, adapt(t, "http://a.example.com:9 {\n"+strings.ReplaceAll(directives, "NAME", name)+"\n}\n"))
+			if got := err != nil && strings.Contains(err.Error(), "for a.example.com sets the credential"); got != refused || err != nil && !refused {
+				t.Errorf("%s: error %v", directives, err)
+			}
+		}
+	}
+}
+
 // One handler that can be meant is enough to keep what it knows, whatever is behind it.
 func TestSingleSiteNeedsNoName(t *testing.T) {
 	for name, directives := range map[string]string{

@@ -39,6 +39,9 @@ type site struct {
 	// trouble says why the handler needs a cache name, or is empty.
 	trouble string
 
+	// refusal says why the handler can't stand where it does, whatever its name, or is empty.
+	refusal string
+
 	// dialect is the homeserver that the handler's configuration names.
 	dialect string
 
@@ -144,6 +147,12 @@ const (
 		"give each a cache name, the same one if they do, " + suchAs
 	outsideHTTP = "a matrix_presence handler that is in no site needs a cache name, " + suchAs
 
+	// setsCredential is about fields of a request by which one client could have another's token
+	// remembered as its own.
+	setsCredential = "what comes after matrix_presence for %[1]s sets the credential by which the homeserver is asked " +
+		"(Authorization, access_token, user_id or device_id), so matrix_presence can't tell whose a request is: " +
+		"set it before, such as by a request_header in front of matrix_presence in a route"
+
 	// suchAs is no one-liner in braces: a Caddyfile takes none.
 	suchAs = "such as 'name example.com' in a 'cache' block"
 )
@@ -231,6 +240,7 @@ func (s *site) follow(routes []routeJSON, named map[string]routeJSON, standing s
 		w.routes(routes, trail)
 	}
 	s.hosts = w.hosts
+	s.refusal = w.refusal()
 	keys := slices.Sorted(maps.Keys(w.found))
 	by := w.untoldBy
 	if len(keys) > 1 {
@@ -289,6 +299,7 @@ func (s *site) followNamed(routes []routeJSON, named map[string]routeJSON, name 
 	if w.edits != nil || !w.routes([]routeJSON{named[name]}, slices.Clone(standing.trail)) || w.untold || len(w.found) != 1 {
 		return
 	}
+	s.refusal = w.refusal()
 	s.homeserver, s.told, s.trouble = slices.Collect(maps.Keys(w.found))[0], true, ""
 }
 

@@ -28,6 +28,8 @@ type walk struct {
 
 	untold   bool // a placeholder decides
 	untoldBy deciders
+
+	setsCredential bool // whose a request is may be changed once the handler has been passed
 }
 
 // maxInvokes is how deep named routes may invoke each other before that is given up.
@@ -155,6 +157,7 @@ func (w *walk) handler(handler handlerJSON) (over bool) {
 		w.edits = append(slices.Clip(w.edits), string(raw))
 		w.path = ""
 		w.judge(asRewrite, string(raw))
+		w.setsCredential = w.setsCredential || credentialParameter.Match(raw)
 	case "reverse_proxy":
 		return w.proxy(handler)
 	case "static_response", "error":
@@ -187,6 +190,7 @@ func (w *walk) proxy(handler handlerJSON) (over bool) {
 		return true
 	}
 	if p.Rewrite != nil && p.HandleResponse != nil {
+		w.setsCredential = w.setsCredential || slices.ContainsFunc(p.HandleResponse, setsAuthorization)
 		return false // forward_auth asks somebody else whether a request may go on
 	}
 	edits := w.edits
@@ -200,6 +204,7 @@ func (w *walk) proxy(handler handlerJSON) (over bool) {
 	slices.Sort(dials)
 	w.judge(asAddress, string(p.DynamicUpstreams))
 	w.judge(asRewrite, string(p.Rewrite))
+	w.setsCredential = w.setsCredential || credentialParameter.Match(p.Rewrite)
 	if p.DynamicUpstreams != nil && !asksByName(p.DynamicUpstreams) {
 		w.untold = true // by who knows what
 	}
@@ -271,6 +276,9 @@ func (w *walk) edit(raw json.RawMessage) {
 		_ = json.Unmarshal(ops[op], &fields) // those that are deleted are a list
 		for _, name := range slices.Sorted(maps.Keys(fields)) {
 			value, canonical, use := string(fields[name]), http.CanonicalHeaderKey(name), asField
+			if w.passed && canonical == "Authorization" && !keepsCredential(op, value) {
+				w.setsCredential = true
+			}
 			switch {
 			case canonical == "Host":
 				use = asHost
@@ -281,6 +289,32 @@ func (w *walk) edit(raw json.RawMessage) {
 			w.edits = append(slices.Clip(w.edits), op+" "+canonical+" "+inOrder(fields[name]))
 		}
 	}
+}
+
+// credentialParameter finds that a rewrite names a query parameter that says whose a request is.
+var credentialParameter = regexp.MustCompile(`access_token|user_id|device_id`)
+
+// setsAuthorization tells that a route for a response gives the request another Authorization, as
+// forward_auth's copy_headers does.
+func setsAuthorization(response json.RawMessage) bool {
+	return strings.Contains(strings.ToLower(string(response)), `"authorization":`)
+}
+
+// keepsCredential tells that an operation on Authorization has the homeserver read the same
+// credential as we do, or one that depends on nothing else.
+func keepsCredential(op, value string) bool {
+	if op == "replace" { // by a part of itself
+		return !strings.Contains(value, "{http.")
+	}
+	return strings.EqualFold(value, `["{http.request.header.authorization}"]`)
+}
+
+// refusal says why the handler can't stand where it does, or is empty.
+func (w *walk) refusal() string {
+	if w.setsCredential {
+		return setsCredential
+	}
+	return ""
 }
 
 // inOrder returns a JSON value with its members in order. Those of a handler that has been

@@ -234,6 +234,20 @@ var mended = map[string][]mutant{
 			seeds:  20, more: "profile=stale;handlers=none;upstream=direct;mood=presence fails at length;step=mood;step=again;pause=31s;steps=9;steps=10;which=0;which=3",
 			law: "nothing stale is shown for an error",
 		},
+		{
+			name:   "a cache's answer is the homeserver's word",
+			effect: "an old state is kept after an acknowledged write, and an old whoami lets an ended token read",
+			edits:  []edit{{"internal/gateway/subresponse.go", "s.replaced || isAged(s.header)", "s.replaced"}},
+			unit:   "caddymodule TestAnswersOfACacheOnTheWayAreNotKept",
+			why:    "the world has no cache on the way",
+		},
+		{
+			name:   "a site may set the credential behind us",
+			effect: "a token is remembered as somebody's whose it isn't",
+			edits:  []edit{{"caddymodule/walk.go", "return setsCredential", "return \"\""}},
+			unit:   "caddymodule TestCredentialThatTheSiteSetsBehindUsIsRefused",
+			why:    "no site of the world sets a credential",
+		},
 	},
 	"one memory, one homeserver": {
 		{
@@ -364,6 +378,13 @@ var mended = map[string][]mutant{
 			effect: "a dial of the reverse proxy's reads the variables meanwhile, and Go ends the process",
 			edits:  []edit{{"internal/gateway/judgement.go", "defer j.over.Store(true)", "defer delete(vars, varJudge)"}},
 			unit:   "internal/gateway TestNothingOlderIsStoredOrServedWhileAWriteWaits",
+			why:    "the world has no race detector",
+		},
+		{
+			name:   "a variable is written after a forward_auth",
+			effect: "likewise, by a dial of the forward_auth's",
+			edits:  []edit{{"caddymodule/caddyserver.go", "case s.HasUpstream(r):", "case false:"}},
+			unit:   "caddymodule TestNoVariableIsWrittenOnceAReverseProxyHasHadTheRequest",
 			why:    "the world has no race detector",
 		},
 		{
