@@ -20,9 +20,25 @@ func (p *Presence) Listed(viewer, roomID string, members []UserKey, departed tim
 	room := p.rooms.roomKey(roomID)
 	p.rooms.trials.begin(listing{room, at}, roomID)
 	for _, member := range members {
-		p.rooms.change(member, true, func(known *person) { known.list(room, at) })
+		p.rooms.list(member, room, at)
 	}
 	return true
+}
+
+// KnowsList tells that the homeserver has told who is joined to a room less than a quarter of the ttl
+// ago, and that the viewer was, so that another list of it says little that is new.
+func (p *Presence) KnowsList(viewer, roomID string, rules *Rules, now time.Time) bool {
+	known, ok := p.rooms.person(p.rooms.userKey(viewer))
+	if !ok {
+		return false
+	}
+	room, since := p.rooms.roomKey(roomID), max(p.clock(now)-int64(rules.TTL)/4+1, p.memberships.since(viewer))
+	for _, l := range known.listed {
+		if l.room == room && l.at >= since {
+			return true
+		}
+	}
+	return false
 }
 
 // LetIn remembers that the homeserver has served a request of a viewer's that departed then. If

@@ -380,3 +380,25 @@ func BenchmarkLookupByRoom(b *testing.B) {
 		}
 	}
 }
+
+// Who opens a room a moment after another is in the list that the other got.
+func TestAListIsKnownForAWhileToThoseInIt(t *testing.T) {
+	p := newRoomTables(t)
+	p.lists("@a:hs", "!r", "@a:hs", "@b:hs")
+	knows := func(viewer, room string, want bool) {
+		t.Helper()
+		if got := p.KnowsList(viewer, room, byRoom, p.now); got != want {
+			t.Errorf("after %v %s knows who is in %s: %v", p.now.Sub(testkit.Epoch), viewer, room, got)
+		}
+	}
+	p.now = p.now.Add(byRoom.TTL/4 - 1)
+	knows("@a:hs", "!r", true)
+	knows("@b:hs", "!r", true)
+	knows("@c:hs", "!r", false)
+	knows("@b:hs", "!s", false)
+	p.MembershipChanged("@b:hs", p.now, 0)
+	knows("@a:hs", "!r", true)
+	knows("@b:hs", "!r", false)
+	p.now = p.now.Add(1)
+	knows("@a:hs", "!r", false)
+}

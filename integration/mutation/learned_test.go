@@ -64,6 +64,12 @@ var learned = []mutant{
 		unit:   "internal/gateway TestMembershipChangesThatPassEndPermissions",
 	},
 	{
+		name:   "a list is known to who has left",
+		effect: "who has come again is asked about each user of the room",
+		edits:  []edit{{"cache/learned.go", "max(p.clock(now)-int64(rules.TTL)/4+1, p.memberships.since(viewer))", "p.clock(now)-int64(rules.TTL)/4+1"}},
+		unit:   "cache TestAListIsKnownForAWhileToThoseInIt",
+	},
+	{
 		name:   "a token is of whom it names",
 		effect: "who makes up a token that names alice reads as alice",
 		edits:  []edit{{"internal/gateway/firstread.go", "f.answer.status == http.StatusOK && saysJSON", "f.answer.status >= http.StatusOK && saysJSON"}},

@@ -123,12 +123,12 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 		}
 	})
 	isOwn := g.own(w, r)
-	served, end := g.serves(c, l.departed)
+	served, end := g.serves(c, l.viewer, l.departed)
 	h := g.hear(w, func(status int) passing.Reader {
 		if !isOwn(status) {
 			return nil
 		}
-		if served(); !known {
+		if served(); !known || l.viewer != "" && g.store.presence.KnowsList(l.viewer, l.roomID, g.rules(), l.departed) {
 			return nil
 		}
 		// It is what the reads that come next would ask. Of a made-up token nothing is asked.
@@ -149,8 +149,7 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 // serves returns what is to be called when the homeserver has answered a request with 200 that
 // takes a token: its user isn't locked, and it is of who it claims to be, if that isn't known yet, or
 // hasn't ended. What end is must be called in any case when the answer is over.
-func (g *Gateway) serves(c matrix.Credential, departed time.Time) (served, end func()) {
-	userID := g.claimed(c)
+func (g *Gateway) serves(c matrix.Credential, userID string, departed time.Time) (served, end func()) {
 	switch {
 	case userID == "":
 		return func() {}, func() {}
@@ -184,7 +183,11 @@ func (g *Gateway) hearSync(w http.ResponseWriter, r *http.Request, next Next) (h
 	}
 	again := repeats()
 	isOwn := g.own(w, r)
-	served, end := g.serves(c, departed)
+	claimed := viewer
+	if claimed == "" {
+		claimed = g.claimed(c)
+	}
+	served, end := g.serves(c, claimed, departed)
 	h := g.hear(w, func(status int) passing.Reader {
 		if !isOwn(status) {
 			return nil

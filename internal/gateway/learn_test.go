@@ -521,3 +521,24 @@ func TestWhatIsHeardIsNotHeldBack(t *testing.T) {
 		}
 	})
 }
+
+// A list costs the reading of all of it, so the next one of a room is not read for a moment, if its
+// reader is in the one before.
+func TestListsOfOneRoomAreReadNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newRoom(t, &options{})
+		for _, user := range p.users[:3] {
+			p.Get(tokenOf(user), user) // it is known whose the token is
+		}
+		list := func(user string) {
+			p.Want(p.Do(request("GET", listPath, tokenOf(user), "")), 200, p.list(user), "")
+		}
+		list(p.users[0])
+		list(p.users[1])
+		p.wantMetrics(map[string]float64{"learned_total list": 1})
+		time.Sleep(defaultTTL / 4)
+		list(p.users[2])
+		list(p.users[0])
+		p.wantMetrics(map[string]float64{"learned_total list": 2})
+	})
+}

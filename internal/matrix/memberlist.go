@@ -41,7 +41,10 @@ func ParseMemberListRoute(escapedPath, rawQuery string) (MemberListRoute, bool) 
 	}
 	segment, list, _ := strings.Cut(rest, "/")
 	roomID, err := url.PathUnescape(segment)
-	if list != "members" && list != "joined_members" || err != nil || !IsRoomID(roomID) || !hasOnly(rawQuery, listParameters) {
+	if list != "members" && list != "joined_members" || err != nil || !IsRoomID(roomID) {
+		return MemberListRoute{}, false
+	}
+	if _, ok := parseOnly(rawQuery, listParameters); !ok {
 		return MemberListRoute{}, false
 	}
 	return MemberListRoute{RoomID: strings.Clone(roomID), Events: list == "members"}, true
@@ -53,22 +56,22 @@ func IsRoomID(s string) bool {
 	return len(s) > 1 && len(s) <= MaxRoomID && s[0] == '!' && !strings.Contains(s, "\x00") && utf8.ValidString(s)
 }
 
-// hasOnly tells that a query has no other parameters than these, each once, and that all
-// homeservers read it alike.
-func hasOnly(rawQuery string, parameters []string) bool {
+// parseOnly parses a query. It reports false unless it has no other parameters than these, each once,
+// and all homeservers read it alike.
+func parseOnly(rawQuery string, parameters []string) (values url.Values, ok bool) {
 	if rawQuery == "" {
-		return true
+		return nil, true
 	}
 	values, err := url.ParseQuery(rawQuery)
 	if err != nil || strings.Contains(rawQuery, ";") {
-		return false
+		return nil, false
 	}
 	for name, given := range values {
 		if len(given) != 1 || !slices.Contains(parameters, name) {
-			return false
+			return nil, false
 		}
 	}
-	return true
+	return values, true
 }
 
 // syncParameters are those of a GET /sync.
@@ -80,13 +83,10 @@ var syncParameters = []string{
 // ParseSince returns from which batch on a GET /sync asks for news, or "" if it asks for all that
 // there is. It reports false if homeservers may read the query in several ways.
 func ParseSince(rawQuery string) (since string, ok bool) {
-	if !hasOnly(rawQuery, syncParameters) {
+	values, ok := parseOnly(rawQuery, syncParameters)
+	if !ok {
 		return "", false
 	}
-	values, _ := url.ParseQuery(rawQuery)
-	given, ok := values["since"]
-	if !ok {
-		return "", true
-	}
-	return given[0], given[0] != ""
+	since = values.Get("since")
+	return since, since != "" || !values.Has("since")
 }

@@ -1,5 +1,7 @@
 package passing
 
+import "unicode/utf8"
+
 // MemberList reads who is joined to a room, by the homeserver's answer to
 // GET /rooms/{roomId}/joined_members or GET /rooms/{roomId}/members.
 type MemberList struct {
@@ -61,6 +63,9 @@ func (l *MemberList) member(depth int, key []byte) verdict {
 		if l.list == "chunk" {
 			return fail // it must be an array
 		}
+		if !utf8.Valid(key) {
+			return fail
+		}
 		l.joined(key)
 	case depth == 3 && string(key) == "type":
 		return l.wants(eventType, take)
@@ -93,7 +98,7 @@ func (l *MemberList) element(depth int) verdict {
 
 func (l *MemberList) value(_ int, text []byte) verdict {
 	content, ok := stringOf(text)
-	if !ok {
+	if !ok || !utf8.Valid(content) {
 		return fail
 	}
 	switch l.field {

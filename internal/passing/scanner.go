@@ -2,7 +2,9 @@ package passing
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -43,7 +45,8 @@ const (
 )
 
 // scanner goes through an answer, which must be one JSON object. Of what it skips it only finds
-// the end: a homeserver sends nothing but JSON.
+// the end: a homeserver sends nothing but JSON. A key or value is looked at where it stands, and
+// copied only if it comes in several pieces.
 type scanner struct {
 	visit  visitor
 	state  state
@@ -51,11 +54,12 @@ type scanner struct {
 	arrays [maxDepth + 1]bool // of what was entered, by depth
 	wanted verdict            // of the value after a key
 
-	text    []byte // of a key, or of a value that is taken
+	text    []byte // what earlier pieces had of a key, or of a value that is taken
 	taken   bool
 	nested  int  // objects and arrays that a value has open
 	quoted  bool // within a string
 	escaped bool // after a backslash in one
+	plain   bool // no backslash has been in it
 }
 
 // state is what a scanner expects next.
@@ -79,18 +83,17 @@ const (
 
 // write goes on with the next bytes of the answer. It reports whether more are wanted.
 func (s *scanner) write(p []byte) (more bool) {
-	for len(p) > 0 && s.state < stopped {
+	for i := 0; i < len(p) && s.state < stopped; {
 		switch s.state {
 		case inKey:
-			p = s.readKey(p)
+			i = s.readKey(p, i)
 		case inValue:
-			p = s.readValue(p)
+			i = s.readValue(p, i)
 		case inLiteral:
-			p = s.readLiteral(p)
+			i = s.readLiteral(p, i)
 		default:
-			c := p[0]
-			if p = p[1:]; !isSpace(c) {
-				s.read(c)
+			if c := p[i]; isSpace(c) || s.read(c) {
+				i++
 			}
 		}
 	}
@@ -102,25 +105,25 @@ func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\
 // whole tells that the answer has ended as it should.
 func (s *scanner) whole() bool { return s.state == atEnd }
 
-// read goes on with a byte between values, which is no space.
-func (s *scanner) read(c byte) {
+// read looks at a byte between values, which is no space. It reports false if that is the first one
+// of a value that is skipped or taken, and is to be looked at again as such.
+func (s *scanner) read(c byte) (done bool) {
 	array := s.arrays[s.depth]
 	switch {
 	case s.state == atStart:
-		s.begin(enter, c)
-		if array = s.arrays[s.depth]; array {
+		if s.begin(enter, c); s.arrays[s.depth] {
 			s.state = failed
 		}
 	case s.state == atColon && c == ':':
 		s.state = atValue
 	case s.state == atValue:
-		s.begin(s.wanted, c)
+		return s.begin(s.wanted, c)
 	case (s.state == atFirst || s.state == atComma) && (array && c == ']' || !array && c == '}'):
 		s.close()
 	case array && (s.state == atFirst || s.state == atElement):
-		s.begin(s.visit.element(s.depth), c)
+		return s.begin(s.visit.element(s.depth), c)
 	case !array && (s.state == atFirst || s.state == atKey) && c == '"':
-		s.state, s.text = inKey, s.text[:0]
+		s.beginKey()
 	case s.state == atComma && c == ',' && array:
 		s.state = atElement
 	case s.state == atComma && c == ',':
@@ -128,35 +131,31 @@ func (s *scanner) read(c byte) {
 	default:
 		s.state = failed
 	}
+	return true
 }
 
-// begin begins a value with its first byte.
-func (s *scanner) begin(wanted verdict, c byte) {
+// begin begins a value with its first byte. It reports whether that was entered.
+func (s *scanner) begin(wanted verdict, c byte) (entered bool) {
 	if s.obey(wanted); s.state >= stopped {
-		return
+		return true
 	}
 	if wanted == enter {
 		if s.depth++; c != '{' && c != '[' || s.depth > maxDepth {
 			s.state, s.depth = failed, 0
-			return
+			return true
 		}
 		s.state, s.arrays[s.depth] = atFirst, c == '['
-		return
+		return true
 	}
-	s.state, s.nested, s.quoted = inValue, 0, false
+	s.state, s.nested, s.quoted, s.taken, s.text = inValue, 0, false, wanted == take, s.text[:0]
 	switch {
-	case c == '{' || c == '[':
-		s.nested = 1
-	case c == '"':
-		s.quoted = true
+	case c == '{' || c == '[' || c == '"':
 	case c == '-' || '0' <= c && c <= '9' || c == 't' || c == 'f' || c == 'n':
 		s.state = inLiteral
 	default:
 		s.state = failed
 	}
-	if s.taken = wanted == take; s.taken {
-		s.text = append(s.text[:0], c)
-	}
+	return false
 }
 
 // obey ends the scan if a verdict says so.
@@ -180,58 +179,105 @@ func (s *scanner) close() {
 	s.obey(v)
 }
 
-// readString goes on within a string, and returns how many bytes of p belong to it. It ends there
-// if quoted is false.
-func (s *scanner) readString(p []byte) (n int) {
-	for n < len(p) {
-		if s.escaped {
-			s.escaped = false
-			n++
-			continue
-		}
-		end := bytes.IndexByte(p[n:], '"')
-		if end < 0 {
-			end = len(p) - n
-		}
-		if escape := bytes.IndexByte(p[n:n+end], '\\'); escape >= 0 {
-			s.escaped = true
-			n += escape + 1
-			continue
-		}
-		if n += end; n < len(p) {
-			s.quoted = false
-			return n + 1
-		}
+// readString goes on within a string from p[i], and returns what follows what p has of it. The string
+// ends there if quoted is false.
+func (s *scanner) readString(p []byte, i int) int {
+	if s.escaped {
+		s.escaped = false
+		i++
 	}
-	return n
+	for i < len(p) {
+		if i += lengthOfPlain(p[i:]); i == len(p) {
+			return i
+		}
+		if p[i] == '"' {
+			s.quoted = false
+			return i + 1
+		}
+		s.plain = false
+		if i+1 == len(p) {
+			s.escaped = true
+			return i + 1
+		}
+		i += 2
+	}
+	return i
 }
 
-func (s *scanner) readKey(p []byte) (rest []byte) {
-	s.quoted = true
-	n := s.readString(p)
-	if s.text = append(s.text, p[:n]...); len(s.text) > maxKey {
+// lengthOfPlain returns how many bytes there are before the first quote or backslash. It looks at
+// eight at a time: strings are mostly short, so that a call of bytes.IndexByte for each of the two
+// takes longer.
+func lengthOfPlain(p []byte) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(p); i += 8 {
+		word := binary.LittleEndian.Uint64(p[i:])
+		quote, escape := word^(ones*'"'), word^(ones*'\\')
+		// A byte that is zero has its highest bit set here, and the first such bit is of one.
+		if found := ((quote-ones)&^quote | (escape-ones)&^escape) & highs; found != 0 {
+			return i + bits.TrailingZeros64(found)/8
+		}
+	}
+	for ; i < len(p) && p[i] != '"' && p[i] != '\\'; i++ {
+	}
+	return i
+}
+
+// readKey goes on with a key from p[i], and returns what follows what p has of it.
+func (s *scanner) readKey(p []byte, i int) int {
+	n := s.readString(p, i)
+	if len(s.text)+n-i > maxKey {
 		s.state = failed
-		return nil
+		return n
+	}
+	key := p[i:n]
+	if s.quoted || len(s.text) > 0 {
+		s.text = append(s.text, key...)
+		key = s.text
 	}
 	if s.quoted {
-		return nil
+		return n
 	}
-	key, ok := unquote(s.text[:len(s.text)-1])
+	key, ok := unquote(key[:len(key)-1], s.plain)
 	if !ok {
 		s.state = failed
-		return nil
+		return n
 	}
 	s.state = atColon
 	s.wanted = s.visit.member(s.depth, key)
 	s.obey(s.wanted)
-	return p[n:]
+	return s.readOn(p, n)
 }
 
-func (s *scanner) readValue(p []byte) (rest []byte) {
-	n := 0
-	for n < len(p) {
+// readOn goes on after a key at p[i] for as long as what follows is as homeservers write it: a string,
+// a comma and the next key's quote. It returns what follows. Everything else is for [scanner.write],
+// which could do all of it: this is for speed.
+func (s *scanner) readOn(p []byte, i int) int {
+	if s.state != atColon || s.wanted == enter || i+2 >= len(p) || p[i] != ':' || p[i+1] != '"' {
+		return i
+	}
+	s.begin(s.wanted, '"')
+	s.quoted = true
+	n := s.readString(p, i+2)
+	if s.quoted {
+		s.keep(p[i+1 : n])
+		return n
+	}
+	if s.finish(p[i+1 : n]); s.state == atComma && n+1 < len(p) && p[n] == ',' && p[n+1] == '"' {
+		s.beginKey()
+		return n + 2
+	}
+	return n
+}
+
+// beginKey begins a key after its first quote.
+func (s *scanner) beginKey() { s.state, s.text, s.quoted, s.plain = inKey, s.text[:0], true, true }
+
+// readValue goes on with a value from p[i], and returns what follows what p has of it.
+func (s *scanner) readValue(p []byte, i int) int {
+	for n := i; n < len(p); {
 		if s.quoted {
-			n += s.readString(p[n:])
+			n = s.readString(p, n)
 		} else {
 			switch p[n] {
 			case '"':
@@ -239,7 +285,7 @@ func (s *scanner) readValue(p []byte) (rest []byte) {
 			case '{', '[':
 				if s.nested++; s.nested > maxNested {
 					s.state = failed
-					return nil
+					return n
 				}
 			case '}', ']':
 				s.nested--
@@ -250,26 +296,27 @@ func (s *scanner) readValue(p []byte) (rest []byte) {
 			n++
 		}
 		if s.nested == 0 && !s.quoted {
-			s.finish(p[:n])
-			return p[n:]
+			s.finish(p[i:n])
+			return n
 		}
 	}
-	s.keep(p)
-	return nil
+	s.keep(p[i:])
+	return len(p)
 }
 
-func (s *scanner) readLiteral(p []byte) (rest []byte) {
-	for n, c := range p {
-		if c == ',' || c == ']' || c == '}' || isSpace(c) {
-			s.finish(p[:n])
-			return p[n:]
+// readLiteral goes on with a number or a word.
+func (s *scanner) readLiteral(p []byte, i int) int {
+	for n := i; n < len(p); n++ {
+		if c := p[n]; c == ',' || c == ']' || c == '}' || isSpace(c) {
+			s.finish(p[i:n])
+			return n
 		}
 	}
-	s.keep(p)
-	return nil
+	s.keep(p[i:])
+	return len(p)
 }
 
-// keep takes a part of a value. One that is too long is skipped.
+// keep keeps a part of a value that is taken. One that is too long is skipped.
 func (s *scanner) keep(part []byte) {
 	if s.taken = s.taken && len(s.text)+len(part) <= maxTaken; s.taken {
 		s.text = append(s.text, part...)
@@ -279,19 +326,24 @@ func (s *scanner) keep(part []byte) {
 // finish ends a value with its last part.
 func (s *scanner) finish(part []byte) {
 	s.state = atComma
-	if s.keep(part); s.taken {
-		s.obey(s.visit.value(s.depth, s.text))
+	if !s.taken || len(s.text)+len(part) > maxTaken {
+		return
 	}
+	if len(s.text) > 0 {
+		s.text = append(s.text, part...)
+		part = s.text
+	}
+	s.obey(s.visit.value(s.depth, part))
 }
 
-// unquote returns what stands between the quotes of a string. It reports false if that is not
-// JSON or not Unicode.
-func unquote(text []byte) (content []byte, ok bool) {
+// unquote returns what stands between the quotes of a string, which is plain if it has no backslash.
+// It reports false if that is not JSON. Whether what is plain is Unicode is for whoever keeps it.
+func unquote(text []byte, plain bool) (content []byte, ok bool) {
+	if plain {
+		return text, true
+	}
 	if !utf8.Valid(text) {
 		return nil, false
-	}
-	if bytes.IndexByte(text, '\\') < 0 {
-		return text, true
 	}
 	quoted := make([]byte, 0, len(text)+2)
 	quoted = append(append(append(quoted, '"'), text...), '"')
@@ -307,5 +359,5 @@ func stringOf(text []byte) (content []byte, ok bool) {
 	if len(text) < 2 || text[0] != '"' {
 		return nil, false
 	}
-	return unquote(text[1 : len(text)-1])
+	return unquote(text[1:len(text)-1], bytes.IndexByte(text, '\\') < 0)
 }

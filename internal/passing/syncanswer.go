@@ -2,8 +2,7 @@ package passing
 
 import (
 	"encoding/json"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/members"
+	"unicode/utf8"
 )
 
 // SyncAnswer reads the presences that the homeserver's answer to a GET /sync tells.
@@ -12,7 +11,24 @@ type SyncAnswer struct {
 	presence  func(sender string, content []byte)
 	roomsLast bool
 	found     bool
+
+	// Of the event that is being read.
+	field   presenceField
+	given   [presenceFields]int // how often
+	sender  string
+	content []byte
+	is      bool // it is an m.presence
 }
+
+// presenceField is a member of an m.presence event.
+type presenceField int
+
+const (
+	presenceType presenceField = iota
+	presenceSender
+	presenceContent
+	presenceFields // how many there are
+)
 
 // NewSyncAnswer reads an answer to a sync. It calls presence for each m.presence event that says
 // of one user what their presence is; content is a JSON object, and good until that returns. What
@@ -36,64 +52,57 @@ func (a *SyncAnswer) member(depth int, key []byte) verdict {
 		return stop
 	case depth == 2 && string(key) == "events":
 		return enter
+	case depth == 4 && string(key) == "type":
+		return a.takes(presenceType)
+	case depth == 4 && string(key) == "sender":
+		return a.takes(presenceSender)
+	case depth == 4 && string(key) == "content":
+		return a.takes(presenceContent)
 	}
 	return skip
+}
+
+// takes notes that a field of an event follows.
+func (a *SyncAnswer) takes(field presenceField) verdict {
+	a.field = field
+	a.given[field]++
+	return take
 }
 
 func (a *SyncAnswer) element(depth int) verdict {
 	if depth != 3 {
-		return fail // "presence" is an array
+		return fail // "presence", or an event, is an array
 	}
-	return take
+	a.given, a.sender, a.content, a.is = [presenceFields]int{}, "", a.content[:0], false
+	return enter
 }
 
 func (a *SyncAnswer) value(_ int, text []byte) verdict {
-	if sender, content, ok := presenceEvent(text); ok {
-		a.presence(sender, content)
+	if a.field == presenceContent {
+		a.content = append(a.content[:0], text...)
+		return skip
+	}
+	word, ok := stringOf(text)
+	switch {
+	case !ok || !utf8.Valid(word):
+		a.given[a.field]++ // it is none
+	case a.field == presenceSender:
+		a.sender = string(word)
+	default:
+		a.is = string(word) == "m.presence"
 	}
 	return skip
 }
 
-// end stops after the presences: there is one object of them.
+// end tells of an event, if it is an m.presence and says each thing once, and stops after the
+// presences: there is one object of them.
 func (a *SyncAnswer) end(depth int) verdict {
-	if depth == 2 && a.found {
+	switch {
+	case depth == 4 && a.is && a.given == [presenceFields]int{1, 1, 1} &&
+		len(a.content) > 0 && a.content[0] == '{' && json.Valid(a.content):
+		a.presence(a.sender, a.content)
+	case depth == 2 && a.found:
 		return stop
 	}
 	return skip
-}
-
-// presenceEvent returns what an event says, if it is an m.presence and says each thing once.
-func presenceEvent(text []byte) (sender string, content []byte, ok bool) {
-	if !json.Valid(text) {
-		return "", nil, false
-	}
-	var kind string
-	var given [3]bool
-	for key, span := range members.Of(string(text)) {
-		value := text[span.Start:span.End]
-		var field int
-		switch key {
-		case "type":
-			word, ok := stringOf(value)
-			if !ok {
-				return "", nil, false
-			}
-			field, kind = 0, string(word)
-		case "sender":
-			user, ok := stringOf(value)
-			if !ok {
-				return "", nil, false
-			}
-			field, sender = 1, string(user)
-		case "content":
-			field, content = 2, value
-		default:
-			continue
-		}
-		if given[field] {
-			return "", nil, false
-		}
-		given[field] = true
-	}
-	return sender, content, given == [3]bool{true, true, true} && kind == "m.presence" && content[0] == '{'
 }

@@ -34,8 +34,10 @@ func (m *Map[K, V]) Get(key K) (value V, ok bool) {
 // Put sets the value of a key. If that makes one entry too many, another one is
 // dropped.
 func (m *Map[K, V]) Put(key K, value V) {
-	if _, ok := m.entries[key]; !ok && len(m.entries) >= m.capacity {
-		m.dropOne()
+	if len(m.entries) >= m.capacity {
+		if _, ok := m.entries[key]; !ok {
+			m.dropOne()
+		}
 	}
 	m.entries[key] = value
 }

@@ -54,6 +54,8 @@ var (
 	zipf    = traffic.Workload{Targets: 1000, Viewers: 100, Zipf: true}
 	unique  = traffic.Workload{Targets: 100_000, Viewers: 100}
 	other   = traffic.Workload{Kind: traffic.Other, Targets: 1000, Viewers: 100, Zipf: true}
+	syncs   = traffic.Workload{Kind: traffic.Sync, Targets: 1_000_000, Viewers: 100}
+	lists   = traffic.Workload{Kind: traffic.Members, Targets: 1000, Viewers: 100}
 	foreign = traffic.Workload{Kind: traffic.Foreign, Targets: 1000, Viewers: 100, Zipf: true}
 	mixed   = traffic.Workload{Targets: 1000, Viewers: 100, Zipf: true, Writes: 0.01}
 	// some are as many pairs as HTTP/3 can be asked for in time.
@@ -91,6 +93,11 @@ var Contenders = []Contender{
 	{Name: "mixed-unsettled", Group: GroupOurs, What: "the same with settle 0s (Synapse)", Server: "presence-unsettled", Floor: "reverse-proxy", Work: mixed, Warm: &pairs, Upstream: anything, Full: true},
 	{Name: "reverse-proxy-other", Group: GroupFloors, What: "Caddy's reverse_proxy, another path", Server: "reverse-proxy", Work: other, Upstream: 1000},
 	{Name: "pass-through", Group: GroupOurs, What: "another path, passed through", Server: "presence", Floor: "reverse-proxy-other", Work: other, Upstream: 1000},
+
+	{Name: "reverse-proxy-sync", Group: GroupFloors, What: "Caddy's reverse_proxy, a sync of 16 KiB", Server: "reverse-proxy", Work: syncs, Upstream: 1000},
+	{Name: "sync", Group: GroupOurs, What: "the same with learn on, in the first minutes", Server: "presence-learning", Floor: "reverse-proxy-sync", Work: syncs, Warm: &pairs, Upstream: 1000},
+	{Name: "reverse-proxy-members", Group: GroupFloors, What: "Caddy's reverse_proxy, a list of 2,600 members", Server: "reverse-proxy", Work: lists, Upstream: 1000},
+	{Name: "members", Group: GroupOurs, What: "the same with learn on, of another room each time", Server: "presence-learning", Floor: "reverse-proxy-members", Work: lists, Warm: &pairs, Upstream: 1000},
 
 	{Name: "nginx-cache", Group: GroupPeers, What: "nginx proxy_cache by token and path, Zipf", Server: "nginx-cache", Floor: "hit", Work: zipf, Warm: &pairs},
 	{Name: "nginx-cache-uniform", Group: GroupPeers, What: "the same, uniform", Server: "nginx-cache", Floor: "hit-uniform", Work: pairs, Warm: &pairs, Full: true},
@@ -143,6 +150,7 @@ var caddies = map[string]contender.Caddy{
 	"reverse-proxy-idle32": {Site: contender.ReverseProxy(0)},
 	"presence":             {Site: remember()},
 	"presence-mixed":       {Site: remember()},
+	"presence-learning":    {Site: contender.Presence(slices.Concat(contender.Unlimited, []string{"homeserver synapse", "learn on", "identity {\n\t\t\tttl 12h\n\t\t}"})...)},
 	"presence-unsettled":   {Site: remember("settle 0s")},
 	"presence-log":         {Site: remember(), Log: true},
 	"presence-metrics":     {Site: remember(), Metrics: true},

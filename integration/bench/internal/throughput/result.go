@@ -98,6 +98,8 @@ var Comparisons = []Comparison{
 	{Over: "limited", Under: "respond", Target: "at most 1.05"},
 	{Over: "refused", Under: "respond", Target: "at most 1.05"},
 	{Over: "pass-through", Under: "reverse-proxy-other", Target: "at most 1.01"},
+	{Over: "sync", Under: "reverse-proxy-sync", Target: "at most 1.03"},
+	{Over: "members", Under: "reverse-proxy-members"},
 	{Over: "miss", Under: "reverse-proxy", Target: "at most 1.10"},
 	{Over: "hit", Under: "reverse-proxy"},
 	{Over: "mixed", Under: "reverse-proxy"},

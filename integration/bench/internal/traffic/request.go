@@ -19,6 +19,10 @@ const (
 	Foreign
 	// Other is a GET that has nothing to do with presence.
 	Other
+	// Sync is the viewer's sync from the batch on that has the target's number.
+	Sync
+	// Members is the list of who is in the room that has the target's number.
+	Members
 )
 
 // Request is one request.
@@ -41,6 +45,10 @@ func (r Request) Text(people People, status string) []byte {
 		}
 	case Other:
 		path = "profile/" + target + "/displayname"
+	case Sync:
+		path = fmt.Sprintf("sync?timeout=30000&since=s%d", r.Target)
+	case Members:
+		path = fmt.Sprintf("rooms/!r%d:hs.test/members", r.Target)
 	}
 	head := fmt.Sprintf("%s /_matrix/client/v3/%s HTTP/1.1\r\nHost: hs.test\r\nAuthorization: Bearer %s\r\n",
 		method, path, people.Token(sender))

@@ -9,11 +9,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/traffic"
@@ -147,9 +149,18 @@ func handler() http.Handler {
 		},
 		Streams: true,
 	})
-	mux := http.NewServeMux()
+	mux, passed := http.NewServeMux(), new(atomic.Int64)
+	passes := func(pattern, body string) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) {
+			passed.Add(1)
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, body)
+		})
+	}
+	passes("GET /_matrix/client/v3/sync", syncAnswer())
+	passes("GET /_matrix/client/v3/rooms/{room}/members", memberList())
 	mux.HandleFunc(countsPath, func(w http.ResponseWriter, _ *http.Request) {
-		counts := make(Counts)
+		counts := Counts{scripted.Other: int(passed.Load())}
 		for key, tally := range hs.Counts() {
 			counts[key.Route] += tally.Asked
 		}

@@ -46,6 +46,12 @@ func TestHomeserverKnowsTheTraffic(t *testing.T) {
 	if r := ask(traffic.Request{Kind: traffic.Other}); r.Status != http.StatusOK {
 		t.Errorf("another path: %s", r)
 	}
+	for kind, size := range map[traffic.Kind]int{traffic.Sync: 16 << 10, traffic.Members: 700 << 10} {
+		r := ask(traffic.Request{Kind: kind, Target: 7, Viewer: traffic.Viewer(0)})
+		if r.Status != http.StatusOK || len(r.Body) < size || len(r.Body) > 2*size || !json.Valid(r.Body) || !strings.Contains(string(r.Body), "@user") {
+			t.Errorf("what passes by: %d, %d bytes", r.Status, len(r.Body))
+		}
+	}
 
 	resp, err := http.Get(server.URL + countsPath)
 	if err != nil {
@@ -56,7 +62,7 @@ func TestHomeserverKnowsTheTraffic(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&counts); err != nil {
 		t.Fatal(err)
 	}
-	if counts[scripted.Read] != 2 || counts[scripted.Write] != 2 || counts.All() != 5 || counts.Since(counts).All() != 0 {
+	if counts[scripted.Read] != 2 || counts[scripted.Write] != 2 || counts.All() != 7 || counts.Since(counts).All() != 0 {
 		t.Errorf("counted %v", counts)
 	}
 	http.DefaultClient.CloseIdleConnections()
