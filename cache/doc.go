@@ -31,6 +31,8 @@
 // that it spent in memory, and not past the moment at which currently_active
 // would flip (answer.go). States with the same header fields share them (fields.go).
 //
+// An admin may look a user up (inspect.go), and have what is known dropped (purge.go).
+//
 // The package knows nothing of HTTP servers or Caddy. Time is a parameter, no
 // goroutine is started, and memory is bounded by the three table sizes, since
 // states with a body above [MaxBody] are not kept.

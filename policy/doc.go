@@ -6,7 +6,7 @@
 //     are pure, and the same in mode enforce and in mode observe;
 //   - limit.go: so many events in a window. limiter.go: is there budget left? [Limiter] keeps one
 //     number per user, see budget.go: the theoretical arrival time of the generic cell rate
-//     algorithm, and under which limit it was made;
+//     algorithm, and under which limit it was made. left.go: what an admin sees and resets of it;
 //   - client.go: which addresses are one client's;
 //   - repeat.go: which write only repeats the last;
 //   - toplimited.go: who was over a budget most.

@@ -60,6 +60,9 @@ func NewLimit(events int, window time.Duration, burst int) (Limit, error) {
 // Interval is the time in which one event is refilled.
 func (l Limit) Interval() time.Duration { return time.Duration(l.interval) }
 
+// Burst is how many events may come at once.
+func (l Limit) Burst() int { return int(l.burst) }
+
 // Times returns the budget that n users of this one have together. In all calls in a
 // row n is at most maxTimes.
 func (l Limit) Times(n int) Limit {

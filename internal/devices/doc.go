@@ -5,7 +5,8 @@
 //   - devices.go: [Devices], the table, and what a device wants;
 //   - reported.go: what the homeserver was told of it;
 //   - sync.go: a sync, and what becomes of it; write.go: a write;
-//   - activity.go: what else may have changed what the homeserver holds, or shows it.
+//   - activity.go: what else may have changed what the homeserver holds, or shows it;
+//   - inspect.go: what an admin sees of a user's devices.
 //
 // Time is a parameter, and the table is bounded by its constructor.
 package devices

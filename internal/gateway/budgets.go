@@ -22,14 +22,23 @@ var LimitNames = [limitCount]string{"read", "write", "sync"}
 // has more than a hundredth of what was over it is among them.
 const maxTopLimited = 100
 
+// limiters are those of users, by kind.
+func (m *Store) limiters() [limitCount]*policy.Limiter {
+	return [limitCount]*policy.Limiter{limitRead: m.reads, limitWrite: m.writes, limitSync: m.syncs}
+}
+
+// limit returns that of a kind, or nil.
+func (c *Class) limit(kind limitKind) *policy.Limit {
+	return [limitCount]*policy.Limit{limitRead: c.ReadLimit, limitWrite: c.WriteLimit, limitSync: c.SyncLimit}[kind]
+}
+
 // take takes one event from a user's budget, and returns how long to wait if there
 // is none. Then the user is counted among those over the limit.
 func (m *Store) take(kind limitKind, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
 	if limit == nil {
 		return 0, true
 	}
-	limiter := [limitCount]*policy.Limiter{limitRead: m.reads, limitWrite: m.writes, limitSync: m.syncs}[kind]
-	if wait, ok = limiter.Take(userID, *limit, now); !ok {
+	if wait, ok = m.limiters()[kind].Take(userID, *limit, now); !ok {
 		m.TopLimited[kind].Add(userID)
 	}
 	return wait, ok

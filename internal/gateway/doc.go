@@ -34,5 +34,6 @@
 //   - respond.go: the answers that we write ourselves; writer.go and watch.go: looking at
 //     others' answers while they pass, without holding them up;
 //   - outcome.go, counters.go, metrics.go: what became of requests, in logs and metrics;
+//   - inspect.go: what an admin sees of a user, and may have forgotten;
 //   - store.go: what is remembered; settings.go: what is configured, with its defaults.
 package gateway

@@ -63,6 +63,10 @@ var (
 		Name: "entries", Labels: []string{"table"}, IsGauge: true,
 		Help: "Entries in a table, fresh or not: at most as many as configured, and 64 preflights.",
 	}
+	entriesMaxMetric = &Metric{
+		Name: "entries_max", Labels: []string{"table"}, IsGauge: true,
+		Help: "Entries that a table may hold, as configured.",
+	}
 	evictionsMetric = &Metric{
 		Name: "evictions_total", Labels: []string{"table"},
 		Help: "Entries that a table dropped to make room.",
@@ -92,7 +96,7 @@ var (
 // Metrics are all of them.
 var Metrics = []*Metric{
 	requestsMetric, outcomesMetric, observedMetric, upstreamMetric, savedMetric, syncWritesMetric, lookupsMetric, learnedMetric, byRoomMetric, deliveriesMetric,
-	pendingMetric, entriesMetric, evictionsMetric, overflowMetric,
+	pendingMetric, entriesMetric, entriesMaxMetric, evictionsMetric, overflowMetric,
 	feedsMetric, feedLinesMetric, feedLossesMetric, feedPresenceMetric,
 }
 
@@ -101,6 +105,7 @@ var Metrics = []*Metric{
 func (m *Store) Samples(yield func(metric *Metric, value float64, labels ...string)) {
 	m.sampleCounters(yield)
 	m.sampleTables(yield)
+	m.sampleSizes(yield)
 	m.sampleFeeds(yield)
 }
 
@@ -192,4 +197,22 @@ func (m *Store) sampleTables(yield func(metric *Metric, value float64, labels ..
 	overflow("write", m.writes.Overflowed())
 	overflow("sync", m.syncs.Overflowed())
 	overflow("rejected", m.rejected.Overflowed())
+}
+
+// sampleSizes yields how many entries each table may hold. Shards round that up in small tables.
+func (m *Store) sampleSizes(yield func(metric *Metric, value float64, labels ...string)) {
+	m.mu.Lock()
+	sizes := m.sizes
+	m.mu.Unlock()
+	for _, table := range []struct {
+		name string
+		most int
+	}{
+		{"states", sizes.States}, {"permissions", sizes.Permissions}, {"refusals", sizes.Permissions / 8}, {"room_members", sizes.Rooms},
+		{"identities", sizes.Tokens}, {"rejections", sizes.Tokens / 8},
+		{"readers", sizes.Tokens}, {"writers", sizes.Tokens}, {"syncers", sizes.Tokens}, {"rejected_clients", sizes.Tokens},
+		{"devices", sizes.Tokens}, {"last_writes", sizes.Tokens}, {"preflights", maxPreflights},
+	} {
+		yield(entriesMaxMetric, float64(max(1, table.most)), table.name)
+	}
 }

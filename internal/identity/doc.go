@@ -8,7 +8,8 @@
 //     refuses the account;
 //   - revoke.go: tokens that end. A revocation takes effect on the next lookup, and on those of the same
 //     token or user that are under way;
-//   - issued.go: to whom a token was given out, and which other ends by that.
+//   - issued.go: to whom a token was given out, and which other ends by that;
+//   - inspect.go: how many tokens of each user are known, for an admin.
 //
 // Time is a parameter, no goroutine is started but for a lookup, and every table is bounded by its constructor.
 package identity

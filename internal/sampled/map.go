@@ -7,6 +7,11 @@
 // in that way): what is dropped is then among the oldest third nearly always.
 package sampled
 
+import (
+	"iter"
+	"maps"
+)
+
 // samples is how many entries are looked at to drop one.
 const samples = 8
 
@@ -47,6 +52,9 @@ func (m *Map[K, V]) Delete(key K) { delete(m.entries, key) }
 
 // Clear drops all entries.
 func (m *Map[K, V]) Clear() { clear(m.entries) }
+
+// All returns an iterator over the entries. Those that are there may be put anew meanwhile.
+func (m *Map[K, V]) All() iter.Seq2[K, V] { return maps.All(m.entries) }
 
 // Len returns the number of entries.
 func (m *Map[K, V]) Len() int { return len(m.entries) }

@@ -1,0 +1,52 @@
+package cache
+
+import "time"
+
+// Purge drops a user's state, and ends what is known of whom they may see and who may see them.
+// What departed before now is not kept. Of pairs only the use ends: their places are taken by
+// others, or are free when the time of their permission is over.
+func (p *Presence) Purge(userID string, now time.Time) {
+	p.MembershipChanged(userID, now, 0)
+	shard, f := p.shardOf(userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	f.raise()
+	p.drop(shard, stateKey{target: userID})
+}
+
+// PurgeAll is [Presence.Purge] for all users. It gives the memory back, too.
+func (p *Presence) PurgeAll(now time.Time) {
+	p.AllMembershipsChanged(now, 0)
+	for i := range p.states {
+		shard := &p.states[i]
+		shard.mu.Lock()
+		for j := range shard.fences {
+			shard.fences[j].raise()
+		}
+		p.kept.Add(-int64(shard.states.Len()))
+		shard.states.Purge()
+		shard.mu.Unlock()
+	}
+	p.permissions.purge()
+	p.rooms.purge()
+}
+
+// purge needs no fence: what is kept later departed later, or memberships says that it doesn't count.
+func (p *permissions) purge() {
+	for i := range p.shards {
+		shard := &p.shards[i]
+		shard.mu.Lock()
+		shard.allowed.Clear()
+		shard.refused.Purge()
+		shard.mu.Unlock()
+	}
+}
+
+func (r *rooms) purge() {
+	for i := range r.shards {
+		shard := &r.shards[i]
+		shard.mu.Lock()
+		shard.persons.Clear()
+		shard.mu.Unlock()
+	}
+}
