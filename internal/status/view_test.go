@@ -1,0 +1,115 @@
+package status
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// shown returns a view of a cache in which everything has been counted.
+func shown() (*View, Cache) {
+	var h History
+	c := full("a")
+	h.Add(at(0, cache("a", 0, 0)))
+	h.Add(at(10*time.Second, c))
+	return h.View(map[string][]Limited{"a": {{"write", "@<b>:hs", 3, 5}, {"read", "@b:hs", 2, 2}}}), c
+}
+
+// metricName finds the names of metrics in an expression.
+var metricName = regexp.MustCompile(`\b[a-z_]+(_total|_level|_max|_seconds)\b|\bentries\b|\bpending\b|\bfeeds\b`)
+
+// Each number names its metric, and one that there is. And each metric has a place.
+func TestEachNumberNamesItsMetric(t *testing.T) {
+	v, c := shown()
+	named := make(map[string]bool)
+	for _, table := range v.Caches[0].Tables {
+		if table.Caption == "Users who were over a limit most often" {
+			continue // that is no metric, for good reason
+		}
+		for _, r := range table.Rows {
+			for i, cell := range r.Cells {
+				metric := r.Metric + cell.Metric
+				names := metricName.FindAllString(metric, -1)
+				if len(names) == 0 && cell.Text != unknown {
+					t.Errorf("%s, %s, %s: %q names no metric (%q)", table.Caption, r.Head, table.Columns[i+1], cell.Text, metric)
+				}
+				for _, name := range names {
+					named[name] = true
+					if !c.Metrics.Has(name) && !c.Metrics.Has(name+"_bucket") && name != "sync_writes_total" {
+						t.Errorf("%s, %s names %s, which isn't there", table.Caption, r.Head, name)
+					}
+				}
+			}
+		}
+	}
+	for _, f := range v.Caches[0].Facts {
+		named[strings.Split(f.Cell.Metric, "{")[0]] = true
+	}
+	for _, name := range c.Metrics.Names() {
+		if !named[strings.TrimSuffix(name, "_bucket")] {
+			t.Errorf("%s is shown nowhere", name)
+		}
+	}
+}
+
+// What nobody thought of when this was written has a place too, as soon as it counts.
+func TestAMetricThatIsNewIsShown(t *testing.T) {
+	v, _ := shown()
+	for caption, want := range map[string][2]string{
+		"Cluster": {"cluster_messages_total sent", "–"}, // it wasn't there before: no rate
+		"More":    {"room_hits_total", "0.60/s"},
+	} {
+		row := v.table(caption).row(want[0])
+		if len(row) != 1 {
+			t.Errorf("%s has no %s", caption, want[0])
+		}
+	}
+	var h History
+	h.Add(at(0, cache("a", 1, 1).with(0, "cluster_messages_total", "sent")))
+	if rows := h.View(nil).table("Cluster").Rows; len(rows) != 0 {
+		t.Errorf("a cluster that has done nothing is shown: %v", rows)
+	}
+}
+
+// What somebody should look at is marked, and not by a colour alone.
+func TestWhatIsBadSaysSo(t *testing.T) {
+	v, _ := shown()
+	var bad []string
+	v.eachCell(func(c *Cell) {
+		if c.IsBad != strings.HasPrefix(c.Text, "⚠ ") {
+			t.Errorf("%q is bad: %v", c.Text, c.IsBad)
+		}
+		if c.IsBad {
+			bad = append(bad, c.Metric)
+		}
+	})
+	for _, metric := range []string{"brown_out_level", `feeds{state="connecting"}`, `limiter_overflow_total{limit="read"}`} {
+		if !slices.Contains(bad, metric) {
+			t.Errorf("%s isn't marked: %q", metric, bad)
+		}
+	}
+}
+
+func TestLayoutIsWhatHasNoCell(t *testing.T) {
+	layout := func(c ...Cache) string {
+		var h History
+		h.Add(at(0, c...))
+		return h.View(nil).Layout
+	}
+	one := layout(cache("a", 1, 1))
+	if other := layout(cache("a", 2, 1)); other != one {
+		t.Error("another number changes the layout")
+	}
+	for name, other := range map[string]string{
+		"another cache":  layout(cache("b", 1, 1)),
+		"two of them":    layout(cache("a", 1, 1), cache("b", 1, 1)),
+		"another column": layout(cache("a", 1, 1).with(1, "outcomes_total", "sync", "forwarded")),
+		"another table":  layout(cache("a", 1, 1).with(1, "learned_total", "list")),
+	} {
+		if other == one {
+			t.Errorf("%s doesn't change the layout", name)
+		}
+	}
+}
