@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
@@ -13,15 +15,19 @@ import (
 )
 
 func init() {
-	caddy.RegisterModule(adminLimitedUsers{})
+	caddy.RegisterModule(adminAPI{})
 }
 
-// adminLimitedUsers is Caddy's admin endpoint /matrix_presence/limited_users: which users
-// were over their limits most often. User IDs are nowhere else, neither in logs nor in metrics.
+// adminAPI is what there is below /matrix_presence/ at Caddy's admin endpoint, see docs/admin-api.md:
 //
-// GET lists them by memory and limit, as [limitedUsers] shows. DELETE forgets them, to
-// count anew; budgets stay as they are.
-type adminLimitedUsers struct{}
+//   - status: all counters, as [status.Document] shows;
+//   - limited_users: which users were over their limits most often, as [limitedUsers] shows. DELETE
+//     forgets them, to count anew; budgets stay as they are;
+//   - users, reset, forget, purge: about a user, see adminusers.go.
+//
+// User IDs are nowhere else, neither in logs nor in metrics. Caddy logs what its admin endpoint is
+// asked for, so none is ever in a URL.
+type adminAPI struct{}
 
 // limitedUsers is who was over a limit since some time:
 //
@@ -55,36 +61,48 @@ type limitedUser struct {
 }
 
 // CaddyModule returns the Caddy module information.
-func (adminLimitedUsers) CaddyModule() caddy.ModuleInfo {
+func (adminAPI) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "admin.api.matrix_presence",
-		New: func() caddy.Module { return new(adminLimitedUsers) },
+		New: func() caddy.Module { return new(adminAPI) },
 	}
 }
 
+// adminPrefix is what all paths of the endpoint begin with.
+const adminPrefix = "/matrix_presence/"
+
 // Routes implements caddy.AdminRouter.
-func (a adminLimitedUsers) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{{
-		Pattern: "/matrix_presence/limited_users",
-		Handler: caddy.AdminHandlerFunc(a.serve),
-	}, {
-		Pattern: "/matrix_presence/talkers", // its name before the first release
-		Handler: caddy.AdminHandlerFunc(func(http.ResponseWriter, *http.Request) error {
+func (adminAPI) Routes() []caddy.AdminRoute {
+	routes := []caddy.AdminRoute{}
+	for path, handler := range map[string]caddy.AdminHandlerFunc{
+		"status":        serveStatus,
+		"limited_users": serveLimitedUsers,
+		"users":         serveUsers,
+		"reset":         serveReset,
+		"forget":        serveForget,
+		"purge":         servePurge,
+		"talkers": func(http.ResponseWriter, *http.Request) error { // its name before the first release
 			return caddy.APIError{HTTPStatus: http.StatusGone, Err: errors.New("the endpoint is named /matrix_presence/limited_users now")}
-		}),
-	}}
+		},
+	} {
+		routes = append(routes, caddy.AdminRoute{Pattern: adminPrefix + path, Handler: handler})
+	}
+	return routes
 }
 
-// serve looks into the memories when it is asked: Caddy sets up the endpoint before
-// the handlers of a configuration.
-func (adminLimitedUsers) serve(w http.ResponseWriter, r *http.Request) error {
+// serveStatus looks into the memories when it is asked, as all of these do: Caddy sets up the
+// endpoint before the handlers of a configuration.
+func serveStatus(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet {
+		return methodNotAllowed(w, http.MethodGet)
+	}
+	return writeJSON(w, takeStatus(time.Now()))
+}
+
+func serveLimitedUsers(w http.ResponseWriter, r *http.Request) error {
 	switch r.Method {
 	case http.MethodGet:
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(allLimitedUsers()); err != nil {
-			return caddy.APIError{HTTPStatus: http.StatusInternalServerError, Err: err}
-		}
-		return nil
+		return writeJSON(w, allLimitedUsers())
 	case http.MethodDelete:
 		now := time.Now()
 		eachStore(func(_ string, m *pooled) {
@@ -95,8 +113,26 @@ func (adminLimitedUsers) serve(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	default:
-		w.Header().Set("Allow", "GET, DELETE")
-		return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Err: errors.New("method not allowed: expected GET or DELETE")}
+		return methodNotAllowed(w, http.MethodGet, http.MethodDelete)
+	}
+}
+
+// writeJSON answers with JSON.
+func writeJSON(w http.ResponseWriter, answer any) error {
+	text, err := json.Marshal(answer)
+	if err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusInternalServerError, Err: err}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, err = w.Write(append(text, '\n'))
+	return err
+}
+
+func methodNotAllowed(w http.ResponseWriter, allowed ...string) error {
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	return caddy.APIError{
+		HTTPStatus: http.StatusMethodNotAllowed,
+		Err:        fmt.Errorf("method not allowed: expected %s", strings.Join(allowed, " or ")),
 	}
 }
 
@@ -119,4 +155,4 @@ func allLimitedUsers() []limitedUsers {
 }
 
 // Interface guard
-var _ caddy.AdminRouter = (*adminLimitedUsers)(nil)
+var _ caddy.AdminRouter = (*adminAPI)(nil)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,24 +18,40 @@ import (
 // askAdmin returns what the admin endpoint answers, with the lists of p only.
 func (p *handled) askAdmin(method string) (status int, lists []limitedUsers) {
 	p.t.Helper()
-	recorder := httptest.NewRecorder()
-	route := adminLimitedUsers{}.Routes()[0]
-	err := route.Handler.ServeHTTP(recorder, httptest.NewRequest(method, route.Pattern, nil))
-	if failure := (caddy.APIError{}); errors.As(err, &failure) {
-		return failure.HTTPStatus, nil
-	}
-	if recorder.Code == http.StatusOK {
-		var all []limitedUsers
-		if err := json.Unmarshal(recorder.Body.Bytes(), &all); err != nil {
-			p.t.Fatalf("%v: %s", err, recorder.Body)
-		}
+	var all []limitedUsers
+	status, _ = askAdmin(p.t, method, "limited_users", "", &all)
+	if status == http.StatusOK {
 		for _, list := range all {
 			if list.Cache == p.handler.Cache.Name {
 				lists = append(lists, list)
 			}
 		}
 	}
-	return recorder.Code, lists
+	return status, lists
+}
+
+// askAdmin asks the admin endpoint. It returns the status with the error, or reads the JSON into
+// the answer.
+func askAdmin(t testing.TB, method, path, body string, answer any) (status int, problem string) {
+	t.Helper()
+	for _, route := range (adminAPI{}).Routes() {
+		if route.Pattern != adminPrefix+path {
+			continue
+		}
+		recorder := httptest.NewRecorder()
+		err := route.Handler.ServeHTTP(recorder, httptest.NewRequest(method, route.Pattern, strings.NewReader(body)))
+		if failure := (caddy.APIError{}); errors.As(err, &failure) {
+			return failure.HTTPStatus, failure.Error()
+		}
+		if recorder.Code == http.StatusOK && answer != nil {
+			if err := json.Unmarshal(recorder.Body.Bytes(), answer); err != nil {
+				t.Fatalf("%v: %s", err, recorder.Body)
+			}
+		}
+		return recorder.Code, ""
+	}
+	t.Fatalf("there is no %s", path)
+	return 0, ""
 }
 
 func TestAdminListsWhoIsLimited(t *testing.T) {

@@ -24,7 +24,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "presence-proxy",
-		Usage: `--to <addr> [--from <addr>] [--write-limit <rate>] [--read-limit <rate>] [--exempt <pattern>] [--no-cache] [--ttl <duration>] [--stale-if-error <duration>] [--change-host-header] [--insecure] [--internal-certs] [--trusted-proxies <ranges>] [--access-log] [--debug] [--print-caddyfile]`,
+		Usage: `--to <addr> [--from <addr>] [--write-limit <rate>] [--read-limit <rate>] [--exempt <pattern>] [--no-cache] [--ttl <duration>] [--stale-if-error <duration>] [--change-host-header] [--insecure] [--internal-certs] [--trusted-proxies <ranges>] [--status-address <addr>] [--access-log] [--debug] [--print-caddyfile]`,
 		Short: "Limits and caches presence in front of a Matrix homeserver",
 		Long: `
 Stands in front of a Matrix homeserver at --to and serves it at --from. Presence
@@ -40,6 +40,9 @@ A rate is <events>/<window>, for each user, with an optional burst: "6/1m",
 "6/1m burst 3". "off" lifts a limit. In an --exempt pattern, "*" stands for any
 run of characters; the homeserver must reserve such names, or anybody can register
 one. Both --to and --exempt may be repeated.
+
+With --status-address 127.0.0.1:2020 there is a page at http://127.0.0.1:2020/ that
+shows what it does, to loopback and private addresses.
 
 For any other option, a Caddyfile is the place: --print-caddyfile prints the
 one that does the same as the given flags, and exits.`,
@@ -70,6 +73,7 @@ one that does the same as the given flags, and exits.`,
 			cmd.Flags().Bool("insecure", false, "Don't verify the homeserver's TLS certificate (dangerous)")
 			cmd.Flags().BoolP("internal-certs", "i", false, "Use a certificate of Caddy's internal CA")
 			cmd.Flags().StringSlice("trusted-proxies", nil, "Proxies before this one whose X-Forwarded-For is believed, as CIDR ranges or private_ranges")
+			cmd.Flags().String("status-address", "", "Address of a page that shows what it does, such as 127.0.0.1:2020 (default none)")
 			cmd.Flags().Bool("access-log", false, "Log requests, without access tokens")
 			cmd.Flags().BoolP("debug", "v", false, "Log in detail")
 			cmd.Flags().Bool("print-caddyfile", false, "Print the equivalent Caddyfile and exit")
@@ -169,6 +173,15 @@ var proxyFile = template.Must(template.New("").Parse(`{
 		}
 	}
 }
+{{- with .Status}}
+
+{{.}} {
+	{{- with $.StatusBind}}
+	bind {{.}}
+	{{- end}}
+	presence_status
+}
+{{- end}}
 {{- /* What leaves out the access tokens which old clients send in the query. */}}
 {{- define "without tokens"}}format filter {
 			request>uri query {
@@ -180,6 +193,7 @@ var proxyFile = template.Must(template.New("").Parse(`{
 // proxyOptions are the flags of presence-proxy, as tokens and lines of a Caddyfile.
 type proxyOptions struct {
 	Site, Bind          string
+	Status, StatusBind  string // of the page, if there is one
 	To, Exempt, Trusted []string
 	Limits, Durations   []string // lines
 
@@ -205,6 +219,11 @@ func proxyCaddyfile(flags caddycmd.Flags) ([]byte, error) {
 	}
 	site, bind := siteAddress(flags.String("from"))
 	o.Site, o.Bind = quote(site), bind
+	if address := flags.String("status-address"); address != "" {
+		if o.Status, o.StatusBind = statusAddress(address); o.Status == o.Site {
+			return nil, errors.New("--status-address: it is the address of --from")
+		}
+	}
 	var file bytes.Buffer
 	if err := proxyFile.Execute(&file, o); err != nil {
 		return nil, fmt.Errorf("writing the configuration: %w", err)
@@ -285,6 +304,17 @@ func siteAddress(from string) (site, bind string) {
 		return fmt.Sprintf("http://:%d", address.Port()), address.Addr().String()
 	}
 	return from, ""
+}
+
+// statusAddress is siteAddress for the page. On loopback it answers to the names of that only: a
+// web page that has its own name point there learns nothing.
+func statusAddress(address string) (site, bind string) {
+	parsed, err := netip.ParseAddrPort(address)
+	if err == nil && parsed.Addr().IsLoopback() {
+		return fmt.Sprintf("http://%s, http://localhost:%d", parsed, parsed.Port()), parsed.Addr().String()
+	}
+	site, bind = siteAddress(address)
+	return quote(site), bind
 }
 
 // quote makes s one token of a Caddyfile.

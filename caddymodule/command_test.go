@@ -40,7 +40,11 @@ func TestProxyFlagsMakeACaddyfile(t *testing.T) {
 			[]string{"reverse_proxy https://a:1 https://b:2 {", "tls_insecure_skip_verify", "header_up Host {upstream_hostport}"}},
 		"proxies": {[]string{"--to", "x:1", "--trusted-proxies", "10.0.0.0/8,127.0.0.1,private_ranges"}, []string{"trusted_proxies static 10.0.0.0/8 127.0.0.1 private_ranges", "trusted_proxies_strict"}},
 		"logs":    {[]string{"--to", "x:1", "--access-log", "--debug"}, []string{"\tdebug", "replace access_token REDACTED"}},
-		"a file":  {[]string{"--to", "x:1", "--print-caddyfile"}, []string{"matrix_presence"}},
+		"a page": {[]string{"--to", "x:1", "--status-address", "127.0.0.1:2020"},
+			[]string{"http://127.0.0.1:2020, http://localhost:2020 {", "bind 127.0.0.1", "presence_status"}},
+		"a page, IPv6":     {[]string{"--to", "x:1", "--status-address", "[::1]:2020"}, []string{"http://[::1]:2020, http://localhost:2020 {", "bind ::1"}},
+		"a page elsewhere": {[]string{"--to", "x:1", "--status-address", "10.0.0.1:2020"}, []string{"http://:2020 {", "bind 10.0.0.1", "presence_status"}},
+		"a file":           {[]string{"--to", "x:1", "--print-caddyfile"}, []string{"matrix_presence"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file, err := caddyfileFor(t, tc.args...)

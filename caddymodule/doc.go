@@ -1,6 +1,6 @@
 // Package caddymodule is what is Caddy's about caddy-matrix-presence: the HTTP handler
-// http.handlers.matrix_presence, its directive matrix_presence, the admin endpoint and the
-// command presence-proxy. What happens to a request is in internal/gateway, which
+// http.handlers.matrix_presence, its directive matrix_presence, the admin endpoint, a page
+// and the commands. What happens to a request is in internal/gateway, which
 // doesn't know Caddy.
 //
 //   - handler.go: the handler with its options, and its life;
@@ -14,7 +14,11 @@
 //     homeserver each of them fronts, found out by walk.go, which follows a request through
 //     the routes of routing.go; fingerprint.go: whether two sites have the same handlers on the way;
 //   - sitefields.go: which header fields the handlers of a site look at or set;
-//   - collector.go: the metrics for Prometheus; admin.go: who is limited most, at Caddy's
-//     admin endpoint;
-//   - command.go: presence-proxy.
+//   - collector.go: the metrics for Prometheus; status.go: the same for people;
+//   - admin.go: what is at Caddy's admin endpoint; adminusers.go: what concerns a user there;
+//   - statuspage.go: the handler http.handlers.presence_status, a page; statuscaddyfile.go: its
+//     directive; statusrefusal.go: who may not see it, and which format a client gets;
+//     statussampler.go: its history, taken while somebody looks;
+//   - command.go: presence-proxy; commandtop.go, commandhealth.go, commanduser.go: presence-top,
+//     presence-health, presence-user and presence-purge, which ask a running Caddy by adminclient.go.
 package caddymodule

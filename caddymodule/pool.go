@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
@@ -19,6 +21,14 @@ func eachStore(f func(name string, m *pooled)) {
 		f(key.(string), value.(*pooled))
 		return true
 	})
+}
+
+// allStores returns the stores of the running configuration, by name. Who needs the plans' lock
+// takes it after this: a configuration that begins has that lock when it takes the pool's.
+func allStores() (all []*pooled) {
+	eachStore(func(_ string, m *pooled) { all = append(all, m) })
+	slices.SortFunc(all, func(a, b *pooled) int { return strings.Compare(a.name, b.name) })
+	return all
 }
 
 // pooled is a store in the pool.
@@ -119,9 +129,13 @@ func (h *Handler) dropStore() error {
 // update has all who use the memory watch for what one of them needs to know. It needs the
 // plans' lock.
 func (p *pooled) update() {
-	var all []*gateway.Settings
+	p.store.WatchFor(p.allSettings())
+}
+
+// allSettings returns those of all handlers that have the memory. It needs the plans' lock.
+func (p *pooled) allSettings() (all []*gateway.Settings) {
 	for h := range p.tenants {
 		all = append(all, h.gateway.Settings())
 	}
-	p.store.WatchFor(all)
+	return all
 }

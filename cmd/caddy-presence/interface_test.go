@@ -34,7 +34,8 @@ var update = flag.Bool("update", false, "write docs/interface.txt anew")
 func TestTheInterfaceIsTheGoldenOne(t *testing.T) {
 	got := strings.Join(slices.Concat(
 		section("modules", ours()),
-		section("options in a Caddyfile", caddyfileOptions(t, nil)),
+		section("options in a Caddyfile", caddyfileOptions(t, "matrix_presence", nil)),
+		section("options of presence_status in a Caddyfile", caddyfileOptions(t, "presence_status", nil)),
 		section("options in JSON", jsonOptions(t)),
 		section("commands and flags", commands()),
 		section("admin endpoint", adminPaths(t)),
@@ -93,7 +94,7 @@ func ours() []string {
 
 // caddyfileOptions asks the parser itself: what it expects in a block, it says when it gets
 // something else. Path is the options whose blocks lead there.
-func caddyfileOptions(t *testing.T, path []string) []string {
+func caddyfileOptions(t *testing.T, directive string, path []string) []string {
 	t.Helper()
 	open, end := "", ""
 	for _, name := range path {
@@ -105,7 +106,7 @@ func caddyfileOptions(t *testing.T, path []string) []string {
 		}
 		open, end = open+name+" {\n", end+"}\n"
 	}
-	text := "http://localhost {\nmatrix_presence {\n" + open + "?\n" + end + "}\n}"
+	text := "http://localhost {\n" + directive + " {\n" + open + "?\n" + end + "}\n}"
 	_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), nil)
 	if err == nil {
 		t.Fatalf("an unknown option was accepted in %q", path)
@@ -118,7 +119,7 @@ func caddyfileOptions(t *testing.T, path []string) []string {
 	for name := range strings.SplitSeq(expected[1], ", ") {
 		inside := append(slices.Clone(path), name)
 		options = append(options, strings.Join(inside, " "))
-		options = append(options, caddyfileOptions(t, inside)...)
+		options = append(options, caddyfileOptions(t, directive, inside)...)
 	}
 	return options
 }

@@ -1,0 +1,132 @@
+package caddymodule
+
+import (
+	"fmt"
+	"mime"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/status"
+)
+
+// statusRefusal is why a client doesn't get the status page, and what changes that.
+type statusRefusal struct{ client, why, how string }
+
+// refuses returns why a client isn't allowed to see the page, or nil.
+func (s *StatusPage) refuses(r *http.Request) *statusRefusal {
+	address, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	client, err := netip.ParseAddr(address)
+	if err != nil {
+		if withPort, notPort := netip.ParseAddrPort(address); notPort == nil {
+			client, err = withPort.Addr(), nil
+		}
+	}
+	client = client.Unmap().WithZone("")
+	if err != nil || !s.allows(client) {
+		name := address
+		if err != nil {
+			name = "an unknown address"
+		}
+		return &statusRefusal{
+			client: name,
+			why:    fmt.Sprintf("The status page is not for %s: it answers %s.", name, s.allowed()),
+			how:    fmt.Sprintf("presence_status {\n\tallow private_ranges %s\n}", name),
+		}
+	}
+	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+	if len(s.Allow) == 0 && !trusted && isForwarded(r.Header) {
+		return &statusRefusal{
+			client: "clients of an unknown proxy",
+			why:    fmt.Sprintf("The request came through a proxy at %s that the server doesn't trust, so it isn't known who asks.", client),
+			how:    fmt.Sprintf("{\n\tservers {\n\t\ttrusted_proxies static %s\n\t}\n}", client),
+		}
+	}
+	return nil
+}
+
+func (s *StatusPage) allows(client netip.Addr) bool {
+	for _, one := range s.ranges {
+		if one.Contains(client) {
+			return true
+		}
+	}
+	return false
+}
+
+// allowed says who may see the page.
+func (s *StatusPage) allowed() string {
+	if len(s.Allow) == 0 {
+		return "loopback and private addresses only"
+	}
+	return "only " + strings.Join(s.Allow, ", ")
+}
+
+// isForwarded reports whether a proxy says that the request is somebody else's.
+func isForwarded(h http.Header) bool {
+	return h.Get("X-Forwarded-For") != "" || h.Get("Forwarded") != "" || h.Get("Via") != ""
+}
+
+// write answers 403, and says how to change that.
+func (no *statusRefusal) write(w http.ResponseWriter, format string) error {
+	switch format {
+	case "html":
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(http.StatusForbidden)
+		return status.Refused(w, no.client, no.why, no.how)
+	case "json", "refresh":
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		_, err := fmt.Fprintf(w, "{\"error\":%q}\n", no.why)
+		return err
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(http.StatusForbidden)
+	_, err := fmt.Fprintf(w, "%s\n\nTo change that, in the Caddyfile:\n\n%s\n", no.why, no.how)
+	return err
+}
+
+// statusFormats are the formats that there are, by media type.
+var statusFormats = []struct{ media, format string }{
+	{"text/html", "html"}, {"application/json", "json"}, {"text/plain", "text"},
+}
+
+// formatOf returns the format that a request asks for, or "" if there is none that it takes. Who
+// takes everything alike, as curl does, gets text.
+func formatOf(r *http.Request) string {
+	switch format := r.URL.Query().Get("format"); format {
+	case "html", "json", "text", "refresh":
+		return format
+	}
+	accept := strings.Join(r.Header.Values("Accept"), ",")
+	if accept == "" {
+		return "text"
+	}
+	best, most := "", 0.0
+	for part := range strings.SplitSeq(accept, ",") {
+		media, params, err := mime.ParseMediaType(part)
+		if err != nil {
+			continue
+		}
+		quality := 1.0
+		if q, ok := params["q"]; ok {
+			if quality, err = strconv.ParseFloat(q, 64); err != nil {
+				continue
+			}
+		}
+		for _, one := range statusFormats {
+			kind, _, _ := strings.Cut(one.media, "/")
+			switch {
+			case quality <= most:
+			case media == one.media, media == kind+"/*" && one.format != "html":
+				best, most = one.format, quality
+			case media == "*/*":
+				best, most = "text", quality
+			}
+		}
+	}
+	return best
+}
