@@ -113,6 +113,9 @@ func (r release) imageConfig() v1.Config {
 		ExposedPorts: map[string]struct{}{"8009/tcp": {}},
 		Volumes:      map[string]struct{}{"/config": {}, "/data": {}},
 		StopSignal:   "SIGTERM",
+		Healthcheck: &v1.HealthConfig{
+			Test: []string{"CMD", imageProgram, "presence-health", "--config", "/etc/caddy-presence/Caddyfile", "--adapter", "caddyfile"},
+		},
 		Labels: map[string]string{
 			"org.opencontainers.image.title":         "caddy-presence",
 			"org.opencontainers.image.description":   "Limits and caches presence in front of a Matrix homeserver",
