@@ -105,7 +105,9 @@ func runPurge(flags caddycmd.Flags, out io.Writer) error {
 // text is what presence-user says of a user.
 func (u cacheUser) text() string {
 	var b strings.Builder
-	line := func(label, format string, args ...any) { fmt.Fprintf(&b, "  %-12s %s\n", label, fmt.Sprintf(format, args...)) }
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(&b, "  %-12s %s\n", label, fmt.Sprintf(format, args...))
+	}
 	fmt.Fprintf(&b, "%s in %s\n", u.UserID, u.Cache)
 	line("presence", "%s", presenceText(u.Presence))
 	line("permissions", "sees %d users, is forbidden to see %d, is seen by %d; listed in %d rooms",
