@@ -90,7 +90,7 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 	return routes
 }
 
-// serveStatus looks into the memories when it is asked, as all of these do: Caddy sets up the
+// serveStatus looks into the stores when it is asked, as all of these do: Caddy sets up the
 // endpoint before the handlers of a configuration.
 func serveStatus(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet {

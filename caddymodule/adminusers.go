@@ -24,13 +24,13 @@ type adminQuestion struct {
 	Cache string `json:"cache"`
 }
 
-// cacheUser is what the memory of a name knows of a user.
+// cacheUser is what the store of a name knows of a user.
 type cacheUser struct {
 	Cache string `json:"cache"`
 	*gateway.InspectedUser
 }
 
-// adminDone says in which memories something was done.
+// adminDone says in which stores something was done.
 type adminDone struct {
 	Caches []string `json:"caches"`
 }
@@ -38,7 +38,7 @@ type adminDone struct {
 // maxQuestion is the most that a question may take, in bytes.
 const maxQuestion = 8 << 10
 
-// readQuestion reads a question, and finds the memories that it is about, by name.
+// readQuestion reads a question, and finds the stores that it is about, by name.
 func readQuestion(w http.ResponseWriter, r *http.Request, mayBeAll bool) (q adminQuestion, about []*pooled, err error) {
 	if r.Method != http.MethodPost {
 		return q, nil, methodNotAllowed(w, http.MethodPost)
@@ -104,7 +104,7 @@ func servePurge(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// act does something in each memory that a question is about.
+// act does something in each store that a question is about.
 func act(w http.ResponseWriter, r *http.Request, mayBeAll bool, do func(*gateway.Store, adminQuestion)) error {
 	q, about, err := readQuestion(w, r, mayBeAll)
 	if err != nil {
@@ -118,7 +118,7 @@ func act(w http.ResponseWriter, r *http.Request, mayBeAll bool, do func(*gateway
 	return writeJSON(w, done)
 }
 
-// settings returns those of all handlers that have the memory.
+// settings returns those of all handlers that have the store.
 func (p *pooled) settings() (all []*gateway.Settings) {
 	plans.Lock()
 	defer plans.Unlock()

@@ -132,7 +132,7 @@ func (p *pooled) update() {
 	p.store.WatchFor(p.allSettings())
 }
 
-// allSettings returns those of all handlers that have the memory. It needs the plans' lock.
+// allSettings returns those of all handlers that have the store. It needs the plans' lock.
 func (p *pooled) allSettings() (all []*gateway.Settings) {
 	for h := range p.tenants {
 		all = append(all, h.gateway.Settings())

@@ -22,7 +22,7 @@ var histograms = func() *prometheus.Registry {
 	return registry
 }()
 
-// takeStatus returns what all memories have counted by now.
+// takeStatus returns what all stores have counted by now.
 func takeStatus(now time.Time) *status.Document {
 	version, _ := caddy.Version()
 	if caddy.CustomVersion != "" {
@@ -70,7 +70,7 @@ type secondsSample struct {
 	value  float64
 }
 
-// takeSeconds returns the numbers of the histogram, by the name of the memory, as Prometheus names
+// takeSeconds returns the numbers of the histogram, by the name of the store, as Prometheus names
 // them.
 func takeSeconds() map[string][]secondsSample {
 	families, err := histograms.Gather()

@@ -187,7 +187,13 @@ func (v *cacheView) counted(name string, labels ...string) Cell {
 // upstream is what the homeserver is asked.
 func (v *cacheView) upstream() Table {
 	t := Table{Caption: "Requests to the homeserver", Columns: []string{"Reason", "Now, total", "Median now, ever", "99 % now, ever"}}
-	for _, reason := range []string{"fetch", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version", "retry"} {
+	reasons := []string{"fetch", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version", "retry"}
+	for _, reason := range v.m.Labels("upstream_requests_total") {
+		if !slices.Contains(reasons, reason) {
+			reasons = append(reasons, reason)
+		}
+	}
+	for _, reason := range reasons {
 		total := v.m.Value("upstream_requests_total", reason)
 		if total == 0 && reason != "fetch" && reason != "whoami" && reason != "write" {
 			continue

@@ -66,6 +66,9 @@ func TestAMetricThatIsNewIsShown(t *testing.T) {
 			t.Errorf("%s has no %s", caption, want[0])
 		}
 	}
+	if row := v.table("Requests to the homeserver").row("a_new_reason"); len(row) == 0 {
+		t.Error("a new reason isn't shown")
+	}
 	var h History
 	h.Add(at(0, cache("a", 1, 1).with(0, "cluster_messages_total", "sent")))
 	if rows := h.View(nil).table("Cluster").Rows; len(rows) != 0 {
