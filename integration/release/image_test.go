@@ -122,9 +122,11 @@ func TestTheImagesRootServesASynapse(t *testing.T) {
 		t.Fatal(err)
 	}
 	shows(t, homeserver.Client{URL: url}, hs, "carol", "online", "dave")
-	if test := image.Config.Healthcheck.Test; len(test) < 2 || test[0] != "CMD" {
-		t.Errorf("its health check is %q", test)
-	} else if out := run(t, "chroot", append([]string{"--userspec=" + image.Config.User, root}, test[1:]...)...); !strings.Contains(out, "healthy: ") {
+	test := image.Config.Healthcheck.Test
+	if len(test) < 2 || test[0] != "CMD" {
+		t.Fatalf("its health check is %q", test)
+	}
+	if out := run(t, append([]string{"chroot", "--userspec=" + image.Config.User, root}, test[1:]...)...); !strings.Contains(out, "healthy: ") {
 		t.Errorf("its health check says %q", out)
 	}
 	if said := process.Tail(log, 200); strings.Contains(said, `"level":"error"`) {
