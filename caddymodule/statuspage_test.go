@@ -238,7 +238,7 @@ func TestStatusHistorySurvivesAReload(t *testing.T) {
 		}
 		old.visit(t, "GET", "/", "127.0.0.1")
 		p.Get("bob-token", alice)
-		time.Sleep(10 * time.Second)
+		time.Sleep(11 * time.Second) // not just when a sample is taken
 		page := provisionPage(t, new(StatusPage))
 		if err := old.Cleanup(); err != nil {
 			t.Fatal(err)

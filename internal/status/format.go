@@ -73,6 +73,7 @@ func span(d time.Duration) string {
 		name string
 		long time.Duration
 	}{{"days", 24 * time.Hour}, {"h", time.Hour}, {"min", time.Minute}, {"s", time.Second}}
+	d = max(0, d) // the wall clock may have been set back
 	var parts []string
 	for _, unit := range units {
 		n := d / unit.long
