@@ -77,6 +77,13 @@ func (t Ticket) Settled() bool { return t.settled }
 // flight, that has an end which changes no generation.
 func (t Ticket) Settling() bool { return t.settling }
 
+// Doubted returns a ticket of which nothing is known but when its request departs: its answer isn't
+// stored, and nobody may share one that departs before.
+func (t Ticket) Doubted() Ticket {
+	t.settled = false
+	return t
+}
+
 // Overtaken tells that a write of the target may have begun or ended since a request with
 // this ticket departed. Its answer says nothing about such a write.
 func (p *Presence) Overtaken(t Ticket) bool {

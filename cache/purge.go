@@ -1,6 +1,9 @@
 package cache
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Purge drops a user's state, and ends what is known of whom they may see and who may see them.
 // What departed before now is not kept. Of pairs only the use ends: their places are taken by
@@ -17,18 +20,31 @@ func (p *Presence) Purge(userID string, now time.Time) {
 // PurgeAll is [Presence.Purge] for all users. It gives the memory back, too.
 func (p *Presence) PurgeAll(now time.Time) {
 	p.AllMembershipsChanged(now, 0)
+	p.dropStates(math.MinInt64)
+	p.permissions.purge()
+	p.rooms.purge()
+}
+
+// Flush drops all states, because writes may have been missed, and others may be in flight. Nothing is
+// stored that departs within the time of settle from now on.
+func (p *Presence) Flush(now time.Time, settle time.Duration) {
+	p.dropStates(p.clock(now) + int64(settle))
+}
+
+// dropStates drops all states, and voids all tickets. Nothing is stored that departs before settled.
+func (p *Presence) dropStates(settled int64) {
 	for i := range p.states {
 		shard := &p.states[i]
 		shard.mu.Lock()
 		for j := range shard.fences {
-			shard.fences[j].raise()
+			f := &shard.fences[j]
+			f.raise()
+			f.settled = max(f.settled, settled)
 		}
 		p.kept.Add(-int64(shard.states.Len()))
 		shard.states.Purge()
 		shard.mu.Unlock()
 	}
-	p.permissions.purge()
-	p.rooms.purge()
 }
 
 // purge needs no fence: what is kept later departed later, or memberships says that it doesn't count.

@@ -77,3 +77,30 @@ func TestPurgeLeavesWritesAlone(t *testing.T) {
 		t.Error("nothing is stored any more")
 	}
 }
+
+// What departs before a flush, or too soon after it, is not kept: nobody knows of which writes.
+func TestFlushKeepsNothingForAWhile(t *testing.T) {
+	p := NewPresence(100, 100, testkit.Epoch)
+	rules := &Rules{TTL: time.Minute}
+	kept := func(departs, arrives time.Duration) bool {
+		ticket := p.Ticket("@a:hs", testkit.Epoch.Add(departs))
+		if arrives >= 2*time.Second && departs < 2*time.Second {
+			p.Flush(testkit.Epoch.Add(2*time.Second), time.Second)
+		}
+		answer, err := ParseAnswer([]byte(`{"presence":"online"}`), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p.Allow("@b:hs", ticket, answer, rules, testkit.Epoch.Add(arrives))
+	}
+	for _, tt := range []struct {
+		departs, arrives time.Duration
+		want             bool
+	}{
+		{0, time.Second, true}, {time.Second, 3 * time.Second, false}, {2500 * time.Millisecond, 4 * time.Second, false}, {3 * time.Second, 4 * time.Second, true},
+	} {
+		if got := kept(tt.departs, tt.arrives); got != tt.want {
+			t.Errorf("what departs after %v is kept: %v", tt.departs, got)
+		}
+	}
+}

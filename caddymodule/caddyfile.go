@@ -84,6 +84,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    feed <module> {
 //	        <options of the module>
 //	    }
+//	    cluster <module> {
+//	        <options of the module>
+//	    }
 //	    max_body <size>
 //	    presence_values <value...>
 //	}
@@ -118,6 +121,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"learn":           func() error { return h.parseLearn(d) },
 		"identity":        func() error { return h.parseIdentity(d) },
 		"feed":            func() error { return h.parseFeed(d) },
+		"cluster":         func() error { return h.parseCluster(d) },
 		"max_body":        func() error { return parseSize(d, &h.MaxBody) },
 		"presence_values": func() error { return parseList(d, &h.PresenceValues) },
 	})

@@ -232,6 +232,9 @@ func (h *Handler) settings() (*gateway.Settings, error) {
 	if err := setFeed(s, h.feed); err != nil {
 		return nil, err
 	}
+	if err := checkCluster(h, h.cluster); err != nil {
+		return nil, err
+	}
 	if err := setClasses(s, h); err != nil {
 		return nil, err
 	}

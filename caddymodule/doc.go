@@ -7,6 +7,7 @@
 //   - config.go, class.go: the options in JSON, and the settings that they stand for;
 //   - caddyfile.go: the same in a Caddyfile;
 //   - feed.go: the guest module by which the homeserver tells of changes;
+//   - cluster.go: the guest module by which several nodes are one;
 //   - caddyserver.go: Caddy as a gateway sees it, with requests of our own by Caddy's handlers;
 //   - pool.go: what is remembered, which survives a reload, and flushing.go: the writes that
 //     wait are delivered when a configuration ends;

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"go.uber.org/zap"
 
@@ -29,19 +28,11 @@ type Feed interface {
 
 // parseFeed parses "feed <module> { … }".
 func (h *Handler) parseFeed(d *caddyfile.Dispenser) error {
-	if !d.NextArg() {
-		return d.Err("parsing feed: expected the name of a module, such as redis")
-	}
-	name := d.Val()
-	module, err := caddyfile.UnmarshalModule(d, feedNamespace+"."+name)
+	module, raw, err := parseGuest(d, feedNamespace, "feed", "source")
 	if err != nil {
-		if _, unknown := caddy.GetModule(feedNamespace + "." + name); unknown != nil {
-			return d.Errf("parsing feed: this Caddy has no feed '%s'. Build it with the module that has: "+
-				"--with github.com/caddy-matrix/caddy-matrix-presence/redis for redis", name)
-		}
-		return fmt.Errorf("parsing feed: %w", err)
+		return err
 	}
-	h.FeedRaw = caddyconfig.JSONModuleObject(module, "source", name, nil)
+	h.FeedRaw = raw
 	h.feed, _ = module.(Feed) // for what options mean together
 	return nil
 }
@@ -79,19 +70,19 @@ func setFeed(s *gateway.Settings, feed Feed) error {
 	return nil
 }
 
-// feedLog logs by Caddy's logger of the running configuration: a feed outlives the one that it
-// came with.
-type feedLog struct{}
+// guestLog logs about a feed or a cluster by Caddy's logger of the running configuration: both
+// outlive the one that they came with.
+type guestLog string
 
-func (feedLog) log() *zap.SugaredLogger {
-	return caddy.Log().Named("http.handlers.matrix_presence.feed").Sugar()
+func (l guestLog) log() *zap.SugaredLogger {
+	return caddy.Log().Named("http.handlers.matrix_presence." + string(l)).Sugar()
 }
 
 // Info implements [gateway.FeedLog].
-func (l feedLog) Info(message string, fields ...any) { l.log().Infow(message, fields...) }
+func (l guestLog) Info(message string, fields ...any) { l.log().Infow(message, fields...) }
 
 // Warn implements [gateway.FeedLog].
-func (l feedLog) Warn(message string, fields ...any) { l.log().Warnw(message, fields...) }
+func (l guestLog) Warn(message string, fields ...any) { l.log().Warnw(message, fields...) }
 
 // following is a feed that a memory follows, for so many handlers.
 type following struct {
@@ -104,7 +95,7 @@ type following struct {
 func (p *pooled) follow(feed Feed) {
 	f := p.feeds[feed.Key()]
 	if f == nil {
-		f = &following{stop: p.store.Follow(feed, feedLog{})}
+		f = &following{stop: p.store.Follow(feed, guestLog("feed"))}
 		p.feeds[feed.Key()] = f
 	}
 	f.handlers++

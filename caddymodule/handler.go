@@ -170,6 +170,11 @@ type Handler struct {
 	// change is seen as soon as it tells. Only Synapse has one. Default: none.
 	FeedRaw json.RawMessage `json:"feed,omitempty" caddy:"namespace=http.handlers.matrix_presence.feeds inline_key=source"`
 
+	// ClusterRaw is a module that keeps the log by which several nodes before one homeserver share
+	// their users' budgets, and what each remembers is as new as what the others have written. All
+	// nodes must have the same cache name. Default: none, and each node is alone.
+	ClusterRaw json.RawMessage `json:"cluster,omitempty" caddy:"namespace=http.handlers.matrix_presence.cluster inline_key=store"`
+
 	// MaxBody is the size in bytes of the largest body of a write. A larger one is
 	// answered with 413. Default: 65536.
 	MaxBody int64 `json:"max_body,omitempty"`
@@ -185,7 +190,8 @@ type Handler struct {
 	gateway *gateway.Gateway
 	pooled  *pooled // the memory that it has
 	plan    *plan
-	feed    Feed // or nil
+	feed    Feed    // or nil
+	cluster Cluster // likewise
 }
 
 // CaddyModule returns the Caddy module information.
@@ -210,6 +216,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.feed = feed
+	if h.cluster, err = h.loadCluster(ctx); err != nil {
+		return err
+	}
 	set, err := h.settings()
 	if err != nil {
 		return err

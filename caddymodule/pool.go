@@ -42,6 +42,9 @@ type pooled struct {
 
 	// feeds are those that the memory follows, by their key. The plans' lock guards them.
 	feeds map[string]*following
+
+	// members are its parts in clusters, by their key. The plans' lock guards them.
+	members map[string]*member
 }
 
 // newPooled returns a new memory of a name.
@@ -49,7 +52,7 @@ func newPooled(name string, s gateway.Sizes) *pooled {
 	latency := func(reason string) gateway.Observer { return upstreamSeconds.WithLabelValues(name, reason) }
 	return &pooled{
 		store: gateway.NewStore(s, latency, logPanic), name: name,
-		tenants: make(map[*Handler]*site), feeds: make(map[string]*following),
+		tenants: make(map[*Handler]*site), feeds: make(map[string]*following), members: make(map[string]*member),
 	}
 }
 
@@ -104,18 +107,24 @@ func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 	if h.feed != nil {
 		h.pooled.follow(h.feed)
 	}
+	if h.cluster != nil {
+		h.pooled.join(h)
+	}
 	return nil
 }
 
 // dropStore undoes what takeStore did. The handler stays usable for requests that
 // are still under way.
 func (h *Handler) dropStore() error {
-	stop := func() {}
-	defer func() { stop() }() // without the lock: it waits for the feed's goroutines
+	stop, leave := func() {}, func() {}
+	defer func() { stop(); leave() }() // without the lock: they wait for goroutines
 	plans.Lock()
 	defer plans.Unlock()
 	if h.feed != nil {
 		stop = h.pooled.unfollow(h.feed)
+	}
+	if h.cluster != nil {
+		leave = h.pooled.leave(h)
 	}
 	if h.plan.taken--; h.plan.taken == 0 {
 		delete(plans.of, h.plan.app)

@@ -7,6 +7,7 @@ go 1.26.0
 require (
 	github.com/anishathalye/porcupine v1.3.1 // checks histories for linearizability
 	github.com/caddy-matrix/caddy-matrix-presence v0.0.0 // what is tested
+	github.com/caddy-matrix/caddy-matrix-presence/redis v0.0.0 // likewise
 	github.com/caddyserver/cache-handler v0.16.0 // a peer of the benchmark: Souin
 	github.com/caddyserver/caddy/v2 v2.11.9 // the Caddy under test
 	github.com/compose-spec/compose-go/v2 v2.16.2 // reads Compose files as Docker does
@@ -130,6 +131,7 @@ require (
 	github.com/prometheus/otlptranslator v1.0.0 // indirect
 	github.com/prometheus/procfs v0.22.0 // indirect
 	github.com/quic-go/qpack v0.6.0 // indirect
+	github.com/redis/go-redis/v9 v9.23.0 // indirect
 	github.com/rs/xid v1.6.0 // indirect
 	github.com/rs/zerolog v1.34.0 // indirect
 	github.com/russross/blackfriday/v2 v2.1.0 // indirect
@@ -192,6 +194,7 @@ require (
 	go.opentelemetry.io/otel/trace v1.46.0 // indirect
 	go.opentelemetry.io/proto/otlp v1.11.0 // indirect
 	go.step.sm/crypto v0.91.0 // indirect
+	go.uber.org/atomic v1.12.0 // indirect
 	go.uber.org/automaxprocs v1.6.0 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
 	go.uber.org/zap v1.28.0 // indirect
@@ -226,3 +229,5 @@ require (
 )
 
 replace github.com/caddy-matrix/caddy-matrix-presence => ..
+
+replace github.com/caddy-matrix/caddy-matrix-presence/redis => ../redis

@@ -17,13 +17,13 @@ type Limit struct {
 	burst    int64
 }
 
+// MaxDebt is how many events a user may be charged for beyond their budget.
+const MaxDebt = 64
+
 const (
 	// maxSpan is how far from now an arrival time may be, 73 years: far from the end
 	// of an int64, so that no sum with a clock overflows.
 	maxSpan = int64(math.MaxInt64 / 4)
-
-	// maxDebt is how many events a user may be charged for beyond their budget.
-	maxDebt = 64
 
 	// maxTimes is the largest n of [Limit.Times], of all calls in a row multiplied.
 	maxTimes = 64
@@ -47,11 +47,11 @@ func NewLimit(events int, window time.Duration, burst int) (Limit, error) {
 	}
 	l := Limit{interval: (int64(window)-1)/int64(events) + 1, burst: int64(burst)}
 	// An interval that is too long has few events, so the product doesn't overflow either.
-	if longest := maxSpan / (1 + maxDebt); l.interval > longest {
+	if longest := maxSpan / (1 + MaxDebt); l.interval > longest {
 		return Limit{}, fmt.Errorf("a window of %v is too long to refill %d events in: at most %v", window, events,
 			time.Duration(longest*int64(events)))
 	}
-	if most := min(maxSpan/l.interval, maxSpan/maxTimes) - maxDebt; l.burst > most {
+	if most := min(maxSpan/l.interval, maxSpan/maxTimes) - MaxDebt; l.burst > most {
 		return Limit{}, fmt.Errorf("a burst of %d is too large to be refilled at %d events in %v: at most %d", burst, events, window, most)
 	}
 	return l, nil
@@ -67,6 +67,19 @@ func (l Limit) Burst() int { return int(l.burst) }
 // row n is at most maxTimes.
 func (l Limit) Times(n int) Limit {
 	return Limit{interval: max(1, l.interval/int64(n)), burst: l.burst * int64(n)}
+}
+
+// Share returns the budget that one of n has who together have at most this one, but for the one
+// event that each has at least. N is at most maxTimes.
+func (l Limit) Share(n int) Limit {
+	n = min(max(1, n), maxTimes)
+	burst := max(1, l.burst/int64(n))
+	longest := maxSpan / (burst + MaxDebt)
+	interval := longest
+	if l.interval <= longest/int64(n) {
+		interval = l.interval * int64(n)
+	}
+	return Limit{interval: interval, burst: burst}
 }
 
 // ParseRate reads "<events>/<window>", such as "6/1m" or "50/s". Windows are

@@ -176,7 +176,7 @@ func TestTheWidestLimitsDoNotOverflow(t *testing.T) {
 		}
 	}
 	for _, limit := range limits {
-		if debt := new(big.Int).Mul(big.NewInt(limit.burst+maxDebt), big.NewInt(limit.interval)); debt.Cmp(big.NewInt(maxSpan)) > 0 {
+		if debt := new(big.Int).Mul(big.NewInt(limit.burst+MaxDebt), big.NewInt(limit.interval)); debt.Cmp(big.NewInt(maxSpan)) > 0 {
 			t.Errorf("%+v with a debt spans %v", limit, debt)
 		}
 		for _, now := range []time.Time{testkit.Epoch, testkit.At(decade), testkit.At(7 * decade)} {
@@ -188,16 +188,16 @@ func TestTheWidestLimitsDoNotOverflow(t *testing.T) {
 				}
 			}
 			l = NewLimiter(1, testkit.Epoch)
-			for range min(limit.burst, 10) + 2*maxDebt {
+			for range min(limit.burst, 10) + 2*MaxDebt {
 				l.Charge("@a:b", limit, now)
 			}
-			if wait := l.Wait("@a:b", limit, now); wait < 0 || limit.burst <= 10 && wait != time.Duration((maxDebt+1)*limit.interval) {
+			if wait := l.Wait("@a:b", limit, now); wait < 0 || limit.burst <= 10 && wait != time.Duration((MaxDebt+1)*limit.interval) {
 				t.Errorf("%+v at %v: the debt takes %v", limit, now, wait)
 			}
 			for range 20 {
 				other := limits[r.IntN(len(limits))]
 				// What floating-point numbers lose of seventy years is less than a microsecond.
-				if wait := l.Wait("@a:b", other, now); wait < 0 || wait > time.Duration((maxDebt+1)*other.interval)+time.Microsecond {
+				if wait := l.Wait("@a:b", other, now); wait < 0 || wait > time.Duration((MaxDebt+1)*other.interval)+time.Microsecond {
 					t.Errorf("%+v after %+v at %v: wait %v", other, limit, now, wait)
 				}
 				l.Charge("@a:b", other, now)
@@ -404,8 +404,8 @@ func TestChargesBeyondTheBudgetArePaid(t *testing.T) {
 	for range 1000 {
 		l.Charge("a", limit, testkit.Epoch)
 	}
-	if wait := l.Wait("a", limit, testkit.Epoch); wait != (maxDebt+1)*time.Second {
-		t.Errorf("the longest wait is %v, want %v", wait, (maxDebt+1)*time.Second)
+	if wait := l.Wait("a", limit, testkit.Epoch); wait != (MaxDebt+1)*time.Second {
+		t.Errorf("the longest wait is %v, want %v", wait, (MaxDebt+1)*time.Second)
 	}
 	if wait := l.Wait("b", limit, testkit.Epoch); wait != 0 {
 		t.Errorf("another waits %v", wait)

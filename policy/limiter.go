@@ -112,7 +112,7 @@ func (l *Limiter) Charge(userID string, limit Limit, now time.Time) {
 		return
 	}
 	b.use(limit, shard.fastest, t)
-	b.tat = min(b.tat, t+(limit.burst+maxDebt)*limit.interval)
+	b.tat = min(b.tat, t+(limit.burst+MaxDebt)*limit.interval)
 	shard.budgets[hash] = b
 }
 

@@ -256,7 +256,7 @@ func TestLimitsThatTakeTurnsWithDebts(t *testing.T) {
 					promised = -1
 				}
 			}
-			if wait < 0 || wait > time.Duration((1+maxDebt)*limit.interval)+time.Microsecond {
+			if wait < 0 || wait > time.Duration((1+MaxDebt)*limit.interval)+time.Microsecond {
 				t.Fatalf("%+v, step %d at %d: a wait of %v under %+v", limits, step, now, wait, limit)
 			}
 			if wait > 0 {

@@ -117,9 +117,9 @@ func (f *Feed) check() error {
 
 // Provision checks the configuration. It connects to nothing.
 func (f *Feed) Provision(caddy.Context) error {
-	name, err := caddy.NewReplacer().ReplaceOrErr(f.ServerName, true, true)
+	name, err := replaced("server_name", f.ServerName)
 	if err != nil {
-		return fmt.Errorf("replacing the placeholders of server_name: %w", err)
+		return err
 	}
 	f.ServerName = name
 	if err := f.check(); err != nil {

@@ -65,7 +65,7 @@ func TestServers(t *testing.T) {
 			t.Errorf("%q is %v, %v, want %s", address, o, err, want)
 		}
 	}
-	o, err := (&Server{Address: "redis.example.com", TLS: new(TLS)}).options()
+	o, err := (&Server{Address: "redis.example.com", Access: Access{TLS: new(TLS)}}).options()
 	if err != nil || o.TLSConfig.ServerName != "redis.example.com" || o.TLSConfig.InsecureSkipVerify {
 		t.Errorf("with TLS: %+v, %v", o, err)
 	}
@@ -80,11 +80,11 @@ func TestFeedsThatAreRefusedWhenTheyAreLoaded(t *testing.T) {
 	for want, f := range map[string]*Feed{
 		"needs a server_name":                     {},
 		"placeholders of server_name":             {ServerName: "{env.NO_SUCH_VARIABLE}"},
-		"placeholders of password":                {ServerName: "a", Server: Server{Password: "{env.NO_SUCH_VARIABLE}"}},
-		"username has no password":                {ServerName: "a", Server: Server{Username: "b"}},
-		"reading the certificates of tls: open":   {ServerName: "a", Server: Server{TLS: &TLS{CA: none}}},
-		"reading the certificates of tls: there":  {ServerName: "a", Server: Server{TLS: &TLS{CA: empty}}},
-		"tls needs a server_name, as the address": {ServerName: "a", Server: Server{Address: "unix//run/r.sock", TLS: new(TLS)}},
+		"placeholders of password":                {ServerName: "a", Server: Server{Access: Access{Password: "{env.NO_SUCH_VARIABLE}"}}},
+		"username has no password":                {ServerName: "a", Server: Server{Access: Access{Username: "b"}}},
+		"reading the certificates of tls: open":   {ServerName: "a", Server: Server{Access: Access{TLS: &TLS{CA: none}}}},
+		"reading the certificates of tls: there":  {ServerName: "a", Server: Server{Access: Access{TLS: &TLS{CA: empty}}}},
+		"tls needs a server_name, as the address": {ServerName: "a", Server: Server{Address: "unix//run/r.sock", Access: Access{TLS: new(TLS)}}},
 	} {
 		if err := f.Provision(caddy.Context{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q in it", f, err, want)
@@ -103,7 +103,7 @@ func TestKeysTellFeedsApart(t *testing.T) {
 		return f.Key()
 	}
 	t.Setenv("PASSWORD", "one")
-	one := Feed{ServerName: "a", Server: Server{Address: "b", Password: "{env.PASSWORD}"}}
+	one := Feed{ServerName: "a", Server: Server{Address: "b", Access: Access{Password: "{env.PASSWORD}"}}}
 	first := key(one)
 	if key(one) != first {
 		t.Error("the same feed has two keys")

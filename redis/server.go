@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -18,13 +19,18 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// Server says how to reach a Redis. In all strings placeholders such as {env.*} and {file.*} are
+// Server says which Redis it is. In all strings placeholders such as {env.*} and {file.*} are
 // replaced when the configuration is loaded.
 type Server struct {
 	// Address is a host and a port, or unix/ and the path of a socket. The port is 6379 unless
 	// given. Default: localhost:6379.
 	Address string `json:"address,omitempty"`
 
+	Access
+}
+
+// Access says as whom a Redis is used, and how it is known. Placeholders are replaced as in [Server].
+type Access struct {
 	// Username is that of an ACL. Default: Redis's user "default".
 	Username string `json:"username,omitempty"`
 
@@ -53,12 +59,17 @@ const (
 
 // options returns the options of a client. Its errors have no password in them.
 func (s *Server) options() (*redis.Options, error) {
-	given := *s
-	if err := given.replace(); err != nil {
+	address, err := replaced("address", s.Address)
+	if err != nil {
 		return nil, err
 	}
+	return s.Access.options(address)
+}
+
+// options returns the options of a client of the server at an address. Its errors have no
+// password in them.
+func (a *Access) options(address string) (*redis.Options, error) {
 	o := &redis.Options{
-		Network: "tcp", Addr: given.Address, Username: given.Username, Password: given.Password,
 		// What an ACL for a reader has no permission for, or Redis 7.0 doesn't know.
 		Protocol: 2, DisableIdentity: true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
@@ -66,46 +77,45 @@ func (s *Server) options() (*redis.Options, error) {
 		ContextTimeoutEnabled: true, MaxRetries: -1,
 		DialTimeout: dialTimeout,
 	}
-	host := ""
-	if path, ok := strings.CutPrefix(given.Address, unixPrefix); ok {
-		o.Network, o.Addr = "unix", path
-	} else {
-		var port string
-		var err error
-		if host, port, err = net.SplitHostPort(given.Address); err != nil {
-			host, port = strings.Trim(given.Address, "[]"), defaultPort
-		}
-		o.Addr = net.JoinHostPort(host, port)
+	var err error
+	if o.Username, err = replaced("username", a.Username); err != nil {
+		return nil, err
 	}
-	if given.TLS != nil {
-		var err error
-		if o.TLSConfig, err = given.TLS.config(host); err != nil {
+	if o.Password, err = replaced("password", a.Password); err != nil {
+		return nil, err
+	}
+	if o.Username != "" && o.Password == "" {
+		return nil, errors.New("username has no password")
+	}
+	var host string
+	o.Network, o.Addr, host = split(cmp.Or(address, defaultAddress))
+	if a.TLS != nil {
+		if o.TLSConfig, err = a.TLS.config(host); err != nil {
 			return nil, err
 		}
 	}
 	return o, nil
 }
 
-// replace replaces the placeholders, and sets the defaults.
-func (s *Server) replace() error {
-	replacer := caddy.NewReplacer()
-	for name, text := range map[string]*string{"address": &s.Address, "username": &s.Username, "password": &s.Password} {
-		if *text == "" {
-			continue
-		}
-		replaced, err := replacer.ReplaceOrErr(*text, true, true)
-		if err != nil {
-			return fmt.Errorf("replacing the placeholders of %s: %w", name, err)
-		}
-		*text = strings.TrimSpace(replaced)
+// split returns the parts of an address. A socket has no host.
+func split(given string) (network, address, host string) {
+	if path, ok := strings.CutPrefix(given, unixPrefix); ok {
+		return "unix", path, ""
 	}
-	if s.Address == "" {
-		s.Address = defaultAddress
+	host, port, err := net.SplitHostPort(given)
+	if err != nil {
+		host, port = strings.Trim(given, "[]"), defaultPort
 	}
-	if s.Username != "" && s.Password == "" {
-		return errors.New("username has no password")
+	return "tcp", net.JoinHostPort(host, port), host
+}
+
+// replaced replaces the placeholders of an option.
+func replaced(name, text string) (string, error) {
+	replaced, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
+	if err != nil {
+		return "", fmt.Errorf("replacing the placeholders of %s: %w", name, err)
 	}
-	return nil
+	return strings.TrimSpace(replaced), nil
 }
 
 func (t *TLS) config(host string) (*tls.Config, error) {
@@ -131,17 +141,23 @@ func (t *TLS) config(host string) (*tls.Config, error) {
 
 // parsers read the options of a server in a Caddyfile.
 func (s *Server) parsers(d *caddyfile.Dispenser) map[string]func() error {
+	parsers := s.Access.parsers(d)
+	parsers["address"] = func() error { return one(d, &s.Address) }
+	return parsers
+}
+
+// parsers read the options of an access in a Caddyfile.
+func (a *Access) parsers(d *caddyfile.Dispenser) map[string]func() error {
 	return map[string]func() error{
-		"address":  func() error { return one(d, &s.Address) },
-		"username": func() error { return one(d, &s.Username) },
-		"password": func() error { return one(d, &s.Password) },
+		"username": func() error { return one(d, &a.Username) },
+		"password": func() error { return one(d, &a.Password) },
 		"tls": func() error {
-			if s.TLS = new(TLS); d.NextArg() {
+			if a.TLS = new(TLS); d.NextArg() {
 				return d.ArgErr()
 			}
 			return parseBlock(d, map[string]func() error{
-				"ca":          func() error { return one(d, &s.TLS.CA) },
-				"server_name": func() error { return one(d, &s.TLS.ServerName) },
+				"ca":          func() error { return one(d, &a.TLS.CA) },
+				"server_name": func() error { return one(d, &a.TLS.ServerName) },
 			})
 		},
 	}

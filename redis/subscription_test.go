@@ -118,7 +118,7 @@ func TestFeedStartsWithoutAServer(t *testing.T) {
 func TestFeedIsRefused(t *testing.T) {
 	server := miniredis.RunT(t)
 	server.RequireUserAuth("reader", "right")
-	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: server.Addr(), Username: "reader", Password: "wrong-secret"}})
+	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: server.Addr(), Access: Access{Username: "reader", Password: "wrong-secret"}}})
 	e.await(t, "lost: refused", 1)
 	if strings.Contains(e.String(), "wrong-secret") {
 		t.Errorf("the password is told:\n%s", e)
@@ -189,7 +189,7 @@ func TestFeedOverASocketWithAPasswordFromTheEnvironment(t *testing.T) {
 	t.Cleanup(server.Close)
 	relay(t, listener, server.Addr(), func(client io.Writer, upstream io.Reader) { io.Copy(client, upstream) })
 	t.Setenv("FEED_PASSWORD", "from-the-environment")
-	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: "unix/" + path, Password: "{env.FEED_PASSWORD}"}})
+	e := start(t, &Feed{ServerName: "fed.test", Server: Server{Address: "unix/" + path, Access: Access{Password: "{env.FEED_PASSWORD}"}}})
 	e.await(t, "connected", 1)
 	server.Publish("fed.test", row)
 	e.await(t, "@ann:fed.test is online", 1)

@@ -97,12 +97,12 @@ func ours() []string {
 func caddyfileOptions(t *testing.T, directive string, path []string) []string {
 	t.Helper()
 	open, end := "", ""
-	for _, name := range path {
+	for i, name := range path {
 		if name == "class" {
 			name = "class x" // it has a name
 		}
-		if name == "feed" {
-			name = "feed redis" // it is a module
+		if name == "feed" || name == "cluster" && i == 0 {
+			name += " redis" // it is a module
 		}
 		open, end = open+name+" {\n", end+"}\n"
 	}

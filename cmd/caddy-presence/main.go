@@ -1,4 +1,4 @@
-// Command caddy-presence is Caddy with its standard modules, matrix_presence and the feed from Redis.
+// Command caddy-presence is Caddy with its standard modules, matrix_presence, and the feed and the cluster by Redis.
 //
 // It takes all of Caddy's commands, and presence-proxy, which puts the module in
 // front of a homeserver without a configuration file:

@@ -228,6 +228,9 @@ func (c *client) do(ctx context.Context, method, path, content string) (status i
 		return 0, nil, nil, err
 	}
 	r.Header.Set("Authorization", "Bearer "+c.token)
+	if c.hs.nodes > 0 {
+		r.Header.Set("X-Node", fmt.Sprint(rand.IntN(c.hs.nodes)))
+	}
 	resp, err := c.http.Do(r)
 	if err != nil {
 		return 0, nil, nil, err

@@ -18,6 +18,10 @@
 // ended or never, it keeps by the clock and not by being quick, so a
 // slow machine makes no difference.
 //
+// In the scenarios of nodes there are three, which share a real Redis or Valkey, and to that happens
+// all that does happen. They are in one process: their caches have different names, and their
+// prefixes of keys make the same keys of them.
+//
 // The figures of a run, and more of it:
 //
 //	go test ./history -v

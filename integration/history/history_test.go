@@ -45,7 +45,13 @@ func TestReadsAreLinearizable(t *testing.T) {
 func (s scenario) test(t *testing.T, size size) {
 	start := time.Now()
 	hs := newHomeserver(t, &s)
-	server, err := inprocess.Start(s.directives(hs.URL, 0), inprocess.Over(s.protocol))
+	directives := s.directives
+	var between *shared
+	if s.nodes > 0 {
+		between = newShared(t, &s)
+		directives = between.directives
+	}
+	server, err := inprocess.Start(directives(hs.URL, 0), inprocess.Over(s.protocol))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +72,7 @@ func (s scenario) test(t *testing.T, size size) {
 	var slowest time.Duration
 	for round := range size.rounds {
 		if round > 0 {
-			reload(t, server, s.directives(hs.URL, round))
+			reload(t, server, directives(hs.URL, round))
 			reloads++
 		}
 		l := &load{
@@ -85,8 +91,12 @@ func (s scenario) test(t *testing.T, size size) {
 		}
 		if s.reloads {
 			<-l.half
-			reload(t, server, s.directives(hs.URL, round+1))
+			reload(t, server, directives(hs.URL, round+1))
 			reloads++
+		}
+		if s.trouble != nil {
+			<-l.half
+			s.trouble(between)
 		}
 		running.Wait()
 		hs.calm.Store(true)

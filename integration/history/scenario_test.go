@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/redisserver"
 )
 
 // scenario is a kind of homeserver, and how the sidecar is set up for it.
@@ -17,6 +18,12 @@ type scenario struct {
 	reloads  bool          // in the middle of a round; there is always one before
 	absorbs  bool          // repeated writes
 	protocol protocol.Protocol
+
+	// nodes is how many there are, in a cluster, and trouble what becomes of what they share, in the
+	// middle of a round.
+	nodes   int
+	kind    redisserver.Kind
+	trouble func(*shared)
 
 	// givenUp is how many writes in a hundred the client or the sidecar gives up, and
 	// other is how many have any fate but a good one.
@@ -51,6 +58,18 @@ var scenarios = []scenario{
 	// Devices say again what they have said, and the sidecar answers for the homeserver if
 	// nothing can have changed since.
 	{name: "absorbed", protocol: protocol.H2C, reloads: true, absorbs: true, other: 25},
+	// Three nodes, and each request goes to any of them.
+	{name: "nodes", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 25},
+	{name: "nodes-late", protocol: protocol.H2C, nodes: 3, kind: redisserver.Redis, settle: 50 * time.Millisecond, lateness: 50 * time.Millisecond, reloads: true, other: 25},
+	{name: "nodes-absorbed", protocol: protocol.H2C, nodes: 3, kind: redisserver.Redis, absorbs: true, other: 25},
+	{name: "nodes-valkey", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Valkey, other: 25},
+	{name: "nodes-restart", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 15, trouble: (*shared).restart},
+	{name: "nodes-failover", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 15, trouble: (*shared).failOver},
+	{name: "nodes-demotion", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 15, trouble: (*shared).demote},
+	{name: "nodes-cut", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 15, trouble: (*shared).cut},
+	{name: "nodes-half-open", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 15, trouble: (*shared).halfOpen},
+	{name: "nodes-paused", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 15, trouble: (*shared).pause},
+	{name: "nodes-joining", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Valkey, reloads: true, other: 15, trouble: (*shared).trim},
 }
 
 // caches are options of the cache, one after the other: tables in which little has a
@@ -64,6 +83,11 @@ var caches = []string{
 }
 
 func (s *scenario) directives(upstream string, n int) string {
+	return s.directivesOf(upstream, caches[n%len(caches)], "")
+}
+
+// directivesOf are those with such a cache, and with more options.
+func (s *scenario) directivesOf(upstream, cache, more string) string {
 	repeats := "pass"
 	if s.absorbs {
 		repeats = "absorb"
@@ -77,10 +101,11 @@ matrix_presence {
 		settle %v
 		%s
 	}
+	%s
 }
 reverse_proxy %s {
 	transport http {
 		response_header_timeout %v
 	}
-}`, repeats, s.settle, caches[n%len(caches)], strings.TrimPrefix(upstream, "http://"), headerTimeout)
+}`, repeats, s.settle, cache, more, strings.TrimPrefix(upstream, "http://"), headerTimeout)
 }

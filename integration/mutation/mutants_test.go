@@ -46,6 +46,84 @@ var (
 	noSettleTime  = edit{fence, "w.presence.clock(now)+int64(settle))", "w.presence.clock(now))"}
 )
 
+// Files of a cluster.
+const (
+	writes = "internal/cluster/writes.go"
+	pull   = "internal/cluster/pull.go"
+)
+
+// betweenNodes are mutants of what makes reads linearizable through any of several nodes. The history test
+// catches them, on a real Redis.
+var betweenNodes = []mutant{
+	{
+		name:     "no beginning is told",
+		effect:   "another node keeps the state from before a write",
+		edits:    []edit{{writes, "if n.insist(ctx, w.entry()) {", "if true {"}},
+		scenario: "nodes", always: true,
+	},
+	{
+		name:     "a beginning is told while the write is on its way",
+		effect:   "another node keeps the state from before a write until it is told",
+		edits:    []edit{{writes, "if n.insist(ctx, w.entry()) {", "go func() { time.Sleep(20 * time.Millisecond); n.insist(n.ctx, w.entry()) }()\n\tif true {"}},
+		scenario: "nodes",
+	},
+	{
+		name:   "a beginning is told when the homeserver has answered",
+		effect: "one node shows the new state, and then another the old one",
+		edits: []edit{
+			{put, "if wr.told.write == nil {\n\t\twr.told", "if false {\n\t\twr.told"},
+			{put, "\t\twr.told.end(r.Context())\n\t})", "\t\twr.told = g.store.announce(r.Context(), wr.UserID)\n\t\twr.told.end(r.Context())\n\t})"},
+		},
+		scenario: "nodes",
+	},
+	{
+		name:   "who comes joins the pull in flight",
+		effect: "a pull that passed the log before a write lets a read after it pass",
+		edits: []edit{
+			{"internal/cluster/barrier.go", "\tb.next = nil\n\tb.inFlight = r != nil", "\tb.inFlight = r != nil"},
+			{"internal/cluster/barrier.go", "r.err = b.pull()\n", "r.err = b.pull()\n\t\tb.mu.Lock()\n\t\tb.next = nil\n\t\tb.mu.Unlock()\n"},
+		},
+		scenario: "nodes", always: true,
+	},
+	{
+		name:     "nothing is dropped where the log has a gap",
+		effect:   "what the lost entries said is never known",
+		edits:    []edit{{pull, "n.drop(doubt, true)", "if doubt != Gap {\n\t\tn.drop(doubt, true)\n\t}"}},
+		scenario: "nodes-joining",
+	},
+	{
+		name:     "nothing is dropped for another log",
+		effect:   "likewise, when the server was started anew",
+		edits:    []edit{{pull, "n.drop(doubt, true)", "if doubt != OtherLog {\n\t\tn.drop(doubt, true)\n\t}"}},
+		scenario: "nodes-restart",
+	},
+	{
+		name:     "nothing is dropped for another server",
+		effect:   "likewise, when it hasn't the last entries",
+		edits:    []edit{{pull, "n.drop(doubt, true)", "if doubt != OtherServer {\n\t\tn.drop(doubt, true)\n\t}"}},
+		scenario: "nodes-demotion",
+	},
+	{
+		name:     "nothing is dropped after a silence",
+		effect:   "what was written while nobody could be told is never known",
+		edits:    []edit{{pull, "n.drop(Silence, false)", "n.report.Flushed(Silence)"}},
+		scenario: "nodes-paused",
+	},
+	{
+		name:     "a repeat is absorbed without a pull",
+		effect:   "a device is told that what it says is so, though another node's write was later",
+		edits:    []edit{{put, "wr.trust = g.store.trusts(r.Context())", "wr.trust = trustAll"}},
+		scenario: "nodes-absorbed",
+	},
+	{
+		name:   "a pull writes nothing",
+		effect: "a server that has been demoted goes on answering as if nothing were written",
+		edits: []edit{{"redis/scripts/pull.lua", "redis.call('ZADD', KEYS[4], string.format('%.0f', now), ARGV[3])\n" +
+			"redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', string.format('%.0f', now - 3000))\nredis.call('PEXPIRE', KEYS[4], '10000')\n", ""}},
+		scenario: "nodes-demotion",
+	},
+}
+
 // guards are mutants of what makes reads linearizable. The history test catches them.
 var guards = []mutant{
 	{

@@ -44,7 +44,7 @@ func TestMutantsApply(t *testing.T) {
 		m.why = "the world's clients get no lists"
 		checkMutant(t, &m, root)
 	}
-	for _, m := range slices.Concat(guards, slices.Concat(slices.Collect(maps.Values(mended))...)) {
+	for _, m := range slices.Concat(guards, betweenNodes, slices.Concat(slices.Collect(maps.Values(mended))...)) {
 		checkMutant(t, &m, root)
 	}
 }
@@ -68,7 +68,7 @@ func TestHistoryTestCatchesMutants(t *testing.T) {
 	if output, verdict := runHistory(t, buildHistory(t, root, new(mutant)), ""); verdict != nil {
 		t.Fatalf("the history test fails without any mutant: %v\n%s", verdict, output)
 	}
-	for _, m := range guards {
+	for _, m := range slices.Concat(guards, betweenNodes) {
 		if !m.isTried(t) {
 			continue
 		}

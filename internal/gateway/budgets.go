@@ -38,8 +38,35 @@ func (m *Store) take(kind limitKind, limit *policy.Limit, userID string, now tim
 	if limit == nil {
 		return 0, true
 	}
+	if c := m.clusters.current.Load(); c != nil {
+		return m.takeShared(c, kind, limit, userID, now)
+	}
 	if wait, ok = m.limiters()[kind].Take(userID, *limit, now); !ok {
 		m.TopLimited[kind].Add(userID)
 	}
 	return wait, ok
+}
+
+// chargeDelivery takes an event from a user's budget of writes, or returns how long there will be
+// none. For a write that goes along with another it makes a debt.
+func (m *Store) chargeDelivery(limit *policy.Limit, userID string, along bool) (wait time.Duration) {
+	now := m.now()
+	if c := m.clusters.current.Load(); c != nil {
+		charge := chargeOf(limitWrite, limit, userID, 1)
+		if along {
+			charge.Debt = policy.MaxDebt
+		}
+		switch grant, err := c.node.Take(charge); {
+		case err == nil && grant.Events == 0:
+			return grant.Wait
+		case err == nil:
+			along = true // so that the node's own is of use when the cluster's can't be asked
+		}
+	}
+	if along {
+		m.writes.Charge(userID, *limit, now)
+		return 0
+	}
+	wait, _ = m.writes.Take(userID, m.ownShare(limit), now)
+	return wait
 }

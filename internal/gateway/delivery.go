@@ -75,12 +75,7 @@ func sizeOfHead(r *http.Request) int {
 
 // Charge takes an event from the user's budget, or makes a debt.
 func (d *delivery) Charge(along bool) (wait time.Duration) {
-	if along {
-		d.store.writes.Charge(d.userID, d.limit, d.store.now())
-		return 0
-	}
-	wait, _ = d.store.writes.Take(d.userID, d.limit, d.store.now())
-	return wait
+	return d.store.chargeDelivery(&d.limit, d.userID, along)
 }
 
 // Settle is for how long nothing is kept after the write.
@@ -92,6 +87,8 @@ func (d *delivery) Send(body []byte, timeout time.Duration) pending.Answer {
 	request.request = request.request.Clone(context.Background())
 	request.request.Body, request.request.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 
+	told := d.store.announce(context.Background(), d.userID)
+	defer told.end(context.Background())
 	write := &policy.PresenceWrite{UserID: d.userID, Fingerprint: d.device, Body: body}
 	began := d.store.now()
 	attempt := d.store.repeats.Begin(d.userID, began)

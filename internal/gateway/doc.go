@@ -30,6 +30,7 @@
 //   - delivery.go: what a write needs to be sent that was answered 200 and waits;
 //   - dialect.go: which homeserver it is;
 //   - feed.go: what the homeserver tells by itself;
+//   - cluster.go: other nodes before the same homeserver; chunks.go: reads that their shared budget gave;
 //   - needs.go: what all gateways of a memory watch for because one needs to know it;
 //   - respond.go: the answers that we write ourselves; writer.go and watch.go: looking at
 //     others' answers while they pass, without holding them up;

@@ -369,7 +369,7 @@ func (f *Follower) TokenEnded(token string) {
 }
 
 // SessionsEnded implements [News].
-func (f *Follower) SessionsEnded(userID string) { f.store.revokeUser(userID) }
+func (f *Follower) SessionsEnded(userID string) { f.store.endSessionsOf(userID) }
 
 // PresenceChanged implements [News].
 func (f *Follower) PresenceChanged(of PresenceNews) bool {

@@ -37,7 +37,7 @@ func (g *Gateway) newFirstRead(r *http.Request, next Next, rd *reading) *firstRe
 		!rd.Canonical || rd.Body != policy.BodyGood || g.store.isForItsOrigin(r):
 		return nil
 	}
-	who := reader{viewer: g.claimed(c), target: rd.route.UserID, credential: c}
+	who := reader{viewer: g.claimed(c), target: rd.route.UserID, credential: c, trust: rd.trust}
 	if who.viewer == "" || g.lookup(who, rd.now).Outcome != cache.Miss {
 		return nil
 	}

@@ -65,7 +65,7 @@ func TestRequestsOfOursAreBounded(t *testing.T) {
 		r = prepared(r)
 		stateOf(r).fields = fields
 		requests := append(p.gateway.newVersionQuestions(r, p.hs), p.gateway.newWhoAmIRequest(r, p.hs, c),
-			p.gateway.newFetch(r, p.hs, reader{alice, target, c}),
+			p.gateway.newFetch(r, p.hs, reader{viewer: alice, target: target, credential: c}),
 			p.gateway.newDelivery(r, p.hs, &presenceWrite{credential: c, class: p.gateway.cfg.Everybody}).request)
 		for i, sub := range requests {
 			if sub.err != nil {

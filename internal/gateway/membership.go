@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
@@ -43,30 +44,35 @@ func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next N
 		}
 		ofSender()
 		for _, userID := range named() {
-			g.store.presence.MembershipChanged(userID, g.store.now(), g.settle())
+			g.membershipChanged(userID)
 		}
 		if change.Scope == matrix.ChangesAll {
 			g.store.presence.AllMembershipsChanged(g.store.now(), g.settle())
+			g.store.tell(cluster.Membership, "")
 		}
 	}), r, next)
 	panics = false
 	return err
 }
 
+// membershipChanged ends what is known of whom a user may see and who may see them, here and at the
+// other nodes.
+func (g *Gateway) membershipChanged(userID string) {
+	g.store.presence.MembershipChanged(userID, g.store.now(), g.settle())
+	g.store.tell(cluster.Membership, userID)
+}
+
 // endsMembershipsOf returns what is to be done when the sender of a request has joined or left a
 // room. Whose it is, if that isn't known, is asked while the request is served: nothing waits for it.
 func (g *Gateway) endsMembershipsOf(r *http.Request, next Next) (end func()) {
 	shown, certain := shownCredentials(r)
-	changed := func(userID string) {
-		g.store.presence.MembershipChanged(userID, g.store.now(), g.settle())
-	}
 	if certain && g.store.identities.Holder(shown[0]) == "" {
-		g.identifyInBackground(r, next, shown[0], changed)
+		g.identifyInBackground(r, next, shown[0], g.membershipChanged)
 	}
 	return func() {
 		for _, c := range shown {
 			if userID := g.store.identities.Holder(c); userID != "" {
-				changed(userID)
+				g.membershipChanged(userID)
 			}
 		}
 	}

@@ -87,6 +87,34 @@ var (
 		Name: "feed_presence_total", Labels: []string{"result"},
 		Help: "Presences that the feed told of, by what became of what was kept.",
 	}
+	clusterUpMetric = &Metric{
+		Name: "cluster_up", IsGauge: true,
+		Help: "1 if the cluster's log can be reached, else 0, also without a cluster.",
+	}
+	clusterNodesMetric = &Metric{
+		Name: "cluster_nodes", IsGauge: true,
+		Help: "Nodes of the cluster that were there of late, with this one, or 0 without a cluster.",
+	}
+	clusterLagMetric = &Metric{
+		Name: "cluster_lag_entries", IsGauge: true,
+		Help: "Entries of the cluster's log that the last pull had to catch up with.",
+	}
+	clusterBarriersMetric = &Metric{
+		Name: "cluster_barriers_total",
+		Help: "Pulls of the cluster's log: for reads, all who came before it share one, and four a second.",
+	}
+	clusterWaitedMetric = &Metric{
+		Name: "cluster_barrier_seconds_total",
+		Help: "How long requests have waited for pulls of the cluster's log, together.",
+	}
+	clusterUnannouncedMetric = &Metric{
+		Name: "cluster_unannounced_writes_total",
+		Help: "Writes of which the other nodes could be told only afterwards.",
+	}
+	clusterFlushesMetric = &Metric{
+		Name: "cluster_flushes_total", Labels: []string{"reason"},
+		Help: "How often what was remembered was dropped for the cluster, by reason.",
+	}
 	overflowMetric = &Metric{
 		Name: "limiter_overflow_total", Labels: []string{"limit"},
 		Help: "Events charged to the budget that users without a place in a limit's table share.",
@@ -98,6 +126,7 @@ var Metrics = []*Metric{
 	requestsMetric, outcomesMetric, observedMetric, upstreamMetric, savedMetric, syncWritesMetric, lookupsMetric, learnedMetric, byRoomMetric, deliveriesMetric,
 	pendingMetric, entriesMetric, entriesMaxMetric, evictionsMetric, overflowMetric,
 	feedsMetric, feedLinesMetric, feedLossesMetric, feedPresenceMetric,
+	clusterUpMetric, clusterNodesMetric, clusterLagMetric, clusterBarriersMetric, clusterWaitedMetric, clusterUnannouncedMetric, clusterFlushesMetric,
 }
 
 // Samples calls yield with each value of each metric, and the values of its labels. They are
@@ -107,6 +136,7 @@ func (m *Store) Samples(yield func(metric *Metric, value float64, labels ...stri
 	m.sampleTables(yield)
 	m.sampleSizes(yield)
 	m.sampleFeeds(yield)
+	m.sampleClusters(yield)
 }
 
 // savingOutcomes are those without an upstream request of any kind.

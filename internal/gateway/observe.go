@@ -49,7 +49,9 @@ func (g *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next
 	var fence cache.Write
 	var attempt policy.Attempt
 	own := writer == target
+	var told announcement
 	if own {
+		told = g.store.announce(r.Context(), target)
 		fence = g.store.presence.BeginWrite(target)
 		g.passesBy(target, credential)
 		if seen.beside {
@@ -57,6 +59,7 @@ func (g *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next
 		}
 	}
 	return g.observeAnswer(w, r, next, reasonWrite, seen, func(status int) {
+		told.end(r.Context())
 		switch {
 		case !isSuccess(status):
 		case own:
@@ -72,6 +75,7 @@ func (g *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next
 		if own {
 			g.passesBy(target, credential) // it may have failed on the way back
 			g.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), sent)
+			told.end(r.Context())
 		}
 		if own && seen.beside {
 			attempt.End(nil)
@@ -323,7 +327,8 @@ func (s *observation) findOutForWrite(step policy.WriteStep, ask func(whoAmI) ow
 	case policy.WriteCompare:
 		h.compareWrite(wr)
 	case policy.WriteTakeBudget:
-		h.takeWrite(wr)
+		wait, ok := h.store.take(limitWrite, wr.class.WriteLimit, wr.UserID, wr.now)
+		h.noteBudget(wr, wait, ok)
 	case policy.WriteLetWait:
 		wr.Wait = policy.WaitRefused
 		if wr.due <= h.cfg.Coalesce.MaxAge && matrix.TakesBody(wr.PresenceWrite.Body, h.knownDialect()) {

@@ -29,6 +29,7 @@ type reading struct {
 	found    cache.Found   // in memory
 	result   *fetched      // by a fetch
 	own      bool          // that one was made for this reader
+	trust    trust         // in what is remembered
 	err      error         // why nobody waits for an answer
 }
 
@@ -103,6 +104,9 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 			rd.Body = policy.BodyBad
 		}
 	case policy.ReadAskOwner:
+		if g.cfg.Cached {
+			rd.trust = g.store.trusts(r.Context())
+		}
 		rd.now = g.store.now()
 		who := g.cached(rd.credential, rd.now)
 		if !who.known() {
@@ -215,7 +219,9 @@ func (g *Gateway) lookUpRead(rd *reading, forOrigin bool) {
 	}
 }
 
-func (rd *reading) reader() reader { return reader{rd.who.userID, rd.route.UserID, rd.credential} }
+func (rd *reading) reader() reader {
+	return reader{rd.who.userID, rd.route.UserID, rd.credential, rd.trust}
+}
 
 // fetchRead gets the homeserver's answer to a read.
 func (g *Gateway) fetchRead(rd *reading, r *http.Request, next Next) {
@@ -375,6 +381,7 @@ func (g *Gateway) compareShown(ticket cache.Ticket, target string, answer *subre
 type reader struct {
 	viewer, target string
 	credential     matrix.Credential
+	trust          trust // in what is remembered
 }
 
 // writeFetched passes on what a fetch brought.
@@ -394,7 +401,14 @@ func writeFetched(w http.ResponseWriter, r *http.Request, result *fetched, own b
 }
 
 func (g *Gateway) lookup(who reader, now time.Time) cache.Found {
-	return g.store.presence.Lookup(who.viewer, who.target, g.rules(), now)
+	rules := g.rules()
+	switch who.trust {
+	case trustRecent:
+		rules = g.store.recent(rules)
+	case trustNothing:
+		return cache.Found{Ticket: g.store.presence.Ticket(who.target, now).Doubted()}
+	}
+	return g.store.presence.Lookup(who.viewer, who.target, rules, now)
 }
 
 // writeFound answers a read with a hit.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
@@ -116,12 +117,11 @@ type ending struct {
 // beginEnding looks at a request that may end tokens before it is sent on. It may ask, in the
 // background, whose the request is.
 func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revocation) ending {
-	identities := g.store.identities
 	nothing := func() {}
 	shown, certain := shownCredentials(r)
 	doubt := func() {
 		for _, c := range shown {
-			identities.Doubt(c)
+			g.store.doubt(c)
 		}
 	}
 	switch revocation.Scope {
@@ -173,7 +173,7 @@ func namedTokens(r *http.Request, member string) (named func() []string) {
 // who doesn't have it, so it may be in doubt whoever has sent the request.
 func (g *Gateway) doubtNamed(tokens []string) {
 	for _, token := range tokens {
-		g.store.identities.Doubt(matrix.Credential{Token: token})
+		g.store.doubt(matrix.Credential{Token: token})
 		g.store.identities.Refreshed(token)
 	}
 }
@@ -221,7 +221,7 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 			if userID := identities.Holder(c); userID != "" && !slices.Contains(users, userID) {
 				users = append(users, userID)
 			}
-			identities.Doubt(c)
+			g.store.doubt(c)
 		}
 		for _, userID := range users {
 			g.store.revokeUser(userID)
@@ -244,10 +244,27 @@ func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) {
 	}
 	m.identities.RevokeToken(c)
 	m.pendings.DropToken(c, was.UserID)
+	m.tell(cluster.TokenEnded, m.identities.TokenKey(c))
 }
 
-// revokeUser forgets a user whose sessions have ended, and what their devices want.
+// doubt has the homeserver asked again whose a credential is, here and at the other nodes. What
+// nobody has known of here isn't told: anybody can make tokens up.
+func (m *Store) doubt(c matrix.Credential) {
+	known := m.identities.WasKnown(c)
+	if m.identities.Doubt(c); known {
+		m.tell(cluster.TokenEnded, m.identities.TokenKey(c))
+	}
+}
+
+// revokeUser forgets a user whose sessions have ended, and what their devices want, here and at the
+// other nodes.
 func (m *Store) revokeUser(userID string) {
+	m.endSessionsOf(userID)
+	m.tell(cluster.UserEnded, userID)
+}
+
+// endSessionsOf is revokeUser for this node.
+func (m *Store) endSessionsOf(userID string) {
 	m.identities.RevokeUser(userID)
 	m.devices.ForgetUser(userID)
 }

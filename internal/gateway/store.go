@@ -63,8 +63,9 @@ type Store struct {
 	mu    sync.Mutex // guards sizes
 	sizes Sizes
 
-	needs needs
-	feeds feeds
+	needs    needs
+	feeds    feeds
+	clusters clusters
 
 	// panicked is told of a panic in a goroutine of ours.
 	panicked func(reason any)
@@ -118,6 +119,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 	})
 	m.presence.ResizeRooms(s.Rooms)
 	m.judges.store = m
+	m.clusters.reads.init()
 	for limit := range m.TopLimited {
 		m.TopLimited[limit] = policy.NewTopLimited(maxTopLimited, now)
 	}

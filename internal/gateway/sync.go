@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/devices"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
@@ -161,6 +162,7 @@ func (g *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 func (g *Gateway) invalidate(userID string) {
 	g.store.presence.BeginWrite(userID).End(g.store.now(), g.settle())
 	g.store.repeats.Disturb(userID)
+	g.store.tell(cluster.Ends, userID)
 }
 
 // sendSync passes a sync on that was decided about.

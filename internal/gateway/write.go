@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -23,6 +24,8 @@ type writing struct {
 	due    time.Duration // until the user has budget, if there is a limit
 	wait   time.Duration // until the client should try again, if there is no budget
 	err    error         // why nobody waits for an answer
+	trust  trust         // in what is remembered
+	told   announcement  // to the other nodes of a cluster
 }
 
 // writeEnds says how the steps that end a write are counted.
@@ -62,6 +65,7 @@ func (g *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, 
 	for ; !step.Ends(); step = policy.DecideWrite(&wr.WriteFacts) {
 		g.findOutForWrite(step, &wr, r, next)
 	}
+	defer wr.told.end(r.Context()) // if it isn't forwarded
 	g.note(r, writeEnds[step])
 	return g.endWrite(step, &wr, w, r, next)
 }
@@ -70,6 +74,9 @@ func (g *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, 
 func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Request, next Next) {
 	switch step {
 	case policy.WriteAskOwner:
+		if g.cfg.Absorbs {
+			wr.trust = g.store.trusts(r.Context())
+		}
 		g.noteWriter(wr, g.identify(r, next, wr.credential, g.cfg.RejectedLimit))
 		if err := r.Context().Err(); err != nil && wr.who.userID == "" {
 			wr.Owner, wr.err = policy.OwnerGone, fail(statusClientClosed, err)
@@ -87,7 +94,9 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 	case policy.WriteCompare:
 		g.compareWrite(wr)
 	case policy.WriteTakeBudget:
-		g.takeWrite(wr)
+		told, wait, ok := g.store.takeAndAnnounce(r.Context(), wr.class.WriteLimit, wr.UserID, wr.now)
+		wr.told = told
+		g.noteBudget(wr, wait, ok)
 	case policy.WriteLetWait:
 		wr.Wait = policy.WaitRefused
 		if wr.class.WriteLimit != nil && g.letWait(r, next, &wr.presenceWrite, wr.due) {
@@ -124,15 +133,15 @@ func (g *Gateway) behindQueue(wr *writing, waits bool) {
 // compareWrite compares a write with what its user last wrote.
 func (g *Gateway) compareWrite(wr *writing) {
 	wr.Repeat = policy.RepeatChanges
-	if g.store.repeats.Absorb(&wr.PresenceWrite, g.cfg.Refresh, wr.now) {
+	if wr.trust == trustAll && g.store.repeats.Absorb(&wr.PresenceWrite, g.cfg.Refresh, wr.now) {
 		wr.Repeat = policy.RepeatNothing
 	}
 }
 
-// takeWrite charges a user for a write.
-func (g *Gateway) takeWrite(wr *writing) {
+// noteBudget notes whether there was an event in a writer's budget, and if not, for how long.
+func (g *Gateway) noteBudget(wr *writing, wait time.Duration, ok bool) {
 	wr.Budget = policy.BudgetLeft
-	if wait, ok := g.store.take(limitWrite, wr.class.WriteLimit, wr.UserID, wr.now); !ok {
+	if !ok {
 		wr.Budget = policy.BudgetEmpty
 		g.overLimit(wr, wait)
 	}
@@ -142,7 +151,10 @@ func (g *Gateway) takeWrite(wr *writing) {
 func (g *Gateway) overLimit(wr *writing, wait time.Duration) {
 	wr.wait = wait
 	if limit := wr.class.WriteLimit; limit != nil {
-		wr.due = g.store.writes.Wait(wr.UserID, *limit, wr.now)
+		wr.due = g.store.writes.Wait(wr.UserID, g.store.ownShare(limit), wr.now)
+		if g.store.clusters.current.Load() != nil {
+			wr.due = max(wr.due, wait) // the other nodes have used it up
+		}
 		wr.wait = max(wait, wr.due+time.Duration(wr.queued)*limit.Interval())
 	}
 }
@@ -171,7 +183,7 @@ func (g *Gateway) endWrite(step policy.WriteStep, wr *writing, w http.ResponseWr
 	case policy.WriteAbsorb, policy.WriteCoalesce:
 		writeDone(w, r, writeEnds[step])
 	case policy.WriteForward:
-		return g.forwardWrite(w, r, next, wr.presenceWrite)
+		return g.forwardWrite(w, r, next, wr)
 	}
 	return nil
 }
@@ -192,8 +204,11 @@ func (g *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *owner) 
 }
 
 // forwardWrite sends a write to the homeserver.
-func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next, write presenceWrite) error {
-	began := g.store.now()
+func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next, wr *writing) error {
+	if wr.told.write == nil {
+		wr.told = g.store.announce(r.Context(), wr.UserID)
+	}
+	write, began := &wr.presenceWrite, g.store.now()
 	fence := g.store.presence.BeginWrite(write.UserID)
 	// Also for a handler that absorbs nothing itself: another of this store may.
 	attempt := g.store.repeats.Begin(write.UserID, began)
@@ -221,7 +236,8 @@ func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 			status = http.StatusBadGateway // what the homeserver has made of it, nobody has said
 		}
 		known, acknowledged = true, isSuccess(status)
-		answered(status) // before the client hears of it
+		answered(status) // before the client hears of it, as the other nodes
+		wr.told.end(r.Context())
 	})
 }
 
@@ -257,10 +273,17 @@ func (g *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Nex
 	m, device, began := g.store, g.store.identities.DeviceOf(credential, userID), g.store.now()
 	active := func() (changes bool) {
 		m.repeats.Disturb(userID)
+		if m.needs.absorbs.Load() {
+			m.tell(cluster.Active, userID)
+		}
 		return m.devices.Active(userID, device, g.knownDialect(), began, g.store.now())
 	}
 	if active() {
-		defer func(write cache.Write) { write.End(g.store.now(), g.settle()) }(m.presence.BeginWrite(userID))
+		m.tell(cluster.Ends, userID)
+		defer func(write cache.Write) {
+			write.End(g.store.now(), g.settle())
+			m.tell(cluster.Ends, userID)
+		}(m.presence.BeginWrite(userID))
 	}
 	defer func() {
 		if active() { // a write or a sync began meanwhile, and what it brought may be over

@@ -3,6 +3,7 @@ package identity
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
@@ -15,17 +16,31 @@ func (t *Table) Fingerprint(c matrix.Credential) [16]byte {
 	return t.masqueradeKey(t.key(c.Token), c)
 }
 
+// Rekey has tokens kept under another secret, one that others have too. What is remembered of
+// tokens is of no more use.
+func (t *Table) Rekey(secret [32]byte) {
+	if *t.secret.Load() != secret {
+		t.secret.Store(&secret)
+	}
+}
+
+// TokenKey returns by what others who have the secret know a token. It tells nobody else which it is.
+func (t *Table) TokenKey(c matrix.Credential) string {
+	key := t.key(c.Token)
+	return hex.EncodeToString(key[:])
+}
+
 // key is the keyed hash under which a token is kept. A prefix is enough of a key
-// for SHA-256 here: no hash ever leaves the process, so there is none to extend.
+// for SHA-256 here: of a hash only the half is told, which can't be extended.
 func (t *Table) key(token string) tokenKey {
 	var buffer [256]byte
-	return hash(append(append(buffer[:0], t.secret[:]...), token...))
+	return hash(append(append(buffer[:0], t.secret.Load()[:]...), token...))
 }
 
 // masqueradeKey is the key of a token together with its effective parameters.
 func (t *Table) masqueradeKey(base tokenKey, c matrix.Credential) tokenKey {
 	var buffer [512]byte
-	b := append(append(buffer[:0], t.secret[:]...), base[:]...)
+	b := append(append(buffer[:0], t.secret.Load()[:]...), base[:]...)
 	b = binary.AppendUvarint(b, uint64(len(c.UserID)))
 	return hash(append(append(b, c.UserID...), c.DeviceID...))
 }

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"encoding/hex"
 	"strings"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
@@ -22,6 +23,21 @@ func (t *Table) RevokeToken(c matrix.Credential) {
 // no longer do so: a logout was not answered, or the homeserver refuses the account.
 // Nobody else is touched, and the token stays one that was known.
 func (t *Table) Doubt(c matrix.Credential) { t.forget(c, false) }
+
+// DoubtKey is Doubt of a token, by its [Table.TokenKey].
+func (t *Table) DoubtKey(text string) {
+	var key tokenKey
+	if n, err := hex.Decode(key[:], []byte(text)); err == nil && n == len(key) {
+		t.forgetBase(key, false)
+	}
+}
+
+// RevokeAll forgets on whose behalf any token acts.
+func (t *Table) RevokeAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.floor = t.revocations.Add(1)
+}
 
 // forget ends what is remembered of a credential, and what is learned by the lookups of
 // its token that are under way. It returns the user for whom it acted, if that was known. If

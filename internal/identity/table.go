@@ -37,7 +37,7 @@ import (
 // neither remembered nor being looked up leaves no trace: tokens that somebody makes
 // up change nothing.
 type Table struct {
-	secret [32]byte
+	secret atomic.Pointer[[32]byte]
 	epoch  time.Time
 	shards [shardCount]tableShard
 	bases  atomic.Uint32 // the last base that was named
@@ -110,7 +110,9 @@ type WhoAmI struct {
 // one place in each shard. Of now only differences matter.
 func NewTable(tokens int, now time.Time) *Table {
 	t := &Table{epoch: now, refusals: newRefusals()}
-	rand.Read(t.secret[:]) // never fails, see crypto/rand
+	var secret [32]byte
+	rand.Read(secret[:]) // never fails, see crypto/rand
+	t.secret.Store(&secret)
 	for i := range t.shards {
 		t.shards[i].identities = sampled.New[tokenKey](tokens/shardCount, func(a, b entry) bool { return a.asked < b.asked })
 		t.shards[i].unknown = newLRU[tokenKey, unknownEntry](tokens/shardCount/8, nil)

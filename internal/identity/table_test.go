@@ -361,7 +361,7 @@ func TestNoTokenIsKeptInClear(t *testing.T) {
 	}
 
 	reached := strings.Join(testkit.Reachable(ids), "\n")
-	for _, present := range []string{"@marker:hs", "@masquerade:hs", "rejection-body", string(ids.secret[:])} {
+	for _, present := range []string{"@marker:hs", "@masquerade:hs", "rejection-body"} {
 		if !strings.Contains(reached, present) {
 			t.Errorf("the search does not find %q, so it proves nothing", present)
 		}

@@ -90,6 +90,7 @@ func (p *Writes) deliverQueue(u *user, end time.Time) {
 // to be sent again. It needs the lock, and gives it up while a write is under way.
 func (p *Writes) deliverDue(u *user, end time.Time) (again time.Duration) {
 	flushed := !end.IsZero()
+	paid := false // for the first, or for one that was there before it
 	for together := 0; len(u.queue) > 0 && again == 0; {
 		w := u.queue[0]
 		timeout := deliveryTimeout
@@ -98,9 +99,15 @@ func (p *Writes) deliverDue(u *user, end time.Time) (again time.Duration) {
 				break
 			}
 		}
-		if again = p.charge(w, together > 0 || flushed); again > 0 {
-			break
+		if !paid {
+			if again = p.charge(w, together > 0 || flushed); again > 0 {
+				break
+			}
+			if paid = true; len(u.queue) == 0 || u.queue[0] != w {
+				continue // meanwhile it was dropped, or another has taken its place
+			}
 		}
+		paid = false
 		if together == 0 {
 			together = len(u.queue)
 		}
@@ -120,12 +127,15 @@ func (p *Writes) deliverDue(u *user, end time.Time) (again time.Duration) {
 
 // charge takes an event for a write from its user's budget, or returns how long
 // there will be none, but no longer than until the write is too old: another configuration's
-// deliveries may have led to a debt. For one that goes along with another it makes a debt.
+// deliveries may have led to a debt. For one that goes along with another it makes a debt. It gives the
+// lock up meanwhile.
 func (p *Writes) charge(w *Write, along bool) (wait time.Duration) {
 	if w.attempts > 0 { // it was charged for
 		return 0
 	}
+	p.unlock()
 	wait = w.Sender.Charge(along)
+	p.mu.Lock()
 	if along {
 		return 0
 	}

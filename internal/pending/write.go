@@ -45,8 +45,7 @@ type Write struct {
 // Sender is what a write needs to be sent, also when its configuration has ended.
 type Sender interface {
 	// Charge takes an event for the write from its user's budget, or returns how long there will be
-	// none. For one that goes along with another it makes a debt, and there is no wait. It is
-	// called with the lock of the writes.
+	// none. For one that goes along with another it makes a debt, and there is no wait.
 	Charge(along bool) (wait time.Duration)
 
 	// Send sends the write with this body, for which the homeserver has so long.

@@ -1,0 +1,113 @@
+package caddymodule
+
+import (
+	"fmt"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
+)
+
+// clusterNamespace is where guest modules are that are a [Cluster].
+const clusterNamespace = "http.handlers.matrix_presence.cluster"
+
+// Cluster is a module that keeps the log which several nodes before one homeserver share. What it
+// opens must stay usable when the configuration that it came with has ended.
+type Cluster interface {
+	// Key is equal for clusters that are the same, and unequal for all others. It is no secret.
+	Key() string
+
+	// Open returns the log of the nodes with this cache name. It connects to nothing yet.
+	Open(name string) cluster.Log
+
+	// Rules say what a node does with it.
+	Rules() gateway.ClusterRules
+}
+
+// parseCluster parses "cluster <module> { … }".
+func (h *Handler) parseCluster(d *caddyfile.Dispenser) error {
+	module, raw, err := parseGuest(d, clusterNamespace, "cluster", "store")
+	if err != nil {
+		return err
+	}
+	h.ClusterRaw = raw
+	h.cluster, _ = module.(Cluster) // for what options mean together
+	return nil
+}
+
+// parseGuest parses the name of an option and a guest module of a namespace, with its block. It returns the
+// module, and its JSON with its name under a key.
+func parseGuest(d *caddyfile.Dispenser, namespace, option, key string) (caddyfile.Unmarshaler, []byte, error) {
+	if !d.NextArg() {
+		return nil, nil, d.Errf("parsing %s: expected the name of a module, such as redis", option)
+	}
+	name := d.Val()
+	module, err := caddyfile.UnmarshalModule(d, namespace+"."+name)
+	if err != nil {
+		if _, unknown := caddy.GetModule(namespace + "." + name); unknown != nil {
+			return nil, nil, d.Errf("parsing %s: this Caddy has no %[1]s '%s'. Build it with the module that has: "+
+				"--with github.com/caddy-matrix/caddy-matrix-presence/redis for redis", option, name)
+		}
+		return nil, nil, fmt.Errorf("parsing %s: %w", option, err)
+	}
+	return module, caddyconfig.JSONModuleObject(module, key, name, nil), nil
+}
+
+// loadCluster loads the guest module, if there is one.
+func (h *Handler) loadCluster(ctx caddy.Context) (Cluster, error) {
+	if h.ClusterRaw == nil {
+		return nil, nil
+	}
+	module, err := ctx.LoadModule(h, "ClusterRaw")
+	if err != nil {
+		return nil, fmt.Errorf("loading the cluster: %w", err)
+	}
+	c, ok := module.(Cluster)
+	if !ok {
+		return nil, fmt.Errorf("loading the cluster: a %T is none", module)
+	}
+	return c, nil
+}
+
+// checkCluster refuses what a cluster can't be together with. C is nil if there is none.
+func checkCluster(h *Handler, c Cluster) error {
+	switch {
+	case c == nil:
+	case h.Cache == nil || h.Cache.Name == "":
+		return blame("cluster", "checking cluster: it needs a cache name, the same on all nodes, %s", suchAs)
+	}
+	return nil
+}
+
+// clusterKey tells a handler's cluster from others of its memory.
+func (h *Handler) clusterKey() string { return h.Cache.Name + "\x00" + h.cluster.Key() }
+
+// member is a memory's part in a cluster, for so many handlers.
+type member struct {
+	handlers int
+	leave    func()
+}
+
+// join makes the memory part of a handler's cluster, unless it is already: it stays so over a
+// reload. It needs the plans' lock.
+func (p *pooled) join(h *Handler) {
+	m := p.members[h.clusterKey()]
+	if m == nil {
+		m = &member{leave: p.store.Join(h.cluster.Open(h.Cache.Name), h.cluster.Rules(), guestLog("cluster"))}
+		p.members[h.clusterKey()] = m
+	}
+	m.handlers++
+}
+
+// leave undoes a join, and returns what is to be called without the lock. It needs the plans' lock.
+func (p *pooled) leave(h *Handler) (leave func()) {
+	m := p.members[h.clusterKey()]
+	if m.handlers--; m.handlers > 0 {
+		return func() {}
+	}
+	delete(p.members, h.clusterKey())
+	return m.leave
+}

@@ -1,0 +1,129 @@
+package history
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	_ "github.com/caddy-matrix/caddy-matrix-presence/redis" // what is tested
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/redisserver"
+)
+
+// shared is what the nodes of a scenario share: a server, which another may follow, and the network
+// of each node to it.
+type shared struct {
+	scenario         *scenario
+	primary, replica *redisserver.Server
+	networks         []*redisserver.Relay
+}
+
+// callTimeout is how long a call may take. A busy machine must not make it one of trouble.
+const callTimeout = 400 * time.Millisecond
+
+func newShared(t *testing.T, s *scenario) *shared {
+	b := &shared{scenario: s, primary: redisserver.Start(t, s.kind), replica: redisserver.Start(t, s.kind)}
+	b.replica.Follow(b.primary)
+	for range s.nodes {
+		b.networks = append(b.networks, redisserver.NewRelay(t, b.primary.Address))
+	}
+	return b
+}
+
+// directives are those of a site with all nodes, each for the requests that name it.
+func (b *shared) directives(upstream string, n int) string {
+	const name = "abc"
+	var site strings.Builder
+	for i := range b.networks {
+		cache := fmt.Sprintf("name %s\n%s", name[i:], caches[n%len(caches)])
+		cluster := fmt.Sprintf(`cluster redis {
+			address %s
+			secret 0123456789abcdef0123456789abcdef
+			timeout %v
+			outage fresh
+			key_prefix mp:%s
+		}`, b.networks[i].Address, callTimeout, name[:i])
+		fmt.Fprintf(&site, "@node%d header X-Node %d\nhandle @node%d {\n%s\n}\n", i, i, i, b.scenario.directivesOf(upstream, cache, cluster))
+	}
+	return site.String()
+}
+
+// restart: what the server had is gone.
+func (b *shared) restart() {
+	b.primary.Kill()
+	time.Sleep(300 * time.Millisecond)
+	b.primary.Restart()
+	b.replica.Follow(b.primary)
+}
+
+// failOver: the server is gone, and another takes over, which may not have the last entries.
+func (b *shared) failOver() {
+	b.primary.Kill()
+	b.replica.Do("REPLICAOF", "NO", "ONE")
+	b.lead()
+	b.primary.Restart()
+	b.swap()
+}
+
+// demote: another takes over while the server is still there, and answers reads. The replica has stood
+// still for a while, so that it hasn't the last entries.
+func (b *shared) demote() {
+	b.replica.Pause()
+	time.Sleep(100 * time.Millisecond)
+	b.primary.Do("CLIENT", "KILL", "TYPE", "replica")
+	b.replica.Resume()
+	b.replica.Do("REPLICAOF", "NO", "ONE")
+	b.primary.Do("REPLICAOF", "127.0.0.1", "1") // it follows nobody, and takes no writes
+	b.lead()
+	time.Sleep(300 * time.Millisecond)
+	b.swap()
+}
+
+// lead has new connections lead to the replica.
+func (b *shared) lead() {
+	for _, network := range b.networks {
+		network.LeadTo(b.replica.Address)
+	}
+}
+
+// swap makes the replica the primary.
+func (b *shared) swap() {
+	b.primary, b.replica = b.replica, b.primary
+	b.replica.Follow(b.primary)
+}
+
+// cut: connections end, of one node and of another.
+func (b *shared) cut() {
+	for i := range 20 {
+		b.networks[i%len(b.networks)].Cut()
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// halfOpen: the server gets what a node sends, and the node hears nothing.
+func (b *shared) halfOpen() {
+	for _, network := range b.networks {
+		network.Mute(true)
+		time.Sleep(callTimeout)
+		network.Mute(false)
+	}
+}
+
+// pause: the server stands still for a moment, and then for longer than writes are held up.
+func (b *shared) pause() {
+	for _, pause := range []time.Duration{callTimeout / 2, 2*time.Second + 3*callTimeout} {
+		b.primary.Pause()
+		time.Sleep(pause)
+		b.primary.Resume()
+		time.Sleep(callTimeout)
+	}
+}
+
+// trim: the log has lost entries that not all nodes have seen.
+func (b *shared) trim() {
+	for range 10 {
+		b.primary.Do("DEL", "{mp:abc}:log")
+		time.Sleep(30 * time.Millisecond)
+	}
+}

@@ -1,0 +1,68 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+)
+
+// barrier has one pull in flight, and one that waits. Who comes joins the one that waits, and never
+// the one in flight, which may have passed the log before the write that they have to see:
+//
+//	1 read:  begins a pull, which passes the log
+//	2 write: begins, is sent and acknowledged
+//	3 read:  begins; what pull 1 brings doesn't show the write
+type barrier struct {
+	pull func() error
+
+	mu       sync.Mutex // guards all below
+	inFlight bool
+	next     *round
+}
+
+// round is a pull that waits, or is in flight.
+type round struct {
+	done chan struct{}
+	err  error // once that is closed
+}
+
+// pass returns when a pull is over that began after it was called, or with the context's error
+// if that ends before.
+func (b *barrier) pass(ctx context.Context) error {
+	b.mu.Lock()
+	if !b.inFlight {
+		b.inFlight = true
+		b.mu.Unlock()
+		// A lone reader has nothing else to do. To wake another goroutine costs as much as the pull.
+		err := b.pull()
+		b.land()
+		return err
+	}
+	if b.next == nil {
+		b.next = &round{done: make(chan struct{})}
+	}
+	r := b.next
+	b.mu.Unlock()
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// land ends the pull in flight, and lets the one that waits begin.
+func (b *barrier) land() {
+	b.mu.Lock()
+	r := b.next
+	b.next = nil
+	b.inFlight = r != nil
+	b.mu.Unlock()
+	if r == nil {
+		return
+	}
+	go func() {
+		r.err = b.pull()
+		close(r.done)
+		b.land()
+	}()
+}

@@ -1,0 +1,98 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Log is what the nodes share: a log to which all append, and their users' budgets. A call that
+// fails may have been carried out all the same. It is safe for use by several goroutines.
+type Log interface {
+	// Take takes events from a budget and, if there were any, appends the entries, in one step.
+	Take(ctx context.Context, charge Charge, entries ...Entry) (Grant, error)
+
+	// Append appends entries, in one step.
+	Append(ctx context.Context, entries ...Entry) error
+
+	// Pull returns what was appended after a position, or at the zero position nothing but where
+	// the log ends. It must fail wherever Append would: a server that no longer takes entries
+	// doesn't know of those that another takes.
+	Pull(ctx context.Context, node string, after Position) (Pulled, error)
+
+	// Close ends its connections. Calls under way fail.
+	Close() error
+}
+
+// ErrForeign is part of the error of a log that another kind of node has begun, by another secret
+// or in another format. It has to be seen to by an admin.
+var ErrForeign = errors.New("the cluster is another one")
+
+// Kind is what an entry says.
+type Kind byte
+
+const (
+	Begins     Kind = 'b' // a write of the subject's presence is about to be sent
+	Ends       Kind = 'e' // it is over; also said of a write that wasn't announced, or may have been one
+	Active     Kind = 'a' // the subject did something by which a homeserver takes them for active
+	TokenEnded Kind = 't' // a token has ended, or may have; the subject is what tells tokens apart
+	UserEnded  Kind = 'u' // all of the subject's have
+	Membership Kind = 'm' // the subject has joined or left a room, or may have; none: anybody may have
+	Flush      Kind = 'f' // something that couldn't be told: drop everything
+	RollCall   Kind = 'r' // say again which writes are in flight
+)
+
+// Entry is one of the log.
+type Entry struct {
+	Seq     uint64 // set by the log: one more than that of the entry before
+	Kind    Kind
+	Node    string // whose it is
+	Write   uint64 // of a write, its number at its node
+	Subject string
+}
+
+// Position is a place in a log: behind an entry. The zero position is where the log ends.
+type Position struct {
+	// Log names the log, and Server who keeps it. Another log has nothing of this one, and another
+	// server may have lost the last entries.
+	Log, Server string
+
+	Seq uint64 // of the entry
+	ID  string // which the log gave it
+}
+
+// Pulled is what a pull brings.
+type Pulled struct {
+	At      Position // behind the last of the entries, or at the log's end if there were none
+	Entries []Entry  // the first of those after the position
+	Head    uint64   // the number of the log's last entry
+	Nodes   int      // who have pulled of late, with this one
+}
+
+// Budget is one of a user's.
+type Budget byte
+
+const (
+	Writes Budget = 'w'
+	Reads  Budget = 'r'
+	Syncs  Budget = 's'
+)
+
+// Charge is what to take from which budget.
+type Charge struct {
+	Budget Budget
+	UserID string
+
+	// The budget has so many events, and one is refilled in each interval.
+	Interval time.Duration
+	Burst    int64
+
+	Most int64 // events to take; fewer are taken if there are no more
+	Debt int64 // above 0: take them whether or not there are, up to so many beyond the budget
+}
+
+// Grant is what a budget gave.
+type Grant struct {
+	Events int64
+	Wait   time.Duration // if it gave none, until there is one
+}

@@ -1,0 +1,388 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
+)
+
+const (
+	timeout = 50 * time.Millisecond
+	alice   = "@alice:hs"
+)
+
+// node is a node, with the memory that it tells.
+type node struct {
+	*cluster.Node
+	memory
+}
+
+// memory writes down what it is told.
+type memory struct {
+	mu   sync.Mutex // guards told
+	told []string
+}
+
+func (n *memory) tell(format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.told = append(n.told, fmt.Sprintf(format, args...))
+}
+
+// take returns what was told since it was last called.
+func (n *memory) take() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	told := strings.Join(n.told, ", ")
+	n.told = nil
+	return told
+}
+
+type fence struct {
+	n    *memory
+	user string
+}
+
+func (f fence) End() { f.n.tell("end %s", f.user) }
+
+// reporter is what a node calls.
+type reporter struct{ *memory }
+
+func (r reporter) Begin(userID string) cluster.Fence {
+	r.tell("begin %s", userID)
+	return fence{r.memory, userID}
+}
+func (r reporter) Active(userID string)            { r.tell("active %s", userID) }
+func (r reporter) TokenEnded(token string)         { r.tell("token %s", token) }
+func (r reporter) UserEnded(userID string)         { r.tell("user %s", userID) }
+func (r reporter) MembershipChanged(userID string) { r.tell("member %s", userID) }
+func (r reporter) Flush(d time.Duration, missed bool) {
+	r.tell("flush for %v missed %v", d, missed)
+}
+func (r reporter) Up(int)                    { r.tell("up") }
+func (r reporter) Down(error)                { r.tell("down") }
+func (r reporter) Flushed(why cluster.Doubt) { r.tell("%s", cluster.DoubtNames[why]) }
+
+// join returns a node of a log that has come to its end.
+func join(t *testing.T, log *testkit.SharedLog) *node {
+	t.Helper()
+	n := new(node)
+	n.Node = cluster.NewNode(log.Client(), cluster.Rules{Timeout: timeout}, reporter{&n.memory}, reporter{&n.memory}, time.Now)
+	t.Cleanup(n.Close)
+	synctest.Wait()
+	n.take()
+	return n
+}
+
+// pass fails the test if a barrier fails.
+func (n *node) pass(t *testing.T) {
+	t.Helper()
+	if err := n.Barrier(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func begin(t *testing.T, n *node) *cluster.Write {
+	t.Helper()
+	w, _, err := n.Begin(t.Context(), alice, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func want(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
+
+func TestReaderHearsOfAnothersWriteBeforeItIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		w := begin(t, a)
+		b.pass(t)
+		want(t, "a write that has begun", b.take(), "begin @alice:hs")
+		w.End(t.Context())
+		synctest.Wait()
+		b.pass(t)
+		want(t, "it has ended", b.take(), "end @alice:hs")
+		a.pass(t)
+		want(t, "the writer hears of its own", a.take(), "")
+	})
+}
+
+func TestWhatElseIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		for kind, says := range map[cluster.Kind]string{
+			cluster.Active: "active x", cluster.TokenEnded: "token x", cluster.UserEnded: "user x", cluster.Membership: "member x",
+			cluster.Ends: "begin x, end x", cluster.Flush: "flush for 1s missed false, told", '?': "flush for 1s missed false, told",
+		} {
+			a.Tell(kind, "x")
+			synctest.Wait()
+			b.pass(t)
+			want(t, string(rune(kind)), b.take(), says)
+		}
+	})
+}
+
+// The bug that the barrier must not have.
+func TestWhoComesNeverJoinsThePullInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		b := join(t, log)
+		resume := log.Pause()
+		passed := make(chan string, 3)
+		pass := func(name string) {
+			go func() {
+				if err := b.Barrier(context.Background()); err == nil {
+					passed <- name
+				}
+			}()
+			synctest.Wait()
+		}
+		calls := log.Calls()
+		pass("first")
+		pass("second") // waits for the next one
+		pass("third")  // with it
+		if n := log.Calls() - calls; n != 1 {
+			t.Errorf("%d pulls in flight", n)
+		}
+		resume()
+		synctest.Wait()
+		if n := log.Calls() - calls; n != 2 || len(passed) != 3 {
+			t.Errorf("%d pulls let %d readers pass, want 2 and 3", n, len(passed))
+		}
+	})
+}
+
+func TestMemoryIsDroppedWhereEntriesMayBeMissing(t *testing.T) {
+	for why, loses := range map[string]func(log *testkit.SharedLog, a *node, w *cluster.Write){
+		"gap": func(log *testkit.SharedLog, a *node, _ *cluster.Write) {
+			a.Tell(cluster.Active, "x")
+			synctest.Wait()
+			log.Trim()
+		},
+		"other_log": func(log *testkit.SharedLog, _ *node, _ *cluster.Write) { log.Lose() },
+		"promotion": func(log *testkit.SharedLog, _ *node, _ *cluster.Write) { log.Promote(1) },
+	} {
+		t.Run(why, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := testkit.NewSharedLog()
+				a, b := join(t, log), join(t, log)
+				w := begin(t, a) // of which the log keeps nothing
+				loses(log, a, w)
+				b.pass(t)
+				if told := b.take(); !strings.HasSuffix(told, "flush for 1s missed true, "+why) {
+					t.Errorf("told %q", told)
+				}
+				// By the end of that second the write in flight is told again.
+				time.Sleep(time.Second)
+				b.pass(t)
+				if told := b.take(); !strings.Contains(told, "begin @alice:hs") {
+					t.Errorf("nothing was told of the write in flight: %q", told)
+				}
+				// What was told again ends.
+				w.End(t.Context())
+				synctest.Wait()
+				b.pass(t)
+				if told := b.take(); !strings.Contains(told, "end @alice:hs") {
+					t.Errorf("the write in flight doesn't end: %q", told)
+				}
+			})
+		})
+	}
+}
+
+// Until the roll is answered, nobody may be told that a write is over before the others are.
+func TestEndIsToldFirstWhereOthersMayNotKnowOfTheWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		w := begin(t, a)
+		log.Promote(1)
+		b.pass(t)
+		a.pass(t) // hears of the other server
+		b.pass(t)
+		b.take()
+		late := begin(t, a)
+		late.End(t.Context())
+		w.End(t.Context())
+		if entries := strings.Join(log.Entries(), " "); !strings.Contains(entries, "b@alice:hs") {
+			t.Errorf("the log has %s", entries)
+		}
+	})
+}
+
+func TestNodeThatJoinsHearsOfWritesInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a := join(t, log)
+		w := begin(t, a)
+		b := join(t, log)
+		time.Sleep(time.Second) // nothing is kept until then
+		b.pass(t)
+		want(t, "the write in flight", b.take(), "begin @alice:hs")
+		w.End(t.Context())
+	})
+}
+
+// Nobody believes what they remember after a silence for which writes are held up.
+func TestWriteIsHeldUpForAsLongAsOthersMayBelieveTheirMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		time.Sleep(time.Second)
+		resume := log.Pause()
+		began := time.Now()
+		w := begin(t, a)
+		if held := time.Since(began); held < time.Second+2*timeout || held > 2*time.Second {
+			t.Errorf("held up for %v", held)
+		}
+		began = time.Now()
+		w.End(t.Context())
+		begin(t, a).End(t.Context())
+		if time.Since(began) > 0 {
+			t.Error("the next write is held up too")
+		}
+		if n := a.Stats().Unannounced.Load(); n != 2 {
+			t.Errorf("%d writes count as unannounced", n)
+		}
+		want(t, "the loss of the log", a.take(), "down")
+		resume()
+		b.take()
+		time.Sleep(time.Second)
+		if told := b.take(); !strings.Contains(told, "up, flush for 1s missed false, silence") || !strings.Contains(told, "begin @alice:hs, end @alice:hs") {
+			t.Errorf("afterwards: %q", told)
+		}
+	})
+}
+
+func TestShortTroubleCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		resume := log.Pause()
+		time.AfterFunc(300*time.Millisecond, resume)
+		w := begin(t, a)
+		b.pass(t)
+		if told := b.take(); strings.Contains(told, "flush") || !strings.Contains(told, "begin @alice:hs") {
+			t.Errorf("told %q", told)
+		}
+		w.End(t.Context())
+	})
+}
+
+func TestBarrierDoesntWaitWhileTheLogCantBeReached(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a := join(t, log)
+		log.Fail(errors.New("no connection"))
+		for range 3 {
+			if a.Barrier(t.Context()) == nil {
+				t.Error("passed without a log")
+			}
+		}
+		want(t, "three calls failed", a.take(), "down")
+		calls := log.Calls()
+		if err := a.Barrier(t.Context()); !errors.Is(err, cluster.ErrDown) || log.Calls() != calls {
+			t.Errorf("%v after %d calls more", err, log.Calls()-calls)
+		}
+		if _, err := a.Take(cluster.Charge{}); !errors.Is(err, cluster.ErrDown) {
+			t.Error(err)
+		}
+		log.Fail(nil)
+		time.Sleep(time.Second)
+		a.pass(t)
+	})
+}
+
+func TestNodeStartsWithoutALog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		log.Fail(fmt.Errorf("%w: another secret", cluster.ErrForeign))
+		a := join(t, log)
+		began := time.Now()
+		begin(t, a).End(t.Context())
+		if time.Since(began) > 2*time.Second || a.Up() {
+			t.Errorf("a write took %v; up: %v", time.Since(began), a.Up())
+		}
+		log.Fail(nil)
+		time.Sleep(time.Second)
+		want(t, "the log is there", a.take(), "up, flush for 1s missed true, joined")
+	})
+}
+
+// The node of a write is gone, or is cut off.
+func TestWriteOfWhichNothingMoreIsSaidEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		b := join(t, log)
+		if err := log.Client().Append(t.Context(), cluster.Entry{Kind: cluster.Begins, Node: "gone", Write: 1, Subject: alice}); err != nil {
+			t.Fatal(err)
+		}
+		a := join(t, log)
+		w := begin(t, a)
+		time.Sleep(61 * time.Second)
+		want(t, "after a minute", b.take(), "begin @alice:hs, begin @alice:hs, end @alice:hs")
+		w.End(t.Context()) // which its node has said again and again
+		time.Sleep(time.Second)
+		want(t, "the other one", b.take(), "end @alice:hs")
+	})
+}
+
+func TestBudgetIsTakenInTheStepOfTheAnnouncement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		charge := cluster.Charge{Budget: cluster.Writes, UserID: alice, Interval: time.Minute, Burst: 1, Most: 1}
+		calls := log.Calls()
+		w, grant, err := a.Begin(t.Context(), alice, &charge)
+		if w == nil || err != nil || grant.Events != 1 || log.Calls() != calls+1 {
+			t.Fatalf("%v %+v %v, %d calls", w, grant, err, log.Calls()-calls)
+		}
+		w.End(t.Context())
+		w, grant, err = b.Begin(t.Context(), alice, &charge)
+		if w != nil || err != nil || grant.Wait != time.Minute {
+			t.Errorf("the second: %v %+v %v", w, grant, err)
+		}
+		synctest.Wait()
+		if entries := log.Entries(); slices.Contains(entries[len(entries)-1:], "b"+alice) {
+			t.Errorf("what was refused is announced: %q", entries)
+		}
+	})
+}
+
+// What can't be told while the log is away becomes one thing: drop everything.
+func TestOutboxIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		log.Fail(errors.New("no connection"))
+		for i := range 25_000 {
+			a.Tell(cluster.UserEnded, fmt.Sprint("@", i, ":hs"))
+		}
+		time.Sleep(time.Second)
+		b.take()
+		log.Fail(nil)
+		time.Sleep(time.Second)
+		b.pass(t)
+		told := b.take()
+		if n := strings.Count(told, "user "); n != 5000 || !strings.Contains(told, "flush for 1s missed false, told") || strings.Contains(told, "@19999:hs") {
+			t.Errorf("%d users, beginning with %.200q", n, told)
+		}
+	})
+}

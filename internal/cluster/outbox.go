@@ -1,0 +1,98 @@
+package cluster
+
+import (
+	"sync"
+	"time"
+)
+
+// outbox has entries that may be told a moment later, in their order.
+type outbox struct {
+	wake chan struct{}
+
+	mu      sync.Mutex // guards all below
+	entries []Entry
+	full    bool // some were dropped, and all are to drop everything
+}
+
+const (
+	// maxOutbox is how many entries wait while the log can't be reached, some 150 bytes each.
+	maxOutbox = 10_000
+	// maxTold is how many are told in one step.
+	maxTold = 500
+	// retry is after what time they are tried again.
+	retry = 100 * time.Millisecond
+)
+
+// Tell has the others told that something has changed, or has ended. It waits for nothing.
+func (n *Node) Tell(kind Kind, subject string) { n.tell(n.entry(kind, 0, subject)) }
+
+func (n *Node) tell(e Entry) {
+	o := &n.outbox
+	o.mu.Lock()
+	if len(o.entries) >= maxOutbox {
+		o.entries, o.full = nil, true
+	}
+	o.entries = append(o.entries, e)
+	o.mu.Unlock()
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// deliver tells what is in the outbox until the node is closed.
+func (n *Node) deliver() {
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-n.outbox.wake:
+		}
+		for n.contact.lasting() != nil || !n.emptyOutbox() {
+			select {
+			case <-n.ctx.Done():
+				return
+			case <-time.After(retry):
+			}
+		}
+	}
+}
+
+// emptyOutbox tells what there is to be told, and reports whether that was all.
+func (n *Node) emptyOutbox() (all bool) {
+	o := &n.outbox
+	for {
+		o.mu.Lock()
+		told := o.entries
+		if len(told) > maxTold {
+			told = told[:maxTold:maxTold]
+		}
+		o.entries = o.entries[len(told):]
+		full := o.full
+		o.full = false
+		o.mu.Unlock()
+		if full {
+			told = append([]Entry{n.entry(Flush, 0, "")}, told...)
+		}
+		if len(told) == 0 {
+			return true
+		}
+		if n.append(told...) != nil {
+			o.putBack(told)
+			return false
+		}
+	}
+}
+
+// putBack puts back what could not be told, before what has come since.
+func (o *outbox) putBack(told []Entry) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if told[0].Kind == Flush {
+		told, o.full = told[1:], true
+	}
+	if len(told)+len(o.entries) > maxOutbox {
+		told, o.full = nil, true
+	}
+	o.entries = append(told, o.entries...)
+}

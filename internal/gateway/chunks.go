@@ -1,0 +1,99 @@
+package gateway
+
+import (
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/sampled"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// readChunks are events that were taken from users' shared budgets of reads, several at a time, and
+// are spent by one read each: a hit shall not cost a call. What isn't spent in time is lost. That
+// there are none is remembered until there will be one: others can only make it later.
+//
+// Nobody gets more than the budget. While some of it is held here it may be refilled, so the shared
+// one is smaller by as many as all nodes may hold together.
+type readChunks struct {
+	seed   maphash.Seed
+	shards [chunkShards]chunkShard
+}
+
+const (
+	chunkShards = 16
+	// maxChunks is of how many users there are some, about 60 bytes each.
+	maxChunks = 100_000
+	// maxChunk is how many are taken at a time, at most.
+	maxChunk = 50
+	// chunkLasts is for how long they may be spent.
+	chunkLasts = 10 * time.Second
+)
+
+type chunkShard struct {
+	mu     sync.Mutex // guards chunks
+	chunks *sampled.Map[uint64, chunk]
+}
+
+type chunk struct {
+	events int64
+	until  time.Time // that they may be spent; without events, that there are none
+}
+
+// chunkOf is a charge of several reads: a hundredth of what there is at once, for so many nodes.
+func chunkOf(limit *policy.Limit, userID string, nodes int) cluster.Charge {
+	charge := chargeOf(limitRead, limit, userID, max(1, min(maxChunk, int64(limit.Burst())/100)))
+	if held := charge.Most * int64(nodes); charge.Most > 1 && held <= charge.Burst/2 {
+		charge.Burst -= held
+	} else {
+		charge.Most = 1 // which is spent at once
+	}
+	return charge
+}
+
+func (c *readChunks) init() {
+	c.seed = maphash.MakeSeed()
+	for i := range c.shards {
+		c.shards[i].chunks = sampled.New[uint64](maxChunks/chunkShards, func(a, b chunk) bool { return a.until.Before(b.until) })
+	}
+}
+
+func (c *readChunks) shard(userID string) (uint64, *chunkShard) {
+	hash := maphash.String(c.seed, userID)
+	return hash, &c.shards[hash%chunkShards]
+}
+
+// take spends an event. It isn't known if the budget has to be asked.
+func (c *readChunks) take(userID string, now time.Time) (wait time.Duration, ok, known bool) {
+	user, shard := c.shard(userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	left, found := shard.chunks.Get(user)
+	switch {
+	case !found || !now.Before(left.until):
+		return 0, false, false
+	case left.events == 0:
+		return left.until.Sub(now), false, true
+	}
+	if left.events--; left.events == 0 {
+		shard.chunks.Delete(user)
+	} else {
+		shard.chunks.Put(user, left)
+	}
+	return 0, true, true
+}
+
+// put keeps what the budget gave, but for the one event that is spent at once. Of several readers who
+// have asked at once, one's is enough.
+func (c *readChunks) put(userID string, grant cluster.Grant, now time.Time) {
+	user, shard := c.shard(userID)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	switch {
+	case grant.Events == 0:
+		shard.chunks.Put(user, chunk{0, now.Add(grant.Wait)})
+	case grant.Events > 1:
+		shard.chunks.Put(user, chunk{grant.Events - 1, now.Add(chunkLasts)})
+	}
+}

@@ -1,0 +1,364 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+// nodes are proxies before one homeserver, as one cluster.
+type nodes struct {
+	all  []*proxy
+	log  *testkit.SharedLog
+	logs []*testkit.Logs
+}
+
+// newNodes returns so many that have joined and kept nothing yet, but may.
+func newNodes(t *testing.T, n int, o *options, rules ClusterRules) *nodes {
+	t.Helper()
+	c := &nodes{log: testkit.NewSharedLog()}
+	rules.Timeout = 50 * time.Millisecond
+	for range n {
+		p := newProxy(t, o)
+		if len(c.all) > 0 {
+			p.hs = c.all[0].hs
+			p.Client = p.client()
+		}
+		logger, logs := testkit.NewLogs(slog.LevelInfo)
+		c.all, c.logs = append(c.all, p), append(c.logs, logs)
+		t.Cleanup(p.memory.Join(c.log.Client(), rules, logger))
+	}
+	time.Sleep(3 * time.Second) // all have settled
+	return c
+}
+
+// saysStatus is a write, and says what a read shows then.
+func saysStatus(status string) (write, shows string) {
+	return fmt.Sprintf(`{"presence":"online","status_msg":%q}`, status), fmt.Sprintf(`{"presence":"online","status_msg":%q}`, status)
+}
+
+func TestWriteThroughOneNodeIsSeenThroughTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{Cache: &caching{Settle: ptr(0)}}, ClusterRules{})
+		a, b := c.all[0], c.all[1]
+		for i := range 5 {
+			write, shows := saysStatus(fmt.Sprint(i))
+			a.Want(a.Put("alice-token", alice, write), 200, "{}", "matrix_presence; fwd=method")
+			b.Want(b.Get("bob-token", alice), 200, shows, "matrix_presence; fwd=miss")
+			synctest.Wait() // the write's end is told a moment later
+			b.Want(b.Get("bob-token", alice), 200, shows, "")
+			b.Want(b.Get("bob-token", alice), 200, shows, "matrix_presence; hit")
+		}
+	})
+}
+
+func TestBudgetOfWritesIsOneOverAllNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 3, &options{WriteLimit: &rate{Events: 6, Window: time.Minute, Burst: 5}}, ClusterRules{})
+		passed := 0
+		for i := range 12 {
+			write, _ := saysStatus(fmt.Sprint(i))
+			switch resp := c.all[i%3].Put("alice-token", alice, write); resp.StatusCode {
+			case 200:
+				passed++
+			case 429:
+				if wait := resp.Header.Get("Retry-After"); wait != "10" {
+					t.Errorf("Retry-After is %q", wait)
+				}
+			default:
+				t.Errorf("status %d", resp.StatusCode)
+			}
+		}
+		if passed != 5 {
+			t.Errorf("%d writes passed three nodes, of a burst of 5", passed)
+		}
+		if n := strings.Count(strings.Join(c.log.Entries(), " "), "b"+alice); n != passed {
+			t.Errorf("%d writes were announced", n)
+		}
+	})
+}
+
+// However reads are spread over nodes, no more pass in any window than one process would let pass.
+func TestBudgetOfReadsIsNeverExceeded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		random := testkit.Rand(t)
+		limit := &rate{Events: 100, Window: time.Second, Burst: 600}
+		c := newNodes(t, 3, &options{ReadLimit: limit}, ClusterRules{})
+		one, _ := policy.NewLimit(limit.Events, limit.Window, limit.Burst)
+		judge := policy.NewLimiter(100, time.Now())
+		passed, calls := 0, c.log.Calls()
+		for range 8000 {
+			if random.IntN(10) == 0 {
+				time.Sleep(time.Duration(random.IntN(60)) * time.Millisecond)
+			}
+			if random.IntN(2000) == 0 {
+				time.Sleep(20 * time.Second)
+			}
+			p := c.all[random.IntN(3)]
+			if _, ok := p.memory.take(limitRead, &one, bob, p.memory.now()); ok {
+				passed++
+				if _, ok := judge.Take(bob, one, time.Now()); !ok {
+					t.Fatal("a read passed that one process would have refused")
+				}
+			}
+		}
+		if passed < 2000 || c.log.Calls()-calls > passed {
+			t.Errorf("%d reads passed, for %d calls", passed, c.log.Calls()-calls)
+		}
+	})
+}
+
+// While the log can't be reached, each node has its share, and it is as used up as it was.
+func TestBudgetsWithoutTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{WriteLimit: &rate{Events: 6, Window: time.Minute, Burst: 4}}, ClusterRules{Recent: 2 * time.Second})
+		write, _ := saysStatus("x")
+		for i := range 2 {
+			c.all[i].Want(c.all[i].Put("alice-token", alice, write), 200, "{}", "")
+		}
+		c.log.Fail(errors.New("no connection"))
+		time.Sleep(3 * time.Second)
+		for _, p := range c.all {
+			passed := 0
+			for range 5 {
+				if p.Put("alice-token", alice, write).StatusCode == 200 {
+					passed++
+				}
+			}
+			if passed != 1 {
+				t.Errorf("%d writes passed a node with half of 4, of which one was used", passed)
+			}
+		}
+	})
+}
+
+func TestReadsWithoutTheLog(t *testing.T) {
+	for _, recent := range []time.Duration{2 * time.Second, 0} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newNodes(t, 2, &options{Cache: &caching{Settle: ptr(0)}}, ClusterRules{Recent: recent})
+			b := c.all[1]
+			b.Get("bob-token", alice)
+			b.Want(b.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+			resume := c.log.Pause()
+			time.Sleep(time.Second) // it is noticed
+			if recent > 0 {
+				b.Want(b.Get("bob-token", alice), 200, "", "matrix_presence; hit; ttl=1")
+				time.Sleep(time.Second)
+				b.Want(b.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+			} else {
+				for range 2 {
+					b.Want(b.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss")
+				}
+			}
+			began := time.Now()
+			write, shows := saysStatus("written without the log")
+			c.all[0].Want(c.all[0].Put("alice-token", alice, write), 200, "{}", "")
+			if time.Since(began) > time.Second {
+				t.Errorf("a write without the log took %v", time.Since(began))
+			}
+			resume()
+			time.Sleep(time.Second)
+			b.Want(b.Get("bob-token", alice), 200, shows, "matrix_presence; fwd=miss")
+			time.Sleep(3 * time.Second)
+			b.Get("bob-token", alice)
+			b.Want(b.Get("bob-token", alice), 200, shows, "matrix_presence; hit")
+			for i, logs := range c.logs {
+				if logs.Count("can't be reached") != 1 || logs.Count("can be reached") != 2 || logs.Count("dropped") != 1 {
+					t.Errorf("node %d logged %v", i, logs.All())
+				}
+			}
+		})
+	}
+}
+
+func TestNodesStartWithoutTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &options{})
+		log := testkit.NewSharedLog()
+		log.Fail(errors.New("no connection"))
+		logger, _ := testkit.NewLogs(slog.LevelInfo)
+		leave := p.memory.Join(log.Client(), ClusterRules{Timeout: 50 * time.Millisecond}, logger)
+		write, shows := saysStatus("x")
+		p.Want(p.Put("alice-token", alice, write), 200, "{}", "")
+		p.Want(p.Get("bob-token", alice), 200, shows, "matrix_presence; fwd=miss")
+		if up := p.samples()["cluster_up"]; up != 0 {
+			t.Errorf("cluster_up is %v", up)
+		}
+		log.Fail(nil)
+		time.Sleep(3 * time.Second)
+		if s := p.samples(); s["cluster_up"] != 1 || s["cluster_nodes"] != 1 || s["cluster_flushes_total joined"] != 1 || s["cluster_unannounced_writes_total"] != 1 {
+			t.Errorf("the samples are %v", s)
+		}
+		leave()
+		p.Want(p.Get("bob-token", alice), 200, shows, "")
+		if s := p.samples(); s["cluster_up"] != 0 || s["cluster_nodes"] != 0 || s["cluster_barriers_total"] == 0 {
+			t.Errorf("the samples of a node that has left are %v", s)
+		}
+	})
+}
+
+func TestTokenThatEndedThroughOneNodeIsRefusedByTheOther(t *testing.T) {
+	for _, path := range []string{"logout", "logout/all"} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newNodes(t, 2, &options{}, ClusterRules{})
+			a, b := c.all[0], c.all[1]
+			b.Get("bob-token", alice)
+			b.Want(b.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+			if path == "logout/all" {
+				a.Get("bob-token", alice) // it is known whose
+			}
+			a.Want(a.Do(request("POST", "/_matrix/client/v3/"+path, "bob-token", "{}")), 200, "", "")
+			synctest.Wait()
+			b.WantError(b.Get("bob-token", alice), 401, "M_UNKNOWN_TOKEN")
+		})
+	}
+}
+
+// Anybody can make tokens up: what they do with them is told nobody.
+func TestTokensThatAreMadeUpAreNotTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{}, ClusterRules{})
+		a, before := c.all[0], len(c.log.Entries())
+		a.hs.Intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			answer(w, 500, `{"errcode":"M_UNKNOWN","error":"broken"}`)
+			return true, nil
+		}
+		for i := range 100 {
+			for _, path := range []string{"logout", "logout/all", "refresh", "account/password"} {
+				a.Do(request("POST", "/_matrix/client/v3/"+path, fmt.Sprint("made-up-", i), `{"refresh_token":"made-up"}`))
+			}
+		}
+		synctest.Wait()
+		if entries := c.log.Entries(); len(entries) != before {
+			t.Errorf("told: %q", entries[before:])
+		}
+	})
+}
+
+// What A has taken no node may answer for as if B had not written since.
+func TestRepeatIsNoneAfterAWriteThroughAnotherNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{RepeatWrites: "absorb", WriteLimit: &rate{Off: true}}, ClusterRules{})
+		a, b := c.all[0], c.all[1]
+		busy, _ := saysStatus("busy")
+		away, _ := saysStatus("away")
+		b.Want(b.Put("alice-token", alice, busy), 200, "{}", "matrix_presence; fwd=method")
+		b.Want(b.Put("alice-token", alice, busy), 200, "{}", "matrix_presence; detail=absorbed")
+		a.Want(a.Put("alice-token", alice, away), 200, "{}", "matrix_presence; fwd=method")
+		b.Want(b.Put("alice-token", alice, busy), 200, "{}", "matrix_presence; fwd=method")
+		// A message is an activity, and ends it too.
+		synctest.Wait()
+		a.Do(request("PUT", "/_matrix/client/v3/"+"rooms/!r:hs/send/m.room.message/1", "alice-token", "{}"))
+		synctest.Wait()
+		b.Want(b.Put("alice-token", alice, busy), 200, "{}", "matrix_presence; fwd=method")
+		// Without the log nobody can tell.
+		c.log.Fail(errors.New("no connection"))
+		time.Sleep(2 * time.Second)
+		b.Put("alice-token", alice, busy)
+		b.Want(b.Put("alice-token", alice, busy), 200, "{}", "matrix_presence; fwd=method")
+	})
+}
+
+func TestMembershipThatChangesThroughOneNodeEndsPermissionsAtTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{}, ClusterRules{})
+		a, b := c.all[0], c.all[1]
+		b.Get("bob-token", alice)
+		b.Want(b.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+		a.hs.Mu.Lock()
+		a.hs.Hidden[bob+" "+alice] = true
+		a.hs.Mu.Unlock()
+		a.Do(request("POST", "/_matrix/client/v3/"+"rooms/!r:hs/kick", "alice-token", `{"user_id":"`+bob+`"}`))
+		synctest.Wait()
+		b.WantError(b.Get("bob-token", alice), 403, "M_FORBIDDEN")
+	})
+}
+
+// A site without a cluster pays nothing for it.
+func TestReadWithoutAClusterMakesNoCall(t *testing.T) {
+	p := newProxy(t, &options{})
+	p.Get("bob-token", alice)
+	if n := testing.AllocsPerRun(100, func() {
+		if p.memory.trusts(t.Context()) != trustAll {
+			t.Fatal("it is not trusted")
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+// During a reload a memory is part of two clusters, and after one that failed of the first again.
+func TestMemoryIsPartOfTheClusterThatItJoinedLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &options{})
+		logger, _ := testkit.NewLogs(slog.LevelInfo)
+		rules := ClusterRules{Timeout: 50 * time.Millisecond}
+		first, second := testkit.NewSharedLog(), testkit.NewSharedLog()
+		leaveFirst := p.memory.Join(first.Client(), rules, logger)
+		leaveSecond := p.memory.Join(second.Client(), rules, logger)
+		write, _ := saysStatus("x")
+		tells := func(log *testkit.SharedLog) bool {
+			before := len(log.Entries())
+			p.Put("alice-token", alice, write)
+			synctest.Wait()
+			return len(log.Entries()) > before
+		}
+		if !tells(second) {
+			t.Error("a write isn't announced to the second")
+		}
+		leaveSecond()
+		if !tells(first) {
+			t.Error("a write isn't announced to the first again")
+		}
+		leaveFirst()
+		if tells(first) {
+			t.Error("a write is announced to a cluster that the memory has left")
+		}
+	})
+}
+
+// Reads and writes through any node, one after the other: each read shows the last write.
+func TestRandomNodesShowTheLastWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		random := testkit.Rand(t)
+		c := newNodes(t, 3, &options{WriteLimit: &rate{Off: true}, Cache: &caching{Settle: ptr(0)}}, ClusterRules{})
+		hits, last := 0, ""
+		trouble := []func(){
+			func() { c.log.Lose() }, func() { c.log.Promote(random.IntN(3)) }, func() { c.log.Trim() },
+			func() { defer c.log.Pause()(); time.Sleep(time.Duration(random.IntN(3000)) * time.Millisecond) },
+		}
+		for i := range 3000 {
+			p := c.all[random.IntN(3)]
+			switch n := random.IntN(100); {
+			case n < 10 || last == "":
+				var write string
+				write, last = saysStatus(fmt.Sprint(i))
+				p.Want(p.Put("alice-token", alice, write), 200, "{}", "")
+			case n == 10:
+				testkit.Pick(random, trouble...)()
+			case n < 20:
+				time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
+			default:
+				resp := p.Get("bob-token", alice)
+				if strings.Contains(resp.Header.Get("Cache-Status"), "hit") {
+					hits++
+				}
+				if body := bodyOf(resp); body != last {
+					t.Fatalf("read %d (%s) shows %s, want %s", i, resp.Header.Get("Cache-Status"), body, last)
+				}
+			}
+		}
+		if hits < 100 {
+			t.Errorf("only %d hits", hits)
+		}
+	})
+}

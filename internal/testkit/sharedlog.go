@@ -1,0 +1,186 @@
+package testkit
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
+)
+
+// SharedLog is a log of a cluster in memory, as a Redis keeps one, and what can become of it. Each
+// node needs a [SharedLog.Client] of its own.
+type SharedLog struct {
+	mu      sync.Mutex // guards all below
+	id      int
+	server  int
+	first   uint64 // the number of the first entry that is kept
+	entries []cluster.Entry
+	nodes   map[string]bool
+	budgets map[string]time.Time // by when they are full again
+	fails   error
+	paused  chan struct{} // closed when it ends, or nil
+	calls   int
+}
+
+// NewSharedLog returns an empty one.
+func NewSharedLog() *SharedLog {
+	return &SharedLog{first: 1, nodes: make(map[string]bool), budgets: make(map[string]time.Time)}
+}
+
+// Client returns a node's way to the log.
+func (l *SharedLog) Client() cluster.Log { return logClient{l} }
+
+// Lose has the log lose what it has, and begin anew.
+func (l *SharedLog) Lose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.id++
+	l.first, l.entries = 1, nil
+}
+
+// Promote has another server take over that lacks the last entries.
+func (l *SharedLog) Promote(lacks int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.server++
+	l.entries = l.entries[:max(0, len(l.entries)-lacks)]
+}
+
+// Trim has the log forget all entries but their number.
+func (l *SharedLog) Trim() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.first += uint64(len(l.entries))
+	l.entries = nil
+}
+
+// Fail has all calls fail, until it is called with nil.
+func (l *SharedLog) Fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fails = err
+}
+
+// Pause has all calls wait, until resume is called.
+func (l *SharedLog) Pause() (resume func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	paused := make(chan struct{})
+	l.paused = paused
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		l.paused = nil
+		l.mu.Unlock()
+		close(paused)
+	})
+}
+
+// Entries returns the kinds and subjects of what is kept, such as "b@alice:hs".
+func (l *SharedLog) Entries() (all []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.entries {
+		all = append(all, string(rune(e.Kind))+e.Subject)
+	}
+	return all
+}
+
+// Calls returns how many calls there were.
+func (l *SharedLog) Calls() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.calls
+}
+
+// enter waits for a pause to end, and returns with the lock unless the call fails.
+func (l *SharedLog) enter(ctx context.Context) error {
+	l.mu.Lock()
+	l.calls++
+	for l.paused != nil {
+		paused := l.paused
+		l.mu.Unlock()
+		select {
+		case <-paused:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		l.mu.Lock()
+	}
+	err := l.fails
+	if err != nil {
+		l.mu.Unlock()
+	}
+	return err
+}
+
+func (l *SharedLog) head() uint64 { return l.first + uint64(len(l.entries)) - 1 }
+
+func (l *SharedLog) append(entries []cluster.Entry) {
+	for _, e := range entries {
+		e.Seq = l.head() + 1
+		l.entries = append(l.entries, e)
+	}
+}
+
+type logClient struct{ l *SharedLog }
+
+// Append implements [cluster.Log].
+func (c logClient) Append(ctx context.Context, entries ...cluster.Entry) error {
+	if err := c.l.enter(ctx); err != nil {
+		return err
+	}
+	defer c.l.mu.Unlock()
+	c.l.append(entries)
+	return nil
+}
+
+// Take implements [cluster.Log].
+func (c logClient) Take(ctx context.Context, charge cluster.Charge, entries ...cluster.Entry) (cluster.Grant, error) {
+	if err := c.l.enter(ctx); err != nil {
+		return cluster.Grant{}, err
+	}
+	defer c.l.mu.Unlock()
+	key, now := string(rune(charge.Budget))+charge.UserID, time.Now()
+	full := c.l.budgets[key]
+	if full.Before(now) {
+		full = now
+	}
+	left := int64((time.Duration(charge.Burst)*charge.Interval - full.Sub(now)) / charge.Interval)
+	events := min(left, charge.Most)
+	if charge.Debt > 0 {
+		events = charge.Most
+	}
+	if events < 1 {
+		return cluster.Grant{Wait: full.Sub(now) - time.Duration(charge.Burst-1)*charge.Interval}, nil
+	}
+	c.l.budgets[key] = full.Add(time.Duration(events) * charge.Interval)
+	c.l.append(entries)
+	return cluster.Grant{Events: events}, nil
+}
+
+// Pull implements [cluster.Log].
+func (c logClient) Pull(ctx context.Context, node string, after cluster.Position) (cluster.Pulled, error) {
+	if err := c.l.enter(ctx); err != nil {
+		return cluster.Pulled{}, err
+	}
+	defer c.l.mu.Unlock()
+	c.l.nodes[node] = true
+	p := cluster.Pulled{Head: c.l.head(), Nodes: len(c.l.nodes)}
+	p.At = cluster.Position{Log: fmt.Sprint("log", c.l.id), Server: fmt.Sprint("server", c.l.server), Seq: after.Seq, ID: after.ID}
+	if after == (cluster.Position{}) {
+		p.At.Seq, p.At.ID = p.Head, fmt.Sprint("#", p.Head)
+		return p, nil
+	}
+	for _, e := range c.l.entries {
+		if e.Seq > after.Seq {
+			p.Entries = append(p.Entries, e)
+			p.At.Seq, p.At.ID = e.Seq, fmt.Sprint("#", e.Seq)
+		}
+	}
+	return p, nil
+}
+
+// Close implements [cluster.Log].
+func (c logClient) Close() error { return nil }

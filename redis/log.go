@@ -1,0 +1,208 @@
+package redis
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	_ "embed" // the scripts
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
+)
+
+var (
+	//go:embed scripts/append.lua
+	appendSource string
+	//go:embed scripts/pull.lua
+	pullSource string
+
+	// They are sent by their hash, and whole if the server doesn't know that: after a restart, or
+	// when another has taken over.
+	appendScript, pullScript = redis.NewScript(appendSource), redis.NewScript(pullSource)
+)
+
+// logFormat is that of the log. A node that reads another one must not take part.
+const logFormat = "1"
+
+// log is a [cluster.Log] in a Redis. Its keys have one hash tag, so that a cluster of Redis keeps
+// them together:
+//
+//	{mp:NAME}:id     the format, a proof of the secret, and a random number, set once
+//	{mp:NAME}:seq    the number of the last entry
+//	{mp:NAME}:log    the entries, a stream, of which some 100,000 are kept
+//	{mp:NAME}:nodes  who has pulled of late, by when
+//	{mp:NAME}:w:…    budgets of writes, r: of reads, s: of syncs, by an HMAC of the user
+type log struct {
+	client redis.UniversalClient
+	secret []byte
+	prefix string // of all keys
+	keys   []string
+
+	token string // what the log's id begins with
+	id    string // what it is to be if there is none
+}
+
+// newLog returns the log of a cluster's name.
+func newLog(client redis.UniversalClient, secret, keyPrefix, name string) *log {
+	prefix := "{" + keyPrefix + name + "}:"
+	l := &log{
+		client: client, secret: []byte(secret), prefix: prefix,
+		keys: []string{prefix + "id", prefix + "seq", prefix + "log"},
+	}
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails
+	l.token = logFormat + " " + l.hash("log", keyPrefix+name) + " "
+	l.id = l.token + hex.EncodeToString(random[:])
+	return l
+}
+
+// hash returns what a text is called outside of this process. It tells nobody who hasn't the secret
+// what the text is.
+func (l *log) hash(what, text string) string {
+	mac := hmac.New(sha256.New, l.secret)
+	_, _ = mac.Write([]byte(what + "\x00" + text)) // never fails
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
+
+// Take implements [cluster.Log].
+func (l *log) Take(ctx context.Context, charge cluster.Charge, entries ...cluster.Entry) (cluster.Grant, error) {
+	interval := max(1, (charge.Interval+time.Microsecond-1)/time.Microsecond)
+	keys := append(l.keys[:3:3], l.prefix+string(rune(charge.Budget))+":"+l.hash("user", charge.UserID))
+	return l.append(ctx, keys, []any{int64(interval), charge.Burst, charge.Most, charge.Debt}, entries)
+}
+
+// Append implements [cluster.Log].
+func (l *log) Append(ctx context.Context, entries ...cluster.Entry) error {
+	_, err := l.append(ctx, l.keys, []any{"", "", "", ""}, entries)
+	return err
+}
+
+func (l *log) append(ctx context.Context, keys []string, budget []any, entries []cluster.Entry) (cluster.Grant, error) {
+	args := append([]any{l.token, l.id}, budget...)
+	for _, e := range entries {
+		args = append(args, string(rune(e.Kind)), e.Node, e.Write, e.Subject)
+	}
+	answer, err := appendScript.Run(ctx, l.client, keys, args...).Slice()
+	if err != nil {
+		return cluster.Grant{}, l.explain(err)
+	}
+	var granted cluster.Grant
+	if len(answer) == 2 {
+		wait, parseErr := strconv.ParseInt(fmt.Sprint(answer[1]), 10, 64)
+		events, ok := answer[0].(int64)
+		if ok && parseErr == nil {
+			granted = cluster.Grant{Events: events, Wait: time.Duration(wait) * time.Microsecond}
+			return granted, nil
+		}
+	}
+	return granted, errUnreadable
+}
+
+// errUnreadable says that a script has answered something else than it does.
+var errUnreadable = errors.New("reading the cluster's log: an answer has another shape")
+
+// Pull implements [cluster.Log].
+func (l *log) Pull(ctx context.Context, node string, after cluster.Position) (cluster.Pulled, error) {
+	answer, err := pullScript.Run(ctx, l.client, append(l.keys[:3:3], l.prefix+"nodes"), l.token, l.id, node, after.ID).Slice()
+	if err != nil {
+		return cluster.Pulled{}, l.explain(err)
+	}
+	pulled, ok := readPulled(answer, after)
+	if !ok {
+		return cluster.Pulled{}, errUnreadable
+	}
+	return pulled, nil
+}
+
+// readPulled reads the answer to a pull. It reports false if that is none.
+func readPulled(answer []any, after cluster.Position) (pulled cluster.Pulled, ok bool) {
+	if len(answer) != 6 {
+		return pulled, false
+	}
+	seq, err := strconv.ParseUint(text(answer[2]), 10, 64)
+	nodes, isNumber := answer[3].(int64)
+	entries, isList := answer[5].([]any)
+	if err != nil || !isNumber || !isList {
+		return pulled, false
+	}
+	pulled = cluster.Pulled{
+		At:   cluster.Position{Log: text(answer[0]), Server: text(answer[1]), ID: text(answer[4]), Seq: after.Seq},
+		Head: seq, Nodes: int(nodes),
+	}
+	if after.ID == "" {
+		pulled.At.Seq = seq
+	}
+	for _, raw := range entries {
+		e, ok := readEntry(raw)
+		if !ok {
+			return pulled, false
+		}
+		pulled.Entries = append(pulled.Entries, e)
+		pulled.At.Seq = e.Seq
+	}
+	return pulled, true
+}
+
+// readEntry reads an entry of a stream: its ID, and names and values.
+func readEntry(raw any) (e cluster.Entry, ok bool) {
+	parts, isList := raw.([]any)
+	if !isList || len(parts) != 2 {
+		return e, false
+	}
+	fields, _ := parts[1].([]any)
+	for i := 0; i+1 < len(fields); i += 2 {
+		value := text(fields[i+1])
+		var err error
+		switch text(fields[i]) {
+		case "s":
+			e.Seq, err = strconv.ParseUint(value, 10, 64)
+		case "k":
+			if value == "" {
+				return e, false
+			}
+			e.Kind = cluster.Kind(value[0])
+		case "n":
+			e.Node = value
+		case "w":
+			e.Write, err = strconv.ParseUint(value, 10, 64)
+		case "u":
+			e.Subject = value
+		}
+		if err != nil {
+			return e, false
+		}
+	}
+	return e, e.Seq > 0 && e.Kind != 0
+}
+
+func text(value any) string {
+	s, _ := value.(string)
+	return s
+}
+
+// Close implements [cluster.Log].
+func (l *log) Close() error { return l.client.Close() }
+
+// explain says what an error means, without the secret or the password.
+func (l *log) explain(err error) error {
+	message := err.Error()
+	format, foreign := strings.CutPrefix(message, "FOREIGN ")
+	switch {
+	case !foreign:
+		return err
+	case strings.HasPrefix(format, logFormat):
+		return fmt.Errorf("%w: it has another secret: give all nodes the same, or another key_prefix", cluster.ErrForeign)
+	}
+	return fmt.Errorf("%w: its log has format %.20s and not %s: upgrade all nodes, or give this one another key_prefix", cluster.ErrForeign, format, logFormat)
+}
+
+// Interface guard
+var _ cluster.Log = (*log)(nil)

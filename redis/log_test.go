@@ -1,0 +1,239 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
+)
+
+const (
+	secret = "0123456789abcdef0123456789abcdef"
+	ann    = "@ann:hs.test"
+)
+
+func openLog(t *testing.T, server *miniredis.Miniredis, secret string) *log {
+	t.Helper()
+	l := newLog(redis.NewClient(&redis.Options{Addr: server.Addr(), Protocol: 2, DisableIdentity: true, MaxRetries: -1}), secret, "mp:", "test")
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func TestEntriesComeBackAsTheyWereAppended(t *testing.T) {
+	l := openLog(t, miniredis.RunT(t), secret)
+	begin, err := l.Pull(t.Context(), "n", cluster.Position{})
+	if err != nil || begin.Head != 0 || len(begin.Entries) != 0 || begin.Nodes != 1 {
+		t.Fatalf("an empty log is %+v, %v", begin, err)
+	}
+	entries := []cluster.Entry{
+		{Kind: cluster.Begins, Node: "a", Write: 1<<63 + 7, Subject: ann},
+		{Kind: cluster.RollCall, Node: "b"},
+		{Kind: cluster.Membership, Node: "a", Subject: "@ä \x00\r\n:hs"},
+	}
+	if err := l.Append(t.Context(), entries...); err != nil {
+		t.Fatal(err)
+	}
+	pulled, err := l.Pull(t.Context(), "m", begin.At)
+	if err != nil || pulled.Head != 3 || pulled.Nodes != 2 || pulled.At.Seq != 3 || len(pulled.Entries) != 3 {
+		t.Fatalf("pulled %+v, %v", pulled, err)
+	}
+	for i, e := range pulled.Entries {
+		entries[i].Seq = uint64(i + 1)
+		if e != entries[i] {
+			t.Errorf("%+v came back as %+v", entries[i], e)
+		}
+	}
+	// From the middle of it, and from its end.
+	if err := l.Append(t.Context(), entries[0]); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := l.Pull(t.Context(), "m", pulled.At)
+	if err != nil || len(rest.Entries) != 1 || rest.Entries[0].Seq != 4 {
+		t.Errorf("the rest is %+v, %v", rest, err)
+	}
+	end, err := l.Pull(t.Context(), "m", cluster.Position{})
+	if err != nil || end.At != rest.At || len(end.Entries) != 0 {
+		t.Errorf("the end is %+v, %v", end, err)
+	}
+}
+
+func TestNodesThatArentHeardOfAreNotCounted(t *testing.T) {
+	server := miniredis.RunT(t)
+	l := openLog(t, server, secret)
+	for after, want := range []int{1, 2, 2, 2, 1} {
+		server.SetTime(time.UnixMilli(1_700_000_000_000).Add(time.Duration(after) * time.Second))
+		node := "a"
+		if after == 1 {
+			node = "b"
+		}
+		if pulled, err := l.Pull(t.Context(), node, cluster.Position{}); err != nil || pulled.Nodes != want {
+			t.Errorf("after %d s there are %d nodes, %v, want %d", after, pulled.Nodes, err, want)
+		}
+	}
+}
+
+func TestNodeOfAnotherSecretOrFormatTakesNoPart(t *testing.T) {
+	server := miniredis.RunT(t)
+	if err := openLog(t, server, secret).Append(t.Context(), cluster.Entry{Kind: cluster.RollCall}); err != nil {
+		t.Fatal(err)
+	}
+	other := openLog(t, server, "x"+secret)
+	_, pullErr := other.Pull(t.Context(), "n", cluster.Position{})
+	_, takeErr := other.Take(t.Context(), cluster.Charge{Budget: cluster.Writes, UserID: ann, Interval: time.Second, Burst: 1, Most: 1})
+	for _, err := range []error{other.Append(t.Context(), cluster.Entry{Kind: cluster.RollCall}), pullErr, takeErr} {
+		if !errors.Is(err, cluster.ErrForeign) || !strings.Contains(err.Error(), "another secret") || strings.Contains(err.Error(), secret) {
+			t.Errorf("another secret: %v", err)
+		}
+	}
+	server.Set("{mp:test}:id", "2 something else")
+	if err := other.Append(t.Context(), cluster.Entry{Kind: cluster.RollCall}); !errors.Is(err, cluster.ErrForeign) || !strings.Contains(err.Error(), "format 2") {
+		t.Errorf("another format: %v", err)
+	}
+}
+
+func TestLogThatIsBegunAnewHasAnotherName(t *testing.T) {
+	server := miniredis.RunT(t)
+	one, two := openLog(t, server, secret), openLog(t, server, secret)
+	position := func(l *log) cluster.Position {
+		t.Helper()
+		pulled, err := l.Pull(t.Context(), "n", cluster.Position{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pulled.At
+	}
+	before := position(one)
+	if position(two) != before {
+		t.Error("two nodes have two logs")
+	}
+	server.FlushAll()
+	if after := position(two); after.Log == before.Log || position(one) != after {
+		t.Errorf("it was %v, and is %v", before, after)
+	}
+}
+
+func TestScriptsAreSentAgainToAServerThatDoesntKnowThem(t *testing.T) {
+	server := miniredis.RunT(t)
+	l := openLog(t, server, secret)
+	for range 2 {
+		if err := l.Append(t.Context(), cluster.Entry{Kind: cluster.RollCall}); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.client.ScriptFlush(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestWhoReadsInRedisFindsNoBudgetsUser(t *testing.T) {
+	server := miniredis.RunT(t)
+	charge := cluster.Charge{Budget: cluster.Reads, UserID: ann, Interval: time.Second, Burst: 9, Most: 1}
+	if _, err := openLog(t, server, secret).Take(t.Context(), charge); err != nil {
+		t.Fatal(err)
+	}
+	keys := strings.Join(server.Keys(), " ")
+	if strings.Contains(keys, "ann") || !strings.Contains(keys, "{mp:test}:r:") {
+		t.Errorf("the keys are %s", keys)
+	}
+	for _, key := range server.Keys() {
+		if strings.Contains(key, ":r:") && (server.TTL(key) <= 0 || server.TTL(key) > 2*time.Second) {
+			t.Errorf("a budget that is full in a second is kept for %v", server.TTL(key))
+		}
+	}
+}
+
+// The script and the limiter give the same answers at the same times, to any nodes together.
+func TestScriptAndLimiterAgree(t *testing.T) {
+	server := miniredis.RunT(t)
+	random := testkit.Rand(t)
+	nodes := []*log{openLog(t, server, secret), openLog(t, server, secret), openLog(t, server, secret)}
+	now := time.UnixMicro(1_700_000_000_000_000)
+	for round := range 60 {
+		// Whole microseconds, as the script counts.
+		events := []int{1, 2, 5, 10, 100}[random.IntN(5)]
+		window := time.Duration(1+random.IntN(3_000_000)) * time.Microsecond * time.Duration(events)
+		limit, err := policy.NewLimit(events, window, 1+random.IntN(20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		limiter, user := policy.NewLimiter(100, now), fmt.Sprint("@", round, ":hs.test")
+		for range 50 {
+			now = now.Add(time.Duration(random.Int64N(int64(2*limit.Interval()/time.Microsecond)+1)) * time.Microsecond)
+			server.SetTime(now)
+			charge := cluster.Charge{Budget: cluster.Writes, UserID: user, Interval: limit.Interval(), Burst: int64(limit.Burst()), Most: 1}
+			var wait time.Duration
+			ok := true
+			if random.IntN(8) == 0 {
+				charge.Debt = policy.MaxDebt
+				limiter.Charge(user, limit, now)
+			} else {
+				wait, ok = limiter.Take(user, limit, now)
+			}
+			grant, err := nodes[random.IntN(len(nodes))].Take(t.Context(), charge)
+			if err != nil || (grant.Events == 1) != ok || grant.Wait != wait {
+				t.Fatalf("of %+v the script gives %+v, %v; the limiter %v, %v", limit, grant, err, ok, wait)
+			}
+		}
+	}
+}
+
+// A clock that is behind by much, after another server has taken over, is at worst a used-up budget.
+func TestClockThatIsSetBackMakesNobodyWaitForIt(t *testing.T) {
+	server := miniredis.RunT(t)
+	l := openLog(t, server, secret)
+	charge := cluster.Charge{Budget: cluster.Writes, UserID: ann, Interval: time.Minute, Burst: 3, Most: 1}
+	now := time.UnixMilli(1_700_000_000_000)
+	server.SetTime(now)
+	if _, err := l.Take(t.Context(), charge); err != nil {
+		t.Fatal(err)
+	}
+	server.SetTime(now.Add(-24 * time.Hour))
+	grant, err := l.Take(t.Context(), charge)
+	if err != nil || grant.Events != 0 || grant.Wait != time.Minute {
+		t.Errorf("right after it: %+v, %v", grant, err)
+	}
+	server.SetTime(now.Add(-24*time.Hour + time.Minute))
+	if grant, err := l.Take(t.Context(), charge); err != nil || grant.Events != 1 {
+		t.Errorf("a minute later: %+v, %v", grant, err)
+	}
+}
+
+func TestCallsEndByTheirDeadline(t *testing.T) {
+	server := miniredis.RunT(t)
+	address := server.Addr()
+	server.Close()
+	c := &Cluster{Addresses: []string{address}, Secret: secret}
+	if err := c.Provision(caddyContext()); err != nil {
+		t.Fatal(err)
+	}
+	l := c.Open("test")
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := l.Append(ctx, cluster.Entry{Kind: cluster.RollCall}); err == nil {
+		t.Error("a server that isn't there has answered")
+	}
+}
+
+// What a server answers isn't ours.
+func FuzzReadPulled(f *testing.F) {
+	f.Add("id", "server", "1", "1-0", "s", "1", int64(1))
+	f.Fuzz(func(_ *testing.T, id, server, seq, last, name, value string, nodes int64) {
+		entry := []any{last, []any{name, value, "k", value}}
+		for _, answer := range [][]any{
+			{id, server, seq, nodes, last, []any{entry}}, {id, server, seq, nodes, last, []any{name}}, {id}, {nodes, nodes, nodes, id, nodes, id},
+			{id, server, seq, nodes, last, []any{[]any{last, []any{name}}}},
+		} {
+			readPulled(answer, cluster.Position{})
+		}
+	})
+}
