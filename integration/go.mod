@@ -10,6 +10,8 @@ require (
 	github.com/caddy-matrix/caddy-matrix-presence/redis v0.0.0 // likewise
 	github.com/caddyserver/cache-handler v0.16.0 // a peer of the benchmark: Souin
 	github.com/caddyserver/caddy/v2 v2.11.9 // the Caddy under test
+	github.com/chromedp/cdproto v0.159.0 // comes with chromedp
+	github.com/chromedp/chromedp v0.23.0 // drives Chromium
 	github.com/compose-spec/compose-go/v2 v2.16.2 // reads Compose files as Docker does
 	github.com/mholt/caddy-ratelimit v0.1.0 // a peer of the benchmark
 	github.com/prometheus/client_model v0.6.3 // what Caddy's metrics are read into
@@ -81,6 +83,7 @@ require (
 	github.com/go-chi/chi/v5 v5.4.0 // indirect
 	github.com/go-jose/go-jose/v3 v3.0.5 // indirect
 	github.com/go-jose/go-jose/v4 v4.1.6 // indirect
+	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
 	github.com/go-sql-driver/mysql v1.10.1 // indirect

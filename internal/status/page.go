@@ -49,7 +49,7 @@ func (v *View) HTML(w io.Writer) error {
 		*View
 		Style, Script         string
 		CurveWidth, CurveHigh int
-	}{v, Style.Name, Script.Name, curveWidth, curveHeight})
+	}{v, Style.Name, Script.Name, curveWidth + 4, curveHeight})
 }
 
 // Refused writes the page for a client who isn't allowed to see any.

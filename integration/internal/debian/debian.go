@@ -40,9 +40,47 @@ func Command(ctx context.Context, out io.Writer, program string, packages ...str
 	return inside(ctx, root, program)
 }
 
+// CommandOfAll is Command for a program whose libraries are too many to be named: the packages are
+// those that apt-get would install with the one that has the program.
+func CommandOfAll(ctx context.Context, out io.Writer, program, pkg string) (func(args ...string) *exec.Cmd, error) {
+	packages := []string{pkg}
+	if _, err := exec.LookPath(program); err != nil {
+		needed, err := needed(ctx, pkg)
+		if err != nil {
+			return nil, fmt.Errorf("getting %s: %w: %w", program, ErrUnavailable, err)
+		}
+		packages = append(packages, needed...)
+	}
+	return Command(ctx, out, program, packages...)
+}
+
+// needed returns what apt-get would install with a package.
+func needed(ctx context.Context, pkg string) (packages []string, err error) {
+	simulate := func() (string, error) {
+		return checkout.Output(exec.CommandContext(ctx, "apt-get", "-qq", "--simulate", "--no-install-recommends", "install", pkg))
+	}
+	plan, err := simulate()
+	if err != nil {
+		// A new machine has no lists yet.
+		if updateErr := run(ctx, "", "apt-get", "-qq", "update"); updateErr != nil {
+			return nil, errors.Join(err, updateErr)
+		}
+		if plan, err = simulate(); err != nil {
+			return nil, err
+		}
+	}
+	for line := range strings.Lines(plan) {
+		if words := strings.Fields(line); len(words) > 1 && words[0] == "Inst" && words[1] != pkg {
+			packages = append(packages, words[1])
+		}
+	}
+	return packages, nil
+}
+
 // inside returns a command of a program in an unpacked package.
 func inside(ctx context.Context, root, program string) (func(args ...string) *exec.Cmd, error) {
-	for _, dir := range []string{"usr/sbin", "usr/bin"} {
+	// A script in usr/bin may look for the program at its place in the machine's root.
+	for _, dir := range []string{"usr/lib/" + program, "usr/sbin", "usr/bin"} {
 		path := filepath.Join(root, dir, program)
 		if _, err := os.Stat(path); err != nil {
 			continue
