@@ -324,6 +324,34 @@ func TestAnswersOfTheSiteTeachNothing(t *testing.T) {
 	}
 }
 
+// What mode observe says of a request is text for whoever reads it. An expression that did got an error,
+// and the client a 500.
+func TestVerdictsOfModeObserveAreText(t *testing.T) {
+	front := newSite(t, scripted.New(), `
+		intercept {
+			@ok status 200
+			handle_response @ok {
+				@seen expression `+"`"+`{http.vars.matrix_presence.observed} in ["miss", "hit"]`+"`"+`
+				respond @seen "{http.vars.matrix_presence.observed}"
+			}
+		}
+		matrix_presence {
+			mode observe
+		}
+		reverse_proxy UPSTREAM`)
+	seen := func(user string) string {
+		return bodyOf(ask(front, request("GET", "http://example.com:9"+statusPath(user), "alice-token", "")))
+	}
+	for seen(alice) != "hit" { // whose the token is is asked for meanwhile
+		runtime.Gosched()
+	}
+	for _, want := range []string{"miss", "hit"} {
+		if got := seen(bob); got != want {
+			t.Errorf("seen as %q, want %q", got, want)
+		}
+	}
+}
+
 // A cache on the way to the homeserver, such as a handler of the site's or a CDN, answers with what was
 // true a while ago. An old state was kept for another ttl, after a write that had been acknowledged,
 // and an old whoami let a token that had been logged out read what is in memory.

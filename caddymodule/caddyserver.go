@@ -60,9 +60,16 @@ func (s caddyServer) SetVar(r *http.Request, name string, value any) {
 	switch vars := varsOf(r); {
 	case vars == nil:
 	case s.HasUpstream(r):
-		placeholdersOf(r).Set(varsPrefix+name, value)
+		s.SetLateVar(r, name, value)
 	default:
 		vars[name] = value
+	}
+}
+
+// SetLateVar implements Server. Placeholders have a lock. They come before variables of the same name.
+func (caddyServer) SetLateVar(r *http.Request, name string, value any) {
+	if placeholders := placeholdersOf(r); placeholders != nil {
+		placeholders.Set(varsPrefix+name, value)
 	}
 }
 

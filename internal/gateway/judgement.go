@@ -41,21 +41,15 @@ func (g *Gateway) sendOn(w http.ResponseWriter, r *http.Request, next Next) erro
 	return next.ServeHTTP(w, r)
 }
 
-// verdict is the variable of a request in mode observe. It is there before the request is sent on,
-// and empty until it has been judged.
-type verdict struct{ name atomic.Pointer[string] }
-
-// newVerdict returns the verdict on a request, which is one of its variables.
-func (g *Gateway) newVerdict(r *http.Request) *verdict {
-	v := new(verdict)
-	g.server.SetVar(r, varObserved, v)
-	return v
+// verdict is where the outcome of a request in mode observe is told, which is a variable of that. The
+// request has been sent on by then.
+type verdict struct {
+	server  Server
+	request *http.Request
 }
 
-// String returns what an access log shows.
-func (v *verdict) String() string {
-	if name := v.name.Load(); name != nil {
-		return *name
-	}
-	return ""
-}
+// newVerdict returns that of a request.
+func (g *Gateway) newVerdict(r *http.Request) verdict { return verdict{g.server, r} }
+
+// tell tells it.
+func (v verdict) tell(o outcome) { v.server.SetLateVar(v.request, varObserved, outcomes[o].name) }

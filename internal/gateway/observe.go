@@ -140,16 +140,16 @@ func (g *Gateway) judge(seen *observation) {
 }
 
 // noteObserved counts what would have become of a request and says so in its variable.
-func (g *Gateway) noteObserved(v *verdict, route route, o outcome) {
+func (g *Gateway) noteObserved(v verdict, route route, o outcome) {
 	g.store.counters.observed[route][o].Add(1)
-	v.name.Store(&outcomes[o].name)
+	v.tell(o)
 }
 
 // observation is what is known of a request when it is over.
 type observation struct {
 	handler  *Gateway
 	kind     route
-	verdict  *verdict
+	verdict  verdict
 	departed time.Time
 	asks     []whoAmI     // whose the credential is, or each that it might be
 	answer   *subresponse // the homeserver's

@@ -367,6 +367,9 @@ func (testServer) SetVar(r *http.Request, name string, value any) {
 	}
 }
 
+// SetLateVar implements Server. It does without placeholders.
+func (testServer) SetLateVar(*http.Request, string, any) {}
+
 func (testServer) Status(err error) (status int, ok bool) {
 	failure, ok := errors.AsType[*serverError](err)
 	if !ok {

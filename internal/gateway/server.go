@@ -35,6 +35,10 @@ type Server interface {
 	// not be called once the request has been sent on, see judgement.
 	SetVar(r *http.Request, name string, value any)
 
+	// SetLateVar is SetVar for a request that has been sent on, of which it must be safe for several
+	// goroutines. Only what reads a variable by its placeholder need find it, as access logs do.
+	SetLateVar(r *http.Request, name string, value any)
+
 	// Route returns the way of a client's request to the homeserver, which starts with
 	// next. What is sent there has the client's variables, and one more.
 	Route(r *http.Request, next Next, more Variable) Route
