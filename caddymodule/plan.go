@@ -25,6 +25,7 @@ import (
 //
 // The memories that are there are looked at, not changed: the configuration may yet fail.
 type plan struct {
+	id    planID
 	app   *caddyhttp.App
 	sites []*site
 	taken int // by how many handlers, that have not given it back
@@ -33,6 +34,9 @@ type plan struct {
 	// each of 1,000 sites took 20 seconds.
 	fields map[*caddyhttp.Server]*siteFields
 }
+
+// planID tells a plan from others, and keeps nothing of it.
+type planID *byte
 
 // plans are those of the configurations that are running, or being provisioned.
 var plans = struct {
@@ -54,7 +58,7 @@ func planFor(ctx caddy.Context, name string) (*plan, *site, error) {
 		if name == "" {
 			return nil, nil, errors.New(outsideHTTP)
 		}
-		p := &plan{sites: []*site{{name: name}}}
+		p := &plan{id: new(byte), sites: []*site{{name: name}}}
 		p.assign()
 		return p, p.sites[0], nil
 	}
@@ -105,7 +109,7 @@ func routeInProgress(server *caddyhttp.Server) int {
 
 // newPlan makes the plan of a configuration.
 func newPlan(app *caddyhttp.App) *plan {
-	p := &plan{app: app}
+	p := &plan{id: new(byte), app: app}
 	for _, server := range slices.Sorted(maps.Keys(app.Servers)) {
 		p.sites = append(p.sites, findSites(app.Servers[server])...)
 	}

@@ -548,6 +548,67 @@ func TestHostAliasKeepsHitsAndBudgets(t *testing.T) {
 	}
 }
 
+// A reload that changes a homeserver's address or name starts an empty store while requests are under way. What
+// these changed at the homeserver, the new store didn't hear of: it had the state before an acknowledged
+// write for a ttl, and let a token that was logged out read for as long as it is known whose it is.
+func TestWhatIsUnderWayIsToldToTheStoreThatTakesOver(t *testing.T) {
+	const rooms = "http://a.example.com:9080/_matrix/client/v3/rooms/!r:example.com/"
+	for name, underWay := range map[string]struct {
+		method, url, token, body string
+		want                     int    // of bob's read afterwards
+		cached                   string // its Cache-Status
+	}{
+		"a write":       {"PUT", "http://a.example.com:9080" + statusPath(alice), "alice-token", `{"presence":"offline"}`, 200, "matrix_presence; fwd=miss"},
+		"a sync":        {"GET", "http://a.example.com:9080/_matrix/client/v3/sync?set_presence=unavailable", "alice-token", "", 200, "matrix_presence; fwd=miss"},
+		"an activity":   {"PUT", rooms + "send/m.room.message/1", "alice-token", "{}", 200, "matrix_presence; fwd=miss"},
+		"a logout":      {"POST", "http://a.example.com:9080/_matrix/client/v3/logout", "bob-token", "", 401, ""},
+		"of all tokens": {"POST", "http://a.example.com:9080/_matrix/client/v3/logout/all", "bob-token", "", 401, ""},
+		"nothing":       {"GET", "http://a.example.com:9080/_matrix/client/v3/profile/x", "alice-token", "", 200, "matrix_presence; hit; ttl=29"},
+	} {
+		for how, directives := range map[string][2]string{
+			"another name":    {"matrix_presence OPTIONS\nreverse_proxy UPSTREAM", "matrix_presence {\ncache {\nname other\n}\n}\nreverse_proxy UPSTREAM"},
+			"another address": {"matrix_presence OPTIONS\nreverse_proxy UPSTREAM", "matrix_presence\nreverse_proxy UPSTREAM {\nheader_up X-Second 1\n}"},
+		} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				hs := scripted.New()
+				config := strings.NewReplacer("UPSTREAM", upstreamOf(t, hs), "OPTIONS", "{\nrepeat_writes absorb\nsync_presence limit\nhomeserver synapse\n}")
+				site := func(directives string) string {
+					return "http://a.example.com:9080 {\n" + config.Replace(directives) + "\n}\n"
+				}
+				r := request(underWay.method, underWay.url, underWay.token, underWay.body)
+				old := provisionSites(t, site(directives[0]))
+				read := func(c *configuration) *http.Response {
+					return ask(c.at("9080"), request("GET", "http://a.example.com:9080"+statusPath(alice), "bob-token", ""))
+				}
+				read(old)
+				ask(old.at("9080"), request("GET", "http://a.example.com:9080"+statusPath(bob), "alice-token", ""))
+				arrived, hold, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
+				hs.AnswerBy(func(_ http.ResponseWriter, came *http.Request) (bool, error) {
+					if came.URL.Path == r.URL.Path && came.Method == r.Method {
+						close(arrived)
+						<-hold
+					}
+					return false, nil
+				})
+				front := old.at("9080")
+				go func() {
+					defer close(over)
+					ask(front, r)
+				}()
+				<-arrived
+				c := old.reload(site(directives[1]))
+				read(c)
+				read(c)
+				close(hold)
+				<-over
+				if resp := read(c); resp.StatusCode != underWay.want || !strings.HasPrefix(resp.Header.Get("Cache-Status"), underWay.cached) || underWay.cached == "" && resp.Header["Cache-Status"] != nil {
+					t.Errorf("then bob's read gets %d %s, Cache-Status %q", resp.StatusCode, bodyOf(resp), resp.Header.Get("Cache-Status"))
+				}
+			})
+		}
+	}
+}
+
 // Two sites that were one can't both have its memory, whichever Caddy provisions first, and
 // one site that was two gets one of theirs.
 func TestSitesThatPartAndMerge(t *testing.T) {

@@ -40,6 +40,9 @@ type pooled struct {
 	// it.
 	tenants map[*Handler]*site
 
+	// since is the ID of the plan of the configuration that it is new in.
+	since planID
+
 	// feeds are those that the memory follows, by their key. The plans' lock guards them.
 	feeds map[string]*following
 
@@ -88,7 +91,9 @@ func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 	}
 	server := serverOf(ctx)
 	value, _, err := stores.LoadOrNew(site.store, func() (caddy.Destructor, error) {
-		return newPooled(site.store, set.Sizes), nil
+		m := newPooled(site.store, set.Sizes)
+		m.since = plan.id
+		return m, nil
 	})
 	if err != nil {
 		return fmt.Errorf("taking the memory %q: %w", site.store, err)
@@ -104,6 +109,7 @@ func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 	}
 	h.pooled.tenants[h] = site
 	h.pooled.update()
+	h.inherit(site, plan)
 	if h.feed != nil {
 		h.pooled.follow(h.feed)
 	}
@@ -131,8 +137,30 @@ func (h *Handler) dropStore() error {
 	}
 	delete(h.pooled.tenants, h)
 	h.pooled.update()
-	_, err := stores.Delete(h.pooled.name)
+	gone, err := stores.Delete(h.pooled.name)
+	if gone {
+		eachStore(func(_ string, m *pooled) {
+			for other := range m.tenants {
+				other.gateway.TakeBack(h.pooled.store)
+			}
+		})
+	}
 	return err
+}
+
+// inherit has the handlers of the configuration before tell the handler's store, if that is new, what the
+// requests change that they still have under way. It needs the plans' lock.
+func (h *Handler) inherit(s *site, p *plan) {
+	if h.pooled.since != p.id {
+		return
+	}
+	eachStore(func(_ string, m *pooled) {
+		for other, was := range m.tenants {
+			if other.plan != p && s.mayFollow(was) {
+				other.gateway.HandOver(h.pooled.store)
+			}
+		}
+	})
 }
 
 // update has all who use the memory watch for what one of them needs to know. It needs the

@@ -69,6 +69,16 @@ func (s *site) meets(other *site) int {
 	return common(s.listen, other.listen)
 }
 
+// mayFollow tells that requests which came to another site may come to this one.
+func (s *site) mayFollow(other *site) bool {
+	if len(s.hosts) == 0 || len(other.hosts) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(s.hosts, func(host string) bool {
+		return slices.ContainsFunc(other.hosts, func(was string) bool { return coversHost(host, was) || coversHost(was, host) })
+	})
+}
+
 // isSame tells that two sites of which it isn't known where they lead to lead to the same place.
 func (s *site) isSame(other *site) bool {
 	return s.portable && other.portable && s.homeserver == other.homeserver

@@ -109,8 +109,8 @@ var mended = map[string][]mutant{
 		{
 			name:   "an admin's request counts whatever became of it",
 			effect: "a path that nothing serves ends a user's identity",
-			edits: []edit{{"internal/gateway/revoke.go", "g.store.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, nothing, nil}",
-				"g.store.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, func() { g.store.revokeUser(revocation.UserID) }, nil}"}},
+			edits: []edit{{"internal/gateway/revoke.go", "g.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, nothing, nil}",
+				"g.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, func() { g.revokeUser(revocation.UserID) }, nil}"}},
 			unit:  "internal/gateway TestAdminRevocationsTakeTheAnswerOfAHomeserver",
 			seeds: 20, more: likely + ";profile=default;handlers=none;pause=5ms;homeserver=synapse;head=16.5 KB in one field;step=hostile;step=again;which=0;route=admin deactivates;whose=alice",
 			law: "the homeserver is asked again whose a token is",
@@ -250,6 +250,13 @@ var mended = map[string][]mutant{
 		},
 	},
 	"one memory, one homeserver": {
+		{
+			name:   "a store that takes over hears of nothing",
+			effect: "after a reload by which the homeserver has another name or address, a write or a logout that was under way is unknown",
+			edits:  []edit{{"caddymodule/pool.go", "\th.inherit(site, plan)\n", ""}},
+			unit:   "caddymodule TestWhatIsUnderWayIsToldToTheStoreThatTakesOver",
+			why:    "no reload of the world takes a store away",
+		},
 		{
 			name:   "sites with a host in common share a memory",
 			effect: "a staging site on another port reads production's presence",

@@ -97,6 +97,7 @@ func (d *delivery) Send(body []byte, timeout time.Duration) pending.Answer {
 	defer func() {
 		answered(status)
 		attempt.End(taken)
+		d.tellHeirs(d.userID)
 	}()
 	answer := request.send(timeout, d.store.counters.departs(reasonDelivery))
 	if answer.err == nil {

@@ -33,7 +33,7 @@ func NewGateway(set *Settings, m *Store, server Server, fields *SiteFields, logg
 	byRoom := set.Rules
 	byRoom.Rooms = true
 	return &Gateway{
-		tenant: tenant{cfg: set, store: m, logger: logger}, byRoom: byRoom, server: server, waiting: m.pendings.NewSource(set.Coalesce),
+		tenant: tenant{cfg: set, store: m, heirs: new(heirs), logger: logger}, byRoom: byRoom, server: server, waiting: m.pendings.NewSource(set.Coalesce),
 		site: fields, siteNames: fields.Names(),
 	}
 }
@@ -43,6 +43,7 @@ func NewGateway(set *Settings, m *Store, server Server, fields *SiteFields, logg
 type tenant struct {
 	cfg    *Settings
 	store  *Store
+	heirs  *heirs
 	logger *slog.Logger
 }
 

@@ -284,7 +284,7 @@ func (g *Gateway) learnsIssued(r *http.Request) func(status int, userID, token, 
 		holds, asOf := under.Holds(userID, revision), revision
 		if revokes != "" {
 			before := identities.Revision()
-			g.store.revokeUser(revokes)
+			g.revokeUser(revokes)
 			asOf = identities.Revision()
 			holds = holds && asOf.IsNextTo(before)
 		}

@@ -47,8 +47,10 @@ func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next N
 			g.membershipChanged(userID)
 		}
 		if change.Scope == matrix.ChangesAll {
-			g.store.presence.AllMembershipsChanged(g.store.now(), g.settle())
-			g.store.tell(cluster.Membership, "")
+			for m := range g.stores() {
+				m.presence.AllMembershipsChanged(m.now(), g.settle())
+				m.tell(cluster.Membership, "")
+			}
 		}
 	}), r, next)
 	panics = false
@@ -58,8 +60,10 @@ func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next N
 // membershipChanged ends what is known of whom a user may see and who may see them, here and at the
 // other nodes.
 func (g *Gateway) membershipChanged(userID string) {
-	g.store.presence.MembershipChanged(userID, g.store.now(), g.settle())
-	g.store.tell(cluster.Membership, userID)
+	for m := range g.stores() {
+		m.presence.MembershipChanged(userID, m.now(), g.settle())
+		m.tell(cluster.Membership, userID)
+	}
 }
 
 // endsMembershipsOf returns what is to be done when the sender of a request has joined or left a

@@ -63,6 +63,7 @@ func (g *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next
 		switch {
 		case !isSuccess(status):
 		case own:
+			g.tellHeirs(target)
 			g.passedBy(target, credential)
 		case writer == "":
 			g.invalidate(target)
@@ -73,6 +74,7 @@ func (g *Gateway) observeWrite(w http.ResponseWriter, r *http.Request, next Next
 		seen.writing.PresenceWrite.Body = sent
 		seen.valid = whole && !seen.unread && !isCutOff(r, sent) && matrix.CheckPresenceBody(sent, g.cfg.PresenceValues, g.knownDialect()) == nil
 		if own {
+			g.tellHeirs(target)
 			g.passesBy(target, credential) // it may have failed on the way back
 			g.endFence(fence, seen.departed, seen.valid && seen.acknowledged(), sent)
 			told.end(r.Context())

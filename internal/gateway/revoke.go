@@ -121,14 +121,16 @@ func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revo
 	shown, certain := shownCredentials(r)
 	doubt := func() {
 		for _, c := range shown {
-			g.store.doubt(c)
+			g.doubt(c)
 		}
 	}
 	switch revocation.Scope {
 	case matrix.RevokesToken:
 		return ending{func(http.Header) {
-			for _, c := range shown {
-				g.store.revokeToken(c)
+			for m := range g.stores() {
+				for _, c := range shown {
+					m.revokeToken(c)
+				}
 			}
 		}, doubt, nil}
 	case matrix.RevokesUser:
@@ -138,7 +140,7 @@ func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revo
 		return ending{func(header http.Header) {
 			// Not what another handler says where there is no such API.
 			if len(shown) > 0 && saysJSON(header) && !isSites() {
-				g.store.revokeUser(revocation.UserID)
+				g.revokeUser(revocation.UserID)
 			}
 		}, nothing, nil}
 	case matrix.RevokesByLogin:
@@ -173,7 +175,7 @@ func namedTokens(r *http.Request, member string) (named func() []string) {
 // who doesn't have it, so it may be in doubt whoever has sent the request.
 func (g *Gateway) doubtNamed(tokens []string) {
 	for _, token := range tokens {
-		g.store.doubt(matrix.Credential{Token: token})
+		g.doubt(matrix.Credential{Token: token})
 		g.store.identities.Refreshed(token)
 	}
 }
@@ -212,7 +214,7 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 	}
 	var asked *sender
 	if certain && len(users) == 0 {
-		asked = &sender{store: g.store, again: g.newWhoAmI(r, next, shown[0], g.cfg.RejectedLimit)}
+		asked = &sender{tenant: g.tenant, again: g.newWhoAmI(r, next, shown[0], g.cfg.RejectedLimit)}
 		asked.again.from = asked.again.from.vouched()
 		asked.ask(g.newWhoAmI(r, next, shown[0], g.cfg.RejectedLimit))
 	}
@@ -221,10 +223,10 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 			if userID := identities.Holder(c); userID != "" && !slices.Contains(users, userID) {
 				users = append(users, userID)
 			}
-			g.store.doubt(c)
+			g.doubt(c)
 		}
 		for _, userID := range users {
-			g.store.revokeUser(userID)
+			g.revokeUser(userID)
 		}
 		if asked != nil {
 			asked.succeed()
@@ -256,6 +258,20 @@ func (m *Store) doubt(c matrix.Credential) {
 	}
 }
 
+// doubt is that of the store, and of those that may have taken its place meanwhile.
+func (t tenant) doubt(c matrix.Credential) {
+	for m := range t.stores() {
+		m.doubt(c)
+	}
+}
+
+// revokeUser is likewise.
+func (t tenant) revokeUser(userID string) {
+	for m := range t.stores() {
+		m.revokeUser(userID)
+	}
+}
+
 // revokeUser forgets a user whose sessions have ended, and what their devices want, here and at the
 // other nodes.
 func (m *Store) revokeUser(userID string) {
@@ -272,7 +288,7 @@ func (m *Store) endSessionsOf(userID string) {
 // sender is who has sent a request that ends its sender's sessions, while the homeserver
 // is asked who that is.
 type sender struct {
-	store *Store
+	tenant
 	again whoAmI // to be asked once the request has succeeded
 
 	mu        sync.Mutex // guards all below
@@ -332,7 +348,7 @@ func (s *sender) succeed() {
 func (s *sender) end() {
 	revoke := func(who owner) {
 		if who.userID != "" {
-			s.store.revokeUser(who.userID)
+			s.revokeUser(who.userID)
 		}
 	}
 	if s.who.wait > 0 || s.who.err != nil {

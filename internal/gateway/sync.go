@@ -160,9 +160,16 @@ func (g *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 
 // invalidate forgets what a user's presence is, because it may have changed.
 func (g *Gateway) invalidate(userID string) {
-	g.store.presence.BeginWrite(userID).End(g.store.now(), g.settle())
-	g.store.repeats.Disturb(userID)
-	g.store.tell(cluster.Ends, userID)
+	for m := range g.stores() {
+		m.changed(userID, g.settle())
+	}
+}
+
+// changed forgets what a user's presence is, and what they last wrote.
+func (m *Store) changed(userID string, settle time.Duration) {
+	m.presence.BeginWrite(userID).End(m.now(), settle)
+	m.repeats.Disturb(userID)
+	m.tell(cluster.Ends, userID)
 }
 
 // sendSync passes a sync on that was decided about.

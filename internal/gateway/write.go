@@ -220,6 +220,7 @@ func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 		g.endFence(fence, began, acknowledged, write.Body)
 		if !known {
 			answered(0)
+			g.tellHeirs(write.UserID)
 		}
 		if acknowledged && write.class.Absorb {
 			attempt.End(&write.PresenceWrite)
@@ -237,6 +238,7 @@ func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 		}
 		known, acknowledged = true, isSuccess(status)
 		answered(status) // before the client hears of it, as the other nodes
+		g.tellHeirs(write.UserID)
 		wr.told.end(r.Context())
 	})
 }
@@ -283,6 +285,7 @@ func (g *Gateway) serveActivity(w http.ResponseWriter, r *http.Request, next Nex
 		defer func(write cache.Write) {
 			write.End(g.store.now(), g.settle())
 			m.tell(cluster.Ends, userID)
+			g.tellHeirs(userID)
 		}(m.presence.BeginWrite(userID))
 	}
 	defer func() {
