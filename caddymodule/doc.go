@@ -21,5 +21,7 @@
 //     directive; statusrefusal.go: who may not see it, and which format a client gets;
 //     statussampler.go: its history, taken while somebody looks;
 //   - command.go: presence-proxy; commandtop.go, commandhealth.go, commanduser.go: presence-top,
-//     presence-health, presence-user and presence-purge, which ask a running Caddy by adminclient.go.
+//     presence-health, presence-user and presence-purge, which ask a running Caddy by adminclient.go;
+//   - commandcheck.go: presence-check, which looks for what is unwise by the rules of check.go in a
+//     Caddyfile as checkfile.go reads it.
 package caddymodule
