@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -48,6 +49,8 @@ type log struct {
 
 	token string // what the log's id begins with
 	id    string // what it is to be if there is none
+
+	looked atomic.Pointer[string] // at which server's memory was looked
 }
 
 // newLog returns the log of a cluster's name.
@@ -119,7 +122,27 @@ func (l *log) Pull(ctx context.Context, node string, after cluster.Position) (cl
 	if !ok {
 		return cluster.Pulled{}, errUnreadable
 	}
+	if looked := l.looked.Load(); looked == nil || *looked != pulled.At.Server {
+		l.looked.Store(&pulled.At.Server)
+		pulled.Warning = warningOf(l.client.Info(ctx, "memory").Val())
+	}
 	return pulled, nil
+}
+
+// warningOf returns what is wrong with how a server uses its memory, or "".
+func warningOf(info string) string {
+	values := make(map[string]string)
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		values[name] = value
+	}
+	policy := values["maxmemory_policy"]
+	switch {
+	case values["maxmemory"] == "0", policy == "", policy == "noeviction", policy == "volatile-ttl":
+		return ""
+	}
+	return "the Redis of the cluster may drop budgets before they are full again, as its maxmemory-policy is " + policy +
+		", and whoever has none has a full one: set maxmemory-policy to noeviction or volatile-ttl"
 }
 
 // readPulled reads the answer to a pull. It reports false if that is none.

@@ -224,6 +224,23 @@ func TestCallsEndByTheirDeadline(t *testing.T) {
 	}
 }
 
+func TestServerThatDropsBudgetsIsWarnedOf(t *testing.T) {
+	const info = "# Memory\r\nmaxmemory:%s\r\nmaxmemory_policy:%s\r\n"
+	for _, tt := range []struct {
+		maxmemory, policy string
+		warns             bool
+	}{
+		{"0", "allkeys-lru", false}, {"100", "noeviction", false}, {"100", "volatile-ttl", false}, {"100", "allkeys-lru", true}, {"100", "volatile-lru", true},
+	} {
+		if warning := warningOf(fmt.Sprintf(info, tt.maxmemory, tt.policy)); (warning != "") != tt.warns {
+			t.Errorf("%+v: %q", tt, warning)
+		}
+	}
+	if warning := warningOf(""); warning != "" {
+		t.Errorf("of a server that says nothing: %q", warning)
+	}
+}
+
 // What a server answers isn't ours.
 func FuzzReadPulled(f *testing.F) {
 	f.Add("id", "server", "1", "1-0", "s", "1", int64(1))

@@ -67,6 +67,7 @@ type Pulled struct {
 	Entries []Entry  // the first of those after the position
 	Head    uint64   // the number of the log's last entry
 	Nodes   int      // who have pulled of late, with this one
+	Warning string   // what an admin has to see to, told once
 }
 
 // Budget is one of a user's.

@@ -31,6 +31,7 @@ type Reporter interface {
 	Up(nodes int)
 	Down(why error)
 	Flushed(why Doubt)
+	Warn(message string) // of what an admin has to see to
 }
 
 const (

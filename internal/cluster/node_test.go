@@ -69,6 +69,7 @@ func (r reporter) Flush(d time.Duration, missed bool) {
 	r.tell("flush for %v missed %v", d, missed)
 }
 func (r reporter) Up(int)                    { r.tell("up") }
+func (r reporter) Warn(message string)       { r.tell("%s", message) }
 func (r reporter) Down(error)                { r.tell("down") }
 func (r reporter) Flushed(why cluster.Doubt) { r.tell("%s", cluster.DoubtNames[why]) }
 

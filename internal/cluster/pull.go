@@ -82,6 +82,9 @@ func (n *Node) pullAfter(position Position) (pulled Pulled, err error) {
 	})
 	if err == nil {
 		n.nodes.Store(int64(pulled.Nodes))
+		if pulled.Warning != "" {
+			n.report.Warn(pulled.Warning)
+		}
 	}
 	return pulled, err
 }

@@ -284,6 +284,9 @@ func (c *member) Down(why error) {
 	c.log.Warn("the cluster's log can't be reached: budgets are this node's share, and "+serves, "error", why)
 }
 
+// Warn implements [cluster.Reporter].
+func (c *member) Warn(message string) { c.log.Warn(message) }
+
 // Flushed implements [cluster.Reporter].
 func (c *member) Flushed(why cluster.Doubt) {
 	c.store.clusters.flushes[why].Add(1)

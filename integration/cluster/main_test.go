@@ -1,0 +1,9 @@
+package cluster
+
+import (
+	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
+)
+
+func TestMain(m *testing.M) { suite.MainWithSidecar(m) }
