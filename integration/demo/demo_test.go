@@ -6,11 +6,13 @@ import (
 	"errors"
 	"flag"
 	"net"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/debian"
 )
 
 func noEnv(string) string { return "" }
@@ -32,6 +34,32 @@ func TestSceneOnDendrite(t *testing.T) {
 		`alice writes again +200 +homeserver`,
 		`alice writes once more +429, wait \d+ s +sidecar`,
 		`a wrong token reads alice +401 M_UNKNOWN_TOKEN`,
+	})
+}
+
+// TestSceneOfTwoNodes is what an admin sees who wants to know what a second node changes.
+func TestSceneOfTwoNodes(t *testing.T) {
+	var out bytes.Buffer
+	err := run(t.Context(), []string{"--once", "--nodes"}, noEnv, &out)
+	if errors.Is(err, debian.ErrUnavailable) && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := regexp.MustCompile(`(?m)^Redis.*\n`).ReplaceAllString(out.String(), "")
+	expectScene(t, table, []string{
+		`bob reads alice at B +200 online, "at the desk" +homeserver \(.*miss\)`,
+		`bob reads alice at B again +200 online, "at the desk" +sidecar, from memory`,
+		`alice writes at A +200 +homeserver \(method\)`,
+		`bob reads her new state at B.* 200 online, "gone for lunch" +`,
+		`alice writes at B +200 +homeserver`,
+		`alice writes at A +200 +homeserver`,
+		`alice writes at B once more +429, wait \d+ s +sidecar`,
+		`bob reads alice at A +200 online, `,
+		`bob reads alice at B +200 online, `,
+		`bob reads alice at A +200 online, `,
+		`bob reads alice at B +200 online, `,
 	})
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
-const usage = `Usage: make demo, or: cd integration && go run ./demo [flags]
+const usage = `Usage: make demo or make demo-cluster, or: cd integration && go run ./demo [flags]
 
 Starts a real Dendrite on loopback, makes alice, bob and a stranger, puts the
 sidecar in front of it and plays a short scene through it: a read, the same read
@@ -27,6 +27,8 @@ building Dendrite takes a minute or two.
 Flags:
   --listen ADDRESS  where the sidecar listens (default 127.0.0.1:8009)
   --once            leave after the scene
+  --nodes           two sidecars and a Redis: a write through one is seen through the
+                    other, one budget over both, and Redis is killed and brought back
 
 With HOMESERVER in the environment, the sidecar runs in front of that homeserver
 instead of a Dendrite. It is also given by the environment who plays:
@@ -60,7 +62,7 @@ func run(ctx context.Context, args []string, env func(string) string, out io.Wri
 	flags.SetOutput(out)
 	flags.Usage = func() { fmt.Fprint(out, usage) }
 	listen := flags.String("listen", "127.0.0.1:8009", "")
-	once := flags.Bool("once", false, "")
+	once, two := flags.Bool("once", false, ""), flags.Bool("nodes", false, "")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -78,6 +80,9 @@ func run(ctx context.Context, args []string, env func(string) string, out io.Wri
 		return err
 	}
 	defer stage.close()
+	if *two {
+		return runNodes(ctx, stage, out, *once)
+	}
 	if _, err := sidecar.Build(out); err != nil {
 		return err
 	}

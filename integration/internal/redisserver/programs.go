@@ -26,8 +26,8 @@ const (
 // redisPackages are Debian's, with the libraries that not every machine has.
 var redisPackages = []string{"redis-server", "redis-tools", "libjemalloc2", "liblzf1", "libatomic1"}
 
-// command returns a command of a server.
-func (k Kind) command(ctx context.Context) (func(args ...string) *exec.Cmd, error) {
+// Command returns a command of a server, which is downloaded if it isn't there.
+func (k Kind) Command(ctx context.Context) (func(args ...string) *exec.Cmd, error) {
 	if k == Valkey {
 		return valkey(ctx)
 	}

@@ -34,7 +34,7 @@ type Server struct {
 // CI=true it fails if that is Redis.
 func Start(t testing.TB, kind Kind, args ...string) *Server {
 	t.Helper()
-	program, err := kind.command(context.WithoutCancel(t.Context()))
+	program, err := kind.Command(context.WithoutCancel(t.Context()))
 	if err != nil && (kind != Redis || os.Getenv("CI") != "true") {
 		t.Skipf("there is no %s: %v", kind, err)
 	}
