@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
@@ -346,7 +345,7 @@ func TestRandomNodesShowTheLastWrite(t *testing.T) {
 			case n == 10:
 				testkit.Pick(random, trouble...)()
 			case n < 20:
-				time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
+				time.Sleep(time.Duration(random.IntN(400)) * time.Millisecond)
 			default:
 				resp := p.Get("bob-token", alice)
 				if strings.Contains(resp.Header.Get("Cache-Status"), "hit") {
@@ -357,7 +356,7 @@ func TestRandomNodesShowTheLastWrite(t *testing.T) {
 				}
 			}
 		}
-		if hits < 100 {
+		if hits < 30 {
 			t.Errorf("only %d hits", hits)
 		}
 	})
