@@ -40,7 +40,7 @@ type kindOfHomeserver struct {
 // see the package's documentation page.
 var homeservers = []kindOfHomeserver{
 	{
-		name: "Synapse", version: "1.160.0", start: homeserver.StartSynapse,
+		name: "Synapse", version: "1.163.2", start: homeserver.StartSynapse,
 		hides: true, merges: true, timers: true,
 		offlineIsNoChange: true, // rest/client/sync.py
 	},
