@@ -75,7 +75,14 @@ func (w *world) populate(ctx context.Context, s size) error {
 			rooms = append(rooms, append([]*person{w.people[0]}, w.members[i:min(i+bigRoom, len(w.members))]...))
 		}
 	}
-	if err := inParallel(rooms, func(room []*person) error { return w.join(ctx, room) }); err != nil {
+	err = inParallel(rooms, func(room []*person) error {
+		id, err := w.join(ctx, room)
+		if room[0] == w.people[0] && len(room) > 1 && room[1] == w.people[1] {
+			w.room = id
+		}
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	var all [][]*person
@@ -88,22 +95,22 @@ func (w *world) populate(ctx context.Context, s size) error {
 }
 
 // join makes a room of the first, and lets the others join it.
-func (w *world) join(ctx context.Context, room []*person) error {
+func (w *world) join(ctx context.Context, room []*person) (id string, err error) {
 	var created struct {
 		RoomID string `json:"room_id"`
 	}
 	client := w.server.Client()
-	err := client.Do(ctx, http.MethodPost, "/_matrix/client/v3/createRoom", room[0].token, map[string]any{"preset": "public_chat"}, &created)
+	err = client.Do(ctx, http.MethodPost, "/_matrix/client/v3/createRoom", room[0].token, map[string]any{"preset": "public_chat"}, &created)
 	if err != nil {
-		return err
+		return "", err
 	}
 	for _, p := range room[1:] {
 		path := p.speak("/_matrix/client/v3/join/" + url.PathEscape(created.RoomID))
 		if err := client.Do(ctx, http.MethodPost, path, p.token, map[string]any{}, nil); err != nil {
-			return err
+			return "", err
 		}
 	}
-	return nil
+	return created.RoomID, nil
 }
 
 // settle lets people write directly that they are offline, so that no timer of the

@@ -95,6 +95,8 @@ func (r request) String() string {
 		return "sync by " + r.by.id
 	case preflight:
 		return "preflight for " + r.of
+	case list:
+		return "list of " + r.of + " by " + r.by.id
 	}
 	who := "nobody"
 	if r.by != nil {

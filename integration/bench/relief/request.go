@@ -19,6 +19,7 @@ const (
 	write
 	sync_
 	preflight
+	list // of a room's members
 )
 
 // request is one of a schedule.
@@ -26,7 +27,7 @@ type request struct {
 	at   time.Duration // since the schedule began
 	kind action
 	by   *person
-	of   string // whose presence is read
+	of   string // whose presence is read, or which room's members
 	from string // the client's address, for X-Forwarded-For
 	// presence is what a write or a sync sets; change says that the write is to have a new
 	// status_msg, too. Without it a write repeats the user's last.
@@ -59,6 +60,8 @@ func (w *world) send(ctx context.Context, base string, r request) answer {
 		return w.sync(ctx, base, r)
 	case preflight:
 		return w.do(ctx, http.MethodOptions, base+statusPath(r.of), r, nil)
+	case list:
+		return w.do(ctx, http.MethodGet, base+"/_matrix/client/v3/rooms/"+url.PathEscape(r.of)+"/members?not_membership=leave", r, nil)
 	}
 	return w.do(ctx, http.MethodGet, base+r.by.speak(statusPath(r.of)), r, nil)
 }

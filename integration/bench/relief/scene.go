@@ -109,7 +109,7 @@ func (s *scene) warm(ctx context.Context, sh shape, plans [][]request) error {
 					return fmt.Errorf("the first sync of %s: %d %s", r.by.id, a.status, a.body)
 				}
 			}
-			if s.world.warmed[key] || r.token != "" || r.kind == preflight {
+			if s.world.warmed[key] || r.token != "" || r.kind == preflight || r.kind == list {
 				continue
 			}
 			of := r.of

@@ -45,7 +45,7 @@ func (sh shape) ways(k kindOfHomeserver, s size) []way {
 }
 
 // shapes are all that there are.
-var shapes = []shape{roomOpen, popular, longTail, warByWrite, warBySync, bridge, storm, nat, badTokens}
+var shapes = []shape{roomOpen, viewers, popular, longTail, warByWrite, warBySync, bridge, storm, nat, badTokens}
 
 // schedule spreads requests evenly over a time.
 func schedule(requests []request, over time.Duration) []request {

@@ -18,7 +18,7 @@ func imagined(name string, k kindOfHomeserver) *scene {
 	w := &world{
 		kindOfHomeserver: k, ledger: newLedger(k),
 		people: people(s.people, "person"), members: people(s.members, "member"), targets: people(s.targets, "popular"), ghosts: people(s.ghosts, "bridge_"),
-		outsider: &person{id: "@outsider:hs.test"},
+		outsider: &person{id: "@outsider:hs.test"}, room: "!room:hs.test",
 	}
 	w.second = &person{id: w.people[warrior].id, token: "second"}
 	return &scene{world: w, way: direct, size: s}
@@ -70,6 +70,28 @@ func TestAnOpenedRoomIsAskedForWithAPreflightEach(t *testing.T) {
 	}
 	if within := 2 * s.size.roomOpen; within > 30*time.Second {
 		t.Errorf("opened again after the ttl: %v", within)
+	}
+}
+
+func TestEachMemberOfARoomOpensItOnce(t *testing.T) {
+	s := imagined("small", homeservers[0])
+	lists, reads := make(map[*person]int), make(map[*person]int)
+	for _, p := range viewers.phases {
+		for _, r := range p.load(s) {
+			switch {
+			case r.kind == list && r.of == s.world.room:
+				lists[r.by]++
+			case r.kind == read && lists[r.by] == 1 && r.of != r.by.id:
+				reads[r.by]++
+			default:
+				t.Fatalf("%s", r)
+			}
+		}
+	}
+	for _, p := range s.world.people[:roomSize] {
+		if lists[p] != 1 || reads[p] != roomSize-1 {
+			t.Errorf("%s gets %d lists and %d presences", p.id, lists[p], reads[p])
+		}
 	}
 }
 

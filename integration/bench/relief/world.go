@@ -60,6 +60,7 @@ type world struct {
 	ledger *ledger
 
 	people, members, targets, ghosts []*person
+	room                             string // that the first people share
 	// outsider shares no room with anybody.
 	outsider *person
 	// second is another device of people[warrior].
