@@ -147,6 +147,15 @@ func TestAnswerThatARowOvertookIsNotStored(t *testing.T) {
 	if found := wantLive(t, p, settled+3); restingOf(t, found.Answer) != 2 {
 		t.Errorf("the hit is %+v", found.Answer)
 	}
+	// Also where the row has only dropped what was known.
+	q := liveTables(liveRules)
+	ticket = q.Depart(alice, testkit.At(1))
+	if q.Apply(rowOf(2, 100), testkit.At(2), time.Second) != RowDropped {
+		t.Error("the row has changed what had just come")
+	}
+	if q.Allow(bob, ticket, resting(1), liveRules, testkit.At(3)) {
+		t.Error("it was stored after the state was dropped")
+	}
 }
 
 // Another process of the homeserver may not have heard of the change yet.

@@ -279,9 +279,11 @@ func (c *court) judgeError(x *exchange) string {
 	if !own {
 		return "an error for another's token"
 	}
-	// To an ordinary token they mean nothing, and requests of ours leave them out once that is known.
+	// To an ordinary token they mean nothing, and the device to some homeservers. Requests of ours leave out
+	// what means nothing once that is known.
 	means := c.hs.now().sessions[x.in.shown.token].appservice
-	if means && body.Errcode != unknownToken.errcode && (s.User != x.in.shown.user || s.Device != x.in.shown.device) {
+	otherDevice := s.Device != x.in.shown.device && !c.hs.deviceless
+	if means && body.Errcode != unknownToken.errcode && (s.User != x.in.shown.user || otherDevice) {
 		return "an error for other parameters of this token"
 	}
 	c.seen.credentialsRefused++

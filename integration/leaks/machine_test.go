@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // machine is the state machine: a world, Caddy, and those who use it. Its exported
@@ -131,9 +132,12 @@ func (m *machine) configuration(t *rapid.T) string {
 		"\nread_limit off\ncache {\n" + strings.Join(caching, "\n") + "\n}\nidentity {\n" + strings.Join(identity, "\n") + "\n}\n"
 }
 
-// logIn makes a token.
+// logIn makes a token. Synapse's name their users, who are all of one server, but for an appservice's.
 func (m *machine) logIn(w *world, s session) string {
 	token := fmt.Sprintf("%s-%d", bubble.TokenMark, len(m.tokens))
+	if localpart, server, _ := strings.Cut(strings.TrimPrefix(s.owner, "@"), ":"); m.hs.name == "synapse" && server == "example.com" && !s.appservice {
+		token = testkit.NamedToken(localpart, token)
+	}
 	m.tokens = append(m.tokens, token)
 	w.sessions[token] = s
 	return token

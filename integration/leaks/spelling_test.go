@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // pick draws one of some values. The first is the plainest, which a failure is
@@ -187,9 +188,10 @@ func (m *machine) spellCredential(t *rapid.T, token string, plain bool) credenti
 	return c
 }
 
-// anyToken draws a token, alive or not, or one that never was.
+// anyToken draws a token, alive or not, or one that never was, be it one that names a user.
 func (m *machine) anyToken(t *rapid.T) string {
-	return pick(t, "token", append([]string{bubble.TokenMark + "none"}, m.tokens...)...)
+	localpart, _, _ := strings.Cut(strings.TrimPrefix(m.cast[0], "@"), ":")
+	return pick(t, "token", append([]string{bubble.TokenMark + "none", testkit.NamedToken(localpart, bubble.TokenMark+"forged")}, m.tokens...)...)
 }
 
 // otherFields are what clients send besides.

@@ -144,7 +144,11 @@ func failsWorld(t *testing.T, root string, m *mutant) {
 func failsUnit(t *testing.T, root string, m *mutant) {
 	t.Helper()
 	dir, name, _ := strings.Cut(m.unit, " ")
-	binary := build(t, root, m, ".", "./"+dir)
+	module, pkg := ".", dir
+	if within, ok := strings.CutPrefix(dir, "redis/"); ok { // a Go module of its own
+		module, pkg = "redis", within
+	}
+	binary := build(t, root, m, module, "./"+pkg)
 	output, verdict := run(t, filepath.Join(root, dir), binary, "-test.run", "^"+name+"$")
 	if verdict == nil {
 		t.Fatalf("%s doesn't fail, though %s", m.unit, m.effect)

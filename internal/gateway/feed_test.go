@@ -188,6 +188,7 @@ func TestFeedThatNeverSpeaksIsNotBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newProxy(t, &options{Cache: &caching{LiveTTL: 10 * time.Minute}})
 		p.hs.Presence[bob] = `{"presence":"online","currently_active":true,"last_active_ago":5}`
+		p.hs.Presence[alice] = `{"presence":"offline"}` // which would be live
 		_, logs := p.follow(false)
 		read := func(want string) {
 			t.Helper()

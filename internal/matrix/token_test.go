@@ -3,6 +3,8 @@ package matrix
 import (
 	"strings"
 	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // tokens are what Synapse's generate_access_token has made.
@@ -17,6 +19,14 @@ func TestSynapsesTokensNameTheirUser(t *testing.T) {
 	for want, token := range tokens {
 		if got, ok := TokenLocalpart(token); !ok || got != want {
 			t.Errorf("%s: %q, %v, want %q", token, got, ok, want)
+		}
+	}
+}
+
+func TestWhatTestsMakeIsASynapsesToken(t *testing.T) {
+	for localpart, token := range tokens {
+		if random := strings.Split(token, "_"); testkit.NamedToken(localpart, random[2]) != token && !strings.Contains(localpart, "_") {
+			t.Errorf("%s, want %s", testkit.NamedToken(localpart, random[2]), token)
 		}
 	}
 }
