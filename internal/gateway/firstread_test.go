@@ -310,9 +310,9 @@ func TestWhatTheHomeserverServesTellsWhoseANamedTokenIs(t *testing.T) {
 // asked. One that waits for news is asked about meanwhile: what it does to a presence is seen.
 func TestASyncOfANamedTokenIsAskedAboutOnlyIfItWaits(t *testing.T) {
 	for name, tt := range map[string]struct {
-		takes  time.Duration
-		whoami int
-	}{"at once": {0, 0}, "waits": {30 * time.Second, 1}} {
+		takes, seen time.Duration
+		whoami      int
+	}{"at once": {0, 2 * time.Millisecond, 0}, "soon": {time.Second, time.Second + 2*time.Millisecond, 0}, "waits": {30 * time.Second, tellsItself + 1, 1}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newNamed(t, &options{SyncPresence: "limit"})
@@ -329,7 +329,7 @@ func TestASyncOfANamedTokenIsAskedAboutOnlyIfItWaits(t *testing.T) {
 				})
 				var sync sync.WaitGroup
 				sync.Go(func() { p.Do(request("GET", "/_matrix/client/v3/sync?since=s1&set_presence=online", bobNamed, "")) })
-				time.Sleep(time.Second)
+				time.Sleep(tt.seen)
 				p.Want(p.Get(aliceNamed, bob), 200, `{"presence":"online"}`, "matrix_presence; fwd=miss")
 				sync.Wait()
 				p.wantAsked(tt.whoami, 1)

@@ -152,10 +152,14 @@ func (g *Gateway) mayChange(r *http.Request, next Next) (again func()) {
 		}
 		return known
 	}
+	answers := func() {}
 	if !forget() && certain {
-		g.identifySoon(r, next, shown[0], func(userID string) { doubt(shown[0], userID) })
+		answers = g.identifySoon(r, next, shown[0], func(userID string) { doubt(shown[0], userID) })
 	}
-	return func() { forget() }
+	return func() {
+		forget()
+		answers()
+	}
 }
 
 // invalidate forgets what a user's presence is, because it may have changed.

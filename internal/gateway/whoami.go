@@ -80,21 +80,23 @@ func (g *Gateway) identifier(r *http.Request, next Next, c matrix.Credential) (i
 }
 
 // tellsItself is for how long a request whose token names its user may take to tell by its answer
-// whether that is true, until the homeserver is asked.
-const tellsItself = 250 * time.Millisecond
+// whether that is true, until the homeserver is asked. When everybody comes back at once it takes long,
+// and that is no time for more questions.
+const tellsItself = 2 * time.Second
 
 // identifySoon is identifyInBackground for a request whose answer may tell whose its credential is.
-// Then is called in any case.
-func (g *Gateway) identifySoon(r *http.Request, next Next, c matrix.Credential, then func(userID string)) {
+// What it returns is to be called when that begins: then the homeserver is asked at once, or need not be. Then is
+// called in any case.
+func (g *Gateway) identifySoon(r *http.Request, next Next, c matrix.Credential, then func(userID string)) (answers func()) {
 	if g.claimed(c) == "" {
 		g.identifyInBackground(r, next, c, then)
-		return
+		return func() {}
 	}
 	m, question := g.store, g.newWhoAmI(r, next, c, g.cfg.RejectedLimit)
 	if !m.learning.Take(question.from.name) {
-		return
+		return func() {}
 	}
-	time.AfterFunc(tellsItself, func() {
+	timer := time.AfterFunc(tellsItself, func() {
 		defer m.learning.Leave(question.from.name)
 		_ = m.guard(func() {
 			userID := m.identities.LastKnown(c)
@@ -107,6 +109,11 @@ func (g *Gateway) identifySoon(r *http.Request, next Next, c matrix.Credential, 
 			}
 		})
 	})
+	return func() {
+		if timer.Stop() {
+			timer.Reset(time.Millisecond) // what hears the answer is told of it after this
+		}
+	}
 }
 
 // newWhoAmI returns the question whose the credential of a request is.
