@@ -100,13 +100,10 @@ func (d *directive) deep(names ...string) (found []*directive) {
 	return found
 }
 
-// option returns the first argument of an option, by its way through the blocks, or "".
-func (d *directive) option(path ...string) string {
-	for _, inner := range d.all(path[0]) {
-		switch {
-		case len(path) > 1:
-			return inner.option(path[1:]...)
-		case len(inner.args) > 0:
+// option returns the first argument of an option in the block, or "".
+func (d *directive) option(name string) string {
+	for _, inner := range d.all(name) {
+		if len(inner.args) > 0 {
 			return inner.args[0]
 		}
 	}

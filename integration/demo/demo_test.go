@@ -24,6 +24,9 @@ func TestSceneOnDendrite(t *testing.T) {
 	if err := run(t.Context(), []string{"--once", "--listen", "127.0.0.1:0"}, noEnv, &out); err != nil {
 		t.Fatal(err)
 	}
+	if !strings.Contains(out.String(), "What it does is shown on http://127.0.0.1:") {
+		t.Errorf("it doesn't say where its page is: %s", out.String())
+	}
 	expectScene(t, out.String(), []string{
 		`bob reads alice +200 online, "at the desk" +homeserver \(.*miss\)`,
 		`bob reads alice again +200 online, "at the desk" +sidecar, from memory`,

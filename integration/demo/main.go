@@ -20,9 +20,9 @@ const usage = `Usage: make demo or make demo-cluster, or: cd integration && go r
 
 Starts a real Dendrite on loopback, makes alice, bob and a stranger, puts the
 sidecar in front of it and plays a short scene through it: a read, the same read
-from memory, a write, the read that shows it, writes that are refused. Then it
-prints curl lines with working tokens and stays up until Ctrl-C. The first time,
-building Dendrite takes a minute or two.
+from memory, a write, the read that shows it, writes that are refused. A page
+shows what it does. Then it prints curl lines with working tokens and stays up
+until Ctrl-C. The first time, building Dendrite takes a minute or two.
 
 Flags:
   --listen ADDRESS  where the sidecar listens (default 127.0.0.1:8009)
@@ -86,7 +86,11 @@ func run(ctx context.Context, args []string, env func(string) string, out io.Wri
 	if _, err := sidecar.Build(out); err != nil {
 		return err
 	}
-	s, err := sidecar.StartProxyOn(ctx, addr, stage.url, "--write-limit", writeLimit)
+	page, err := claim("127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	s, err := sidecar.StartProxyOn(ctx, addr, stage.url, "--write-limit", writeLimit, "--status-address", page)
 	if err != nil {
 		return err
 	}
@@ -94,7 +98,8 @@ func run(ctx context.Context, args []string, env func(string) string, out io.Wri
 
 	p := newPrinter(out)
 	p.line("The sidecar listens on %s, in front of %s on %s.", s.URL, stage.name, stage.url)
-	p.line("Each user may write her presence six times a minute, three times at once.\n")
+	p.line("Each user may write her presence six times a minute, three times at once.")
+	p.line("What it does is shown on http://%s/.\n", page)
 	if err := play(ctx, p, stage, s.URL); err != nil {
 		return err
 	}
