@@ -84,9 +84,8 @@ func (g *Gateway) identifier(r *http.Request, next Next, c matrix.Credential) (i
 // and that is no time for more questions.
 const tellsItself = 2 * time.Second
 
-// identifySoon is identifyInBackground for a request whose answer may tell whose its credential is.
-// What it returns is to be called when that begins: then the homeserver is asked at once, or need not be. Then is
-// called in any case.
+// identifySoon is identifyInBackground for a request whose answer may tell whose its credential is: then
+// is called also with a user whom that has told. Answers is to be called when the answer begins.
 func (g *Gateway) identifySoon(r *http.Request, next Next, c matrix.Credential, then func(userID string)) (answers func()) {
 	if g.claimed(c) == "" {
 		g.identifyInBackground(r, next, c, then)
