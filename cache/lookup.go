@@ -17,6 +17,8 @@ const (
 	// Uncached: the homeserver's last answer was none that can be kept, so
 	// there is no use in collecting the next one.
 	Uncached
+	// Older: [Found.Answer] is no longer fresh, and may be served by [Rules.Older].
+	Older
 )
 
 // Found is what is known about a viewer's read of a target.
@@ -33,7 +35,7 @@ type Found struct {
 	// ByRoom tells that the viewer is permitted by a room, see [Rules.Rooms], and by nothing else.
 	ByRoom bool
 
-	// Answer is that of a Hit, or for a Miss one that may be served if the
+	// Answer is that of a Hit, or an Older one, or for a Miss one that may be served if the
 	// homeserver can't be reached, or nil.
 	Answer *Answer
 	Denial *Denial
@@ -91,6 +93,8 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 	switch {
 	case fresh > 0:
 		found.Outcome = Hit
+	case permitted > 0 && age < rules.Older && age < truthful:
+		found.Outcome = Older
 	case age < rules.StaleIfError && age < truthful && absolute(st.departed-allowed) < rules.TTL:
 		// The state was fresh while the viewer was permitted to see it: this is
 		// no more than the viewer might have been shown then.

@@ -25,6 +25,10 @@ type Rules struct {
 	// served when the homeserver can't be reached. With 0 none is.
 	StaleIfError time.Duration
 
+	// Older is up to which age a state that is no longer fresh may be served to a viewer whose
+	// permission is, because the homeserver is to be spared. With 0 none is.
+	Older time.Duration
+
 	// LiveTTL is how long a state, a permission or a denial is fresh while a feed tells
 	// of its end. It has no effect if it is shorter than TTL, or ForbiddenTTL.
 	LiveTTL time.Duration

@@ -57,6 +57,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    sync_limit    <events>/<window> [burst <n>] | off
 //	    homeserver    auto | synapse | dendrite | tuwunel
 //	    preflight     pass | local
+//	    brown_out     on | off
 //	    cache off
 //	    cache {
 //	        name           <name>
@@ -117,6 +118,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"sync_limit":      func() error { return parseLimit(d, &h.SyncLimit) },
 		"homeserver":      func() error { return parseString(d, &h.Homeserver) },
 		"preflight":       func() error { return parseString(d, &h.Preflight) },
+		"brown_out":       func() error { return parseString(d, &h.BrownOut) },
 		"cache":           func() error { return h.parseCache(d) },
 		"learn":           func() error { return h.parseLearn(d) },
 		"identity":        func() error { return h.parseIdentity(d) },

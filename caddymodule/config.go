@@ -213,6 +213,7 @@ func (h *Handler) settings() (*gateway.Settings, error) {
 		setWord("sync_presence", &s.SyncPresence, h.SyncPresence, gateway.SyncModes),
 		setWord("homeserver", &s.Dialect, h.Homeserver, gateway.Dialects),
 		setWord("preflight", &s.Preflight, h.Preflight, map[string]bool{"": false, "pass": false, "local": true}),
+		setWord("brown_out", &s.BrownOut, h.BrownOut, map[string]bool{"": false, "off": false, "on": true}),
 	)
 	if err != nil {
 		return nil, err

@@ -152,6 +152,13 @@ type Handler struct {
 	// Default: pass.
 	Preflight string `json:"preflight,omitempty"`
 
+	// BrownOut is whether presence gives way first while the homeserver is slow, "on" or "off". How slow it
+	// is, is told by our own lookups and fetches. Then a presence is shown for twice its ttl, or until
+	// stale_if_error if that is longer, to those whose permission is fresh; then few presence requests go to
+	// the homeserver at a time, and then next to none: reads get 429, and so do writes, unless
+	// over_limit is "coalesce", and then these wait. Nothing but presence is touched. Default: off.
+	BrownOut string `json:"brown_out,omitempty"`
+
 	// Cache configures what is remembered of answers to reads.
 	Cache *Cache `json:"cache,omitempty"`
 

@@ -35,6 +35,7 @@ const (
 	OwnerDown               // the homeserver fails
 	OwnerUnknown            // it was asked, and hasn't told
 	OwnerGone               // the client left meanwhile
+	OwnerShed               // it isn't asked: presence gives way
 )
 
 // BudgetFact is what is left of a budget.
@@ -44,6 +45,16 @@ const (
 	BudgetUnasked BudgetFact = iota
 	BudgetLeft               // what it takes has been taken
 	BudgetEmpty
+)
+
+// PlaceFact is whether a presence request may go to the homeserver, while presence gives way to all else
+// there: see [BrownOut].
+type PlaceFact uint8
+
+const (
+	PlaceUnasked PlaceFact = iota
+	PlaceTaken             // or none is needed
+	PlaceFull
 )
 
 // BodyFact is what is known of a request's body.

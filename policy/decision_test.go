@@ -20,10 +20,17 @@ func everyRead(f func(facts ReadFacts, steps []ReadStep)) {
 			walk(next, steps)
 		}
 	}
-	for n := range 16 {
+	for n := range 64 {
 		is := func(i int) bool { return n>>i&1 == 1 }
+		facts := ReadFacts{Cached: is(0), Limited: is(1), StaleIfError: is(2), Canonical: is(3)}
+		if is(4) {
+			facts.BrownOut, facts.Failing = BrownOutHold, is(5)
+		} else if is(5) {
+			facts.BrownOut = BrownOutSpare
+		}
 		for credential := CredentialMissing; credential <= CredentialCertain; credential++ {
-			walk(ReadFacts{Cached: is(0), Limited: is(1), StaleIfError: is(2), Canonical: is(3), Credential: credential}, nil)
+			facts.Credential = credential
+			walk(facts, nil)
 		}
 	}
 }
@@ -41,8 +48,8 @@ func answersToRead(facts ReadFacts, step ReadStep) (next []ReadFacts) {
 			with(func(f *ReadFacts) { f.Body = b })
 		}
 	case ReadAskOwner, ReadStaleOwner:
-		for o := OwnerKnown; o <= OwnerGone; o++ {
-			if step == ReadAskOwner || o != OwnerDown { // memory doesn't fail
+		for o := OwnerKnown; o <= OwnerShed; o++ {
+			if step == ReadAskOwner || o != OwnerDown && o != OwnerShed { // memory doesn't fail, and needs no place
 				with(func(f *ReadFacts) { f.Owner = o })
 			}
 		}
@@ -55,13 +62,21 @@ func answersToRead(facts ReadFacts, step ReadStep) (next []ReadFacts) {
 			with(func(f *ReadFacts) { f.Client = b })
 		}
 	case ReadLookUp:
-		for found := FoundAnswer; found <= FoundForOrigin; found++ {
-			with(func(f *ReadFacts) { f.Found = found })
+		for found := FoundAnswer; found <= FoundOlder; found++ {
+			if found != FoundOlder || facts.BrownOut >= BrownOutSpare {
+				with(func(f *ReadFacts) { f.Found = found })
+			}
+		}
+	case ReadTakePlace:
+		for p := PlaceTaken; p <= PlaceFull; p++ {
+			with(func(f *ReadFacts) { f.Place = p })
 		}
 	case ReadFetch:
-		for fetched := FetchOwn; fetched <= FetchCanceled; fetched++ {
+		for fetched := FetchOwn; fetched <= FetchShed; fetched++ {
 			with(func(f *ReadFacts) { f.Fetched = fetched })
-			with(func(f *ReadFacts) { f.Fetched, f.Stale = fetched, true })
+			if fetched != FetchShed || facts.Failing {
+				with(func(f *ReadFacts) { f.Fetched, f.Stale = fetched, true })
+			}
 		}
 	}
 	return next
@@ -75,19 +90,25 @@ func TestEveryRead(t *testing.T) {
 		ends[end] = true
 		at := func(s ReadStep) int { return slices.Index(steps, s) }
 		for law, broken := range map[string]bool{
-			"ends":                        !end.Ends(),
-			"asks once":                   len(slices.Compact(slices.Sorted(slices.Values(steps)))) != len(steps),
-			"takes no budget of nobody":   at(ReadTakeBudget) >= 0 && f.Owner != OwnerKnown,
-			"reads memory for an owner":   at(ReadLookUp) >= 0 && (f.Owner != OwnerKnown || f.Budget != BudgetLeft),
-			"waits for a body first":      at(ReadLookForBody) > 0,
-			"fetches what isn't there":    at(ReadFetch) >= 0 && f.Found != FoundNothing,
-			"answers within the budget":   (end == ReadAnswer || end == ReadAnswerStale || end == ReadForward || end == ReadShare) && f.Budget != BudgetLeft,
-			"answers what is asked for":   (end == ReadAnswer || end == ReadAnswerStale) && (f.Body != BodyGood || !f.Canonical || !f.Cached),
-			"limits only over a budget":   end == ReadLimit && f.Budget != BudgetEmpty && f.Client != BudgetEmpty && f.Owner != OwnerLimited,
-			"is never over a budget":      f.Budget == BudgetEmpty && end != ReadLimit,
-			"leaves odd spellings alone":  !f.Canonical && (end == ReadRefuseMissing || end == ReadRefuseUnknown),
-			"does nothing if it is off":   !f.Cached && !f.Limited && (len(steps) != 1 || end != ReadPassOff),
-			"refuses only unknown tokens": end == ReadRefuseUnknown && f.Owner != OwnerRejected,
+			"ends":                              !end.Ends(),
+			"asks once":                         len(slices.Compact(slices.Sorted(slices.Values(steps)))) != len(steps),
+			"takes no budget of nobody":         at(ReadTakeBudget) >= 0 && f.Owner != OwnerKnown,
+			"reads memory for an owner":         at(ReadLookUp) >= 0 && (f.Owner != OwnerKnown || f.Budget != BudgetLeft),
+			"waits for a body first":            at(ReadLookForBody) > 0,
+			"fetches what isn't there":          at(ReadFetch) >= 0 && f.Found != FoundNothing,
+			"answers within the budget":         (end == ReadAnswer || end == ReadAnswerStale || end == ReadForward || end == ReadShare) && f.Budget != BudgetLeft,
+			"answers what is asked for":         (end == ReadAnswer || end == ReadAnswerStale) && (f.Body != BodyGood || !f.Canonical || !f.Cached),
+			"limits only over a budget":         end == ReadLimit && f.Budget != BudgetEmpty && f.Client != BudgetEmpty && f.Owner != OwnerLimited,
+			"is never over a budget":            f.Budget == BudgetEmpty && end != ReadLimit,
+			"leaves odd spellings alone":        !f.Canonical && (end == ReadRefuseMissing || end == ReadRefuseUnknown),
+			"does nothing if it is off":         !f.Cached && !f.Limited && f.Place == PlaceUnasked && (len(steps) != 1 || end != ReadPassOff),
+			"passes nothing on without a place": end.passesOn() && f.BrownOut >= BrownOutHold && f.Place != PlaceTaken,
+			"sheds only what has no place":      end == ReadShed && f.Place != PlaceFull && f.Fetched != FetchShed && f.Owner != OwnerShed,
+			"asks for no place in vain":         at(ReadTakePlace) >= 0 && (f.BrownOut < BrownOutHold || !end.passesOn() && end != ReadShed),
+			"shows what is older in a brown-out": end == ReadAnswerOlder && (f.BrownOut < BrownOutSpare || f.Found != FoundOlder ||
+				f.Owner != OwnerKnown || f.Budget != BudgetLeft || f.Body != BodyGood),
+			"shows what is stale for a failure": end == ReadAnswerStale && f.Fetched == FetchShed && !f.Failing,
+			"refuses only unknown tokens":       end == ReadRefuseUnknown && f.Owner != OwnerRejected,
 		} {
 			if broken {
 				t.Errorf("a read doesn't keep to %q: %+v, %v", law, f, steps)
@@ -128,7 +149,7 @@ func answersToWrite(facts WriteFacts, step WriteStep) (next []WriteFacts) {
 	}
 	switch step {
 	case WriteAskOwner:
-		for o := OwnerRejected; o <= OwnerGone; o++ {
+		for o := OwnerRejected; o <= OwnerShed; o++ {
 			with(func(f *WriteFacts) { f.Owner = o })
 		}
 		for n := range 8 {
@@ -147,6 +168,10 @@ func answersToWrite(facts WriteFacts, step WriteStep) (next []WriteFacts) {
 	case WriteCompare:
 		for r := RepeatNothing; r <= RepeatChanges; r++ {
 			with(func(f *WriteFacts) { f.Repeat = r })
+		}
+	case WriteTakePlace:
+		for p := PlaceTaken; p <= PlaceFull; p++ {
+			with(func(f *WriteFacts) { f.Place = p })
 		}
 	case WriteTakeBudget:
 		for b := BudgetLeft; b <= BudgetEmpty; b++ {
@@ -177,6 +202,9 @@ func TestEveryWrite(t *testing.T) {
 			"charges no repeat":                end == WriteAbsorb && (budget >= 0 || f.Repeat != RepeatNothing || !f.Absorbs),
 			"doesn't overtake":                 f.Queue == QueueWaits && end != WriteLimit && end != WriteCoalesce,
 			"waits only if that is configured": end == WriteCoalesce && (!f.Coalesces || f.Wait != WaitAccepted || f.Body != BodyGood),
+			"is sent with a place":             end == WriteForward && f.Place != PlaceTaken,
+			"needs no budget to be shed":       f.Place == PlaceFull && budget >= 0,
+			"sheds only what has no place":     end == WriteShed && f.Place != PlaceFull && f.Owner != OwnerShed,
 			"refuses another's":                f.Owner == OwnerKnown && !f.Own && end != WriteRefuseOther,
 			"fails closed":                     f.Owner != OwnerKnown && slices.Contains([]WriteStep{WriteForward, WriteAbsorb, WriteCoalesce}, end),
 		} {
@@ -204,21 +232,26 @@ func TestStepsOfAWrite(t *testing.T) {
 		facts WriteFacts // but for these, all that is found out is good
 		want  []WriteStep
 	}{
-		{own, []WriteStep{WriteLookAtQueue, WriteTakeBudget, WriteReadBody, WriteForward}},
+		{own, []WriteStep{WriteLookAtQueue, WriteTakePlace, WriteTakeBudget, WriteReadBody, WriteForward}},
 		{
 			with(func(f *WriteFacts) { f.Absorbs = true }),
-			[]WriteStep{WriteReadBody, WriteLookAtQueue, WriteCompare, WriteTakeBudget, WriteForward},
+			[]WriteStep{WriteReadBody, WriteLookAtQueue, WriteCompare, WriteTakePlace, WriteTakeBudget, WriteForward},
 		},
 		{
 			with(func(f *WriteFacts) { f.Coalesces, f.Budget = true, BudgetEmpty }),
+			[]WriteStep{WriteReadBody, WriteLookAtQueue, WriteTakePlace, WriteLetWait, WriteCoalesce},
+		},
+		{
+			with(func(f *WriteFacts) { f.Coalesces, f.Place = true, PlaceFull }),
 			[]WriteStep{WriteReadBody, WriteLookAtQueue, WriteLetWait, WriteCoalesce},
 		},
+		{with(func(f *WriteFacts) { f.Place = PlaceFull }), []WriteStep{WriteLookAtQueue, WriteShed}},
 		{
 			with(func(f *WriteFacts) { f.Coalesces, f.Queue = true, QueueWaits }),
 			[]WriteStep{WriteReadBody, WriteLetWait, WriteCoalesce},
 		},
 		{with(func(f *WriteFacts) { f.Queue = QueueWaits }), []WriteStep{WriteLimit}},
-		{with(func(f *WriteFacts) { f.Budget = BudgetEmpty }), []WriteStep{WriteLookAtQueue, WriteLimit}},
+		{with(func(f *WriteFacts) { f.Budget = BudgetEmpty }), []WriteStep{WriteLookAtQueue, WriteTakePlace, WriteLimit}},
 		{with(func(f *WriteFacts) { f.Own, f.Absorbs = false, true }), []WriteStep{WriteRefuseOther}},
 		{WriteFacts{Credential: CredentialUncertain}, []WriteStep{WriteRefuseUncertain}},
 	} {
@@ -234,6 +267,8 @@ func TestStepsOfAWrite(t *testing.T) {
 				f.Queue = QueueEmpty
 			case WriteCompare:
 				f.Repeat = RepeatChanges
+			case WriteTakePlace:
+				f.Place = PlaceTaken
 			case WriteTakeBudget:
 				f.Budget = BudgetLeft
 			case WriteLetWait:

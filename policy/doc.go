@@ -8,6 +8,8 @@
 //     number per user, see budget.go: the theoretical arrival time of the generic cell rate
 //     algorithm, and under which limit it was made. left.go: what an admin sees and resets of it;
 //   - client.go: which addresses are one client's;
+//   - brownout.go: how far presence gives way while the homeserver is slow, [BrownOut], and slowness.go: how
+//     slow that is;
 //   - repeat.go: which write only repeats the last;
 //   - toplimited.go: who was over a budget most.
 //

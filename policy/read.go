@@ -14,6 +14,12 @@ type ReadFacts struct {
 	Budget BudgetFact // by [ReadTakeBudget], or [ReadTakeBudgets]
 	Client BudgetFact // by [ReadCheckClient]
 	Found  FoundFact  // by [ReadLookUp]
+	Place  PlaceFact  // by [ReadTakePlace]
+
+	// BrownOut is the level at which the read was looked up. Failing tells that the homeserver fails, and not
+	// only is slow, so that a request of ours would fail too.
+	BrownOut BrownOutLevel
+	Failing  bool
 
 	Fetched FetchFact // by [ReadFetch]
 	Stale   bool      // likewise: the fetch failed, and there is a stale answer
@@ -28,6 +34,7 @@ const (
 	FoundNothing             // nothing fresh
 	FoundUncached            // the answer was too large, or not for all, a moment ago
 	FoundForOrigin           // the homeserver names the origin of each reader in its answers
+	FoundOlder               // a presence that is no longer fresh, of whom the viewer may see, while presence gives way
 )
 
 // FetchFact is what a request of ours has brought for a read.
@@ -43,6 +50,7 @@ const (
 	FetchLarge              // an answer that isn't kept in whole
 	FetchEnded              // meanwhile it is no longer sure whose the credential is
 	FetchCanceled           // the client left meanwhile
+	FetchShed               // no request: presence gives way
 )
 
 // ReadStep is what is to be done about a read.
@@ -58,6 +66,7 @@ const (
 	ReadCheckClient                 // whether too many of the client's tokens were made up, unless this one was ever known
 	ReadLookUp                      // in memory
 	ReadFetch                       // by a request of ours, or of another reader's
+	ReadTakePlace                   // among those that go to the homeserver while presence gives way
 
 	readFacts // how many there are
 )
@@ -67,6 +76,7 @@ const (
 	ReadRefuseMissing ReadStep = readFacts + iota // 401: there is no token
 	ReadRefuseUnknown                             // the homeserver's 401 to an unknown token
 	ReadLimit                                     // 429
+	ReadShed                                      // 429, because presence gives way
 
 	ReadPassOff         // nothing is kept
 	ReadPassSpelling    // its path isn't in the spelling that clients use
@@ -80,6 +90,7 @@ const (
 	ReadPassLarge       // our own request brought too much
 
 	ReadAnswer      // from memory
+	ReadAnswerOlder // from memory, because presence gives way
 	ReadAnswerStale // from memory, because the homeserver fails
 	ReadForward     // what our own request brought
 	ReadShare       // what another reader's request brought
@@ -93,8 +104,26 @@ const (
 func (s ReadStep) Ends() bool { return s >= readFacts }
 
 // DecideRead says what to do about a read. We never make the homeserver less available than it is:
-// where something isn't known, its own answer to the read is the right one.
+// where something isn't known, its own answer to the read is the right one. But what would be passed on
+// needs a place while presence gives way.
 func DecideRead(f *ReadFacts) ReadStep {
+	step := decideRead(f)
+	if f.BrownOut < BrownOutHold || !step.passesOn() {
+		return step
+	}
+	switch f.Place {
+	case PlaceUnasked:
+		return ReadTakePlace
+	case PlaceFull:
+		return ReadShed
+	}
+	return step
+}
+
+// passesOn tells that a step sends the read to the homeserver as it came.
+func (s ReadStep) passesOn() bool { return s >= ReadPassOff && s <= ReadPassLarge }
+
+func decideRead(f *ReadFacts) ReadStep {
 	switch {
 	case !f.Cached && !f.Limited:
 		return ReadPassOff
@@ -111,7 +140,7 @@ func DecideRead(f *ReadFacts) ReadStep {
 
 	case f.Owner == OwnerUnasked:
 		return ReadAskOwner
-	case f.Owner == OwnerDown && f.StaleIfError:
+	case (f.Owner == OwnerDown || f.Owner == OwnerShed && f.Failing) && f.StaleIfError:
 		return ReadStaleOwner // as long as a stale answer is good enough, so is who was asking for it
 	case f.Owner == OwnerGone:
 		return ReadCancel
@@ -119,6 +148,8 @@ func DecideRead(f *ReadFacts) ReadStep {
 		return ReadRefuseUnknown
 	case f.Owner == OwnerLimited:
 		return ReadLimit
+	case f.Owner == OwnerShed:
+		return ReadShed
 	case f.Owner == OwnerRefused:
 		return ReadPassRefused
 	case f.Owner != OwnerKnown:
@@ -175,6 +206,8 @@ func decideCachedRead(f *ReadFacts) ReadStep {
 		return ReadPassUncacheable
 	case FoundForOrigin:
 		return ReadPassOrigin
+	case FoundOlder:
+		return ReadAnswerOlder
 	}
 	switch {
 	case f.Fetched == FetchUnasked:
@@ -187,6 +220,8 @@ func decideCachedRead(f *ReadFacts) ReadStep {
 		return ReadAnswer
 	case f.Stale:
 		return ReadAnswerStale
+	case f.Fetched == FetchShed:
+		return ReadShed
 	case f.Fetched == FetchNothing:
 		return ReadPassBusy
 	case f.Fetched == FetchFailed:

@@ -12,6 +12,7 @@ type WriteFacts struct {
 	Body   BodyFact   // by [WriteReadBody]
 	Queue  QueueFact  // by [WriteLookAtQueue]
 	Repeat RepeatFact // by [WriteCompare]
+	Place  PlaceFact  // by [WriteTakePlace], while presence gives way
 	Budget BudgetFact // by [WriteTakeBudget]
 	Wait   WaitFact   // by [WriteLetWait]
 }
@@ -52,6 +53,7 @@ const (
 	WriteReadBody                     // may wait for the client
 	WriteLookAtQueue                  // of what waits of the user's
 	WriteCompare                      // with what the user last wrote
+	WriteTakePlace                    // among those that go to the homeserver while presence gives way
 	WriteTakeBudget                   // of the owner's write_limit
 	WriteLetWait                      // if that can be
 
@@ -66,6 +68,7 @@ const (
 	WriteRefuseOther                                   // 403: it is another's presence
 	WriteRefuseBody                                    // 400 or 413
 	WriteLimit                                         // 429
+	WriteShed                                          // 429, because presence gives way
 	WriteFail                                          // the homeserver could not be asked, or refuses the owner
 	WriteCancel                                        // nobody waits for an answer
 	WriteAbsorb                                        // 200: the homeserver has heard it
@@ -92,6 +95,8 @@ func DecideWrite(f *WriteFacts) WriteStep {
 		return WriteCancel
 	case f.Owner == OwnerLimited:
 		return WriteLimit
+	case f.Owner == OwnerShed:
+		return WriteShed
 	case f.Owner == OwnerRejected:
 		return WriteRefuseUnknown
 	case f.Owner != OwnerKnown:
@@ -121,6 +126,12 @@ func DecideWrite(f *WriteFacts) WriteStep {
 	case f.Repeat == RepeatNothing:
 		return WriteAbsorb
 
+	// A write that has no place costs no budget: it waits, and pays when it is sent.
+	case f.Place == PlaceUnasked:
+		return WriteTakePlace
+	case f.Place == PlaceFull:
+		return decideLimitedWrite(f)
+
 	case f.Budget == BudgetUnasked:
 		return WriteTakeBudget
 	case f.Budget == BudgetEmpty:
@@ -139,6 +150,8 @@ func decideLimitedWrite(f *WriteFacts) WriteStep {
 		return WriteLetWait
 	case f.Wait == WaitAccepted:
 		return WriteCoalesce
+	case f.Place == PlaceFull:
+		return WriteShed
 	}
 	return WriteLimit
 }

@@ -115,7 +115,7 @@ func (m *Store) recent(rules *cache.Rules) *cache.Rules {
 	}
 	short := *rules
 	short.TTL, short.ForbiddenTTL = min(short.TTL, c.rules.Recent), min(short.ForbiddenTTL, c.rules.Recent)
-	short.LiveTTL = 0
+	short.LiveTTL, short.Older = 0, 0
 	return &short
 }
 

@@ -78,6 +78,14 @@ func (d *delivery) Charge(along bool) (wait time.Duration) {
 	return d.store.chargeDelivery(&d.limit, d.userID, along)
 }
 
+// Hold keeps a write back while presence gives way, but not until it is too old.
+func (d *delivery) Hold(left time.Duration) (wait time.Duration) {
+	if !d.cfg.BrownOut || left < d.cfg.Coalesce.MaxAge/4 {
+		return 0
+	}
+	return d.store.brownOut.MayEnter(d.store.now())
+}
+
 // Settle is for how long nothing is kept after the write.
 func (d *delivery) Settle() time.Duration { return d.settle() }
 
@@ -99,7 +107,9 @@ func (d *delivery) Send(body []byte, timeout time.Duration) pending.Answer {
 		attempt.End(taken)
 		d.tellHeirs(d.userID)
 	}()
+	pass := d.joins()
 	answer := request.send(timeout, d.store.counters.departs(reasonDelivery))
+	pass.Leave(d.store.now())
 	if answer.err == nil {
 		status = answer.status
 	}

@@ -28,6 +28,7 @@
 //     site's, subresponse.go: what they bring; retrial.go: what becomes of those who shared one that failed; outage.go: whether the
 //     homeserver fails, or a client makes it fail;
 //   - delivery.go: what a write needs to be sent that was answered 200 and waits;
+//   - brownout.go: what gives way while the homeserver is slow;
 //   - dialect.go: which homeserver it is;
 //   - feed.go: what the homeserver tells by itself;
 //   - cluster.go: other nodes before the same homeserver; chunks.go: reads that their shared budget gave;

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 const (
@@ -30,6 +31,9 @@ type fetched struct {
 	// retrial is there if it failed, for those who shared it.
 	retrial *retrial
 	crashed bool // our own code panicked
+
+	// shed is set if it wasn't sent because presence gives way: how long to wait before trying again.
+	shed time.Duration
 
 	// found is set, and nothing else, if the answer had come into memory before
 	// the fetch departed.
@@ -134,7 +138,14 @@ func (g *Gateway) sendFetch(request subrequest, who reader, timeout time.Duratio
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{departed: now, found: &found}
 	}
+	pass, wait := g.enter(who.viewer)
+	if wait > 0 {
+		return &fetched{departed: now, shed: wait, subresponse: &subresponse{err: errShed, site: true}}
+	}
+	defer func() { pass.Leave(g.store.now()) }()
+	probe := g.probes(policy.ProbeFetch, who.viewer)
 	result := &fetched{departed: now, subresponse: request.sendTwice(timeout, g.store, reasonFetch, found.Answer != nil)}
+	probe.ends(result.subresponse)
 	if result.failed() {
 		result.retrial = newRetrial(g.newParty(who, &request))
 	}

@@ -48,7 +48,7 @@ func (g *Gateway) newFirstRead(r *http.Request, next Next, rd *reading) *firstRe
 func (g *Gateway) identifyReader(r *http.Request, next Next, rd *reading) owner {
 	question := g.newWhoAmI(r, next, rd.credential, g.cfg.RejectedLimit)
 	question.first = g.newFirstRead(r, next, rd)
-	who := question.ask(r.Context().Done())
+	who := g.askInPlace(r, question)
 	if question.first != nil {
 		rd.first = question.first.kept
 	}

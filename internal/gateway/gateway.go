@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
 )
@@ -15,7 +14,7 @@ import (
 // [Store], which other gateways may share and which outlives it.
 type Gateway struct {
 	tenant
-	byRoom  cache.Rules // those of cfg, with permissions by rooms
+	lookups lookupRules // those of cfg, with what may be added
 	server  Server
 	waiting *pending.Source // its writes that wait
 
@@ -30,10 +29,8 @@ type Gateway struct {
 
 // NewGateway returns a gateway in a web server, at a site whose handlers name these fields.
 func NewGateway(set *Settings, m *Store, server Server, fields *SiteFields, logger *slog.Logger) *Gateway {
-	byRoom := set.Rules
-	byRoom.Rooms = true
 	return &Gateway{
-		tenant: tenant{cfg: set, store: m, heirs: new(heirs), logger: logger}, byRoom: byRoom, server: server, waiting: m.pendings.NewSource(set.Coalesce),
+		tenant: tenant{cfg: set, store: m, heirs: new(heirs), logger: logger}, lookups: newLookupRules(&set.Rules), server: server, waiting: m.pendings.NewSource(set.Coalesce),
 		site: fields, siteNames: fields.Names(),
 	}
 }
@@ -56,7 +53,10 @@ func (g *Gateway) Fields() *SiteFields { return g.site }
 // Serve answers a request or sends it on, perhaps another one than it came. An error that it
 // returns is the next handler's, as it is, or a [Failure].
 func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error {
-	g.served.Do(func() { g.store.resize(g.cfg.Sizes) })
+	g.served.Do(func() {
+		g.store.resize(g.cfg.Sizes)
+		g.store.brownOuts.Store(g.logger)
+	})
 
 	if hasOpaqueTarget(r) && !g.cfg.Observe {
 		writeMatrixError(w, r, http.StatusBadRequest, matrixError{

@@ -10,6 +10,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/passing"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // What is learned from answers that pass by is what the homeserver says in them, and as of when
@@ -22,10 +23,7 @@ func (t tenant) learns() bool { return t.cfg.Learn && t.cfg.Cached && !t.cfg.Rul
 // rules are those for what is remembered. That a room permits anything is known of homeservers
 // that are known.
 func (g *Gateway) rules() *cache.Rules {
-	if g.learns() && g.knownDialect() != Auto {
-		return &g.byRoom
-	}
-	return &g.cfg.Rules
+	return g.lookups.of(g.learns() && g.knownDialect() != Auto, g.brownOut() >= policy.BrownOutSpare)
 }
 
 // overhear has the answer to a request read while it passes, if there is something to learn. What

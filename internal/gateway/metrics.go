@@ -115,6 +115,10 @@ var (
 		Name: "cluster_flushes_total", Labels: []string{"reason"},
 		Help: "How often what was remembered was dropped for the cluster, by reason.",
 	}
+	brownOutMetric = &Metric{
+		Name: "brown_out_level", IsGauge: true,
+		Help: "How far presence gives way while the homeserver is slow: 0 not, 1 spare, 2 hold, 3 off.",
+	}
 	overflowMetric = &Metric{
 		Name: "limiter_overflow_total", Labels: []string{"limit"},
 		Help: "Events charged to the budget that users without a place in a limit's table share.",
@@ -124,7 +128,7 @@ var (
 // Metrics are all of them.
 var Metrics = []*Metric{
 	requestsMetric, outcomesMetric, observedMetric, upstreamMetric, savedMetric, syncWritesMetric, lookupsMetric, learnedMetric, byRoomMetric, deliveriesMetric,
-	pendingMetric, entriesMetric, entriesMaxMetric, evictionsMetric, overflowMetric,
+	pendingMetric, entriesMetric, entriesMaxMetric, evictionsMetric, overflowMetric, brownOutMetric,
 	feedsMetric, feedLinesMetric, feedLossesMetric, feedPresenceMetric,
 	clusterUpMetric, clusterNodesMetric, clusterLagMetric, clusterBarriersMetric, clusterWaitedMetric, clusterUnannouncedMetric, clusterFlushesMetric,
 }
@@ -141,7 +145,7 @@ func (m *Store) Samples(yield func(metric *Metric, value float64, labels ...stri
 
 // savingOutcomes are those without an upstream request of any kind.
 var savingOutcomes = []outcome{
-	outcomeHit, outcomeCollapsed, outcomeAbsorbed, outcomeLimited, outcomeRefused, outcomeRejected, outcomeInvalid,
+	outcomeHit, outcomeOlder, outcomeCollapsed, outcomeAbsorbed, outcomeLimited, outcomeShed, outcomeRefused, outcomeRejected, outcomeInvalid,
 }
 
 func (m *Store) sampleCounters(yield func(metric *Metric, value float64, labels ...string)) {
@@ -203,6 +207,7 @@ func (m *Store) sampleTables(yield func(metric *Metric, value float64, labels ..
 	entries("rejected_clients", m.rejected.Users())
 	entries("last_writes", m.repeats.Len())
 	yield(pendingMetric, float64(m.pendings.Len()))
+	yield(brownOutMetric, float64(m.brownOut.Level(m.now())))
 	preflights, evictedPreflights := m.preflights.usage()
 	entries("preflights", preflights)
 

@@ -26,11 +26,23 @@ func (g *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 		return g.observeWrite(w, r, next, seen)
 	}
 	g.note(r, outcomeBypass)
-	opaque := func() bool { return true }
+	opaque, timed := func() bool { return true }, probe{}
 	if !asksForProtocol(r) {
 		opaque = watchBody(r)
+		if r.ContentLength == 0 { // else its client decides how long it takes
+			timed = g.probes(policy.ProbeFetch, g.senderOf(r, g.store.identities.LastKnown(seen.reading.credential)))
+		}
 	}
-	return g.observeAnswer(w, r, next, reasonBypass, seen, func(int) {}, func() {
+	seen.pass = g.joins()
+	isSites, begun := g.isSites(r), false
+	return g.observeAnswer(w, r, next, reasonBypass, seen, func(status int) {
+		begun = true
+		timed.ends(&subresponse{status: status, site: isSites()})
+	}, func() {
+		if !begun {
+			timed.ends(seen.answer)
+		}
+		seen.pass.Leave(g.store.now())
 		seen.opaque, seen.forOrigin = opaque(), g.store.isForItsOrigin(r)
 	})
 }
@@ -153,6 +165,7 @@ type observation struct {
 	kind     route
 	verdict  verdict
 	departed time.Time
+	pass     policy.Pass  // as if it needed one
 	asks     []whoAmI     // whose the credential is, or each that it might be
 	answer   *subresponse // the homeserver's
 
@@ -281,7 +294,12 @@ func (s *observation) findOutForRead(step policy.ReadStep, ask func(whoAmI) owne
 		h.lookUpRead(rd, s.forOrigin)
 	case policy.ReadFetch:
 		rd.Fetched = s.answer.fact(true)
-		rd.Stale = s.answer.failed() && rd.found.Answer != nil
+		if h.placeLeft(rd.BrownOut) == policy.PlaceFull {
+			rd.Fetched = policy.FetchShed
+		}
+		rd.Stale = (s.answer.failed() || rd.Fetched == policy.FetchShed && rd.Failing) && rd.found.Answer != nil
+	case policy.ReadTakePlace:
+		rd.Place = h.placeLeft(rd.BrownOut)
 	}
 	return true
 }
@@ -328,6 +346,8 @@ func (s *observation) findOutForWrite(step policy.WriteStep, ask func(whoAmI) ow
 		h.behindQueue(wr, false) // the homeserver gets all of them
 	case policy.WriteCompare:
 		h.compareWrite(wr)
+	case policy.WriteTakePlace:
+		wr.Place = h.placeLeft(h.brownOut())
 	case policy.WriteTakeBudget:
 		wait, ok := h.store.take(limitWrite, wr.class.WriteLimit, wr.UserID, wr.now)
 		h.noteBudget(wr, wait, ok)

@@ -16,6 +16,7 @@ type outcome int
 
 const (
 	outcomeHit               outcome = iota // from memory
+	outcomeOlder                            // from memory, for longer than usual, because presence gives way
 	outcomeStale                            // from memory, because the homeserver could not be reached
 	outcomeMiss                             // by a request that was made for it
 	outcomeCollapsed                        // by a request that was made for another
@@ -28,6 +29,7 @@ const (
 	outcomeRejected                         // 401: no token, or one that the homeserver doesn't know
 	outcomeRefused                          // 403: somebody else's presence
 	outcomeLimited                          // 429
+	outcomeShed                             // 429, because presence gives way
 	outcomeInvalid                          // 400 or 413: a body that no homeserver takes
 	outcomeFailed                           // the homeserver could not be asked
 	outcomeCanceled                         // the client didn't wait for the answer
@@ -45,6 +47,7 @@ var outcomes = [outcomeCount]struct {
 	cache, decision any
 }{
 	outcomeHit:               {"hit", "hit", "answered"},
+	outcomeOlder:             {"older", "stale", "answered"},
 	outcomeStale:             {"stale", "stale", "answered"},
 	outcomeMiss:              {"miss", "miss", "forwarded"},
 	outcomeCollapsed:         {"collapsed", "miss", "forwarded"},
@@ -57,6 +60,7 @@ var outcomes = [outcomeCount]struct {
 	outcomeRejected:          {"rejected", nil, "rejected"},
 	outcomeRefused:           {"refused", nil, "refused"},
 	outcomeLimited:           {"limited", nil, "limited"},
+	outcomeShed:              {"shed", nil, "shed"},
 	outcomeInvalid:           {"invalid", nil, "invalid"},
 	outcomeFailed:            {"failed", nil, "failed"},
 	outcomeCanceled:          {"canceled", nil, "canceled"},

@@ -27,6 +27,10 @@ type owner struct {
 	// long to wait before trying again.
 	wait time.Duration
 
+	// shed is set if the homeserver was not asked because presence gives way: how long to wait before
+	// trying again.
+	shed time.Duration
+
 	// barrier is what the site's own handlers said to the question, which didn't reach
 	// the homeserver. It is for the client that asked.
 	barrier *subresponse
@@ -58,6 +62,8 @@ func (o *owner) fact() policy.OwnerFact {
 		return policy.OwnerRejected
 	case o.wait > 0:
 		return policy.OwnerLimited
+	case o.shed > 0:
+		return policy.OwnerShed
 	case o.down:
 		return policy.OwnerDown
 	case o.refusal != nil && isAboutCredential(o.refusal):

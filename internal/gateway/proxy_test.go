@@ -23,7 +23,7 @@ import (
 // options are what tests configure, by the names and words of a Caddyfile. What is left out
 // has its default.
 type options struct {
-	Mode, RepeatWrites, OverLimit, SyncPresence, Homeserver, Preflight string
+	Mode, RepeatWrites, OverLimit, SyncPresence, Homeserver, Preflight, BrownOut string
 
 	WriteLimit, ReadLimit, SyncLimit *rate
 	Exempt                           []string
@@ -79,7 +79,7 @@ func ptr(d time.Duration) *time.Duration { return &d }
 func (o *options) settings(t testing.TB) *Settings {
 	t.Helper()
 	s := Defaults()
-	s.Observe, s.Preflight = o.Mode == "observe", o.Preflight == "local"
+	s.Observe, s.Preflight, s.BrownOut = o.Mode == "observe", o.Preflight == "local", o.BrownOut == "on"
 	s.SyncPresence, s.Dialect = SyncModes[o.SyncPresence], Dialects[o.Homeserver]
 	s.PresenceValues, s.Learn, s.ExcludeRooms = o.PresenceValues, !o.LearnOff, o.ExcludeRooms
 	set(&s.Refresh, o.Refresh)

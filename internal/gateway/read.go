@@ -30,6 +30,7 @@ type reading struct {
 	result   *fetched      // by a fetch
 	own      bool          // that one was made for this reader
 	trust    trust         // in what is remembered
+	pass     policy.Pass   // to the homeserver, while presence gives way
 	err      error         // why nobody waits for an answer
 }
 
@@ -42,6 +43,7 @@ var readEnds = [policy.ReadSteps]struct {
 	policy.ReadRefuseMissing:   {outcomeRejected, ""},
 	policy.ReadRefuseUnknown:   {outcomeRejected, ""},
 	policy.ReadLimit:           {outcomeLimited, ""},
+	policy.ReadShed:            {outcomeShed, ""},
 	policy.ReadPassOff:         {outcomeBypass, "off"},
 	policy.ReadPassSpelling:    {outcomeBypass, "spelling"},
 	policy.ReadPassUncertain:   {outcomeBypass, "uncertain-credential"},
@@ -53,6 +55,7 @@ var readEnds = [policy.ReadSteps]struct {
 	policy.ReadPassBusy:        {outcomeBypass, "busy"},
 	policy.ReadPassLarge:       {outcomeBypass, "large"},
 	policy.ReadAnswer:          {outcomeHit, ""},
+	policy.ReadAnswerOlder:     {outcomeOlder, ""},
 	policy.ReadAnswerStale:     {outcomeStale, ""},
 	policy.ReadForward:         {outcomeMiss, ""},
 	policy.ReadShare:           {outcomeCollapsed, ""},
@@ -63,6 +66,9 @@ var readEnds = [policy.ReadSteps]struct {
 // newReading returns a read of which nothing has been found out that costs anything.
 func (g *Gateway) newReading(r *http.Request, route matrix.PresenceRoute) (rd reading) {
 	rd.Cached, rd.Limited, rd.StaleIfError = g.cfg.Cached, g.cfg.limitsReads, g.cfg.Rules.StaleIfError > 0
+	if rd.BrownOut = g.brownOut(); rd.BrownOut >= policy.BrownOutHold {
+		rd.Failing = g.store.brownOut.IsFailing()
+	}
 	rd.route, rd.Canonical = route, route.Canonical
 	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	rd.credential, rd.Credential = credential, credentialFact(err)
@@ -92,6 +98,9 @@ func (g *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, r
 		g.findOutForRead(step, &rd, r, next)
 	}
 	g.note(r, readEnds[step].outcome)
+	if rd.Place == policy.PlaceTaken {
+		defer func() { rd.pass.Leave(g.store.now()) }()
+	}
 	return g.endRead(step, &rd, w, r, next)
 }
 
@@ -138,11 +147,16 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 		g.lookUpRead(rd, g.store.isForItsOrigin(r))
 	case policy.ReadFetch:
 		g.fetchRead(rd, r, next)
+	case policy.ReadTakePlace:
+		rd.pass, rd.wait = g.enter(g.senderOf(r, rd.who.userID))
+		rd.Place = placeFact(rd.wait)
 	}
 }
 
 // noteOwner notes whose the credential of a read is.
-func (rd *reading) noteOwner(who owner) { rd.who, rd.wait, rd.Owner = who, who.wait, who.fact() }
+func (rd *reading) noteOwner(who owner) {
+	rd.who, rd.wait, rd.Owner = who, max(who.wait, who.shed), who.fact()
+}
 
 // leave notes if the client has left and that may be why nobody knows whose the credential is.
 func (rd *reading) leave(r *http.Request) {
@@ -175,6 +189,8 @@ func (g *Gateway) takeReads(rd *reading, ask func(i int) owner) {
 		switch who := ask(i); {
 		case who.wait > 0:
 			rd.Budget, rd.wait = policy.BudgetEmpty, who.wait
+		case who.shed > 0:
+			rd.Place, rd.wait = policy.PlaceFull, who.shed
 		case who.userID != "":
 			g.takeRead(rd, who.userID)
 		}
@@ -214,6 +230,8 @@ func (g *Gateway) lookUpRead(rd *reading, forOrigin bool) {
 		rd.Found = policy.FoundAnswer
 	case cache.Uncached:
 		rd.Found = policy.FoundUncached
+	case cache.Older:
+		rd.Found = policy.FoundOlder
 	default:
 		rd.Found = policy.FoundNothing
 	}
@@ -238,10 +256,13 @@ func (g *Gateway) fetchRead(rd *reading, r *http.Request, next Next) {
 	case rd.result.found != nil:
 		rd.Fetched, rd.found = policy.FetchFound, *rd.result.found
 		return
+	case rd.result.shed > 0:
+		rd.Fetched, rd.wait = policy.FetchShed, rd.result.shed
 	default:
 		rd.Fetched = rd.result.fact(rd.own)
 	}
-	if rd.err != nil || rd.found.Answer == nil || rd.result != nil && !rd.result.failed() {
+	failed := rd.result == nil || rd.result.failed() || rd.Fetched == policy.FetchShed && rd.Failing
+	if rd.err != nil || rd.found.Answer == nil || !failed {
 		return
 	}
 	// Meanwhile it may have been overtaken by a write, or got too old.
@@ -274,6 +295,8 @@ func (g *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 		writeRejection(w, r, rd.who.unknown)
 	case policy.ReadLimit:
 		writeLimited(w, r, rd.wait)
+	case policy.ReadShed:
+		writeShed(w, r, rd.wait)
 	case policy.ReadPassOff:
 		return g.serveUncached(w, r, next, rd.route)
 	case policy.ReadPassRefused:
@@ -290,9 +313,10 @@ func (g *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 			g.store.counters.byRoom.Add(1)
 		}
 		writeFound(w, r, &rd.found)
+	case policy.ReadAnswerOlder:
+		writeOld(w, r, &rd.found, brownOutDetail)
 	case policy.ReadAnswerStale:
-		writeKept(w, r, http.StatusOK, rd.found.Answer.Fields, statusHit(rd.found.Fresh)+"; detail=stale-if-error",
-			rd.found.Answer.AppendBody(nil, rd.found.Age))
+		writeOld(w, r, &rd.found, "; detail=stale-if-error")
 	case policy.ReadForward, policy.ReadShare:
 		writeFetched(w, r, rd.result, rd.own)
 	case policy.ReadFail:
@@ -398,6 +422,11 @@ func writeFetched(w http.ResponseWriter, r *http.Request, result *fetched, own b
 		status = statusStored
 	}
 	writeSubresponse(w, r, result.subresponse, status)
+}
+
+// writeOld answers a read with a state that is no longer fresh.
+func writeOld(w http.ResponseWriter, r *http.Request, found *cache.Found, detail string) {
+	writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh)+detail, found.Answer.AppendBody(nil, found.Age))
 }
 
 func (g *Gateway) lookup(who reader, now time.Time) cache.Found {

@@ -315,6 +315,15 @@ func writeLimited(w http.ResponseWriter, r *http.Request, wait time.Duration) {
 	})
 }
 
+// brownOutDetail is what Cache-Status says of an answer that is what it is because presence gives way.
+const brownOutDetail = "; detail=brown-out"
+
+// writeShed answers that presence gives way.
+func writeShed(w http.ResponseWriter, r *http.Request, wait time.Duration) {
+	w.Header().Add("Cache-Status", cacheName+brownOutDetail)
+	writeLimited(w, r, wait)
+}
+
 // writeUnverified answers a write of which could not be found out whose it is.
 func (g *Gateway) writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(g.server, err)

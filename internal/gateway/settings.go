@@ -29,6 +29,7 @@ type Settings struct {
 	SyncPresence syncMode
 	Dialect      dialect
 	Preflight    bool // answered here
+	BrownOut     bool // presence gives way while the homeserver is slow
 
 	// Learn has answers read while they pass; see learn.go. What lists of the rooms in ExcludeRooms
 	// say permits nothing.

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -53,6 +55,11 @@ type Store struct {
 	refusedRooms logInterval
 	// rateHint is the hint about Synapse's rc_presence.
 	rateHint sync.Once
+
+	// brownOut is about how slow the homeserver is, for gateways at which presence gives way to that;
+	// brownOuts is where its changes are logged, of the gateway that was last used first.
+	brownOut  *policy.BrownOut
+	brownOuts atomic.Pointer[slog.Logger]
 
 	counters *counters
 	batches  *batches // of which syncs have asked for news
@@ -110,6 +117,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		sizes:      s,
 		panicked:   panicked,
 	}
+	m.brownOut = policy.NewBrownOut(now, rand.Float64, m.logBrownOut)
 	m.pendings = pending.NewWrites(clock, func(userID string) pending.Fence { return m.presence.BeginWait(userID) }, panicked)
 	m.fetches = flight.NewGroup[fetchKey](panicked, func(err error) *fetched {
 		return &fetched{subresponse: &subresponse{err: fail(http.StatusInternalServerError, err)}, crashed: true}

@@ -90,8 +90,11 @@ func (g *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	decision := g.store.devices.Sync(devices.SyncAsk{
 		UserID: userID, Device: device, Presence: asked.sets, Timeout: asked.timeout,
 	}, devices.SyncRules{
-		Dialect: dialect, ObserveOnly: g.watchesOnly(), Refresh: g.cfg.Refresh,
+		Dialect: dialect, ObserveOnly: g.watchesOnly(), Refresh: g.refresh(),
 		Allow: func() bool {
+			if g.brownOut() >= policy.BrownOutHold {
+				return false
+			}
 			_, ok := g.store.take(limitSync, g.cfg.classOf(userID).SyncLimit, userID, now)
 			return ok
 		},

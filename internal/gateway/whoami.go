@@ -53,7 +53,17 @@ func (g *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limi
 	if known := g.cached(c, g.store.now()); known.known() {
 		return known
 	}
-	return g.newWhoAmI(r, next, c, limit).ask(r.Context().Done())
+	return g.askInPlace(r, g.newWhoAmI(r, next, c, limit))
+}
+
+// askInPlace asks for a presence request, unless presence gives way.
+func (g *Gateway) askInPlace(r *http.Request, question whoAmI) owner {
+	pass, wait := g.enter(g.senderOf(r, ""))
+	if wait > 0 {
+		return owner{shed: wait}
+	}
+	defer func() { pass.Leave(g.store.now()) }()
+	return question.ask(r.Context().Done())
 }
 
 // identifyInBackground asks the homeserver whose a credential is, if that isn't known, while its
@@ -236,7 +246,9 @@ func (q whoAmI) askHomeserver(from client, under identity.Inquiry, revision iden
 	}
 	m, c := q.store, q.credential
 	staleAtStake := q.cfg.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
+	probe := q.probes(policy.ProbeLookup, from.name)
 	answer := q.request.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
+	probe.ends(answer)
 	if answer.site {
 		return owner{barrier: answer}, lookupFailed
 	}

@@ -26,6 +26,7 @@ type writing struct {
 	err    error         // why nobody waits for an answer
 	trust  trust         // in what is remembered
 	told   announcement  // to the other nodes of a cluster
+	pass   policy.Pass   // to the homeserver, while presence gives way
 }
 
 // writeEnds says how the steps that end a write are counted.
@@ -36,6 +37,7 @@ var writeEnds = [policy.WriteSteps]outcome{
 	policy.WriteRefuseOther:     outcomeRefused,
 	policy.WriteRefuseBody:      outcomeInvalid,
 	policy.WriteLimit:           outcomeLimited,
+	policy.WriteShed:            outcomeShed,
 	policy.WriteFail:            outcomeFailed,
 	policy.WriteCancel:          outcomeCanceled,
 	policy.WriteAbsorb:          outcomeAbsorbed,
@@ -61,6 +63,7 @@ func newWriting(r *http.Request, route matrix.PresenceRoute) (wr writing) {
 func (g *Gateway) serveWrite(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
 	g.store.counters.requests[routeWrite].Add(1)
 	wr := newWriting(r, route)
+	defer func() { wr.pass.Leave(g.store.now()) }()
 	step := policy.DecideWrite(&wr.WriteFacts)
 	for ; !step.Ends(); step = policy.DecideWrite(&wr.WriteFacts) {
 		g.findOutForWrite(step, &wr, r, next)
@@ -93,6 +96,11 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 		g.behindQueue(wr, waits)
 	case policy.WriteCompare:
 		g.compareWrite(wr)
+	case policy.WriteTakePlace:
+		wr.pass, wr.wait = g.enter(wr.UserID)
+		if wr.Place = placeFact(wr.wait); wr.Place == policy.PlaceFull {
+			wr.due = wr.wait
+		}
 	case policy.WriteTakeBudget:
 		told, wait, ok := g.store.takeAndAnnounce(r.Context(), wr.class.WriteLimit, wr.UserID, wr.now)
 		wr.told = told
@@ -107,7 +115,7 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 
 // noteWriter notes whose the credential of a write is.
 func (g *Gateway) noteWriter(wr *writing, who owner) {
-	wr.who, wr.wait, wr.Owner = who, who.wait, who.fact()
+	wr.who, wr.wait, wr.Owner = who, max(who.wait, who.shed), who.fact()
 	if who.userID == "" {
 		return
 	}
@@ -133,7 +141,7 @@ func (g *Gateway) behindQueue(wr *writing, waits bool) {
 // compareWrite compares a write with what its user last wrote.
 func (g *Gateway) compareWrite(wr *writing) {
 	wr.Repeat = policy.RepeatChanges
-	if wr.trust == trustAll && g.store.repeats.Absorb(&wr.PresenceWrite, g.cfg.Refresh, wr.now) {
+	if wr.trust == trustAll && g.store.repeats.Absorb(&wr.PresenceWrite, g.refresh(), wr.now) {
 		wr.Repeat = policy.RepeatNothing
 	}
 }
@@ -176,6 +184,8 @@ func (g *Gateway) endWrite(step policy.WriteStep, wr *writing, w http.ResponseWr
 		writeMatrixError(w, r, wr.bad.status, wr.bad.matrixError)
 	case policy.WriteLimit:
 		writeLimited(w, r, wr.wait)
+	case policy.WriteShed:
+		writeShed(w, r, wr.wait)
 	case policy.WriteFail:
 		return g.failWrite(w, r, &wr.who)
 	case policy.WriteCancel:

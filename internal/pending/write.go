@@ -48,6 +48,10 @@ type Sender interface {
 	// none. For one that goes along with another it makes a debt, and there is no wait.
 	Charge(along bool) (wait time.Duration)
 
+	// Hold returns how long the write has to wait in any case, to spare the homeserver, if it may yet
+	// wait for so long.
+	Hold(left time.Duration) (wait time.Duration)
+
 	// Send sends the write with this body, for which the homeserver has so long.
 	Send(body []byte, timeout time.Duration) Answer
 

@@ -27,6 +27,7 @@ type kit struct {
 	lost   int
 	fences int // that have begun and not ended
 	reply  func(body string) Answer
+	hold   func(left time.Duration) (wait time.Duration) // nil: none has to wait
 }
 
 func newKit(t *testing.T) *kit {
@@ -44,6 +45,15 @@ func (k *kit) fence(n int) {
 func (k *kit) End(time.Time, time.Duration)     { k.fence(-1) }
 func (k *kit) Charge(bool) (wait time.Duration) { return 0 }
 func (k *kit) Settle() time.Duration            { return 0 }
+
+func (k *kit) Hold(left time.Duration) (wait time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.hold == nil {
+		return 0
+	}
+	return k.hold(left)
+}
 
 func (k *kit) Send(body []byte, _ time.Duration) Answer {
 	k.mu.Lock()
@@ -223,6 +233,60 @@ func TestFallbacksAreBounded(t *testing.T) {
 			}
 			k.Writes.mu.Unlock()
 		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// What is held back to spare the homeserver waits for as long as it may, and is not lost for that: also one
+// that was tried in vain. A configuration that ends doesn't wait.
+func TestWritesThatAreHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		failing := true
+		k.hold = func(left time.Duration) time.Duration {
+			if left < rules.MaxAge/4 {
+				return 0
+			}
+			return 5 * time.Second
+		}
+		k.reply = func(string) Answer {
+			if failing {
+				return Answer{Reply: Failed}
+			}
+			return Answer{Reply: Taken}
+		}
+		s := k.NewSource(rules)
+		k.write(s, 1, message(0))
+		time.Sleep(30 * time.Second)
+		k.write(s, 1, message(1))
+		if queued, _ := k.Waits(alice); queued != 1 {
+			t.Errorf("%d writes wait, want the newest", queued)
+		}
+		time.Sleep(20 * time.Second)
+		failing = false
+		time.Sleep(time.Minute)
+		k.want("at the end", []string{message(1)}, map[Result]uint64{Superseded: 1, Delivered: 1})
+
+		k.sent = nil
+		k.write(s, 1, message(2))
+		s.Flush()
+		k.want("after the flush", []string{message(2)}, map[Result]uint64{Superseded: 1, Delivered: 2})
+	})
+	synctest.Test(t, func(t *testing.T) { // one that was sent in vain is held back as well
+		k := newKit(t)
+		k.reply = func(string) Answer { return Answer{Reply: Failed} }
+		k.write(k.NewSource(rules), 1, message(0))
+		time.Sleep(3 * time.Second)
+		k.mu.Lock()
+		tried := len(k.sent)
+		k.hold = func(time.Duration) time.Duration { return 5 * time.Second }
+		k.mu.Unlock()
+		time.Sleep(20 * time.Second)
+		k.mu.Lock()
+		if len(k.sent) != tried || tried == 0 {
+			t.Errorf("it was sent %d times, and then %d times", tried, len(k.sent))
+		}
+		k.mu.Unlock()
 		time.Sleep(time.Minute)
 	})
 }

@@ -86,7 +86,7 @@ var words = []struct {
 	cache, decision string
 }{
 	{[]string{"hit"}, "hit", "answered"},
-	{[]string{"stale"}, "stale", "answered"},
+	{[]string{"stale", "older"}, "stale", "answered"},
 	{[]string{"miss", "collapsed"}, "miss", "forwarded"},
 	{[]string{"bypass"}, "bypass", "forwarded"},
 	{[]string{"forwarded"}, "", "forwarded"},
@@ -97,13 +97,14 @@ var words = []struct {
 	{[]string{"rejected"}, "", "rejected"},
 	{[]string{"refused"}, "", "refused"},
 	{[]string{"limited"}, "", "limited"},
+	{[]string{"shed"}, "", "shed"},
 	{[]string{"invalid"}, "", "invalid"},
 	{[]string{"failed"}, "", "failed"},
 	{[]string{"canceled"}, "", "canceled"},
 }
 
 // saving are the outcomes for which the homeserver is not asked.
-var saving = []string{"hit", "collapsed", "absorbed", "limited", "refused", "rejected", "invalid"}
+var saving = []string{"hit", "older", "collapsed", "absorbed", "limited", "shed", "refused", "rejected", "invalid"}
 
 // Counters adds what the counters promise in their Help about each other. It holds once
 // nothing is under way and no write waits.

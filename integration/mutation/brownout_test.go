@@ -1,0 +1,81 @@
+package mutation
+
+func init() { mended["a brown-out"] = brownedOut }
+
+const (
+	brownOut = "policy/brownout.go"
+	slowness = "policy/slowness.go"
+
+	// noBrownOut is why the world doesn't show what is wrong with a brown-out.
+	noBrownOut = "the world's homeservers are quick"
+)
+
+// brownedOut are mutants of what keeps a brown-out from breaking a promise, or from swinging.
+var brownedOut = []mutant{
+	{
+		name:   "older states without a permission",
+		effect: "who was kicked reads on",
+		edits:  []edit{{"cache/lookup.go", "case permitted > 0 && age < rules.Older", "case age < rules.Older"}},
+		unit:   "internal/gateway TestPermissionsAreNotStretched", why: noBrownOut,
+	},
+	{
+		name:   "stale answers to whoever is shed",
+		effect: "likewise, of a homeserver that is slow and doesn't fail",
+		edits:  []edit{{"internal/gateway/read.go", "rd.Fetched == policy.FetchShed && rd.Failing", "rd.Fetched == policy.FetchShed"}},
+		unit:   "internal/gateway TestPermissionsAreNotStretched", why: noBrownOut,
+	},
+	{
+		name:   "what is passed on needs no place",
+		effect: "an odd spelling goes to a homeserver that is to be spared",
+		edits:  []edit{{"policy/read.go", "if f.BrownOut < BrownOutHold || !step.passesOn() {", "if true {"}},
+		unit:   "internal/gateway TestOffRefusesWhatNeedsTheHomeserver", why: noBrownOut,
+	},
+	{
+		name:   "lookups need no place",
+		effect: "tokens that aren't known are asked about in off",
+		edits:  []edit{{"internal/gateway/whoami.go", "\tif wait > 0 {\n\t\treturn owner{shed: wait}", "\tif false {\n\t\treturn owner{shed: wait}"}},
+		unit:   "internal/gateway TestOffRefusesWhatNeedsTheHomeserver", why: noBrownOut,
+	},
+	{
+		name:   "what waits is sent in a brown-out",
+		effect: "writes are no relief",
+		edits:  []edit{{"internal/gateway/delivery.go", "if !d.cfg.BrownOut || left", "if true || left"}},
+		unit:   "internal/gateway TestWritesWaitInABrownOut", why: noBrownOut,
+	},
+	{
+		name:   "a write waits for too long",
+		effect: "what was answered 200 is lost because the homeserver was spared",
+		edits:  []edit{{"internal/gateway/delivery.go", " || left < d.cfg.Coalesce.MaxAge/4 {", " {"}},
+		unit:   "internal/gateway TestWriteThatWaitsIsSentBeforeItIsTooOld", why: noBrownOut,
+	},
+	{
+		name:   "one sender has all places",
+		effect: "a client that has its own requests take long turns presence off for all",
+		edits:  []edit{{slowness, "w.turn%placesEach", "w.turn"}},
+		unit:   "policy TestSenderHasAFewPlaces", why: noBrownOut,
+	},
+	{
+		name:   "anybody probes twice in a row",
+		effect: "a client whose requests fail keeps presence off",
+		edits:  []edit{{brownOut, " || hash == b.lastProber && at < b.probeDue+int64(probeEach)", " || hash == 0"}},
+		unit:   "policy TestProbesAreOfDifferentSenders", why: noBrownOut,
+	},
+	{
+		name:   "the best never ages",
+		effect: "an upgrade that makes the homeserver slower turns presence off for good",
+		edits:  []edit{{slowness, "\t\tb.least[old%baseShares] = 0\n", "\t\t_ = old\n"}},
+		unit:   "policy TestSlowerMinimumDoesntLockItIn", why: noBrownOut,
+	},
+	{
+		name:   "places don't rest",
+		effect: "those that wait leave the homeserver no moment for messages",
+		edits:  []edit{{brownOut, "at+min(restFactor*(at-p.entered), int64(holdWait))", "at"}},
+		unit:   "policy TestHoldBoundsWhatIsUnderWay", why: noBrownOut,
+	},
+	{
+		name:   "a machine that slept was slow",
+		effect: "presence gives way after each suspend",
+		edits:  []edit{{brownOut, "if lasted > 2*longWindow {", "if false {"}},
+		unit:   "policy TestSleepIsNoSlowness", why: noBrownOut,
+	},
+}
