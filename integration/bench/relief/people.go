@@ -14,7 +14,8 @@ import (
 // person is a device of a user, or an appservice that speaks for one.
 type person struct {
 	id, token string
-	ghost     bool // the token is the appservice's
+	ghost     bool   // the token is the appservice's
+	room      string // that they are in, the last one
 	since     atomic.Pointer[string]
 }
 
@@ -104,7 +105,9 @@ func (w *world) join(ctx context.Context, room []*person) (id string, err error)
 	if err != nil {
 		return "", err
 	}
+	room[0].room = created.RoomID
 	for _, p := range room[1:] {
+		p.room = created.RoomID
 		path := p.speak("/_matrix/client/v3/join/" + url.PathEscape(created.RoomID))
 		if err := client.Do(ctx, http.MethodPost, path, p.token, map[string]any{}, nil); err != nil {
 			return "", err

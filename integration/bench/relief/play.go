@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -17,6 +19,10 @@ import (
 // wait is part of their latency.
 const workers = 64
 
+// settled is after how long messages are measured in a phase that has some: what gives way to them
+// needs a few seconds to do so.
+const settled = 10 * time.Second
+
 // tally is what became of the requests of a schedule.
 type tally struct {
 	mu        sync.Mutex // guards all below
@@ -25,6 +31,7 @@ type tally struct {
 	wrong     map[verdict]int
 	limited   int     // 429 to clients that did nothing wrong
 	latencies []int64 // since a request was due, in microseconds
+	messages  []int64 // likewise, of messages that were due after settled
 	examples  []string
 }
 
@@ -46,6 +53,9 @@ func (t *tally) add(r request, a answer, v verdict, after time.Duration) {
 		t.limited++
 	}
 	t.latencies = append(t.latencies, after.Microseconds())
+	if r.kind == message && r.at >= settled {
+		t.messages = append(t.messages, after.Microseconds())
+	}
 	t.note(v, fmt.Sprintf("%s: %d %.200s", r, a.status, a.body))
 }
 
@@ -76,6 +86,18 @@ func (t *tally) quantile(q float64) float64 {
 	return stats.Quantile(t.latencies, q) / 1000
 }
 
+// messageQuantile is quantile of messages, or nil if there were none.
+func (t *tally) messageQuantile(q float64) *float64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.messages) == 0 {
+		return nil
+	}
+	slices.Sort(t.messages)
+	ms := stats.Quantile(t.messages, q) / 1000
+	return &ms
+}
+
 // errors are the statuses other than 200 and 204, and how many of each.
 func (t *tally) errors() map[string]int {
 	t.mu.Lock()
@@ -97,6 +119,8 @@ func (r request) String() string {
 		return "preflight for " + r.of
 	case list:
 		return "list of " + r.of + " by " + r.by.id
+	case message:
+		return "message by " + r.by.id
 	}
 	who := "nobody"
 	if r.by != nil {
@@ -106,13 +130,21 @@ func (r request) String() string {
 }
 
 // play sends the requests of a schedule when they are due, and returns when all are
-// answered.
+// answered. Messages wait for no other request of ours.
 func (s *scene) play(ctx context.Context, requests []request, t *tally) error {
 	slices.SortStableFunc(requests, func(a, b request) int { return int(a.at - b.at) })
+	isMessage := func(r request) bool { return r.kind == message }
+	rest := slices.DeleteFunc(slices.Clone(requests), isMessage)
+	messages := slices.DeleteFunc(slices.Clone(requests), func(r request) bool { return !isMessage(r) })
+	begin, sent := time.Now(), make(chan error, 1)
+	go func() { sent <- s.playSome(ctx, begin, messages, t) }()
+	return errors.Join(s.playSome(ctx, begin, rest, t), <-sent)
+}
+
+func (s *scene) playSome(ctx context.Context, begin time.Time, requests []request, t *tally) error {
 	due := make(chan request)
 	var all sync.WaitGroup
-	begin := time.Now()
-	for range workers {
+	for range min(cmp.Or(s.workers, workers), len(requests)) {
 		all.Go(func() {
 			for r := range due {
 				a := s.world.send(ctx, s.base, r)

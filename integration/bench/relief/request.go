@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -19,7 +20,8 @@ const (
 	write
 	sync_
 	preflight
-	list // of a room's members
+	list    // of a room's members
+	message // to a room; no presence, but what presence may slow down
 )
 
 // request is one of a schedule.
@@ -58,6 +60,9 @@ func (w *world) send(ctx context.Context, base string, r request) answer {
 		return w.write(ctx, base, r)
 	case sync_:
 		return w.sync(ctx, base, r)
+	case message:
+		path := "/_matrix/client/v3/rooms/" + url.PathEscape(r.by.room) + "/send/m.room.message/" + strconv.FormatInt(time.Now().UnixNano(), 36)
+		return w.do(ctx, http.MethodPut, base+path, r, []byte(`{"msgtype":"m.text","body":"hello"}`))
 	case preflight:
 		return w.do(ctx, http.MethodOptions, base+statusPath(r.of), r, nil)
 	case list:

@@ -22,6 +22,8 @@ type scene struct {
 	server *contender.Server
 	// preflight is the homeserver's own answer to one.
 	preflight answer
+	// workers is how many requests may be under way, or 0 for as many as usual.
+	workers int
 	// slack is how long the homeserver may be left without a repeat.
 	slack time.Duration
 }
@@ -31,7 +33,7 @@ const refresh = 20 * time.Second
 
 // play a shape by a way, from a cold start of the sidecar.
 func perform(ctx context.Context, w *world, sh shape, by way, s size, out io.Writer) ([]Result, error) {
-	sc := &scene{world: w, way: by, size: s, base: "http://" + w.hop.Address}
+	sc := &scene{world: w, way: by, size: s, workers: sh.workers, base: "http://" + w.hop.Address}
 	if spec, ok := by.server(); ok {
 		server, err := spec.Start(ctx, w.hop.Address, out)
 		if err != nil {
@@ -181,6 +183,7 @@ func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) 
 	}
 	r.Requests, r.Limited, r.Errors, r.Wrong, r.Examples = t.requests, t.limited, t.errors(), t.wrong, t.examples
 	r.P50, r.P99 = t.quantile(0.5), t.quantile(0.99)
+	r.MessageP99 = t.messageQuantile(0.99)
 	return r, nil
 }
 

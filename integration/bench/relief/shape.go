@@ -13,6 +13,11 @@ type shape struct {
 	// any change of presence.
 	syncs  bool
 	phases []phase
+	// overloads says that it is more than a homeserver can do, so that it is run with presence that gives
+	// way, with presence that doesn't, and without any. Workers is how many requests are under way then: with
+	// few of them the clients would give way.
+	overloads bool
+	workers   int
 	// peers says that others' caches have an answer to it.
 	peers bool
 	// before is done before the first phase, by the same way, and not measured.
@@ -36,6 +41,10 @@ type phase struct {
 // homeserver that doesn't show everybody to everybody.
 func (sh shape) ways(k kindOfHomeserver, s size) []way {
 	switch {
+	case sh.overloads && !k.hides:
+		return nil // it knows of no rooms with more pairs than it can do
+	case sh.overloads:
+		return []way{quiet, brownWay, unrelieved}
 	case sh.syncs:
 		return []way{quiet, direct, byDefault, busyWay}
 	case sh.peers && k.hides && s.peers:
@@ -45,7 +54,7 @@ func (sh shape) ways(k kindOfHomeserver, s size) []way {
 }
 
 // shapes are all that there are.
-var shapes = []shape{roomOpen, viewers, popular, longTail, warByWrite, warBySync, bridge, storm, nat, badTokens}
+var shapes = []shape{roomOpen, viewers, popular, longTail, warByWrite, warBySync, bridge, storm, nat, badTokens, overload}
 
 // schedule spreads requests evenly over a time.
 func schedule(requests []request, over time.Duration) []request {

@@ -33,6 +33,13 @@ var (
 	quiet     = way{name: "direct, presence unchanged", quiet: true}
 )
 
+// The ways of an overload, with a ttl that leaves little to memory: it is about what happens when that is
+// no relief.
+var (
+	brownWay   = way{name: "brown-out", directive: "matrix_presence {\n\tbrown_out on\n\tcache {\n\t\tttl 2s\n\t}\n}"}
+	unrelieved = way{name: "no brown-out", directive: "matrix_presence {\n\tcache {\n\t\tttl 2s\n\t}\n}"}
+)
+
 // peers are caches that others have, in front of the homeserver. To be as fresh as the sidecar
 // they would have to keep nothing: with a time to live of a second they come near. The last
 // one shows what a cache that ignores viewers would save, and what it leaks.
