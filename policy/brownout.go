@@ -25,7 +25,7 @@ var BrownOutNames = [BrownOutLevels]string{"none", "spare", "hold", "off"}
 // BrownOut lets presence give way while the homeserver is slow. It learns how slow that is by probes, which
 // are requests that are made anyway, see [ProbeKind]: by the time of half of them, compared with
 // the shortest of the last minutes. It looks at them in windows, and goes up a level after two slow
-// windows in a row, or one that hurts, and down one when it was calm for long enough. Between slow and calm it
+// windows in a row, to hold after one that hurts, and down one when it was calm for long enough. Between slow and calm it
 // stays as it is, and so it does where there are too few probes to tell.
 //
 // In hold the number of presence requests under way is bounded as TCP bounds what it sends: some more after
@@ -79,12 +79,16 @@ const (
 
 	// calmTime is how long it must be calm before a level ends, and calmAgain for a level that came back
 	// within backSoon, as long as that is no longer ago than backLong.
-	calmTime, calmAgain = 8 * time.Second, 40 * time.Second
+	calmTime, calmAgain = 8 * time.Second, 30 * time.Second
 	backSoon, backLong  = time.Minute, 5 * time.Minute
 
 	// restFactor is for how many times as long as a request took its place stays taken, in hold, but
 	// for no longer than holdWait.
 	restFactor = 2
+
+	// crowd is how many presence requests are so many that a homeserver that is too slow for them is found
+	// out at once.
+	crowd = 128
 
 	// leastUnderWay is how many presence requests are under way in hold at least.
 	leastUnderWay = 2
@@ -195,6 +199,11 @@ func (b *BrownOut) Enter(sender string, now time.Time) (pass Pass, wait time.Dur
 		}
 		b.window.entered++
 		pass = b.enter(at)
+		if b.now() < BrownOutHold && b.underWay >= crowd {
+			if v := b.window.judge(at); v.probes >= enoughProbes && v.slowness >= hurtSlowness {
+				b.due.Store(at) // until the end of the window there would be thousands
+			}
+		}
 	})
 	return pass, wait
 }
@@ -362,7 +371,10 @@ func (b *BrownOut) slowed(v *verdict) BrownOutLevel {
 		}
 		return BrownOutOff
 	}
-	if b.slow < 2 && !hurts {
+	switch {
+	case hurts: // what is older is no relief that is quick enough
+		return BrownOutHold
+	case b.slow < 2:
 		return level
 	}
 	return level + 1

@@ -12,7 +12,7 @@ const (
 	overloadReads, overloadMessages = 800, 8
 
 	// overloadWorkers is how many requests may be under way.
-	overloadWorkers = 4000
+	overloadWorkers = 400
 )
 
 // overload is that presence is too much for the homeserver: everybody looks at everybody while people send

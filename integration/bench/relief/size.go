@@ -40,7 +40,7 @@ var sizes = map[string]size{
 	"small": {
 		name: "small", people: 100, members: 300, ghosts: 20, roomOpen: 1500 * time.Millisecond,
 		viewers: 6, targets: 50, rounds: 18, popular: 7 * time.Second,
-		war: 3 * time.Second, syncWar: 3 * time.Second, bridge: 4 * time.Second, returning: 60, contacts: 3, nat: 3 * time.Second, bad: 3 * time.Second, overload: 40 * time.Second,
+		war: 3 * time.Second, syncWar: 3 * time.Second, bridge: 4 * time.Second, returning: 60, contacts: 3, nat: 3 * time.Second, bad: 3 * time.Second, overload: 30 * time.Second,
 	},
 	"full": {
 		name: "full", people: 500, members: 2600, ghosts: 40, roomOpen: 13 * time.Second,
