@@ -105,9 +105,12 @@ func (w *world) join(ctx context.Context, room []*person) (id string, err error)
 	if err != nil {
 		return "", err
 	}
-	room[0].room = created.RoomID
+	if len(room) > 1 && !room[1].ghost { // else it is one more room of the first's
+		for _, p := range room {
+			p.room = created.RoomID
+		}
+	}
 	for _, p := range room[1:] {
-		p.room = created.RoomID
 		path := p.speak("/_matrix/client/v3/join/" + url.PathEscape(created.RoomID))
 		if err := client.Do(ctx, http.MethodPost, path, p.token, map[string]any{}, nil); err != nil {
 			return "", err
