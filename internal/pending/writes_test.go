@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,7 +243,8 @@ func TestFallbacksAreBounded(t *testing.T) {
 func TestWritesThatAreHeldBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(t)
-		failing := true
+		var failing atomic.Bool
+		failing.Store(true)
 		k.hold = func(left time.Duration) time.Duration {
 			if left < rules.MaxAge/4 {
 				return 0
@@ -250,7 +252,7 @@ func TestWritesThatAreHeldBack(t *testing.T) {
 			return 5 * time.Second
 		}
 		k.reply = func(string) Answer {
-			if failing {
+			if failing.Load() {
 				return Answer{Reply: Failed}
 			}
 			return Answer{Reply: Taken}
@@ -263,11 +265,13 @@ func TestWritesThatAreHeldBack(t *testing.T) {
 			t.Errorf("%d writes wait, want the newest", queued)
 		}
 		time.Sleep(20 * time.Second)
-		failing = false
+		failing.Store(false)
 		time.Sleep(time.Minute)
 		k.want("at the end", []string{message(1)}, map[Result]uint64{Superseded: 1, Delivered: 1})
 
+		k.mu.Lock()
 		k.sent = nil
+		k.mu.Unlock()
 		k.write(s, 1, message(2))
 		s.Flush()
 		k.want("after the flush", []string{message(2)}, map[Result]uint64{Superseded: 1, Delivered: 2})
