@@ -62,7 +62,7 @@ func TestSlowLookupIsNoFailureOfTheUpstream(t *testing.T) {
 			}
 			return false, nil
 		}
-		site := newSite(t, hs, "matrix_presence {\nidentity {\ntimeout 50ms\n}\n}\nreverse_proxy UPSTREAM {\n"+options+"\n}")
+		site := newSite(t, hs, "matrix_presence {\nidentity {\ntimeout 200ms\n}\n}\nreverse_proxy UPSTREAM {\n"+options+"\n}")
 		for range 3 {
 			if resp := ask(site, presenceRequest("PUT", "alice-token", `{"presence":"online"}`)); resp.StatusCode != http.StatusGatewayTimeout {
 				t.Errorf("%q: the write got %d", options, resp.StatusCode)
