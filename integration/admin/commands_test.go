@@ -21,7 +21,7 @@ import (
 func serveHomeserver(t *testing.T) (hs *scripted.Homeserver, url string) {
 	t.Helper()
 	hs = scripted.New()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { hs.ServeHTTP(w, r) })) //nolint:errcheck // it answers
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { hs.ServeHTTP(w, r) }))
 	t.Cleanup(server.Close)
 	return hs, server.URL
 }
