@@ -62,12 +62,6 @@ var betweenNodes = []mutant{
 		scenario: "nodes", always: true,
 	},
 	{
-		name:     "a beginning is told while the write is on its way",
-		effect:   "another node keeps the state from before a write until it is told",
-		edits:    []edit{{writes, "if n.insist(ctx, w.entry()) {", "go func() { time.Sleep(20 * time.Millisecond); n.insist(n.ctx, w.entry()) }()\n\tif true {"}},
-		scenario: "nodes",
-	},
-	{
 		name:   "a beginning is told when the homeserver has answered",
 		effect: "one node shows the new state, and then another the old one",
 		edits: []edit{
@@ -83,44 +77,13 @@ var betweenNodes = []mutant{
 			{"internal/cluster/barrier.go", "\tb.next = nil\n\tb.inFlight = r != nil", "\tb.inFlight = r != nil"},
 			{"internal/cluster/barrier.go", "r.err = b.pull()\n", "r.err = b.pull()\n\t\tb.mu.Lock()\n\t\tb.next = nil\n\t\tb.mu.Unlock()\n"},
 		},
-		scenario: "nodes", always: true,
-	},
-	{
-		name:     "nothing is dropped where the log has a gap",
-		effect:   "what the lost entries said is never known",
-		edits:    []edit{{pull, "n.drop(doubt, true)", "if doubt != Gap {\n\t\tn.drop(doubt, true)\n\t}"}},
-		scenario: "nodes-joining",
-	},
-	{
-		name:     "nothing is dropped for another log",
-		effect:   "likewise, when the server was started anew",
-		edits:    []edit{{pull, "n.drop(doubt, true)", "if doubt != OtherLog {\n\t\tn.drop(doubt, true)\n\t}"}},
-		scenario: "nodes-restart",
-	},
-	{
-		name:     "nothing is dropped for another server",
-		effect:   "likewise, when it hasn't the last entries",
-		edits:    []edit{{pull, "n.drop(doubt, true)", "if doubt != OtherServer {\n\t\tn.drop(doubt, true)\n\t}"}},
-		scenario: "nodes-demotion",
-	},
-	{
-		name:     "nothing is dropped after a silence",
-		effect:   "what was written while nobody could be told is never known",
-		edits:    []edit{{pull, "n.drop(Silence, false)", "n.report.Flushed(Silence)"}},
-		scenario: "nodes-paused",
+		scenario: "nodes",
 	},
 	{
 		name:     "a repeat is absorbed without a pull",
 		effect:   "a device is told that what it says is so, though another node's write was later",
 		edits:    []edit{{put, "wr.trust = g.store.trusts(r.Context())", "wr.trust = trustAll"}},
 		scenario: "nodes-absorbed",
-	},
-	{
-		name:   "a pull writes nothing",
-		effect: "a server that has been demoted goes on answering as if nothing were written",
-		edits: []edit{{"redis/scripts/pull.lua", "redis.call('ZADD', KEYS[4], string.format('%.0f', now), ARGV[3])\n" +
-			"redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', string.format('%.0f', now - 3000))\nredis.call('PEXPIRE', KEYS[4], '10000')\n", ""}},
-		scenario: "nodes-demotion",
 	},
 }
 

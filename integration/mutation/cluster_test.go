@@ -1,0 +1,66 @@
+package mutation
+
+func init() { mended["a cluster"] = clustered }
+
+// noCluster is why the world doesn't show what is wrong with a cluster.
+const noCluster = "the world has one node"
+
+// clustered are mutants of what drops a node's memory. What is wrong then shows for a moment only: tests of the
+// package itself find it, those of the history test are in betweenNodes.
+var clustered = []mutant{
+	{
+		name:   "nothing is dropped where the log has a gap",
+		effect: "what the lost entries said is never known",
+		edits:  []edit{{pull, "n.drop(doubt, true)", "if doubt != Gap {\n\t\tn.drop(doubt, true)\n\t}"}},
+		unit:   "internal/cluster TestMemoryIsDroppedWhereEntriesMayBeMissing", why: noCluster,
+	},
+	{
+		name:   "nothing is dropped for another log",
+		effect: "likewise, when the server was started anew",
+		edits:  []edit{{pull, "n.drop(doubt, true)", "if doubt != OtherLog {\n\t\tn.drop(doubt, true)\n\t}"}},
+		unit:   "internal/cluster TestMemoryIsDroppedWhereEntriesMayBeMissing", why: noCluster,
+	},
+	{
+		name:   "nothing is dropped for another server",
+		effect: "likewise, when it hasn't the last entries",
+		edits:  []edit{{pull, "n.drop(doubt, true)", "if doubt != OtherServer {\n\t\tn.drop(doubt, true)\n\t}"}},
+		unit:   "internal/cluster TestMemoryIsDroppedWhereEntriesMayBeMissing", why: noCluster,
+	},
+	{
+		name:   "nothing is dropped after a silence",
+		effect: "what was written while nobody could be told is shown as it was",
+		edits:  []edit{{pull, "n.drop(Silence, false)", "n.report.Flushed(Silence)"}},
+		unit:   "internal/cluster TestWriteIsHeldUpForAsLongAsOthersMayBelieveTheirMemory", why: noCluster,
+	},
+	{
+		name:   "no write is held up",
+		effect: "a write is acknowledged while others believe what they remember of before",
+		edits:  []edit{{writes, "n.contact.failed(n.now()) >= n.patience()", "n.patience() > 0"}},
+		unit:   "internal/cluster TestWriteIsHeldUpForAsLongAsOthersMayBelieveTheirMemory", why: noCluster,
+	},
+	{
+		name:   "the roll is not answered",
+		effect: "a node that begins anew keeps what a write in flight makes untrue",
+		edits:  []edit{{writes, "if w.roll != roll {", "if false {"}},
+		unit:   "internal/cluster TestNodeThatJoinsHearsOfWritesInFlight", why: noCluster,
+	},
+	{
+		name:   "reads are held but not counted",
+		effect: "more reads pass several nodes than one process would let pass",
+		edits:  []edit{{"internal/gateway/chunks.go", "charge.Burst -= held", "held = 0"}},
+		unit:   "internal/gateway TestBudgetOfReadsIsNeverExceeded", why: noCluster,
+	},
+	{
+		name:   "tokens that are made up are told",
+		effect: "whoever has no account fills the log",
+		edits:  []edit{{"internal/gateway/revoke.go", "if m.identities.Doubt(c); known {", "if m.identities.Doubt(c); known || true {"}},
+		unit:   "internal/gateway TestTokensThatAreMadeUpAreNotTold", why: noCluster,
+	},
+	{
+		name:   "a pull writes nothing",
+		effect: "a server that has been demoted goes on answering as if nothing were written",
+		edits: []edit{{"redis/scripts/pull.lua", "redis.call('ZADD', KEYS[4], string.format('%.0f', now), ARGV[3])\n" +
+			"redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', string.format('%.0f', now - 3000))\nredis.call('PEXPIRE', KEYS[4], '10000')\n", ""}},
+		unit: "redis TestNodesThatArentHeardOfAreNotCounted", why: noCluster,
+	},
+}
