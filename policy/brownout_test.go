@@ -210,8 +210,13 @@ func TestHoldBoundsWhatIsUnderWay(t *testing.T) {
 		}
 		return wait == 0
 	}
-	if !enter() || !enter() || enter() {
-		t.Fatalf("%d are under way, want %d", len(passes), leastUnderWay)
+	for range leastUnderWay {
+		if !enter() {
+			t.Fatalf("%d are under way, want %d", len(passes), leastUnderWay)
+		}
+	}
+	if enter() {
+		t.Fatalf("more than %d are under way", leastUnderWay)
 	}
 	if k.brown.MayEnter(k.clock()) == 0 {
 		t.Error("what waits may go")
