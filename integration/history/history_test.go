@@ -19,7 +19,7 @@ var moreRounds = flag.Int("rounds", 0, "rounds of each scenario, in place of the
 type size struct {
 	clients, targets int
 	each             int // operations of each client in a round
-	rounds           int
+	rounds, ofNodes  int // of each scenario, and of those with several nodes
 	think            time.Duration
 }
 
@@ -32,10 +32,10 @@ const (
 // what a register would have shown, in whatever they agree on about its writes.
 func TestReadsAreLinearizable(t *testing.T) {
 	size := suite.BySize(
-		size{clients: 240, targets: 8, each: 8, rounds: 3, think: 80 * time.Millisecond},
-		size{clients: 400, targets: 10, each: 20, rounds: 10, think: 120 * time.Millisecond})
+		size{clients: 240, targets: 8, each: 8, rounds: 3, ofNodes: 2, think: 80 * time.Millisecond},
+		size{clients: 400, targets: 10, each: 20, rounds: 10, ofNodes: 10, think: 120 * time.Millisecond})
 	if *moreRounds > 0 {
-		size.rounds = *moreRounds
+		size.rounds, size.ofNodes = *moreRounds, *moreRounds
 	}
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) { s.test(t, size) })
@@ -48,6 +48,7 @@ func (s scenario) test(t *testing.T, size size) {
 	directives := s.directives
 	var between *shared
 	if s.nodes > 0 {
+		size.rounds = size.ofNodes
 		between = newShared(t, &s)
 		directives = between.directives
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	worlds   = flag.Int("worlds", 60, "how many worlds are drawn, unless a duration is given")
+	worlds   = flag.Int("worlds", 45, "how many worlds are drawn, unless a duration is given")
 	duration = flag.Duration("duration", 0, "for how long worlds are drawn")
 	from     = flag.Uint64("from", 1, "the first world that is drawn; what others draw depends on it")
 	more     = flag.String("more", "", "values that are drawn more often, such as \"profile=busy;homeserver=dendrite\"")
