@@ -102,7 +102,8 @@ const (
 // only differences matter.
 func NewBrownOut(now time.Time, jitter func() float64, tell func(BrownOutChange)) *BrownOut {
 	b := &BrownOut{epoch: now, jitter: jitter, tell: tell}
-	b.window.seed = maphash.MakeSeed()
+	seed := maphash.MakeSeed()
+	b.window.hash = func(sender string) uint64 { return maphash.String(seed, sender) }
 	b.restart(0)
 	return b
 }
@@ -229,7 +230,7 @@ func (b *BrownOut) spread(d time.Duration) time.Duration {
 // mayProbe lets one request through in off, if it is time for that. Nobody sends two in a row while there
 // are others.
 func (b *BrownOut) mayProbe(sender string, at int64) bool {
-	hash := maphash.String(b.window.seed, sender)
+	hash := b.window.hash(sender)
 	if at < b.probeDue || hash == b.lastProber && at < b.probeDue+int64(probeEach) {
 		return false
 	}

@@ -91,7 +91,7 @@ func (k *knee) recovers() time.Duration {
 }
 
 // A homeserver that answers nobody has presence off in seconds, and one that is back has it back within a
-// minute.
+// minute, or a few seconds more: each of three levels ends some 20 s after the one before.
 func TestHomeserverThatHangs(t *testing.T) {
 	eachLoad(t, map[string]load{"half busy": calmLoads["half busy"]}, func(t *testing.T, seed uint64, l load) {
 		k := newKnee(seed, l)
@@ -107,7 +107,7 @@ func TestHomeserverThatHangs(t *testing.T) {
 			t.Errorf("%d requests went to it in a minute, want one each 5 s or so", n)
 		}
 		k.load.hangs = false
-		if took := k.recovers(); took > time.Minute {
+		if took := k.recovers(); took > time.Minute+10*time.Second {
 			t.Errorf("after %v the level is %s: %v", took, BrownOutNames[k.level()], k.changes)
 		}
 	})

@@ -3,6 +3,7 @@ package policy
 import (
 	"container/heap"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -80,6 +81,11 @@ func newKnee(seed uint64, l load) *knee {
 	k.brown = NewBrownOut(dawn, k.random.Float64, func(c BrownOutChange) {
 		k.changes = append(k.changes, changed{k.now, c.From, c.To})
 	})
+	k.brown.window.hash = func(sender string) uint64 { // a seed gives the same run each time
+		hash := fnv.New64a()
+		_, _ = hash.Write([]byte(sender))
+		return hash.Sum64()
+	}
 	k.each(k.other, func() float64 { return k.load.messages }, k.send)
 	k.each(k.random, func() float64 { return k.load.reads }, func() { k.read(1+k.random.IntN(max(1, k.load.senders)), 3) })
 	return k

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"cmp"
-	"hash/maphash"
 	"slices"
 	"time"
 )
@@ -88,7 +87,7 @@ const (
 // window is what is known of the homeserver's slowness since it began. It has a place for each probe, by
 // its sender.
 type window struct {
-	seed  maphash.Seed
+	hash  func(sender string) uint64
 	bases [probeKinds]baseline
 	began int64
 
@@ -121,7 +120,7 @@ type underWay struct {
 // back, its age tells.
 func (w *window) leaves(p *Probe, sender string) {
 	w.turn++
-	p.number, p.sender = w.turn, maphash.String(w.seed, sender)
+	p.number, p.sender = w.turn, w.hash(sender)
 	p.place = int((p.sender + w.turn%placesEach*0x9e3779b97f4a7c15) >> (64 - 6))
 	if away := &w.away[p.place]; away.number == 0 {
 		*away = underWay{p.number, p.kind, p.left}
