@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -239,6 +240,38 @@ func TestTokensThatAreMadeUpAreNotTold(t *testing.T) {
 		synctest.Wait()
 		if entries := c.log.Entries(); len(entries) != before {
 			t.Errorf("told: %q", entries[before:])
+		}
+	})
+}
+
+// Nor when the homeserver says that it doesn't know them, as it does each time.
+func TestTokensThatTheHomeserverDoesNotKnowAreNotTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{RepeatWrites: "absorb"}, ClusterRules{})
+		a := c.all[0]
+		a.Want(a.Get("alice-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+		synctest.Wait()
+		before := len(c.log.Entries())
+		a.hs.Intercept = func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+			answer(w, 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"unknown"}`)
+			return true, nil
+		}
+		send := func(token string) {
+			a.Do(request("POST", "/_matrix/client/v3/logout", token, "{}"))
+			a.Do(request("PUT", "/_matrix/client/v3/rooms/!r:hs/send/m.room.message/1", token, "{}"))
+		}
+		for i := range 100 {
+			send(fmt.Sprint("made-up-", i))
+		}
+		synctest.Wait()
+		if entries := c.log.Entries(); len(entries) != before {
+			t.Errorf("told: %q", entries[before:])
+		}
+		// Of one that was good the others hear.
+		send("alice-token")
+		synctest.Wait()
+		if told := c.log.Entries()[before:]; !slices.ContainsFunc(told, func(entry string) bool { return strings.HasPrefix(entry, "t") }) {
+			t.Errorf("told of a token that has ended elsewhere: %q", told)
 		}
 	})
 }

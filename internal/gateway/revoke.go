@@ -234,26 +234,33 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 	}
 }
 
-// revokeToken forgets a credential that the homeserver has said to be no longer good, and
-// drops what waits of it.
-func (m *Store) revokeToken(c matrix.Credential) { m.revokeTokenOf(c, m.identities.LastSession(c)) }
+// revokeToken forgets a credential that the homeserver has ended, here and at the other nodes,
+// and drops what waits of it.
+func (m *Store) revokeToken(c matrix.Credential) {
+	m.revokeTokenOf(c, m.identities.LastSession(c))
+	m.tell(cluster.TokenEnded, m.identities.TokenKey(c))
+}
 
 // revokeTokenOf is revokeToken for a credential of which it isn't remembered any more whose
-// it was.
+// it was, and here only.
 func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) {
 	if was.UserID != "" {
 		m.devices.Forget(was.UserID, was.Device) // it wants nothing any more
 	}
 	m.identities.RevokeToken(c)
 	m.pendings.DropToken(c, was.UserID)
-	m.tell(cluster.TokenEnded, m.identities.TokenKey(c))
 }
 
-// doubt has the homeserver asked again whose a credential is, here and at the other nodes. What
-// nobody has known of here isn't told: anybody can make tokens up.
+// doubt has the homeserver asked again whose a credential is, here and at the other nodes.
 func (m *Store) doubt(c matrix.Credential) {
-	known := m.identities.WasKnown(c)
-	if m.identities.Doubt(c); known {
+	m.tellIfKnown(c)
+	m.identities.Doubt(c)
+}
+
+// tellIfKnown tells the other nodes that a token has ended, or may have. What nobody has known of
+// here isn't told: anybody can make tokens up.
+func (m *Store) tellIfKnown(c matrix.Credential) {
+	if m.identities.WasKnown(c) {
 		m.tell(cluster.TokenEnded, m.identities.TokenKey(c))
 	}
 }
