@@ -787,9 +787,9 @@ func TestHomeserverThatCouldNotBeAskedIsAskedSoon(t *testing.T) {
 					t.Errorf("a warning: %v", logs.All())
 				}
 				p.hs.AnswerBy(nil)
-				p.tells(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
+				p.tellsLate(map[string]func(http.ResponseWriter){"/_matrix/federation/v1/version": says("", `{"server":{"name":"Synapse"}}`)})
 				p.sync("alice-token", "")
-				synctest.Wait()
+				time.Sleep(2 * tellsAfter)
 				p.sync("alice-token", "")
 				p.wantMetrics(map[string]float64{"upstream_requests_total version": 3, "sync_writes_total unknown": 3, "sync_writes_total changed": 1})
 			})
