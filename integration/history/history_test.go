@@ -71,7 +71,7 @@ func (s scenario) test(t *testing.T, size size) {
 	counts := newTally()
 	reloads := 0
 	var slowest time.Duration
-	for round := range size.rounds {
+	for round := 0; round < size.rounds || round < 5*size.rounds && len(counts.missing(&s)) > 0; round++ {
 		if round > 0 {
 			reload(t, server, directives(hs.URL, round))
 			reloads++
@@ -115,12 +115,14 @@ func (s scenario) test(t *testing.T, size size) {
 			t.Fatal("the test itself, or the sidecar, failed")
 		}
 		if testing.Verbose() {
-			fmt.Printf("%s: round %d of %d, %v\n", s.name, round+1, size.rounds, time.Since(start).Round(100*time.Millisecond))
+			fmt.Printf("%s: round %d, of %d if enough happens, %v\n", s.name, round+1, size.rounds, time.Since(start).Round(100*time.Millisecond))
 		}
 	}
-	t.Logf("%s: %d clients, %d rounds, %d reloads, %v; the checker took %v at most for one user\n%v",
+	t.Logf("%s: %d clients, at least %d rounds, %d reloads, %v; the checker took %v at most for one user\n%v",
 		s.name, size.clients, size.rounds, reloads, time.Since(start).Round(100*time.Millisecond), slowest.Round(time.Millisecond), counts)
-	counts.wantEnough(t, &s)
+	for _, what := range counts.missing(&s) {
+		t.Errorf("%s, so this test shows little", what)
+	}
 }
 
 func reload(t *testing.T, server *inprocess.Server, directives string) {

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 )
 
 // tally counts what happened in all rounds of a scenario.
@@ -77,30 +76,27 @@ func (c *tally) String() string {
 	return b.String()
 }
 
-// wantEnough fails the test if too little happened for it to show anything.
-func (c *tally) wantEnough(t *testing.T, s *scenario) {
-	t.Helper()
+// missing says of what too little has happened for the test to show anything.
+func (c *tally) missing(s *scenario) []string {
 	acknowledged, applied, lost := 0, 0, 0
 	for _, n := range c.fates {
 		acknowledged, applied, lost = acknowledged+n.acknowledged, applied+n.applied, lost+n.lost
 	}
-	for _, count := range []struct {
-		what       string
-		got, least int
-	}{
-		{"hits", c.reads["hit"], 100},
-		{"shared fetches", c.reads["fwd=miss; collapsed"], 50},
-		{"stored answers", c.reads["fwd=miss; stored"], 50},
-		{"reads past the cache", c.reads["fwd=bypass; detail=spelling"], 50},
-		{"acknowledged writes", acknowledged, 20},
-		{"writes that were applied but not acknowledged", applied, 5},
-		{"writes that were not applied", lost, 5},
-	} {
-		if count.got < count.least {
-			t.Errorf("only %d %s, so this test shows little", count.got, count.what)
+	var missing []string
+	want := func(what string, got, least int) {
+		if got < least {
+			missing = append(missing, fmt.Sprintf("only %d %s", got, what))
 		}
 	}
-	if n := c.reads["detail=absorbed"]; s.absorbs && n < 20/max(1, 2*s.nodes) {
-		t.Errorf("only %d absorbed writes, so this test shows little", n)
+	want("hits", c.reads["hit"], 100)
+	want("shared fetches", c.reads["fwd=miss; collapsed"], 50)
+	want("stored answers", c.reads["fwd=miss; stored"], 50)
+	want("reads past the cache", c.reads["fwd=bypass; detail=spelling"], 50)
+	want("acknowledged writes", acknowledged, 20)
+	want("writes that were applied but not acknowledged", applied, 5)
+	want("writes that were not applied", lost, 5)
+	if s.absorbs {
+		want("absorbed writes", c.reads["detail=absorbed"], 20/max(1, 2*s.nodes))
 	}
+	return missing
 }
