@@ -34,6 +34,7 @@ type homeserver struct {
 	becomes func(r *http.Request) conduct // instead of the mood's, if it isn't nil
 
 	working atomic.Int32 // requests that it has not done with, whoever waits for them
+	feed    feed
 
 	mu       sync.Mutex // guards all below
 	judged   []judgement
@@ -320,11 +321,19 @@ func (hs *homeserver) state(viewer, target string) string {
 		viewer = ""
 	}
 	presence := map[string]any{
-		"presence": "online", "last_active_ago": activeAgo.Milliseconds(), "currently_active": hs.writes[target]%2 == 1,
+		"presence": wordOf(target), "last_active_ago": activeAgo.Milliseconds(), "currently_active": hs.writes[target]%2 == 1,
 		"status_msg": stateMark + target + " for " + viewer, "padding": hs.padding[target],
 	}
 	body, _ := json.Marshal(presence)
 	return string(body)
+}
+
+// wordOf is the presence of a user. What is online is asked for again each ttl even if a feed is live.
+func wordOf(target string) string {
+	if len(target)%2 == 0 {
+		return "unavailable"
+	}
+	return "online"
 }
 
 const (
@@ -337,6 +346,7 @@ func (hs *homeserver) write(in *reading, viewer string) *answer {
 		hs.leaks = append(hs.leaks, fmt.Sprintf("a write of %s arrived for %s", viewer, in.target))
 	}
 	hs.writes[in.target]++
+	hs.feed.tellPresence(in.target, hs.writes[in.target]%2 == 1)
 	return &answer{200, "application/json", "{}"}
 }
 

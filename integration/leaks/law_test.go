@@ -13,6 +13,7 @@ import (
 type lifetimes struct {
 	ttl, forbidden, stale, settle time.Duration
 	identity, rejected            time.Duration
+	live                          time.Duration // 0: there is no feed
 }
 
 // court judges answers by the history of the world.
@@ -21,7 +22,10 @@ type lifetimes struct {
 //
 //   - while its request was under way: the homeserver itself might have
 //     answered so;
-//   - less than a lifetime before t, if it came from memory.
+//   - less than a lifetime before t, if it came from memory;
+//   - or less than the longer one of what a feed covers, if it hasn't lost anything since.
+//
+// Whatever a feed has told of, an answer to a later request can't rest on what was before.
 type court struct {
 	hs    *homeserver
 	rules lifetimes
@@ -73,6 +77,7 @@ func (c *court) viewers(x *exchange) (viewers []string) {
 			lo = done.at
 		}
 	}
+	lo = latest(lo, c.hs.feed.lastTold(x.began, func(of *told) bool { return of.token != "" && of.token == x.in.shown.token }))
 	for w := range c.hs.between(lo, x.ended) {
 		if user, no := c.hs.viewer(w, &x.in); no == nil && !slices.Contains(viewers, user) {
 			viewers = append(viewers, user)
@@ -99,6 +104,24 @@ func (c *court) takesEffect(revocation *exchange, done effect, later *exchange) 
 		return false
 	}
 	return own
+}
+
+// since returns from when on a viewer must have been permitted to see the target.
+func (c *court) since(x *exchange, viewer string, lifetime time.Duration) time.Time {
+	lo := window(x, lifetime)
+	if whole := c.hs.feed.wholeAt(x.began); c.rules.live > 0 && !whole.IsZero() {
+		if live := latest(window(x, c.rules.live+lifetime-c.rules.ttl), whole); live.Before(lo) {
+			lo = live
+		}
+	}
+	return latest(lo, c.hs.feed.lastTold(x.began, func(of *told) bool { return of.who == viewer || of.who == x.in.target }))
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // permitted returns when a viewer could last see the target within a lifetime.
@@ -176,7 +199,7 @@ func (c *court) judgeState(x *exchange) string {
 	var entitled []string
 	var oldest time.Duration
 	for _, viewer := range viewers {
-		lo := window(x, lifetime)
+		lo := c.since(x, viewer, lifetime)
 		if c.strict {
 			for _, r := range c.refusals {
 				if r.viewer == viewer && r.target == x.in.target && r.ended.Before(x.began) && r.arrived.After(lo) {
@@ -186,6 +209,9 @@ func (c *court) judgeState(x *exchange) string {
 		}
 		if last, ok := c.permitted(x, viewer, lo); ok {
 			entitled = append(entitled, viewer)
+			if fromMemory && x.age() > lifetime {
+				c.seen.byFeed++
+			}
 			oldest = max(oldest, x.ended.Sub(last))
 		}
 	}
@@ -317,6 +343,9 @@ func (c *court) judgeRefusal(x *exchange) string {
 		}
 		return "a good token is rejected"
 	case x.status == c.hs.hidden.status:
+		if c.hs.feed.lastTold(x.began, func(of *told) bool { return of.who == user || of.who == x.in.target }).After(window(x, c.rules.ttl)) {
+			c.seen.refetched++
+		}
 		for w := range c.hs.between(window(x, c.rules.forbidden), x.ended) {
 			if !c.hs.maySee(w, user, x.in.target) {
 				return ""

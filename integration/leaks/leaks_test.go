@@ -43,6 +43,7 @@ type tally struct {
 	writes, writesRefused             int
 	credentialsRefused                int
 	revokedRefused                    int
+	byFeed, refetched                 int           // states that only the feed keeps, and ones that it ended
 	afterLeaving, afterRevocation     int           // states from memory that the homeserver would no longer give
 	oldestPermission, oldestIdentity  time.Duration // among them, at the longest lifetimes
 	appservices, ambiguous, queryRead int
@@ -97,6 +98,7 @@ func (n *tally) String() string {
 reads                                    %d
 states                                   %d: %d from memory, %d stale, %d collapsed, %d by ambiguous credentials
   with user_id, with the token in a query %d, %d
+  that only a feed keeps, that one ended  %d, %d
   of who had lost the permission         %d, at most %v after (of 30s)
   by tokens that had been ended elsewhere %d, at most %v after (of 2m)
 refusals of a viewer                     %d, %d from memory
@@ -104,6 +106,7 @@ refusals of a credential                 %d, %d of tokens that had been good
 writes                                   %d, and %d refused`,
 		n.sequences, n.bursts, n.reads, n.states, n.fromMemory, n.stale, n.collapsed, n.ambiguous,
 		n.appservices, n.queryRead,
+		n.byFeed, n.refetched,
 		n.afterLeaving, n.oldestPermission, n.afterRevocation, n.oldestIdentity,
 		n.refusals, n.refusalsFromMemory, n.credentialsRefused, n.revokedRefused, n.writes, n.writesRefused)
 }
@@ -115,6 +118,7 @@ func (n *tally) demandAll(t *testing.T) {
 	}
 	for what, count := range map[string]int{
 		"state from memory": n.fromMemory, "stale state": n.stale, "collapsed read": n.collapsed, "state by an ambiguous credential": n.ambiguous,
+		"state that only a feed keeps": n.byFeed, "refusal of what a feed had ended": n.refetched,
 		"state with user_id": n.appservices, "state with the token in a query": n.queryRead,
 		"state after the permission was lost": n.afterLeaving, "state after the token was ended elsewhere": n.afterRevocation,
 		"refusal": n.refusals, "refusal from memory": n.refusalsFromMemory, "refused credential": n.credentialsRefused,

@@ -44,6 +44,7 @@ func newMachine(t *rapid.T, seen *tally) *machine {
 	}
 	m.court = &court{hs: m.hs, seen: seen}
 	m.hs.perViewer = often(t, "per viewer", 15)
+	m.hs.feed.seed, m.hs.feed.trouble = rapid.Uint64().Draw(t, "the feed's seed"), pick(t, "the feed's trouble", 0, 10, 30)
 	m.hs.excludes = m.hs.name == "synapse" && often(t, "a room is left out", 20)
 
 	for range 2 {
@@ -97,7 +98,6 @@ func (m *machine) configuration(t *rapid.T) string {
 		identity:  pick(t, "identity ttl", 120*s, 15*s, 3*s),
 		rejected:  pick(t, "rejected_ttl", 10*s, 0),
 	}
-	m.court.rules = l
 	m.court.identity = max(m.court.identity, l.identity)
 
 	caching := []string{"ttl " + l.ttl.String(), "forbidden_ttl " + l.forbidden.String(), "settle " + l.settle.String()}
@@ -128,7 +128,13 @@ func (m *machine) configuration(t *rapid.T) string {
 	case !m.hs.excludes:
 		learn = "learn on\n"
 	}
-	return homeserver + learn + "write_limit " + pick(t, "write_limit", "off", "6/1m burst 5") +
+	feed := ""
+	if m.hs.name == "synapse" && !m.hs.perViewer && often(t, "feed", 50) {
+		l.live = max(l.ttl, pick(t, "live_ttl", 600*s, 60*s, 10*s))
+		feed = "feed model " + l.live.String() + "\n"
+	}
+	m.court.rules = l
+	return homeserver + learn + feed + "write_limit " + pick(t, "write_limit", "off", "6/1m burst 5") +
 		"\nread_limit off\ncache {\n" + strings.Join(caching, "\n") + "\n}\nidentity {\n" + strings.Join(identity, "\n") + "\n}\n"
 }
 
@@ -427,7 +433,7 @@ func (m *machine) elsewhere(t *rapid.T, user string) func(w *world) {
 // Wait lets time pass, around the ends of lifetimes above all.
 func (m *machine) Wait(t *rapid.T) {
 	l := m.court.rules
-	m.wait(t, l.ttl, l.forbidden, l.identity, l.settle, l.rejected, l.stale)
+	m.wait(t, l.ttl, l.forbidden, l.identity, l.settle, l.rejected, l.stale, l.live)
 }
 
 func (m *machine) wait(t *rapid.T, lifetimes ...time.Duration) {
@@ -464,6 +470,35 @@ func (m *machine) meet(users ...string) {
 			w.join(0, user)
 		}
 	})
+}
+
+// Follow is that the homeserver tells by itself, or fails to, that a viewer has left, or was logged out.
+func (m *machine) Follow(t *rapid.T) {
+	viewer, other, target := m.three(t)
+	m.meet(viewer, other, target)
+	own, others := m.tokenOf(t, viewer), m.tokenOf(t, other)
+	m.alone(t, m.read(t, own, target, true))
+	m.alone(t, m.read(t, others, target, true))
+	l := m.court.rules
+	m.wait(t, l.ttl, l.live, l.live)
+	m.alone(t, m.read(t, own, target, true))
+	time.Sleep(time.Millisecond)
+	switch pick(t, "loss", "leave", "leave", "the target leaves", "logout", "lock", "elsewhere") {
+	case "leave":
+		m.hs.change(func(w *world) { w.leave(viewer) })
+	case "the target leaves":
+		m.hs.change(func(w *world) { w.leave(target) })
+	case "logout":
+		m.hs.change(func(w *world) { delete(w.sessions, own) })
+	case "lock":
+		m.hs.change(func(w *world) { w.locked[viewer] = true })
+	default:
+		m.Elsewhere(t)
+	}
+	for range rapid.IntRange(1, 3).Draw(t, "times") {
+		time.Sleep(pick(t, "soon", 0, 5*time.Millisecond, 25*time.Millisecond, time.Second, 10*time.Second))
+		m.alone(t, m.read(t, pick(t, "reader", own, own, others), pick(t, "whom", target, target, viewer), true))
+	}
 }
 
 // Reuse is what an identity's lifetime is about: a token is used that was ended, while

@@ -26,6 +26,7 @@ func open(t interface {
 }, hs *homeserver, directives string) *bubble.Journal {
 	j := new(bubble.Journal)
 	bubble.Behind("localhost:8008", hs)
+	fedBy.Store(hs)
 	if err := load(j, directives); err != nil {
 		t.Fatal(err)
 	}
