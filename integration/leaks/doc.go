@@ -14,6 +14,9 @@
 // broken or never. Meanwhile reads and writes go through Caddy in every spelling,
 // one by one and many at once.
 //
+// Synapse tells by itself, too (feed_test.go): rows come late, twice, in another order, or
+// are lost, which is noticed at once or later.
+//
 // The world's history is kept. Each answer is judged by it afterwards (law_test.go):
 // a state needs a moment, within the lifetimes that the configuration promises, at
 // which the homeserver would have taken the credential for a viewer and let the

@@ -20,7 +20,8 @@ import (
 // feed is what the homeserver tells, and how it is told.
 type feed struct {
 	seed    uint64
-	trouble int // rows that don't come as they should, of a hundred
+	trouble int  // rows that don't come as they should, of a hundred
+	fate    fate // of all rows for a while, if it isn't drawn
 
 	mu   sync.Mutex   // guards all below
 	news gateway.News // who is told, or nil
@@ -38,6 +39,18 @@ type told struct {
 
 // liveness is from when on nothing has been lost, or the zero time after a loss.
 type liveness struct{ from, whole time.Time }
+
+// fate is what becomes of a row.
+type fate int
+
+const (
+	drawn        fate = iota
+	cutOffWithIt      // lost, and the connection with it
+	missing           // lost, which the next line shows
+	twice
+	late
+	fates = iota
+)
 
 // row is about a change that has just been.
 type row struct {
@@ -162,27 +175,29 @@ func (f *feed) tell(r row) {
 	random := rand.New(rand.NewPCG(f.seed, sum.Sum64()))
 	soon := time.Duration(1+random.IntN(20)) * time.Millisecond
 	times := []time.Duration{soon}
-	if random.IntN(100) < f.trouble {
-		switch random.IntN(4) {
-		case 0: // lost, and the connection with it
-			f.lose(soon, time.Duration(random.IntN(10_000))*time.Millisecond)
-			return
-		case 1: // lost, which the next line shows
-			go func() {
-				time.Sleep(soon + time.Duration(random.IntN(5000))*time.Millisecond)
-				f.mu.Lock()
-				defer f.mu.Unlock()
-				if f.isConnected() {
-					f.news.Missed(gateway.FeedGap)
-					f.lives(time.Now())
-				}
-			}()
-			return
-		case 2:
-			times = []time.Duration{soon, time.Duration(random.IntN(60_000)) * time.Millisecond}
-		default:
-			times = []time.Duration{time.Duration(random.IntN(10_000)) * time.Millisecond}
-		}
+	becomes := f.fate
+	if becomes == drawn && random.IntN(100) < f.trouble {
+		becomes = 1 + fate(random.IntN(int(fates)-1))
+	}
+	switch becomes {
+	case cutOffWithIt:
+		f.lose(soon, time.Duration(random.IntN(120_000))*time.Millisecond)
+		return
+	case missing:
+		go func() {
+			time.Sleep(soon + time.Duration(random.IntN(5000))*time.Millisecond)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.isConnected() {
+				f.news.Missed(gateway.FeedGap)
+				f.lives(time.Now())
+			}
+		}()
+		return
+	case twice:
+		times = []time.Duration{soon, time.Duration(random.IntN(60_000)) * time.Millisecond}
+	case late:
+		times = []time.Duration{time.Duration(random.IntN(10_000)) * time.Millisecond}
 	}
 	for _, after := range times {
 		go func() {

@@ -44,7 +44,7 @@ func newMachine(t *rapid.T, seen *tally) *machine {
 	}
 	m.court = &court{hs: m.hs, seen: seen}
 	m.hs.perViewer = often(t, "per viewer", 15)
-	m.hs.feed.seed, m.hs.feed.trouble = rapid.Uint64().Draw(t, "the feed's seed"), pick(t, "the feed's trouble", 0, 10, 30)
+	m.hs.feed.seed, m.hs.feed.trouble = rapid.Uint64().Draw(t, "the feed's seed"), pick(t, "the feed's trouble", 0, 20, 70)
 	m.hs.excludes = m.hs.name == "synapse" && often(t, "a room is left out", 20)
 
 	for range 2 {
@@ -483,6 +483,7 @@ func (m *machine) Follow(t *rapid.T) {
 	m.wait(t, l.ttl, l.live, l.live)
 	m.alone(t, m.read(t, own, target, true))
 	time.Sleep(time.Millisecond)
+	m.hs.feed.fate = pick(t, "fate", drawn, drawn, cutOffWithIt, missing)
 	switch pick(t, "loss", "leave", "leave", "the target leaves", "logout", "lock", "elsewhere") {
 	case "leave":
 		m.hs.change(func(w *world) { w.leave(viewer) })
@@ -496,9 +497,10 @@ func (m *machine) Follow(t *rapid.T) {
 		m.Elsewhere(t)
 	}
 	for range rapid.IntRange(1, 3).Draw(t, "times") {
-		time.Sleep(pick(t, "soon", 0, 5*time.Millisecond, 25*time.Millisecond, time.Second, 10*time.Second))
+		time.Sleep(pick(t, "soon", 0, 5*time.Millisecond, 25*time.Millisecond, 10*time.Second, l.ttl+time.Second))
 		m.alone(t, m.read(t, pick(t, "reader", own, own, others), pick(t, "whom", target, target, viewer), true))
 	}
+	m.hs.feed.fate = drawn
 }
 
 // Reuse is what an identity's lifetime is about: a token is used that was ended, while
