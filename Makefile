@@ -142,10 +142,11 @@ test-unit: race-note ## run the tests of the plugin itself
 test-tools: race-note sbom ## build with xcaddy, and hold the bill of materials against the binary
 	go -C tools test $(RACE) -count=1 -v $(TESTFLAGS) ./...
 
-# One package at a time, so that servers don't take each other's processors, and
-# so that the output, with what was skipped and why, appears while it runs.
+# Two packages at a time: most of them wait for servers longer than they compute. gotestsum shows both
+# while they run, and says at the end what failed, and what was skipped and why.
 test-integration: race-note ## run the tests on real homeservers, and all that runs the whole sidecar
-	go -C integration test $(RACE) -count=1 -p 1 -v -timeout 15m $(TESTFLAGS) ./...
+	gotestsum=$$(go -C tools tool -n gotestsum) && cd integration && \
+	"$$gotestsum" --format standard-verbose -- $(RACE) -count=1 -p 2 -timeout 15m $(TESTFLAGS) ./...
 
 test-fuzz: ## fuzz each target briefly
 	@$(MAKE) --no-print-directory fuzz FUZZTIME=5000x

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/checkout"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/debian"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/progress"
 )
@@ -74,11 +75,7 @@ func installServices(ctx context.Context, out io.Writer) (services, error) {
 const noServices = "#!/bin/sh\nexit 101\n"
 
 func aptInstall(ctx context.Context, packages ...string) error {
-	cache, err := checkout.CacheDir()
-	if err != nil {
-		return err
-	}
-	unlock, err := lock(filepath.Join(cache, "apt.lock"))
+	unlock, err := checkout.Lock(debian.Lock)
 	if err != nil {
 		return err
 	}

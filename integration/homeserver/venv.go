@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/checkout"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/progress"
@@ -54,7 +53,7 @@ func InstallSynapse(ctx context.Context, out io.Writer) (python string, err erro
 	python = filepath.Join(venv, "bin", "python")
 
 	// Test binaries of several packages come here at the same time.
-	unlock, err := lock(venv + ".lock")
+	unlock, err := checkout.Lock(filepath.Base(venv) + ".lock")
 	if err != nil {
 		return "", err
 	}
@@ -97,17 +96,4 @@ func makeVenv(ctx context.Context, venv string) error {
 		return fmt.Errorf("installing from the package index: %w", err)
 	}
 	return nil
-}
-
-// lock waits for a lock between processes. The kernel drops it with the process.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("locking: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("locking %s: %w", path, err)
-	}
-	return func() { f.Close() }, nil
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // module is the module that this package is part of.
@@ -39,6 +40,24 @@ func CacheDir() (string, error) {
 		return "", fmt.Errorf("making the cache folder: %w", err)
 	}
 	return dir, nil
+}
+
+// Lock waits until no other process holds the lock of a name: test binaries of several packages come
+// at the same time for what one of them has to get. The kernel drops it with the process.
+func Lock(name string) (unlock func(), err error) {
+	cache, err := CacheDir()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(cache, name), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("locking: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("locking %s: %w", name, err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // GoEnv is the environment for go commands: a workspace file somewhere above the

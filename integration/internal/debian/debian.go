@@ -19,6 +19,9 @@ import (
 // ErrUnavailable is part of the error where a program isn't there and can't be got.
 var ErrUnavailable = errors.New("not there, and Debian's packages can't be had")
 
+// Lock is the name of the lock of all who use apt-get, two of which can't get lists at the same time.
+const Lock = "apt.lock"
+
 // Command returns a command of a program that is in the first package; the others hold
 // libraries that it needs. A program that is installed is taken as it is. Otherwise the
 // packages are downloaded by apt-get and unpacked into the folder that outlives a run.
@@ -45,7 +48,12 @@ func Command(ctx context.Context, out io.Writer, program string, packages ...str
 func CommandOfAll(ctx context.Context, out io.Writer, program, pkg string) (func(args ...string) *exec.Cmd, error) {
 	packages := []string{pkg}
 	if _, err := exec.LookPath(program); err != nil {
+		unlock, err := checkout.Lock(Lock)
+		if err != nil {
+			return nil, err
+		}
 		needed, err := needed(ctx, pkg)
+		unlock()
 		if err != nil {
 			return nil, fmt.Errorf("getting %s: %w: %w", program, ErrUnavailable, err)
 		}
@@ -100,6 +108,14 @@ func inside(ctx context.Context, root, program string) (func(args ...string) *ex
 
 // unpack downloads packages and unpacks them into root, or leaves nothing there.
 func unpack(ctx context.Context, cache, root string, packages []string) error {
+	unlock, err := checkout.Lock(Lock)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Stat(root); err == nil {
+		return nil // another test was first
+	}
 	temp, err := os.MkdirTemp(cache, "debian-")
 	if err != nil {
 		return err
@@ -126,11 +142,7 @@ func unpack(ctx context.Context, cache, root string, packages []string) error {
 			return err
 		}
 	}
-	err = os.Rename(filepath.Join(temp, "root"), root)
-	if errors.Is(err, os.ErrExist) {
-		return nil // another test was first
-	}
-	return err
+	return os.Rename(filepath.Join(temp, "root"), root)
 }
 
 func run(ctx context.Context, dir, name string, args ...string) error {
