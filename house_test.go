@@ -84,6 +84,7 @@ var floors = []struct {
 	{rooms: []string{"internal/identity", "internal/devices", "internal/pending"}, others: []string{"github.com/hashicorp/golang-lru/v2"}},
 	{rooms: []string{"cache", "policy"}, others: []string{"github.com/hashicorp/golang-lru/v2"}},
 	{rooms: []string{"internal/gateway"}, others: []string{"github.com/hashicorp/golang-lru/v2"}, http: true},
+	{rooms: []string{"internal/plan"}},
 	{rooms: []string{"caddymodule"}, http: true, others: []string{
 		"github.com/caddyserver/", "github.com/dustin/go-humanize", "github.com/prometheus/", "github.com/spf13/cobra", "go.uber.org/zap",
 	}},

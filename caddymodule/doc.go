@@ -23,5 +23,6 @@
 //   - command.go: presence-proxy; commandtop.go, commandhealth.go, commanduser.go: presence-top,
 //     presence-health, presence-user and presence-purge, which ask a running Caddy by adminclient.go;
 //   - commandcheck.go: presence-check, which looks for what is unwise by the rules of check.go in a
-//     Caddyfile as checkfile.go reads it.
+//     Caddyfile as checkfile.go reads it;
+//   - commandplan.go: presence-plan, which tells what all this would save and cost, by internal/plan.
 package caddymodule

@@ -109,7 +109,7 @@ func (m *Store) inspectBudgets(userID string, all []*Settings, now time.Time) []
 	budgets := []InspectedBudget{}
 	for kind, limiter := range m.limiters() {
 		for _, set := range all {
-			limit := set.classOf(userID).limit(limitKind(kind))
+			limit := set.ClassOf(userID).limit(limitKind(kind))
 			if limit == nil || limitKind(kind) == limitSync && set.SyncPresence != SyncLimit {
 				continue
 			}

@@ -786,7 +786,7 @@ func TestOfTwoWritesTheOlderIsSentIfTheNewerIsRefused(t *testing.T) {
 				}
 				p.wantDeliveries(tc.want)
 				// What was sent in the place of a refused one is charged for as well.
-				due := p.memory.writes.Wait(alice, *p.gateway.cfg.classOf(alice).WriteLimit, time.Now())
+				due := p.memory.writes.Wait(alice, *p.gateway.cfg.ClassOf(alice).WriteLimit, time.Now())
 				if want := time.Duration(10*len(tc.sent)-5) * time.Second; due != want {
 					t.Errorf("the next write in %v, want %v", due, want)
 				}

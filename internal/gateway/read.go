@@ -174,7 +174,7 @@ func (g *Gateway) staleOwner(rd *reading) (who owner) {
 // takeRead charges a user for a read.
 func (g *Gateway) takeRead(rd *reading, userID string) {
 	rd.Budget = policy.BudgetLeft
-	if wait, ok := g.store.take(limitRead, g.cfg.classOf(userID).ReadLimit, userID, rd.now); !ok {
+	if wait, ok := g.store.take(limitRead, g.cfg.ClassOf(userID).ReadLimit, userID, rd.now); !ok {
 		rd.Budget, rd.wait = policy.BudgetEmpty, wait
 	}
 }

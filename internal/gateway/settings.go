@@ -161,8 +161,8 @@ type Class struct {
 	Coalesce bool // writes over the limit
 }
 
-// classOf returns what applies to a user.
-func (s *Settings) classOf(userID string) *Class {
+// ClassOf returns what applies to a user.
+func (s *Settings) ClassOf(userID string) *Class {
 	if len(s.Exempt) == 0 && len(s.Classes) == 0 {
 		return s.Everybody
 	}

@@ -95,7 +95,7 @@ func (g *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 			if g.brownOut() >= policy.BrownOutHold {
 				return false
 			}
-			_, ok := g.store.take(limitSync, g.cfg.classOf(userID).SyncLimit, userID, now)
+			_, ok := g.store.take(limitSync, g.cfg.ClassOf(userID).SyncLimit, userID, now)
 			return ok
 		},
 	}, now)

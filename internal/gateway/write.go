@@ -123,7 +123,7 @@ func (g *Gateway) noteWriter(wr *writing, who owner) {
 	if wr.Own { // else it goes nowhere, and nothing is kept of it
 		wr.Fingerprint = g.store.identities.DeviceOf(wr.credential, who.userID)
 	}
-	wr.class = g.cfg.classOf(who.userID)
+	wr.class = g.cfg.ClassOf(who.userID)
 	wr.Absorbs, wr.Coalesces = wr.class.Absorb, wr.class.Coalesce
 }
 

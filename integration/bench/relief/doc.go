@@ -20,5 +20,6 @@
 //	request.go, play.go  requests, and the playing of schedules
 //	ledger.go, judge.go  what may be shown, and what is wrong with an answer
 //	check.go             what is compared after a shape
+//	predict.go           what presence-plan says of the same requests
 //	result.go, show.go   figures, tables, charts
 package main

@@ -55,9 +55,11 @@ func statusPath(user string) string {
 
 // send sends a request to base.
 func (w *world) send(ctx context.Context, base string, r request) answer {
-	switch r.kind {
-	case write:
+	if r.kind == write {
 		return w.write(ctx, base, r)
+	}
+	w.recording.note(base, r, "")
+	switch r.kind {
 	case sync_:
 		return w.sync(ctx, base, r)
 	case message:
@@ -77,6 +79,8 @@ func (w *world) write(ctx context.Context, base string, r request) answer {
 	account.writing.Lock()
 	defer account.writing.Unlock()
 	version, presence := account.sends(r.presence, r.change, time.Now())
+	r.presence = presence
+	w.recording.note(base, r, statusOf(version, r.by.id))
 	text, err := json.Marshal(map[string]string{"presence": presence, "status_msg": statusOf(version, r.by.id)})
 	if err != nil {
 		return answer{body: []byte(err.Error())}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/counting"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/plan"
 )
 
 // Result is one phase of a shape on one homeserver, by one way.
@@ -19,6 +20,7 @@ type Result struct {
 	Way        string
 
 	Requests int
+	Reads    int
 	Seconds  float64
 	// Upstream is what reached the homeserver.
 	Upstream counting.Counts
@@ -58,6 +60,10 @@ type Result struct {
 
 	// Target is the share of PresenceCPU that has to be saved with the busy profile, or 0.
 	Target float64
+	// Predicted is what presence-plan's simulation says, of the ways that it knows.
+	Predicted    *predicted
+	PredictedCPU *plan.Range // CPU time of the homeserver for presence, in seconds
+
 	// Saved is the share that was saved compared with direct. It is left out where that is
 	// too little to tell.
 	Saved *float64
@@ -118,6 +124,7 @@ func relate(results []Result) {
 		for _, other := range results {
 			if r := &results[i]; same(*r, other) && other.Way == direct.name && r.Way != direct.name && r.Way != quiet.name {
 				// Less than nothing is the clock's.
+				r.predictCPU(other)
 				if whole, ok := other.telling(); ok {
 					saved := 1 - max(0, r.PresenceCPU())/whole
 					r.Saved = &saved
@@ -155,6 +162,9 @@ func (r Result) met() (words []string, ok bool) {
 	}
 	if r.WhoamiBound != nil {
 		say(r.Upstream.Whoami <= int64(*r.WhoamiBound), "whoami ≤ %d", *r.WhoamiBound)
+	}
+	for _, wrong := range r.foreseen() {
+		say(false, "%s", wrong)
 	}
 	if r.wrong() > 0 && !isPeer(r.Way) && r.Way != unrelieved.name {
 		say(false, "0 wrong")

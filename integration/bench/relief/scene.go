@@ -47,6 +47,11 @@ func perform(ctx context.Context, w *world, sh shape, by way, s size, out io.Wri
 	}
 	sc.preflight = w.send(ctx, w.server.URL, request{kind: preflight, by: w.people[0], of: w.people[0].id})
 
+	profile := profileOf(by)
+	if profile != "" {
+		w.recording = newRecording(sc.base)
+		defer func() { w.recording = nil }()
+	}
 	var plans [][]request
 	for _, p := range sh.phases {
 		plans = append(plans, p.load(sc))
@@ -61,15 +66,25 @@ func perform(ctx context.Context, w *world, sh shape, by way, s size, out io.Wri
 		}
 	}
 	var results []Result
+	var spans []span
 	for i, p := range sh.phases {
 		if err := w.calm(ctx, 6*time.Second); err != nil {
 			return nil, err
 		}
-		r, err := sc.measure(ctx, sh, p, plans[i])
+		r, measured, err := sc.measure(ctx, sh, p, plans[i])
 		if err != nil {
 			return nil, err
 		}
-		results = append(results, r)
+		results, spans = append(results, r), append(spans, measured)
+	}
+	if profile != "" {
+		each, err := w.recording.predict(w, profile, spans)
+		if err != nil {
+			return nil, fmt.Errorf("predicting: %w", err)
+		}
+		for i := range each {
+			results[i].Predicted = &each[i]
+		}
 	}
 	if sh.syncs && !by.quiet {
 		w.lastSync = time.Now()
@@ -130,8 +145,8 @@ func (s *scene) warm(ctx context.Context, sh shape, plans [][]request) error {
 }
 
 // measure plays a phase, and what it cost.
-func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) (Result, error) {
-	r := Result{
+func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) (r Result, measured span, err error) {
+	r = Result{
 		Homeserver: s.world.name, Shape: sh.name, Key: sh.key, Phase: p.name, What: sh.what(s.size), Way: s.way.name,
 		Target: p.target,
 	}
@@ -141,33 +156,35 @@ func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) 
 	countsBefore := s.world.hop.Counts()
 	sidecarBefore, err := s.sidecarCPU()
 	if err != nil {
-		return r, err
+		return r, measured, err
 	}
 	before, err := s.world.used()
 	if err != nil {
-		return r, err
+		return r, measured, err
 	}
 	begin := time.Now()
+	measured.begin = begin
 	if err := s.play(ctx, plan, t); err != nil {
-		return r, err
+		return r, measured, err
 	}
 	if p.ends != nil {
 		if err := p.ends(ctx, s, &r, t); err != nil {
-			return r, err
+			return r, measured, err
 		}
 	}
 	// All ways take as long, and a bit more for what the homeserver does after answers.
 	const after = 500 * time.Millisecond
 	if err := wait(ctx, begin.Add(p.length(s.size)+after)); err != nil {
-		return r, err
+		return r, measured, err
 	}
-	took := time.Since(begin)
+	measured.end = time.Now()
+	took := measured.end.Sub(begin)
 	used, err := s.world.used()
 	if err != nil {
-		return r, err
+		return r, measured, err
 	}
 	if sidecar, err = s.sidecarCPU(); err != nil {
-		return r, err
+		return r, measured, err
 	}
 	r.Upstream = s.world.hop.Counts().Since(countsBefore)
 	r.Seconds = took.Seconds()
@@ -178,13 +195,18 @@ func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) 
 
 	if p.after != nil {
 		if err := p.after(ctx, s, &r, t); err != nil {
-			return r, err
+			return r, measured, err
+		}
+	}
+	for _, q := range plan {
+		if q.kind == read {
+			r.Reads++
 		}
 	}
 	r.Requests, r.Limited, r.Errors, r.Wrong, r.Examples = t.requests, t.limited, t.errors(), t.wrong, t.examples
 	r.P50, r.P99 = t.quantile(0.5), t.quantile(0.99)
 	r.MessageP99 = t.messageQuantile(0.99)
-	return r, nil
+	return r, measured, nil
 }
 
 func (s *scene) sidecarCPU() (time.Duration, error) {

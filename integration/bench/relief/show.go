@@ -76,6 +76,9 @@ func (r *measured) tables() []report.Table {
 	for _, k := range homeservers {
 		tables = append(tables, r.table(k.name))
 	}
+	if predictions := r.predictions(); len(predictions.Rows) > 0 {
+		tables = append(tables, predictions)
+	}
 	return tables
 }
 

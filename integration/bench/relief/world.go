@@ -70,6 +70,8 @@ type world struct {
 	lastSync time.Time
 	// idle is what the homeserver uses in a second when nobody asks.
 	idle time.Duration
+	// recording is of the way that is being played, or nil.
+	recording *recording
 	// warmed are the shapes that the homeserver has seen.
 	warmed map[string]bool
 }

@@ -1,0 +1,104 @@
+package plan
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/plan"
+)
+
+// run runs presence-plan.
+func run(t *testing.T, args ...string) (out, problem string, code int) {
+	t.Helper()
+	binary, err := sidecar.Build(os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), binary, append([]string{"presence-plan"}, args...)...)
+	dir := t.TempDir()
+	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = cmd.Run()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+}
+
+func write(t *testing.T, name, text string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestThePlanIsATableOrJSON(t *testing.T) {
+	load := write(t, "load.json", `{"users": 100, "rooms": [{"per_user": 2, "size": 10}], "poll": "20s"}`)
+	out, problem, code := run(t, "--load", load, "--profile", "busy")
+	if code != 0 || !strings.Contains(out, "with busy") || problem != "" {
+		t.Errorf("exit code %d\n%s%s", code, out, problem)
+	}
+	// Flags come before the file.
+	out, problem, code = run(t, "--load", load, "--users", "60", "--poll", "10s", "--homeserver", "dendrite", "--cost", "read=2", "--json")
+	var a plan.Answer
+	if err := json.Unmarshal([]byte(out), &a); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v\n%s%s", code, err, out, problem)
+	}
+	if a.Load.Users != 60 || len(a.Load.Rooms) != 1 || a.Homeserver != "dendrite" || a.With.Middle() >= a.Without.Middle() {
+		t.Errorf("%s", out)
+	}
+}
+
+// The options that apply are those of the configuration.
+func TestThePlanIsOfAConfiguration(t *testing.T) {
+	config := write(t, "Caddyfile", "http://:8009 {\n\tmatrix_presence {\n\t\tcache {\n\t\t\tttl 5m\n\t\t\tstates 77\n\t\t}\n\t\tpreflight local\n\t}\n\treverse_proxy localhost:8008\n}\n")
+	out, problem, code := run(t, "--users", "50", "--rooms", "2x10", "--config", config, "--json")
+	var a plan.Answer
+	if err := json.Unmarshal([]byte(out), &a); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v\n%s%s", code, err, out, problem)
+	}
+	if a.Profile != "configuration" || a.Tables[0].Size != 77 || a.Outcomes["preflight"]["hit"].High == 0 {
+		t.Errorf("%s", out)
+	}
+}
+
+func TestThePlanRefusesWhatCannotBe(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		says string
+	}{
+		{nil, "--users is required"},
+		{[]string{"--users", "0"}, "1 to 10000000"},
+		{[]string{"--users", "10000001"}, "1 to 10000000"},
+		{[]string{"--users", "100", "--rooms", "many"}, "--rooms"},
+		{[]string{"--users", "100", "--rooms", "1x500"}, "larger than the server"},
+		{[]string{"--users", "100", "--online", "20"}, "online"},
+		{[]string{"--users", "100", "--sync-every", "0s"}, "sync_every"},
+		{[]string{"--users", "100", "--bridge", "500"}, "--bridge"},
+		{[]string{"--users", "100", "--ttl", "0s"}, "--ttl"},
+		{[]string{"--users", "100", "--states", "0"}, "--states"},
+		{[]string{"--users", "100", "--profile", "large"}, "default or busy"},
+		{[]string{"--users", "100", "--profile", "busy", "--config", "Caddyfile"}, "give one"},
+		{[]string{"--users", "100", "--config", write(t, "Caddyfile", ":8009 {\n\trespond hello\n}\n")}, "no site with matrix_presence"},
+		{[]string{"--users", "100", "--homeserver", "conduit"}, "synapse and dendrite"},
+		{[]string{"--users", "100", "--nodes", "0"}, "nodes"},
+		{[]string{"--users", "100", "--cost", "reed=1"}, "--cost"},
+		{[]string{"--load", "nowhere.json"}, "--load"},
+		{[]string{"--load", write(t, "load.json", "users: 100")}, "JSON object"},
+	} {
+		out, problem, code := run(t, tt.args...)
+		if code == 0 || out != "" || !strings.Contains(problem, tt.says) {
+			t.Errorf("%q: exit code %d, want something about %q\n%s%s", tt.args, code, tt.says, out, problem)
+		}
+	}
+}
