@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/report"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/plan"
 )
@@ -75,6 +76,11 @@ func (rec *recording) predict(w *world, profile string, spans []span) (each []pr
 	if err != nil {
 		return nil, err
 	}
+	return rec.predictWith(w, settings, spans)
+}
+
+// predictWith is predict for any configuration.
+func (rec *recording) predictWith(w *world, settings *gateway.Settings, spans []span) (each []predicted, err error) {
 	homeserver := strings.ToLower(w.name)
 	costs, err := plan.DefaultCosts(homeserver)
 	if err != nil {
@@ -195,6 +201,11 @@ func (r Result) foreseen() (wrong []string) {
 	if hits, ok := r.hits(); ok && math.Abs(r.Predicted.hits-hits)*float64(r.Reads) > hitsOff*float64(r.Reads)+upstreamFew {
 		wrong = append(wrong, fmt.Sprintf("%.0f %% hits were predicted, there were %.0f %%", 100*r.Predicted.hits, 100*hits))
 	}
+	return wrong
+}
+
+// foreseenCPU says what of a prediction of CPU time was wrong.
+func (r Result) foreseenCPU() (wrong []string) {
 	if cpu := r.PredictedCPU; cpu != nil {
 		if was := r.PresenceCPU(); was < cpu.Low*(1-cpuShare)-ticks || was > cpu.High*(1+cpuShare)+ticks {
 			wrong = append(wrong, fmt.Sprintf("%.2f to %.2f s of CPU time were predicted, it took %.2f", cpu.Low, cpu.High, was))

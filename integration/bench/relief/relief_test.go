@@ -23,6 +23,9 @@ func TestReadShapesOnARealHomeserver(t *testing.T) {
 		if m.wrong() > 0 {
 			t.Errorf("%s, %s: %v: %q", m.title(), m.Way, m.Wrong, m.Examples)
 		}
+		if wrong := m.foreseen(); len(wrong) > 0 || m.Predicted == nil && profileOf(way{name: m.Way}) != "" {
+			t.Errorf("%s, %s: presence-plan said something else: %q", m.title(), m.Way, wrong)
+		}
 		if first := r.results[0]; m.Key == first.Key && m.Requests != first.Requests {
 			t.Errorf("%s, %s: %d requests, and %d of others", m.title(), m.Way, m.Requests, first.Requests)
 		}

@@ -163,7 +163,7 @@ func (r Result) met() (words []string, ok bool) {
 	if r.WhoamiBound != nil {
 		say(r.Upstream.Whoami <= int64(*r.WhoamiBound), "whoami ≤ %d", *r.WhoamiBound)
 	}
-	for _, wrong := range r.foreseen() {
+	for _, wrong := range slices.Concat(r.foreseen(), r.foreseenCPU()) {
 		say(false, "%s", wrong)
 	}
 	if r.wrong() > 0 && !isPeer(r.Way) && r.Way != unrelieved.name {
