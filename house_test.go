@@ -73,6 +73,57 @@ func TestFloorPlansNameEachRoom(t *testing.T) {
 	}
 }
 
+var (
+	named      = regexp.MustCompile("`([^`]+)`")
+	namedFile  = regexp.MustCompile(`^[\w./-]+\.go$`)
+	namedTest  = regexp.MustCompile(`^(?:Test|Fuzz|Benchmark)\w+$`)
+	namedPath  = regexp.MustCompile(`^(?:cache|policy|internal|caddymodule|redis|cmd|docs|contrib)/[\w/.-]+$|^integration/[\w/-]+$`)
+	testInCode = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
+)
+
+// The files, folders and tests that the pages name are there. What a page promises is held by a test
+// of that name.
+func TestPagesNameWhatIsThere(t *testing.T) {
+	var files []string
+	tests := make(map[string]bool)
+	err := filepath.WalkDir(".", func(path string, entry os.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && path != "." && strings.HasPrefix(entry.Name(), ".") {
+			return filepath.SkipDir
+		}
+		if strings.HasSuffix(path, ".go") {
+			files = append(files, path)
+			for _, match := range testInCode.FindAllStringSubmatch(read(path), -1) {
+				tests[match[1]] = true
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, _ := filepath.Glob("*.md")
+	more, _ := filepath.Glob("docs/*.md")
+	deploy, _ := filepath.Glob("docs/*/*.md")
+	for _, page := range slices.Concat(pages, more, deploy) {
+		for _, match := range named.FindAllStringSubmatch(read(page), -1) {
+			name := match[1]
+			isThere := true
+			switch {
+			case namedTest.MatchString(name):
+				isThere = tests[name]
+			case namedFile.MatchString(name):
+				isThere = slices.ContainsFunc(files, func(file string) bool { return file == name || strings.HasSuffix(file, "/"+name) })
+			case namedPath.MatchString(name):
+				_, err := os.Stat(name)
+				isThere = err == nil
+			}
+			if !isThere {
+				t.Errorf("%s names %s, which isn't there", page, name)
+			}
+		}
+	}
+}
+
 // Arrows go down only: each room imports rooms of lower floors, and what is said of its floor.
 var floors = []struct {
 	rooms  []string
