@@ -106,11 +106,12 @@ func (c *court) takesEffect(revocation *exchange, done effect, later *exchange) 
 	return own
 }
 
-// since returns from when on a viewer must have been permitted to see the target.
-func (c *court) since(x *exchange, viewer string, lifetime time.Duration) time.Time {
+// since returns from when on what a lifetime is about must have been true of a viewer and the target. The
+// longer one is of what a feed covers.
+func (c *court) since(x *exchange, viewer string, lifetime, covered time.Duration) time.Time {
 	lo := window(x, lifetime)
 	if whole := c.hs.feed.wholeAt(x.began); c.rules.live > 0 && !whole.IsZero() {
-		if live := latest(window(x, c.rules.live+lifetime-c.rules.ttl), whole); live.Before(lo) {
+		if live := latest(window(x, covered), whole); live.Before(lo) {
 			lo = live
 		}
 	}
@@ -199,7 +200,7 @@ func (c *court) judgeState(x *exchange) string {
 	var entitled []string
 	var oldest time.Duration
 	for _, viewer := range viewers {
-		lo := c.since(x, viewer, lifetime)
+		lo := c.since(x, viewer, lifetime, c.rules.live+lifetime-c.rules.ttl)
 		if c.strict {
 			for _, r := range c.refusals {
 				if r.viewer == viewer && r.target == x.in.target && r.ended.Before(x.began) && r.arrived.After(lo) {
@@ -346,7 +347,7 @@ func (c *court) judgeRefusal(x *exchange) string {
 		if c.hs.feed.lastTold(x.began, func(of *told) bool { return of.who == user || of.who == x.in.target }).After(window(x, c.rules.ttl)) {
 			c.seen.refetched++
 		}
-		for w := range c.hs.between(window(x, c.rules.forbidden), x.ended) {
+		for w := range c.hs.between(c.since(x, user, c.rules.forbidden, c.rules.live), x.ended) {
 			if !c.hs.maySee(w, user, x.in.target) {
 				return ""
 			}

@@ -484,7 +484,12 @@ func (m *machine) Follow(t *rapid.T) {
 	m.alone(t, m.read(t, own, target, true))
 	time.Sleep(time.Millisecond)
 	m.hs.feed.fate = pick(t, "fate", drawn, drawn, cutOffWithIt, missing)
-	switch pick(t, "loss", "leave", "leave", "the target leaves", "logout", "lock", "elsewhere") {
+	switch pick(t, "loss", "leave", "leave", "the target leaves", "logout", "lock", "elsewhere", "comes back") {
+	case "comes back":
+		m.hs.change(func(w *world) { w.leave(viewer) })
+		m.wait(t, l.ttl, l.live)
+		m.alone(t, m.read(t, own, target, true))
+		m.meet(viewer, target)
 	case "leave":
 		m.hs.change(func(w *world) { w.leave(viewer) })
 	case "the target leaves":
