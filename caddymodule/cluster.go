@@ -82,6 +82,19 @@ func checkCluster(h *Handler, c Cluster) error {
 	return nil
 }
 
+// checkOneCluster refuses a cluster that isn't that of another handler of the same store and configuration: what is
+// remembered there can be as new as one log only. It needs the plans' lock.
+func (h *Handler) checkOneCluster(p *plan, store string) (err error) {
+	eachStore(func(name string, m *pooled) {
+		for other := range m.tenants {
+			if name == store && other.plan == p && h.cluster != nil && other.cluster != nil && other.clusterKey() != h.clusterKey() {
+				err = fmt.Errorf("the matrix_presence handlers of the cache %s can't be part of two clusters: give all of them the same options of cluster", store)
+			}
+		}
+	})
+	return err
+}
+
 // clusterKey tells a handler's cluster from others of its memory.
 func (h *Handler) clusterKey() string { return h.Cache.Name + "\x00" + h.cluster.Key() }
 

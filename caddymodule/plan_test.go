@@ -609,6 +609,78 @@ func TestWhatIsUnderWayIsToldToTheStoreThatTakesOver(t *testing.T) {
 	}
 }
 
+// Of two reloads within one request the store of the second didn't hear of what the request changed: it was told to
+// the store that had taken its own one's place, and that was gone.
+func TestWhatIsUnderWayIsToldOverTwoReloads(t *testing.T) {
+	for name, underWay := range map[string]struct{ method, path, token, body, want string }{
+		"a write":  {"PUT", statusPath(alice), "alice-token", `{"presence":"offline"}`, "200 matrix_presence; fwd=miss"},
+		"a logout": {"POST", "/_matrix/client/v3/logout", "bob-token", "", "401 "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hs := scripted.New()
+			upstream := upstreamOf(t, hs)
+			site := func(name string) string {
+				return "http://a.example.com:9080 {\nmatrix_presence {\ncache {\nname " + name + "\n}\n}\nreverse_proxy " + upstream + "\n}\n"
+			}
+			arrived, hold, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			hs.AnswerBy(func(_ http.ResponseWriter, came *http.Request) (bool, error) {
+				if came.URL.Path == underWay.path && came.Method == underWay.method {
+					close(arrived)
+					<-hold
+				}
+				return false, nil
+			})
+			c := provisionSites(t, site("first"))
+			read := func() *http.Response {
+				return ask(c.at("9080"), request("GET", "http://a.example.com:9080"+statusPath(alice), "bob-token", ""))
+			}
+			read()
+			front := c.at("9080")
+			go func() {
+				defer close(over)
+				ask(front, request(underWay.method, "http://a.example.com:9080"+underWay.path, underWay.token, underWay.body))
+			}()
+			<-arrived
+			for _, name := range []string{"second", "third", "fourth"} {
+				c = c.reload(site(name))
+				read()
+			}
+			close(hold)
+			<-over
+			resp := read()
+			if got := fmt.Sprint(resp.StatusCode, " ", resp.Header.Get("Cache-Status")); !strings.HasPrefix(got, underWay.want) {
+				t.Errorf("then bob's read gets %s %s", got, bodyOf(resp))
+			}
+		})
+	}
+}
+
+// A host that had a site and a store of its own becomes an alias of another, whose store remembers what was true
+// before: what was written, or logged out, through the host's own. That was shown for a ttl.
+func TestAliasThatHadAStoreOfItsOwnIsShownNothingOld(t *testing.T) {
+	hs := scripted.New()
+	block := proxied(upstreamOf(t, hs))
+	c := provisionSites(t, "http://a.example.com:9080"+block+"http://b.example.com:9080"+block)
+	do := func(method, host, path, token, body string) *http.Response {
+		return ask(c.at("9080"), request(method, "http://"+host+".example.com:9080"+path, token, body))
+	}
+	for _, token := range []string{"bob-token", "carol-token"} {
+		do("GET", "a", statusPath(alice), token, "")
+	}
+	if resp := do("PUT", "b", statusPath(alice), "alice-token", `{"presence":"offline"}`); resp.StatusCode != 200 {
+		t.Fatal(resp.StatusCode)
+	}
+	do("POST", "b", "/_matrix/client/v3/logout", "carol-token", "")
+	c = c.reload("http://a.example.com:9080, http://b.example.com:9080" + block)
+	c.want("merged", map[string]int{"a.example.com": 1})
+	if resp := do("GET", "b", statusPath(alice), "bob-token", ""); resp.StatusCode != 200 || !strings.Contains(bodyOf(resp), "offline") {
+		t.Errorf("after a write a read gets %d %q", resp.StatusCode, resp.Header.Get("Cache-Status"))
+	}
+	if resp := do("GET", "b", statusPath(alice), "carol-token", ""); resp.StatusCode != 401 {
+		t.Errorf("a token that was logged out reads: %d", resp.StatusCode)
+	}
+}
+
 // Two sites that were one can't both have its memory, whichever Caddy provisions first, and
 // one site that was two gets one of theirs.
 func TestSitesThatPartAndMerge(t *testing.T) {

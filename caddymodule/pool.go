@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -89,6 +90,9 @@ func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 	if err != nil {
 		return err
 	}
+	if err := h.checkOneCluster(plan, site.store); err != nil {
+		return err
+	}
 	server := serverOf(ctx)
 	value, _, err := stores.LoadOrNew(site.store, func() (caddy.Destructor, error) {
 		m := newPooled(site.store, set.Sizes)
@@ -148,19 +152,34 @@ func (h *Handler) dropStore() error {
 	return err
 }
 
-// inherit has the handlers of the configuration before tell the handler's store, if that is new, what the
-// requests change that they still have under way. It needs the plans' lock.
+// inherit has the handlers of the configuration before tell the handler's store, if that is new to requests of the
+// site, what those change that they still have under way. What a store remembers that others have had till now
+// may be untrue after what has come to the site meanwhile. It needs the plans' lock.
 func (h *Handler) inherit(s *site, p *plan) {
-	if h.pooled.since != p.id {
-		return
-	}
+	here, elsewhere := make(map[*Handler]*site), make(map[*Handler]*site)
 	eachStore(func(_ string, m *pooled) {
 		for other, was := range m.tenants {
-			if other.plan != p && s.mayFollow(was) {
-				other.gateway.HandOver(h.pooled.store)
+			switch {
+			case other.plan == p:
+			case m == h.pooled:
+				here[other] = was
+			default:
+				elsewhere[other] = was
 			}
 		}
 	})
+	isNew := h.pooled.since == p.id
+	if !isNew && !s.comesFrom(slices.Collect(maps.Values(elsewhere)), slices.Collect(maps.Values(here))) {
+		return
+	}
+	for other, was := range elsewhere {
+		if s.mayFollow(was) {
+			other.gateway.HandOver(h.pooled.store)
+		}
+	}
+	if !isNew {
+		h.pooled.store.DoubtAll()
+	}
 }
 
 // update has all who use the memory watch for what one of them needs to know. It needs the

@@ -79,6 +79,22 @@ func (s *site) mayFollow(other *site) bool {
 	})
 }
 
+// comesFrom tells that some requests which come to the site have come to other ones until now, and not to those
+// whose store it has.
+func (s *site) comesFrom(elsewhere, here []*site) bool {
+	came := func(to []*site, host string) bool {
+		return slices.ContainsFunc(to, func(was *site) bool {
+			return host != "" && slices.ContainsFunc(was.hosts, func(pattern string) bool { return coversHost(pattern, host) }) ||
+				len(was.hosts) == 0 && common(s.listen, was.listen) > 0
+		})
+	}
+	hosts := s.hosts
+	if len(hosts) == 0 {
+		hosts = []string{""} // any
+	}
+	return slices.ContainsFunc(hosts, func(host string) bool { return came(elsewhere, host) && !came(here, host) })
+}
+
 // isSame tells that two sites of which it isn't known where they lead to lead to the same place.
 func (s *site) isSame(other *site) bool {
 	return s.portable && other.portable && s.homeserver == other.homeserver

@@ -112,6 +112,8 @@ func TestStatusPageIsForThoseWhoAreAllowed(t *testing.T) {
 		"not known":                     {nil, "@", nil, "an unknown address"},
 		"a proxy that nobody trusts":    {nil, "127.0.0.1", forwarded, "trusted_proxies static 127.0.0.1"},
 		"another":                       {nil, "127.0.0.1", []string{"Via", "1.1 varnish"}, "trusted_proxies static 127.0.0.1"},
+		"one with a field of its own":   {nil, "127.0.0.1", []string{"X-Real-IP", "203.0.113.7"}, "trusted_proxies static 127.0.0.1"},
+		"one after an empty field":      {nil, "127.0.0.1", []string{"X-Forwarded-For", "", "X-Forwarded-For", "203.0.113.7"}, "trusted_proxies static 127.0.0.1"},
 		"a proxy that is allowed":       {[]string{"127.0.0.1"}, "127.0.0.1", forwarded, ""},
 		"public, allowed":               {[]string{"private_ranges", "203.0.113.0/24"}, "203.0.113.7", nil, ""},
 		"private, not allowed any more": {[]string{"203.0.113.0/24"}, "192.168.3.4", nil, "only 203.0.113.0/24"},

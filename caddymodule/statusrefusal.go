@@ -5,6 +5,7 @@ import (
 	"mime"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -65,9 +66,19 @@ func (s *StatusPage) allowed() string {
 	return "only " + strings.Join(s.Allow, ", ")
 }
 
-// isForwarded reports whether a proxy says that the request is somebody else's.
+// forwardedFields are those by which proxies and content networks say whose a request is, or that it came
+// through them.
+var forwardedFields = []string{
+	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Server",
+	"X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Original-Forwarded-For", "True-Client-Ip",
+	"Cf-Connecting-Ip", "Fastly-Client-Ip", "Fly-Client-Ip", "X-Azure-Clientip", "X-Envoy-External-Address",
+	"Via", "Cdn-Loop",
+}
+
+// isForwarded reports whether a proxy says that the request is somebody else's. A field without a value is one, too:
+// the client may have sent that, and the proxy's may be the second.
 func isForwarded(h http.Header) bool {
-	return h.Get("X-Forwarded-For") != "" || h.Get("Forwarded") != "" || h.Get("Via") != ""
+	return slices.ContainsFunc(forwardedFields, func(name string) bool { return h[name] != nil })
 }
 
 // write answers 403, and says how to change that.

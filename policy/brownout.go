@@ -53,14 +53,22 @@ type BrownOut struct {
 	left   [BrownOutLevels]int64
 	again  [BrownOutLevels]int64 // when a level came back soon after it was left
 
-	underWay int     // presence requests
-	rests    []int64 // until when the places of some that are over stay taken
-	most     int     // under way at once in this window
-	limit    int     // of those under way, in hold
-	short    int64   // when too many found no place
+	underWay int      // presence requests
+	places   []*place // that are taken in hold
+	most     int      // under way at once in this window
+	limit    int      // of those under way, in hold
+	short    int64    // when too many found no place
 
 	probeDue   int64
 	lastProber uint64
+	turn       uint64 // the number of the last request that was let through in off
+	untold     bool   // that has told nothing of the homeserver yet
+}
+
+// place is one of those that a request takes in hold.
+type place struct {
+	sender uint64
+	until  int64 // when it is free again; 0: its request is under way
 }
 
 // BrownOutChange is one of the level.
@@ -157,6 +165,7 @@ func (b *BrownOut) Departs(kind ProbeKind, sender string, now time.Time) (p *Pro
 	b.locked(now, func(at int64) {
 		p = &Probe{brownOut: b, kind: kind, left: at}
 		b.window.leaves(p, sender)
+		b.untold = false
 	})
 	return p
 }
@@ -172,34 +181,42 @@ func (p *Probe) Drop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.window.drops(p)
+	b.untold = true
 }
 
 // Pass is a presence request that goes to the homeserver. The zero one is none.
 type Pass struct {
 	brownOut *BrownOut
 	entered  int64
+	place    *place // in hold
+	turn     uint64 // in off
 }
 
 // Enter lets a presence request go to the homeserver on behalf of a sender, or returns after how long to
-// try again. [Pass.Leave] must be called when one that may go is over.
-func (b *BrownOut) Enter(sender string, now time.Time) (pass Pass, wait time.Duration) {
+// try again. Probing says of one that it departs as a [Probe]. [Pass.Leave] must be called when the homeserver is
+// done with one that may go, however long its client takes for what comes then.
+func (b *BrownOut) Enter(sender string, probing bool, now time.Time) (pass Pass, wait time.Duration) {
 	b.locked(now, func(at int64) {
+		hash := b.window.hash(sender)
 		switch b.now() {
 		case BrownOutHold:
-			if !b.hasPlace(at) {
-				b.window.refused++
-				wait = b.spread(holdWait)
+			if !b.mayTakePlace(hash, at) {
+				wait = b.later()
 				return
 			}
+			pass.place = &place{sender: hash}
+			b.places = append(b.places, pass.place)
 		case BrownOutOff:
-			if !b.mayProbe(sender, at) {
+			if !b.mayProbe(hash, probing, at) {
 				b.window.refused++
-				wait = b.spread(probeEach)
+				wait = b.later()
 				return
 			}
+			b.turn++
+			b.untold, pass.turn = true, b.turn
 		}
 		b.window.entered++
-		pass = b.enter(at)
+		b.enter(&pass, at)
 		if b.now() < BrownOutHold && b.underWay >= crowd {
 			if v := b.window.judge(at); v.probes >= enoughProbes && v.slowness >= hurtSlowness {
 				b.due.Store(at) // until the end of the window there would be thousands
@@ -210,31 +227,72 @@ func (b *BrownOut) Enter(sender string, now time.Time) (pass Pass, wait time.Dur
 }
 
 // enter counts a request. It needs the lock.
-func (b *BrownOut) enter(at int64) Pass {
+func (b *BrownOut) enter(pass *Pass, at int64) {
 	b.underWay++
 	b.most = max(b.most, b.underWay)
-	return Pass{b, at}
+	pass.brownOut, pass.entered = b, at
 }
 
-// hasPlace tells whether in hold another request may be under way. It needs the lock.
-func (b *BrownOut) hasPlace(at int64) bool {
-	b.rests = slices.DeleteFunc(b.rests, func(until int64) bool { return until <= at })
-	return b.underWay+len(b.rests) < b.limit
+// taken returns how many places are taken in hold, and how many of these by one sender. It needs the lock.
+func (b *BrownOut) taken(sender uint64, at int64) (all, own int) {
+	b.places = slices.DeleteFunc(b.places, func(p *place) bool { return p.until != 0 && p.until <= at })
+	all = b.underWay
+	for _, p := range b.places {
+		if p.until != 0 {
+			all++
+		}
+		if p.sender == sender {
+			own++
+		}
+	}
+	return all, own
 }
 
-// spread returns a time up to twice as long.
-func (b *BrownOut) spread(d time.Duration) time.Duration {
+// mayTakePlace tells whether in hold another request of a sender may be under way. Nobody has more than
+// half of the places: whoever asks all the time would have all of them. It needs the lock.
+func (b *BrownOut) mayTakePlace(sender uint64, at int64) bool {
+	all, own := b.taken(sender, at)
+	greedy := own >= max(1, b.limit/2)
+	if all < b.limit && !greedy {
+		return true
+	}
+	if !greedy || own == all { // what one has too many of is no sign that there are too few
+		b.window.refused++
+	}
+	return false
+}
+
+// later returns after how long to try again.
+func (b *BrownOut) later() time.Duration {
+	d := holdWait
+	if b.now() == BrownOutOff {
+		d = probeEach
+	}
 	return d + time.Duration(b.jitter()*float64(d))
 }
 
+// Later returns after how long to try again with a request that can't go as it is.
+func (b *BrownOut) Later() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.later()
+}
+
 // mayProbe lets one request through in off, if it is time for that. Nobody sends two in a row while there
-// are others.
-func (b *BrownOut) mayProbe(sender string, at int64) bool {
-	hash := b.window.hash(sender)
-	if at < b.probeDue || hash == b.lastProber && at < b.probeDue+int64(probeEach) {
+// are others, and one that is no probe goes if no probe does for as long: else those who have no need of
+// an answer would keep it from being found out that the homeserver is back.
+func (b *BrownOut) mayProbe(sender uint64, probing bool, at int64) bool {
+	due := b.probeDue
+	if sender == b.lastProber {
+		due += int64(probeEach)
+	}
+	if !probing {
+		due += int64(probeEach)
+	}
+	if at < due {
 		return false
 	}
-	b.lastProber = hash
+	b.lastProber = sender
 	b.probeDue = at + int64(probeEach)*3/4 + int64(b.jitter()*float64(probeEach)/2)
 	return true
 }
@@ -243,36 +301,50 @@ func (b *BrownOut) mayProbe(sender string, at int64) bool {
 // is no probe, and takes no place.
 func (b *BrownOut) MayEnter(now time.Time) (wait time.Duration) {
 	b.locked(now, func(at int64) {
-		switch level := b.now(); {
-		case level == BrownOutOff:
-			wait = b.spread(probeEach)
-		case level == BrownOutHold && !b.hasPlace(at):
-			wait = b.spread(holdWait)
+		full := b.now() == BrownOutOff
+		if b.now() == BrownOutHold {
+			all, _ := b.taken(0, at)
+			full = all >= b.limit
+		}
+		if full {
+			wait = b.later()
 		}
 	})
 	return wait
 }
 
 // Join counts a request that goes up in any case, until [Pass.Leave].
-func (b *BrownOut) Join(now time.Time) Pass {
+func (b *BrownOut) Join(now time.Time) (pass Pass) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.enter(b.at(now))
+	b.enter(&pass, b.at(now))
+	return pass
 }
 
-// Leave notes that a request is over. In hold its place stays taken for a while, longer if the homeserver
-// took long: else those that wait would leave it no moment for anything but presence.
-func (p Pass) Leave(now time.Time) {
+// Leave notes, the first time, that a request is over. In hold its place stays taken for a while, longer if
+// the homeserver took long: else those that wait would leave it no moment for anything but presence. In off
+// the turn of one that has told nothing is the next one's.
+func (p *Pass) Leave(now time.Time) {
 	b := p.brownOut
 	if b == nil {
 		return
 	}
+	p.brownOut = nil
 	at := b.at(now)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.underWay--
-	if b.now() == BrownOutHold && len(b.rests) < b.limit {
-		b.rests = append(b.rests, at+min(restFactor*(at-p.entered), int64(holdWait)))
+	switch level := b.now(); {
+	case level == BrownOutOff && p.turn == b.turn && b.untold:
+		b.probeDue = at
+	case level == BrownOutHold:
+		if p.place == nil && len(b.places) < b.limit { // it came before
+			p.place = new(place)
+			b.places = append(b.places, p.place)
+		}
+		if p.place != nil {
+			p.place.until = at + min(restFactor*(at-p.entered), int64(holdWait))
+		}
 	}
 }
 
@@ -403,6 +475,6 @@ func (b *BrownOut) enterLevel(from, to BrownOutLevel, at int64) {
 	case to == BrownOutOff:
 		b.probeDue, b.lastProber = at+int64(b.jitter()*float64(probeEach)), 0
 	}
-	b.slow, b.calm, b.short, b.rests = 0, 0, at, nil
+	b.slow, b.calm, b.short, b.places = 0, 0, at, nil
 	b.level.Store(uint32(to))
 }

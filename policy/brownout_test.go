@@ -153,9 +153,9 @@ func TestProbesAreOfDifferentSenders(t *testing.T) {
 	for range 600 {
 		k.run(100 * ms)
 		for _, sender := range []string{"@greedy", "@greedy", "@greedy", "@honest"} {
-			if pass, wait := k.brown.Enter(sender, k.clock()); wait == 0 {
+			if pass, wait := k.brown.Enter(sender, true, k.clock()); wait == 0 {
 				probes = append(probes, sender)
-				pass.Leave(k.clock())
+				k.tell(&pass, sender, true)
 			} else if wait < probeEach || wait > 2*probeEach {
 				t.Fatalf("to be tried again after %v", wait)
 			}
@@ -178,13 +178,102 @@ func TestOneSenderAloneProbesToo(t *testing.T) {
 	n := 0
 	for range 600 {
 		k.run(100 * ms)
-		if pass, wait := k.brown.Enter("@alone", k.clock()); wait == 0 {
+		if pass, wait := k.brown.Enter("@alone", true, k.clock()); wait == 0 {
 			n++
-			pass.Leave(k.clock())
+			k.tell(&pass, "@alone", true)
 		}
 	}
 	if n < 5 {
 		t.Errorf("%d probes in a minute", n)
+	}
+}
+
+// tell has a request that may go be a probe, which comes back at once.
+func (k *knee) tell(pass *Pass, sender string, failed bool) {
+	k.brown.Departs(ProbeFetch, sender, k.clock()).Arrives(failed, k.clock())
+	pass.Leave(k.clock())
+}
+
+// What isn't measured, such as a write or a read that is passed on, and what turns out to need nothing of the
+// homeserver, take nobody's turn in off: the homeserver was back, and nobody would find out.
+func TestWhatTellsNothingDoesntKeepPresenceOff(t *testing.T) {
+	for name, flood := range map[string]func(k *knee, sender string){
+		"passed on": func(k *knee, sender string) {
+			pass, _ := k.brown.Enter(sender, false, k.clock())
+			pass.Leave(k.clock())
+		},
+		"not sent": func(k *knee, sender string) { // the client has shown too many tokens that are unknown
+			pass, _ := k.brown.Enter(sender, true, k.clock())
+			pass.Leave(k.clock())
+		},
+		"answered by the site": func(k *knee, sender string) {
+			if pass, wait := k.brown.Enter(sender, true, k.clock()); wait == 0 {
+				k.brown.Departs(ProbeLookup, sender, k.clock()).Drop()
+				pass.Leave(k.clock())
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newKnee(1, load{})
+			k.brown.force(BrownOutOff)
+			probes := 0
+			for i := range 6000 {
+				k.run(10 * ms)
+				for n := range 3 {
+					flood(k, fmt.Sprint("192.0.2.", n))
+				}
+				if i%10 > 0 {
+					continue
+				}
+				sender := fmt.Sprint("@user", i/10%20)
+				if pass, wait := k.brown.Enter(sender, true, k.clock()); wait == 0 {
+					probes++
+					k.tell(&pass, sender, false)
+				}
+				if k.brown.now() != BrownOutOff {
+					break
+				}
+			}
+			if probes == 0 || k.brown.now() == BrownOutOff {
+				t.Errorf("after a minute, and %d probes of an idle homeserver, presence is still off", probes)
+			}
+		})
+	}
+}
+
+// Where nothing is measured, a write or a read that is passed on goes now and then all the same.
+func TestWhatTellsNothingGoesWhereNothingElseDoes(t *testing.T) {
+	k := newKnee(1, load{})
+	k.brown.force(BrownOutOff)
+	n := 0
+	for i := range 600 {
+		k.run(100 * ms)
+		if pass, wait := k.brown.Enter(fmt.Sprint("@user", i%5), false, k.clock()); wait == 0 {
+			n++
+			pass.Leave(k.clock())
+		}
+	}
+	if n < 5 || n > 13 {
+		t.Errorf("%d in a minute", n)
+	}
+}
+
+// Whoever asks all the time has no more than half of the places: the others have the rest.
+func TestNobodyHasAllPlaces(t *testing.T) {
+	k := newKnee(1, load{})
+	k.brown.force(BrownOutHold)
+	got := make(map[string]int)
+	for i := range 600 {
+		k.run(100 * ms)
+		for _, sender := range []string{"@greedy", "@greedy", "@greedy", "@greedy", fmt.Sprint("@user", i)} {
+			if pass, wait := k.brown.Enter(sender, true, k.clock()); wait == 0 {
+				got[sender[:5]]++
+				k.after(200*ms, func() { pass.Leave(k.clock()) })
+			}
+		}
+	}
+	if got["@user"] < got["@gree"]*2/3 || got["@gree"] == 0 {
+		t.Errorf("one had %d places, and all others %d", got["@gree"], got["@user"])
 	}
 }
 
@@ -200,8 +289,10 @@ func TestHoldBoundsWhatIsUnderWay(t *testing.T) {
 	k := newKnee(1, load{})
 	k.brown.force(BrownOutHold)
 	var passes []Pass
+	n := 0
 	enter := func() bool {
-		pass, wait := k.brown.Enter("@alice", k.clock())
+		n++
+		pass, wait := k.brown.Enter(fmt.Sprint("@user", n), true, k.clock())
 		if wait > 0 && (wait < holdWait || wait > 2*holdWait) {
 			t.Fatalf("to be tried again after %v", wait)
 		}

@@ -95,15 +95,16 @@ func TestEveryRead(t *testing.T) {
 			"takes no budget of nobody":         at(ReadTakeBudget) >= 0 && f.Owner != OwnerKnown,
 			"reads memory for an owner":         at(ReadLookUp) >= 0 && (f.Owner != OwnerKnown || f.Budget != BudgetLeft),
 			"waits for a body first":            at(ReadLookForBody) > 0,
+			"lets no body have a place":         at(ReadTakePlace) >= 0 && f.Body != BodyGood,
 			"fetches what isn't there":          at(ReadFetch) >= 0 && f.Found != FoundNothing,
 			"answers within the budget":         (end == ReadAnswer || end == ReadAnswerStale || end == ReadForward || end == ReadShare) && f.Budget != BudgetLeft,
 			"answers what is asked for":         (end == ReadAnswer || end == ReadAnswerStale) && (f.Body != BodyGood || !f.Canonical || !f.Cached),
 			"limits only over a budget":         end == ReadLimit && f.Budget != BudgetEmpty && f.Client != BudgetEmpty && f.Owner != OwnerLimited,
 			"is never over a budget":            f.Budget == BudgetEmpty && end != ReadLimit,
 			"leaves odd spellings alone":        !f.Canonical && (end == ReadRefuseMissing || end == ReadRefuseUnknown),
-			"does nothing if it is off":         !f.Cached && !f.Limited && f.Place == PlaceUnasked && (len(steps) != 1 || end != ReadPassOff),
+			"does nothing if it is off":         !f.Cached && !f.Limited && f.BrownOut < BrownOutHold && (len(steps) != 1 || end != ReadPassOff),
 			"passes nothing on without a place": end.passesOn() && f.BrownOut >= BrownOutHold && f.Place != PlaceTaken,
-			"sheds only what has no place":      end == ReadShed && f.Place != PlaceFull && f.Fetched != FetchShed && f.Owner != OwnerShed,
+			"sheds only what has no place":      end == ReadShed && f.Place != PlaceFull && f.Fetched != FetchShed && f.Owner != OwnerShed && f.Body != BodyBad,
 			"asks for no place in vain":         at(ReadTakePlace) >= 0 && (f.BrownOut < BrownOutHold || !end.passesOn() && end != ReadShed),
 			"shows what is older in a brown-out": end == ReadAnswerOlder && (f.BrownOut < BrownOutSpare || f.Found != FoundOlder ||
 				f.Owner != OwnerKnown || f.Budget != BudgetLeft || f.Body != BodyGood),
@@ -138,6 +139,7 @@ func everyWrite(f func(facts WriteFacts, steps []WriteStep)) {
 	}
 	for credential := CredentialMissing; credential <= CredentialCertain; credential++ {
 		walk(WriteFacts{Credential: credential}, nil)
+		walk(WriteFacts{Credential: credential, BrownOut: true}, nil)
 	}
 }
 
@@ -198,7 +200,8 @@ func TestEveryWrite(t *testing.T) {
 			"asks once":                        len(slices.Compact(slices.Sorted(slices.Values(steps)))) != len(steps),
 			"looks at nothing but one's own":   len(steps) > 2 && (f.Owner != OwnerKnown || !f.Own),
 			"goes through if all is in order":  end == WriteForward && (!f.Own || f.Body != BodyGood || f.Queue != QueueEmpty || f.Budget != BudgetLeft),
-			"charges before the body":          budget >= 0 && body >= 0 && budget > body != (f.Absorbs || f.Coalesces),
+			"charges before the body":          budget >= 0 && body >= 0 && budget > body != (f.Absorbs || f.Coalesces || f.BrownOut),
+			"has the body before a place":      f.BrownOut && at(WriteTakePlace) >= 0 && f.Body != BodyGood,
 			"charges no repeat":                end == WriteAbsorb && (budget >= 0 || f.Repeat != RepeatNothing || !f.Absorbs),
 			"doesn't overtake":                 f.Queue == QueueWaits && end != WriteLimit && end != WriteCoalesce,
 			"waits only if that is configured": end == WriteCoalesce && (!f.Coalesces || f.Wait != WaitAccepted || f.Body != BodyGood),
@@ -245,7 +248,14 @@ func TestStepsOfAWrite(t *testing.T) {
 			with(func(f *WriteFacts) { f.Coalesces, f.Place = true, PlaceFull }),
 			[]WriteStep{WriteReadBody, WriteLookAtQueue, WriteLetWait, WriteCoalesce},
 		},
-		{with(func(f *WriteFacts) { f.Place = PlaceFull }), []WriteStep{WriteLookAtQueue, WriteShed}},
+		{
+			with(func(f *WriteFacts) { f.BrownOut, f.Place = true, PlaceFull }),
+			[]WriteStep{WriteReadBody, WriteLookAtQueue, WriteShed},
+		},
+		{
+			with(func(f *WriteFacts) { f.BrownOut = true }),
+			[]WriteStep{WriteReadBody, WriteLookAtQueue, WriteTakePlace, WriteTakeBudget, WriteForward},
+		},
 		{
 			with(func(f *WriteFacts) { f.Coalesces, f.Queue = true, QueueWaits }),
 			[]WriteStep{WriteReadBody, WriteLetWait, WriteCoalesce},

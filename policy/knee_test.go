@@ -165,7 +165,7 @@ func (k *knee) read(who, tries int) {
 	var pass Pass
 	if !k.off {
 		var wait time.Duration
-		if pass, wait = k.brown.Enter(sender, k.clock()); wait > 0 {
+		if pass, wait = k.brown.Enter(sender, true, k.clock()); wait > 0 {
 			k.shed++
 			if k.load.impatient && tries > 1 {
 				k.after(wait, func() { k.read(who, tries-1) })

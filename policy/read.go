@@ -107,14 +107,20 @@ func (s ReadStep) Ends() bool { return s >= readFacts }
 // where something isn't known, its own answer to the read is the right one. But what would be passed on
 // needs a place while presence gives way.
 func DecideRead(f *ReadFacts) ReadStep {
-	step := decideRead(f)
-	if f.BrownOut < BrownOutHold || !step.passesOn() {
-		return step
+	if f.BrownOut < BrownOutHold {
+		return decideRead(f)
 	}
-	switch f.Place {
-	case PlaceUnasked:
+	if f.Body == BodyUnread {
+		return ReadLookForBody
+	}
+	step := decideRead(f)
+	switch {
+	case !step.passesOn():
+	case f.Body == BodyBad: // its client would decide how long it takes the place of others
+		return ReadShed
+	case f.Place == PlaceUnasked:
 		return ReadTakePlace
-	case PlaceFull:
+	case f.Place == PlaceFull:
 		return ReadShed
 	}
 	return step

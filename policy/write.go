@@ -9,6 +9,9 @@ type WriteFacts struct {
 	// absorbed, and writes over the limit may wait.
 	Own, Absorbs, Coalesces bool
 
+	// BrownOut says, of the configuration, that presence gives way while the homeserver is slow.
+	BrownOut bool
+
 	Body   BodyFact   // by [WriteReadBody]
 	Queue  QueueFact  // by [WriteLookAtQueue]
 	Repeat RepeatFact // by [WriteCompare]
@@ -107,9 +110,10 @@ func DecideWrite(f *WriteFacts) WriteStep {
 	case !f.Own:
 		return WriteRefuseOther
 
-	// A repeat costs no budget, and what waits has to be one that is taken: both need the body. Else
-	// the budget comes before the body.
-	case f.Body == BodyUnread && (f.Absorbs || f.Coalesces):
+	// A repeat costs no budget, and what waits has to be one that is taken: both need the body. And
+	// nobody has a place for as long as they like to take to send it. Else the budget comes before the
+	// body.
+	case f.Body == BodyUnread && (f.Absorbs || f.Coalesces || f.BrownOut):
 		return WriteReadBody
 	case f.Body == BodyBad:
 		return WriteRefuseBody

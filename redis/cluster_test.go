@@ -1,12 +1,16 @@
 package redis
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	_ "github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -109,5 +113,30 @@ func TestKeysTellClustersApart(t *testing.T) {
 			t.Errorf("%+v is the same as another", c)
 		}
 		all[key(c)] = true
+	}
+}
+
+// Two sites of one cache name were part of two clusters: of which one a node heard was chance, and what was written by
+// way of the other was not seen.
+func TestOneCacheIsPartOfOneCluster(t *testing.T) {
+	for option, want := range map[string]string{
+		"timeout 1s": "can't be part of two clusters", "address localhost:6380": "can't be part of two clusters", "outage stale 2s": "",
+	} {
+		var sites strings.Builder
+		for i, more := range []string{"", option} {
+			fmt.Fprintf(&sites, "http://%d.example.com:9080 {\nmatrix_presence {\ncache {\nname hs\n}\ncluster redis {\nsecret %s\n%s\n}\n}\nreverse_proxy localhost:1\n}\n", i, secret, more)
+		}
+		adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("{\nadmin off\npersist_config off\n}\n"+sites.String()), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var config caddy.Config
+		if err := json.Unmarshal(adapted, &config); err != nil {
+			t.Fatal(err)
+		}
+		switch err := caddy.Validate(&config); {
+		case want == "" && err != nil, want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %q", option, err, want)
+		}
 	}
 }

@@ -27,7 +27,7 @@ var brownedOut = []mutant{
 	{
 		name:   "what is passed on needs no place",
 		effect: "an odd spelling goes to a homeserver that is to be spared",
-		edits:  []edit{{"policy/read.go", "if f.BrownOut < BrownOutHold || !step.passesOn() {", "if true {"}},
+		edits:  []edit{{"policy/read.go", "case !step.passesOn():", "case true:"}},
 		unit:   "internal/gateway TestOffRefusesWhatNeedsTheHomeserver", why: noBrownOut,
 	},
 	{
@@ -57,7 +57,7 @@ var brownedOut = []mutant{
 	{
 		name:   "anybody probes twice in a row",
 		effect: "a client whose requests fail keeps presence off",
-		edits:  []edit{{brownOut, " || hash == b.lastProber && at < b.probeDue+int64(probeEach)", " || hash == 0"}},
+		edits:  []edit{{brownOut, "if sender == b.lastProber {", "if sender == 0 {"}},
 		unit:   "policy TestProbesAreOfDifferentSenders", why: noBrownOut,
 	},
 	{
@@ -69,8 +69,50 @@ var brownedOut = []mutant{
 	{
 		name:   "places don't rest",
 		effect: "those that wait leave the homeserver no moment for messages",
-		edits:  []edit{{brownOut, "at+min(restFactor*(at-p.entered), int64(holdWait))", "at"}},
+		edits:  []edit{{brownOut, "at + min(restFactor*(at-p.entered), int64(holdWait))", "at"}},
 		unit:   "policy TestHoldBoundsWhatIsUnderWay", why: noBrownOut,
+	},
+	{
+		name:   "a write has a place before its body is there",
+		effect: "a few that send slowly keep everybody else out",
+		edits:  []edit{{"policy/write.go", "(f.Absorbs || f.Coalesces || f.BrownOut):", "(f.Absorbs || f.Coalesces):"}},
+		unit:   "internal/gateway TestPlacesAreNotTheClientsToKeep", why: noBrownOut,
+	},
+	{
+		name:   "a read has a place while its body comes",
+		effect: "likewise, of people without an account",
+		edits:  []edit{{"policy/read.go", "case f.Body == BodyBad: // its client", "case false: // its client"}},
+		unit:   "internal/gateway TestPlacesAreNotTheClientsToKeep", why: noBrownOut,
+	},
+	{
+		name:   "a place lasts until the client has read its answer",
+		effect: "likewise, of people who don't",
+		edits:  []edit{{"internal/gateway/read.go", "w = onStatus(w, func(int) { leave() })", "w = onStatus(w, func(int) {})"}},
+		unit:   "internal/gateway TestPlacesAreNotTheClientsToKeep", why: noBrownOut,
+	},
+	{
+		name:   "one sender has all places in hold",
+		effect: "whoever asks all the time keeps the others out",
+		edits:  []edit{{brownOut, "if all < b.limit && !greedy {", "if all < b.limit {"}},
+		unit:   "policy TestNobodyHasAllPlaces", why: noBrownOut,
+	},
+	{
+		name:   "what isn't measured takes the turn of what is",
+		effect: "the homeserver is back, and nobody finds out",
+		edits:  []edit{{brownOut, "\tif !probing {\n", "\tif false {\n"}},
+		unit:   "policy TestWhatTellsNothingDoesntKeepPresenceOff", why: noBrownOut,
+	},
+	{
+		name:   "a turn without a question is over",
+		effect: "likewise, by clients whom the site or their own limit keeps off",
+		edits:  []edit{{brownOut, "case level == BrownOutOff && p.turn == b.turn && b.untold:", "case false:"}},
+		unit:   "policy TestWhatTellsNothingDoesntKeepPresenceOff", why: noBrownOut,
+	},
+	{
+		name:   "each token is a sender",
+		effect: "one user with three devices turns presence off for all",
+		edits:  []edit{{"internal/gateway/whoami.go", "cmp.Or(m.identities.Holder(c), from.name)", "cmp.Or(from.name)"}},
+		unit:   "internal/gateway TestOneClientDecidesNothing", why: noBrownOut,
 	},
 	{
 		name:   "a machine that slept was slow",

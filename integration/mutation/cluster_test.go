@@ -51,6 +51,36 @@ var clustered = []mutant{
 		unit:   "internal/gateway TestBudgetOfReadsIsNeverExceeded", why: noCluster,
 	},
 	{
+		name:   "a write in flight isn't announced to the cluster that its node has joined since",
+		effect: "a reload has another node show what was true before the write",
+		edits:  []edit{{"internal/gateway/cluster.go", "c != nil && c != a.member {", "c != nil && c != a.member && false {"}},
+		unit:   "internal/gateway TestWriteInFlightWhenANodeJoinsIsAnnounced", why: noCluster,
+	},
+	{
+		name:   "an old limit's reads are under the new one",
+		effect: "a raised limit takes effect after an hour",
+		edits:  []edit{{"internal/gateway/cluster.go", "of := chunkKey{userID, *limit}", "of := chunkKey{userID: userID}"}},
+		unit:   "internal/gateway TestAnotherLimitOfReadsTakesEffectAtOnceInACluster", why: noCluster,
+	},
+	{
+		name:   "after a reload that failed tokens keep its names",
+		effect: "a logout through another node isn't understood",
+		edits:  []edit{{"internal/gateway/cluster.go", "current.store.identities.Rekey(current.rules.Secret)", "_ = current"}},
+		unit:   "internal/gateway TestTokensHaveTheirNamesAgainAfterAReloadThatFailed", why: noCluster,
+	},
+	{
+		name:   "another secret brings back what was remembered under it",
+		effect: "a token that was logged out meanwhile reads again",
+		edits:  []edit{{"internal/identity/key.go", "\t\tt.RevokeAll()\n", ""}},
+		unit:   "internal/gateway TestTokensHaveTheirNamesAgainAfterAReloadThatFailed", why: noCluster,
+	},
+	{
+		name:   "syncs that another node may have passed on teach",
+		effect: "who was kicked reads on",
+		edits:  []edit{{"internal/gateway/learn.go", "|| m.clusters.current.Load() != nil", "|| false"}},
+		unit:   "internal/gateway TestSyncThatMayBeAnsweredAgainTeachesNothingAnywhere", why: noCluster,
+	},
+	{
 		name:   "tokens that are made up are told",
 		effect: "whoever has no account fills the log",
 		edits:  []edit{{"internal/gateway/revoke.go", "if m.identities.WasKnown(c) {", "if m.identities.WasKnown(c) || true {"}},

@@ -98,6 +98,13 @@ var mended = map[string][]mutant{
 	},
 	"people without an account": {
 		{
+			name:   "a proxy is known by what it says first",
+			effect: "the page is shown to whoever sends an empty field before the proxy's",
+			edits:  []edit{{"caddymodule/statusrefusal.go", "return h[name] != nil })", "return h.Get(name) != \"\" })"}},
+			unit:   "caddymodule TestStatusPageIsForThoseWhoAreAllowed",
+			why:    "the world doesn't look at the page",
+		},
+		{
 			name:   "a revocation of a token ends all lookups",
 			effect: "a made-up logout has everybody looked up again",
 			edits: []edit{{"internal/identity/revoke.go", "if under := shard.inquiries[key]; under != nil {\n\t\tunder.revoked = t.tokenRevocations.Add(1)\n\t}",
@@ -280,6 +287,34 @@ var mended = map[string][]mutant{
 			unit:   "internal/gateway TestWhatChangesAPresenceThroughAnotherSiteEndsARepeat",
 			why:    "the world has no second site with other options in one memory",
 		},
+		{
+			name:   "a site without a cache looks at no membership",
+			effect: "who was kicked through it reads on at another site of its memory",
+			edits:  []edit{{"internal/gateway/needs.go", "return g.cfg.Cached || g.store.needs.caches.Load()", "return g.cfg.Cached"}},
+			unit:   "internal/gateway TestMembershipChangesThroughASiteWithoutACacheEndPermissions",
+			why:    "the world has no second site with other options in one memory",
+		},
+		{
+			name:   "a site that doesn't learn notes no sync",
+			effect: "an old answer to it teaches another site of its memory that a viewer may see who is gone",
+			edits:  []edit{{"internal/gateway/gateway.go", "case g.store.needs.learns.Load() && method == http.MethodGet:", "case false:"}},
+			unit:   "internal/gateway TestSyncThatMayBeAnsweredAgainTeachesNothingAnywhere",
+			why:    "the world has no second site with other options in one memory",
+		},
+		{
+			name:   "a store that follows another's heir hears of nothing",
+			effect: "after two reloads within a request, what it changed is unknown",
+			edits:  []edit{{"internal/gateway/heirs.go", "\tg.store.ancestors.each(func(h *heirs) { h.add(to) })\n", ""}},
+			unit:   "caddymodule TestWhatIsUnderWayIsToldOverTwoReloads",
+			why:    "no reload of the world takes a store away",
+		},
+		{
+			name:   "a host brings nothing with it to another's store",
+			effect: "an alias that had a store of its own shows what was true before what was written through it",
+			edits:  []edit{{"caddymodule/pool.go", "\t\th.pooled.store.DoubtAll()\n", ""}},
+			unit:   "caddymodule TestAliasThatHadAStoreOfItsOwnIsShownNothingOld",
+			why:    "the world's aliases had no site before",
+		},
 	},
 	"tokens that end": {
 		{
@@ -380,6 +415,12 @@ var mended = map[string][]mutant{
 		},
 	},
 	"robustness": {
+		{
+			name:   "a pull that panics blocks all others",
+			effect: "no read of a cluster's is answered any more",
+			edits:  []edit{{"internal/cluster/barrier.go", "\t\tdefer b.land() // also if it panics: nobody would pass any more\n\t\treturn b.pull()\n", "\t\terr := b.pull()\n\t\tb.land()\n\t\treturn err\n"}},
+			unit:   "internal/cluster TestPullThatPanicsBlocksNobody", why: noCluster,
+		},
 		{
 			name:   "a variable is written after the request was sent on",
 			effect: "a dial of the reverse proxy's reads the variables meanwhile, and Go ends the process",

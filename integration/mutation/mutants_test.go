@@ -65,7 +65,7 @@ var betweenNodes = []mutant{
 		name:   "a beginning is told when the homeserver has answered",
 		effect: "one node shows the new state, and then another the old one",
 		edits: []edit{
-			{put, "if wr.told.write == nil {\n\t\twr.told", "if false {\n\t\twr.told"},
+			{put, "if wr.told.store == nil {\n\t\twr.told", "if false {\n\t\twr.told"},
 			{put, "\t\twr.told.end(r.Context())\n\t})", "\t\twr.told = g.store.announce(r.Context(), wr.UserID)\n\t\twr.told.end(r.Context())\n\t})"},
 		},
 		scenario: "nodes",
@@ -75,7 +75,7 @@ var betweenNodes = []mutant{
 		effect: "a pull that passed the log before a write lets a read after it pass",
 		edits: []edit{
 			{"internal/cluster/barrier.go", "\tb.next = nil\n\tb.inFlight = r != nil", "\tb.inFlight = r != nil"},
-			{"internal/cluster/barrier.go", "r.err = b.pull()\n", "r.err = b.pull()\n\t\tb.mu.Lock()\n\t\tb.next = nil\n\t\tb.mu.Unlock()\n"},
+			{"internal/cluster/barrier.go", "r.err = err\n\t\t}\n", "r.err = err\n\t\t}\n\t\tb.mu.Lock()\n\t\tb.next = nil\n\t\tb.mu.Unlock()\n"},
 		},
 		scenario: "nodes",
 	},

@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"sync"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
 )
 
 // barrier has one pull in flight, and one that waits. Who comes joins the one that waits, and never
@@ -12,7 +14,8 @@ import (
 //	2 write: begins, is sent and acknowledged
 //	3 read:  begins; what pull 1 brings doesn't show the write
 type barrier struct {
-	pull func() error
+	pull     func() error
+	panicked func(reason any) // is told of a panic of pull's
 
 	mu       sync.Mutex // guards all below
 	inFlight bool
@@ -33,9 +36,8 @@ func (b *barrier) pass(ctx context.Context) error {
 		b.inFlight = true
 		b.mu.Unlock()
 		// A lone reader has nothing else to do. To wake another goroutine costs as much as the pull.
-		err := b.pull()
-		b.land()
-		return err
+		defer b.land() // also if it panics: nobody would pass any more
+		return b.pull()
 	}
 	if b.next == nil {
 		b.next = &round{done: make(chan struct{})}
@@ -61,8 +63,10 @@ func (b *barrier) land() {
 		return
 	}
 	go func() {
-		r.err = b.pull()
-		close(r.done)
-		b.land()
+		defer b.land()
+		defer close(r.done)
+		if err := flight.Guard(b.panicked, func() { r.err = b.pull() }); err != nil {
+			r.err = err
+		}
 	}()
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
 )
 
 // Memory is what a process remembers, as far as others' entries concern it.
@@ -63,7 +65,8 @@ const (
 
 // Rules say how a node goes about its log.
 type Rules struct {
-	Timeout time.Duration // of a call
+	Timeout  time.Duration    // of a call
+	Panicked func(reason any) // is told of panics, or nil
 }
 
 // Node is one process's part in a cluster. It is safe for use by several goroutines. Close it.
@@ -105,7 +108,7 @@ func NewNode(log Log, rules Rules, memory Memory, report Reporter, now func() ti
 	_, _ = rand.Read(id[:]) // never fails
 	n := &Node{id: hex.EncodeToString(id[:]), log: log, rules: rules, memory: memory, report: report, now: now}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.barrier.pull = n.pull
+	n.barrier.pull, n.barrier.panicked = n.pull, rules.Panicked
 	n.contact.lastPull = now().Add(-silence) // there is none
 	n.contact.report = report
 	n.nodes.Store(1)
@@ -136,7 +139,7 @@ func (n *Node) Stats() *Stats { return &n.stats }
 
 // watch does what is to be done though nobody asks for it.
 func (n *Node) watch() {
-	_ = n.barrier.pass(n.ctx)
+	n.guard(func() { _ = n.barrier.pass(n.ctx) })
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -144,12 +147,17 @@ func (n *Node) watch() {
 		case <-n.ctx.Done():
 			return
 		case <-ticker.C:
-			_ = n.barrier.pass(n.ctx) // whoever needs it asks for one of their own
-			n.renewOwn()
-			n.remote.expire(n.now())
+			n.guard(func() {
+				_ = n.barrier.pass(n.ctx) // whoever needs it asks for one of their own
+				n.renewOwn()
+				n.remote.expire(n.now())
+			})
 		}
 	}
 }
+
+// guard calls f. A panic is told of, and no more.
+func (n *Node) guard(f func()) { _ = flight.Guard(n.rules.Panicked, f) }
 
 // Barrier waits for a pull that left after it was called. Without an error, what is remembered
 // now is what the homeserver would have shown at some time since. While the log can't be reached

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -384,6 +385,47 @@ func TestOutboxIsBounded(t *testing.T) {
 		told := b.take()
 		if n := strings.Count(told, "user "); n != 5000 || !strings.Contains(told, "flush for 1s missed false, told") || strings.Contains(told, "@19999:hs") {
 			t.Errorf("%d users, beginning with %.200q", n, told)
+		}
+	})
+}
+
+// brokenLog panics when it is pulled, so often.
+type brokenLog struct {
+	cluster.Log
+	times atomic.Int64
+}
+
+func (b *brokenLog) Pull(ctx context.Context, node string, after cluster.Position) (cluster.Pulled, error) {
+	if b.times.Add(-1) >= 0 {
+		panic("broken")
+	}
+	return b.Log.Pull(ctx, node, after)
+}
+
+// A pull that panicked left the barrier closed: no reader passed any more. In the node's own goroutine it was the end
+// of the process.
+func TestPullThatPanicsBlocksNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &brokenLog{Log: testkit.NewSharedLog().Client()}
+		panics := atomic.Int64{}
+		n := new(node)
+		rules := cluster.Rules{Timeout: timeout, Panicked: func(any) { panics.Add(1) }}
+		n.Node = cluster.NewNode(log, rules, reporter{&n.memory}, reporter{&n.memory}, time.Now)
+		t.Cleanup(n.Close)
+		synctest.Wait()
+		log.times.Store(4)
+		var readers sync.WaitGroup
+		for range 3 {
+			readers.Go(func() {
+				defer func() { _ = recover() }() // as a web server does
+				_ = n.Barrier(context.Background())
+			})
+		}
+		readers.Wait()
+		time.Sleep(time.Second)
+		n.pass(t)
+		if panics.Load() == 0 {
+			t.Error("nobody was told")
 		}
 	})
 }

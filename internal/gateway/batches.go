@@ -19,9 +19,11 @@ import (
 // costs a question.
 type batches struct {
 	seed  maphash.Seed
-	began time.Time
+	epoch time.Time
+	// began is since when all syncs are noted, in nanoseconds since the epoch.
+	began atomic.Int64
 	// until is when the last of the answers to what is kept here can't be given again any more, in
-	// seconds since began.
+	// seconds since the epoch.
 	until [batchSlots]atomic.Uint32
 }
 
@@ -36,7 +38,10 @@ const (
 	maxBatchTimeout = time.Hour
 )
 
-func newBatches(now time.Time) *batches { return &batches{seed: maphash.MakeSeed(), began: now} }
+func newBatches(now time.Time) *batches { return &batches{seed: maphash.MakeSeed(), epoch: now} }
+
+// begin says that from now on all syncs are noted: before, some gateway may have passed one on that didn't look at it.
+func (b *batches) begin(now time.Time) { b.began.Store(int64(now.Sub(b.epoch))) }
 
 // repeats notes that a user asks for what has come since a batch, which may take for a timeout. It
 // reports whether the answer may be one that the homeserver has given before.
@@ -46,13 +51,13 @@ func (b *batches) repeats(userID, since string, now time.Time, timeout time.Dura
 	if userID != "" {
 		repeated = b.note(userID, since, now, until, true) || repeated
 	}
-	return repeated || now.Sub(b.began) < batchUnknown
+	return repeated || now.Sub(b.epoch)-time.Duration(b.began.Load()) < batchUnknown
 }
 
 // note reports whether a user's batch may be answered again, and if write says so, that it may be
 // until a time.
 func (b *batches) note(userID, since string, now, until time.Time, write bool) (repeated bool) {
-	seconds := func(at time.Time) uint32 { return uint32(max(0, at.Sub(b.began)/time.Second)) } //nolint:gosec // G115: 136 years
+	seconds := func(at time.Time) uint32 { return uint32(max(0, at.Sub(b.epoch)/time.Second)) } //nolint:gosec // G115: 136 years
 	place := &b.until[maphash.Comparable(b.seed, [2]string{userID, since})%batchSlots]
 	for {
 		known := place.Load()

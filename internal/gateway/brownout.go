@@ -76,12 +76,12 @@ func (l *lookupRules) of(rooms, older bool) *cache.Rules {
 }
 
 // enter takes a place among the presence requests that go to the homeserver, or returns after how long to
-// try again.
-func (t tenant) enter(sender string) (pass policy.Pass, wait time.Duration) {
+// try again. Probing says of one that its time is measured by [tenant.probes].
+func (t tenant) enter(sender string, probing bool) (pass policy.Pass, wait time.Duration) {
 	if !t.cfg.BrownOut {
 		return pass, 0
 	}
-	return t.store.brownOut.Enter(sender, t.store.now())
+	return t.store.brownOut.Enter(sender, probing, t.store.now())
 }
 
 // joins counts a presence request that goes to the homeserver in any case.
@@ -128,6 +128,13 @@ func (t tenant) probes(kind policy.ProbeKind, sender string) probe {
 		return probe{}
 	}
 	return probe{t.store.brownOut.Departs(kind, sender, t.store.now()), t.store}
+}
+
+// drops notes that the request is over, and says nothing of the homeserver.
+func (p probe) drops() {
+	if p.Probe != nil {
+		p.Drop()
+	}
 }
 
 // ends notes what the request has brought. What the site's own handlers have answered says nothing of the

@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -341,4 +345,129 @@ func TestWriteThatWaitsIsSentBeforeItIsTooOld(t *testing.T) {
 		}
 		b.wantDeliveries(map[string]float64{"delivered": 1})
 	})
+}
+
+// slowWriter is a client that doesn't read its answer until it is let go on.
+type slowWriter struct {
+	*httptest.ResponseRecorder
+	reads chan struct{}
+}
+
+func (s slowWriter) Write(p []byte) (int, error) {
+	<-s.reads
+	return s.ResponseRecorder.Write(p)
+}
+
+// In hold a place is the homeserver's time. Whoever sends a body slowly, or never, or doesn't read their answer, had
+// one for as long as they liked. A few such requests, which take no account, kept everybody else out, and as nothing
+// was measured any more, for good.
+func TestPlacesAreNotTheClientsToKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBusyRoom(t, brownOut())
+		b.open(b.users[0])
+		b.Get("bob-token", alice)
+		members := b.hs.Intercept
+		b.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				return true, failed(http.StatusBadRequest, err)
+			}
+			return members(w, r)
+		})
+		b.force(policy.BrownOutHold)
+		unstable := "/_matrix/client/unstable/presence/" + alice + "/status"
+		reads := make(chan struct{})
+		var clients sync.WaitGroup
+		var bodies []*io.PipeWriter
+		for range 10 {
+			for _, r := range []*http.Request{
+				request("PUT", statusPath(b.users[0]), tokenOf(b.users[0]), ""),
+				request("GET", statusPath(alice), tokenOf(b.users[0]), ""),
+				request("GET", unstable, tokenOf(b.users[0]), ""),
+				request("GET", unstable, "", ""), // of nobody
+				request("GET", statusPath(alice)+"?access_token=x", tokenOf(b.users[0]), ""),
+			} {
+				body, writer := io.Pipe()
+				bodies = append(bodies, writer)
+				r.Body, r.ContentLength = body, -1
+				clients.Go(func() { b.Do(r) })
+			}
+			clients.Go(func() {
+				time.Sleep(time.Minute / 2)
+				r := prepared(request("GET", unstable, tokenOf(b.users[1]), ""))
+				_ = b.gateway.Serve(slowWriter{httptest.NewRecorder(), reads}, r, nextFunc(func(w http.ResponseWriter, r *http.Request) error {
+					answered := httptest.NewRecorder() // by a homeserver that doesn't wait for the client
+					err := b.hs.ServeHTTP(answered, r)
+					w.WriteHeader(answered.Code)
+					_, _ = w.Write(answered.Body.Bytes())
+					return err
+				}))
+			})
+		}
+		synctest.Wait()
+		for i := range 2 {
+			b.Want(b.Get(tokenOf(b.users[2+i]), fmt.Sprintf("@unheard%d:example.com", i)), 200, "", "matrix_presence; fwd=miss")
+			time.Sleep(time.Second)
+		}
+		for n := 0; b.level() != policy.BrownOutNone && n < 120; n++ {
+			b.Get(tokenOf(b.users[2+n%10]), fmt.Sprintf("@other%d:example.com", n))
+			time.Sleep(time.Second)
+		}
+		if b.level() != policy.BrownOutNone {
+			t.Errorf("after two minutes of a homeserver that is quick the level is %s", policy.BrownOutNames[b.level()])
+		}
+		close(reads)
+		for _, body := range bodies {
+			_ = body.CloseWithError(io.ErrUnexpectedEOF)
+		}
+		clients.Wait()
+	})
+}
+
+// Whoever has many tokens is one sender. And in mode observe, nobody without an account tells anything of the homeserver:
+// requests go as they came, and may have been made to fail.
+func TestOneClientDecidesNothing(t *testing.T) {
+	for mode, ask := range map[string]func(b *busyRoom, n int){
+		"enforce": func(b *busyRoom, n int) { // one user, whose lookups fail
+			token := fmt.Sprint("device-", n)
+			b.memory.identities.Doubt(matrix.Credential{Token: token})
+			b.Get(token, alice)
+		},
+		"observe": func(b *busyRoom, n int) {
+			r := request("GET", statusPath(alice), "", "")
+			r.RemoteAddr = fmt.Sprintf("192.0.2.%d:1", n)
+			r.Header.Set("X-Long", strings.Repeat("x", 16_500))
+			b.Do(r)
+		},
+	} {
+		t.Run(mode, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := brownOut()
+				o.Mode, o.LearnOff = mode, true
+				b := newBusyRoom(t, o)
+				for n := range 12 {
+					b.hs.Tokens[fmt.Sprint("device-", n)] = bob
+					b.Get(fmt.Sprint("device-", n), alice)
+				}
+				answers := b.hs.Intercept
+				b.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Header["X-Long"] != nil || strings.Contains(r.Header.Get("Authorization"), "device-") {
+						return true, failed(502, errors.New("the homeserver closed the connection"))
+					}
+					return answers(w, r)
+				})
+				level := policy.BrownOutNone
+				for range 40 {
+					for n := range 12 {
+						ask(b, n)
+					}
+					b.Get("carol-token", alice)
+					time.Sleep(time.Second)
+					level = max(level, b.level())
+				}
+				if level != policy.BrownOutNone {
+					t.Errorf("presence gave way: %s", policy.BrownOutNames[level])
+				}
+			})
+		})
+	}
 }

@@ -59,14 +59,21 @@ func (c *readChunks) init() {
 	}
 }
 
-func (c *readChunks) shard(userID string) (uint64, *chunkShard) {
-	hash := maphash.String(c.seed, userID)
+// chunkKey is whose events they are, and under which limit they were given: another one, of a reload or a class,
+// takes effect at once, whatever is left or missing of this one.
+type chunkKey struct {
+	userID string
+	limit  policy.Limit
+}
+
+func (c *readChunks) shard(of chunkKey) (uint64, *chunkShard) {
+	hash := maphash.Comparable(c.seed, of)
 	return hash, &c.shards[hash%chunkShards]
 }
 
 // take spends an event. It isn't known if the budget has to be asked.
-func (c *readChunks) take(userID string, now time.Time) (wait time.Duration, ok, known bool) {
-	user, shard := c.shard(userID)
+func (c *readChunks) take(of chunkKey, now time.Time) (wait time.Duration, ok, known bool) {
+	user, shard := c.shard(of)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	left, found := shard.chunks.Get(user)
@@ -86,8 +93,8 @@ func (c *readChunks) take(userID string, now time.Time) (wait time.Duration, ok,
 
 // put keeps what the budget gave, but for the one event that is spent at once. Of several readers who
 // have asked at once, one's is enough.
-func (c *readChunks) put(userID string, grant cluster.Grant, now time.Time) {
-	user, shard := c.shard(userID)
+func (c *readChunks) put(of chunkKey, grant cluster.Grant, now time.Time) {
+	user, shard := c.shard(of)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	switch {

@@ -49,7 +49,7 @@ type member struct {
 func (m *Store) Join(log cluster.Log, rules ClusterRules, people FeedLog) (leave func()) {
 	m.identities.Rekey(rules.Secret)
 	c := &member{store: m, rules: rules, log: people}
-	c.node = cluster.NewNode(log, cluster.Rules{Timeout: rules.Timeout}, c, c, m.now)
+	c.node = cluster.NewNode(log, cluster.Rules{Timeout: rules.Timeout, Panicked: m.panicked}, c, c, m.now)
 	m.clusters.mu.Lock()
 	m.clusters.members = append(m.clusters.members, c)
 	m.clusters.current.Store(c)
@@ -73,6 +73,9 @@ func (c *clusters) leave(left *member) {
 	}
 	c.members = kept
 	c.current.Store(current)
+	if current != nil { // after a reload that failed
+		current.store.identities.Rekey(current.rules.Secret)
+	}
 	stats := left.node.Stats()
 	c.barriers.Add(stats.Barriers.Load())
 	c.unannounced.Add(stats.Unannounced.Load())
@@ -119,25 +122,48 @@ func (m *Store) recent(rules *cache.Rules) *cache.Rules {
 	return &short
 }
 
-// announcement is a write that the other nodes of a cluster know to be in flight. The zero one is
-// one of which nobody has to know.
-type announcement struct{ write *cluster.Write }
+// announcement is a write that is about to be sent, or in flight, and which other nodes know of it. The zero one is none.
+//
+// A reload may have the store join a cluster, or another one, while the write is in flight:
+//
+//	1 write at A: is sent
+//	2 A:          joins
+//	3 read at B:  asks the homeserver, and remembers the old state
+//	1 write at A: is acknowledged
+//	4 read at B:  must not be answered by what 3 remembers
+//
+// So at its end it is announced to those who don't know of it.
+type announcement struct {
+	store  *Store
+	userID string
+	member *member        // whose cluster it was announced to, or nil
+	write  *cluster.Write // there
+}
 
 // announce tells the other nodes of a write that is about to be sent.
 func (m *Store) announce(ctx context.Context, userID string) announcement {
-	c := m.clusters.current.Load()
-	if c == nil {
-		return announcement{}
+	a := announcement{store: m, userID: userID, member: m.clusters.current.Load()}
+	if a.member != nil {
+		a.write, _, _ = a.member.node.Begin(ctx, userID, nil) // without a charge nothing fails
 	}
-	write, _, _ := c.node.Begin(ctx, userID, nil) // without a charge nothing fails
-	return announcement{write}
+	return a
 }
 
-// end tells that it is over. It must be called before the write's client is told.
+// end tells, the first time, that it is over. It must be called before the write's client is told.
 func (a *announcement) end(ctx context.Context) {
+	m := a.store
+	if m == nil {
+		return
+	}
+	a.store = nil
 	if a.write != nil {
 		a.write.End(ctx)
-		a.write = nil
+	}
+	if c := m.clusters.current.Load(); c != nil && c != a.member {
+		late := m.announce(ctx, a.userID)
+		if late.write != nil {
+			late.write.End(ctx)
+		}
 	}
 }
 
@@ -151,7 +177,7 @@ func (m *Store) takeAndAnnounce(ctx context.Context, limit *policy.Limit, userID
 	}
 	charge := chargeOf(limitWrite, limit, userID, 1)
 	write, grant, err := c.node.Begin(ctx, userID, &charge)
-	a = announcement{write}
+	a = announcement{m, userID, c, write}
 	if wait, ok = m.settleGrant(c, limitWrite, limit, userID, grant, err, now); !ok {
 		a.end(ctx)
 	}
@@ -196,8 +222,9 @@ func (m *Store) ownShare(limit *policy.Limit) policy.Limit {
 
 // takeShared is [Store.take] in a cluster.
 func (m *Store) takeShared(c *member, kind limitKind, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
+	of := chunkKey{userID, *limit}
 	if kind == limitRead {
-		if wait, ok, known := m.clusters.reads.take(userID, now); known {
+		if wait, ok, known := m.clusters.reads.take(of, now); known {
 			grant := cluster.Grant{Wait: wait}
 			if ok {
 				grant.Events = 1
@@ -211,7 +238,7 @@ func (m *Store) takeShared(c *member, kind limitKind, limit *policy.Limit, userI
 	}
 	grant, err := c.node.Take(charge)
 	if kind == limitRead && err == nil {
-		m.clusters.reads.put(userID, grant, now)
+		m.clusters.reads.put(of, grant, now)
 	}
 	return m.settleGrant(c, kind, limit, userID, grant, err, now)
 }

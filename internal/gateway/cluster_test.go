@@ -394,3 +394,94 @@ func TestRandomNodesShowTheLastWrite(t *testing.T) {
 		}
 	})
 }
+
+// A write is in flight when a reload has its node join a cluster, or another one. Nobody in there knew of it: another
+// node remembered the old state, and showed it after the write was acknowledged.
+func TestWriteInFlightWhenANodeJoinsIsAnnounced(t *testing.T) {
+	for name, first := range map[string]bool{"of none": false, "of another": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newNodes(t, 1, &options{Cache: &caching{Settle: ptr(0)}}, ClusterRules{})
+				b := c.all[0]
+				a := newProxy(t, &options{Cache: &caching{Settle: ptr(0)}})
+				a.hs = b.hs
+				a.Client = a.client()
+				join := func(log *testkit.SharedLog) {
+					logger, _ := testkit.NewLogs(slog.LevelInfo)
+					t.Cleanup(a.memory.Join(log.Client(), ClusterRules{Timeout: 50 * time.Millisecond}, logger))
+				}
+				if first {
+					join(testkit.NewSharedLog())
+				}
+				a.Get("alice-token", alice) // whose the token is, is known
+				arrived, hold, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
+				a.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+					if r.Method == http.MethodPut {
+						close(arrived)
+						<-hold
+					}
+					return false, nil
+				})
+				write, shows := saysStatus("new")
+				go func() {
+					defer close(over)
+					a.Want(a.Put("alice-token", alice, write), 200, "{}", "")
+				}()
+				<-arrived
+				join(c.log)
+				time.Sleep(3 * time.Second)
+				b.Get("bob-token", alice)
+				b.Want(b.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+				close(hold)
+				<-over
+				b.Want(b.Get("bob-token", alice), 200, shows, "matrix_presence; fwd=miss")
+			})
+		})
+	}
+}
+
+// Each node remembers for a while that a shared budget of reads is used up, or what is left of a part of it. After a
+// reload to another limit, or in another class, that was the old limit's: for up to an hour.
+func TestAnotherLimitOfReadsTakesEffectAtOnceInACluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scarce, ample := &rate{Events: 1, Window: time.Hour, Burst: 1}, &rate{Events: 100, Window: time.Second, Burst: 5000}
+		p := newNodes(t, 2, &options{ReadLimit: scarce}, ClusterRules{}).all[0]
+		p.Want(p.Get("bob-token", alice), 200, "", "")
+		p.WantError(p.Get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
+		p.reload(&options{ReadLimit: ample})
+		if resp := p.Get("bob-token", alice); resp.StatusCode != 200 && resp.Header.Get("Retry-After") != "1" { // it was used up
+			t.Errorf("status %d, Retry-After %q", resp.StatusCode, resp.Header.Get("Retry-After"))
+		}
+		time.Sleep(time.Second)
+		p.Want(p.Get("bob-token", alice), 200, "", "")
+		for range 20 {
+			p.Want(p.Get("alice-token", alice), 200, "", "")
+		}
+		p.reload(&options{ReadLimit: scarce})
+		p.Get("alice-token", alice)
+		p.WantError(p.Get("alice-token", alice), 429, "M_LIMIT_EXCEEDED")
+	})
+}
+
+// A reload to a cluster with another secret fails, and tokens have their names of before: what another node says of
+// one that ended is understood. And what ended meanwhile has.
+func TestTokensHaveTheirNamesAgainAfterAReloadThatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{}, ClusterRules{Secret: [32]byte{1}})
+		a, b := c.all[0], c.all[1]
+		logger, _ := testkit.NewLogs(slog.LevelInfo)
+		b.Get("bob-token", alice)
+		b.Get("carol-token", alice)
+		leave := b.memory.Join(testkit.NewSharedLog().Client(), ClusterRules{Timeout: 50 * time.Millisecond, Secret: [32]byte{2}}, logger)
+		b.Want(b.Do(request("POST", "/_matrix/client/v3/logout", "carol-token", "{}")), 200, "", "")
+		leave()
+		b.WantError(b.Get("carol-token", alice), 401, "M_UNKNOWN_TOKEN")
+		time.Sleep(2 * time.Second)
+		b.Get("bob-token", alice)
+		b.Want(b.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+		a.Get("bob-token", alice)
+		a.Want(a.Do(request("POST", "/_matrix/client/v3/logout", "bob-token", "{}")), 200, "", "")
+		synctest.Wait()
+		b.WantError(b.Get("bob-token", alice), 401, "M_UNKNOWN_TOKEN")
+	})
+}

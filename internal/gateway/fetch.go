@@ -138,7 +138,7 @@ func (g *Gateway) sendFetch(request subrequest, who reader, timeout time.Duratio
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{departed: now, found: &found}
 	}
-	pass, wait := g.enter(who.viewer)
+	pass, wait := g.enter(who.viewer, true)
 	if wait > 0 {
 		return &fetched{departed: now, shed: wait, subresponse: &subresponse{err: errShed, site: true}}
 	}

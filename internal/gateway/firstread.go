@@ -94,7 +94,14 @@ func (q whoAmI) askByRead(from client, under identity.Inquiry, revision identity
 	if f == nil || f.answer != nil {
 		return owner{}, false
 	}
-	switch f.send(deadline); {
+	probe := q.probes(policy.ProbeFetch, from.name)
+	f.send(deadline)
+	if f.proves() {
+		probe.ends(f.answer)
+	} else { // whoever has no account may have made it fail, and to refuse a token takes less
+		probe.drops()
+	}
+	switch {
 	case f.proves():
 		m.answered(asked)
 		m.identities.Accept(c)

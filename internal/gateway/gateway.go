@@ -95,11 +95,14 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, next Next) error
 			return g.serveRead(w, r, next, route)
 		}
 	}
-	if g.learns() {
+	switch {
+	case g.learns():
 		var done func()
 		if w, done = g.overhear(w, r, next, method); done != nil {
 			defer done()
 		}
+	case g.store.needs.learns.Load() && method == http.MethodGet:
+		w = g.noteSync(w, r)
 	}
 	if g.watchesSyncs() {
 		if route, ok := syncRoute(r); ok {

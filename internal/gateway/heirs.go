@@ -3,7 +3,9 @@ package gateway
 import (
 	"iter"
 	"slices"
+	"sync"
 	"sync/atomic"
+	"weak"
 )
 
 // heirs are the stores of the gateways that have come in a gateway's place. A new configuration has another
@@ -20,19 +22,61 @@ import (
 // The gateway's own store may live on, for other hosts: it has no heirs.
 type heirs struct{ stores atomic.Pointer[[]*Store] }
 
-// HandOver notes that a gateway of another store comes in this one's place.
+// HandOver notes that a gateway of another store comes in this one's place. So it does in the place of those that
+// this one's store has followed: a request may outlive two configurations.
 func (g *Gateway) HandOver(to *Store) {
-	if to != g.store && !slices.Contains(g.heirs.list(), to) {
-		stores := append(slices.Clone(g.heirs.list()), to)
-		g.heirs.stores.Store(&stores)
+	if to == g.store {
+		return
+	}
+	g.store.ancestors.each(func(h *heirs) { h.add(to) })
+	g.heirs.add(to)
+}
+
+// TakeBack undoes HandOver, for a configuration that was refused, or is over.
+func (g *Gateway) TakeBack(from *Store) {
+	g.store.ancestors.each(func(h *heirs) { h.remove(from) })
+	g.heirs.remove(from)
+}
+
+// add notes that a store is one of them, and with the store whose it is.
+func (h *heirs) add(to *Store) {
+	if !slices.Contains(h.list(), to) {
+		stores := append(slices.Clone(h.list()), to)
+		h.stores.Store(&stores)
+		to.ancestors.add(h)
 	}
 }
 
-// TakeBack undoes HandOver, for a configuration that was refused.
-func (g *Gateway) TakeBack(from *Store) {
-	if slices.Contains(g.heirs.list(), from) {
-		stores := slices.DeleteFunc(slices.Clone(g.heirs.list()), func(m *Store) bool { return m == from })
-		g.heirs.stores.Store(&stores)
+func (h *heirs) remove(from *Store) {
+	if slices.Contains(h.list(), from) {
+		stores := slices.DeleteFunc(slices.Clone(h.list()), func(m *Store) bool { return m == from })
+		h.stores.Store(&stores)
+	}
+}
+
+// ancestors are the heirs of the gateways, of other stores, that a store is one of. They are as many as
+// there were handlers in the configuration before the one that the store is new in, and in those whose
+// stores that one's have followed in the same way.
+type ancestors struct {
+	mu  sync.Mutex // guards all
+	all []weak.Pointer[heirs]
+}
+
+func (a *ancestors) add(h *heirs) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all = append(a.all, weak.Make(h))
+}
+
+// each calls f with each whose gateway may have requests under way.
+func (a *ancestors) each(f func(h *heirs)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all = slices.DeleteFunc(a.all, func(p weak.Pointer[heirs]) bool { return p.Value() == nil })
+	for _, p := range a.all {
+		if h := p.Value(); h != nil {
+			f(h)
+		}
 	}
 }
 

@@ -152,6 +152,17 @@ func (m *Store) Forget(userID string) {
 	m.Purge(userID)
 }
 
+// DoubtAll has the homeserver asked again for all that it has told, because requests may have passed that the store
+// didn't hear of. Budgets and what waits to be written stay.
+func (m *Store) DoubtAll() {
+	now := m.now()
+	m.presence.PurgeAll(now)
+	m.identities.RevokeAll()
+	m.repeats.Clear()
+	m.devices.Clear()
+	m.batches.begin(now)
+}
+
 // Began returns when the store began to count.
 func (m *Store) Began() time.Time { return m.began }
 

@@ -18,7 +18,7 @@ import (
 // teaches nothing, nor does one to a request that homeservers may read in several ways.
 
 // learns tells whether answers are read while they pass.
-func (t tenant) learns() bool { return t.cfg.Learn && t.cfg.Cached && !t.cfg.Rules.PerViewer }
+func (t tenant) learns() bool { return t.cfg.learns() }
 
 // rules are those for what is remembered. That a room permits anything is known of homeservers
 // that are known.
@@ -166,6 +166,34 @@ func (g *Gateway) aging(c matrix.Credential, now time.Time) bool {
 	return !known.known()
 }
 
+// asksForNews returns what notes, when a sync departs and when its answer begins, what its user asks for, and
+// tells whether the answer may be one that was given before. Another node may have passed that on.
+func (g *Gateway) asksForNews(r *http.Request, viewer string) (repeats func() bool) {
+	m := g.store
+	since, ok := matrix.ParseSince(r.URL.RawQuery)
+	if !ok {
+		return func() bool { return true }
+	}
+	query := matrix.ParseSyncQuery(g.knownDialect(), r.URL.RawQuery)
+	return func() bool {
+		return m.batches.repeats(viewer, since, m.clock.Now(), query.Timeout) || m.clusters.current.Load() != nil
+	}
+}
+
+// noteSync is hearSync for a gateway that learns nothing, for others of its store that do.
+func (g *Gateway) noteSync(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+	if route, ok := syncRoute(r); !ok || route != matrix.Sync {
+		return w
+	}
+	viewer := ""
+	if c, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery); err == nil {
+		viewer = g.store.identities.LastKnown(c)
+	}
+	repeats := g.asksForNews(r, viewer)
+	repeats()
+	return onStatus(w, func(int) { repeats() })
+}
+
 // hearSync learns whom a sync shows to its user, and who has changed.
 func (g *Gateway) hearSync(w http.ResponseWriter, r *http.Request, next Next) (http.ResponseWriter, func()) {
 	c, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
@@ -174,11 +202,7 @@ func (g *Gateway) hearSync(w http.ResponseWriter, r *http.Request, next Next) (h
 	}
 	m, departed := g.store, g.store.now()
 	viewer, dialect := m.identities.LastKnown(c), g.knownDialect()
-	repeats := func() bool { return true }
-	if since, ok := matrix.ParseSince(r.URL.RawQuery); ok {
-		query := matrix.ParseSyncQuery(dialect, r.URL.RawQuery)
-		repeats = func() bool { return m.batches.repeats(viewer, since, m.clock.Now(), query.Timeout) }
-	}
+	repeats := g.asksForNews(r, viewer)
 	again := repeats()
 	isOwn := g.own(w, r)
 	claimed := viewer

@@ -13,7 +13,7 @@ import (
 // What ends is what is known of those whose membership its sender has changed at the homeserver. If
 // it isn't known whether that has happened, it may have, of the sender's own.
 func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next Next, change matrix.MembershipChange) (err error) {
-	if !g.cfg.Cached {
+	if !g.watchesMemberships() {
 		return g.serveOther(w, r, next)
 	}
 	named := func() []string { return nil }

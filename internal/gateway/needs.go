@@ -20,18 +20,22 @@ type needs struct {
 	syncs, activity atomic.Bool
 	// absorbs and limitsSyncs tell that some gateway acts upon what it knows, in mode enforce.
 	absorbs, limitsSyncs atomic.Bool
-	settle               atomic.Int64 // the longest, in nanoseconds
+	// caches and learns tell that some gateway remembers who may see whom, and learns that from syncs.
+	caches, learns atomic.Bool
+	settle         atomic.Int64 // the longest, in nanoseconds
 }
 
 // WatchFor has all gateways of a store watch for what one of them needs to know: those with
 // these settings, which are all that are in use. What is remembered of devices and of the last
-// writes ends if something is watched for that wasn't.
+// writes ends if something is watched for that wasn't. What is remembered of who may see whom ends when nobody
+// watches any more for what changes that.
 func (m *Store) WatchFor(all []*Settings) {
 	n := &m.needs
-	var syncs, activity, absorbs, limitsSyncs bool
+	var syncs, activity, absorbs, limitsSyncs, caches, learns bool
 	var settle time.Duration
 	for _, set := range all {
 		syncs, activity = syncs || set.watchesSyncs(), activity || set.watchesActivity()
+		caches, learns = caches || set.Cached, learns || set.learns()
 		if !set.Observe {
 			absorbs, limitsSyncs = absorbs || set.Absorbs, limitsSyncs || set.SyncPresence == SyncLimit
 		}
@@ -46,6 +50,12 @@ func (m *Store) WatchFor(all []*Settings) {
 		m.repeats.Clear()
 		m.devices.Clear()
 	}
+	if n.caches.Swap(caches) && !caches {
+		m.presence.PurgeAll(m.now())
+	}
+	if !n.learns.Swap(learns) && learns {
+		m.batches.begin(m.now())
+	}
 }
 
 // watchesSyncs tells whether this gateway, or another of its store, needs to know of syncs.
@@ -56,6 +66,9 @@ func (t tenant) watchesSyncs() bool { return t.cfg.watchesSyncs() || t.store.nee
 func (g *Gateway) watchesActivity() bool {
 	return g.cfg.watchesActivity() || g.store.needs.activity.Load()
 }
+
+// watchesMemberships tells the same of what changes who may see whom.
+func (g *Gateway) watchesMemberships() bool { return g.cfg.Cached || g.store.needs.caches.Load() }
 
 // watchesOnly tells that this gateway lets all syncs through as they came. In mode observe it
 // finds out what it would do only if nobody of the store does it: for who does, it has to

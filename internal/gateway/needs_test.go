@@ -1,10 +1,14 @@
 package gateway
 
 import (
+	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // Two sites had one cache name, and one of them absorbed. Syncs, messages and observed writes
@@ -263,4 +267,86 @@ func TestObservedWriteOfAnUnknownTokenCounts(t *testing.T) {
 		p.Want(p.Get("bob-token", alice), 200, `{"presence":"unavailable","status_msg":""}`, "matrix_presence; fwd=miss")
 		p.Want(p.Put("alice-token", alice, online), 200, "{}", "matrix_presence; fwd=method")
 	})
+}
+
+// A site whose cache is off passed a kick on without a look, and the other site of its memory showed the kicked
+// viewer what was there. So it did after the cache was off for a while, by a reload.
+func TestMembershipChangesThroughASiteWithoutACacheEndPermissions(t *testing.T) {
+	for name, kick := range map[string]func(p *proxy, do func(p *proxy)){
+		"another site": func(p *proxy, do func(p *proxy)) { do(p.beside(&options{Cache: &caching{Off: true}})) },
+		"off for a while": func(p *proxy, do func(p *proxy)) {
+			p.reload(&options{Cache: &caching{Off: true}})
+			do(p)
+			p.reload(&options{})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &options{})
+				p.Get("bob-token", alice)
+				p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+				p.hs.Mu.Lock()
+				p.hs.Hidden[bob+" "+alice] = true
+				p.hs.Mu.Unlock()
+				kick(p, func(p *proxy) {
+					p.Do(request("POST", "/_matrix/client/v3/rooms/!r:hs/kick", "alice-token", `{"user_id":"`+bob+`"}`))
+				})
+				p.WantError(p.Get("bob-token", alice), 403, "M_FORBIDDEN")
+			})
+		})
+	}
+}
+
+// Synapse may answer a sync again as it did two minutes ago. Whether it may was noted only by sites that learn, and by
+// the node that passed the sync on: elsewhere the old answer taught that a viewer may see who is gone.
+func TestSyncThatMayBeAnsweredAgainTeachesNothingAnywhere(t *testing.T) {
+	for name, where := range map[string]func(t *testing.T, p *room) (other *proxy, back func()){
+		"another site": func(_ *testing.T, p *room) (*proxy, func()) {
+			other := p.beside(&options{LearnOff: true, Homeserver: "synapse"})
+			return other, func() {}
+		},
+		"learn off for a while": func(_ *testing.T, p *room) (*proxy, func()) {
+			p.reload(&options{LearnOff: true, Homeserver: "synapse"})
+			return p.proxy, func() { p.reload(&options{Homeserver: "synapse"}) }
+		},
+		"another node": func(t *testing.T, p *room) (*proxy, func()) {
+			other := newProxy(t, &options{Homeserver: "synapse"})
+			other.hs = p.hs
+			other.Client = other.client()
+			log := testkit.NewSharedLog()
+			for _, m := range []*Store{p.memory, other.memory} {
+				logger, _ := testkit.NewLogs(slog.LevelInfo)
+				t.Cleanup(m.Join(log.Client(), ClusterRules{Timeout: 50 * time.Millisecond}, logger))
+			}
+			time.Sleep(3 * time.Second)
+			return other, func() {}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newRoom(t, new(options))
+				viewer, target := p.users[0], p.users[1]
+				time.Sleep(batchUnknown)
+				other, back := where(t, p)
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if !strings.HasSuffix(r.URL.Path, "/sync") {
+						return false, nil
+					}
+					p.synced(w, target)
+					return true, nil
+				})
+				other.Get(tokenOf(viewer), viewer) // it is known whose the token is
+				other.Do(request("GET", syncPath+"?since=a", tokenOf(viewer), ""))
+				back()
+				p.hs.Mu.Lock()
+				p.hs.Hidden[viewer+" "+target] = true // the viewer is kicked, at the homeserver itself
+				p.hs.Mu.Unlock()
+				time.Sleep(time.Minute)
+				p.Get(tokenOf(target), target) // the state is there
+				p.Get(tokenOf(viewer), viewer)
+				p.Do(request("GET", syncPath+"?since=a", tokenOf(viewer), ""))
+				p.WantError(p.Get(tokenOf(viewer), target), 403, "M_FORBIDDEN")
+			})
+		})
+	}
 }

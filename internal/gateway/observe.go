@@ -30,13 +30,17 @@ func (g *Gateway) observe(w http.ResponseWriter, r *http.Request, next Next, rou
 	if !asksForProtocol(r) {
 		opaque = watchBody(r)
 		if r.ContentLength == 0 { // else its client decides how long it takes
-			timed = g.probes(policy.ProbeFetch, g.senderOf(r, g.store.identities.LastKnown(seen.reading.credential)))
+			seen.pass = g.joins()
+			// It goes as it came, and may have been sent for it to fail: nobody without an account tells anything.
+			if sender := g.store.identities.LastKnown(seen.reading.credential); sender != "" {
+				timed = g.probes(policy.ProbeFetch, sender)
+			}
 		}
 	}
-	seen.pass = g.joins()
 	isSites, begun := g.isSites(r), false
 	return g.observeAnswer(w, r, next, reasonBypass, seen, func(status int) {
 		begun = true
+		seen.pass.Leave(g.store.now())
 		timed.ends(&subresponse{status: status, site: isSites()})
 	}, func() {
 		if !begun {

@@ -99,7 +99,11 @@ func (g *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, r
 	}
 	g.note(r, readEnds[step].outcome)
 	if rd.Place == policy.PlaceTaken {
-		defer func() { rd.pass.Leave(g.store.now()) }()
+		pass := rd.pass
+		leave := func() { pass.Leave(g.store.now()) }
+		defer leave()
+		// The client may take as long as it likes for the rest.
+		w = onStatus(w, func(int) { leave() })
 	}
 	return g.endRead(step, &rd, w, r, next)
 }
@@ -148,7 +152,7 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 	case policy.ReadFetch:
 		g.fetchRead(rd, r, next)
 	case policy.ReadTakePlace:
-		rd.pass, rd.wait = g.enter(g.senderOf(r, rd.who.userID))
+		rd.pass, rd.wait = g.enter(g.senderOf(r, rd.who.userID), false)
 		rd.Place = placeFact(rd.wait)
 	}
 }
@@ -296,6 +300,9 @@ func (g *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 	case policy.ReadLimit:
 		writeLimited(w, r, rd.wait)
 	case policy.ReadShed:
+		if rd.wait == 0 { // it wasn't asked whether there is a place
+			rd.wait = g.store.brownOut.Later()
+		}
 		writeShed(w, r, rd.wait)
 	case policy.ReadPassOff:
 		return g.serveUncached(w, r, next, rd.route)

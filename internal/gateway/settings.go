@@ -178,6 +178,9 @@ func (s *Settings) ClassOf(userID string) *Class {
 	return s.Everybody
 }
 
+// learns tells whether answers are read while they pass.
+func (s *Settings) learns() bool { return s.Learn && s.Cached && !s.Rules.PerViewer }
+
 // excludesRoom tells of a room that it permits nothing.
 func (s *Settings) excludesRoom(roomID string) bool { return slices.Contains(s.ExcludeRooms, roomID) }
 

@@ -70,6 +70,8 @@ type Store struct {
 	mu    sync.Mutex // guards sizes
 	sizes Sizes
 
+	ancestors ancestors
+
 	needs    needs
 	feeds    feeds
 	clusters clusters

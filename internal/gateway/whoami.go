@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ func (g *Gateway) identify(r *http.Request, next Next, c matrix.Credential, limi
 
 // askInPlace asks for a presence request, unless presence gives way.
 func (g *Gateway) askInPlace(r *http.Request, question whoAmI) owner {
-	pass, wait := g.enter(g.senderOf(r, ""))
+	pass, wait := g.enter(g.senderOf(r, g.store.identities.Holder(question.credential)), true)
 	if wait > 0 {
 		return owner{shed: wait}
 	}
@@ -246,7 +247,8 @@ func (q whoAmI) askHomeserver(from client, under identity.Inquiry, revision iden
 	}
 	m, c := q.store, q.credential
 	staleAtStake := q.cfg.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
-	probe := q.probes(policy.ProbeLookup, from.name)
+	// Whoever has many tokens is one sender.
+	probe := q.probes(policy.ProbeLookup, cmp.Or(m.identities.Holder(c), from.name))
 	answer := q.request.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
 	probe.ends(answer)
 	if answer.site {

@@ -97,7 +97,7 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 	case policy.WriteCompare:
 		g.compareWrite(wr)
 	case policy.WriteTakePlace:
-		wr.pass, wr.wait = g.enter(wr.UserID)
+		wr.pass, wr.wait = g.enter(wr.UserID, false)
 		if wr.Place = placeFact(wr.wait); wr.Place == policy.PlaceFull {
 			wr.due = wr.wait
 		}
@@ -124,7 +124,7 @@ func (g *Gateway) noteWriter(wr *writing, who owner) {
 		wr.Fingerprint = g.store.identities.DeviceOf(wr.credential, who.userID)
 	}
 	wr.class = g.cfg.ClassOf(who.userID)
-	wr.Absorbs, wr.Coalesces = wr.class.Absorb, wr.class.Coalesce
+	wr.Absorbs, wr.Coalesces, wr.BrownOut = wr.class.Absorb, wr.class.Coalesce, g.cfg.BrownOut
 }
 
 // behindQueue notes whether writes of the user wait. Those go first, together, and are charged for.
@@ -215,7 +215,7 @@ func (g *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *owner) 
 
 // forwardWrite sends a write to the homeserver.
 func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next, wr *writing) error {
-	if wr.told.write == nil {
+	if wr.told.store == nil {
 		wr.told = g.store.announce(r.Context(), wr.UserID)
 	}
 	write, began := &wr.presenceWrite, g.store.now()
@@ -242,6 +242,7 @@ func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 	w, finish := g.watchRefusal(w, r, write.credential)
 	defer finish()
 	return g.forward(w, r, next, reasonWrite, func(status int) {
+		wr.pass.Leave(g.store.now())
 		w.Header().Add("Cache-Status", statusWrite)
 		if isLocal(status) {
 			status = http.StatusBadGateway // what the homeserver has made of it, nobody has said

@@ -17,10 +17,11 @@ func (t *Table) Fingerprint(c matrix.Credential) [16]byte {
 }
 
 // Rekey has tokens kept under another secret, one that others have too. What is remembered of
-// tokens is of no more use.
+// tokens is of no more use, also when this secret was theirs once: what has ended under the other wasn't found.
 func (t *Table) Rekey(secret [32]byte) {
 	if *t.secret.Load() != secret {
 		t.secret.Store(&secret)
+		t.RevokeAll()
 	}
 }
 

@@ -147,6 +147,10 @@ func (c logClient) Take(ctx context.Context, charge cluster.Charge, entries ...c
 	if full.Before(now) {
 		full = now
 	}
+	if full.Sub(now) > time.Duration(charge.Burst+64)*charge.Interval { // as scripts/append.lua, by another limit
+		full = now.Add(time.Duration(charge.Burst) * charge.Interval)
+		c.l.budgets[key] = full
+	}
 	left := int64((time.Duration(charge.Burst)*charge.Interval - full.Sub(now)) / charge.Interval)
 	events := min(left, charge.Most)
 	if charge.Debt > 0 {
