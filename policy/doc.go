@@ -6,7 +6,8 @@
 //     are pure, and the same in mode enforce and in mode observe;
 //   - limit.go: so many events in a window. limiter.go: is there budget left? [Limiter] keeps one
 //     number per user, see budget.go: the theoretical arrival time of the generic cell rate
-//     algorithm, and under which limit it was made. left.go: what an admin sees and resets of it;
+//     algorithm, and under which limit it was made. left.go: what an admin sees and resets of it; snapshot.go:
+//     what is kept of it over a restart;
 //   - client.go: which addresses are one client's;
 //   - brownout.go: how far presence gives way while the homeserver is slow, [BrownOut], and slowness.go: how
 //     slow that is;

@@ -1,12 +1,16 @@
 package policy
 
 import (
-	"hash/maphash"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
 // Limiter keeps what is left of each user's budget. It is safe for use by
@@ -25,12 +29,15 @@ import (
 // anew, see [budget.move].
 type Limiter struct {
 	epoch      time.Time
-	seed       maphash.Seed
+	key        [LimiterKeySize]byte // of the hash of users
 	shards     [limiterShards]limiterShard
 	overflowed atomic.Uint64
 }
 
 const limiterShards = 64
+
+// LimiterKeySize is the size in bytes of a limiter's key. It leaves room for most user IDs in one block of SHA-256.
+const LimiterKeySize = 16
 
 type limiterShard struct {
 	mu sync.Mutex // guards all below
@@ -55,7 +62,8 @@ const maxLimits = 256
 // NewLimiter returns a limiter for at most users users, rounded up to one in
 // each of its shards. Of now only differences matter.
 func NewLimiter(users int, now time.Time) *Limiter {
-	l := &Limiter{epoch: now, seed: maphash.MakeSeed()}
+	l := &Limiter{epoch: now}
+	rand.Read(l.key[:]) // never fails, see crypto/rand
 	for i := range l.shards {
 		shard := &l.shards[i]
 		shard.budgets, shard.fastest = make(map[uint64]budget), math.MaxInt64
@@ -75,9 +83,20 @@ func (l *Limiter) Resize(users int) {
 	}
 }
 
+// Rekey has users kept under a key that was kept, so that a snapshot made under it can be read.
+// It must be called before the limiter is used.
+func (l *Limiter) Rekey(key [LimiterKeySize]byte) { l.key = key }
+
+// hash is the keyed hash of a user. It is one that a snapshot can keep the key of.
+func (l *Limiter) hash(userID string) uint64 {
+	var buffer [LimiterKeySize + matrix.MaxUserID]byte
+	sum := sha256.Sum256(append(append(buffer[:0], l.key[:]...), userID...))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
 // locate returns a user's shard and hash, and the time as the shards count it.
 func (l *Limiter) locate(userID string, now time.Time) (shard *limiterShard, hash uint64, t int64) {
-	hash = maphash.String(l.seed, userID)
+	hash = l.hash(userID)
 	return &l.shards[hash%limiterShards], hash, int64(now.Sub(l.epoch))
 }
 

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"hash/maphash"
 	"testing"
 	"time"
 
@@ -14,7 +13,7 @@ func neighbours(l *Limiter, n int) []string {
 	var users []string
 	for i := 0; len(users) < n; i++ {
 		user := fmt.Sprintf("@user%d:hs", i)
-		if maphash.String(l.seed, user)%limiterShards == 0 {
+		if l.hash(user)%limiterShards == 0 {
 			users = append(users, user)
 		}
 	}
@@ -74,7 +73,7 @@ func TestTheOverflowBudgetIsShared(t *testing.T) {
 	}
 	// Another shard has an overflow budget of its own.
 	for i := range 1000 {
-		if user := fmt.Sprintf("@other%d:hs", i); maphash.String(l.seed, user)%limiterShards == 1 {
+		if user := fmt.Sprintf("@other%d:hs", i); l.hash(user)%limiterShards == 1 {
 			if _, ok := l.Take(user, limit, testkit.Epoch); !ok {
 				t.Error("a user of another shard was refused")
 			}
