@@ -81,7 +81,9 @@ func (t *Table) Issued(accessToken, refreshToken string, used ...string) {
 // Refreshed forgets on whose behalf the access token acts that was given out with a
 // refresh token, as [Table.Doubt] does: that has been used.
 func (t *Table) Refreshed(refreshToken string) {
-	if access, ok := t.issuedWith(t.key(refreshToken)); ok {
+	refresh := t.key(refreshToken)
+	t.noteEnding(refresh)
+	if access, ok := t.issuedWith(refresh); ok {
 		t.forgetBase(access, false)
 	}
 }

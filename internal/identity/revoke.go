@@ -34,6 +34,7 @@ func (t *Table) DoubtKey(text string) {
 
 // RevokeAll forgets on whose behalf any token acts.
 func (t *Table) RevokeAll() {
+	defer t.somethingEnds()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.floor = t.revocations.Add(1)
@@ -44,6 +45,11 @@ func (t *Table) RevokeAll() {
 // the token has ended for sure, it is no longer one that was known.
 func (t *Table) forget(c matrix.Credential, ended bool) (userID string) {
 	key := t.key(c.Token)
+	defer t.somethingEnds()
+	t.noteEnding(key)
+	if c.UserID != "" || c.DeviceID != "" {
+		t.noteEnding(t.masqueradeKey(key, c))
+	}
 	t.doubtIssued(key)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -64,6 +70,8 @@ func (t *Table) forget(c matrix.Credential, ended bool) (userID string) {
 
 // forgetBase ends what is remembered of a token, and returns its user, if that was known.
 func (t *Table) forgetBase(key tokenKey, ended bool) (userID string) {
+	defer t.somethingEnds()
+	t.noteEnding(key)
 	t.doubtIssued(key)
 	shard := t.shard(key)
 	shard.mu.Lock()
@@ -112,6 +120,11 @@ func (t *Table) forgetMasquerade(key tokenKey, base entry, c matrix.Credential) 
 
 // RevokeUser forgets on whose behalf all tokens of a user act.
 func (t *Table) RevokeUser(userID string) {
+	t.revokeUser(userID)
+	t.somethingEnds()
+}
+
+func (t *Table) revokeUser(userID string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	// A copy: it may be a part of a request that is much longer.

@@ -15,8 +15,8 @@ import (
 // Table remembers whose token is whose, as the homeserver's
 // /account/whoami told it. It is safe for use by several goroutines.
 //
-// Only hashes of tokens are kept, keyed with a secret that is made anew in each
-// process, so neither a memory dump nor a timing tells a token.
+// Only hashes of tokens are kept, keyed with a secret, so neither a memory dump nor a
+// timing tells a token. The secret is made anew in each process, or kept for a snapshot.
 //
 // An appservice's token acts for many users, chosen by a query parameter, so
 // an identity belongs to a token and the parameters with it. Homeservers ignore
@@ -49,6 +49,10 @@ type Table struct {
 	tokenRevocations atomic.Uint64
 
 	refusals *refusals
+
+	// endings are noted while a snapshot is being read, else nil. onEnding is told of them.
+	endings  atomic.Pointer[endings]
+	onEnding atomic.Pointer[func()]
 
 	mu      sync.Mutex // guards revoked, and orders revocations
 	revoked *simplelru.LRU[string, uint64]

@@ -28,6 +28,10 @@ type unknownEntry struct {
 // asked then.
 func (t *Table) Reject(c matrix.Credential, answer *UnknownToken, asked time.Time) {
 	key := t.key(c.Token)
+	t.noteEnding(key)
+	if t.WasKnown(c) { // not for tokens that somebody makes up
+		defer t.somethingEnds()
+	}
 	t.doubtIssued(key)
 	shard := t.shard(key)
 	shard.mu.Lock()

@@ -47,6 +47,18 @@ func (m *Map[K, V]) Put(key K, value V) {
 	m.entries[key] = value
 }
 
+// Like returns an empty map of the same capacity and order.
+func (m *Map[K, V]) Like() *Map[K, V] { return New[K](m.capacity, m.older) }
+
+// PutUnder puts the entries of another map in that have no value yet. The other is of no more use.
+func (m *Map[K, V]) PutUnder(other *Map[K, V]) {
+	for key, value := range m.entries {
+		other.Put(key, value)
+	}
+	m.entries, m.evicted = other.entries, m.evicted+other.evicted
+	m.Resize(m.capacity)
+}
+
 // Delete drops an entry, if there is one.
 func (m *Map[K, V]) Delete(key K) { delete(m.entries, key) }
 
