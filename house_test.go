@@ -131,7 +131,7 @@ var floors = []struct {
 	http   bool     // it knows HTTP servers
 }{
 	{rooms: []string{"internal/status", "internal/wallclock", "internal/members", "internal/sampled", "internal/flight", "internal/fairqueue"}},
-	{rooms: []string{"internal/clock", "internal/matrix", "internal/passing", "internal/cluster"}},
+	{rooms: []string{"internal/clock", "internal/matrix", "internal/passing", "internal/cluster", "internal/snapshot"}},
 	{rooms: []string{"internal/identity", "internal/devices", "internal/pending"}, others: []string{"github.com/hashicorp/golang-lru/v2"}},
 	{rooms: []string{"cache", "policy"}, others: []string{"github.com/hashicorp/golang-lru/v2"}},
 	{rooms: []string{"internal/gateway"}, others: []string{"github.com/hashicorp/golang-lru/v2"}, http: true},

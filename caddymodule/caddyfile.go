@@ -27,8 +27,10 @@ func init() {
 
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	var handler Handler
-	err := handler.UnmarshalCaddyfile(h.Dispenser)
-	return &handler, err
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return &handler, handler.checkTwoSnapshots(h.State)
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
@@ -88,6 +90,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    cluster <module> {
 //	        <options of the module>
 //	    }
+//	    snapshot <file>
 //	    max_body <size>
 //	    presence_values <value...>
 //	}
@@ -124,6 +127,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"identity":        func() error { return h.parseIdentity(d) },
 		"feed":            func() error { return h.parseFeed(d) },
 		"cluster":         func() error { return h.parseCluster(d) },
+		"snapshot":        func() error { return h.parseSnapshot(d) },
 		"max_body":        func() error { return parseSize(d, &h.MaxBody) },
 		"presence_values": func() error { return parseList(d, &h.PresenceValues) },
 	})

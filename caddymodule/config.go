@@ -233,7 +233,7 @@ func (h *Handler) settings() (*gateway.Settings, error) {
 	if err := setFeed(s, h.feed); err != nil {
 		return nil, err
 	}
-	if err := checkCluster(h, h.cluster); err != nil {
+	if err := cmp.Or(checkCluster(h, h.cluster), checkSnapshot(h)); err != nil {
 		return nil, err
 	}
 	if err := setClasses(s, h); err != nil {

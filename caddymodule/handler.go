@@ -5,7 +5,9 @@ import (
 	"net/http"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/snapshot"
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -182,6 +184,13 @@ type Handler struct {
 	// nodes must have the same cache name. Default: none, and each node is alone.
 	ClusterRaw json.RawMessage `json:"cluster,omitempty" caddy:"namespace=http.handlers.matrix_presence.cluster inline_key=store"`
 
+	// Snapshot is a file in which budgets, and whose token is whose, survive a restart of the process. Budgets
+	// are written each five minutes and at the end, identities only at the end. Its folder must be there, and two
+	// more files are beside it: one of the same name with .identities at the end, and one with .key, without which
+	// neither can be used. All handlers of a memory must name the same file or none. Placeholders are
+	// replaced. A relative path begins in the working directory. Default: none, and a restart forgets everything.
+	Snapshot string `json:"snapshot,omitempty"`
+
 	// MaxBody is the size in bytes of the largest body of a write. A larger one is
 	// answered with 413. Default: 65536.
 	MaxBody int64 `json:"max_body,omitempty"`
@@ -199,6 +208,10 @@ type Handler struct {
 	plan    *plan
 	feed    Feed    // or nil
 	cluster Cluster // likewise
+
+	snapshot   string           // the absolute path, or empty
+	snapshotAt caddyfile.Token  // where it stands
+	keeper     *snapshot.Keeper // or nil
 }
 
 // CaddyModule returns the Caddy module information.
@@ -230,11 +243,19 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	if h.snapshot, err = h.snapshotPath(); err != nil {
+		return err
+	}
 	if err := h.takeStore(ctx, set); err != nil {
 		return err
 	}
 	if set.Coalesces {
-		return flushWhenStopping(ctx, h.gateway)
+		if err := flushWhenStopping(ctx, h.gateway); err != nil {
+			return err
+		}
+	}
+	if h.keeper != nil {
+		return h.keepWhileRunning(ctx)
 	}
 	return nil
 }

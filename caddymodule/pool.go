@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -49,6 +50,9 @@ type pooled struct {
 
 	// members are its parts in clusters, by their key. The plans' lock guards them.
 	members map[string]*member
+
+	// keepers are what keeps it in files, by their paths. The plans' lock guards them.
+	keepers map[string]*keeping
 }
 
 // newPooled returns a new memory of a name.
@@ -57,6 +61,7 @@ func newPooled(name string, s gateway.Sizes) *pooled {
 	return &pooled{
 		store: gateway.NewStore(s, latency, logPanic), name: name,
 		tenants: make(map[*Handler]*site), feeds: make(map[string]*following), members: make(map[string]*member),
+		keepers: make(map[string]*keeping),
 	}
 }
 
@@ -90,7 +95,7 @@ func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 	if err != nil {
 		return err
 	}
-	if err := h.checkOneCluster(plan, site.store); err != nil {
+	if err := cmp.Or(h.checkOneCluster(plan, site.store), plan.checkSnapshot(site.store, h.snapshot)); err != nil {
 		return err
 	}
 	server := serverOf(ctx)
@@ -120,14 +125,17 @@ func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 	if h.cluster != nil {
 		h.pooled.join(h)
 	}
+	if h.snapshot != "" {
+		h.keeper = h.pooled.keep(h, site)
+	}
 	return nil
 }
 
 // dropStore undoes what takeStore did. The handler stays usable for requests that
 // are still under way.
 func (h *Handler) dropStore() error {
-	stop, leave := func() {}, func() {}
-	defer func() { stop(); leave() }() // without the lock: they wait for goroutines
+	stop, leave, end := func() {}, func() {}, func() {}
+	defer func() { stop(); leave(); end() }() // without the lock: they wait for goroutines
 	plans.Lock()
 	defer plans.Unlock()
 	if h.feed != nil {
@@ -142,6 +150,9 @@ func (h *Handler) dropStore() error {
 	delete(h.pooled.tenants, h)
 	h.pooled.update()
 	gone, err := stores.Delete(h.pooled.name)
+	if h.keeper != nil {
+		end = h.pooled.unkeep(h, gone)
+	}
 	if gone {
 		eachStore(func(_ string, m *pooled) {
 			for other := range m.tenants {

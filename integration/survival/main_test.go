@@ -11,9 +11,11 @@ import (
 )
 
 var (
-	duration = flag.Duration("duration", 0, "how long the soak lasts, if not as long as the size says")
-	rate     = flag.Int("rate", 0, "how many requests a second the soak makes, if not 1000, or 500 in less than two minutes")
-	docs     = flag.String("docs", "", "a `folder` to write the soak's chart to, soak.svg")
+	duration  = flag.Duration("duration", 0, "how long the soak lasts, if not as long as the size says")
+	rate      = flag.Int("rate", 0, "how many requests a second the soak makes, if not 1000, or 500 in less than two minutes")
+	crowdSize = flag.Int("crowd", 10_000, "how many users come back after a restart, at the full size")
+
+	docs = flag.String("docs", "", "a `folder` to write the soak's chart to, soak.svg")
 )
 
 // size is how much is done.

@@ -37,6 +37,7 @@
 //     others' answers while they pass, without holding them up;
 //   - outcome.go, counters.go, metrics.go: what became of requests, in logs and metrics;
 //   - inspect.go: what an admin sees of a user, and may have forgotten;
+//   - snapshot.go: what of it survives a restart;
 //   - heirs.go: the stores that take a gateway's place;
 //   - store.go: what is remembered; settings.go: what is configured, with its defaults.
 package gateway

@@ -119,6 +119,14 @@ var (
 		Name: "brown_out_level", IsGauge: true,
 		Help: "How far presence gives way while the homeserver is slow: 0 not, 1 spare, 2 hold, 3 off.",
 	}
+	snapshotsMetric = &Metric{
+		Name: "snapshots_total", Labels: []string{"result"},
+		Help: "Files of a snapshot that were read or written, by what became of them.",
+	}
+	snapshotAgeMetric = &Metric{
+		Name: "snapshot_age_seconds", IsGauge: true,
+		Help: "How long ago budgets were last written to a snapshot, or 0 if they never were.",
+	}
 	overflowMetric = &Metric{
 		Name: "limiter_overflow_total", Labels: []string{"limit"},
 		Help: "Events charged to the budget that users without a place in a limit's table share.",
@@ -131,6 +139,7 @@ var Metrics = []*Metric{
 	pendingMetric, entriesMetric, entriesMaxMetric, evictionsMetric, overflowMetric, brownOutMetric,
 	feedsMetric, feedLinesMetric, feedLossesMetric, feedPresenceMetric,
 	clusterUpMetric, clusterNodesMetric, clusterLagMetric, clusterBarriersMetric, clusterWaitedMetric, clusterUnannouncedMetric, clusterFlushesMetric,
+	snapshotsMetric, snapshotAgeMetric,
 }
 
 // Samples calls yield with each value of each metric, and the values of its labels. They are
@@ -141,6 +150,7 @@ func (m *Store) Samples(yield func(metric *Metric, value float64, labels ...stri
 	m.sampleSizes(yield)
 	m.sampleFeeds(yield)
 	m.sampleClusters(yield)
+	m.sampleSnapshots(yield)
 }
 
 // savingOutcomes are those without an upstream request of any kind.

@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/identity"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/snapshot"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -60,6 +61,10 @@ type Store struct {
 	// brownOuts is where its changes are logged, of the gateway that was last used first.
 	brownOut  *policy.BrownOut
 	brownOuts atomic.Pointer[slog.Logger]
+
+	// key is under which a snapshot keeps users and tokens; snapshots counts those.
+	key       snapshot.Key
+	snapshots snapshot.Counts
 
 	counters *counters
 	batches  *batches // of which syncs have asked for news
@@ -119,6 +124,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		sizes:      s,
 		panicked:   panicked,
 	}
+	m.rekey(snapshot.NewKey())
 	m.brownOut = policy.NewBrownOut(now, rand.Float64, m.logBrownOut)
 	m.pendings = pending.NewWrites(clock, func(userID string) pending.Fence { return m.presence.BeginWait(userID) }, panicked)
 	m.fetches = flight.NewGroup[fetchKey](panicked, func(err error) *fetched {
