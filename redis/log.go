@@ -6,12 +6,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	_ "embed" // the scripts
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -20,6 +21,8 @@ import (
 )
 
 var (
+	//go:embed scripts/log.lua
+	logSource string
 	//go:embed scripts/append.lua
 	appendSource string
 	//go:embed scripts/pull.lua
@@ -27,7 +30,7 @@ var (
 
 	// They are sent by their hash, and whole if the server doesn't know that: after a restart, or
 	// when another has taken over.
-	appendScript, pullScript = redis.NewScript(appendSource), redis.NewScript(pullSource)
+	appendScript, pullScript = redis.NewScript(logSource + appendSource), redis.NewScript(logSource + pullSource)
 )
 
 // logFormat is that of the log. A node that reads another one must not take part.
@@ -37,7 +40,7 @@ const logFormat = "1"
 // them together:
 //
 //	{mp:NAME}:id     the format, a proof of the secret, and a random number, set once
-//	{mp:NAME}:seq    the number of the last entry
+//	{mp:NAME}:seq    the number of the last entry; that of the first is random
 //	{mp:NAME}:log    the entries, a stream, of which some 100,000 are kept
 //	{mp:NAME}:nodes  who has pulled of late, by when
 //	{mp:NAME}:w:…    budgets of writes, r: of reads, s: of syncs, by an HMAC of the user
@@ -47,10 +50,14 @@ type log struct {
 	prefix string // of all keys
 	keys   []string
 
-	token string // what the log's id begins with
-	id    string // what it is to be if there is none
+	// What all scripts begin with: what the log's id begins with, what it is to be if there is none, and
+	// the number before that of the first entry then.
+	begin []any
 
-	looked atomic.Pointer[string] // at which server's memory was looked
+	mu     sync.Mutex       // guards all below, and is held during a call on the line
+	line   *line            // or nil
+	of     cluster.Position // the log and the server of the line, since the last pull; only these
+	looked string           // at which server's memory was looked
 }
 
 // newLog returns the log of a cluster's name.
@@ -62,8 +69,8 @@ func newLog(client redis.UniversalClient, secret, keyPrefix, name string) *log {
 	}
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
-	l.token = logFormat + " " + l.hash("log", keyPrefix+name) + " "
-	l.id = l.token + hex.EncodeToString(random[:])
+	token := logFormat + " " + l.hash("log", keyPrefix+name) + " "
+	l.begin = []any{token, token + hex.EncodeToString(random[:]), binary.BigEndian.Uint64(random[:]) >> 24}
 	return l
 }
 
@@ -89,7 +96,7 @@ func (l *log) Append(ctx context.Context, entries ...cluster.Entry) error {
 }
 
 func (l *log) append(ctx context.Context, keys []string, budget []any, entries []cluster.Entry) (cluster.Grant, error) {
-	args := append([]any{l.token, l.id}, budget...)
+	args := append(l.begin[:len(l.begin):len(l.begin)], budget...)
 	for _, e := range entries {
 		args = append(args, string(rune(e.Kind)), e.Node, e.Write, e.Subject)
 	}
@@ -112,21 +119,66 @@ func (l *log) append(ctx context.Context, keys []string, budget []any, entries [
 // errUnreadable says that a script has answered something else than it does.
 var errUnreadable = errors.New("reading the cluster's log: an answer has another shape")
 
+// Ends implements [cluster.Log].
+func (l *log) Ends(by time.Time, at cluster.Position) (ends bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.line == nil || at.Log != l.of.Log || at.Server != l.of.Server {
+		return false, nil
+	}
+	last, err := l.line.last(by)
+	if err != nil {
+		l.hangUp(context.Background(), err)
+		return false, err
+	}
+	return last == at.Seq, nil
+}
+
 // Pull implements [cluster.Log].
 func (l *log) Pull(ctx context.Context, node string, after cluster.Position) (cluster.Pulled, error) {
-	answer, err := pullScript.Run(ctx, l.client, append(l.keys[:3:3], l.prefix+"nodes"), l.token, l.id, node, after.ID).Slice()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	pulled, err := l.pull(ctx, node, after)
 	if err != nil {
+		l.hangUp(ctx, err)
 		return cluster.Pulled{}, l.explain(err)
 	}
-	pulled, ok := readPulled(answer, after)
-	if !ok {
-		return cluster.Pulled{}, errUnreadable
-	}
-	if looked := l.looked.Load(); looked == nil || *looked != pulled.At.Server {
-		l.looked.Store(&pulled.At.Server)
+	l.of = cluster.Position{Log: pulled.At.Log, Server: pulled.At.Server}
+	if looked := l.looked; looked != pulled.At.Server || looked == "" {
+		l.looked = pulled.At.Server
 		pulled.Warning = warningOf(l.client.Info(ctx, "memory").Val())
 	}
 	return pulled, nil
+}
+
+// pull pulls on the line, which it opens if there is none. It needs the lock.
+func (l *log) pull(ctx context.Context, node string, after cluster.Position) (pulled cluster.Pulled, err error) {
+	if l.line == nil {
+		if l.line, err = openLine(ctx, l.client, l.keys[1]); err != nil {
+			return pulled, err
+		}
+	}
+	args := append(l.begin[:len(l.begin):len(l.begin)], node, after.ID)
+	answer, err := pullScript.Run(ctx, l.line, append(l.keys[:3:3], l.prefix+"nodes"), args...).Slice()
+	if err != nil {
+		return pulled, err
+	}
+	pulled, ok := readPulled(answer, after)
+	if !ok {
+		return pulled, errUnreadable
+	}
+	return pulled, nil
+}
+
+// hangUp ends the line, on which something has failed. The servers of a cluster may have changed. It needs the lock.
+func (l *log) hangUp(ctx context.Context, why error) {
+	if l.line != nil {
+		l.line.close()
+	}
+	l.line, l.of = nil, cluster.Position{}
+	if servers, ok := l.client.(*redis.ClusterClient); ok && strings.HasPrefix(why.Error(), "MOVED ") {
+		servers.ReloadState(ctx)
+	}
 }
 
 // warningOf returns what is wrong with how a server uses its memory, or "".
@@ -212,7 +264,12 @@ func text(value any) string {
 }
 
 // Close implements [cluster.Log].
-func (l *log) Close() error { return l.client.Close() }
+func (l *log) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hangUp(context.Background(), redis.ErrClosed)
+	return l.client.Close()
+}
 
 // explain says what an error means, without the secret or the password.
 func (l *log) explain(err error) error {

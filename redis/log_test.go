@@ -31,7 +31,7 @@ func openLog(t *testing.T, server *miniredis.Miniredis, secret string) *log {
 func TestEntriesComeBackAsTheyWereAppended(t *testing.T) {
 	l := openLog(t, miniredis.RunT(t), secret)
 	begin, err := l.Pull(t.Context(), "n", cluster.Position{})
-	if err != nil || begin.Head != 0 || len(begin.Entries) != 0 || begin.Nodes != 1 {
+	if err != nil || begin.Head != begin.At.Seq || len(begin.Entries) != 0 || begin.Nodes != 1 {
 		t.Fatalf("an empty log is %+v, %v", begin, err)
 	}
 	entries := []cluster.Entry{
@@ -43,11 +43,11 @@ func TestEntriesComeBackAsTheyWereAppended(t *testing.T) {
 		t.Fatal(err)
 	}
 	pulled, err := l.Pull(t.Context(), "m", begin.At)
-	if err != nil || pulled.Head != 3 || pulled.Nodes != 2 || pulled.At.Seq != 3 || len(pulled.Entries) != 3 {
+	if err != nil || pulled.Head != begin.Head+3 || pulled.Nodes != 2 || pulled.At.Seq != pulled.Head || len(pulled.Entries) != 3 {
 		t.Fatalf("pulled %+v, %v", pulled, err)
 	}
 	for i, e := range pulled.Entries {
-		entries[i].Seq = uint64(i + 1)
+		entries[i].Seq = begin.Head + uint64(i+1)
 		if e != entries[i] {
 			t.Errorf("%+v came back as %+v", entries[i], e)
 		}
@@ -57,12 +57,47 @@ func TestEntriesComeBackAsTheyWereAppended(t *testing.T) {
 		t.Fatal(err)
 	}
 	rest, err := l.Pull(t.Context(), "m", pulled.At)
-	if err != nil || len(rest.Entries) != 1 || rest.Entries[0].Seq != 4 {
+	if err != nil || len(rest.Entries) != 1 || rest.Entries[0].Seq != begin.Head+4 {
 		t.Errorf("the rest is %+v, %v", rest, err)
 	}
 	end, err := l.Pull(t.Context(), "m", cluster.Position{})
 	if err != nil || end.At != rest.At || len(end.Entries) != 0 {
 		t.Errorf("the end is %+v, %v", end, err)
+	}
+}
+
+// Whoever has come to the log's end is told so for as long as nothing is appended, and nothing else has become of
+// the log. When in doubt a pull tells.
+func TestEndOfTheLogIsKnownByItsNumber(t *testing.T) {
+	server := miniredis.RunT(t)
+	l, other := openLog(t, server, secret), openLog(t, server, secret)
+	pull := func(after cluster.Position) cluster.Position {
+		t.Helper()
+		pulled, err := l.Pull(t.Context(), "n", after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pulled.At
+	}
+	third := openLog(t, server, secret)
+	for what, happens := range map[string]func(){
+		"nothing":                  func() {},
+		"an entry":                 func() { _ = other.Append(t.Context(), cluster.Entry{Kind: cluster.RollCall}) },
+		"the server has lost all":  func() { server.FlushAll() },
+		"another log of as many":   func() { server.FlushAll(); _ = third.Append(t.Context(), cluster.Entry{Kind: cluster.RollCall}) },
+		"the connection was lost":  func() { l.hangUp(t.Context(), errUnreadable) },
+		"it was another's pull":    func() { l.of.Server += "x" },
+		"the server takes nothing": func() { server.SetError("READONLY You can't write against a read only replica.") },
+	} {
+		server.FlushAll()
+		_ = other.Append(t.Context(), cluster.Entry{Kind: cluster.RollCall})
+		at := pull(pull(cluster.Position{}))
+		happens()
+		ends, err := l.Ends(time.Now().Add(time.Second), at)
+		server.SetError("")
+		if ends != (what == "nothing") || (err != nil) != (what == "the server takes nothing") {
+			t.Errorf("%s: %v, %v", what, ends, err)
+		}
 	}
 }
 

@@ -63,6 +63,7 @@ var scenarios = []scenario{
 	{name: "nodes-late", protocol: protocol.H2C, nodes: 3, kind: redisserver.Redis, settle: 50 * time.Millisecond, lateness: 50 * time.Millisecond, reloads: true, other: 25},
 	{name: "nodes-absorbed", protocol: protocol.H2C, nodes: 3, kind: redisserver.Redis, absorbs: true, other: 25},
 	{name: "nodes-valkey", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Valkey, other: 25},
+	{name: "nodes-slow", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 15, trouble: (*shared).slow},
 	{name: "nodes-restart", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 15, trouble: (*shared).restart},
 	{name: "nodes-failover", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 15, trouble: (*shared).failOver},
 	{name: "nodes-demotion", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 15, trouble: (*shared).demote},

@@ -49,19 +49,37 @@ func (b *shared) directives(upstream string, n int) string {
 	return site.String()
 }
 
+// without has something happen of which one node hears nothing: it is late, and others write meanwhile. It is no
+// longer than what a call may take.
+func (b *shared) without(happens func()) {
+	release := b.networks[1].Hold()
+	defer release()
+	happens()
+	time.Sleep(callTimeout / 2)
+}
+
+// slow: one node's way is long from now on.
+func (b *shared) slow() { b.networks[0].Delay(15 * time.Millisecond) }
+
 // restart: what the server had is gone.
 func (b *shared) restart() {
 	b.primary.Kill()
 	time.Sleep(300 * time.Millisecond)
 	b.primary.Restart()
+	b.without(func() {
+		b.primary.Kill()
+		b.primary.Restart()
+	})
 	b.replica.Follow(b.primary)
 }
 
 // failOver: the server is gone, and another takes over, which may not have the last entries.
 func (b *shared) failOver() {
-	b.primary.Kill()
-	b.replica.Do("REPLICAOF", "NO", "ONE")
-	b.lead()
+	b.without(func() {
+		b.primary.Kill()
+		b.replica.Do("REPLICAOF", "NO", "ONE")
+		b.lead()
+	})
 	b.primary.Restart()
 	b.swap()
 }
@@ -76,7 +94,7 @@ func (b *shared) demote() {
 	b.replica.Do("REPLICAOF", "NO", "ONE")
 	b.primary.Do("REPLICAOF", "127.0.0.1", "1") // it follows nobody, and takes no writes
 	b.lead()
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(2 * callTimeout)
 	b.swap()
 }
 
@@ -122,8 +140,11 @@ func (b *shared) pause() {
 
 // trim: the log has lost entries that not all nodes have seen.
 func (b *shared) trim() {
-	for range 10 {
-		b.primary.Do("DEL", "{mp:abc}:log")
-		time.Sleep(30 * time.Millisecond)
+	for range 3 {
+		b.without(func() {
+			time.Sleep(callTimeout / 4)
+			b.primary.Do("DEL", "{mp:abc}:log")
+		})
+		time.Sleep(callTimeout / 4)
 	}
 }

@@ -5,27 +5,9 @@ func init() { mended["a cluster"] = clustered }
 // noCluster is why the world doesn't show what is wrong with a cluster.
 const noCluster = "the world has one node"
 
-// clustered are mutants of what drops a node's memory. What is wrong then shows for a moment only: tests of the
-// package itself find it, those of the history test are in betweenNodes.
+// clustered are mutants whose effect shows for a moment only, or nothing of what is read. Tests of the package itself
+// find it; those of the history test are in betweenNodes.
 var clustered = []mutant{
-	{
-		name:   "nothing is dropped where the log has a gap",
-		effect: "what the lost entries said is never known",
-		edits:  []edit{{pull, "n.drop(doubt, true)", "if doubt != Gap {\n\t\tn.drop(doubt, true)\n\t}"}},
-		unit:   "internal/cluster TestMemoryIsDroppedWhereEntriesMayBeMissing", why: noCluster,
-	},
-	{
-		name:   "nothing is dropped for another log",
-		effect: "likewise, when the server was started anew",
-		edits:  []edit{{pull, "n.drop(doubt, true)", "if doubt != OtherLog {\n\t\tn.drop(doubt, true)\n\t}"}},
-		unit:   "internal/cluster TestMemoryIsDroppedWhereEntriesMayBeMissing", why: noCluster,
-	},
-	{
-		name:   "nothing is dropped for another server",
-		effect: "likewise, when it hasn't the last entries",
-		edits:  []edit{{pull, "n.drop(doubt, true)", "if doubt != OtherServer {\n\t\tn.drop(doubt, true)\n\t}"}},
-		unit:   "internal/cluster TestMemoryIsDroppedWhereEntriesMayBeMissing", why: noCluster,
-	},
 	{
 		name:   "nothing is dropped after a silence",
 		effect: "what was written while nobody could be told is shown as it was",
@@ -85,12 +67,5 @@ var clustered = []mutant{
 		effect: "whoever has no account fills the log",
 		edits:  []edit{{"internal/gateway/revoke.go", "if m.identities.WasKnown(c) {", "if m.identities.WasKnown(c) || true {"}},
 		unit:   "internal/gateway TestTokensThatAreMadeUpAreNotTold", why: noCluster,
-	},
-	{
-		name:   "a pull writes nothing",
-		effect: "a server that has been demoted goes on answering as if nothing were written",
-		edits: []edit{{"redis/scripts/pull.lua", "redis.call('ZADD', KEYS[4], string.format('%.0f', now), ARGV[3])\n" +
-			"redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', string.format('%.0f', now - 3000))\nredis.call('PEXPIRE', KEYS[4], '10000')\n", ""}},
-		unit: "redis TestNodesThatArentHeardOfAreNotCounted", why: noCluster,
 	},
 }

@@ -62,6 +62,12 @@ var betweenNodes = []mutant{
 		scenario: "nodes", always: true,
 	},
 	{
+		name:     "a beginning is told while the write is on its way",
+		effect:   "one node shows the new state, and then another the old one, until it is told",
+		edits:    []edit{{writes, "\t\tw.announce(ctx)\n\t\treturn w, Grant{}, nil", "\t\tgo w.announce(ctx)\n\t\treturn w, Grant{}, nil"}},
+		scenario: "nodes-slow",
+	},
+	{
 		name:   "a beginning is told when the homeserver has answered",
 		effect: "one node shows the new state, and then another the old one",
 		edits: []edit{
@@ -74,16 +80,44 @@ var betweenNodes = []mutant{
 		name:   "who comes joins the pull in flight",
 		effect: "a pull that passed the log before a write lets a read after it pass",
 		edits: []edit{
-			{"internal/cluster/barrier.go", "\tb.next = nil\n\tb.inFlight = r != nil", "\tb.inFlight = r != nil"},
-			{"internal/cluster/barrier.go", "r.err = err\n\t\t}\n", "r.err = err\n\t\t}\n\t\tb.mu.Lock()\n\t\tb.next = nil\n\t\tb.mu.Unlock()\n"},
+			{"internal/cluster/barrier.go", "\tb.next = nil\n", ""},
+			{"internal/cluster/barrier.go", "r.err = err\n\t}\n", "r.err = err\n\t}\n\tb.mu.Lock()\n\tb.next = nil\n\tb.mu.Unlock()\n"},
 		},
 		scenario: "nodes",
 	},
 	{
 		name:     "a repeat is absorbed without a pull",
 		effect:   "a device is told that what it says is so, though another node's write was later",
-		edits:    []edit{{put, "wr.trust = g.store.trusts(r.Context())", "wr.trust = trustAll"}},
+		edits:    []edit{{put, "wr.trust = g.store.trusts()", "wr.trust = trustAll"}},
 		scenario: "nodes-absorbed",
+	},
+	{
+		name:     "nothing is dropped where the log has a gap",
+		effect:   "what the lost entries said is never known",
+		edits:    []edit{{pull, "n.drop(doubt, true)", "if doubt != Gap {\n\t\tn.drop(doubt, true)\n\t}"}},
+		scenario: "nodes-joining",
+	},
+	{
+		name:     "nothing is dropped for another log",
+		effect:   "likewise, when the server was started anew",
+		edits:    []edit{{pull, "n.drop(doubt, true)", "if doubt != OtherLog {\n\t\tn.drop(doubt, true)\n\t}"}},
+		scenario: "nodes-restart",
+	},
+	{
+		name:     "nothing is dropped for another server",
+		effect:   "likewise, when it hasn't the last entries",
+		edits:    []edit{{pull, "n.drop(doubt, true)", "if doubt != OtherServer {\n\t\tn.drop(doubt, true)\n\t}"}},
+		scenario: "nodes-failover",
+	},
+	{
+		name:   "a barrier writes nothing",
+		effect: "a server that has been demoted goes on answering as if nothing were written",
+		edits: []edit{
+			{"redis/log.go", "l.line.last(by)", "l.line.Get(context.Background(), l.keys[1]).Uint64()"},
+			{"redis/scripts/pull.lua", "redis.call('ZADD', KEYS[4], string.format('%.0f', now), ARGV[4])\n" +
+				"redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', string.format('%.0f', now - 3000))\nredis.call('PEXPIRE', KEYS[4], '10000')\n", ""},
+		},
+		scenario: "nodes-demotion",
 	},
 }
 

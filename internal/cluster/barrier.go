@@ -1,7 +1,7 @@
 package cluster
 
 import (
-	"context"
+	"runtime"
 	"sync"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
@@ -28,9 +28,8 @@ type round struct {
 	err  error // once that is closed
 }
 
-// pass returns when a pull is over that began after it was called, or with the context's error
-// if that ends before.
-func (b *barrier) pass(ctx context.Context) error {
+// pass returns when a pull is over that began after it was called.
+func (b *barrier) pass() error {
 	b.mu.Lock()
 	if !b.inFlight {
 		b.inFlight = true
@@ -44,29 +43,30 @@ func (b *barrier) pass(ctx context.Context) error {
 	}
 	r := b.next
 	b.mu.Unlock()
-	select {
-	case <-r.done:
-		return r.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	<-r.done // it takes no longer than its calls may
+	return r.err
 }
 
 // land ends the pull in flight, and lets the one that waits begin.
 func (b *barrier) land() {
 	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.inFlight = b.next != nil; b.inFlight {
+		go b.depart()
+	}
+}
+
+// depart makes the pull that waits. Whoever can go on first does, and may join it: on a busy machine all wait
+// for a processor, and each pull that isn't made leaves it to somebody.
+func (b *barrier) depart() {
+	runtime.Gosched()
+	b.mu.Lock()
 	r := b.next
 	b.next = nil
-	b.inFlight = r != nil
 	b.mu.Unlock()
-	if r == nil {
-		return
+	defer b.land()
+	defer close(r.done)
+	if err := flight.Guard(b.panicked, func() { r.err = b.pull() }); err != nil {
+		r.err = err
 	}
-	go func() {
-		defer b.land()
-		defer close(r.done)
-		if err := flight.Guard(b.panicked, func() { r.err = b.pull() }); err != nil {
-			r.err = err
-		}
-	}()
 }

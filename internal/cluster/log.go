@@ -20,6 +20,11 @@ type Log interface {
 	// doesn't know of those that another takes.
 	Pull(ctx context.Context, node string, after Position) (Pulled, error)
 
+	// Ends tells that the log ends at a position that a pull has brought, so that a pull would bring nothing
+	// new. It may not know, and then a pull does. It must fail wherever Append would, and costs less than a pull. It fails if
+	// that isn't known by then.
+	Ends(by time.Time, at Position) (ends bool, err error)
+
 	// Close ends its connections. Calls under way fail.
 	Close() error
 }

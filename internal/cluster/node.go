@@ -84,8 +84,13 @@ type Node struct {
 	own     ownWrites
 	remote  remoteWrites
 
-	// position is where the node has come to. Only the pull in flight has to do with it.
+	// due tells that the next barrier has to be a pull, though the log may have gained nothing.
+	due atomic.Bool
+
+	// position is where the node has come to, and answered tells that all has been done about what was pulled
+	// until there. Only the pull in flight has to do with them.
 	position Position
+	answered bool
 
 	nodes atomic.Int64 // that were there at the last pull
 	stats Stats
@@ -139,7 +144,7 @@ func (n *Node) Stats() *Stats { return &n.stats }
 
 // watch does what is to be done though nobody asks for it.
 func (n *Node) watch() {
-	n.guard(func() { _ = n.barrier.pass(n.ctx) })
+	n.guard(func() { _ = n.barrier.pass() })
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -148,7 +153,8 @@ func (n *Node) watch() {
 			return
 		case <-ticker.C:
 			n.guard(func() {
-				_ = n.barrier.pass(n.ctx) // whoever needs it asks for one of their own
+				n.due.Store(true)
+				_ = n.barrier.pass() // whoever needs it asks for one of their own
 				n.renewOwn()
 				n.remote.expire(n.now())
 			})
@@ -162,11 +168,11 @@ func (n *Node) guard(f func()) { _ = flight.Guard(n.rules.Panicked, f) }
 // Barrier waits for a pull that left after it was called. Without an error, what is remembered
 // now is what the homeserver would have shown at some time since. While the log can't be reached
 // it doesn't wait.
-func (n *Node) Barrier(ctx context.Context) error {
+func (n *Node) Barrier() error {
 	if err := n.contact.lasting(); err != nil {
 		return err
 	}
-	return n.barrier.pass(ctx)
+	return n.barrier.pass()
 }
 
 // call calls the log with a deadline, and notes how that ends.
@@ -175,10 +181,15 @@ func (n *Node) call(f func(ctx context.Context) error) error {
 	defer cancel()
 	left := n.now()
 	err := f(ctx)
+	n.note(err, left)
+	return err
+}
+
+// note notes how a call ended that left at some time.
+func (n *Node) note(err error, left time.Time) {
 	if n.ctx.Err() == nil {
 		n.contact.note(err, left, n.now(), n.Nodes())
 	}
-	return err
 }
 
 // Take takes events from a budget. While the log can't be reached it doesn't wait.

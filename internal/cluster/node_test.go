@@ -1,7 +1,6 @@
 package cluster_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -88,7 +87,7 @@ func join(t *testing.T, log *testkit.SharedLog) *node {
 // pass fails the test if a barrier fails.
 func (n *node) pass(t *testing.T) {
 	t.Helper()
-	if err := n.Barrier(t.Context()); err != nil {
+	if err := n.Barrier(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -150,7 +149,7 @@ func TestWhoComesNeverJoinsThePullInFlight(t *testing.T) {
 		passed := make(chan string, 3)
 		pass := func(name string) {
 			go func() {
-				if err := b.Barrier(context.Background()); err == nil {
+				if err := b.Barrier(); err == nil {
 					passed <- name
 				}
 			}()
@@ -294,13 +293,13 @@ func TestBarrierDoesntWaitWhileTheLogCantBeReached(t *testing.T) {
 		a := join(t, log)
 		log.Fail(errors.New("no connection"))
 		for range 3 {
-			if a.Barrier(t.Context()) == nil {
+			if a.Barrier() == nil {
 				t.Error("passed without a log")
 			}
 		}
 		want(t, "three calls failed", a.take(), "down")
 		calls := log.Calls()
-		if err := a.Barrier(t.Context()); !errors.Is(err, cluster.ErrDown) || log.Calls() != calls {
+		if err := a.Barrier(); !errors.Is(err, cluster.ErrDown) || log.Calls() != calls {
 			t.Errorf("%v after %d calls more", err, log.Calls()-calls)
 		}
 		if _, err := a.Take(cluster.Charge{}); !errors.Is(err, cluster.ErrDown) {

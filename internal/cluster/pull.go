@@ -1,6 +1,9 @@
 package cluster
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Doubt is why all that was remembered is dropped.
 type Doubt int
@@ -25,6 +28,12 @@ func (n *Node) pull() error {
 	left := n.now()
 	silent := n.contact.sincePull(left) >= silence
 	joined := n.position != (Position{})
+	if whole := n.due.Swap(false); !whole && !silent && joined && n.answered && n.stats.Lag.Load() == 0 {
+		if ends, err := n.ends(); ends || err != nil {
+			return err
+		}
+	}
+	n.answered = false
 	if !joined {
 		if err := n.resync(Joined); err != nil {
 			return err
@@ -42,8 +51,20 @@ func (n *Node) pull() error {
 	if err := n.answerRollCall(); err != nil {
 		return err
 	}
+	n.answered = true
 	n.contact.notePull(left)
 	return nil
+}
+
+// ends tells that there is nothing to be pulled. It is no pull: who hasn't made one for long doesn't take part.
+func (n *Node) ends() (ends bool, err error) {
+	left := n.now()
+	ends, err = n.log.Ends(time.Now().Add(n.rules.Timeout), n.position)
+	n.note(err, left)
+	if ends {
+		n.stats.Lag.Store(0)
+	}
+	return ends, err
 }
 
 // catchUp pulls and applies entries until where the log ended when that began.

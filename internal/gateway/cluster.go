@@ -92,13 +92,13 @@ const (
 
 // trusts returns how far what is remembered may be believed from now on. In a cluster it waits for
 // what the others have written by now.
-func (m *Store) trusts(ctx context.Context) trust {
+func (m *Store) trusts() trust {
 	c := m.clusters.current.Load()
 	if c == nil {
 		return trustAll
 	}
 	began := time.Now()
-	err := c.node.Barrier(ctx)
+	err := c.node.Barrier()
 	m.clusters.waited.Add(uint64(time.Since(began))) //nolint:gosec // G115: not below 0
 	switch {
 	case err == nil:

@@ -320,7 +320,7 @@ func TestReadWithoutAClusterMakesNoCall(t *testing.T) {
 	p := newProxy(t, &options{})
 	p.Get("bob-token", alice)
 	if n := testing.AllocsPerRun(100, func() {
-		if p.memory.trusts(t.Context()) != trustAll {
+		if p.memory.trusts() != trustAll {
 			t.Fatal("it is not trusted")
 		}
 	}); n != 0 {

@@ -118,7 +118,7 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 		}
 	case policy.ReadAskOwner:
 		if g.cfg.Cached {
-			rd.trust = g.store.trusts(r.Context())
+			rd.trust = g.store.trusts()
 		}
 		rd.now = g.store.now()
 		who := g.cached(rd.credential, rd.now)

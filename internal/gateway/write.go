@@ -78,7 +78,7 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 	switch step {
 	case policy.WriteAskOwner:
 		if g.cfg.Absorbs {
-			wr.trust = g.store.trusts(r.Context())
+			wr.trust = g.store.trusts()
 		}
 		g.noteWriter(wr, g.identify(r, next, wr.credential, g.cfg.RejectedLimit))
 		if err := r.Context().Err(); err != nil && wr.who.userID == "" {

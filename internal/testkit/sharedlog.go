@@ -186,5 +186,17 @@ func (c logClient) Pull(ctx context.Context, node string, after cluster.Position
 	return p, nil
 }
 
+// Ends implements [cluster.Log].
+func (c logClient) Ends(by time.Time, at cluster.Position) (ends bool, err error) {
+	ctx, cancel := context.WithDeadline(context.Background(), by)
+	defer cancel()
+	if err := c.l.enter(ctx); err != nil {
+		return false, err
+	}
+	defer c.l.mu.Unlock()
+	here := cluster.Position{Log: fmt.Sprint("log", c.l.id), Server: fmt.Sprint("server", c.l.server), Seq: c.l.head(), ID: at.ID}
+	return here == at, nil
+}
+
 // Close implements [cluster.Log].
 func (c logClient) Close() error { return nil }

@@ -1,23 +1,14 @@
 -- Takes events from a budget and, if there were any, appends entries to the log.
 --
 -- KEYS: id, seq, log, budget (or none)
--- ARGV: what the id has to begin with, what it is to be if there is none,
---       interval, burst, most and debt of the budget (or ''), then of each entry kind, node, write, subject
+-- ARGV: three of log.lua, interval, burst, most and debt of the budget (or ''), then of each entry kind, node, write,
+--       subject
 --
 -- Returns the events that were taken and the microseconds until there is one. Times are in whole
 -- microseconds since 1970, which a double holds exactly.
-local id = redis.call('GET', KEYS[1])
-if not id then
-	id = ARGV[2]
-	redis.call('SET', KEYS[1], id)
-end
-if string.sub(id, 1, #ARGV[1]) ~= ARGV[1] then
-	return redis.error_reply('FOREIGN ' .. string.match(id, '^[^ ]*'))
-end
-
 local taken = 0
 if KEYS[4] then
-	local interval, burst, most, debt = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+	local interval, burst, most, debt = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 	local time = redis.call('TIME')
 	local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 	local tat = tonumber(redis.call('GET', KEYS[4]) or now)
@@ -48,8 +39,8 @@ if KEYS[4] then
 	redis.call('SET', KEYS[4], string.format('%.0f', tat), 'PX', string.format('%.0f', math.ceil((tat - now) / 1000)))
 end
 
-for i = 7, #ARGV, 4 do
+for i = 8, #ARGV, 4 do
 	local seq = redis.call('INCR', KEYS[2])
-	redis.call('XADD', KEYS[3], 'MAXLEN', '~', '100000', '*', 's', seq, 'k', ARGV[i], 'n', ARGV[i + 1], 'w', ARGV[i + 2], 'u', ARGV[i + 3])
+	redis.call('XADD', KEYS[3], 'MAXLEN', '~', '100000', '*', 's', string.format('%.0f', seq), 'k', ARGV[i], 'n', ARGV[i + 1], 'w', ARGV[i + 2], 'u', ARGV[i + 3])
 end
 return {taken, '0'}

@@ -15,7 +15,7 @@
 //
 //	size.go, shape*.go   what is asked, when
 //	scene.go             one shape by one way, and what it cost
-//	way.go               direct, by default, busy (busy.caddyfile), others' caches
+//	way.go               direct, by default, busy (busy.caddyfile), two nodes, others' caches
 //	world.go, people.go  a homeserver with users in rooms
 //	request.go, play.go  requests, and the playing of schedules
 //	ledger.go, judge.go  what may be shown, and what is wrong with an answer

@@ -20,6 +20,8 @@ type shape struct {
 	workers   int
 	// peers says that others' caches have an answer to it.
 	peers bool
+	// nodes says that it is also run with two sidecars, as one cluster.
+	nodes bool
 	// before is done before the first phase, by the same way, and not measured.
 	before func(context.Context, *scene) error
 }
@@ -47,10 +49,15 @@ func (sh shape) ways(k kindOfHomeserver, s size) []way {
 		return []way{quiet, brownWay, unrelieved}
 	case sh.syncs:
 		return []way{quiet, direct, byDefault, busyWay}
-	case sh.peers && k.hides && s.peers:
-		return append([]way{direct, byDefault, busyWay}, peers...)
 	}
-	return []way{direct, byDefault, busyWay}
+	all := []way{direct, byDefault, busyWay}
+	if sh.nodes && k.hides {
+		all = append(all, twoNodes)
+	}
+	if sh.peers && k.hides && s.peers {
+		all = append(all, peers...)
+	}
+	return all
 }
 
 // shapes are all that there are.

@@ -36,7 +36,7 @@ func openRoom(s *scene) (requests []request) {
 // popular is that many look at the same few again and again, while every two seconds one
 // of those changes.
 var popular = shape{
-	key: "popular-targets", name: "popular targets", peers: true,
+	key: "popular-targets", name: "popular targets", peers: true, nodes: true,
 	what: func(s size) string {
 		return fmt.Sprintf("%d viewers × %d targets, %d times in %s, a change each 2 s", s.viewers, s.targets, s.rounds, s.popular)
 	},

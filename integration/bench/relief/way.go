@@ -23,6 +23,8 @@ type way struct {
 	peer *contender.Spec
 	// quiet says that syncs change no presence.
 	quiet bool
+	// nodes is how many sidecars there are, as one cluster, if more than one. A request goes to any of them.
+	nodes int
 }
 
 // The ways. Quiet is for shapes with syncs only.
@@ -30,6 +32,7 @@ var (
 	direct    = way{name: "direct"}
 	byDefault = way{name: "default", directive: "matrix_presence"}
 	busyWay   = way{name: "busy", directive: busy}
+	twoNodes  = way{name: "two nodes", directive: "matrix_presence", nodes: 2}
 	quiet     = way{name: "direct, presence unchanged", quiet: true}
 )
 
@@ -66,9 +69,13 @@ func (w way) server() (spec contender.Spec, ok bool) {
 	case w.directive == "":
 		return spec, false
 	}
+	site := indent(w.directive) + "\n" + contender.ReverseProxy(contender.IdleConnections)
+	if w.nodes > 1 {
+		site = contender.Spread(w.nodes, "")
+	}
 	return contender.Caddy{
 		Global: "servers {\n\t\ttrusted_proxies static 127.0.0.1/32\n\t\ttrusted_proxies_strict\n\t}",
-		Site:   indent(w.directive) + "\n" + contender.ReverseProxy(contender.IdleConnections),
+		Site:   site, Redis: w.nodes > 1,
 	}.Spec(), true
 }
 

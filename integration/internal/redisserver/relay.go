@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Relay is a network between clients and a server. It ends with its test.
@@ -15,6 +16,8 @@ type Relay struct {
 
 	server atomic.Pointer[string]
 	mute   atomic.Bool
+	gate   sync.RWMutex // who holds it lets nothing pass
+	delay  atomic.Int64 // of all that passes
 
 	mu    sync.Mutex // guards open
 	open  map[net.Conn]bool
@@ -54,6 +57,8 @@ func NewRelay(t testing.TB, server string) *Relay {
 // serve passes on what comes, in both directions.
 func (r *Relay) serve(client net.Conn) {
 	defer client.Close()
+	r.gate.RLock()
+	r.gate.RUnlock() //nolint:staticcheck // SA2001: it waits
 	upstream, err := net.Dial("tcp", *r.server.Load())
 	if err != nil {
 		return
@@ -67,8 +72,8 @@ func (r *Relay) serve(client net.Conn) {
 	r.open[client], r.open[upstream] = true, true
 	r.mu.Unlock()
 	var both sync.WaitGroup
-	both.Go(func() { _, _ = io.Copy(upstream, client); upstream.Close() })
-	both.Go(func() { r.answers(client, upstream); client.Close() })
+	both.Go(func() { r.pass(upstream, client, nil); upstream.Close() })
+	both.Go(func() { r.pass(client, upstream, &r.mute); client.Close() })
 	both.Wait()
 	r.mu.Lock()
 	delete(r.open, client)
@@ -76,13 +81,16 @@ func (r *Relay) serve(client net.Conn) {
 	r.mu.Unlock()
 }
 
-// answers passes answers on, unless the relay is mute.
-func (r *Relay) answers(client io.Writer, upstream io.Reader) {
+// pass passes on what comes, when the gate is open, unless that is to get lost.
+func (r *Relay) pass(to io.Writer, from io.Reader, lost *atomic.Bool) {
 	buffer := make([]byte, 32<<10)
 	for {
-		n, err := upstream.Read(buffer)
-		if n > 0 && !r.mute.Load() {
-			_, _ = client.Write(buffer[:n])
+		n, err := from.Read(buffer)
+		if n > 0 && (lost == nil || !lost.Load()) {
+			time.Sleep(time.Duration(r.delay.Load()))
+			r.gate.RLock()
+			_, _ = to.Write(buffer[:n])
+			r.gate.RUnlock()
 		}
 		if err != nil {
 			return
@@ -98,6 +106,15 @@ func (r *Relay) Cut() {
 		conn.Close()
 	}
 }
+
+// Hold has all that comes wait until release is called.
+func (r *Relay) Hold() (release func()) {
+	r.gate.Lock()
+	return r.gate.Unlock
+}
+
+// Delay has all that comes take longer.
+func (r *Relay) Delay(d time.Duration) { r.delay.Store(int64(d)) }
 
 // Mute has what the server answers get lost, while it gets all that is sent, or ends that.
 func (r *Relay) Mute(mute bool) { r.mute.Store(mute) }

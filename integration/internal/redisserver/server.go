@@ -1,6 +1,7 @@
 // Package redisserver runs a real Redis, or a Valkey, for a test, and does to it what happens to such servers.
 //
 //   - server.go: a server, and what can be done to it;
+//   - sentinel.go: a sentinel that watches one;
 //   - programs.go: where the programs come from;
 //   - relay.go: a network between a client and a server, which can be cut.
 package redisserver

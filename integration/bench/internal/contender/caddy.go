@@ -2,6 +2,7 @@ package contender
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
@@ -23,6 +24,8 @@ type Caddy struct {
 	Env []string
 	// Protocol is what clients speak, HTTP/1.1 unless given.
 	Protocol protocol.Protocol
+	// Redis says that it needs one.
+	Redis bool
 }
 
 // Spec makes the Caddyfile. The site has no host, so that no matcher adds to what
@@ -49,7 +52,7 @@ func (c Caddy) Spec() Spec {
 	if spoken.TLS() {
 		tls = "tls {{.Certificate}} {{.Key}}"
 	}
-	return Spec{Program: program, Env: c.Env, Protocol: spoken, Config: fmt.Sprintf(`{
+	return Spec{Program: program, Env: c.Env, Protocol: spoken, Redis: c.Redis, Config: fmt.Sprintf(`{
 	admin %s
 	persist_config off
 	auto_https off
@@ -106,6 +109,28 @@ const IdleConnections = 256
 // Presence is our module in front of the homeserver, with options of its block.
 func Presence(options ...string) string {
 	return "\tmatrix_presence {\n\t\t" + strings.Join(options, "\n\t\t") + "\n\t}\n" + ReverseProxy(IdleConnections)
+}
+
+// ClusterOf is a node's option by which it is of one cluster with the others. In one process each has a cache of another
+// name: the prefix of the keys makes up for what that lacks of a common one.
+func ClusterOf(keyPrefix string) string {
+	return "cluster redis {\n\t\t\taddress {{.Redis}}\n\t\t\tsecret 0123456789abcdef0123456789abcdef\n\t\t\ttimeout 500ms\n\t\t\tkey_prefix mp:" + keyPrefix + "\n\t\t}"
+}
+
+// Spread is a site of one node, or of several with one cluster, to any of which a request may go. Each has these options
+// of the cache.
+func Spread(nodes int, cache string) string {
+	const name = "abc"
+	site := strings.Builder{}
+	site.WriteString("\tmap {http.request.uuid} {node} {\n\t\t~^[0-4] a\n\t\t~^[5-9] b\n\t\tdefault c\n\t}\n")
+	for i := range len(name) {
+		node := min(i, nodes-1)
+		options := slices.Concat(Unlimited, []string{
+			fmt.Sprintf("cache {\n\t\t\tname %s\n\t\t\t%s\n\t\t}", name[node:], cache), "identity {\n\t\t\tttl 12h\n\t\t}", ClusterOf(name[:node]),
+		})
+		fmt.Fprintf(&site, "\t@%c vars {node} %c\n\thandle @%c {\n%s\n\t}\n", name[i], name[i], name[i], Presence(options...))
+	}
+	return site.String()
 }
 
 // Unlimited are options for our module that no load of ours reaches: the limits are

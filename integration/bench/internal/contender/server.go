@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/accounting"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/protocol"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/redisserver"
 )
 
 // Spec is a server that can be started.
@@ -24,6 +25,8 @@ type Spec struct {
 	Env []string
 	// Protocol is what its clients speak, HTTP/1.1 unless given.
 	Protocol protocol.Protocol
+	// Redis says that it needs one of its own.
+	Redis bool
 }
 
 // settings is what the templates of configurations see.
@@ -32,6 +35,8 @@ type settings struct {
 	Listen, Port, Admin string
 	// Upstream is the homeserver's address, UpstreamPort its port.
 	Upstream, UpstreamPort string
+	// Redis is the address of its Redis, if it needs one.
+	Redis string
 	// Certificate and Key are files for a server that speaks TLS.
 	Certificate, Key string
 	// Dir is a folder for files, Memory one that is in memory where that can be had.
@@ -51,8 +56,20 @@ type Server struct {
 	Certificate string
 
 	process     *process.Process
+	redis       *process.Process // or nil
 	pid         int
 	dir, memory string // removed by Stop
+}
+
+// Find looks for all that the contender needs, and builds what is ours.
+func (s Spec) Find(ctx context.Context, out io.Writer) error {
+	if s.Redis {
+		if _, err := redisserver.Redis.Command(ctx); err != nil {
+			return fmt.Errorf("redis-server is %w: %w", ErrMissing, err)
+		}
+	}
+	_, err := s.Program.Find(out)
+	return err
 }
 
 // Start runs a contender in front of upstream. Out is told if that takes long.
@@ -62,7 +79,7 @@ func (s Spec) Start(ctx context.Context, upstream string, out io.Writer) (*Serve
 		return nil, err
 	}
 	return process.Retry(func() (*Server, error) {
-		addrs, err := process.FreeAddresses(2)
+		addrs, err := process.FreeAddresses(3)
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +95,7 @@ func (s Spec) Start(ctx context.Context, upstream string, out io.Writer) (*Serve
 		if server.Protocol == "" {
 			server.Protocol = protocol.HTTP1
 		}
-		if err := server.run(ctx, s, path, upstream); err != nil {
+		if err := server.run(ctx, s, path, upstream, addrs[2]); err != nil {
 			server.Stop()
 			return nil, err
 		}
@@ -86,8 +103,13 @@ func (s Spec) Start(ctx context.Context, upstream string, out io.Writer) (*Serve
 	})
 }
 
-func (s *Server) run(ctx context.Context, spec Spec, path, upstream string) error {
-	with := settings{Listen: s.Address, Admin: s.Admin, Upstream: upstream, Dir: s.dir, Memory: s.memory, Root: os.Getuid() == 0}
+func (s *Server) run(ctx context.Context, spec Spec, path, upstream, redis string) error {
+	with := settings{Listen: s.Address, Admin: s.Admin, Upstream: upstream, Redis: redis, Dir: s.dir, Memory: s.memory, Root: os.Getuid() == 0}
+	if spec.Redis {
+		if err := s.runRedis(ctx, redis); err != nil {
+			return err
+		}
+	}
 	if s.Protocol.TLS() {
 		var err error
 		if with.Certificate, with.Key, err = protocol.WriteCertificate(s.dir); err != nil {
@@ -112,6 +134,21 @@ func (s *Server) run(ctx context.Context, spec Spec, path, upstream string) erro
 	protocol.Register()
 	defer protocol.Close()
 	return s.process.Ready(ctx, s.Protocol.URL(s.Address)+"/_matrix/client/versions")
+}
+
+// runRedis starts the contender's Redis, whose use is nobody's.
+func (s *Server) runRedis(ctx context.Context, address string) error {
+	program, err := redisserver.Redis.Command(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	cmd := program("--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", s.dir)
+	s.redis, err = process.Start("redis", cmd, filepath.Join(s.dir, "redis.log"))
+	return err
 }
 
 func (s Spec) render(with settings) (string, error) {
@@ -144,6 +181,9 @@ func (s *Server) Log() string { return process.Tail(s.process.Log, 20) }
 func (s *Server) Stop() {
 	if s.process != nil {
 		s.process.Stop()
+	}
+	if s.redis != nil {
+		s.redis.Stop()
 	}
 	os.RemoveAll(s.dir)
 	os.RemoveAll(s.memory)

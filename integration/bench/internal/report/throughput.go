@@ -55,15 +55,15 @@ func Ratios(r *throughput.Results) Table {
 		Columns: []string{"<ratio", "measured", "rounds", "<target"},
 	}
 	for _, c := range throughput.Comparisons {
-		name, figure := c.Over+" / "+c.Under, throughput.Measurement.CPU
-		if c.P99 {
-			name, figure = "p99 of "+name, throughput.Measurement.P99
-		}
-		ratio := r.Ratio(c.Over, c.Under, figure)
+		name, ratio := r.Compare(c)
 		if ratio.N == 0 {
 			continue
 		}
-		t.Rows = append(t.Rows, []string{name, ratio.Format(2), fmt.Sprint(ratio.N), c.Target})
+		digits := 2
+		if c.Figure.Difference {
+			digits = 0
+		}
+		t.Rows = append(t.Rows, []string{name, ratio.Format(digits), fmt.Sprint(ratio.N), c.Target})
 	}
 	return t
 }

@@ -38,7 +38,16 @@ type Sample struct {
 // Ratios sums up the ratios of figures to those below them, each to the one that was
 // taken nearest to it in the same round. A figure without one is left out.
 func Ratios(over, under []Sample) Spread {
-	var ratios []float64
+	return pairs(over, under, func(a, b float64) float64 { return a / b })
+}
+
+// Differences sums up the differences of figures, paired as for Ratios.
+func Differences(over, under []Sample) Spread {
+	return pairs(over, under, func(a, b float64) float64 { return a - b })
+}
+
+func pairs(over, under []Sample, of func(a, b float64) float64) Spread {
+	var figures []float64
 	for _, a := range over {
 		nearest, distance := Sample{}, math.MaxInt
 		for _, b := range under {
@@ -48,10 +57,10 @@ func Ratios(over, under []Sample) Spread {
 			}
 		}
 		if distance < math.MaxInt {
-			ratios = append(ratios, a.Value/nearest.Value)
+			figures = append(figures, of(a.Value, nearest.Value))
 		}
 	}
-	return SpreadOf(ratios)
+	return SpreadOf(figures)
 }
 
 // Format writes the spread with the digits after the point given.

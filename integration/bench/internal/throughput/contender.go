@@ -28,6 +28,8 @@ type Contender struct {
 	Upstream int
 	// Refused says that all answers have to be refusals: otherwise none may be.
 	Refused bool
+	// Connections are kept busy, instead of as many as for the others.
+	Connections int
 	// PerSecond is how many requests are sent in a second, or 0 for as many as the
 	// server answers. At full load a latency is mostly waiting for the processor.
 	PerSecond int
@@ -63,6 +65,10 @@ var (
 	someZipf = traffic.Workload{Targets: 100, Viewers: 100, Zipf: true}
 	// everyone asks once, so that each has used up a limit of one.
 	everyone = traffic.Workload{Targets: 1, Viewers: 100}
+	// puts are the writes of few users, of whom nobody reads.
+	puts = traffic.Workload{Kind: traffic.Write, Targets: 100, First: traffic.User(100_000), Viewers: 1}
+	// again are pairs that are read again and again.
+	again = traffic.Workload{Targets: 100, Viewers: 10}
 	// few are as many pairs as Souin can be filled with in time.
 	few = traffic.Workload{Targets: 20, Viewers: 100, Zipf: true}
 )
@@ -74,6 +80,13 @@ var Contenders = []Contender{
 	{Name: "hit-uniform", Group: GroupOurs, What: "the same, uniform", Server: "presence", Floor: "respond", Work: pairs, Warm: &pairs},
 	{Name: "limited", Group: GroupOurs, What: "over the read limit: 429", Server: "presence-limited", Floor: "respond", Work: zipf, Warm: &everyone, Refused: true},
 	{Name: "refused", Group: GroupOurs, What: "write to another's presence: 403", Server: "presence", Floor: "respond", Work: foreign, Refused: true},
+	{Name: "hit-cluster", Group: GroupOurs, What: "hit at a node of a cluster: a barrier before it", Server: "presence-cluster", Floor: "hit", Work: zipf, Warm: &pairs},
+	{Name: "hit-alone", Group: GroupOurs, What: "hit, one connection", Server: "presence", Work: zipf, Warm: &pairs, Connections: 1},
+	{Name: "hit-cluster-alone", Group: GroupOurs, What: "the same at a node of a cluster", Server: "presence-cluster", Floor: "hit-alone", Work: zipf, Warm: &pairs, Connections: 1},
+	{Name: "put-alone", Group: GroupOurs, What: "write, one connection", Server: "presence", Work: puts, Warm: &puts, Upstream: 1000, Connections: 1},
+	{Name: "put-cluster-alone", Group: GroupOurs, What: "the same at a node of a cluster", Server: "presence-cluster", Floor: "put-alone", Work: puts, Warm: &puts, Upstream: 1000, Connections: 1},
+	{Name: "node", Group: GroupOurs, What: "1,000 pairs, each read twice a second, ttl 1s, one node", Server: "node", Work: again, Warm: &again, Upstream: anything, PerSecond: 2000},
+	{Name: "three-nodes", Group: GroupOurs, What: "the same at any of three nodes", Server: "three-nodes", Floor: "node", Work: again, Warm: &again, Upstream: anything, PerSecond: 2000},
 	{Name: "hit-log", Group: GroupOurs, What: "hit, with an access log", Server: "presence-log", Floor: "respond", Work: zipf, Warm: &pairs, Full: true},
 	{Name: "hit-metrics", Group: GroupOurs, What: "hit, with metrics of requests", Server: "presence-metrics", Floor: "respond", Work: zipf, Warm: &pairs, Full: true},
 	{Name: "hit-writes", Group: GroupOurs, What: "hit, 1,000 writes/s beside it (their CPU time included)", Server: "presence", Floor: "hit", Work: zipf, Warm: &pairs, Writes: 1000},
@@ -119,9 +132,10 @@ var Contenders = []Contender{
 }
 
 // remember are options for our module that keep everything for the time of a run.
-func remember(more ...string) string {
-	return contender.Presence(slices.Concat(contender.Unlimited,
-		[]string{"cache {\n\t\t\tttl 12h" + joined(more) + "\n\t\t}", "identity {\n\t\t\tttl 12h\n\t\t}"})...)
+func remember(more ...string) string { return contender.Presence(remembering(more...)...) }
+
+func remembering(more ...string) []string {
+	return slices.Concat(contender.Unlimited, []string{"cache {\n\t\t\tttl 12h" + joined(more) + "\n\t\t}", "identity {\n\t\t\tttl 12h\n\t\t}"})
 }
 
 func joined(options []string) (text string) {
@@ -149,6 +163,9 @@ var caddies = map[string]contender.Caddy{
 	"reverse-proxy":        {Site: contender.ReverseProxy(contender.IdleConnections)},
 	"reverse-proxy-idle32": {Site: contender.ReverseProxy(0)},
 	"presence":             {Site: remember()},
+	"presence-cluster":     {Site: contender.Presence(append(remembering("name bench"), contender.ClusterOf(""))...), Redis: true},
+	"node":                 {Site: contender.Spread(1, "ttl 1s"), Redis: true},
+	"three-nodes":          {Site: contender.Spread(3, "ttl 1s"), Redis: true},
 	"presence-mixed":       {Site: remember()},
 	"presence-learning":    {Site: contender.Presence(slices.Concat(contender.Unlimited, []string{"homeserver synapse", "learn on", "identity {\n\t\t\tttl 12h\n\t\t}"})...)},
 	"presence-unsettled":   {Site: remember("settle 0s")},

@@ -32,8 +32,24 @@ type Measurement struct {
 // CPU is the server's time for a request, in microseconds.
 func (m Measurement) CPU() float64 { return m.User + m.System }
 
-// P99 is that latency in microseconds.
-func (m Measurement) P99() float64 { return m.Load.P99 }
+// Figure is what is compared of two contenders.
+type Figure struct {
+	// Name says what it is, before the names of the two.
+	Name string
+	// Of returns it.
+	Of func(Measurement) float64
+	// Difference is told instead of a ratio.
+	Difference bool
+}
+
+// The figures that are compared.
+var (
+	CPU      = Figure{Of: Measurement.CPU}
+	P50      = Figure{Name: "p50 of ", Of: func(m Measurement) float64 { return m.Load.P50 }}
+	P50More  = Figure{Name: "p50, µs, of ", Of: P50.Of, Difference: true}
+	P99      = Figure{Name: "p99 of ", Of: func(m Measurement) float64 { return m.Load.P99 }}
+	Upstream = Figure{Name: "requests to the homeserver, of ", Of: func(m Measurement) float64 { return m.Upstream }}
+)
 
 func measurement(c Contender, l load.Result, used accounting.Usage, asked upstream.Counts) Measurement {
 	n := float64(max(1, l.Requests))
@@ -83,8 +99,8 @@ func (m Measurement) problem(c Contender) string {
 // Comparison is a ratio that is worth a line of its own.
 type Comparison struct {
 	Over, Under string
-	// P99 compares that latency instead of the CPU time for a request.
-	P99 bool
+	// Figure is the CPU time for a request unless given.
+	Figure Figure
 	// Target is what it has to reach, in words, or empty.
 	Target string
 }
@@ -103,11 +119,17 @@ var Comparisons = []Comparison{
 	{Over: "miss", Under: "reverse-proxy", Target: "at most 1.10"},
 	{Over: "hit", Under: "reverse-proxy"},
 	{Over: "mixed", Under: "reverse-proxy"},
+	{Over: "hit-cluster", Under: "hit", Target: "at most 1.10"},
+	{Over: "hit-cluster-alone", Under: "hit-alone", Target: "at most 1.7"},
+	{Over: "hit-cluster-alone", Under: "hit-alone", Figure: P50More, Target: "at most 100"},
+	{Over: "put-cluster-alone", Under: "put-alone"},
+	{Over: "put-cluster-alone", Under: "put-alone", Figure: P50More, Target: "a round trip"},
+	{Over: "three-nodes", Under: "node", Figure: Upstream},
 	{Over: "hit-log", Under: "hit"},
 	{Over: "hit-metrics", Under: "hit"},
-	{Over: "hit-writes", Under: "hit", P99: true, Target: "at most 1.5"},
-	{Over: "hit-paced-writes", Under: "respond-paced-writes", P99: true, Target: "at most 1.5"},
-	{Over: "hit-paced-writes", Under: "hit-paced", P99: true},
+	{Over: "hit-writes", Under: "hit", Figure: P99, Target: "at most 1.5"},
+	{Over: "hit-paced-writes", Under: "respond-paced-writes", Figure: P99, Target: "at most 1.5"},
+	{Over: "hit-paced-writes", Under: "hit-paced", Figure: P99},
 	{Over: "souin", Under: "hit", Target: "at least 10"},
 	{Over: "hit", Under: "nginx-cache"},
 	{Over: "hit", Under: "varnish"},
@@ -138,6 +160,19 @@ func (r *Results) Of(contender string, figure func(Measurement) float64) stats.S
 // Ratio sums up the ratios of a figure of two contenders.
 func (r *Results) Ratio(over, under string, figure func(Measurement) float64) stats.Spread {
 	return stats.Ratios(r.samples(over, figure), r.samples(under, figure))
+}
+
+// Compare sums up a comparison, and says what is compared.
+func (r *Results) Compare(c Comparison) (name string, spread stats.Spread) {
+	figure := c.Figure
+	if figure.Of == nil {
+		figure = CPU
+	}
+	over, under := r.samples(c.Over, figure.Of), r.samples(c.Under, figure.Of)
+	if figure.Difference {
+		return figure.Name + c.Over + " − " + c.Under, stats.Differences(over, under)
+	}
+	return figure.Name + c.Over + " / " + c.Under, stats.Ratios(over, under)
 }
 
 func (r *Results) samples(contender string, figure func(Measurement) float64) []stats.Sample {

@@ -1,6 +1,7 @@
 package throughput
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,7 +72,7 @@ func New(contenders []Contender, o Options) (*Experiment, error) {
 		running: make(map[string]*running), files: make(map[traffic.Workload]string),
 	}
 	for _, c := range contenders {
-		_, err := spec(c.Server).Program.Find(o.Out)
+		err := spec(c.Server).Find(context.Background(), o.Out)
 		switch {
 		case errors.Is(err, contender.ErrMissing):
 			e.Results.Skipped = append(e.Results.Skipped, c.Name+": "+err.Error())
@@ -151,7 +152,7 @@ func (e *Experiment) measure(ctx context.Context, c Contender, round, position i
 	}
 	o := load.Options{
 		Address: server.Address, Protocol: server.Protocol, Certificate: server.Certificate, File: file, Offset: rand.IntN(drawn),
-		Connections: e.options.Connections, Duration: e.options.Slice, PerSecond: c.PerSecond,
+		Connections: cmp.Or(c.Connections, e.options.Connections), Duration: e.options.Slice, PerSecond: c.PerSecond,
 	}
 	stopWrites, err := e.writeBeside(ctx, c, o)
 	if err != nil {
@@ -234,6 +235,9 @@ func (e *Experiment) server(ctx context.Context, c Contender) (*running, error) 
 		server, err := spec(c.Server).Start(ctx, e.homeserver.Address, e.options.Out)
 		if err != nil {
 			return nil, err
+		}
+		if spec(c.Server).Redis {
+			time.Sleep(2 * time.Second) // a node that has just joined keeps nothing yet
 		}
 		r = &running{server, make(map[traffic.Workload]bool)}
 		e.running[c.Server] = r
