@@ -29,7 +29,7 @@ func init() {
 // can't be reached each node goes on alone. It needs Redis 6.2 or newer, and no persistence. An ACL is
 // enough that lets these keys be used:
 //
-//	user presence on >PASSWORD resetchannels ~{mp:*}* -@all +evalsha +eval +get +set +incr +incrby +xadd +xrange +xrevrange +zadd +zremrangebyscore +zcard +pexpire +time +info +ping +hello +auth
+//	user presence on >PASSWORD resetchannels ~{mp:*}* -@all +evalsha +eval +get +set +incr +incrby +hget +hset +hdel +hgetall +hincrby +xadd +xrange +xrevrange +zadd +zremrangebyscore +zcard +zscore +pexpire +time +info +ping +hello +auth
 type Cluster struct {
 	// Addresses are those of the server, with sentinel of the sentinels, with cluster of some of its
 	// servers. Each is as the address of a feed. Default: localhost:6379.

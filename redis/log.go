@@ -23,6 +23,8 @@ import (
 var (
 	//go:embed scripts/log.lua
 	logSource string
+	//go:embed scripts/turns.lua
+	turnsSource string
 	//go:embed scripts/append.lua
 	appendSource string
 	//go:embed scripts/pull.lua
@@ -30,7 +32,7 @@ var (
 
 	// They are sent by their hash, and whole if the server doesn't know that: after a restart, or
 	// when another has taken over.
-	appendScript, pullScript = redis.NewScript(logSource + appendSource), redis.NewScript(logSource + pullSource)
+	appendScript, pullScript = redis.NewScript(logSource + turnsSource + appendSource), redis.NewScript(logSource + pullSource)
 )
 
 // logFormat is that of the log. A node that reads another one must not take part.
@@ -43,6 +45,7 @@ const logFormat = "1"
 //	{mp:NAME}:seq    the number of the last entry; that of the first is random
 //	{mp:NAME}:log    the entries, a stream, of which some 100,000 are kept
 //	{mp:NAME}:nodes  who has pulled of late, by when
+//	{mp:NAME}:p:…    the turns of a user's writes that wait, by an HMAC of the user
 //	{mp:NAME}:w:…    budgets of writes, r: of reads, s: of syncs, by an HMAC of the user
 type log struct {
 	client redis.UniversalClient
@@ -84,21 +87,51 @@ func (l *log) hash(what, text string) string {
 
 // Take implements [cluster.Log].
 func (l *log) Take(ctx context.Context, charge cluster.Charge, entries ...cluster.Entry) (cluster.Grant, error) {
-	interval := max(1, (charge.Interval+time.Microsecond-1)/time.Microsecond)
-	keys := append(l.keys[:3:3], l.prefix+string(rune(charge.Budget))+":"+l.hash("user", charge.UserID))
-	return l.append(ctx, keys, []any{int64(interval), charge.Burst, charge.Most, charge.Debt}, entries)
+	user := l.hash("user", charge.UserID)
+	keys := append(l.keys[:3:3], l.prefix+"nodes", l.turns(user))
+	args := append(l.begin[:len(l.begin):len(l.begin)], "", "", "", "")
+	if charge.Budget != 0 {
+		keys = append(keys, l.prefix+string(rune(charge.Budget))+":"+user)
+		interval := max(1, (charge.Interval+time.Microsecond-1)/time.Microsecond)
+		args = append(l.begin[:len(l.begin):len(l.begin)], int64(interval), charge.Burst, charge.Most, charge.Debt)
+	}
+	turn := []any{"", "", "", "", ""}
+	if t := charge.Turn; t != nil {
+		turn = []any{t.Node, t.Device, flag(t.Merges), "", flag(t.Last)}
+		if t.Waited != 0 {
+			turn[3] = t.Waited
+		}
+	}
+	return l.append(ctx, keys, append(args, turn...), entries)
+}
+
+// turns is the key of those of a user.
+func (l *log) turns(user string) string { return l.prefix + "p:" + user }
+
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return ""
 }
 
 // Append implements [cluster.Log].
 func (l *log) Append(ctx context.Context, entries ...cluster.Entry) error {
-	_, err := l.append(ctx, l.keys, []any{"", "", "", ""}, entries)
+	args := append(l.begin[:len(l.begin):len(l.begin)], "", "", "", "", "", "", "", "", "")
+	_, err := l.append(ctx, append(l.keys[:3:3], l.prefix+"nodes"), args, entries)
 	return err
 }
 
-func (l *log) append(ctx context.Context, keys []string, budget []any, entries []cluster.Entry) (cluster.Grant, error) {
-	args := append(l.begin[:len(l.begin):len(l.begin)], budget...)
+func (l *log) append(ctx context.Context, keys []string, args []any, entries []cluster.Entry) (cluster.Grant, error) {
 	for _, e := range entries {
-		args = append(args, string(rune(e.Kind)), e.Node, e.Write, e.Subject)
+		key := ""
+		switch e.Kind {
+		case cluster.Waits, cluster.Done:
+			key = l.turns(l.hash("user", e.Subject))
+		case cluster.Refilled:
+			key = l.hash("user", e.Subject)
+		}
+		args = append(args, string(rune(e.Kind)), e.Node, e.Write, e.Subject, e.Device+flag(e.Merges), key)
 	}
 	answer, err := appendScript.Run(ctx, l.client, keys, args...).Slice()
 	if err != nil {
@@ -109,7 +142,13 @@ func (l *log) append(ctx context.Context, keys []string, budget []any, entries [
 		wait, parseErr := strconv.ParseInt(fmt.Sprint(answer[1]), 10, 64)
 		events, ok := answer[0].(int64)
 		if ok && parseErr == nil {
-			granted = cluster.Grant{Events: events, Wait: time.Duration(wait) * time.Microsecond}
+			granted = cluster.Grant{Events: max(0, events), Wait: time.Duration(wait) * time.Microsecond}
+			switch events {
+			case -1:
+				granted.Turn = cluster.Behind
+			case -2:
+				granted.Turn = cluster.TakenOver
+			}
 			return granted, nil
 		}
 	}

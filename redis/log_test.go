@@ -101,6 +101,94 @@ func TestEndOfTheLogIsKnownByItsNumber(t *testing.T) {
 	}
 }
 
+// Writes of a user that wait at several nodes are sent in their order, and of each device only the newest.
+func TestTurnsOfWritesThatWait(t *testing.T) {
+	server := miniredis.RunT(t)
+	l := openLog(t, server, secret)
+	for _, node := range []string{"aa", "bb"} {
+		if _, err := l.Pull(t.Context(), node, cluster.Position{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	phone, laptop := strings.Repeat("1", 32), strings.Repeat("2", 32)
+	waits := func(node string, write uint64, device string, merges bool) {
+		t.Helper()
+		if err := l.Append(t.Context(), cluster.Entry{Kind: cluster.Waits, Node: node, Write: write, Subject: ann, Device: device, Merges: merges}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done := func(node string, write uint64) {
+		t.Helper()
+		if err := l.Append(t.Context(), cluster.Entry{Kind: cluster.Done, Node: node, Write: write, Subject: ann}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(node string, waited uint64, device string, last bool, want cluster.Order) {
+		t.Helper()
+		turn := &cluster.Turn{Node: node, Device: device[:32], Waited: waited, Merges: len(device) > 32, Last: last}
+		grant, err := l.Take(t.Context(), cluster.Charge{UserID: ann, Turn: turn}, cluster.Entry{Kind: cluster.Begins, Node: node, Write: 99, Subject: ann})
+		if err != nil || grant.Turn != want {
+			t.Errorf("%s's write %d: %v, %v, want %v", node, waited, grant.Turn, err, want)
+		}
+	}
+	want("bb", 0, phone, false, cluster.InTurn)
+	waits("aa", 1, phone, false)
+	want("bb", 0, phone, false, cluster.Behind) // it may fail, and then the other must not be lost
+	want("bb", 0, laptop, false, cluster.Behind)
+	want("aa", 0, laptop, false, cluster.InTurn) // the node knows of its own by itself
+	waits("bb", 2, laptop, false)
+	want("bb", 2, laptop, false, cluster.Behind)
+	want("bb", 2, laptop, true, cluster.InTurn)
+	done("bb", 2)
+	waits("bb", 3, phone, true) // it needs what the older one leaves
+	want("bb", 3, phone+"merges", false, cluster.Behind)
+	waits("bb", 4, phone, false)
+	want("aa", 1, phone, false, cluster.TakenOver)
+	want("aa", 1, phone, true, cluster.TakenOver)
+	done("aa", 1)
+	waits("aa", 5, phone, false) // in the place of both
+	want("bb", 3, phone, false, cluster.TakenOver)
+	want("aa", 5, phone, false, cluster.InTurn)
+	waits("bb", 6, phone, false) // that is on its way
+	want("bb", 6, phone, false, cluster.Behind)
+	done("aa", 5)
+	want("bb", 6, phone, false, cluster.InTurn)
+	done("bb", 6)
+	want("aa", 7, phone, false, cluster.InTurn) // of which the server knows nothing
+
+	// Nobody waits for a node that is gone.
+	waits("aa", 8, phone, false)
+	server.SetTime(time.Now().Add(4 * time.Second))
+	want("bb", 0, phone, false, cluster.InTurn)
+}
+
+// Full budgets are full at once, and nobody else's are.
+func TestRefilledBudgetsAreFull(t *testing.T) {
+	server := miniredis.RunT(t)
+	l := openLog(t, server, secret)
+	take := func(user string, budget cluster.Budget) int64 {
+		t.Helper()
+		grant, err := l.Take(t.Context(), cluster.Charge{Budget: budget, UserID: user, Interval: time.Hour, Burst: 1, Most: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return grant.Events
+	}
+	for _, budget := range []cluster.Budget{cluster.Writes, cluster.Reads, cluster.Syncs} {
+		if take(ann, budget) != 1 || take(ann, budget) != 0 || take("@bob:hs.test", budget) != 1 {
+			t.Fatal("a budget of one isn't one")
+		}
+	}
+	if err := l.Append(t.Context(), cluster.Entry{Kind: cluster.Refilled, Node: "aa", Subject: ann}); err != nil {
+		t.Fatal(err)
+	}
+	for _, budget := range []cluster.Budget{cluster.Writes, cluster.Reads, cluster.Syncs} {
+		if take(ann, budget) != 1 || take("@bob:hs.test", budget) != 0 {
+			t.Errorf("the budget %c isn't full, or another's is", budget)
+		}
+	}
+}
+
 func TestNodesThatArentHeardOfAreNotCounted(t *testing.T) {
 	server := miniredis.RunT(t)
 	l := openLog(t, server, secret)

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -22,6 +23,7 @@ type scenario struct {
 	// nodes is how many there are, in a cluster, and trouble what becomes of what they share, in the
 	// middle of a round.
 	nodes   int
+	writes  string // options that say when writes wait; by default they are without a limit
 	kind    redisserver.Kind
 	trouble func(*shared)
 
@@ -96,7 +98,7 @@ func (s *scenario) directivesOf(upstream, cache, more string) string {
 	return fmt.Sprintf(`
 matrix_presence {
 	repeat_writes %s
-	write_limit off
+	%s
 	read_limit off
 	cache {
 		settle %v
@@ -108,5 +110,5 @@ reverse_proxy %s {
 	transport http {
 		response_header_timeout %v
 	}
-}`, repeats, s.settle, cache, more, strings.TrimPrefix(upstream, "http://"), headerTimeout)
+}`, repeats, cmp.Or(s.writes, "write_limit off"), s.settle, cache, more, strings.TrimPrefix(upstream, "http://"), headerTimeout)
 }

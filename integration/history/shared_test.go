@@ -17,13 +17,14 @@ type shared struct {
 	scenario         *scenario
 	primary, replica *redisserver.Server
 	networks         []*redisserver.Relay
+	timeout          time.Duration // of a call
 }
 
 // callTimeout is how long a call may take. A busy machine must not make it one of trouble.
 const callTimeout = 400 * time.Millisecond
 
 func newShared(t *testing.T, s *scenario) *shared {
-	b := &shared{scenario: s, primary: redisserver.Start(t, s.kind), replica: redisserver.Start(t, s.kind)}
+	b := &shared{scenario: s, timeout: callTimeout, primary: redisserver.Start(t, s.kind), replica: redisserver.Start(t, s.kind)}
 	b.replica.Follow(b.primary)
 	for range s.nodes {
 		b.networks = append(b.networks, redisserver.NewRelay(t, b.primary.Address))
@@ -43,7 +44,7 @@ func (b *shared) directives(upstream string, n int) string {
 			timeout %v
 			outage fresh
 			key_prefix mp:%s
-		}`, b.networks[i].Address, callTimeout, name[:i])
+		}`, b.networks[i].Address, b.timeout, name[:i])
 		fmt.Fprintf(&site, "@node%d header X-Node %d\nhandle @node%d {\n%s\n}\n", i, i, i, b.scenario.directivesOf(upstream, cache, cluster))
 	}
 	return site.String()
@@ -59,13 +60,10 @@ func (b *shared) without(happens func()) {
 }
 
 // slow: one node's way is long from now on.
-func (b *shared) slow() { b.networks[0].Delay(15 * time.Millisecond) }
+func (b *shared) slow() { b.networks[0].Delay(50 * time.Millisecond) }
 
 // restart: what the server had is gone.
 func (b *shared) restart() {
-	b.primary.Kill()
-	time.Sleep(300 * time.Millisecond)
-	b.primary.Restart()
 	b.without(func() {
 		b.primary.Kill()
 		b.primary.Restart()

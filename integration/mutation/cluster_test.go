@@ -63,6 +63,24 @@ var clustered = []mutant{
 		unit:   "internal/gateway TestSyncThatMayBeAnsweredAgainTeachesNothingAnywhere", why: noCluster,
 	},
 	{
+		name:   "a write goes though another waits",
+		effect: "the older one comes after it",
+		edits:  []edit{{"redis/scripts/append.lua", "if behind and ARGV[12] ~= '1' then", "if false then"}},
+		unit:   "integration/history TestWritesThatWaitComeInTheirOrder", why: noCluster,
+	},
+	{
+		name:   "no write takes another's place",
+		effect: "a device's older write is sent beside the newer",
+		edits:  []edit{{"redis/scripts/append.lua", "take(turns, its)", ""}},
+		unit:   "redis TestTurnsOfWritesThatWait", why: noCluster,
+	},
+	{
+		name:   "a write takes over what may not be the last",
+		effect: "an older status message comes after a newer one of another node",
+		edits:  []edit{{"internal/pending/write.go", "|| w.Apart && len(body.Text) != len(w.Body.Text) {", "{"}},
+		unit:   "integration/history TestWritesThatWaitComeInTheirOrder", why: noCluster,
+	},
+	{
 		name:   "tokens that are made up are told",
 		effect: "whoever has no account fills the log",
 		edits:  []edit{{"internal/gateway/revoke.go", "if m.identities.WasKnown(c) {", "if m.identities.WasKnown(c) || true {"}},

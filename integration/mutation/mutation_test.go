@@ -150,8 +150,10 @@ func failsUnit(t *testing.T, root string, m *mutant) {
 	t.Helper()
 	dir, name, _ := strings.Cut(m.unit, " ")
 	module, pkg := ".", dir
-	if within, ok := strings.CutPrefix(dir+"/", "redis/"); ok { // a Go module of its own
-		module, pkg = "redis", within
+	for _, of := range []string{"redis", "integration"} { // Go modules of their own
+		if within, ok := strings.CutPrefix(dir+"/", of+"/"); ok {
+			module, pkg = of, within
+		}
 	}
 	binary := build(t, root, m, module, "./"+pkg)
 	output, verdict := run(t, filepath.Join(root, dir), binary, "-test.run", "^"+name+"$")

@@ -15,6 +15,7 @@
 //   - barrier.go: one pull for all readers who came before it left;
 //   - pull.go: what is done with what was pulled, and when all that is known is dropped;
 //   - writes.go: this process's writes in flight; remote.go: those of the others;
+//   - turn.go: writes that wait at this node, and whether it is their turn;
 //   - outbox.go: what may be told a moment later;
 //   - contact.go: whether the log can be reached, and since when it can't.
 package cluster

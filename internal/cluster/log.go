@@ -45,6 +45,11 @@ const (
 	Membership Kind = 'm' // the subject has joined or left a room, or may have; none: anybody may have
 	Flush      Kind = 'f' // something that couldn't be told: drop everything
 	RollCall   Kind = 'r' // say again which writes are in flight
+	Waits      Kind = 'w' // a write of the subject's was acknowledged and waits at its node; told to the others as Active
+	Done       Kind = 'd' // it waits no more; told to nobody
+	Purged     Kind = 'p' // an admin has what is cached of the subject dropped; none: of everybody
+	Forgotten  Kind = 'o' // likewise all that is known of the subject, but for their budgets
+	Refilled   Kind = 'z' // an admin gives the subject full budgets: the log has dropped those that it had
 )
 
 // Entry is one of the log.
@@ -54,6 +59,10 @@ type Entry struct {
 	Node    string // whose it is
 	Write   uint64 // of a write, its number at its node
 	Subject string
+
+	// Of a write that waits: its device, as of a [Turn], and whether it merges. They aren't kept in the log.
+	Device string
+	Merges bool
 }
 
 // Position is a place in a log: behind an entry. The zero position is where the log ends.
@@ -95,10 +104,37 @@ type Charge struct {
 
 	Most int64 // events to take; fewer are taken if there are no more
 	Debt int64 // above 0: take them whether or not there are, up to so many beyond the budget
+
+	// Turn, if there is one, says of which write it has to be the turn, or nothing is taken.
+	Turn *Turn
 }
+
+// Turn tells a write from those of its user that wait. They are sent in the order in which they were
+// acknowledged, whichever node has them.
+type Turn struct {
+	Node   string
+	Device string // 32 hexadecimal digits that tell the user's devices apart, at all nodes
+	Waited uint64 // the number under which it waited at its node, or 0 for one that has just come
+
+	// Merges says that what it leaves at the homeserver depends on the write before it, so that it can't
+	// take that one's place without it.
+	Merges bool
+
+	Last bool // there is no other time to send it
+}
+
+// Order says whether it is a write's turn.
+type Order int
+
+const (
+	InTurn    Order = iota
+	Behind          // an older one waits at another node, or is being sent
+	TakenOver       // a newer one of the same device has taken its place
+)
 
 // Grant is what a budget gave.
 type Grant struct {
+	Turn   Order // if it isn't in turn there are no events
 	Events int64
 	Wait   time.Duration // if it gave none, until there is one
 }

@@ -20,6 +20,9 @@ type Memory interface {
 	TokenEnded(token string)
 	UserEnded(userID string)
 	MembershipChanged(userID string)
+	Purged(userID string)
+	Forgotten(userID string)
+	Refilled(userID string)
 	// Flush drops what is known of presences, and keeps nothing that departs within a time from
 	// now. If entries were missed, whose a token is and who may see whom is doubtful too.
 	Flush(keepsNothingFor time.Duration, missed bool)

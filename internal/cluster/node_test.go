@@ -65,6 +65,9 @@ func (r reporter) Active(userID string)            { r.tell("active %s", userID)
 func (r reporter) TokenEnded(token string)         { r.tell("token %s", token) }
 func (r reporter) UserEnded(userID string)         { r.tell("user %s", userID) }
 func (r reporter) MembershipChanged(userID string) { r.tell("member %s", userID) }
+func (r reporter) Purged(userID string)            { r.tell("purge %s", userID) }
+func (r reporter) Forgotten(userID string)         { r.tell("forget %s", userID) }
+func (r reporter) Refilled(userID string)          { r.tell("refill %s", userID) }
 func (r reporter) Flush(d time.Duration, missed bool) {
 	r.tell("flush for %v missed %v", d, missed)
 }
@@ -130,6 +133,7 @@ func TestWhatElseIsTold(t *testing.T) {
 		a, b := join(t, log), join(t, log)
 		for kind, says := range map[cluster.Kind]string{
 			cluster.Active: "active x", cluster.TokenEnded: "token x", cluster.UserEnded: "user x", cluster.Membership: "member x",
+			cluster.Purged: "purge x", cluster.Forgotten: "forget x", cluster.Refilled: "refill x",
 			cluster.Ends: "begin x, end x", cluster.Flush: "flush for 1s missed false, told", '?': "flush for 1s missed false, told",
 		} {
 			a.Tell(kind, "x")
@@ -417,7 +421,7 @@ func TestPullThatPanicsBlocksNobody(t *testing.T) {
 		for range 3 {
 			readers.Go(func() {
 				defer func() { _ = recover() }() // as a web server does
-				_ = n.Barrier(context.Background())
+				_ = n.Barrier()
 			})
 		}
 		readers.Wait()

@@ -183,6 +183,12 @@ func (n *Node) apply(entries []Entry) (ok bool) {
 			n.memory.UserEnded(e.Subject)
 		case Membership:
 			n.memory.MembershipChanged(e.Subject)
+		case Purged:
+			n.memory.Purged(e.Subject)
+		case Forgotten:
+			n.memory.Forgotten(e.Subject)
+		case Refilled:
+			n.memory.Refilled(e.Subject)
 		case RollCall:
 			n.own.roll.Add(1)
 		default: // Flush, and what a later version says

@@ -43,6 +43,9 @@ func (n *Node) Begin(ctx context.Context, userID string, charge *Charge) (w *Wri
 		return w, Grant{}, nil
 	}
 	if err = n.contact.lasting(); err == nil {
+		if charge.Turn != nil {
+			charge.Turn.Node = n.id
+		}
 		roll := n.own.roll.Load()
 		err = n.call(func(ctx context.Context) (err error) {
 			grant, err = n.log.Take(ctx, *charge, w.entry())

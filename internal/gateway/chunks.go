@@ -52,10 +52,14 @@ func chunkOf(limit *policy.Limit, userID string, nodes int) cluster.Charge {
 	return charge
 }
 
+func newChunks() *sampled.Map[uint64, chunk] {
+	return sampled.New[uint64](maxChunks/chunkShards, func(a, b chunk) bool { return a.until.Before(b.until) })
+}
+
 func (c *readChunks) init() {
 	c.seed = maphash.MakeSeed()
 	for i := range c.shards {
-		c.shards[i].chunks = sampled.New[uint64](maxChunks/chunkShards, func(a, b chunk) bool { return a.until.Before(b.until) })
+		c.shards[i].chunks = newChunks()
 	}
 }
 
@@ -102,5 +106,14 @@ func (c *readChunks) put(of chunkKey, grant cluster.Grant, now time.Time) {
 		shard.chunks.Put(user, chunk{0, now.Add(grant.Wait)})
 	case grant.Events > 1:
 		shard.chunks.Put(user, chunk{grant.Events - 1, now.Add(chunkLasts)})
+	}
+}
+
+// clear forgets what is held, and who has none.
+func (c *readChunks) clear() {
+	for i := range c.shards {
+		c.shards[i].mu.Lock()
+		c.shards[i].chunks = newChunks()
+		c.shards[i].mu.Unlock()
 	}
 }

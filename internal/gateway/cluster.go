@@ -2,12 +2,14 @@ package gateway
 
 import (
 	"context"
+	"encoding/hex"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -167,17 +169,45 @@ func (a *announcement) end(ctx context.Context) {
 	}
 }
 
+// turn is a write that waits here, and which other nodes know of. The zero one is none.
+type turn struct {
+	member  *member // whose cluster knows of it
+	waiting *cluster.Waiting
+}
+
+// waits tells the other nodes of a write that is about to be acknowledged and to wait here.
+func (m *Store) waits(ctx context.Context, write *presenceWrite, body matrix.WriteBody) turn {
+	c := m.clusters.current.Load()
+	if c == nil {
+		return turn{}
+	}
+	return turn{c, c.node.Wait(ctx, write.UserID, hex.EncodeToString(write.Fingerprint[:]), body.Merges())}
+}
+
+// announceInTurn is announce for a write that has waited, if it is its turn among those that wait at other nodes.
+func (m *Store) announceInTurn(of turn, userID string, last bool) (announcement, cluster.Order) {
+	if of.waiting == nil {
+		return m.announce(context.Background(), userID), cluster.InTurn
+	}
+	write, order := of.waiting.Begin(context.Background(), last)
+	return announcement{m, userID, of.member, write}, order
+}
+
 // takeAndAnnounce charges a user for a write and, if there is a budget, tells the other nodes of it, in
-// one step. Without a limit it does nothing.
-func (m *Store) takeAndAnnounce(ctx context.Context, limit *policy.Limit, userID string, now time.Time) (a announcement, wait time.Duration, ok bool) {
+// one step. Without a limit it does nothing. A write that could wait is behind those that wait at other nodes.
+func (m *Store) takeAndAnnounce(ctx context.Context, write *presenceWrite, now time.Time) (a announcement, wait time.Duration, ok bool) {
+	limit, userID := write.class.WriteLimit, write.UserID
 	c := m.clusters.current.Load()
 	if c == nil || limit == nil {
 		wait, ok = m.take(limitWrite, limit, userID, now)
 		return announcement{}, wait, ok
 	}
 	charge := chargeOf(limitWrite, limit, userID, 1)
-	write, grant, err := c.node.Begin(ctx, userID, &charge)
-	a = announcement{m, userID, c, write}
+	if write.class.Coalesce {
+		charge.Turn = &cluster.Turn{Device: hex.EncodeToString(write.Fingerprint[:])}
+	}
+	begun, grant, err := c.node.Begin(ctx, userID, &charge)
+	a = announcement{m, userID, c, begun}
 	if wait, ok = m.settleGrant(c, limitWrite, limit, userID, grant, err, now); !ok {
 		a.end(ctx)
 	}
@@ -285,6 +315,21 @@ func (c *member) MembershipChanged(userID string) {
 	}
 	c.store.presence.MembershipChanged(userID, c.store.now(), c.store.settles())
 }
+
+// Purged implements [cluster.Memory].
+func (c *member) Purged(userID string) {
+	if userID == "" {
+		c.store.presence.PurgeAll(c.store.now())
+		return
+	}
+	c.store.presence.Purge(userID, c.store.now())
+}
+
+// Forgotten implements [cluster.Memory].
+func (c *member) Forgotten(userID string) { c.store.forget(userID) }
+
+// Refilled implements [cluster.Memory].
+func (c *member) Refilled(userID string) { c.store.refill(userID) }
 
 // Flush implements [cluster.Memory].
 func (c *member) Flush(keepsNothingFor time.Duration, missed bool) {

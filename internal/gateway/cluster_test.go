@@ -315,6 +315,58 @@ func TestMembershipThatChangesThroughOneNodeEndsPermissionsAtTheOther(t *testing
 	})
 }
 
+// What waits at one node and what waits at another comes in the order in which it was acknowledged, and of a device only
+// the newest.
+func TestWritesThatWaitAtSeveralNodesComeInTheirOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := coalescing()
+		o.Homeserver = "synapse"
+		c := newNodes(t, 2, o, ClusterRules{})
+		a, b := c.all[0], c.all[1]
+		sent := a.hs.bodies()
+		a.Want(a.Put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
+		a.Want(a.Put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		b.Want(b.Put("alice-token", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		a.Want(a.Put("alice-phone", alice, message(3)), 200, "{}", "matrix_presence; detail=coalesced")
+		b.Want(b.Put("alice-phone", alice, message(4)), 200, "{}", "matrix_presence; detail=coalesced")
+		time.Sleep(40 * time.Second)
+		if got, want := fmt.Sprint(sent()), fmt.Sprint([]string{message(0), message(2), message(4)}); got != want {
+			t.Errorf("the homeserver got %s, want %s", got, want)
+		}
+		a.wantDeliveries(map[string]float64{"superseded": 2})
+		b.wantDeliveries(map[string]float64{"delivered": 2})
+	})
+}
+
+// An admin's purge and forget are of all nodes, and so are full budgets.
+func TestWhatAnAdminDropsIsDroppedAtAllNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{WriteLimit: &rate{Events: 1, Window: time.Hour}, Cache: &caching{Settle: ptr(0)}}, ClusterRules{})
+		a, b := c.all[0], c.all[1]
+		for what, drop := range map[string]func(){
+			"purge": func() { a.memory.Purge(alice) }, "purge of all": a.memory.PurgeAll, "forget": func() { a.memory.Forget(alice) },
+		} {
+			b.Want(b.Get("bob-token", alice), 200, "", "")
+			b.Want(b.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+			drop()
+			synctest.Wait()
+			if cacheStatus := b.Get("bob-token", alice).Header.Get("Cache-Status"); !strings.HasPrefix(cacheStatus, "matrix_presence; fwd=miss") {
+				t.Errorf("after a %s at the other node: %s", what, cacheStatus)
+			}
+			time.Sleep(time.Millisecond) // what departs in the same moment isn't kept
+		}
+		write, _ := saysStatus("x")
+		for range 2 {
+			b.Want(b.Put("alice-token", alice, write), 200, "{}", "")
+			if status := a.Put("alice-token", alice, write).StatusCode; status != 429 {
+				t.Errorf("status %d", status)
+			}
+			a.memory.Reset(alice)
+			synctest.Wait()
+		}
+	})
+}
+
 // A site without a cluster pays nothing for it.
 func TestReadWithoutAClusterMakesNoCall(t *testing.T) {
 	p := newProxy(t, &options{})

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
@@ -24,6 +25,7 @@ type delivery struct {
 	credential matrix.Credential
 	limit      policy.Limit
 	request    subrequest
+	turn       turn // by which other nodes know of it
 }
 
 // newDelivery returns what a client's write needs to be sent later as the client sent it.
@@ -45,12 +47,15 @@ func (g *Gateway) letWait(r *http.Request, next Next, write *presenceWrite, wait
 	if d.request.err != nil {
 		return false
 	}
+	body := matrix.ReadWriteBody(write.Body, g.knownDialect())
+	d.turn = g.store.waits(r.Context(), write, body)
 	accepted := g.waiting.Accept(&pending.Write{
 		UserID: write.UserID, Device: write.Fingerprint, Credential: write.credential,
-		Body: matrix.ReadWriteBody(write.Body, g.knownDialect()), Accepted: g.store.now(),
-		Head: sizeOfHead(d.request.request), Kept: sizeOfHead(r), Sender: d,
+		Body: body, Accepted: g.store.now(),
+		Head: sizeOfHead(d.request.request), Kept: sizeOfHead(r), Sender: d, Apart: d.turn.waiting != nil,
 	}, wait)
 	if !accepted {
+		d.turn.waiting.Done()
 		return false
 	}
 	// What was last written is no longer what the user wants.
@@ -89,14 +94,23 @@ func (d *delivery) Hold(left time.Duration) (wait time.Duration) {
 // Settle is for how long nothing is kept after the write.
 func (d *delivery) Settle() time.Duration { return d.settle() }
 
-// Send sends the write with this body.
-func (d *delivery) Send(body []byte, timeout time.Duration) pending.Answer {
+// behindRetry is after which time a write is tried again that is behind another node's.
+const behindRetry = 250 * time.Millisecond
+
+// Send sends the write with this body, if it is its turn among those that wait at other nodes.
+func (d *delivery) Send(body []byte, timeout time.Duration, last bool) pending.Answer {
+	told, order := d.store.announceInTurn(d.turn, d.userID, last)
+	switch order {
+	case cluster.Behind:
+		return pending.Answer{Reply: pending.Early, After: behindRetry}
+	case cluster.TakenOver:
+		return pending.Answer{Reply: pending.TakenOver}
+	}
+	defer told.end(context.Background())
 	request := d.request
 	request.request = request.request.Clone(context.Background())
 	request.request.Body, request.request.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 
-	told := d.store.announce(context.Background(), d.userID)
-	defer told.end(context.Background())
 	write := &policy.PresenceWrite{UserID: d.userID, Fingerprint: d.device, Body: body}
 	began := d.store.now()
 	attempt := d.store.repeats.Begin(d.userID, began)
@@ -163,10 +177,13 @@ func (g *Gateway) Flush() {
 	}
 }
 
-// Lost notes that a write was answered with 200 and then not delivered.
-func (d *delivery) Lost() {
-	d.store.losses.unlogged.Add(1)
-	d.logLosses(faultLogInterval)
+// Ended notes what became of the write, and if that was answered with 200 and then not delivered, says so.
+func (d *delivery) Ended(became pending.Result) {
+	d.turn.waiting.Done()
+	if became == pending.Lost || became == pending.Dropped {
+		d.store.losses.unlogged.Add(1)
+		d.logLosses(faultLogInterval)
+	}
 }
 
 // logLosses logs how many writes were lost, unless it did within the interval.

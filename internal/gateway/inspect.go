@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
@@ -126,9 +127,15 @@ func (m *Store) inspectBudgets(userID string, all []*Settings, now time.Time) []
 	return budgets
 }
 
-// Reset gives a user full budgets. Who was over a limit most often stays on the list of those.
-// It reports whether any budget wasn't full. Writes that wait come when they were to come.
+// Reset gives a user full budgets, at all nodes of a cluster. Who was over a limit most often stays on the list of those.
+// It reports whether any budget of this node's wasn't full. Writes that wait come when they were to come.
 func (m *Store) Reset(userID string) (changed bool) {
+	m.tell(cluster.Refilled, userID)
+	return m.refill(userID)
+}
+
+func (m *Store) refill(userID string) (changed bool) {
+	m.clusters.reads.clear()
 	for _, limiter := range m.limiters() {
 		changed = limiter.Forget(userID, m.now()) || changed
 	}
@@ -136,20 +143,30 @@ func (m *Store) Reset(userID string) (changed bool) {
 }
 
 // Purge drops what is cached of a user: their presence, and who may see whom as far as it
-// concerns them. What waits to be written and what is on its way are not touched.
-func (m *Store) Purge(userID string) { m.presence.Purge(userID, m.now()) }
+// concerns them, at all nodes of a cluster. What waits to be written and what is on its way are not touched.
+func (m *Store) Purge(userID string) {
+	m.tell(cluster.Purged, userID)
+	m.presence.Purge(userID, m.now())
+}
 
 // PurgeAll is [Store.Purge] for all users.
-func (m *Store) PurgeAll() { m.presence.PurgeAll(m.now()) }
+func (m *Store) PurgeAll() {
+	m.tell(cluster.Purged, "")
+	m.presence.PurgeAll(m.now())
+}
 
 // Forget drops all that is known of a user but what they have used of their budgets and what waits
 // to be written: [Store.Purge], whose tokens are theirs, what their devices asked for, and what
-// they last wrote. All of it is asked for anew.
+// they last wrote, at all nodes of a cluster. All of it is asked for anew.
 func (m *Store) Forget(userID string) {
-	m.identities.RevokeUser(userID)
-	m.devices.ForgetUser(userID)
+	m.tell(cluster.Forgotten, userID)
+	m.forget(userID)
+}
+
+func (m *Store) forget(userID string) {
+	m.endSessionsOf(userID)
 	m.repeats.Disturb(userID)
-	m.Purge(userID)
+	m.presence.Purge(userID, m.now())
 }
 
 // DoubtAll has the homeserver asked again for all that it has told, because requests may have passed that the store

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
 )
 
 // After a suspend of the machine the token of somebody who was logged out meanwhile still
@@ -51,7 +53,7 @@ func TestFaultsAreLoggedByTheClockOfMemory(t *testing.T) {
 		for i, now := range []fault{faultUnreachable, faultNone, faultUnreachable} {
 			passed = time.Duration(i) * time.Hour
 			p.gateway.reportFault(now, io.ErrUnexpectedEOF)
-			(&delivery{tenant: p.gateway.tenant}).Lost()
+			(&delivery{tenant: p.gateway.tenant}).Ended(pending.Lost)
 		}
 		if n := len(logs.All()); n != 6 {
 			t.Errorf("%d lines are in the log, want 6: %v", n, logs.All())

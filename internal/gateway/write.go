@@ -102,7 +102,7 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 			wr.due = wr.wait
 		}
 	case policy.WriteTakeBudget:
-		told, wait, ok := g.store.takeAndAnnounce(r.Context(), wr.class.WriteLimit, wr.UserID, wr.now)
+		told, wait, ok := g.store.takeAndAnnounce(r.Context(), &wr.presenceWrite, wr.now)
 		wr.told = told
 		g.noteBudget(wr, wait, ok)
 	case policy.WriteLetWait:

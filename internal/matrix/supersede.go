@@ -40,6 +40,11 @@ func (b WriteBody) Supersede(first WriteBody, between []WriteBody) (newest Write
 	return b, true
 }
 
+// Merges tells that what b leaves at the homeserver may depend on the write before it.
+func (b WriteBody) Merges() bool {
+	return b.dialect != Synapse && b.dialect != Tuwunel && b.read.Status == ""
+}
+
 // Fallback returns what is to be sent when the homeserver has not taken what b was given up
 // for, and has taken the writes of other devices that came between: a body that leaves
 // there what b and those leave in order. Of an unknown homeserver nobody knows.

@@ -118,7 +118,7 @@ func (p *Writes) deliverDue(u *user, end time.Time) (again time.Duration) {
 			continue
 		}
 		var fallen bool
-		if again, fallen = p.conclude(u, w, p.send(u, w, timeout), flushed); fallen {
+		if again, fallen = p.conclude(u, w, p.send(u, w, timeout, flushed || w.source.ended), flushed); fallen {
 			together++ // it goes in the place of the one that was charged for
 		}
 	}
@@ -130,7 +130,7 @@ func (p *Writes) deliverDue(u *user, end time.Time) (again time.Duration) {
 // deliveries may have led to a debt. For one that goes along with another it makes a debt. It gives the
 // lock up meanwhile.
 func (p *Writes) charge(w *Write, along bool) (wait time.Duration) {
-	left, charged := w.left(p), w.attempts > 0
+	left, charged := w.left(p), w.attempts > 0 || w.early
 	p.unlock()
 	if !along {
 		wait = w.Sender.Hold(left)
@@ -146,10 +146,10 @@ func (p *Writes) charge(w *Write, along bool) (wait time.Duration) {
 }
 
 // send sends a write, without the lock. If that panics, the homeserver hasn't wanted it.
-func (p *Writes) send(u *user, w *Write, timeout time.Duration) (answer Answer) {
+func (p *Writes) send(u *user, w *Write, timeout time.Duration, last bool) (answer Answer) {
 	u.sent = w
 	p.unlock()
-	err := flight.Guard(p.panicked, func() { answer = w.Sender.Send(w.Body.Text, timeout) })
+	err := flight.Guard(p.panicked, func() { answer = w.Sender.Send(w.Body.Text, timeout, last) })
 	settled := p.clock.Now().Add(w.Sender.Settle())
 	p.mu.Lock()
 	u.sent = nil
@@ -172,9 +172,16 @@ func (p *Writes) conclude(u *user, w *Write, answer Answer, flushed bool) (again
 	case Ended:
 		p.decide(w, Dropped)
 		return 0, false
+	case TakenOver:
+		w.attempts-- // it was none
+		p.decide(w, Superseded)
+		return 0, false
+	case Early:
+		w.attempts--
+		w.early, again = true, answer.After
 	}
 	unwanted := answer.Reply == Refused
-	if !unwanted && !w.source.ended && !flushed {
+	if !unwanted && again == 0 && !w.source.ended && !flushed {
 		again = max(min(lastRetry, firstRetry<<min(w.attempts-1, 10)), answer.After)
 	}
 	fallen = unwanted && w.fallBack()

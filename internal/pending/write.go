@@ -33,8 +33,13 @@ type Write struct {
 
 	Sender Sender
 
+	// Apart says that others of the user may wait elsewhere, between this one and those here. Then it takes nothing
+	// over of an older one: if it would have to, both are sent.
+	Apart bool
+
 	source   *Source
 	attempts int
+	early    bool // it was charged for when it was not its turn
 
 	// fallbacks are bodies to be sent if the homeserver doesn't want this one, the newest
 	// first. Refused tells that one was sent in vain. The lock of the writes guards both.
@@ -52,14 +57,15 @@ type Sender interface {
 	// wait for so long.
 	Hold(left time.Duration) (wait time.Duration)
 
-	// Send sends the write with this body, for which the homeserver has so long.
-	Send(body []byte, timeout time.Duration) Answer
+	// Send sends the write with this body, for which the homeserver has so long. Last says that
+	// there won't be another attempt.
+	Send(body []byte, timeout time.Duration, last bool) Answer
 
 	// Settle returns for how long reads may not show what was sent.
 	Settle() time.Duration
 
-	// Lost is called when the write was given up.
-	Lost()
+	// Ended is called when the write waits no more, with what became of it.
+	Ended(became Result)
 }
 
 // Answer is what a request has brought that sent a write.
@@ -72,10 +78,12 @@ type Answer struct {
 type Reply int
 
 const (
-	Refused Reply = iota // the homeserver doesn't want it
-	Taken                // it has taken it
-	Failed               // it didn't, in a way that may pass
-	Ended                // it says that the token has ended
+	Refused   Reply = iota // the homeserver doesn't want it
+	Taken                  // it has taken it
+	Failed                 // it didn't, in a way that may pass
+	Ended                  // it says that the token has ended
+	TakenOver              // nothing was sent: a newer one that waits elsewhere has taken its place
+	Early                  // nothing was sent: an older one that waits elsewhere goes first
 )
 
 // fallback is what a write took the place of. It goes with that one's fields.
@@ -93,7 +101,7 @@ func (w *Write) takePlaceOf(older *Write, between []*Write) bool {
 		bodies[i] = between[i].Body
 	}
 	body, ok := w.Body.Supersede(older.Body, bodies)
-	if !ok {
+	if !ok || w.Apart && len(body.Text) != len(w.Body.Text) {
 		return false
 	}
 	var fallbacks []fallback

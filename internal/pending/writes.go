@@ -35,8 +35,8 @@ type Writes struct {
 
 	mu    sync.Mutex // guards all below, and what the queues hold
 	users map[string]*user
-	n     int      // writes in all queues, and those that are being delivered
-	lost  []Sender // of writes that were lost, to be told when the lock is free
+	n     int     // writes in all queues, and those that are being delivered
+	ended []ended // what no longer waits, to be told when the lock is free
 }
 
 // Fence is there as long as a user has writes waiting.
@@ -92,13 +92,19 @@ func NewWrites(c *clock.Clock, begin func(userID string) Fence, panicked func(re
 	}
 }
 
-// unlock gives the lock back, and tells the senders of what was lost meanwhile.
+// ended is a write that no longer waits.
+type ended struct {
+	sender Sender
+	became Result
+}
+
+// unlock gives the lock back, and tells the senders of what has ended meanwhile.
 func (p *Writes) unlock() {
-	lost := p.lost
-	p.lost = nil
+	all := p.ended
+	p.ended = nil
 	p.mu.Unlock()
-	for _, sender := range lost {
-		sender.Lost()
+	for _, e := range all {
+		e.sender.Ended(e.became)
 	}
 }
 
@@ -174,9 +180,7 @@ func (p *Writes) decide(w *Write, result Result) {
 	}
 	p.n--
 	p.results[result].Add(1)
-	if result == Lost || result == Dropped {
-		p.lost = append(p.lost, w.Sender)
-	}
+	p.ended = append(p.ended, ended{w.Sender, result})
 }
 
 // finish is called when nothing of a user's waits any more. It needs the lock.

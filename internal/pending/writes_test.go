@@ -56,16 +56,19 @@ func (k *kit) Hold(left time.Duration) (wait time.Duration) {
 	return k.hold(left)
 }
 
-func (k *kit) Send(body []byte, _ time.Duration) Answer {
+func (k *kit) Send(body []byte, _ time.Duration, _ bool) Answer {
 	k.mu.Lock()
 	k.sent = append(k.sent, string(body))
 	k.mu.Unlock()
 	return k.reply(string(body))
 }
 
-// Lost looks at the writes, as a logger may: it must not be called with their lock.
-func (k *kit) Lost() {
+// Ended looks at the writes, as a logger may: it must not be called with their lock.
+func (k *kit) Ended(became Result) {
 	k.Len()
+	if became != Lost && became != Dropped {
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.lost++
@@ -293,4 +296,51 @@ func TestWritesThatAreHeldBack(t *testing.T) {
 		k.mu.Unlock()
 		time.Sleep(time.Minute)
 	})
+}
+
+// A write whose place another has taken, where nobody here knows of it, is not sent; one that is behind another is, when
+// its turn has come, and isn't charged for twice.
+func TestWriteThatWaitsForItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		s := k.NewSource(rules)
+		behind := 3
+		k.reply = func(body string) Answer {
+			switch {
+			case body == message(2):
+				return Answer{Reply: TakenOver}
+			case behind > 0:
+				behind--
+				return Answer{Reply: Early, After: time.Second}
+			}
+			return Answer{Reply: Taken}
+		}
+		k.write(s, 1, message(1))
+		k.write(s, 2, message(2))
+		time.Sleep(30 * time.Second)
+		k.want("at the end", []string{message(1), message(1), message(1), message(1), message(2)}, map[Result]uint64{Delivered: 1, Superseded: 1})
+	})
+}
+
+// Dendrite keeps a status message that a write leaves out. Where another may wait elsewhere, between the two, both are
+// sent.
+func TestWritesApartTakeNothingOver(t *testing.T) {
+	for apart, want := range map[bool][]string{
+		false: {`{"presence":"offline","status_msg":"1"}`}, true: {`{"presence":"online","status_msg":"1"}`, `{"presence":"offline"}`},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			k := newKit(t)
+			s := k.NewSource(rules)
+			for _, body := range []string{message(1), `{"presence":"offline"}`} {
+				s.Accept(&Write{
+					UserID: alice, Body: matrix.ReadWriteBody([]byte(body), matrix.Dendrite), Accepted: k.clock.Now(), Sender: k, Apart: apart,
+				}, time.Second)
+			}
+			time.Sleep(10 * time.Second)
+			if k.mu.Lock(); !slices.Equal(k.sent, want) {
+				t.Errorf("apart %v: %q were sent, want %q", apart, k.sent, want)
+			}
+			k.mu.Unlock()
+		})
+	}
 }

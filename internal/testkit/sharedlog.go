@@ -3,6 +3,7 @@ package testkit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ type SharedLog struct {
 	entries []cluster.Entry
 	nodes   map[string]bool
 	budgets map[string]time.Time // by when they are full again
+	turns   map[string][]turn    // of a user's writes that wait, in their order
 	fails   error
 	paused  chan struct{} // closed when it ends, or nil
 	calls   int
@@ -26,7 +28,7 @@ type SharedLog struct {
 
 // NewSharedLog returns an empty one.
 func NewSharedLog() *SharedLog {
-	return &SharedLog{first: 1, nodes: make(map[string]bool), budgets: make(map[string]time.Time)}
+	return &SharedLog{first: 1, nodes: make(map[string]bool), budgets: make(map[string]time.Time), turns: make(map[string][]turn)}
 }
 
 // Client returns a node's way to the log.
@@ -119,9 +121,56 @@ func (l *SharedLog) head() uint64 { return l.first + uint64(len(l.entries)) - 1 
 
 func (l *SharedLog) append(entries []cluster.Entry) {
 	for _, e := range entries {
+		switch e.Kind {
+		case cluster.Waits:
+			l.wait(&e)
+			e.Kind = cluster.Active
+		case cluster.Refilled:
+			for _, budget := range []cluster.Budget{cluster.Writes, cluster.Reads, cluster.Syncs} {
+				delete(l.budgets, string(rune(budget))+e.Subject)
+			}
+		case cluster.Done:
+			l.turns[e.Subject] = slices.DeleteFunc(l.turns[e.Subject], func(t turn) bool { return t.node == e.Node && t.number == e.Write })
+			continue
+		}
 		e.Seq = l.head() + 1
 		l.entries = append(l.entries, e)
 	}
+}
+
+// turn is a write that waits.
+type turn struct {
+	node, device   string
+	number         uint64
+	sending, taken bool
+}
+
+// wait has a write wait, in the place of those of the same device of other nodes.
+func (l *SharedLog) wait(e *cluster.Entry) {
+	all := l.turns[e.Subject]
+	for i := range all {
+		if t := &all[i]; t.node != e.Node && t.device == e.Device && !t.sending && !e.Merges {
+			t.taken = true
+		}
+	}
+	l.turns[e.Subject] = append(all, turn{node: e.Node, device: e.Device, number: e.Write})
+}
+
+// order says whether it is a write's turn, and notes that it is sent.
+func (l *SharedLog) order(charge *cluster.Charge) cluster.Order {
+	all, asks := l.turns[charge.UserID], charge.Turn
+	for i := range all {
+		switch t := &all[i]; {
+		case t.node == asks.Node && t.number == asks.Waited && t.taken:
+			return cluster.TakenOver
+		case t.node == asks.Node && t.number == asks.Waited:
+			t.sending = true
+			return cluster.InTurn
+		case t.node != asks.Node && !t.taken && !asks.Last:
+			return cluster.Behind
+		}
+	}
+	return cluster.InTurn
 }
 
 type logClient struct{ l *SharedLog }
@@ -142,6 +191,15 @@ func (c logClient) Take(ctx context.Context, charge cluster.Charge, entries ...c
 		return cluster.Grant{}, err
 	}
 	defer c.l.mu.Unlock()
+	if charge.Turn != nil {
+		if order := c.l.order(&charge); order != cluster.InTurn {
+			return cluster.Grant{Turn: order, Wait: time.Second}, nil
+		}
+	}
+	if charge.Budget == 0 {
+		c.l.append(entries)
+		return cluster.Grant{}, nil
+	}
 	key, now := string(rune(charge.Budget))+charge.UserID, time.Now()
 	full := c.l.budgets[key]
 	if full.Before(now) {
