@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -392,7 +393,7 @@ func TestOutboxIsBounded(t *testing.T) {
 	})
 }
 
-// brokenLog panics when it is pulled, so often.
+// brokenLog panics when it is pulled, or asked whether it has to be, so often.
 type brokenLog struct {
 	cluster.Log
 	times atomic.Int64
@@ -403,6 +404,13 @@ func (b *brokenLog) Pull(ctx context.Context, node string, after cluster.Positio
 		panic("broken")
 	}
 	return b.Log.Pull(ctx, node, after)
+}
+
+func (b *brokenLog) Ends(by time.Time, at cluster.Position) (ends bool, err error) {
+	if b.times.Add(-1) >= 0 {
+		panic("broken")
+	}
+	return b.Log.Ends(by, at)
 }
 
 // A pull that panicked left the barrier closed: no reader passed any more. In the node's own goroutine it was the end

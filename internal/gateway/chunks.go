@@ -32,8 +32,9 @@ const (
 )
 
 type chunkShard struct {
-	mu     sync.Mutex // guards chunks
+	mu     sync.Mutex // guards all below
 	chunks *sampled.Map[uint64, chunk]
+	asked  map[uint64]chan struct{} // for whom the budget is asked, until that is over
 }
 
 type chunk struct {
@@ -59,7 +60,7 @@ func newChunks() *sampled.Map[uint64, chunk] {
 func (c *readChunks) init() {
 	c.seed = maphash.MakeSeed()
 	for i := range c.shards {
-		c.shards[i].chunks = newChunks()
+		c.shards[i].asked, c.shards[i].chunks = make(map[uint64]chan struct{}), newChunks()
 	}
 }
 
@@ -95,13 +96,35 @@ func (c *readChunks) take(of chunkKey, now time.Time) (wait time.Duration, ok, k
 	return 0, true, true
 }
 
-// put keeps what the budget gave, but for the one event that is spent at once. Of several readers who
-// have asked at once, one's is enough.
-func (c *readChunks) put(of chunkKey, grant cluster.Grant, now time.Time) {
+// ask has one of several readers ask the budget, who puts what that gave. The others wait until it has: what each of
+// them got at the same time would be more than may be held here, and lost.
+func (c *readChunks) ask(of chunkKey, now time.Time) (first bool) {
+	user, shard := c.shard(of)
+	shard.mu.Lock()
+	asked := shard.asked[user]
+	left, found := shard.chunks.Get(user)
+	known := found && now.Before(left.until) // since it was looked at
+	if first = !known && asked == nil; first {
+		shard.asked[user] = make(chan struct{})
+	}
+	shard.mu.Unlock()
+	if !known && !first {
+		<-asked // it takes no longer than a call may
+	}
+	return first
+}
+
+// put keeps what the budget gave, but for the one event that is spent at once, and lets those go on who wait.
+func (c *readChunks) put(of chunkKey, grant cluster.Grant, err error, now time.Time) {
 	user, shard := c.shard(of)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
+	if asked := shard.asked[user]; asked != nil {
+		close(asked)
+		delete(shard.asked, user)
+	}
 	switch {
+	case err != nil:
 	case grant.Events == 0:
 		shard.chunks.Put(user, chunk{0, now.Add(grant.Wait)})
 	case grant.Events > 1:

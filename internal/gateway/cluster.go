@@ -252,25 +252,34 @@ func (m *Store) ownShare(limit *policy.Limit) policy.Limit {
 
 // takeShared is [Store.take] in a cluster.
 func (m *Store) takeShared(c *member, kind limitKind, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
-	of := chunkKey{userID, *limit}
 	if kind == limitRead {
-		if wait, ok, known := m.clusters.reads.take(of, now); known {
+		return m.takeRead(c, limit, userID, now)
+	}
+	grant, err := c.node.Take(chargeOf(kind, limit, userID, 1))
+	return m.settleGrant(c, kind, limit, userID, grant, err, now)
+}
+
+// takeRead is takeShared for a read: most are taken from a chunk that is held here.
+func (m *Store) takeRead(c *member, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
+	charge, chunks, of := chunkOf(limit, userID, c.node.Nodes()), &m.clusters.reads, chunkKey{userID, *limit}
+	for {
+		if wait, ok, known := chunks.take(of, now); known {
 			grant := cluster.Grant{Wait: wait}
 			if ok {
 				grant.Events = 1
 			}
-			return m.settleGrant(c, kind, limit, userID, grant, nil, now)
+			return m.settleGrant(c, limitRead, limit, userID, grant, nil, now)
+		}
+		if charge.Most == 1 || chunks.ask(of, now) {
+			break
 		}
 	}
-	charge := chargeOf(kind, limit, userID, 1)
-	if kind == limitRead {
-		charge = chunkOf(limit, userID, c.node.Nodes())
-	}
-	grant, err := c.node.Take(charge)
-	if kind == limitRead && err == nil {
-		m.clusters.reads.put(of, grant, now)
-	}
-	return m.settleGrant(c, kind, limit, userID, grant, err, now)
+	grant, err := cluster.Grant{}, cluster.ErrDown
+	func() {
+		defer func() { chunks.put(of, grant, err, now) }() // also if it panics: nobody would go on
+		grant, err = c.node.Take(charge)
+	}()
+	return m.settleGrant(c, limitRead, limit, userID, grant, err, now)
 }
 
 // tell tells the other nodes that something has changed. It waits for nothing.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,6 +114,30 @@ func TestBudgetOfReadsIsNeverExceeded(t *testing.T) {
 		}
 		if passed < 2000 || c.log.Calls()-calls > passed {
 			t.Errorf("%d reads passed, for %d calls", passed, c.log.Calls()-calls)
+		}
+	})
+}
+
+// Readers who come at once share what is held at their node: nothing of the budget is lost.
+func TestReadsAtOnceLoseNothingOfTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{}, ClusterRules{})
+		limit, _ := policy.NewLimit(1, time.Hour, 5000)
+		var passed atomic.Int64
+		for range 100 {
+			for i := range 64 {
+				p := c.all[i%2]
+				go func() {
+					if _, ok := p.memory.take(limitRead, &limit, bob, p.memory.now()); ok {
+						passed.Add(1)
+					}
+				}()
+			}
+			synctest.Wait()
+		}
+		// Each node may hold a chunk of 50.
+		if n := passed.Load(); n < 4800 || n > 5000 {
+			t.Errorf("%d reads passed, of a burst of 5000", n)
 		}
 	})
 }
