@@ -3,6 +3,7 @@ package attack_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,6 +24,7 @@ type options struct {
 	module   []string      // further lines of matrix_presence
 	identity []string      // further lines of its identity block
 	servers  []string      // further lines of Caddy's servers option
+	redis    string        // the address of the one that it shares with other nodes, or empty
 }
 
 // rejectedBurst and rejectedEvery are the budget of unknown tokens of a client, which
@@ -37,6 +39,9 @@ const (
 	lookupsAll  = 64 // at a time
 	networkHas  = 8  // times the budget of a client
 )
+
+// clusterName is what the cache of each node is called.
+const clusterName = "hs"
 
 // site is a running binary in front of a homeserver. It believes from which address
 // we say that a request comes.
@@ -54,9 +59,15 @@ func newSite(t *testing.T, hs *homeserver, o options) *site {
 	if o.identity == nil {
 		o.identity = []string{rejectedLimit}
 	}
+	cluster := ""
+	if o.redis != "" {
+		o.module = append(slices.Clone(o.module), "cluster redis {\naddress "+o.redis+"\nsecret 0123456789abcdef0123456789abcdef\ntimeout 1s\n}")
+		cluster = "name " + clusterName
+	}
 	module := fmt.Sprintf(`matrix_presence {
 		%s
 		cache {
+			%s
 			states %d
 			permissions %d
 		}
@@ -64,7 +75,7 @@ func newSite(t *testing.T, hs *homeserver, o options) *site {
 			tokens %d
 			%s
 		}
-	}`, strings.Join(o.module, "\n"), o.tables.states, o.tables.permissions, o.tables.tokens, strings.Join(o.identity, "\n"))
+	}`, strings.Join(o.module, "\n"), cluster, o.tables.states, o.tables.permissions, o.tables.tokens, strings.Join(o.identity, "\n"))
 	if o.bare {
 		module = ""
 	}

@@ -28,12 +28,14 @@ type world struct {
 	hs      *scripted.Homeserver
 	redis   *redisserver.Server
 	network *redisserver.Relay
+	address string // that nodes are told: the network's, unless a test says another
 	nodes   []*sidecar.Sidecar
 }
 
-func newWorld(t *testing.T) *world {
+// newWorld starts all but nodes. Redis gets these arguments too.
+func newWorld(t *testing.T, args ...string) *world {
 	t.Helper()
-	w := &world{T: t, hs: scripted.New(scripted.Options{Ordered: true}), redis: redisserver.Start(t, redisserver.Redis)}
+	w := &world{T: t, hs: scripted.New(scripted.Options{Ordered: true}), redis: redisserver.Start(t, redisserver.Redis, args...)}
 	if err := w.hs.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -44,6 +46,7 @@ func newWorld(t *testing.T) *world {
 		}
 	})
 	w.network = redisserver.NewRelay(t, w.redis.Address)
+	w.address = w.network.Address
 	w.permit(w.redis)
 	return w
 }
@@ -82,7 +85,7 @@ http://{$LISTEN} {
 	}
 	reverse_proxy %s
 }
-`, site, w.network.Address, secret, cluster, strings.TrimPrefix(w.hs.URL(), "http://"))
+`, site, w.address, secret, cluster, strings.TrimPrefix(w.hs.URL(), "http://"))
 }
 
 // begin starts a node.
@@ -305,6 +308,50 @@ func TestNodeIsKilled(t *testing.T) {
 			t.Errorf("a read took %v", took)
 		}
 	}
+}
+
+// TestNodeIsKilledWithWritesThatWait: those that wait in it are lost, each of them and none else, and nobody waits for them.
+func TestNodeIsKilledWithWritesThatWait(t *testing.T) {
+	w := newWorld(t)
+	const site = "homeserver synapse\nwrite_limit 1/1m burst 1\nover_limit coalesce"
+	killed, left := w.begin(secret, site, ""), w.begin(secret, site, "")
+	w.together(2)
+	const users = 12
+	write := func(node *sidecar.Sidecar, user, token string, version int64, how string) {
+		t.Helper()
+		status, answer, cacheStatus, err := do(t.Context(), node, http.MethodPut, token, user, bodyOf(version))
+		if err != nil || status != 200 || !strings.Contains(cacheStatus, how) {
+			t.Errorf("a write: %d %s, %q, %v", status, answer, cacheStatus, err)
+		}
+	}
+	user := func(n int) string { return fmt.Sprintf("@user%d:hs", n) }
+	tokens := make([]string, users)
+	for n := range users {
+		tokens[n] = w.hs.Login(user(n))
+		write(w.nodes[n%2], user(n), tokens[n], 1, "fwd=method")
+		write(w.nodes[n%2], user(n), tokens[n], 2, "detail=coalesced")
+	}
+	for n := 0; n < users; n += 4 { // of every other one of those of the node that is to be killed the other node has a newer one
+		write(left, user(n), tokens[n], 3, "detail=coalesced")
+	}
+	if err := killed.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	left.Stop() // which delivers what waits there
+	lost := 0
+	for n := range users {
+		want := int64(2)
+		switch {
+		case n%4 == 0:
+			want = 3
+		case n%2 == 0:
+			want, lost = 1, lost+1
+		}
+		if version := w.hs.State(user(n)).Version; version != want {
+			t.Errorf("%s has version %d, want %d", user(n), version, want)
+		}
+	}
+	t.Logf("of %d writes that were acknowledged %d were lost, all of which waited in the node that was killed", 2*users+users/4, lost)
 }
 
 func TestNodeOfAnotherSecretGoesOnAlone(t *testing.T) {

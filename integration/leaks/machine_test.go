@@ -30,6 +30,7 @@ type machine struct {
 	tokens   []string // that ever were
 	requests int
 	sizes    string // of the tables
+	nodes    bool   // two of them
 }
 
 const rooms = 2
@@ -43,6 +44,7 @@ func newMachine(t *rapid.T, seen *tally) *machine {
 		},
 	}
 	m.court = &court{hs: m.hs, seen: seen}
+	m.nodes = often(t, "two nodes", 30)
 	m.hs.perViewer = often(t, "per viewer", 15)
 	m.hs.feed.seed, m.hs.feed.trouble = rapid.Uint64().Draw(t, "the feed's seed"), pick(t, "the feed's trouble", 0, 20, 70)
 	m.hs.excludes = m.hs.name == "synapse" && often(t, "a room is left out", 20)
@@ -77,7 +79,7 @@ func newMachine(t *rapid.T, seen *tally) *machine {
 	})
 
 	m.sizes = pick(t, "tables", "", "", "tokens 16", "states 1 permissions 2 tokens 16", "states 3 permissions 64 tokens 2")
-	m.court.strict = !strings.Contains(m.sizes, "permissions")
+	m.court.strict = !strings.Contains(m.sizes, "permissions") && !m.nodes // each node's refusals are its own
 	m.journal = open(t, m.hs, m.configuration(t))
 	t.Cleanup(func() {
 		for _, c := range m.clients {
@@ -107,6 +109,10 @@ func (m *machine) configuration(t *rapid.T) string {
 	if m.hs.perViewer {
 		caching = append(caching, "per_viewer")
 	}
+	nodes := ""
+	if m.nodes {
+		caching, nodes = append(caching, "name "+cacheName), "cluster memory\n"
+	}
 	identity := []string{"ttl " + l.identity.String(), "rejected_ttl " + l.rejected.String(),
 		"rejected_limit " + pick(t, "rejected_limit", "off", "10/1m burst 50")}
 	sizes := strings.Fields(m.sizes)
@@ -129,12 +135,12 @@ func (m *machine) configuration(t *rapid.T) string {
 		learn = "learn on\n"
 	}
 	feed := ""
-	if m.hs.name == "synapse" && !m.hs.perViewer && often(t, "feed", 50) {
+	if m.hs.name == "synapse" && !m.hs.perViewer && !m.nodes && often(t, "feed", 50) {
 		l.live = max(l.ttl, pick(t, "live_ttl", 600*s, 60*s, 10*s))
 		feed = "feed model " + l.live.String() + "\n"
 	}
 	m.court.rules = l
-	return homeserver + learn + feed + "write_limit " + pick(t, "write_limit", "off", "6/1m burst 5") +
+	return homeserver + learn + nodes + feed + "write_limit " + pick(t, "write_limit", "off", "6/1m burst 5") +
 		"\nread_limit off\ncache {\n" + strings.Join(caching, "\n") + "\n}\nidentity {\n" + strings.Join(identity, "\n") + "\n}\n"
 }
 
