@@ -41,7 +41,7 @@ var clustered = []mutant{
 	{
 		name:   "an old limit's reads are under the new one",
 		effect: "a raised limit takes effect after an hour",
-		edits:  []edit{{"internal/gateway/cluster.go", "of := chunkKey{userID, *limit}", "of := chunkKey{userID: userID}"}},
+		edits:  []edit{{"internal/gateway/cluster.go", "chunkKey{userID, *limit}", "chunkKey{userID: userID}"}},
 		unit:   "internal/gateway TestAnotherLimitOfReadsTakesEffectAtOnceInACluster", why: noCluster,
 	},
 	{
