@@ -1,11 +1,13 @@
 package caddymodule
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -26,7 +28,7 @@ func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name: "presence-plan",
 		Usage: "[--users <n>] [--online <share>] [--devices <n>] [--session <duration>] [--rooms <n>x<size>,...] [--opens <n>] [--looks <n>] [--poll <duration>] [--shown <duration>] " +
-			"[--lists <share>] [--browsers <share>] [--writes <n>] [--changes <share>] [--sync-every <duration>] [--idles <n>] [--bridge <ghosts>/<every>/<change>] [--load <path>] " +
+			"[--lists <share>] [--browsers <share>] [--writes <n>] [--changes <share>] [--sync-every <duration>] [--idles <n>] [--bridge <ghosts>/<every>/<change>] [--load <path>] [--from <source> [--over <duration>]] " +
 			"[--profile default|busy] [--config <path> [--adapter <name>]] [--ttl <duration>] [--states <n>] [--permissions <n>] [--tokens <n>] " +
 			"[--homeserver synapse|dendrite] [--nodes <n>] [--cores <n>] [--cost <name>=<n>] [--json]",
 		Short: "Tells what matrix_presence would save a homeserver, and cost",
@@ -37,13 +39,23 @@ the module would need: as ranges, with what they assume.
 
 Say what you know of the server's busiest hour; what you don't say is assumed, and printed.
 Rates are those of one device. --load is a file in JSON with the same, and flags come before
-it. No server is asked, and nothing is changed.`,
+it. No server is asked but by --from, and nothing is changed.
+
+With --from the load is a running server's: the metrics page of a Caddy with matrix_presence,
+also in mode observe, or an access log, Caddy's in JSON or nginx's format combined. It is a file,
+an address of a metrics page, or - for the standard input.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Example = `  # A server of 20,000 users, with the profile for busy servers:
   caddy-presence presence-plan --users 20000 --profile busy
 
   # With the configuration that you have, and a bridge that writes for 500 users:
-  caddy-presence presence-plan --users 20000 --config /etc/caddy/Caddyfile --bridge 500/400ms/1m`
+  caddy-presence presence-plan --users 20000 --config /etc/caddy/Caddyfile --bridge 500/400ms/1m
+
+  # What has passed a Caddy, or an nginx, with the profile for busy servers:
+  caddy-presence presence-plan --from /var/log/caddy/access.log --profile busy
+
+  # What passes a Caddy with the module in mode observe:
+  caddy-presence presence-plan --from http://localhost:2019/metrics --users 20000`
 			addPlanFlags(cmd)
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
 				if err := runPlan(cmd, flags); err != nil {
@@ -74,6 +86,8 @@ func addPlanFlags(cmd *cobra.Command) {
 	f.Float64("idles", l.Idles, "How often in an hour a device goes idle, or comes back, and says so by a sync")
 	f.StringArray("bridge", nil, "A bridge: how many users, the time between writes of each, and between changes, such as 500/400ms/1m")
 	f.String("load", "", "File in JSON that describes the load")
+	f.String("from", "", "Metrics page of a Caddy with matrix_presence, or access log: a file, an http address, or -")
+	f.Duration("over", 0, "Time in which the counters of a metrics page were counted (default since its process began)")
 	f.String("profile", "default", "Configuration: default, or busy for the profile for busy servers")
 	f.StringP("config", "c", "", "Configuration file to take the options from, instead of a profile")
 	f.StringP("adapter", "a", "caddyfile", "Name of config adapter to apply; json for none")
@@ -95,7 +109,7 @@ func runPlan(cmd *cobra.Command, flags caddycmd.Flags) error {
 	}
 	progress := &planProgress{out: cmd.ErrOrStderr(), begun: time.Now()}
 	question.Progress = progress.tell
-	answer, err := question.Estimate(cmd.Context())
+	answer, err := answerPlan(cmd, flags, question, progress)
 	progress.end()
 	if err != nil {
 		return err
@@ -104,6 +118,77 @@ func runPlan(cmd *cobra.Command, flags caddycmd.Flags) error {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(answer)
 	}
 	return answer.WriteTable(cmd.OutOrStdout())
+}
+
+// answerPlan answers a question, about what was described or what a source tells.
+func answerPlan(cmd *cobra.Command, flags caddycmd.Flags, q *forecast.Question, progress *planProgress) (*forecast.Answer, error) {
+	name := flags.String("from")
+	if name == "" {
+		return q.Estimate(cmd.Context())
+	}
+	source, made, err := openSource(cmd, name)
+	if err != nil {
+		return nil, fmt.Errorf("--from: %w", err)
+	}
+	defer source.Close() //nolint:errcheck // it was read
+	answer, err := readSource(cmd, flags, q, bufio.NewReader(source), made, progress)
+	if err != nil {
+		return nil, fmt.Errorf("--from %s: %w", name, err)
+	}
+	return answer, nil
+}
+
+// readSource answers a question about the load that a source tells of.
+func readSource(cmd *cobra.Command, flags caddycmd.Flags, q *forecast.Question, source *bufio.Reader, made time.Time, progress *planProgress) (*forecast.Answer, error) {
+	told := []string{"online", "devices", "session", "opens", "poll", "writes", "browsers", "sync-every", "bridge"}
+	isMetrics := forecast.IsMetricsPage(source)
+	if !isMetrics {
+		told = append(told, "users", "rooms", "looks", "shown", "lists", "idles", "over", "load")
+	}
+	for _, flag := range told {
+		if cmd.Flags().Changed(flag) {
+			return nil, fmt.Errorf("it tells the load by itself: leave --%s out", flag)
+		}
+	}
+	if isMetrics {
+		return q.FromMetrics(cmd.Context(), source, made, flags.Duration("over"))
+	}
+	return q.FromLog(source, progress.tellLines)
+}
+
+// sourceTimeout is how long a metrics page may take.
+const sourceTimeout = 30 * time.Second
+
+// openSource opens what --from names, and returns when that was written.
+func openSource(cmd *cobra.Command, name string) (source io.ReadCloser, made time.Time, err error) {
+	switch {
+	case name == "-":
+		return io.NopCloser(cmd.InOrStdin()), time.Now(), nil
+	case strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://"):
+		client := &http.Client{Timeout: sourceTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+		request, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, name, nil)
+		if err != nil {
+			return nil, made, err
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			return nil, made, err
+		}
+		if response.StatusCode != http.StatusOK {
+			_ = response.Body.Close()
+			return nil, made, fmt.Errorf("%s answers with status %d: is it a metrics page?", name, response.StatusCode)
+		}
+		return response.Body, time.Now(), nil
+	}
+	file, err := os.Open(name) //nolint:gosec // G304: whatever the admin names
+	if err != nil {
+		return nil, made, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, made, errors.Join(err, file.Close())
+	}
+	return file, info.ModTime(), nil
 }
 
 // planProgress says how much is done, if it takes more than a few seconds.
@@ -123,6 +208,16 @@ func (p *planProgress) tell(done float64) {
 	p.told = now
 	left := time.Duration(float64(now.Sub(p.begun)) * (1 - done) / done).Round(time.Second)
 	_, _ = fmt.Fprintf(p.out, "simulated %.0f %%, about %v left\n", 100*done, left)
+}
+
+// tellLines tells how much of a log was read.
+func (p *planProgress) tellLines(read forecast.LogCounts) {
+	now := time.Now()
+	if now.Sub(p.begun) < patience || now.Sub(p.told) < patience/2 {
+		return
+	}
+	p.told = now
+	_, _ = fmt.Fprintf(p.out, "read %d lines, %d about presence\n", read.Lines, read.Used)
 }
 
 func (p *planProgress) end() {
@@ -184,8 +279,8 @@ func readPlanLoad(l *forecast.Load, cmd *cobra.Command, flags caddycmd.Flags) er
 			*into = forecast.Duration(flags.Duration(flag))
 		}
 	}
-	if !given("users") && l.Users == 0 {
-		return errors.New("--users is required: how many accounts the server has, or a --load that says so")
+	if !given("users") && l.Users == 0 && flags.String("from") == "" {
+		return errors.New("--users is required: how many accounts the server has; or a --load that says so, or --from a running one")
 	}
 	return readPlanLists(l, cmd, flags)
 }
@@ -203,7 +298,7 @@ func readPlanLists(l *forecast.Load, cmd *cobra.Command, flags caddycmd.Flags) e
 			}
 			l.Rooms = append(l.Rooms, forecast.RoomKind{PerUser: perUser, Size: members})
 		}
-	} else if !cmd.Flags().Changed("load") {
+	} else if !cmd.Flags().Changed("load") && l.Users > 0 {
 		l.Rooms = fitRooms(l.Rooms, l.Users)
 	}
 	bridges, _ := cmd.Flags().GetStringArray("bridge")

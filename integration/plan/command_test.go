@@ -4,14 +4,19 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/plan"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
 
 // run runs presence-plan.
@@ -95,6 +100,89 @@ func TestThePlanRefusesWhatCannotBe(t *testing.T) {
 		{[]string{"--users", "100", "--cost", "reed=1"}, "--cost"},
 		{[]string{"--load", "nowhere.json"}, "--load"},
 		{[]string{"--load", write(t, "load.json", "users: 100")}, "JSON object"},
+	} {
+		out, problem, code := run(t, tt.args...)
+		if code == 0 || out != "" || !strings.Contains(problem, tt.says) {
+			t.Errorf("%q: exit code %d, want something about %q\n%s%s", tt.args, code, tt.says, out, problem)
+		}
+	}
+}
+
+// logOf is an access log of Caddy: clients who look at a user each ten seconds, for so many minutes.
+func logOf(minutes int) string {
+	var b strings.Builder
+	for i := range minutes * 6 {
+		for client := range 3 {
+			fmt.Fprintf(&b, `{"ts":%d.5,"request":{"client_ip":"192.0.2.%d","method":"GET","uri":"/_matrix/client/v3/presence/%%40alice:hs/status","headers":{}},"duration":0.002,"status":200}`+"\n",
+				1_700_000_000+10*i+client, client)
+		}
+	}
+	return b.String()
+}
+
+func TestThePlanIsOfALog(t *testing.T) {
+	log := write(t, "access.log", "not a line\n"+logOf(3))
+	out, problem, code := run(t, "--from", log, "--profile", "busy", "--json")
+	var a plan.Answer
+	if err := json.Unmarshal([]byte(out), &a); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v\n%s%s", code, err, out, problem)
+	}
+	if a.Log == nil || a.Log.Used != 54 || a.Log.Bad != 1 || a.HitRatio.High < 0.6 {
+		t.Errorf("%s", out)
+	}
+}
+
+// The metrics are those that a running instance has.
+func TestThePlanIsOfARunningInstance(t *testing.T) {
+	hs := scripted.New()
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { hs.ServeHTTP(w, r) }))
+	t.Cleanup(upstream.Close)
+	s := suite.Sidecar(t)(sidecar.StartCaddyfile(t.Context(), `{
+	admin {$ADMIN}
+}
+http://{$LISTEN} {
+	bind 127.0.0.1
+	matrix_presence {
+		mode observe
+	}
+	reverse_proxy `+upstream.URL+`
+}
+`))
+	for range 600 {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/_matrix/client/v3/presence/"+scripted.Alice+"/status", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer alice-token")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	out, problem, code := run(t, "--from", "http://"+s.Admin+"/metrics", "--over", "1m", "--users", "40", "--rooms", "2x10", "--json")
+	var a plan.Answer
+	if err := json.Unmarshal([]byte(out), &a); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v\n%s%s", code, err, out, problem)
+	}
+	if a.Source != "metrics page" || a.Load.Poll == 0 || a.Clients["read"].High == 0 {
+		t.Errorf("%s", out)
+	}
+}
+
+func TestThePlanRefusesWhatIsNoSource(t *testing.T) {
+	log := write(t, "access.log", logOf(3))
+	for _, tt := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"--from", write(t, "empty", "")}, "the log is empty"},
+		{[]string{"--from", write(t, "syslog", "Nov 28 host sshd[1]: hello\n")}, "Caddy's in JSON"},
+		{[]string{"--from", write(t, "metrics", "# TYPE up gauge\nup 1\n")}, "such as up"},
+		{[]string{"--from", "nowhere.log"}, "no such file"},
+		{[]string{"--from", "http://127.0.0.1:1/metrics"}, "refused"},
+		{[]string{"--from", log, "--users", "100"}, "leave --users out"},
+		{[]string{"--from", log, "--poll", "10s"}, "leave --poll out"},
 	} {
 		out, problem, code := run(t, tt.args...)
 		if code == 0 || out != "" || !strings.Contains(problem, tt.says) {

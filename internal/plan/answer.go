@@ -15,6 +15,8 @@ type Answer struct {
 	Source     string `json:"source"` // "described", or what the load is from
 	Load       *Load  `json:"load,omitempty"`
 
+	Log *LogCounts `json:"log,omitempty"` // the lines that were read, of an access log
+
 	Simulated Simulated `json:"simulated"`
 
 	// Clients are requests of clients by kind; Outcomes what becomes of them.
@@ -87,7 +89,7 @@ func (q *Question) answer(r *result) *Answer {
 		Profile: q.Profile, Homeserver: q.Homeserver, Nodes: q.Nodes, Source: "described", Load: &q.Load,
 		Clients: make(map[string]Range), Outcomes: make(map[string]map[string]Range), Upstream: make(map[string]Range),
 	}
-	a.Simulated = Simulated{Users: int(math.Round(r.share * float64(q.Load.Users))), Share: r.share, Seconds: (windows * window).Seconds()}
+	a.Simulated = Simulated{Users: int(math.Round(r.share * float64(q.Load.Users))), Share: r.share, Seconds: float64(len(r.samples)) / float64(r.simulated) * r.window.Seconds()}
 	for i := range r.samples {
 		a.Simulated.Requests += r.samples[i].Requests()
 	}
@@ -212,6 +214,12 @@ func (q *Question) assumptions() (list []string) {
 	for _, b := range l.Bridges {
 		say("a bridge of %d ghosts: a write of each every %v, a change every %v", b.Ghosts, time.Duration(b.Every), time.Duration(b.Changes))
 	}
+	return append(list, q.alwaysAssumed()...)
+}
+
+// alwaysAssumed is what is assumed of any load that is described.
+func (q *Question) alwaysAssumed() (list []string) {
+	say := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	if q.Nodes > 1 {
 		say("%d nodes share budgets and hear of each other's writes; all that comes of a device goes to the same node", q.Nodes)
 	}
@@ -219,6 +227,8 @@ func (q *Question) assumptions() (list []string) {
 	if q.Settings.Learn {
 		say("what syncs tell of others is not learned from here, only lists of members; tokens of %s are as it makes them by itself", q.Homeserver)
 	}
-	say("costs were measured on 2 cores of AMD EPYC: a slower machine needs more of everything, and yours may differ; TLS, access logs and all that is no presence are not in it")
-	return list
+	return append(list, costsAssumed)
 }
+
+const costsAssumed = "costs were measured on 2 cores of AMD EPYC: a slower machine needs more of everything, and yours may differ; " +
+	"TLS, access logs and all that is no presence are not in it"

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-const page = "../../docs/plan.md"
+const docsPage = "../../docs/plan.md"
 
 var update = flag.Bool("update", false, "write the costs in docs/plan.md anew")
 
@@ -43,18 +43,18 @@ func TestThePageShowsTheCosts(t *testing.T) {
 	line(of.Process, "MB without entries")
 	b.WriteString("\n")
 
-	text, err := os.ReadFile(page)
+	text, err := os.ReadFile(docsPage)
 	if err != nil {
 		t.Fatal(err)
 	}
 	between := regexp.MustCompile(`(?s)(<!-- costs -->).*(<!-- end of costs -->)`)
 	want := between.ReplaceAllString(string(text), "${1}"+strings.ReplaceAll(b.String(), "$", "$$")+"${2}")
 	if *update {
-		if err := os.WriteFile(page, []byte(want), 0o644); err != nil { //nolint:gosec // G306: documentation
+		if err := os.WriteFile(docsPage, []byte(want), 0o644); err != nil { //nolint:gosec // G306: documentation
 			t.Fatal(err)
 		}
 	} else if want != string(text) || !between.Match(text) {
-		t.Errorf("%s shows other costs: run this test with -update", page)
+		t.Errorf("%s shows other costs: run this test with -update", docsPage)
 	}
 }
 
@@ -68,7 +68,7 @@ func (r Range) exact() string {
 
 // The page names each flag's default as the description has it.
 func TestThePageShowsTheDefaults(t *testing.T) {
-	text, err := os.ReadFile(page)
+	text, err := os.ReadFile(docsPage)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,13 +115,14 @@ func (b blocks) people(i int) (users int, ghosts []int) {
 // result is what was simulated of a server.
 type result struct {
 	blocks
-	samples []Counts // of each window of each block
+	samples []Counts      // of each window of each block
+	window  time.Duration // how long one is
 	entries [Tables]float64
 }
 
 // simulate simulates blocks, one after the other.
 func (q *Question) simulate(ctx context.Context) (*result, error) {
-	r := &result{blocks: q.cut()}
+	r := &result{blocks: q.cut(), window: window}
 	dialect := homeservers[q.Homeserver]
 	for i := range r.simulated {
 		users, ghosts := r.people(i)
@@ -172,7 +173,7 @@ func share(sizes gateway.Sizes, part float64) gateway.Sizes {
 func (r *result) rate(of func(*Counts) float64) Range { return r.mean(r.scale(), of) }
 
 // scale is by what something in a window is multiplied to be that in a second on the whole server.
-func (r *result) scale() float64 { return float64(r.simulated) / r.share / window.Seconds() }
+func (r *result) scale() float64 { return float64(r.simulated) / r.share / r.window.Seconds() }
 
 // mean is that of something in the samples, times a factor.
 func (r *result) mean(factor float64, of func(*Counts) float64) Range {

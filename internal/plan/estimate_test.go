@@ -12,7 +12,7 @@ import (
 )
 
 // about returns a question about a small server.
-func about(t *testing.T, users int, profile string) *Question {
+func about(t testing.TB, users int, profile string) *Question {
 	t.Helper()
 	settings, err := Profile(profile)
 	if err != nil {
