@@ -9,7 +9,6 @@ import (
 	"hash/maphash"
 	"io"
 	"math"
-	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
@@ -29,6 +28,12 @@ type entry struct {
 	seen, isOther bool // a request; a line that is fine and none
 }
 
+// What a log says of requests. No HTTP server is known here.
+const (
+	methodGet, methodHead, methodPut, methodOptions = "GET", "HEAD", "PUT", "OPTIONS"
+	served, unauthorized                            = 200, 401
+)
+
 const (
 	// maxLine is the size in bytes of the longest line that is read. Longer ones are bad.
 	maxLine = 1 << 20
@@ -44,11 +49,11 @@ const (
 type caddyLine struct {
 	Timestamp json.RawMessage `json:"ts"`
 	Request   *struct {
-		RemoteIP string      `json:"remote_ip"`
-		ClientIP string      `json:"client_ip"`
-		Method   string      `json:"method"`
-		URI      string      `json:"uri"`
-		Headers  http.Header `json:"headers"`
+		RemoteIP string              `json:"remote_ip"`
+		ClientIP string              `json:"client_ip"`
+		Method   string              `json:"method"`
+		URI      string              `json:"uri"`
+		Headers  map[string][]string `json:"headers"`
 	} `json:"request"`
 	Status   int             `json:"status"`
 	Duration json.RawMessage `json:"duration"`
@@ -119,7 +124,7 @@ func (l *logReader) readCaddy(text string) (e entry, ok bool) {
 		address = line.Request.RemoteIP
 	}
 	e = entry{ended: ended, method: line.Request.Method, status: line.Status, lasted: readDuration(line.Duration)}
-	e.client = l.clientOf(address, line.Request.Headers.Get("User-Agent"))
+	e.client = l.clientOf(address, strings.Join(line.Request.Headers["User-Agent"], ","))
 	return e, e.setTarget(line.Request.URI)
 }
 
@@ -277,9 +282,9 @@ func (q *Question) FromLog(r io.Reader, told func(LogCounts)) (*Answer, error) {
 // isPresence tells whether a request has to do with presence.
 func isPresence(e *entry) bool {
 	if route, ok := matrix.ParsePresenceRoute(e.path); ok && route.Canonical {
-		return e.method == http.MethodGet || e.method == http.MethodHead || e.method == http.MethodPut || e.method == http.MethodOptions
+		return e.method == methodGet || e.method == methodHead || e.method == methodPut || e.method == methodOptions
 	}
-	if _, ok := matrix.ParseMemberListRoute(e.path, e.query); ok && e.method == http.MethodGet {
+	if _, ok := matrix.ParseMemberListRoute(e.path, e.query); ok && e.method == methodGet {
 		return true
 	}
 	route, ok := matrix.ParseSyncRoute(e.method, e.path)
@@ -338,16 +343,16 @@ func (p *replay) request(e *entry) (r Request, ok bool) {
 		own = "@" + token + ":client"
 	}
 	device := func(userID string) *Device {
-		if e.status == http.StatusUnauthorized {
+		if e.status == unauthorized {
 			return p.player.Stranger(token, token)
 		}
 		return p.player.Device(userID, token, false)
 	}
 	if route, isPresence := matrix.ParsePresenceRoute(e.path); isPresence {
 		switch e.method {
-		case http.MethodOptions:
+		case methodOptions:
 			return Request{Kind: Preflight, By: device(own), Target: p.player.User(route.UserID)}, true
-		case http.MethodPut:
+		case methodPut:
 			return p.write(e, route.UserID, token), true
 		}
 		p.note(own, route.UserID, e.status)
@@ -382,9 +387,9 @@ func (p *replay) write(e *entry, userID, token string) Request {
 func (p *replay) note(viewer, target string, status int) {
 	pair := [2]string{viewer, target}
 	switch {
-	case status == http.StatusForbidden && len(p.refused) < maxRefused:
+	case status == forbidden && len(p.refused) < maxRefused:
 		p.refused[pair] = true
-	case status == http.StatusOK:
+	case status == served:
 		delete(p.refused, pair)
 	}
 }

@@ -91,17 +91,17 @@ func TestPartsOfAServerAgree(t *testing.T) {
 
 // The LRU's share is a block's: a table that is too small for a server is so for each part of it.
 func TestASmallTableIsSmallForEachPart(t *testing.T) {
-	q := about(t, 4000, "default")
+	q := about(t, 1000, "default")
 	q.Load.Online, q.Load.Poll = 0.1, Duration(10*time.Second)
 	q.Blocks = 1
 	enough := estimate(t, q)
-	q.Settings.Sizes.Permissions = 200
+	q.Settings.Sizes.Permissions = 50
 	tooFew := estimate(t, q)
 	if tooFew.HitRatio.High >= enough.HitRatio.Low || tooFew.Evicted.Low == 0 {
-		t.Errorf("hits: %v with 200 permissions, %v with a million", tooFew.HitRatio, enough.HitRatio)
+		t.Errorf("hits: %v with 50 permissions, %v with a million", tooFew.HitRatio, enough.HitRatio)
 	}
 	if !strings.Contains(strings.Join(tooFew.Advice, "\n"), "permissions") || strings.Contains(strings.Join(enough.Advice, "\n"), "permissions") {
-		t.Errorf("advice: %q with 200 permissions, %q with a million", tooFew.Advice, enough.Advice)
+		t.Errorf("advice: %q with 50 permissions, %q with a million", tooFew.Advice, enough.Advice)
 	}
 }
 
