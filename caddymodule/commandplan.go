@@ -1,15 +1,10 @@
 package caddymodule
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
@@ -118,112 +112,6 @@ func runPlan(cmd *cobra.Command, flags caddycmd.Flags) error {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(answer)
 	}
 	return answer.WriteTable(cmd.OutOrStdout())
-}
-
-// answerPlan answers a question, about what was described or what a source tells.
-func answerPlan(cmd *cobra.Command, flags caddycmd.Flags, q *forecast.Question, progress *planProgress) (*forecast.Answer, error) {
-	name := flags.String("from")
-	if name == "" {
-		return q.Estimate(cmd.Context())
-	}
-	source, made, err := openSource(cmd, name)
-	if err != nil {
-		return nil, fmt.Errorf("--from: %w", err)
-	}
-	defer source.Close() //nolint:errcheck // it was read
-	answer, err := readSource(cmd, flags, q, bufio.NewReader(source), made, progress)
-	if err != nil {
-		return nil, fmt.Errorf("--from %s: %w", name, err)
-	}
-	return answer, nil
-}
-
-// readSource answers a question about the load that a source tells of.
-func readSource(cmd *cobra.Command, flags caddycmd.Flags, q *forecast.Question, source *bufio.Reader, made time.Time, progress *planProgress) (*forecast.Answer, error) {
-	told := []string{"online", "devices", "session", "opens", "poll", "writes", "browsers", "sync-every", "bridge"}
-	isMetrics := forecast.IsMetricsPage(source)
-	if !isMetrics {
-		told = append(told, "users", "rooms", "looks", "shown", "lists", "idles", "over", "load")
-	}
-	for _, flag := range told {
-		if cmd.Flags().Changed(flag) {
-			return nil, fmt.Errorf("it tells the load by itself: leave --%s out", flag)
-		}
-	}
-	if isMetrics {
-		return q.FromMetrics(cmd.Context(), source, made, flags.Duration("over"))
-	}
-	return q.FromLog(source, progress.tellLines)
-}
-
-// sourceTimeout is how long a metrics page may take.
-const sourceTimeout = 30 * time.Second
-
-// openSource opens what --from names, and returns when that was written.
-func openSource(cmd *cobra.Command, name string) (source io.ReadCloser, made time.Time, err error) {
-	switch {
-	case name == "-":
-		return io.NopCloser(cmd.InOrStdin()), time.Now(), nil
-	case strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://"):
-		client := &http.Client{Timeout: sourceTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
-		request, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, name, nil)
-		if err != nil {
-			return nil, made, err
-		}
-		response, err := client.Do(request)
-		if err != nil {
-			return nil, made, err
-		}
-		if response.StatusCode != http.StatusOK {
-			_ = response.Body.Close()
-			return nil, made, fmt.Errorf("%s answers with status %d: is it a metrics page?", name, response.StatusCode)
-		}
-		return response.Body, time.Now(), nil
-	}
-	file, err := os.Open(name) //nolint:gosec // G304: whatever the admin names
-	if err != nil {
-		return nil, made, err
-	}
-	info, err := file.Stat()
-	if err != nil {
-		return nil, made, errors.Join(err, file.Close())
-	}
-	return file, info.ModTime(), nil
-}
-
-// planProgress says how much is done, if it takes more than a few seconds.
-type planProgress struct {
-	out         io.Writer
-	begun, told time.Time
-}
-
-// Patience is after which time progress is told, and again.
-const patience = 2 * time.Second
-
-func (p *planProgress) tell(done float64) {
-	now := time.Now()
-	if now.Sub(p.begun) < patience || now.Sub(p.told) < patience/2 {
-		return
-	}
-	p.told = now
-	left := time.Duration(float64(now.Sub(p.begun)) * (1 - done) / done).Round(time.Second)
-	_, _ = fmt.Fprintf(p.out, "simulated %.0f %%, about %v left\n", 100*done, left)
-}
-
-// tellLines tells how much of a log was read.
-func (p *planProgress) tellLines(read forecast.LogCounts) {
-	now := time.Now()
-	if now.Sub(p.begun) < patience || now.Sub(p.told) < patience/2 {
-		return
-	}
-	p.told = now
-	_, _ = fmt.Fprintf(p.out, "read %d lines, %d about presence\n", read.Lines, read.Used)
-}
-
-func (p *planProgress) end() {
-	if !p.told.IsZero() {
-		_, _ = fmt.Fprintf(p.out, "simulated in %v\n", time.Since(p.begun).Round(100*time.Millisecond))
-	}
 }
 
 // planQuestion reads the flags.
@@ -358,63 +246,4 @@ func planSettings(cmd *cobra.Command, flags caddycmd.Flags) (settings *gateway.S
 		}
 	}
 	return settings, name, nil
-}
-
-// configuredSettings are those of the first handler in a configuration.
-func configuredSettings(name, adapter string) (*gateway.Settings, error) {
-	text, err := os.ReadFile(name) //nolint:gosec // G304: whatever the admin names
-	if err != nil {
-		return nil, fmt.Errorf("--config: %w", err)
-	}
-	if adapter != "json" {
-		a := caddyconfig.GetAdapter(adapter)
-		if a == nil {
-			return nil, fmt.Errorf("--adapter: there is no %q", adapter)
-		}
-		if text, _, err = a.Adapt(text, map[string]any{"filename": name}); err != nil {
-			return nil, fmt.Errorf("--config: adapting: %w", err)
-		}
-	}
-	var config any
-	if err := json.Unmarshal(text, &config); err != nil {
-		return nil, fmt.Errorf("--config: %w", err)
-	}
-	found := findHandler(config)
-	if found == nil {
-		return nil, fmt.Errorf("--config: %s has no site with matrix_presence", name)
-	}
-	var h Handler
-	if text, err = json.Marshal(found); err == nil {
-		err = json.Unmarshal(text, &h)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("--config: reading matrix_presence: %w", err)
-	}
-	settings, err := h.settings()
-	if err != nil {
-		return nil, fmt.Errorf("--config: %w", err)
-	}
-	return settings, nil
-}
-
-// findHandler returns the first handler of ours in a configuration, or nil.
-func findHandler(config any) map[string]any {
-	switch in := config.(type) {
-	case map[string]any:
-		if in["handler"] == "matrix_presence" {
-			return in
-		}
-		for _, name := range slices.Sorted(maps.Keys(in)) {
-			if found := findHandler(in[name]); found != nil {
-				return found
-			}
-		}
-	case []any:
-		for _, inner := range in {
-			if found := findHandler(inner); found != nil {
-				return found
-			}
-		}
-	}
-	return nil
 }

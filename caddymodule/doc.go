@@ -25,5 +25,6 @@
 //     presence-health, presence-user and presence-purge, which ask a running Caddy by adminclient.go;
 //   - commandcheck.go: presence-check, which looks for what is unwise by the rules of check.go in a
 //     Caddyfile as checkfile.go reads it;
-//   - commandplan.go: presence-plan, which tells what all this would save and cost, by internal/plan.
+//   - commandplan.go: presence-plan, which tells what all this would save and cost, by internal/plan: of
+//     a configuration, see planconfig.go, and under a load that is described or told by plansource.go.
 package caddymodule

@@ -20,7 +20,6 @@ type asked struct {
 	at           time.Duration
 	by, of       int
 	kind         plan.Kind
-	isChange     bool
 	presenceThen matrix.Presence
 }
 

@@ -50,7 +50,7 @@ func TestThePageShowsTheCosts(t *testing.T) {
 	between := regexp.MustCompile(`(?s)(<!-- costs -->).*(<!-- end of costs -->)`)
 	want := between.ReplaceAllString(string(text), "${1}"+strings.ReplaceAll(b.String(), "$", "$$")+"${2}")
 	if *update {
-		if err := os.WriteFile(docsPage, []byte(want), 0o644); err != nil { //nolint:gosec // G306: documentation
+		if err := os.WriteFile(docsPage, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	} else if want != string(text) || !between.Match(text) {

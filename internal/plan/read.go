@@ -11,7 +11,6 @@ type reading struct {
 	request *Request
 	found   cache.Found
 	brought bool // it was sent in the place of a question
-	asked   bool // it has cost a request
 }
 
 // flightKey tells which readers may share a fetch, see internal/gateway/fetch.go.

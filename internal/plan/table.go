@@ -49,32 +49,41 @@ func (a *Answer) WriteTable(out io.Writer) error {
 	}
 	_ = t.Flush()
 
+	a.writeTables(&b)
+	a.writeNotes(&b)
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// writeTables writes how full tables are.
+func (a *Answer) writeTables(b *strings.Builder) {
 	b.WriteString("\nentries of a node's tables\n")
-	t = tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	for _, use := range a.Tables {
-		row("  "+use.Name, use.Used.String(), "of "+strconv.Itoa(use.Size))
+		_, _ = fmt.Fprintf(t, "  %s\t%s\tof %d\n", use.Name, use.Used, use.Size) // into memory
 	}
 	_ = t.Flush()
 	if a.Evicted.High > 0 {
-		fmt.Fprintf(&b, "  evictions/s: %s: what is not fresh any more, or a table is too small\n", a.Evicted)
+		fmt.Fprintf(b, "  evictions/s: %s: what is not fresh any more, or a table is too small\n", a.Evicted)
 	}
 	if a.Overflowed.High > 0 {
-		fmt.Fprintf(&b, "  limiter overflows/s: %s: raise identity { tokens }\n", a.Overflowed)
+		fmt.Fprintf(b, "  limiter overflows/s: %s: raise identity { tokens }\n", a.Overflowed)
 	}
+}
 
+// writeNotes writes what to change, and what was simulated and assumed.
+func (a *Answer) writeNotes(b *strings.Builder) {
 	if len(a.Advice) > 0 {
 		b.WriteString("\nto change\n")
 	}
 	for _, advice := range a.Advice {
-		fmt.Fprintf(&b, "  - %s\n", advice)
+		fmt.Fprintf(b, "  - %s\n", advice)
 	}
-	fmt.Fprintf(&b, "\nsimulated: %d users (%.3g %%) for %s virtual minutes, %d requests\n\nassumed\n", a.Simulated.Users,
+	fmt.Fprintf(b, "\nsimulated: %d users (%.3g %%) for %s virtual minutes, %d requests\n\nassumed\n", a.Simulated.Users,
 		100*a.Simulated.Share, number(a.Simulated.Seconds/60), a.Simulated.Requests)
 	for _, assumption := range a.Assumptions {
-		fmt.Fprintf(&b, "  - %s\n", assumption)
+		fmt.Fprintf(b, "  - %s\n", assumption)
 	}
-	_, err := io.WriteString(out, b.String())
-	return err
 }
 
 // String writes a range with as many digits as it is good for.

@@ -33,7 +33,13 @@ type recorded struct {
 	statusMsg string
 }
 
-func newRecording(base string) *recording { return &recording{base: base, begun: time.Now()} }
+// newRecording returns one of a way with a profile, else nil.
+func newRecording(profile, base string) *recording {
+	if profile == "" {
+		return nil
+	}
+	return &recording{base: base, begun: time.Now()}
+}
 
 // note notes a request that is being sent. A nil recording doesn't.
 func (rec *recording) note(base string, r request, statusMsg string) {
@@ -68,6 +74,31 @@ func profileOf(w way) string {
 		return "busy"
 	}
 	return ""
+}
+
+// predictResults notes what is predicted of the phases of a shape. A nil recording predicts nothing.
+func (rec *recording) predictResults(w *world, profile string, spans []span, results []Result) error {
+	if rec == nil {
+		return nil
+	}
+	each, err := rec.predict(w, profile, spans)
+	if err != nil {
+		return fmt.Errorf("predicting: %w", err)
+	}
+	for i := range each {
+		results[i].Predicted = &each[i]
+	}
+	return nil
+}
+
+// readsOf is how many reads there are in a schedule.
+func readsOf(requests []request) (n int) {
+	for _, r := range requests {
+		if r.kind == read {
+			n++
+		}
+	}
+	return n
 }
 
 // predict plays a recording, and returns what happened in each span.

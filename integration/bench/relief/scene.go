@@ -48,10 +48,8 @@ func perform(ctx context.Context, w *world, sh shape, by way, s size, out io.Wri
 	sc.preflight = w.send(ctx, w.server.URL, request{kind: preflight, by: w.people[0], of: w.people[0].id})
 
 	profile := profileOf(by)
-	if profile != "" {
-		w.recording = newRecording(sc.base)
-		defer func() { w.recording = nil }()
-	}
+	w.recording = newRecording(profile, sc.base)
+	defer func() { w.recording = nil }()
 	var plans [][]request
 	for _, p := range sh.phases {
 		plans = append(plans, p.load(sc))
@@ -77,14 +75,8 @@ func perform(ctx context.Context, w *world, sh shape, by way, s size, out io.Wri
 		}
 		results, spans = append(results, r), append(spans, measured)
 	}
-	if profile != "" {
-		each, err := w.recording.predict(w, profile, spans)
-		if err != nil {
-			return nil, fmt.Errorf("predicting: %w", err)
-		}
-		for i := range each {
-			results[i].Predicted = &each[i]
-		}
+	if err := w.recording.predictResults(w, profile, spans, results); err != nil {
+		return nil, err
 	}
 	if sh.syncs && !by.quiet {
 		w.lastSync = time.Now()
@@ -198,11 +190,7 @@ func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) 
 			return r, measured, err
 		}
 	}
-	for _, q := range plan {
-		if q.kind == read {
-			r.Reads++
-		}
-	}
+	r.Reads = readsOf(plan)
 	r.Requests, r.Limited, r.Errors, r.Wrong, r.Examples = t.requests, t.limited, t.errors(), t.wrong, t.examples
 	r.P50, r.P99 = t.quantile(0.5), t.quantile(0.99)
 	r.MessageP99 = t.messageQuantile(0.99)
