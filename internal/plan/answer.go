@@ -87,7 +87,7 @@ func presenceRequests(c *Counts) (n float64) {
 func (q *Question) answer(r *result) *Answer {
 	a := &Answer{
 		Profile: q.Profile, Homeserver: q.Homeserver, Nodes: q.Nodes, Source: "described", Load: &q.Load,
-		Clients: make(map[string]Range), Outcomes: make(map[string]map[string]Range), Upstream: make(map[string]Range),
+		Tables: []TableUse{}, Clients: make(map[string]Range), Outcomes: make(map[string]map[string]Range), Upstream: make(map[string]Range),
 	}
 	a.Simulated = Simulated{Users: int(math.Round(r.share * float64(q.Load.Users))), Share: r.share, Seconds: float64(len(r.samples)) / float64(r.simulated) * r.window.Seconds()}
 	for i := range r.samples {

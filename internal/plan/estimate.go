@@ -35,7 +35,8 @@ const (
 	// warmUp is simulated before anything is counted: longer than what is remembered of a token is
 	// good for.
 	warmUp = 4 * time.Minute
-	// window is counted for itself. How much the windows of all blocks differ says how sure the mean is.
+	// window is counted for itself. How much blocks differ says how sure the mean is; where there are only a few,
+	// how much their windows do. The same people are in all windows of a block, so these differ too little.
 	window = 5 * time.Minute
 	// windows is how many there are of each block.
 	windows = 4
@@ -45,6 +46,12 @@ const (
 	// leastShare is how many entries a block's share of a table has at least. Real tables have up to
 	// 64 shards, so one of few entries would be rounded.
 	leastShare = 128
+
+	// mostBlock is what the sizes of tables make of a block at most.
+	mostBlock = 50_000
+	// mostMemberships and mostRequests are what is simulated at most: it takes a gigabyte, and some minutes.
+	mostMemberships = 20_000_000
+	mostRequests    = 200_000_000
 
 	defaultRequests = 3_000_000
 	leastBlocks     = 4
@@ -62,8 +69,22 @@ func (q *Question) check() error {
 	if q.Nodes < 1 || q.Nodes > maxNodes || q.Cores < 1 || q.Cores > 1024 {
 		return fmt.Errorf("nodes: there can be 1 to %d, of 1 to 1024 cores each, not %d of %d", maxNodes, q.Nodes, q.Cores)
 	}
+	b, rooms := q.cut(), 0.0
+	for _, r := range q.Load.Rooms {
+		rooms += r.PerUser
+	}
+	block := float64(q.Load.Users+q.Load.Ghosts()) / float64(b.n)
+	if block*rooms > mostMemberships {
+		return fmt.Errorf("rooms: rooms of %d members, and each user in %.3g rooms, are too many to simulate: give smaller rooms, or fewer", q.Load.largestRoom(), rooms)
+	}
+	if n := b.share * q.Load.perSecond() * simulatedTime.Seconds(); n > mostRequests {
+		return fmt.Errorf("users and bridges: that makes %.0f million requests to simulate, and at most %d million can be: describe a tenth of the server, and take ten times the answer", n/1e6, mostRequests/1_000_000)
+	}
 	return nil
 }
+
+// simulatedTime is how much of virtual time a block is simulated.
+const simulatedTime = warmUp + windows*window
 
 // blocks says how a server is cut into blocks.
 type blocks struct {
@@ -78,13 +99,13 @@ func (q *Question) cut() blocks {
 	l := &q.Load
 	all := l.Users + l.Ghosts()
 	smallest := min(q.Settings.Sizes.States, q.Settings.Sizes.Permissions, q.Settings.Sizes.Tokens)
-	size := max(leastBlock, 2*l.largestRoom(), int(math.Ceil(float64(leastShare)*float64(all)/float64(max(1, smallest)))))
+	size := max(leastBlock, 2*l.largestRoom(), min(mostBlock, int(math.Ceil(float64(leastShare)*float64(all)/float64(max(1, smallest))))))
 	b := blocks{load: l, n: max(1, min(all/size, l.Users))}
 	budget := float64(q.Requests)
 	if budget <= 0 {
 		budget = defaultRequests
 	}
-	each := l.perSecond() / float64(b.n) * (warmUp + windows*window).Seconds()
+	each := l.perSecond() / float64(b.n) * simulatedTime.Seconds()
 	b.simulated = max(leastBlocks, int(budget/max(1, each)))
 	if q.Blocks > 0 {
 		b.simulated = q.Blocks
@@ -115,7 +136,7 @@ func (b blocks) people(i int) (users int, ghosts []int) {
 // result is what was simulated of a server.
 type result struct {
 	blocks
-	samples []Counts      // of each window of each block
+	samples []Counts      // of each block, or of each window of it
 	window  time.Duration // how long one is
 	entries [Tables]float64
 }
@@ -156,7 +177,19 @@ func (q *Question) simulate(ctx context.Context) (*result, error) {
 			r.entries[t] += float64(n)
 		}
 	}
+	if r.simulated >= leastBlocks {
+		r.sampleBlocks()
+	}
 	return r, nil
+}
+
+// sampleBlocks makes one sample of all windows of each block.
+func (r *result) sampleBlocks() {
+	of := make([]Counts, r.simulated)
+	for i := range r.samples {
+		of[i/windows].add(r.samples[i])
+	}
+	r.samples, r.window = of, windows*window
 }
 
 // everybodySees is who may see whom: people look at those with whom they share a room.
@@ -196,7 +229,7 @@ func student(freedom int) float64 {
 	for _, known := range []struct {
 		freedom int
 		t       float64
-	}{{120, 1.98}, {60, 2.00}, {30, 2.04}, {15, 2.13}, {11, 2.20}, {7, 2.36}, {3, 3.18}} {
+	}{{120, 1.98}, {60, 2.00}, {30, 2.04}, {15, 2.13}, {11, 2.20}, {7, 2.36}, {5, 2.57}, {4, 2.78}, {3, 3.18}, {2, 4.30}} {
 		if freedom >= known.freedom {
 			return known.t
 		}

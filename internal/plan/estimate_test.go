@@ -71,11 +71,12 @@ func TestWithoutPresenceThereIsNothingToSave(t *testing.T) {
 
 // A part of a big server tells the same as a larger part: both ranges have something in common.
 func TestPartsOfAServerAgree(t *testing.T) {
-	small, large := about(t, 80_000, "busy"), about(t, 80_000, "busy")
-	small.Load.Online, large.Load.Online = 0.02, 0.02
-	small.Blocks, large.Blocks = 2, 8
+	small, large := about(t, 1_500_000, "busy"), about(t, 1_500_000, "busy")
+	small.Load.Online, large.Load.Online = 0.004, 0.004
+	small.Load.Rooms, large.Load.Rooms = []RoomKind{{1, 20}}, []RoomKind{{1, 20}}
+	small.Blocks, large.Blocks = 8, 75
 	few, many := estimate(t, small), estimate(t, large)
-	if few.Simulated.Share > 0.06 || many.Simulated.Share < 0.19 {
+	if few.Simulated.Share > 0.011 || many.Simulated.Share < 0.099 {
 		t.Fatalf("%v and %v of the server were simulated", few.Simulated.Share, many.Simulated.Share)
 	}
 	for name, of := range map[string]func(*Answer) Range{
@@ -180,6 +181,22 @@ func TestAnAnswerIsATableAndJSON(t *testing.T) {
 	for _, r := range []Range{a.With, a.Without, a.CPUWith, a.CPUWithout, a.Own, a.Memory, a.NodesNeeded, a.HitRatio, a.Saved} {
 		if !(r.Low <= r.High) || math.IsInf(r.High, 0) {
 			t.Errorf("%v is no range", r)
+		}
+	}
+}
+
+// What would take all memory, or hours, is refused, and the error says what to do.
+func TestTooMuchToSimulateIsRefused(t *testing.T) {
+	for says, make := range map[string]func(*Load){
+		"smaller rooms": func(l *Load) { l.Rooms = []RoomKind{{100, 1_000_000}} },
+		"a tenth": func(l *Load) {
+			l.Bridges = []Bridge{{5_000_000, Duration(10 * time.Millisecond), Duration(time.Minute)}}
+		},
+	} {
+		q := about(t, 5_000_000, "default")
+		make(&q.Load)
+		if _, err := q.Estimate(t.Context()); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, want something about %q", err, says)
 		}
 	}
 }
