@@ -89,6 +89,74 @@ func benchmarkHit(b *testing.B, p *handled) {
 	benchmarkHandler(b, p.handler, p.HS, request("GET", statusPath(alice), "bob-token", ""))
 }
 
+// watchings are what an admin may have switched on, and what a hit should cost no more for: a page that
+// nobody looks at, and a brown-out while the homeserver is quick.
+var watchings = map[string]func(t testing.TB) *handled{
+	"page, nobody looks": func(t testing.TB) *handled {
+		p := newBenchProxy(t)
+		provisionPage(t, &StatusPage{ShowUsers: true})
+		return p
+	},
+	"brown_out on, quiet": func(t testing.TB) *handled {
+		p := newBenchProxy(t)
+		p.reload(&Handler{
+			ReadLimit: unreached, BrownOut: "on",
+			Cache: &Cache{TTL: caddy.Duration(500 * time.Second)}, Identity: &Identity{TTL: caddy.Duration(time.Hour)},
+		})
+		return p
+	},
+}
+
+// hitter returns what makes a hit.
+func hitter(t testing.TB, p *handled) (hit func()) {
+	t.Helper()
+	p.Get("bob-token", alice)
+	p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; hit")
+	w := scripted.NewDiscard()
+	r := caddyhttp.PrepareRequest(request("GET", statusPath(alice), "bob-token", ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
+	return func() {
+		clear(w.Header())
+		if err := p.handler.ServeHTTP(w, r, p.HS); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkHitWatched makes hits with one of the watchings and without it in turns. The ratio is of the times,
+// of which the machine's other work takes its share from both.
+func BenchmarkHitWatched(b *testing.B) {
+	for name, watched := range watchings {
+		b.Run(name, func(b *testing.B) {
+			without, with := hitter(b, newBenchProxy(b)), hitter(b, watched(b))
+			b.ReportAllocs()
+			const turn = 500
+			var times [2]time.Duration
+			for b.Loop() {
+				for i, hit := range []func(){without, with} {
+					began := time.Now()
+					for range turn {
+						hit()
+					}
+					times[i] += time.Since(began)
+				}
+			}
+			b.ReportMetric(float64(times[1])/float64(times[0]), "ratio")
+			b.ReportMetric(testing.AllocsPerRun(1000, with)/testing.AllocsPerRun(1000, without), "alloc-ratio")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// Time is for the benchmark: memory is the same each time.
+func TestHitsTakeNoMoreMemoryWhileNobodyLooks(t *testing.T) {
+	without := testing.AllocsPerRun(1000, hitter(t, newBenchProxy(t)))
+	for name, watched := range watchings {
+		if with := testing.AllocsPerRun(1000, hitter(t, watched(t))); with > without {
+			t.Errorf("%s: a hit allocates %v times, and %v without", name, with, without)
+		}
+	}
+}
+
 // BenchmarkHitLarge is a hit with 90,000 states in memory, asked for in a scattered
 // order, by one viewer on each processor. On two it shows whether hits wait for
 // each other.

@@ -1,17 +1,24 @@
 package caddymodule
 
 import (
+	"encoding/json"
+	"errors"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
+	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // All that is counted reaches a scrape, under a name and a Help that fit a line.
 func TestAllMetricsAreCollected(t *testing.T) {
-	p := handle(t, new(Handler))
+	p := handle(t, withEverything())
 	p.Get("bob-token", alice)
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(storeCollector{}, upstreamSeconds)
@@ -48,7 +55,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handle(t, new(Handler))
+	handle(t, withEverything())
 	eachStore(func(_ string, m *pooled) {
 		m.store.Samples(func(metric *gateway.Metric, _ float64, labels ...string) {
 			for _, word := range append(labels, metric.Name) {
@@ -58,4 +65,74 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 			}
 		})
 	})
+}
+
+func init() { caddy.RegisterModule(scriptedCluster{}) }
+
+// scriptedCluster is a guest module: a cluster of one node, whose log can't be reached.
+type scriptedCluster struct{}
+
+func (scriptedCluster) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: clusterNamespace + ".scripted", New: func() caddy.Module { return new(scriptedCluster) }}
+}
+
+func (scriptedCluster) Key() string { return "" }
+
+func (scriptedCluster) Open(string) cluster.Log {
+	log := testkit.NewSharedLog()
+	log.Fail(errors.New("no connection"))
+	return log.Client()
+}
+
+func (scriptedCluster) Rules() gateway.ClusterRules {
+	return gateway.ClusterRules{Timeout: 50 * time.Millisecond, Recent: time.Minute}
+}
+
+// withEverything is a configuration that has all that there are metrics about.
+func withEverything() *Handler {
+	h := fed("everything")
+	h.BrownOut, h.ClusterRaw = "on", json.RawMessage(`{"store":"scripted"}`)
+	return h
+}
+
+// What a reload takes out of the configuration has no metrics any more: an alert, or the page, would take the
+// last word of it for how it is now. What is new is there at once, and what stays goes on.
+func TestMetricsGoWithWhatTheyAreAbout(t *testing.T) {
+	p := handle(t, withEverything())
+	of := func(prefix string) (names []string) {
+		for name := range takeStatus(time.Now()).Caches[0].Metrics {
+			if strings.HasPrefix(name, prefix) {
+				names = append(names, name)
+			}
+		}
+		return names
+	}
+	everything := map[string]int{"feed": 4, "cluster": 7, "brown_out": 1}
+	want := func(what string, counts map[string]int) {
+		t.Helper()
+		for prefix := range everything {
+			if got := of(prefix); len(got) != counts[prefix] {
+				t.Errorf("%s: %v, want %d of %s…", what, got, counts[prefix], prefix)
+			}
+		}
+	}
+	want("with everything", everything)
+	p.reload(&Handler{BrownOut: "on"})
+	want("with a brown-out", map[string]int{"brown_out": 1})
+	page := provisionPage(t, new(StatusPage))
+	shows := func() string { return bodyOf(page.visit(t, "GET", "/", "127.0.0.1", "Accept", "text/plain")) }
+	if text := shows(); !strings.Contains(text, "Brown-out: none") || strings.Contains(text, "Feed:") || strings.Contains(text, "cluster") {
+		t.Errorf("the page with a brown-out:\n%s", text)
+	}
+	p.reload(fed("another"))
+	want("with a feed", map[string]int{"feed": 4})
+	p.reload(&Handler{ClusterRaw: json.RawMessage(`{"store":"scripted"}`)})
+	want("with a cluster", map[string]int{"cluster": 7})
+	p.reload(new(Handler))
+	want("with nothing", nil)
+	if text := shows(); strings.Contains(text, "Brown-out") {
+		t.Errorf("the page without a brown-out:\n%s", text)
+	}
+	p.reload(withEverything())
+	want("with everything again", everything)
 }

@@ -2,7 +2,7 @@ package policy
 
 import (
 	"hash/maphash"
-	"slices"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,12 +29,14 @@ var BrownOutNames = [BrownOutLevels]string{"none", "spare", "hold", "off"}
 // stays as it is, and so it does where there are too few probes to tell.
 //
 // In hold the number of presence requests under way is bounded as TCP bounds what it sends: some more after
-// each calm window that needed more, half as many after each slow one. Only if a slow homeserver
-// has next to none of them, or it hurts, the next level helps. And only when nobody needed more for
-// as long as it was calm, the level before will do.
+// each calm window that needed more, half as many after each slow one, and at first, after off, twice as many.
+// Only if a slow homeserver has next to none of them, or it hurts, the next level helps. And only when nobody
+// needed more for as long as it was calm, the level before will do. Whoever had one of the last places leaves
+// the next ones to others, so that nobody decides alone what is seen of the homeserver.
 //
-// A level that came back soon after it was left is kept for longer, so that a load that stays the same makes
-// no more than a few changes.
+// A level that came back soon after it was left is a relapse: it is kept for longer, so that a load that stays
+// the same makes no more than a few changes, but only as long as about as much is wanted as then. What so few ask
+// that it can't be told how slow the homeserver is, is no load and keeps no level.
 //
 // It is safe for use by several goroutines. Where nobody gives way, [BrownOut.Level] is a load of a number.
 type BrownOut struct {
@@ -45,30 +47,29 @@ type BrownOut struct {
 	level   atomic.Uint32
 	due     atomic.Int64 // when the window ends
 	failing atomic.Bool
+	spared  atomic.Int64 // since the window began
 
-	mu     sync.Mutex // guards all below
-	window window
-	slow   int   // windows in a row
-	calm   int64 // since when it is; 0: it isn't
-	left   [BrownOutLevels]int64
-	again  [BrownOutLevels]int64 // when a level came back soon after it was left
+	mu      sync.Mutex // guards all below
+	window  window
+	slow    int                   // windows in a row
+	calm    int64                 // since when it is; 0: it isn't
+	left    [BrownOutLevels]int64 // when a level was left for the one before
+	relapse relapse
 
-	underWay int      // presence requests
-	places   []*place // that are taken in hold
-	most     int      // under way at once in this window
-	limit    int      // of those under way, in hold
-	short    int64    // when too many found no place
+	short int64 // when too many found no place
 
-	probeDue   int64
-	lastProber uint64
-	turn       uint64 // the number of the last request that was let through in off
-	untold     bool   // that has told nothing of the homeserver yet
+	entrants entrants
+	probeDue int64
+	turn     uint64 // the number of the last request that was let through in off
+	untold   bool   // that has told nothing of the homeserver yet
 }
 
-// place is one of those that a request takes in hold.
-type place struct {
-	sender uint64
-	until  int64 // when it is free again; 0: its request is under way
+// relapse is that a level came back soon after it was left.
+type relapse struct {
+	at, until int64         // until when the level before isn't tried again
+	before    BrownOutLevel // which that is
+	times     int           // one soon after the other
+	wanted    float64       // presence requests a second
 }
 
 // BrownOutChange is one of the level.
@@ -85,21 +86,31 @@ const (
 	// probes may. What comes later has no window: the machine slept.
 	shortWindow, longWindow = 2 * time.Second, 10 * time.Second
 
-	// calmTime is how long it must be calm before a level ends, and calmAgain for a level that came back
-	// within backSoon, as long as that is no longer ago than backLong.
-	calmTime, calmAgain = 8 * time.Second, 30 * time.Second
-	backSoon, backLong  = time.Minute, 5 * time.Minute
+	// offWindow is how long one in off may last until it has heard of some senders' probes.
+	offWindow = 3 * probeEach
 
-	// restFactor is for how many times as long as a request took its place stays taken, in hold, but
-	// for no longer than holdWait.
-	restFactor = 2
+	// fewWanted is how many presence requests a second are no load.
+	fewWanted = 1
+
+	// calmTime is how long it must be calm before a level ends.
+	calmTime = 8 * time.Second
+
+	// soon is how soon after it was left a level that comes back is a relapse. Then the one before isn't tried
+	// again for onceAgain, or for oftenAgain if there was another one within relapsed: each time that is in vain
+	// messages wait for it. From off it is for less long, since no presence comes through there at all. It ends
+	// when less than stillWanted is left of the load that it was.
+	soon, relapsed        = time.Minute, 10 * time.Minute
+	onceAgain, oftenAgain = 45 * time.Second, 5 * time.Minute
+	onceOff, oftenOff     = 20 * time.Second, time.Minute
+	stillWanted           = 0.7
+
+	// soonest is how long a window lasts at least before it tells anything: what is slow is known sooner to be
+	// under way than what is quick to have come back.
+	soonest = 300 * time.Millisecond
 
 	// crowd is how many presence requests are so many that a homeserver that is too slow for them is found
-	// out at once.
-	crowd = 128
-
-	// leastUnderWay is how many presence requests are under way in hold at least.
-	leastUnderWay = 2
+	// out at once, and crowdAgain where a level has just been left.
+	crowd, crowdAgain = 128, 32
 
 	// probeEach is how often one is in off, and holdWait after how long a client is to try again in hold.
 	probeEach, holdWait = 5 * time.Second, time.Second
@@ -112,6 +123,7 @@ func NewBrownOut(now time.Time, jitter func() float64, tell func(BrownOutChange)
 	b := &BrownOut{epoch: now, jitter: jitter, tell: tell}
 	seed := maphash.MakeSeed()
 	b.window.hash = func(sender string) uint64 { return maphash.String(seed, sender) }
+	b.window.draw = b.window.hash("")
 	b.restart(0)
 	return b
 }
@@ -188,7 +200,8 @@ func (p *Probe) Drop() {
 type Pass struct {
 	brownOut *BrownOut
 	entered  int64
-	place    *place // in hold
+	sender   uint64
+	era      uint64
 	turn     uint64 // in off
 }
 
@@ -196,29 +209,22 @@ type Pass struct {
 // try again. Probing says of one that it departs as a [Probe]. [Pass.Leave] must be called when the homeserver is
 // done with one that may go, however long its client takes for what comes then.
 func (b *BrownOut) Enter(sender string, probing bool, now time.Time) (pass Pass, wait time.Duration) {
+	hash := b.window.hash(sender)
 	b.locked(now, func(at int64) {
-		hash := b.window.hash(sender)
-		switch b.now() {
-		case BrownOutHold:
-			if !b.mayTakePlace(hash, at) {
-				wait = b.later()
-				return
-			}
-			pass.place = &place{sender: hash}
-			b.places = append(b.places, pass.place)
-		case BrownOutOff:
-			if !b.mayProbe(hash, probing, at) {
-				b.window.refused++
-				wait = b.later()
-				return
-			}
+		level := b.now()
+		if level == BrownOutHold && !b.entrants.mayTakePlace(hash, at) || level == BrownOutOff && !b.mayProbe(hash, probing, at) {
+			b.window.refuses(hash)
+			wait = b.later()
+			return
+		}
+		b.window.entered++
+		pass = b.enter(hash, at)
+		if level == BrownOutOff {
 			b.turn++
 			b.untold, pass.turn = true, b.turn
 		}
-		b.window.entered++
-		b.enter(&pass, at)
-		if b.now() < BrownOutHold && b.underWay >= crowd {
-			if v := b.window.judge(at); v.probes >= enoughProbes && v.slowness >= hurtSlowness {
+		if b.isCrowded(at) {
+			if v := b.window.judge(at, false); v.isEnough() && v.slowness >= hurtSlowness {
 				b.due.Store(at) // until the end of the window there would be thousands
 			}
 		}
@@ -226,40 +232,18 @@ func (b *BrownOut) Enter(sender string, probing bool, now time.Time) (pass Pass,
 	return pass, wait
 }
 
-// enter counts a request. It needs the lock.
-func (b *BrownOut) enter(pass *Pass, at int64) {
-	b.underWay++
-	b.most = max(b.most, b.underWay)
-	pass.brownOut, pass.entered = b, at
-}
-
-// taken returns how many places are taken in hold, and how many of these by one sender. It needs the lock.
-func (b *BrownOut) taken(sender uint64, at int64) (all, own int) {
-	b.places = slices.DeleteFunc(b.places, func(p *place) bool { return p.until != 0 && p.until <= at })
-	all = b.underWay
-	for _, p := range b.places {
-		if p.until != 0 {
-			all++
-		}
-		if p.sender == sender {
-			own++
-		}
+// isCrowded tells that so many are under way that it has to be seen at once whether the homeserver is too slow for
+// them. It needs the lock.
+func (b *BrownOut) isCrowded(at int64) bool {
+	level := b.now()
+	if level >= BrownOutHold || time.Duration(at-b.window.began) < soonest {
+		return false
 	}
-	return all, own
-}
-
-// mayTakePlace tells whether in hold another request of a sender may be under way. Nobody has more than
-// half of the places: whoever asks all the time would have all of them. It needs the lock.
-func (b *BrownOut) mayTakePlace(sender uint64, at int64) bool {
-	all, own := b.taken(sender, at)
-	greedy := own >= max(1, b.limit/2)
-	if all < b.limit && !greedy {
-		return true
+	most := crowd
+	if left := b.left[level+1]; left != 0 && time.Duration(at-left) < calmTime {
+		most = crowdAgain // it may be a relapse
 	}
-	if !greedy || own == all { // what one has too many of is no sign that there are too few
-		b.window.refused++
-	}
-	return false
+	return b.entrants.underWay >= most
 }
 
 // later returns after how long to try again.
@@ -278,13 +262,14 @@ func (b *BrownOut) Later() time.Duration {
 	return b.later()
 }
 
-// mayProbe lets one request through in off, if it is time for that. Nobody sends two in a row while there
-// are others, and one that is no probe goes if no probe does for as long: else those who have no need of
-// an answer would keep it from being found out that the homeserver is back.
+// mayProbe lets one request through in off, if it is time for that. Whoever had one of the last probes lets
+// others go first: nobody sends two in a row while there are any. And one that is no probe goes if no probe does for
+// as long: else those who have no need of an answer would keep it from being found out that the homeserver is back.
+// It needs the lock.
 func (b *BrownOut) mayProbe(sender uint64, probing bool, at int64) bool {
 	due := b.probeDue
-	if sender == b.lastProber {
-		due += int64(probeEach)
+	if rank := b.entrants.recent.rank(sender); rank >= 0 {
+		due += int64(probeEach) >> (2 * rank)
 	}
 	if !probing {
 		due += int64(probeEach)
@@ -292,21 +277,19 @@ func (b *BrownOut) mayProbe(sender uint64, probing bool, at int64) bool {
 	if at < due {
 		return false
 	}
-	b.lastProber = sender
+	b.entrants.recent.add(sender)
 	b.probeDue = at + int64(probeEach)*3/4 + int64(b.jitter()*float64(probeEach)/2)
 	return true
 }
+
+// Spare notes that a presence request was answered by what is known for longer than usual, and need not enter.
+func (b *BrownOut) Spare() { b.spared.Add(1) }
 
 // MayEnter tells whether Enter would let a request go that has waited, or after how long to ask again. It
 // is no probe, and takes no place.
 func (b *BrownOut) MayEnter(now time.Time) (wait time.Duration) {
 	b.locked(now, func(at int64) {
-		full := b.now() == BrownOutOff
-		if b.now() == BrownOutHold {
-			all, _ := b.taken(0, at)
-			full = all >= b.limit
-		}
-		if full {
+		if level := b.now(); level == BrownOutOff || level == BrownOutHold && !b.entrants.hasPlace(at) {
 			wait = b.later()
 		}
 	})
@@ -314,11 +297,16 @@ func (b *BrownOut) MayEnter(now time.Time) (wait time.Duration) {
 }
 
 // Join counts a request that goes up in any case, until [Pass.Leave].
-func (b *BrownOut) Join(now time.Time) (pass Pass) {
+func (b *BrownOut) Join(now time.Time) Pass {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.enter(&pass, b.at(now))
-	return pass
+	return b.enter(0, b.at(now))
+}
+
+// enter needs the lock.
+func (b *BrownOut) enter(sender uint64, at int64) Pass {
+	b.entrants.enter(sender)
+	return Pass{brownOut: b, entered: at, sender: sender, era: b.entrants.era}
 }
 
 // Leave notes, the first time, that a request is over. In hold its place stays taken for a while, longer if
@@ -333,18 +321,11 @@ func (p *Pass) Leave(now time.Time) {
 	at := b.at(now)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.underWay--
-	switch level := b.now(); {
-	case level == BrownOutOff && p.turn == b.turn && b.untold:
+	if b.now() == BrownOutOff && p.turn == b.turn && b.untold {
 		b.probeDue = at
-	case level == BrownOutHold:
-		if p.place == nil && len(b.places) < b.limit { // it came before
-			p.place = new(place)
-			b.places = append(b.places, p.place)
-		}
-		if p.place != nil {
-			p.place.until = at + min(restFactor*(at-p.entered), int64(holdWait))
-		}
+	}
+	if p.era == b.entrants.era {
+		b.entrants.leave(p.sender, time.Duration(at-p.entered), at, b.now() == BrownOutHold)
 	}
 }
 
@@ -358,13 +339,14 @@ func (b *BrownOut) tick(at int64) (change BrownOutChange, changed bool) {
 		// Nobody has asked anything, or the machine slept. In both cases what is under way says nothing.
 		b.window.forget(at)
 	}
-	v := b.window.judge(at)
-	if b.now() < BrownOutHold && v.probes < enoughProbes && lasted < longWindow {
+	v := b.window.judge(at, b.now() == BrownOutOff)
+	if b.isTooEarly(&v, lasted) {
 		return change, false // until there are more
 	}
 	if v.probes > 0 {
-		b.failing.Store(2*v.failed > v.probes)
+		b.failing.Store(2*v.failed > v.senders)
 	}
+	b.window.spared = int(b.spared.Swap(0))
 	from := b.now()
 	to := b.next(&v, at)
 	if to == from {
@@ -374,16 +356,40 @@ func (b *BrownOut) tick(at int64) (change BrownOutChange, changed bool) {
 	b.enterLevel(from, to, at)
 	if to == BrownOutHold && from < to {
 		// As many as there would be if each took as long as at its best (Little's law), or half of that.
-		b.limit = max(leastUnderWay, int(float64(b.most)/v.slowness/slowFactor/2))
+		b.entrants.narrow(int(float64(b.entrants.most) / v.slowness / slowFactor / 2))
 	}
 	b.restart(at)
 	return BrownOutChange{from, to, v.slowness, v.best}, true
 }
 
+// Reset has nothing give way, as long as nothing new is known of the homeserver. What is under way doesn't count.
+func (b *BrownOut) Reset(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at := b.at(now)
+	b.enterLevel(b.now(), BrownOutNone, at)
+	b.left, b.relapse = [BrownOutLevels]int64{}, relapse{}
+	b.entrants.forget()
+	b.failing.Store(false)
+	b.window.forget(at)
+	b.restart(at)
+}
+
+// isTooEarly tells that a window has yet to hear of more senders. In hold few go, and it has to be quick.
+func (b *BrownOut) isTooEarly(v *verdict, lasted time.Duration) bool {
+	switch b.now() {
+	case BrownOutHold:
+		return false
+	case BrownOutOff:
+		return v.senders < enoughSenders && lasted < offWindow
+	}
+	return !v.isEnough() && lasted < longWindow
+}
+
 // restart begins a window. It needs the lock.
 func (b *BrownOut) restart(at int64) {
 	b.window.restart(at)
-	b.most = b.underWay
+	b.entrants.most = b.entrants.underWay
 	b.due.Store(at + int64(shortWindow)*4/5 + int64(b.jitter()*float64(shortWindow)*2/5))
 }
 
@@ -393,52 +399,58 @@ func (b *BrownOut) next(v *verdict, at int64) BrownOutLevel {
 	if short {
 		b.short = at
 	}
-	switch {
-	case v.probes == 0:
-		if b.window.refused == 0 && b.calm == 0 {
-			b.calm = at // nobody wants anything
-		}
+	switch isFew := !v.isEnough() && (b.window.refused == 0 || b.window.wanted(at) < fewWanted); {
+	case v.probes == 0 && !isFew: // nobody has told anything
 		b.slow = 0
-	case v.slowness <= calmSlowness:
+	case isFew, v.slowness <= calmSlowness:
 		if b.slow = 0; b.calm == 0 {
-			b.calm = at
+			b.calm = max(1, b.window.began)
 		}
 		if level == BrownOutHold && short && v.slowness <= easySlowness {
-			b.limit += 2
+			b.entrants.widen()
 		}
 	case v.slowness < 1:
 		if b.slow = 0; b.calm != 0 {
 			b.calm += at - b.window.began
 		}
-		b.limit = max(leastUnderWay, b.limit-1-b.limit/8)
+		b.entrants.narrow(b.entrants.limit - 1 - b.entrants.limit/8)
 	default:
 		return b.slowed(v)
 	}
-	if b.calm == 0 || level == BrownOutNone {
-		return level
+	if b.mayEnd(level, at) {
+		return level - 1
+	}
+	return level
+}
+
+// mayEnd tells whether it was calm for so long that the level before will do. It needs the lock.
+func (b *BrownOut) mayEnd(level BrownOutLevel, at int64) bool {
+	if level == BrownOutNone {
+		return false
+	}
+	if b.window.wanted(at) < stillWanted*b.relapse.wanted {
+		b.relapse.until = 0 // it isn't the load any more that it was
 	}
 	since := b.calm
 	if level == BrownOutHold {
 		since = max(since, b.short)
 	}
-	if time.Duration(at-since) >= b.patience(level, at) {
-		return level - 1
-	}
-	return level
+	isTooSoon := level-1 <= b.relapse.before && at < b.relapse.until
+	return b.calm != 0 && time.Duration(at-since) >= calmTime && !isTooSoon
 }
 
 // slowed is next after a window in which the homeserver was slow.
 func (b *BrownOut) slowed(v *verdict) BrownOutLevel {
 	level := b.now()
 	b.calm = 0
-	if v.probes < enoughProbes && level != BrownOutHold || level == BrownOutOff {
+	if level == BrownOutOff || level != BrownOutHold && !v.isEnough() {
 		return level
 	}
 	b.slow++
 	hurts := v.slowness >= hurtSlowness
 	if level == BrownOutHold {
-		least := b.limit <= leastUnderWay
-		b.limit = max(leastUnderWay, b.limit/2)
+		least := b.entrants.limit <= leastUnderWay
+		b.entrants.narrow(b.entrants.limit / 2)
 		if b.slow < 2 || !least && !hurts {
 			return level
 		}
@@ -453,28 +465,38 @@ func (b *BrownOut) slowed(v *verdict) BrownOutLevel {
 	return level + 1
 }
 
-// patience is for how long it must be calm before a level ends.
-func (b *BrownOut) patience(level BrownOutLevel, at int64) time.Duration {
-	if again := b.again[level]; again != 0 && time.Duration(at-again) < backLong {
-		return calmAgain
-	}
-	return calmTime
-}
-
 // enterLevel begins a level. It needs the lock.
 func (b *BrownOut) enterLevel(from, to BrownOutLevel, at int64) {
-	switch {
-	case to < from:
+	if to < from {
 		b.left[from] = at
-	case b.left[to] != 0 && time.Duration(at-b.left[to]) < backSoon:
-		b.again[to] = at
+	} else if left := b.left[from+1]; left != 0 && time.Duration(at-left) < soon {
+		b.relapses(from, at)
 	}
 	switch {
 	case to == BrownOutHold:
-		b.limit = leastUnderWay
+		b.entrants.limit, b.entrants.gentle = leastUnderWay, math.MaxInt
+		if from == BrownOutOff {
+			b.entrants.forget() // what hangs since then takes no place
+		}
 	case to == BrownOutOff:
-		b.probeDue, b.lastProber = at+int64(b.jitter()*float64(probeEach)), 0
+		b.probeDue = at + int64(b.jitter()*float64(probeEach))
 	}
-	b.slow, b.calm, b.short, b.places = 0, 0, at, nil
+	b.slow, b.calm, b.short = 0, 0, at
+	b.entrants.endRests(math.MaxInt64)
 	b.level.Store(uint32(to))
+}
+
+// relapses notes that a level was tried in vain. It needs the lock.
+func (b *BrownOut) relapses(level BrownOutLevel, at int64) {
+	r := &b.relapse
+	if r.at == 0 || time.Duration(at-r.at) > relapsed {
+		r.times = 0
+	}
+	r.times++
+	again := [2]time.Duration{onceAgain, oftenAgain}
+	if level == BrownOutHold {
+		again = [2]time.Duration{onceOff, oftenOff}
+	}
+	r.at, r.before, r.wanted = at, level, b.window.wanted(at)
+	r.until = at + int64(again[min(r.times, 2)-1])
 }

@@ -9,8 +9,8 @@
 //     algorithm, and under which limit it was made. left.go: what an admin sees and resets of it; snapshot.go:
 //     what is kept of it over a restart;
 //   - client.go: which addresses are one client's;
-//   - brownout.go: how far presence gives way while the homeserver is slow, [BrownOut], and slowness.go: how
-//     slow that is;
+//   - brownout.go: how far presence gives way while the homeserver is slow, [BrownOut]; slowness.go: how
+//     slow that is; entrants.go: which requests go to it then;
 //   - repeat.go: which write only repeats the last;
 //   - toplimited.go: who was over a budget most.
 //

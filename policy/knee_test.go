@@ -39,7 +39,7 @@ type load struct {
 	repeated        float64 // the part of the reads that is answered by what is a bit older
 	senders         int
 	hangs           bool // it answers nobody
-	slowSender      int  // whose requests take a second more on the way, if above 0
+	slowSenders     int  // the first so many, whose requests take a second more on the way
 	impatient       bool // clients come again when they are told to
 }
 
@@ -81,10 +81,12 @@ func newKnee(seed uint64, l load) *knee {
 	k.brown = NewBrownOut(dawn, k.random.Float64, func(c BrownOutChange) {
 		k.changes = append(k.changes, changed{k.now, c.From, c.To})
 	})
+	draw := k.random.Uint64()
+	k.brown.window.draw = draw
 	k.brown.window.hash = func(sender string) uint64 { // a seed gives the same run each time
 		hash := fnv.New64a()
-		_, _ = hash.Write([]byte(sender))
-		return hash.Sum64()
+		_, _ = fmt.Fprint(hash, draw, sender)
+		return hash.Sum64() * golden
 	}
 	k.each(k.other, func() float64 { return k.load.messages }, k.send)
 	k.each(k.random, func() float64 { return k.load.reads }, func() { k.read(1+k.random.IntN(max(1, k.load.senders)), 3) })
@@ -160,6 +162,7 @@ func (k *knee) read(who, tries int) {
 	sender := fmt.Sprint("@user", who)
 	if !k.off && k.brown.Level(k.clock()) >= BrownOutSpare && k.random.Float64() < k.load.repeated {
 		k.spared++
+		k.brown.Spare()
 		return
 	}
 	var pass Pass
@@ -184,7 +187,7 @@ func (k *knee) read(who, tries int) {
 			probe.Arrives(failed, k.clock())
 			pass.Leave(k.clock())
 		}
-		if who == k.load.slowSender {
+		if who <= k.load.slowSenders {
 			k.after(time.Second, back)
 			return
 		}

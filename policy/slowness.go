@@ -24,9 +24,13 @@ const (
 	// presence who would notice.
 	neverSlow = 20 * time.Millisecond
 
+	// unknownBest is what is taken for the shortest time where too few have asked to know it: what takes a
+	// second is slow.
+	unknownBest = 250 * time.Millisecond
+
 	// Slowness, in parts of what is slow: at most easySlowness is as at its best, calmSlowness is calm, and
 	// hurtSlowness at least is for those who wait for messages too. A failure is worse.
-	easySlowness, calmSlowness, hurtSlowness = 0.35, 0.5, 4
+	easySlowness, calmSlowness, hurtSlowness = 0.3, 0.5, 4
 
 	// baseAge is for how long a time counts that was the shortest: what an upgrade has made slower is
 	// slow until then.
@@ -34,9 +38,10 @@ const (
 	baseShares = 10
 )
 
-// baseline is the shortest time of a kind of probes within baseAge, by parts of that: of half of those in a
-// window, or twice that of one. A single one may be quick by chance, and a homeserver that is slow from
-// the beginning has no window in which half of them are quick.
+// baseline is the shortest time of a kind of probes within baseAge, by parts of that: what half of the senders
+// in a window had theirs within, or twice what a quarter had. A single one may be quick by chance, or have
+// asked for something that is quick, and a homeserver that is slow from the beginning has no window in
+// which half of them are quick.
 type baseline struct {
 	least [baseShares]time.Duration // 0: none
 	share int64                     // the number of the newest part, since the epoch
@@ -71,25 +76,31 @@ func (b *baseline) best() (best time.Duration) {
 
 // slowness returns how slow it is to take so long, in parts of what is slow.
 func (b *baseline) slowness(took time.Duration) float64 {
-	return float64(took) / float64(max(slowFactor*b.best(), neverSlow))
+	best := b.best()
+	if best == 0 {
+		best = unknownBest
+	}
+	return float64(took) / float64(max(slowFactor*best, neverSlow))
 }
 
 const (
-	// places is how many probes a window looks at, and placesEach how many of one sender: a client
-	// that has its own requests answered slowly, or not at all, decides nothing for others.
+	// places is how many probes a window looks at, and placesEach how many of one sender.
 	places, placesEach = 64, 4
 
-	// enoughProbes are needed to say that the homeserver is slow: more than two senders have, and so many
-	// that what half of them took is no chance.
-	enoughProbes = 8
+	// enoughProbes of enoughSenders are needed to say that the homeserver is slow, or what it is at its best:
+	// so many that it is no chance, and that no one or two decide it.
+	enoughProbes, enoughSenders = 8, 3
 )
 
 // window is what is known of the homeserver's slowness since it began. It has a place for each probe, by
-// its sender.
+// its sender. Of senders who share a place one is looked at, drawn anew for each window: how often somebody
+// asks is no more of a voice, so a client that has its own requests take long, or fail, decides nothing for
+// others who are more.
 type window struct {
 	hash  func(sender string) uint64
 	bases [probeKinds]baseline
 	began int64
+	draw  uint64 // by which senders come before others
 
 	turn uint64
 	back [places]cameBack
@@ -98,7 +109,10 @@ type window struct {
 	// the homeserver as it is now.
 	quick int64
 
-	entered, refused int // presence requests that were let through, and that weren't
+	entered, refused, spared int // presence requests that were let through, that weren't, and that needn't have been
+
+	// refusedOf is how many of a sender's weren't, up to placesEach, by parts of the senders.
+	refusedOf [places]uint8
 }
 
 // cameBack is a probe that has come back. The zero one is none.
@@ -106,14 +120,15 @@ type cameBack struct {
 	sender uint64
 	kind   ProbeKind
 	failed bool
+	left   int64
 	took   time.Duration
 }
 
 // underWay is a probe that hasn't come back. The zero one is none.
 type underWay struct {
-	number uint64
-	kind   ProbeKind
-	left   int64
+	number, sender uint64
+	kind           ProbeKind
+	left           int64
 }
 
 // leaves notes a probe, in one of its sender's places. An older one there stays: if that doesn't come
@@ -121,9 +136,9 @@ type underWay struct {
 func (w *window) leaves(p *Probe, sender string) {
 	w.turn++
 	p.number, p.sender = w.turn, w.hash(sender)
-	p.place = int((p.sender + w.turn%placesEach*0x9e3779b97f4a7c15) >> (64 - 6))
+	p.place = int((p.sender + w.turn%placesEach*golden) >> (64 - 6))
 	if away := &w.away[p.place]; away.number == 0 {
-		*away = underWay{p.number, p.kind, p.left}
+		*away = underWay{p.number, p.sender, p.kind, p.left}
 	}
 }
 
@@ -144,84 +159,143 @@ func (w *window) returns(p *Probe, failed bool, at int64) {
 	if !failed && w.bases[p.kind].slowness(took) < 1 {
 		w.quick = max(w.quick, p.left)
 	}
-	if known := &w.back[p.place]; known.took == 0 || known.sender != p.sender || known.failed || !failed && took < known.took {
-		*known = cameBack{p.sender, p.kind, failed, took}
+	known := &w.back[p.place]
+	if known.took == 0 || w.isBefore(p.sender, known.sender) ||
+		known.sender == p.sender && (known.failed || !failed && took < known.took) {
+		*known = cameBack{p.sender, p.kind, failed, p.left, took}
 	}
+}
+
+// golden spreads hashes.
+const golden = 0x9e3779b97f4a7c15
+
+// isBefore tells which of two senders is looked at in this window.
+func (w *window) isBefore(sender, other uint64) bool {
+	return (sender^w.draw)*golden>>32 < (other^w.draw)*golden>>32
 }
 
 // verdict is what a window says of the homeserver.
 type verdict struct {
 	probes   int
-	failed   int           // of these
-	slowness float64       // of half of them at least, or 0 if there are none
+	senders  int
+	failed   int           // of these senders, all that they sent
+	slowness float64       // for half of the senders at least, or 0 if there are none
 	best     time.Duration // of fetches, or of lookups
 }
 
-// judge returns what is known by now. A probe that is under way counts if it is slow already.
-func (w *window) judge(at int64) (v verdict) {
+// isEnough tells that a homeserver which seems slow is.
+func (v *verdict) isEnough() bool { return v.probes >= enoughProbes && v.senders >= enoughSenders }
+
+// heard is what a window has heard by a probe of a sender.
+type heard struct {
+	sender   uint64
+	slowness float64
+	failed   bool
+	rank     int // which of a sender's counts: the lowest, and of these the quickest
+}
+
+// judge returns what is known by now. With newer, what left before the last quick one doesn't count.
+func (w *window) judge(at int64, newer bool) (v verdict) {
 	w.learn(at)
-	all := make([]float64, 0, places)
-	for i, back := range w.back {
-		slowness := 0.0
-		switch {
-		case back.failed:
-			v.failed++
-			slowness = 2 * hurtSlowness
-		case back.took > 0:
-			slowness = w.bases[back.kind].slowness(back.took)
-		}
-		if away := w.away[i]; away.number != 0 && away.left > w.quick {
-			if late := w.bases[away.kind].slowness(time.Duration(at - away.left)); late >= 1 {
-				slowness = max(slowness, late)
-			}
-		}
-		if slowness > 0 {
-			all = append(all, slowness)
+	all := make([]heard, 0, 2*places)
+	for i := range w.back {
+		before := len(all)
+		if all = w.hears(all, i, at, newer); len(all) > before {
+			v.probes++
 		}
 	}
-	if v.probes = len(all); v.probes > 0 {
-		v.slowness = middle(all)
+	slices.SortFunc(all, func(a, b heard) int {
+		return cmp.Or(cmp.Compare(a.sender, b.sender), cmp.Compare(a.rank, b.rank), cmp.Compare(a.slowness, b.slowness))
+	})
+	all = slices.CompactFunc(all, func(a, b heard) bool { return a.sender == b.sender })
+	of := make([]float64, 0, 2*places)
+	for _, h := range all {
+		of = append(of, h.slowness)
+		if h.failed {
+			v.failed++
+		}
+	}
+	if v.senders = len(of); v.senders > 0 {
+		slices.Sort(of)
+		v.slowness = of[(len(of)-1)/2]
 	}
 	v.best = cmp.Or(w.bases[ProbeFetch].best(), w.bases[ProbeLookup].best())
 	return v
 }
 
+// hears adds what a place has heard. A probe that is under way counts if it is slow already, and then it is newer
+// than what its sender has heard before.
+func (w *window) hears(all []heard, place int, at int64, newer bool) []heard {
+	if back := &w.back[place]; back.took > 0 {
+		h := heard{back.sender, w.bases[back.kind].slowness(back.took), back.failed, 1}
+		if back.failed {
+			h.slowness = 2 * hurtSlowness
+		}
+		if !newer || h.slowness < 1 || back.left >= w.quick {
+			all = append(all, h)
+		}
+	}
+	if away := &w.away[place]; away.number != 0 && away.left > w.quick {
+		if late := w.bases[away.kind].slowness(time.Duration(at - away.left)); late >= 1 {
+			all = append(all, heard{away.sender, late, false, 0})
+		}
+	}
+	return all
+}
+
 // learn notes in the baselines how long the probes of the window took.
 func (w *window) learn(at int64) {
-	var took [probeKinds][]time.Duration
-	for _, back := range w.back {
-		if back.took > 0 && !back.failed {
-			took[back.kind] = append(took[back.kind], back.took)
-		}
-	}
 	for kind := range w.bases {
 		w.bases[kind].age(at)
-		if len(took[kind]) > 0 {
-			best := 2 * slices.Min(took[kind])
-			if len(took[kind]) >= enoughProbes {
-				best = min(best, middle(took[kind]))
+		all := make([]cameBack, 0, places)
+		for _, back := range w.back {
+			if back.took > 0 && !back.failed && back.kind == ProbeKind(kind) { //nolint:gosec // G115: there are two
+				all = append(all, back)
 			}
-			w.bases[kind].note(best, at)
 		}
+		probes := len(all)
+		slices.SortFunc(all, func(a, b cameBack) int { return cmp.Or(cmp.Compare(a.sender, b.sender), cmp.Compare(a.took, b.took)) })
+		all = slices.CompactFunc(all, func(a, b cameBack) bool { return a.sender == b.sender })
+		if len(all) < enoughSenders {
+			continue
+		}
+		slices.SortFunc(all, func(a, b cameBack) int { return cmp.Compare(a.took, b.took) })
+		best := 2 * all[(len(all)-1)/4].took
+		if probes >= enoughProbes {
+			best = min(best, all[(len(all)-1)/2].took)
+		}
+		w.bases[kind].note(best, at)
 	}
 }
 
-// middle returns a value that half of some are above at most. It sorts them.
-func middle[T cmp.Ordered](some []T) T {
-	slices.Sort(some)
-	return some[(len(some)-1)/2]
+// wanted returns how many presence requests a second the homeserver would have got if nothing gave way.
+func (w *window) wanted(at int64) float64 {
+	return float64(w.entered+w.refused+w.spared) / max(time.Second, time.Duration(at-w.began)).Seconds()
 }
 
-// isShort tells that more than one in so many presence requests weren't let through: those who are on their
-// own don't count.
+// refuses notes that a presence request wasn't let through.
+func (w *window) refuses(sender uint64) {
+	w.refused++
+	if of := &w.refusedOf[sender>>(64-6)]; *of < placesEach {
+		*of++
+	}
+}
+
+// isShort tells that more than one in so many presence requests weren't let through, of which a few count of
+// each sender: one who wants very much doesn't keep a level alone.
 func (w *window) isShort() bool {
 	const share = 5
-	return share*w.refused > w.entered+w.refused
+	refused := 0
+	for _, of := range w.refusedOf {
+		refused += int(of)
+	}
+	return share*refused > w.entered+refused
 }
 
 // restart begins another window, with what is under way.
 func (w *window) restart(at int64) {
-	w.began, w.back, w.entered, w.refused = at, [places]cameBack{}, 0, 0
+	w.began, w.back, w.entered, w.refused, w.spared, w.refusedOf = at, [places]cameBack{}, 0, 0, 0, [places]uint8{}
+	w.draw = (w.draw + 1) * golden
 }
 
 // forget begins another window with nothing.

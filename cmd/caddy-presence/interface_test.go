@@ -205,7 +205,7 @@ func adminPaths(t *testing.T) []string {
 }
 
 // metrics are those that an instance shows, with all values of their labels but for the
-// name of the memory. All of them are there from the start.
+// name of the memory. All of them are there from the start, if what they are about is configured.
 func metrics(t *testing.T) []string {
 	t.Helper()
 	// Not t.TempDir: a socket's path may have 108 bytes.
@@ -226,7 +226,20 @@ func metrics(t *testing.T) []string {
 	http://localhost {
 		bind unix/%s
 		metrics /metrics
-		matrix_presence
+		matrix_presence {
+			brown_out on
+			feed redis {
+				address 127.0.0.1:1
+				server_name example.com
+			}
+			cluster redis {
+				address 127.0.0.1:1
+				secret 0123456789abcdef0123456789abcdef
+			}
+			cache {
+				name interface
+			}
+		}
 		reverse_proxy 127.0.0.1:1
 	}`, dir, socket), nil)
 	if err != nil {

@@ -323,7 +323,13 @@ func inPanel(expr string) string {
 // alert never fired.
 func TestAlertsAndDashboardAskForWhatIsThere(t *testing.T) {
 	_, upstream := serveHomeserver(t)
-	s := suite.Sidecar(t)(sidecar.StartCaddyfile(t.Context(), caddyfile(upstream, "", everyOption, "")))
+	s := suite.Sidecar(t)(process.Retry(func() (*sidecar.Sidecar, error) {
+		addresses, err := process.FreeAddresses(1)
+		if err != nil {
+			return nil, err
+		}
+		return sidecar.StartCaddyfile(t.Context(), caddyfile(upstream, "", everyOption, everyGuest(addresses[0], upstream)))
+	}))
 	p := startPrometheus(t, s)
 	panels, variables, _ := dashboard(t)
 	var last []string
@@ -435,8 +441,31 @@ func wellFormed(t *testing.T, s *sidecar.Sidecar) {
 	}
 }
 
-// everyOption has everything counted that can be.
+// everyGuest is a site that has a feed and a cluster, of which there are no metrics otherwise. No Redis answers.
+func everyGuest(listen, upstream string) string {
+	return `http://` + listen + ` {
+	bind 127.0.0.1
+	matrix_presence {
+		feed redis {
+			address 127.0.0.1:1
+			server_name example.com
+		}
+		cluster redis {
+			address 127.0.0.1:1
+			secret 0123456789abcdef0123456789abcdef
+		}
+		cache {
+			name guests.example.com
+		}
+	}
+	reverse_proxy ` + upstream + `
+}
+`
+}
+
+// everyOption has everything counted that can be, but for feeds and clusters.
 const everyOption = `write_limit 60/1m burst 1
+		brown_out on
 		over_limit coalesce
 		sync_presence limit
 		homeserver synapse

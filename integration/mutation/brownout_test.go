@@ -4,6 +4,7 @@ func init() { mended["a brown-out"] = brownedOut }
 
 const (
 	brownOut = "policy/brownout.go"
+	entrants = "policy/entrants.go"
 	slowness = "policy/slowness.go"
 
 	// noBrownOut is why the world doesn't show what is wrong with a brown-out.
@@ -57,8 +58,62 @@ var brownedOut = []mutant{
 	{
 		name:   "anybody probes twice in a row",
 		effect: "a client whose requests fail keeps presence off",
-		edits:  []edit{{brownOut, "if sender == b.lastProber {", "if sender == 0 {"}},
+		edits:  []edit{{brownOut, "due += int64(probeEach) >> (2 * rank)", "due += 0"}},
 		unit:   "policy TestProbesAreOfDifferentSenders", why: noBrownOut,
+	},
+	{
+		name:   "who asks more is looked at more",
+		effect: "a few clients that flood, and have their own requests take long, turn presence off for all",
+		edits:  []edit{{slowness, "w.isBefore(p.sender, known.sender) ||", "known.sender != p.sender ||"}},
+		unit:   "policy TestWhoAsksMoreIsLookedAtNoMore", why: noBrownOut,
+	},
+	{
+		name:   "a sender counts once for each place",
+		effect: "likewise, where few others ask",
+		edits:  []edit{{slowness, "all = slices.CompactFunc(all, func(a, b heard) bool { return a.sender == b.sender })", "all = slices.Clip(all)"}},
+		unit:   "policy TestVerdictIsThatOfHalfOfTheSenders", why: noBrownOut,
+	},
+	{
+		name:   "two senders are enough",
+		effect: "likewise, where nobody else asks",
+		edits:  []edit{{slowness, "enoughProbes, enoughSenders = 8, 3", "enoughProbes, enoughSenders = 8, 2"}},
+		unit:   "policy TestVerdictIsThatOfHalfOfTheSenders", why: noBrownOut,
+	},
+	{
+		name:   "the quickest sender is the best",
+		effect: "a client that asks for what is quick makes all others look slow",
+		edits:  []edit{{slowness, "best := 2 * all[(len(all)-1)/4].took", "best := 2 * all[0].took"}},
+		unit:   "policy TestQuickSenderDecidesNothingForOthers", why: noBrownOut,
+	},
+	{
+		name:   "a few slow requests keep a level",
+		effect: "at night one client keeps presence off",
+		edits:  []edit{{brownOut, "isFew := !v.isEnough() && (b.window.refused == 0 || b.window.wanted(at) < fewWanted)", "isFew := false"}},
+		unit:   "policy TestFewRequestsKeepNoLevel", why: noBrownOut,
+	},
+	{
+		name:   "what hangs takes a place",
+		effect: "after a hang presence is back only when what hung has given up",
+		edits:  []edit{{brownOut, "b.entrants.forget() // what hangs", "_ = b.entrants // what hangs"}},
+		unit:   "policy TestWhatHangsTakesNoPlaceInHold", why: noBrownOut,
+	},
+	{
+		name:   "a level is tried again at once",
+		effect: "presence comes and goes under a load that stays the same",
+		edits:  []edit{{brownOut, " && !isTooSoon", " && (!isTooSoon || true)"}},
+		unit:   "policy TestMessagesDontWaitForPresence", why: noBrownOut,
+	},
+	{
+		name:   "a relapse outlasts its load",
+		effect: "presence is back too late after a load that has come again",
+		edits:  []edit{{brownOut, "\t\tb.relapse.until = 0 //", "\t\t_ = b //"}},
+		unit:   "policy TestMessagesDontWaitForPresence", why: noBrownOut,
+	},
+	{
+		name:   "the greedy have all places in hold",
+		effect: "two clients that have their own requests take long keep presence off for all",
+		edits:  []edit{{entrants, "had && e.limit < fewPlaces ||", "false &&"}},
+		unit:   "policy TestPlacesInHoldGoRound", why: noBrownOut,
 	},
 	{
 		name:   "the best never ages",
@@ -69,7 +124,7 @@ var brownedOut = []mutant{
 	{
 		name:   "places don't rest",
 		effect: "those that wait leave the homeserver no moment for messages",
-		edits:  []edit{{brownOut, "at + min(restFactor*(at-p.entered), int64(holdWait))", "at"}},
+		edits:  []edit{{entrants, "at + int64(min(restFactor*took, holdWait))", "at"}},
 		unit:   "policy TestHoldBoundsWhatIsUnderWay", why: noBrownOut,
 	},
 	{
@@ -89,12 +144,6 @@ var brownedOut = []mutant{
 		effect: "likewise, of people who don't",
 		edits:  []edit{{"internal/gateway/read.go", "w = onStatus(w, func(int) { leave() })", "w = onStatus(w, func(int) {})"}},
 		unit:   "internal/gateway TestPlacesAreNotTheClientsToKeep", why: noBrownOut,
-	},
-	{
-		name:   "one sender has all places in hold",
-		effect: "whoever asks all the time keeps the others out",
-		edits:  []edit{{brownOut, "if all < b.limit && !greedy {", "if all < b.limit {"}},
-		unit:   "policy TestNobodyHasAllPlaces", why: noBrownOut,
 	},
 	{
 		name:   "what isn't measured takes the turn of what is",

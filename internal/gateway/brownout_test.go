@@ -471,3 +471,28 @@ func TestOneClientDecidesNothing(t *testing.T) {
 		})
 	}
 }
+
+// Where a reload switches it off, presence is back at once, and what was known of the homeserver is forgotten.
+func TestBrownOutThatIsSwitchedOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBusyRoom(t, brownOut())
+		b.reach(policy.BrownOutOff)
+		on := b.gateway.Settings()
+		off := *on
+		off.BrownOut = false
+		b.memory.WatchFor([]*Settings{on, &off}) // as during a reload
+		if got := b.samples()["brown_out_level"]; got != 3 {
+			t.Errorf("before the old configuration ends the level is %v", got)
+		}
+		b.memory.WatchFor([]*Settings{&off})
+		if level, ok := b.samples()["brown_out_level"]; ok || b.level() != policy.BrownOutNone {
+			t.Errorf("brown_out_level is %v", level)
+		}
+		b.memory.WatchFor([]*Settings{on})
+		b.delay.Store(0)
+		b.ask()
+		if level, ok := b.samples()["brown_out_level"]; !ok || level != 0 {
+			t.Errorf("switched on again: brown_out_level is %v, %v", level, ok)
+		}
+	})
+}

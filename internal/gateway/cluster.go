@@ -379,6 +379,10 @@ func (c *member) Flushed(why cluster.Doubt) {
 // sampleClusters yields what there is about clusters.
 func (m *Store) sampleClusters(yield func(metric *Metric, value float64, labels ...string)) {
 	c := &m.clusters
+	current := c.current.Load()
+	if current == nil {
+		return
+	}
 	c.mu.Lock()
 	barriers, unannounced := c.barriers.Load(), c.unannounced.Load()
 	for _, member := range c.members {
@@ -386,16 +390,13 @@ func (m *Store) sampleClusters(yield func(metric *Metric, value float64, labels 
 		unannounced += member.node.Stats().Unannounced.Load()
 	}
 	c.mu.Unlock()
-	up, nodes, lag := 0., 0., 0.
-	if current := c.current.Load(); current != nil {
-		if nodes = float64(current.node.Nodes()); current.node.Up() {
-			up = 1
-		}
-		lag = float64(current.node.Stats().Lag.Load())
+	up := 0.
+	if current.node.Up() {
+		up = 1
 	}
 	yield(clusterUpMetric, up)
-	yield(clusterNodesMetric, nodes)
-	yield(clusterLagMetric, lag)
+	yield(clusterNodesMetric, float64(current.node.Nodes()))
+	yield(clusterLagMetric, float64(current.node.Stats().Lag.Load()))
 	yield(clusterBarriersMetric, float64(barriers))
 	yield(clusterWaitedMetric, time.Duration(c.waited.Load()).Seconds()) //nolint:gosec // G115: it was a duration
 	yield(clusterUnannouncedMetric, float64(unannounced))

@@ -215,8 +215,8 @@ func TestNodesStartWithoutTheLog(t *testing.T) {
 		write, shows := saysStatus("x")
 		p.Want(p.Put("alice-token", alice, write), 200, "{}", "")
 		p.Want(p.Get("bob-token", alice), 200, shows, "matrix_presence; fwd=miss")
-		if up := p.samples()["cluster_up"]; up != 0 {
-			t.Errorf("cluster_up is %v", up)
+		if up, ok := p.samples()["cluster_up"]; up != 0 || !ok {
+			t.Errorf("cluster_up is %v, %v", up, ok)
 		}
 		log.Fail(nil)
 		time.Sleep(3 * time.Second)
@@ -225,8 +225,10 @@ func TestNodesStartWithoutTheLog(t *testing.T) {
 		}
 		leave()
 		p.Want(p.Get("bob-token", alice), 200, shows, "")
-		if s := p.samples(); s["cluster_up"] != 0 || s["cluster_nodes"] != 0 || s["cluster_barriers_total"] == 0 {
-			t.Errorf("the samples of a node that has left are %v", s)
+		for name := range p.samples() {
+			if strings.HasPrefix(name, "cluster_") {
+				t.Errorf("a node that has left shows %s", name)
+			}
 		}
 	})
 }

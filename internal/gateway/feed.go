@@ -449,12 +449,16 @@ func (p *pace) isLate(stamp int64, now time.Time, most time.Duration) bool {
 func (m *Store) sampleFeeds(yield func(metric *Metric, value float64, labels ...string)) {
 	var states [feedStates]int
 	m.feeds.mu.Lock()
+	configured := len(m.feeds.following) > 0
 	for f := range m.feeds.following {
 		f.mu.Lock()
 		states[f.state]++
 		f.mu.Unlock()
 	}
 	m.feeds.mu.Unlock()
+	if !configured {
+		return
+	}
 	for state, name := range feedStateNames {
 		yield(feedsMetric, float64(states[state]), name)
 	}

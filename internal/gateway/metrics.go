@@ -59,6 +59,10 @@ var (
 		Name: "pending", IsGauge: true,
 		Help: "Writes that were answered 200 and wait for their user's budget, or are being delivered.",
 	}
+	pendingOldestMetric = &Metric{
+		Name: "pending_oldest_seconds", IsGauge: true,
+		Help: "How long the oldest of these writes has waited, or 0 if none waits.",
+	}
 	entriesMetric = &Metric{
 		Name: "entries", Labels: []string{"table"}, IsGauge: true,
 		Help: "Entries in a table, fresh or not: at most as many as configured, and 64 preflights.",
@@ -73,7 +77,7 @@ var (
 	}
 	feedsMetric = &Metric{
 		Name: "feeds", Labels: []string{"state"}, IsGauge: true,
-		Help: "Feeds by how far they are believed. One, if one is configured, and during some reloads two.",
+		Help: "Feeds by how far they are believed: one, and during some reloads two.",
 	}
 	feedLinesMetric = &Metric{
 		Name: "feed_lines_total", Labels: []string{"kind"},
@@ -89,11 +93,11 @@ var (
 	}
 	clusterUpMetric = &Metric{
 		Name: "cluster_up", IsGauge: true,
-		Help: "1 if the cluster's log can be reached, else 0, also without a cluster.",
+		Help: "1 if the cluster's log can be reached, else 0.",
 	}
 	clusterNodesMetric = &Metric{
 		Name: "cluster_nodes", IsGauge: true,
-		Help: "Nodes of the cluster that were there of late, with this one, or 0 without a cluster.",
+		Help: "Nodes of the cluster that were there of late, with this one.",
 	}
 	clusterLagMetric = &Metric{
 		Name: "cluster_lag_entries", IsGauge: true,
@@ -136,14 +140,16 @@ var (
 // Metrics are all of them.
 var Metrics = []*Metric{
 	requestsMetric, outcomesMetric, observedMetric, upstreamMetric, savedMetric, syncWritesMetric, lookupsMetric, learnedMetric, byRoomMetric, deliveriesMetric,
-	pendingMetric, entriesMetric, entriesMaxMetric, evictionsMetric, overflowMetric, brownOutMetric,
+	pendingMetric, pendingOldestMetric, entriesMetric, entriesMaxMetric, evictionsMetric, overflowMetric, brownOutMetric,
 	feedsMetric, feedLinesMetric, feedLossesMetric, feedPresenceMetric,
 	clusterUpMetric, clusterNodesMetric, clusterLagMetric, clusterBarriersMetric, clusterWaitedMetric, clusterUnannouncedMetric, clusterFlushesMetric,
 	snapshotsMetric, snapshotAgeMetric,
 }
 
 // Samples calls yield with each value of each metric, and the values of its labels. They are
-// from lists of words in this package: nothing in them comes from a request.
+// from lists of words in this package: nothing in them comes from a request. What there is about a feed, a
+// cluster or a brown-out is left out while none is configured, so that nobody takes the last word of one
+// that is gone for news.
 func (m *Store) Samples(yield func(metric *Metric, value float64, labels ...string)) {
 	m.sampleCounters(yield)
 	m.sampleTables(yield)
@@ -217,7 +223,10 @@ func (m *Store) sampleTables(yield func(metric *Metric, value float64, labels ..
 	entries("rejected_clients", m.rejected.Users())
 	entries("last_writes", m.repeats.Len())
 	yield(pendingMetric, float64(m.pendings.Len()))
-	yield(brownOutMetric, float64(m.brownOut.Level(m.now())))
+	yield(pendingOldestMetric, m.pendings.Oldest().Seconds())
+	if m.needs.brownOut.Load() {
+		yield(brownOutMetric, float64(m.brownOut.Level(m.now())))
+	}
 	preflights, evictedPreflights := m.preflights.usage()
 	entries("preflights", preflights)
 

@@ -23,6 +23,7 @@ type needs struct {
 	// caches and learns tell that some gateway remembers who may see whom, and learns that from syncs.
 	caches, learns atomic.Bool
 	settle         atomic.Int64 // the longest, in nanoseconds
+	brownOut       atomic.Bool  // presence gives way at some gateway
 }
 
 // WatchFor has all gateways of a store watch for what one of them needs to know: those with
@@ -31,7 +32,7 @@ type needs struct {
 // watches any more for what changes that.
 func (m *Store) WatchFor(all []*Settings) {
 	n := &m.needs
-	var syncs, activity, absorbs, limitsSyncs, caches, learns bool
+	var syncs, activity, absorbs, limitsSyncs, caches, learns, brownOut bool
 	var settle time.Duration
 	for _, set := range all {
 		syncs, activity = syncs || set.watchesSyncs(), activity || set.watchesActivity()
@@ -40,12 +41,16 @@ func (m *Store) WatchFor(all []*Settings) {
 			absorbs, limitsSyncs = absorbs || set.Absorbs, limitsSyncs || set.SyncPresence == SyncLimit
 		}
 		settle = max(settle, set.Settle)
+		brownOut = brownOut || set.BrownOut
 	}
 	began := n.syncs.Swap(syncs) != syncs && syncs
 	began = n.activity.Swap(activity) != activity && activity || began
 	n.absorbs.Store(absorbs)
 	n.limitsSyncs.Store(limitsSyncs)
 	n.settle.Store(int64(settle))
+	if n.brownOut.Swap(brownOut) && !brownOut {
+		m.brownOut.Reset(m.now()) // nobody is to find a level of then later
+	}
 	if began {
 		m.repeats.Clear()
 		m.devices.Clear()

@@ -321,6 +321,7 @@ func (g *Gateway) endRead(step policy.ReadStep, rd *reading, w http.ResponseWrit
 		}
 		writeFound(w, r, &rd.found)
 	case policy.ReadAnswerOlder:
+		g.store.brownOut.Spare()
 		writeOld(w, r, &rd.found, brownOutDetail)
 	case policy.ReadAnswerStale:
 		writeOld(w, r, &rd.found, "; detail=stale-if-error")

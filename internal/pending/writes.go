@@ -127,6 +127,22 @@ func (p *Writes) Len() int {
 	return p.n
 }
 
+// Oldest returns for how long that write has waited, or has been on its way, that did so the longest, or 0 if
+// there is none.
+func (p *Writes) Oldest() (waited time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, u := range p.users {
+		for _, w := range u.queue {
+			waited = max(waited, p.clock.Since(w.Accepted))
+		}
+		if u.sent != nil {
+			waited = max(waited, p.clock.Since(u.sent.Accepted))
+		}
+	}
+	return waited
+}
+
 // Count returns of how many writes that became.
 func (p *Writes) Count(became Result) uint64 { return p.results[became].Load() }
 

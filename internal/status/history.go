@@ -45,6 +45,7 @@ const (
 	figureP50
 	figureP99
 	figurePending
+	figureOldest
 	figureCount
 )
 
@@ -124,12 +125,17 @@ func (b between) hitRatio() float64 {
 	return (b.rate("outcomes_total", "read", "hit") + b.rate("outcomes_total", "read", "collapsed")) / b.rate("requests_total", "read")
 }
 
+// buckets returns those of the homeserver's answers to some reasons, or nil.
+func (b between) buckets(reasons ...string) []bucket {
+	if b.before == nil {
+		return nil
+	}
+	return less(b.now.Metrics.buckets(reasons...), b.before.Metrics.buckets(reasons...))
+}
+
 // quantile returns that of the homeserver's answers to some reasons, or NaN.
 func (b between) quantile(part float64, reasons ...string) float64 {
-	if b.before == nil {
-		return math.NaN()
-	}
-	return quantile(less(b.now.Metrics.buckets(reasons...), b.before.Metrics.buckets(reasons...)), part)
+	return quantile(b.buckets(reasons...), part)
 }
 
 // measure returns the figures that have curves.
@@ -145,6 +151,7 @@ func measure(b between) (values [figureCount]float32) {
 		figureP50:      b.quantile(.5, reasons...),
 		figureP99:      b.quantile(.99, reasons...),
 		figurePending:  b.now.Metrics.Value("pending"),
+		figureOldest:   b.now.Metrics.Value(oldestMetric),
 	} {
 		values[f] = float32(value)
 	}

@@ -24,6 +24,7 @@ func cache(name string, reads, hits float64) Cache {
 		m.Set(part*(reads-hits), "upstream_seconds_bucket", "fetch", le)
 	}
 	m.Set(2, "pending")
+	m.Set(3.2, "pending_oldest_seconds")
 	return Cache{Name: name, Since: epoch, Mode: "enforce", Metrics: m}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -25,7 +26,9 @@ func viewCache(late between, points []point, at time.Time, limited []Limited) Ca
 		tables = append(tables, v.outcomes("What mode enforce would have answered", "observed_total"))
 	}
 	v.shown["observed_total"] = true
-	tables = append(tables, v.upstream(), v.limits(), v.tables())
+	tables = append(tables, v.upstream())
+	tables = append(tables, v.latency()...)
+	tables = append(tables, v.limits(), v.tables())
 	tables = append(tables, v.counts("Whose an access token is", "lookups_total", true)...)
 	tables = append(tables, v.counts("The set_presence of syncs", "sync_writes_total", false)...)
 	tables = append(tables, v.counts("Writes that were answered 200 and had to wait", "deliveries_total", false, "lost")...)
@@ -91,7 +94,7 @@ func (v *cacheView) facts() []Fact {
 // keyFigures are those that have curves.
 func (v *cacheView) keyFigures() Table {
 	t := Table{Caption: "Key figures", Columns: []string{"Figure", "Now", "Average", "Total", "Last 10 minutes"}}
-	for _, name := range []string{"saved_total", "requests_total", "upstream_requests_total", secondsMetric + "_bucket", secondsMetric + "_sum", secondsMetric + "_count", "pending"} {
+	for _, name := range []string{"saved_total", "requests_total", "upstream_requests_total", secondsMetric + "_bucket", secondsMetric + "_sum", secondsMetric + "_count", "pending", oldestMetric} {
 		v.shown[name] = true
 	}
 	counter := func(f figure, head, metric, name string, labels ...string) {
@@ -118,7 +121,9 @@ func (v *cacheView) keyFigures() Table {
 		ever := quantile(of, one.part)
 		t.Rows = append(t.Rows, v.keyRow(one.f, one.name, secondsMetric, seconds, seconds(ever), unknown, math.IsNaN(ever)))
 	}
-	t.Rows = append(t.Rows, v.keyRow(figurePending, "Waiting writes", "pending", count, unknown, unknown, v.m.Value("pending") == 0))
+	isIdle := v.m.Value("pending") == 0
+	t.Rows = append(t.Rows, v.keyRow(figurePending, "Waiting writes", "pending", count, unknown, unknown, isIdle),
+		v.keyRow(figureOldest, "Oldest waiting write", oldestMetric, seconds, unknown, unknown, isIdle))
 	return t
 }
 
@@ -141,10 +146,10 @@ func (v *cacheView) average(total float64) float64 {
 	return total / v.at.Sub(v.now.Since).Seconds()
 }
 
-// outcomeOrder is that of docs/metrics.md.
+// outcomeOrder is that of docs/metrics.md. What it doesn't have comes after these.
 var outcomeOrder = []string{
-	"hit", "stale", "collapsed", "miss", "bypass", "forwarded", "absorbed", "coalesced", "stripped_unchanged", "stripped_limited",
-	"rejected", "refused", "limited", "invalid", "failed", "canceled",
+	"hit", "older", "stale", "collapsed", "miss", "bypass", "forwarded", "absorbed", "coalesced", "stripped_unchanged", "stripped_limited",
+	"rejected", "refused", "limited", "shed", "invalid", "failed", "canceled",
 }
 
 // outcomes is a table of outcomes by route.
@@ -157,7 +162,11 @@ func (v *cacheView) outcomes(caption, metric string) Table {
 		}
 	}
 	t := Table{Caption: caption, Columns: append([]string{"Outcome"}, routes...)}
-	for _, outcome := range outcomeOrder {
+	order := slices.Clone(outcomeOrder)
+	for _, route := range routes {
+		order = withOthers(order, v.m.Labels(metric, route))
+	}
+	for _, outcome := range order {
 		row := Row{Head: outcome, Quiet: true}
 		for _, route := range routes {
 			total := v.m.Value(metric, route, outcome)
@@ -169,6 +178,16 @@ func (v *cacheView) outcomes(caption, metric string) Table {
 		}
 	}
 	return t
+}
+
+// withOthers adds to a list of words those that it doesn't have.
+func withOthers(known, words []string) []string {
+	for _, word := range words {
+		if !slices.Contains(known, word) {
+			known = append(known, word)
+		}
+	}
+	return known
 }
 
 // counted is a cell of how many there are a second, and in all. Labels are names and values.
@@ -187,13 +206,8 @@ func (v *cacheView) counted(name string, labels ...string) Cell {
 // upstream is what the homeserver is asked.
 func (v *cacheView) upstream() Table {
 	t := Table{Caption: "Requests to the homeserver", Columns: []string{"Reason", "Now, total", "Median now, ever", "99 % now, ever"}}
-	reasons := []string{"fetch", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version", "retry"}
-	for _, reason := range v.m.Labels("upstream_requests_total") {
-		if !slices.Contains(reasons, reason) {
-			reasons = append(reasons, reason)
-		}
-	}
-	for _, reason := range reasons {
+	reasons := []string{"fetch", "first_read", "bypass", "write", "delivery", "preflight", "sync", "whoami", "version", "retry"}
+	for _, reason := range withOthers(reasons, v.m.Labels("upstream_requests_total")) {
 		total := v.m.Value("upstream_requests_total", reason)
 		if total == 0 && reason != "fetch" && reason != "whoami" && reason != "write" {
 			continue
@@ -208,6 +222,41 @@ func (v *cacheView) upstream() Table {
 		t.Rows = append(t.Rows, row)
 	}
 	return t
+}
+
+// latency is the histogram of how long the homeserver takes, if anything was measured.
+func (v *cacheView) latency() []Table {
+	reasons := v.m.Labels(secondsMetric + "_bucket")
+	ever, late := v.m.buckets(reasons...), v.buckets(reasons...)
+	if len(ever) == 0 {
+		return nil
+	}
+	t := Table{Caption: "Until the homeserver began to answer", Columns: []string{"Time", "Now", "Ever"}}
+	for i, b := range ever {
+		head, le := "≤ "+seconds(b.le), strconv.FormatFloat(b.le, 'g', -1, 64)
+		if math.IsInf(b.le, 1) {
+			head, le = "more", "+Inf"
+		}
+		of := func(all []bucket, write func(float64) string) Cell {
+			cell := Cell{IsCurve: true, IsBar: true, Sub: unknown, Metric: series(secondsMetric+"_bucket", "le", le)}
+			if all == nil {
+				return cell
+			}
+			n := all[i].count
+			if i > 0 {
+				n -= all[i-1].count
+			}
+			cell.Sub = write(n)
+			if n > 0 {
+				cell.Path = bar(n / all[len(all)-1].count)
+			}
+			return cell
+		}
+		now := of(late, func(n float64) string { return rate(n / v.took.Seconds()) })
+		total := of(ever, count)
+		t.Rows = append(t.Rows, Row{Head: head, Cells: []Cell{now, total}, Quiet: total.Path == ""})
+	}
+	return []Table{t}
 }
 
 // limits is who is over a limit.

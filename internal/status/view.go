@@ -12,6 +12,9 @@ const Prefix = "caddy_matrix_presence_"
 // secondsMetric is the histogram of the homeserver's answers.
 const secondsMetric = "upstream_seconds"
 
+// oldestMetric is the age of the oldest waiting write.
+const oldestMetric = "pending_oldest_seconds"
+
 // View is a document as tables of texts.
 type View struct {
 	Version string

@@ -18,7 +18,7 @@ func shown() (*View, Cache) {
 }
 
 // metricName finds the names of metrics in an expression.
-var metricName = regexp.MustCompile(`\b[a-z_]+(_total|_level|_max|_seconds)\b|\bentries\b|\bpending\b|\bfeeds\b`)
+var metricName = regexp.MustCompile(`\b[a-z_]+(_total|_level|_max|_seconds|_bucket)\b|\bentries\b|\bpending\b|\bfeeds\b`)
 
 // Each number names its metric, and one that there is. And each metric has a place.
 func TestEachNumberNamesItsMetric(t *testing.T) {
