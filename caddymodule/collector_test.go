@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/cluster"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/status"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
@@ -119,8 +120,11 @@ func TestMetricsGoWithWhatTheyAreAbout(t *testing.T) {
 	want("with everything", everything)
 	p.reload(&Handler{BrownOut: "on"})
 	want("with a brown-out", map[string]int{"brown_out": 1})
-	page := provisionPage(t, new(StatusPage))
-	shows := func() string { return bodyOf(page.visit(t, "GET", "/", "127.0.0.1", "Accept", "text/plain")) }
+	shows := func() string {
+		var h status.History
+		h.Add(takeStatus(time.Now()))
+		return h.View(nil).Text()
+	}
 	if text := shows(); !strings.Contains(text, "Brown-out: none") || strings.Contains(text, "Feed:") || strings.Contains(text, "cluster") {
 		t.Errorf("the page with a brown-out:\n%s", text)
 	}

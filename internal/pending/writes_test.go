@@ -344,3 +344,29 @@ func TestWritesApartTakeNothingOver(t *testing.T) {
 		})
 	}
 }
+
+// How long the oldest has waited is that of its own 200: one that takes its place begins anew.
+func TestOldestIsTheOneThatWaitsLongest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		s := k.NewSource(rules)
+		if got := k.Oldest(); got != 0 {
+			t.Errorf("nothing waits, for %v", got)
+		}
+		k.write(s, 1, message(1))
+		time.Sleep(300 * time.Millisecond)
+		k.write(s, 2, message(2))
+		time.Sleep(300 * time.Millisecond)
+		if got := k.Oldest(); got != 600*time.Millisecond {
+			t.Errorf("the oldest has waited for %v", got)
+		}
+		k.write(s, 1, message(3))
+		if got := k.Oldest(); got != 300*time.Millisecond {
+			t.Errorf("when it is replaced, the oldest has waited for %v", got)
+		}
+		time.Sleep(time.Minute)
+		if got := k.Oldest(); got != 0 {
+			t.Errorf("at the end nothing waits, for %v", got)
+		}
+	})
+}

@@ -82,6 +82,15 @@ func (v *cacheView) facts() []Fact {
 		}
 		facts = append(facts, Fact{"Feed", Cell{Text: state, Metric: series("feeds", "state", state)}.bad(state == "connecting")})
 	}
+	if v.m.Has("cluster_up") {
+		isUp := v.m.Value("cluster_up") > 0
+		text := "its log can't be reached"
+		if isUp {
+			text = "up, nodes: " + count(v.m.Value("cluster_nodes"))
+		}
+		v.shown["cluster_up"] = true
+		facts = append(facts, Fact{"Cluster", Cell{Text: text, Metric: "cluster_up"}.bad(!isUp)})
+	}
 	if v.m.Has("brown_out_level") {
 		level := v.m.Value("brown_out_level")
 		words := []string{"none", "1 of 3: spare", "2 of 3: hold", "3 of 3: off"}

@@ -116,3 +116,60 @@ func TestLayoutIsWhatHasNoCell(t *testing.T) {
 		}
 	}
 }
+
+// Each answer that there is has a row, in the order of the documentation, also those of a brown-out and those
+// that nobody thought of when this was written.
+func TestEachOutcomeIsShown(t *testing.T) {
+	var h History
+	h.Add(at(0, cache("a", 4, 1).with(1, "outcomes_total", "read", "older").with(2, "outcomes_total", "read", "shed").
+		with(3, "outcomes_total", "write", "a_new_one")))
+	var heads []string
+	v := h.View(nil)
+	for _, r := range v.table("Answers").Rows {
+		heads = append(heads, r.Head)
+	}
+	if want := []string{"hit", "older", "miss", "limited", "shed", "failed", "a_new_one"}; !slices.Equal(heads, want) {
+		t.Errorf("%q, want %q", heads, want)
+	}
+}
+
+// A cluster whose log can't be reached has no number that counts, and is the first that should be seen.
+func TestClusterThatIsDownIsShown(t *testing.T) {
+	for up, want := range []string{"⚠ its log can't be reached", "up, nodes: 3"} {
+		var h History
+		h.Add(at(0, cache("a", 1, 1).with(float64(up), "cluster_up").with(3, "cluster_nodes")))
+		found := false
+		for _, f := range h.View(nil).Caches[0].Facts {
+			found = found || f.Label == "Cluster" && f.Cell.Text == want && f.Cell.IsBad == (up == 0)
+		}
+		if !found {
+			t.Errorf("no %q", want)
+		}
+	}
+}
+
+// The histogram says how many took so long and no less, now and ever.
+func TestLatencyIsShownAsAHistogram(t *testing.T) {
+	with := func(counts ...float64) Cache {
+		c := cache("a", 0, 0)
+		for i, le := range []string{"0.001", "0.01", "+Inf"} {
+			c.Metrics.Set(counts[i], "upstream_seconds_bucket", "fetch", le)
+			c.Metrics.Set(1, "upstream_seconds_bucket", "whoami", le) // of all reasons
+		}
+		return c
+	}
+	var h History
+	h.Add(at(0, with(10, 20, 20)))
+	h.Add(at(10*time.Second, with(10, 30, 40)))
+	var got [][3]string
+	for _, r := range h.View(nil).table("Until the homeserver began to answer").Rows {
+		got = append(got, [3]string{r.Head, r.Cells[0].Sub, r.Cells[1].Sub})
+	}
+	want := [][3]string{{"≤ 1.00 ms", "0/s", "11"}, {"≤ 10.0 ms", "1.00/s", "20"}, {"more", "1.00/s", "10"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if rows := new(History).View(nil).Caches; len(rows) != 0 {
+		t.Errorf("%v", rows)
+	}
+}
