@@ -154,7 +154,7 @@ var brownedOut = []mutant{
 	{
 		name:   "a turn without a question is over",
 		effect: "likewise, by clients whom the site or their own limit keeps off",
-		edits:  []edit{{brownOut, "case level == BrownOutOff && p.turn == b.turn && b.untold:", "case false:"}},
+		edits:  []edit{{brownOut, "if b.now() == BrownOutOff && p.turn == b.turn && b.untold {", "if false {"}},
 		unit:   "policy TestWhatTellsNothingDoesntKeepPresenceOff", why: noBrownOut,
 	},
 	{
