@@ -444,8 +444,10 @@ func TestOneClientDecidesNothing(t *testing.T) {
 				o := brownOut()
 				o.Mode, o.LearnOff = mode, true
 				b := newBusyRoom(t, o)
-				for n := range 12 {
+				for n := range 12 { // before anybody is asked behind a client's back
 					b.hs.Tokens[fmt.Sprint("device-", n)] = bob
+				}
+				for n := range 12 {
 					b.Get(fmt.Sprint("device-", n), alice)
 				}
 				answers := b.hs.Intercept
