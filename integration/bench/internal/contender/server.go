@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"text/template"
+	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/accounting"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/process"
@@ -60,6 +61,9 @@ type Server struct {
 	pid         int
 	dir, memory string // removed by Stop
 }
+
+// joins is for how long a node that has just joined a cluster keeps nothing, and some more.
+const joins = 2 * time.Second
 
 // Find looks for all that the contender needs, and builds what is ours.
 func (s Spec) Find(ctx context.Context, out io.Writer) error {
@@ -133,7 +137,14 @@ func (s *Server) run(ctx context.Context, spec Spec, path, upstream, redis strin
 	// Not a presence path: nothing is to be in a cache yet.
 	protocol.Register()
 	defer protocol.Close()
-	return s.process.Ready(ctx, s.Protocol.URL(s.Address)+"/_matrix/client/versions")
+	if err := s.process.Ready(ctx, s.Protocol.URL(s.Address)+"/_matrix/client/versions"); err != nil || s.redis == nil {
+		return err
+	}
+	select {
+	case <-time.After(joins):
+	case <-ctx.Done():
+	}
+	return ctx.Err()
 }
 
 // runRedis starts the contender's Redis, whose use is nobody's.

@@ -236,9 +236,6 @@ func (e *Experiment) server(ctx context.Context, c Contender) (*running, error) 
 		if err != nil {
 			return nil, err
 		}
-		if spec(c.Server).Redis {
-			time.Sleep(2 * time.Second) // a node that has just joined keeps nothing yet
-		}
 		r = &running{server, make(map[traffic.Workload]bool)}
 		e.running[c.Server] = r
 	}
