@@ -187,7 +187,7 @@ func readPlanLists(l *forecast.Load, cmd *cobra.Command, flags caddycmd.Flags) e
 			l.Rooms = append(l.Rooms, forecast.RoomKind{PerUser: perUser, Size: members})
 		}
 	} else if !cmd.Flags().Changed("load") && l.Users > 0 {
-		l.Rooms = fitRooms(l.Rooms, l.Users)
+		fitRooms(l)
 	}
 	bridges, _ := cmd.Flags().GetStringArray("bridge")
 	for _, text := range bridges {
@@ -206,15 +206,14 @@ func readPlanLists(l *forecast.Load, cmd *cobra.Command, flags caddycmd.Flags) e
 	return nil
 }
 
-// fitRooms makes rooms that were not described no larger than the server.
-func fitRooms(rooms []forecast.RoomKind, users int) []forecast.RoomKind {
-	for i := range rooms {
-		rooms[i].Size = max(2, min(rooms[i].Size, users))
+// fitRooms makes rooms that were not described no larger than the server. Who is alone on one opens none.
+func fitRooms(l *forecast.Load) {
+	for i := range l.Rooms {
+		l.Rooms[i].Size = max(2, min(l.Rooms[i].Size, l.Users))
 	}
-	if users < 2 {
-		return nil
+	if l.Users < 2 {
+		l.Rooms, l.Opens = nil, 0
 	}
-	return rooms
 }
 
 // planSettings are those of a profile or of a configuration, with what flags change in them.

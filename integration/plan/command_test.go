@@ -64,6 +64,15 @@ func TestThePlanIsATableOrJSON(t *testing.T) {
 	}
 }
 
+// The smallest server has one user, who has nobody to look at.
+func TestThePlanIsOfAServerOfAnySize(t *testing.T) {
+	for _, users := range []string{"1", "2", "30"} {
+		if out, problem, code := run(t, "--users", users, "--online", "1"); code != 0 || !strings.Contains(out, "presence requests/s") {
+			t.Errorf("%s users: exit code %d\n%s%s", users, code, out, problem)
+		}
+	}
+}
+
 // The options that apply are those of the configuration.
 func TestThePlanIsOfAConfiguration(t *testing.T) {
 	config := write(t, "Caddyfile", "http://:8009 {\n\tmatrix_presence {\n\t\tcache {\n\t\t\tttl 5m\n\t\t\tstates 77\n\t\t}\n\t\tpreflight local\n\t}\n\treverse_proxy localhost:8008\n}\n")

@@ -35,6 +35,8 @@ const (
 const (
 	// maxLine is the size in bytes of the longest line that is read. Longer ones are bad.
 	maxLine = 1 << 20
+	// maxCombined is that of one in format combined.
+	maxCombined = 64 << 10
 	// maxLasts is for how long a request may be under way. A log has them in the order in which they end.
 	maxLasts = 2 * time.Minute
 )
@@ -123,6 +125,9 @@ func (l *logReader) readCaddy(text string) (e entry, ok bool) {
 }
 
 func (l *logReader) readCombined(text string) (e entry, ok bool) {
+	if len(text) > maxCombined {
+		return e, false
+	}
 	m := combined.FindStringSubmatch(text)
 	if m == nil {
 		return e, false

@@ -238,7 +238,7 @@ func (r Result) foreseen() (wrong []string) {
 // foreseenCPU says what of a prediction of CPU time was wrong.
 func (r Result) foreseenCPU() (wrong []string) {
 	if cpu := r.PredictedCPU; cpu != nil {
-		if was := r.PresenceCPU(); was < cpu.Low*(1-cpuShare)-ticks || was > cpu.High*(1+cpuShare)+ticks {
+		if was := r.PresenceCPU(); was > 0 && (was < cpu.Low*(1-cpuShare)-ticks || was > cpu.High*(1+cpuShare)+ticks) {
 			wrong = append(wrong, fmt.Sprintf("%.2f to %.2f s of CPU time were predicted, it took %.2f", cpu.Low, cpu.High, was))
 		}
 	}
