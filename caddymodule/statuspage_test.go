@@ -109,7 +109,7 @@ func TestStatusPageIsForThoseWhoAreAllowed(t *testing.T) {
 		"link-local, with a zone":       {[]string{"fe80::/10"}, "fe80::1%eth0", nil, ""},
 		"public":                        {nil, "203.0.113.7", nil, "allow private_ranges 203.0.113.7"},
 		"public, IPv6":                  {nil, "2001:db8::7", nil, "allow private_ranges 2001:db8::7"},
-		"not known":                     {nil, "@", nil, "an unknown address"},
+		"not known":                     {nil, "@", nil, "trusted_proxies_unix"},
 		"a proxy that nobody trusts":    {nil, "127.0.0.1", forwarded, "trusted_proxies static 127.0.0.1"},
 		"another":                       {nil, "127.0.0.1", []string{"Via", "1.1 varnish"}, "trusted_proxies static 127.0.0.1"},
 		"one with a field of its own":   {nil, "127.0.0.1", []string{"X-Real-IP", "203.0.113.7"}, "trusted_proxies static 127.0.0.1"},
@@ -145,16 +145,38 @@ func TestStatusPageIsForThoseWhoAreAllowed(t *testing.T) {
 	}
 }
 
-func TestStatusPageThatIsForwardedByATrustedProxyIsShown(t *testing.T) {
-	page := provisionPage(t, new(StatusPage))
-	r := httptest.NewRequest("GET", "/", nil)
-	r.Header.Set("X-Forwarded-For", "192.168.0.9")
-	recorder := httptest.NewRecorder()
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), recorder, new(caddyhttp.Server))
-	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, "192.168.0.9")
-	caddyhttp.SetVar(r.Context(), caddyhttp.TrustedProxyVarKey, true)
-	if err := page.ServeHTTP(recorder, r, nil); err != nil || recorder.Code != 200 {
-		t.Errorf("%d, %v", recorder.Code, err)
+// Caddy believes the first address that a proxy passes on, unless it is told to be strict: a client may have sent that. And
+// if a proxy names nobody, it believes that the proxy itself asks.
+func TestStatusPageThatIsForwardedByATrustedProxy(t *testing.T) {
+	for name, test := range map[string]struct {
+		allow  []string
+		client string // as Caddy has it
+		fields []string
+		want   int
+	}{
+		"for somebody":                    {nil, "192.168.0.9", []string{"X-Forwarded-For", "192.168.0.9"}, 200},
+		"through two":                     {nil, "192.168.0.9", []string{"X-Forwarded-For", "192.168.0.9, 10.0.0.1:4711", "Via", "1.1 x"}, 200},
+		"for who calls themselves local":  {nil, "127.0.0.1", []string{"X-Forwarded-For", "127.0.0.1, 203.0.113.7"}, 403},
+		"likewise, in two fields":         {nil, "127.0.0.1", []string{"X-Forwarded-For", "127.0.0.1", "X-Forwarded-For", "203.0.113.7"}, 403},
+		"for who says nonsense":           {nil, "127.0.0.1", []string{"X-Forwarded-For", "127.0.0.1, unknown"}, 403},
+		"for whom it names otherwise":     {nil, "127.0.0.1", []string{"X-Real-IP", "203.0.113.7"}, 403},
+		"for who is allowed":              {[]string{"203.0.113.0/24"}, "203.0.113.7", []string{"X-Forwarded-For", "203.0.113.7, 198.51.100.1"}, 200},
+		"for the proxy's own, by nothing": {nil, "127.0.0.1", nil, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			page := provisionPage(t, &StatusPage{Allow: test.allow})
+			r := httptest.NewRequest("GET", "/", nil)
+			for i := 0; i+1 < len(test.fields); i += 2 {
+				r.Header.Add(test.fields[i], test.fields[i+1])
+			}
+			recorder := httptest.NewRecorder()
+			r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), recorder, new(caddyhttp.Server))
+			caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, test.client)
+			caddyhttp.SetVar(r.Context(), caddyhttp.TrustedProxyVarKey, true)
+			if err := page.ServeHTTP(recorder, r, nil); err != nil || recorder.Code != test.want {
+				t.Errorf("%d, %v", recorder.Code, err)
+			}
+		})
 	}
 }
 

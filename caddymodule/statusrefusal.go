@@ -27,26 +27,60 @@ func (s *StatusPage) refuses(r *http.Request) *statusRefusal {
 		}
 	}
 	client = client.Unmap().WithZone("")
-	if err != nil || !s.allows(client) {
-		name := address
-		if err != nil {
-			name = "an unknown address"
-		}
+	switch {
+	case err != nil:
 		return &statusRefusal{
-			client: name,
-			why:    fmt.Sprintf("The status page is not for %s: it answers %s.", name, s.allowed()),
-			how:    fmt.Sprintf("presence_status {\n\tallow private_ranges %s\n}", name),
+			client: "an unknown address",
+			why:    "The status page is not for an unknown address, as that of a proxy behind a socket which doesn't say for whom it asks.",
+			how:    "{\n\tservers {\n\t\ttrusted_proxies_unix\n\t}\n}",
 		}
+	case !s.allows(client):
+		return &statusRefusal{
+			client: address,
+			why:    fmt.Sprintf("The status page is not for %s: it answers %s.", address, s.allowed()),
+			how:    fmt.Sprintf("presence_status {\n\tallow private_ranges %s\n}", address),
+		}
+	case len(s.Allow) > 0 || !isForwarded(r.Header):
+		return nil
 	}
-	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
-	if len(s.Allow) == 0 && !trusted && isForwarded(r.Header) {
+	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); !trusted {
 		return &statusRefusal{
 			client: "clients of an unknown proxy",
 			why:    fmt.Sprintf("The request came through a proxy at %s that the server doesn't trust, so it isn't known who asks.", client),
 			how:    fmt.Sprintf("{\n\tservers {\n\t\ttrusted_proxies static %s\n\t}\n}", client),
 		}
 	}
+	if !s.allowsNamed(r) {
+		return &statusRefusal{
+			client: "some clients of a proxy",
+			why:    "The request came through a proxy that doesn't say for whom, or that passes on what clients say of themselves, so it isn't known who asks.",
+			how:    "{\n\tservers {\n\t\tclient_ip_headers X-Forwarded-For X-Real-IP\n\t\ttrusted_proxies_strict\n\t}\n}",
+		}
+	}
 	return nil
+}
+
+// allowsNamed reports whether trusted proxies name somebody, and nobody who isn't allowed. Of several the client may have
+// named all but the last.
+func (s *StatusPage) allowsNamed(r *http.Request) bool {
+	names := caddyServer{}.ClientIPHeaders(r)
+	if len(names) == 0 {
+		names = []string{"X-Forwarded-For"}
+	}
+	var named []string
+	for _, name := range names {
+		for _, list := range r.Header.Values(name) {
+			named = append(named, strings.Split(list, ",")...)
+		}
+	}
+	return len(named) > 0 && !slices.ContainsFunc(named, func(text string) bool {
+		text = strings.TrimSpace(text)
+		address, err := netip.ParseAddr(text)
+		if withPort, notPort := netip.ParseAddrPort(text); notPort == nil {
+			address, err = withPort.Addr(), nil
+		}
+		return err != nil || !s.allows(address.Unmap().WithZone(""))
+	})
 }
 
 func (s *StatusPage) allows(client netip.Addr) bool {

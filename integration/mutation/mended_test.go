@@ -105,6 +105,13 @@ var mended = map[string][]mutant{
 			why:    "the world doesn't look at the page",
 		},
 		{
+			name:   "whom a trusted proxy passes on is believed",
+			effect: "the page is shown to whoever says that they are at the proxy's machine",
+			edits:  []edit{{"caddymodule/statusrefusal.go", "if !s.allowsNamed(r) {", "if false {"}},
+			unit:   "caddymodule TestStatusPageThatIsForwardedByATrustedProxy",
+			why:    "the world doesn't look at the page",
+		},
+		{
 			name:   "a revocation of a token ends all lookups",
 			effect: "a made-up logout has everybody looked up again",
 			edits: []edit{{"internal/identity/revoke.go", "if under := shard.inquiries[key]; under != nil {\n\t\tunder.revoked = t.tokenRevocations.Add(1)\n\t}",

@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/redisserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/scripted"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
@@ -282,4 +286,64 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 		})
 	}
 	suite.Eventually(t, "goroutines are back where they were", func() bool { return s.vitals().Goroutines <= goroutines+spareGoroutines })
+}
+
+// reconfigured are configurations of which each adds, takes away or changes what goes on behind requests: a cluster, its
+// secret, a feed, what is learned, what gives way, the page, repeats that are absorbed.
+func reconfigured(hs *scripted.Homeserver, redis string) (configs []string) {
+	const cache = "write_limit off\nread_limit off\nidentity {\nttl 1h\n}\ncache {\nname hs\nttl 1h\nsettle 0\n}\n"
+	cluster := func(secret, more string) string {
+		return fmt.Sprintf("cluster redis {\naddress %s\nkey_prefix %s:\nsecret %s\n%s\n}\n", redis, secret, strings.Repeat(secret, 32), more)
+	}
+	feed := fmt.Sprintf("homeserver synapse\nfeed redis {\naddress %s\nserver_name example.com\nlive_ttl 2h\n}\n", redis)
+	for _, options := range []string{
+		"", "learn on\nhomeserver synapse\n", cluster("a", "timeout 500ms"), cluster("a", "timeout 500ms") + "repeat_writes absorb\n",
+		cluster("a", "timeout 600ms") + "learn on\nhomeserver synapse\n", feed, cluster("b", "timeout 500ms\noutage fresh") + feed,
+		"brown_out on\n", "repeat_writes absorb\nsync_presence limit\nhomeserver synapse\n", "mode observe\n" + cluster("a", "timeout 500ms"),
+	} {
+		configs = append(configs, caddyfile(hs, cache+options))
+	}
+	for i, config := range configs {
+		if i%3 == 1 {
+			configs[i] = strings.Replace(config, "\tmatrix_presence {", "\tpresence_status /presence_status*\n\tmatrix_presence {", 1)
+		}
+	}
+	return configs
+}
+
+// Whatever is turned on, off or into something else while requests are under way, and whatever fails to be: no
+// acknowledged write is lost, no read is older than one, every accepted request is answered, and nothing goes on that
+// has ended.
+func TestReloadsOfWhatGoesOnBehindRequests(t *testing.T) {
+	redis := redisserver.Start(t, redisserver.Redis)
+	hs := newHomeserver(t, scripted.Options{Hidden: hides})
+	configs := reconfigured(hs, redis.Address)
+	s := startServer(t, hs, configs[0])
+	c := gather(t, s, 24)
+	c.busy(300)
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 2 * scale.busy {
+		if err := s.Reload(t.Context(), configs[random.IntN(len(configs))]); err != nil {
+			t.Fatal(err)
+		}
+		if random.IntN(3) == 0 {
+			failing := strings.Replace(configs[2+random.IntN(3)], "\treverse_proxy ", "\treverse_proxy nonsense://", 1)
+			if s.Reload(t.Context(), strings.Replace(failing, "timeout 500ms", "timeout 700ms", 1)) == nil {
+				t.Error("a configuration with nonsense was taken")
+			}
+		}
+		c.busy(100)
+	}
+	c.disperse()
+	requests, unaccepted := c.account()
+	if err := s.Reload(t.Context(), configs[0]); err != nil {
+		t.Fatal(err)
+	}
+	ours := regexp.MustCompile(`caddy-matrix-presence/(internal|redis|caddymodule)\S*|go-redis\S*`)
+	suite.Eventually(t, "nothing goes on any more", func() bool {
+		stacks, err := s.AskAdmin(t.Context(), http.MethodGet, "/debug/pprof/goroutine?debug=1", "")
+		return err == nil && !ours.Match(stacks)
+	})
+	figure(t, "%d reloads of what goes on behind requests, under 24 clients: %d requests, %d writes acknowledged and none lost; %d were not accepted, and did nothing",
+		2*scale.busy, requests, c.writes(), unaccepted)
 }
