@@ -81,6 +81,12 @@ var clustered = []mutant{
 		unit:   "integration/history TestWritesThatWaitComeInTheirOrder", why: noCluster,
 	},
 	{
+		name:   "what waits is told as often as it is said",
+		effect: "one user fills the log, and has all nodes drop everything",
+		edits:  []edit{{"internal/cluster/outbox.go", "if !slices.Contains(o.entries[max(0, len(o.entries)-maxAlike):], e) {", "if e.Kind != 0 {"}},
+		unit:   "internal/cluster TestWhatIsSaidAgainAndAgainIsToldOnce", why: noCluster,
+	},
+	{
 		name:   "tokens that are made up are told",
 		effect: "whoever has no account fills the log",
 		edits:  []edit{{"internal/gateway/revoke.go", "if m.identities.WasKnown(c) {", "if m.identities.WasKnown(c) || true {"}},

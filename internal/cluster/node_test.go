@@ -440,3 +440,25 @@ func TestPullThatPanicsBlocksNobody(t *testing.T) {
 		}
 	})
 }
+
+// One user who sent messages all the time filled the log, also by those that the homeserver refuses; and while it was away,
+// the outbox, for which all nodes dropped everything.
+func TestWhatIsSaidAgainAndAgainIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		resume := log.Pause()
+		for range 20_000 {
+			a.Tell(cluster.Active, alice)
+			a.Tell(cluster.Ends, alice)
+		}
+		a.Tell(cluster.UserEnded, alice)
+		resume()
+		time.Sleep(time.Second)
+		b.pass(t)
+		told := b.take()
+		if n := strings.Count(told, "active"); n < 1 || n > 2 || strings.Contains(told, "flush") || !strings.HasSuffix(told, "user @alice:hs") {
+			t.Errorf("told %d times: %.300q", n, told)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,6 +18,9 @@ type outbox struct {
 const (
 	// maxOutbox is how many entries wait while the log can't be reached, some 150 bytes each.
 	maxOutbox = 10_000
+	// maxAlike is among how many of the last entries none is twice. Whoever sends messages all the time has
+	// the same told again and again: that mustn't fill the log, nor have all drop everything once it is back.
+	maxAlike = 8
 	// maxTold is how many are told in one step.
 	maxTold = 500
 	// retry is after what time they are tried again.
@@ -29,10 +33,12 @@ func (n *Node) Tell(kind Kind, subject string) { n.tell(n.entry(kind, 0, subject
 func (n *Node) tell(e Entry) {
 	o := &n.outbox
 	o.mu.Lock()
-	if len(o.entries) >= maxOutbox {
-		o.entries, o.full = nil, true
+	if !slices.Contains(o.entries[max(0, len(o.entries)-maxAlike):], e) { // what waits says it as well
+		if len(o.entries) >= maxOutbox {
+			o.entries, o.full = nil, true
+		}
+		o.entries = append(o.entries, e)
 	}
-	o.entries = append(o.entries, e)
 	o.mu.Unlock()
 	select {
 	case o.wake <- struct{}{}:
