@@ -87,6 +87,12 @@ var clustered = []mutant{
 		unit:   "internal/cluster TestWhatIsSaidAgainAndAgainIsToldOnce", why: noCluster,
 	},
 	{
+		name:   "a budget doesn't know under which limit it was used",
+		effect: "after a reload that raises a limit users wait for longer than before",
+		edits:  []edit{{"redis/scripts/append.lua", "if was ~= interval or had ~= burst then", "if false then"}},
+		unit:   "redis TestRaisedLimitTakesEffectAtOnce", why: noCluster,
+	},
+	{
 		name:   "tokens that are made up are told",
 		effect: "whoever has no account fills the log",
 		edits:  []edit{{"internal/gateway/revoke.go", "if m.identities.WasKnown(c) {", "if m.identities.WasKnown(c) || true {"}},

@@ -528,10 +528,6 @@ func TestAnotherLimitOfReadsTakesEffectAtOnceInACluster(t *testing.T) {
 		p.Want(p.Get("bob-token", alice), 200, "", "")
 		p.WantError(p.Get("bob-token", alice), 429, "M_LIMIT_EXCEEDED")
 		p.reload(&options{ReadLimit: ample})
-		if resp := p.Get("bob-token", alice); resp.StatusCode != 200 && resp.Header.Get("Retry-After") != "1" { // it was used up
-			t.Errorf("status %d, Retry-After %q", resp.StatusCode, resp.Header.Get("Retry-After"))
-		}
-		time.Sleep(time.Second)
 		p.Want(p.Get("bob-token", alice), 200, "", "")
 		for range 20 {
 			p.Want(p.Get("alice-token", alice), 200, "", "")

@@ -19,16 +19,22 @@ type SharedLog struct {
 	first   uint64 // the number of the first entry that is kept
 	entries []cluster.Entry
 	nodes   map[string]bool
-	budgets map[string]time.Time // by when they are full again
-	turns   map[string][]turn    // of a user's writes that wait, in their order
+	budgets map[string]sharedBudget
+	turns   map[string][]turn // of a user's writes that wait, in their order
 	fails   error
 	paused  chan struct{} // closed when it ends, or nil
 	calls   int
 }
 
+// sharedBudget is by when a budget is full again, if one event is refilled in each interval.
+type sharedBudget struct {
+	full     time.Time
+	interval time.Duration
+}
+
 // NewSharedLog returns an empty one.
 func NewSharedLog() *SharedLog {
-	return &SharedLog{first: 1, nodes: make(map[string]bool), budgets: make(map[string]time.Time), turns: make(map[string][]turn)}
+	return &SharedLog{first: 1, nodes: make(map[string]bool), budgets: make(map[string]sharedBudget), turns: make(map[string][]turn)}
 }
 
 // Client returns a node's way to the log.
@@ -201,23 +207,21 @@ func (c logClient) Take(ctx context.Context, charge cluster.Charge, entries ...c
 		return cluster.Grant{}, nil
 	}
 	key, now := string(rune(charge.Budget))+charge.UserID, time.Now()
-	full := c.l.budgets[key]
-	if full.Before(now) {
-		full = now
+	known, was := c.l.budgets[key]
+	if used := known.full.Sub(now); !was || used <= 0 {
+		known.full = now
+	} else if known.interval != charge.Interval { // by another limit
+		known.full = now.Add(time.Duration(min(used/known.interval, time.Duration(charge.Burst))) * charge.Interval)
 	}
-	if full.Sub(now) > time.Duration(charge.Burst+64)*charge.Interval { // as scripts/append.lua, by another limit
-		full = now.Add(time.Duration(charge.Burst) * charge.Interval)
-		c.l.budgets[key] = full
-	}
-	left := int64((time.Duration(charge.Burst)*charge.Interval - full.Sub(now)) / charge.Interval)
+	left := int64((time.Duration(charge.Burst)*charge.Interval - known.full.Sub(now)) / charge.Interval)
 	events := min(left, charge.Most)
 	if charge.Debt > 0 {
 		events = charge.Most
 	}
 	if events < 1 {
-		return cluster.Grant{Wait: full.Sub(now) - time.Duration(charge.Burst-1)*charge.Interval}, nil
+		return cluster.Grant{Wait: known.full.Sub(now) - time.Duration(charge.Burst-1)*charge.Interval}, nil
 	}
-	c.l.budgets[key] = full.Add(time.Duration(events) * charge.Interval)
+	c.l.budgets[key] = sharedBudget{known.full.Add(time.Duration(events) * charge.Interval), charge.Interval}
 	c.l.append(entries)
 	return cluster.Grant{Events: events}, nil
 }

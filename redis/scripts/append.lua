@@ -36,32 +36,57 @@ if KEYS[6] then
 	local interval, burst, most, debt = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 	local time = redis.call('TIME')
 	local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-	local tat = tonumber(redis.call('GET', KEYS[6]) or now)
+
+	-- A budget is the arrival time, the interval and burst that this means something under, whether somebody was
+	-- told to wait, events that are owed, and the shortest interval: as in policy/budget.go, where it is explained.
+	local b, text = {}, redis.call('GET', KEYS[6])
+	for word in string.gmatch(text or '', '%S+') do
+		b[#b + 1] = tonumber(word)
+	end
+	local tat, was, had = b[1] or now, b[2] or interval, b[3] or burst
+	local told, owed, fastest = b[4] or 0, b[5] or 0, math.min(b[6] or was, interval)
+	local changed = not text
 	-- The clock of a server that has taken over may be behind. Nobody waits for it: a budget is used up
 	-- at most, and that is kept.
-	local ahead = tat > now + (burst + 64) * interval
-	if ahead then
-		tat = now + burst * interval
+	if tat > now + (had + 64) * was then
+		tat, changed = now + had * was, true
 	end
-	if tat < now then
-		tat = now
+	owed = math.max(0, owed - math.max(0, now - tat) / fastest)
+	if was ~= interval or had ~= burst then
+		local used = math.max(0, tat - now) / was
+		local all, beyond = used + owed, math.max(0, used - had)
+		local moved = now + math.ceil(math.min(all, burst + beyond) * interval)
+		if told == 1 then
+			moved = math.min(moved, math.max(now, tat - (had - 1) * was) + (burst - 1) * interval)
+		end
+		tat, owed, changed = moved, math.max(0, all - math.max(0, moved - now) / interval), true
 	end
-	local left = math.floor((now + burst * interval - tat) / interval)
-	taken = math.min(left, most)
+
+	local wait = math.max(0, tat - (burst - 1) * interval - now)
+	local from = math.max(tat, now)
+	taken = math.min(math.floor((now + burst * interval - from) / interval), most)
 	if debt > 0 then
 		taken = most
 	end
-	if taken < 1 then
-		if ahead then
-			redis.call('SET', KEYS[6], string.format('%.0f', tat), 'PX', string.format('%.0f', math.ceil((tat - now) / 1000)))
+	if taken > 0 then
+		tat, told, changed = from + taken * interval, 0, true
+		if debt > 0 then
+			tat = math.min(tat, now + (burst + debt) * interval)
 		end
-		return {0, string.format('%.0f', tat - (burst - 1) * interval - now)}
+	else
+		taken, changed, told = 0, changed or told == 0, 1
 	end
-	tat = tat + taken * interval
-	if debt > 0 then
-		tat = math.min(tat, now + (burst + debt) * interval)
+	if changed then
+		local ends = math.max(1, math.ceil((math.max(0, tat - now) + owed * fastest) / 1000))
+		text = string.format('%.0f %.0f %.0f', tat, interval, burst)
+		if told ~= 0 or owed ~= 0 or fastest ~= interval then
+			text = text .. string.format(' %d %.9g %.0f', told, owed, fastest)
+		end
+		redis.call('SET', KEYS[6], text, 'PX', string.format('%.0f', ends))
 	end
-	redis.call('SET', KEYS[6], string.format('%.0f', tat), 'PX', string.format('%.0f', math.ceil((tat - now) / 1000)))
+	if taken == 0 then
+		return {0, string.format('%.0f', wait)}
+	end
 end
 
 take(KEYS[5], places)
