@@ -414,6 +414,11 @@ func TestWhatTellsNothingDoesntKeepPresenceOff(t *testing.T) {
 			pass, _ := k.brown.Enter(sender, false, k.clock())
 			pass.Leave(k.clock())
 		},
+		"passed on, and slow": func(k *knee, sender string) {
+			if pass, wait := k.brown.Enter(sender, false, k.clock()); wait == 0 {
+				k.after(4*time.Second, func() { pass.Leave(k.clock()) })
+			}
+		},
 		"not sent": func(k *knee, sender string) { // the client has shown too many tokens that are unknown
 			pass, _ := k.brown.Enter(sender, true, k.clock())
 			pass.Leave(k.clock())

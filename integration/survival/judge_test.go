@@ -63,6 +63,8 @@ func (q asked) common(a answer) (f fault, done bool) {
 		return "", true
 	case a.status >= http.StatusInternalServerError:
 		return failed, true
+	case a.status == http.StatusTooManyRequests && strings.HasSuffix(a.cacheStatus(), "brown-out"):
+		return "", true // a busy machine
 	case a.status == http.StatusTooManyRequests && !q.mayLimit:
 		return limited, true
 	case a.status == http.StatusTooManyRequests:
