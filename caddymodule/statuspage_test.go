@@ -38,7 +38,7 @@ func (s *StatusPage) visit(t testing.TB, method, target, client string, fields .
 	recorder := httptest.NewRecorder()
 	r := httptest.NewRequest(method, target, nil)
 	for i := 0; i < len(fields); i += 2 {
-		r.Header.Set(fields[i], fields[i+1])
+		r.Header.Add(fields[i], fields[i+1])
 	}
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), recorder, new(caddyhttp.Server))
 	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, client)
