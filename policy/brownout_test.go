@@ -16,7 +16,7 @@ const ms = time.Millisecond
 var calmLoads = map[string]load{
 	"nearly idle": {workers: 1, messages: 5, message: 20 * ms, reads: 20, read: 3 * ms, senders: 50},
 	"half busy":   {workers: 1, messages: 15, message: 20 * ms, reads: 60, read: 3 * ms, senders: 200},
-	"quick":       {workers: 4, messages: 200, message: 5 * ms, reads: 1000, read: 1 * ms, senders: 500},
+	"quick":       {workers: 4, messages: 100, message: 5 * ms, reads: 300, read: 1 * ms, senders: 200},
 	"one client":  {workers: 1, messages: 15, message: 20 * ms, reads: 60, read: 3 * ms, senders: 1},
 	"slow line":   {workers: 8, messages: 10, message: 200 * ms, reads: 20, read: 150 * ms, senders: 100},
 }
@@ -69,7 +69,7 @@ func eachLoad(t *testing.T, loads map[string]load, f func(t *testing.T, seed uin
 func TestNothingGivesWayToAHomeserverThatKeepsUp(t *testing.T) {
 	eachLoad(t, calmLoads, func(t *testing.T, seed uint64, l load) {
 		k := newKnee(seed, l)
-		k.run(3 * time.Minute)
+		k.run(2 * time.Minute)
 		if len(k.changes) > 0 || k.shed > 0 {
 			t.Errorf("%d requests were shed, and the level changed: %v", k.shed, k.changes)
 		}
@@ -170,7 +170,7 @@ func TestSlowSendersDecideNothingForOthers(t *testing.T) {
 		l := load{workers: 4, messages: 5, message: 20 * ms, reads: 60, read: 3 * ms, senders: 30, slowSenders: few}
 		eachLoad(t, map[string]load{fmt.Sprint(few, " of 30"): l}, func(t *testing.T, seed uint64, l load) {
 			k := newKnee(seed, l)
-			k.each(k.random, func() float64 { return 150 }, func() { k.read(1+k.random.IntN(l.slowSenders), 1) })
+			k.each(k.random, func() float64 { return 60 }, func() { k.read(1+k.random.IntN(l.slowSenders), 1) })
 			k.run(2 * time.Minute)
 			if len(k.changes) > 0 {
 				t.Errorf("the level changed: %v", k.changes)

@@ -320,7 +320,7 @@ func (v *cacheView) counts(caption, metric string, always bool, bad ...string) [
 	t := Table{Caption: caption, Columns: []string{"Result", "Now, total"}}
 	for _, label := range v.m.Labels(metric) {
 		total := v.m.Value(metric, label)
-		cell := v.counted(metric, labelNames[metric], label).bad(total > 0 && slices.Contains(bad, label))
+		cell := v.counted(metric, labelNames[metric], label).bad(total > 0 && slices.Contains(bad, label) || label == "failed" && v.rate(metric, label) > 0)
 		t.Rows = append(t.Rows, Row{Head: label, Cells: []Cell{cell}, Quiet: total == 0})
 	}
 	return []Table{t}
