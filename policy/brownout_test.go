@@ -436,8 +436,8 @@ func TestWhatTellsNothingDoesntKeepPresenceOff(t *testing.T) {
 			probes := 0
 			for i := range 6000 {
 				k.run(10 * ms)
-				for n := range 3 {
-					flood(k, fmt.Sprint("192.0.2.", n))
+				for n := range 3 { // of addresses that take turns, so that none had a probe of late
+					flood(k, fmt.Sprint("2001:db8::", 3*i+n))
 				}
 				if i%10 > 0 {
 					continue
