@@ -249,7 +249,7 @@ func (w *window) learn(at int64) {
 		w.bases[kind].age(at)
 		all := make([]cameBack, 0, places)
 		for _, back := range w.back {
-			if back.took > 0 && !back.failed && back.kind == ProbeKind(kind) { //nolint:gosec // G115: there are two
+			if back.took > 0 && !back.failed && back.kind == ProbeKind(kind) {
 				all = append(all, back)
 			}
 		}
