@@ -18,8 +18,8 @@ import (
 // upgrade and removal.
 func TestTheServiceUnderSystemd(t *testing.T) {
 	deb, d, hs, url := installed(t)
-	d.write(caddyfile, replaceOnce(t, d.read(caddyfile), "\tmatrix_presence\n",
-		"\tmatrix_presence\n\trespond /tenant {file.{$CREDENTIALS_DIRECTORY}/secret_tenant}\n"))
+	d.write(caddyfile, replaceOnce(t, d.read(caddyfile), "\tmatrix_presence {\n",
+		"\trespond /tenant {file.{$CREDENTIALS_DIRECTORY}/secret_tenant}\n\tmatrix_presence {\n"))
 	d.write("/etc/caddy-presence/secrets/tenant", "hush\n")
 
 	s := boot(t, d)
