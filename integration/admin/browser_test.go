@@ -137,8 +137,9 @@ func (b *browser) quiet(host string) {
 	b.complaints, b.hosts = nil, make(map[string]bool)
 }
 
-// eventually polls until an expression is true in the page.
+// eventually polls until an expression is true in the page. While the page is loaded anew, what it is about may be missing.
 func (b *browser) eventually(what, expression string) {
 	b.t.Helper()
+	expression = "(() => { try { return " + expression + " } catch { return false } })()"
 	suite.Eventually(b.t, what, func() bool { return evaluate[bool](b, expression) })
 }
