@@ -133,11 +133,12 @@ world: ## draw worlds for DURATION (10m) and judge what happens in them by laws
 
 test: test-unit test-fuzz test-tools test-integration ## run every test; each package looks for goroutines that it leaves behind
 
-# The twins don't survive the race detector.
+# The twins don't survive the race detector, and it makes the long simulations of a plan last a minute.
 test-unit: race-note ## run the tests of the plugin itself
 	mkdir -p $(SCRATCH)
 	go test $(RACE) -exec '$(SCRATCH_ENV)' $(TESTFLAGS) ./... ./redis/... ./cmd/caddy-presence/...
 	$(if $(RACE),go test -exec '$(SCRATCH_ENV)' -run TestTwins $(TESTFLAGS) ./internal/gateway)
+	$(if $(RACE),go test $(TESTFLAGS) ./internal/plan)
 
 test-tools: race-note sbom ## build with xcaddy, and hold the bill of materials against the binary
 	go -C tools test $(RACE) -count=1 -v $(TESTFLAGS) ./...

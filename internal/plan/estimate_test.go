@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // about returns a question about a small server.
@@ -34,6 +36,15 @@ func estimate(t *testing.T, q *Question) *Answer {
 		t.Fatal(err)
 	}
 	return a
+}
+
+// withoutRace skips a long simulation under the race detector, which makes it ten times as slow and has nothing to find in what
+// one goroutine does. "make test" runs it without.
+func withoutRace(t *testing.T) {
+	t.Helper()
+	if testkit.Race {
+		t.Skip("skipped under the race detector; make test-unit runs it without")
+	}
 }
 
 // The blocks have all users and all ghosts, whatever their numbers.
@@ -71,6 +82,7 @@ func TestWithoutPresenceThereIsNothingToSave(t *testing.T) {
 
 // A part of a big server tells the same as a larger part: both ranges have something in common.
 func TestPartsOfAServerAgree(t *testing.T) {
+	withoutRace(t)
 	small, large := about(t, 1_500_000, "busy"), about(t, 1_500_000, "busy")
 	small.Load.Online, large.Load.Online = 0.004, 0.004
 	small.Load.Rooms, large.Load.Rooms = []RoomKind{{1, 20}}, []RoomKind{{1, 20}}
@@ -92,6 +104,7 @@ func TestPartsOfAServerAgree(t *testing.T) {
 
 // The LRU's share is a block's: a table that is too small for a server is so for each part of it.
 func TestASmallTableIsSmallForEachPart(t *testing.T) {
+	withoutRace(t)
 	q := about(t, 1000, "default")
 	q.Load.Online, q.Load.Poll = 0.1, Duration(10*time.Second)
 	q.Blocks = 1

@@ -30,6 +30,7 @@ func metricsOf(c *Counts, entries [Tables]float64, seconds float64) string {
 
 // What a page of a server tells leads to the same requests and hits as that server has.
 func TestAMetricsPageTellsTheLoad(t *testing.T) {
+	withoutRace(t)
 	q := about(t, 120, "default")
 	q.Load.Poll = Duration(12 * time.Second)
 	r, err := q.simulate(t.Context())
