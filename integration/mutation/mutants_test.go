@@ -139,13 +139,13 @@ var guards = []mutant{
 		name:     "no generation in the call's key",
 		effect:   "who comes after a write shares a fetch from before it",
 		edits:    []edit{{fetch, "generation: found.Ticket.Generation(), ", ""}},
-		scenario: "at-once", always: true,
+		scenario: "at-once",
 	},
 	{
 		name:     "no second raise",
 		effect:   "who comes after a write shares a fetch from under it",
 		edits:    []edit{noSecondRaise},
-		scenario: "at-once", always: true,
+		scenario: "at-once",
 	},
 	{
 		name:     "no second raise",

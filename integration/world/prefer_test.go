@@ -9,7 +9,7 @@ import (
 // Values that have not been seen together come more often, so that a long run sees more pairs
 // than one that draws blindly.
 func TestNewPairsComeMoreOften(t *testing.T) {
-	const plans = 600
+	const plans = 200
 	count := func(seen *coverage) (n int) {
 		drawn := rapid.Custom(func(rt *rapid.T) *plan { return draw(rt, seen) })
 		for i := range plans {
