@@ -24,9 +24,8 @@ const (
 	// presence who would notice.
 	neverSlow = 20 * time.Millisecond
 
-	// unknownBest is what is taken for the shortest time where too few have asked to know it: what takes a
-	// second is slow.
-	unknownBest = 250 * time.Millisecond
+	// unknownBest is what is taken for the shortest time where too few have asked to know it.
+	unknownBest = 25 * time.Millisecond
 
 	// Slowness, in parts of what is slow: at most easySlowness is as at its best, calmSlowness is calm, and
 	// hurtSlowness at least is for those who wait for messages too. A failure is worse.
@@ -39,9 +38,9 @@ const (
 )
 
 // baseline is the shortest time of a kind of probes within baseAge, by parts of that: what half of the senders
-// in a window had theirs within, or twice what a quarter had. A single one may be quick by chance, or have
-// asked for something that is quick, and a homeserver that is slow from the beginning has no window in
-// which half of them are quick.
+// in a window had theirs within, or twice what a quarter had, or at first the three quickest. A single one may be
+// quick by chance, or have asked for something that is quick, and a homeserver that is slow from the beginning has
+// no window in which half of them are quick.
 type baseline struct {
 	least [baseShares]time.Duration // 0: none
 	share int64                     // the number of the newest part, since the epoch
@@ -260,7 +259,11 @@ func (w *window) learn(at int64) {
 			continue
 		}
 		slices.SortFunc(all, func(a, b cameBack) int { return cmp.Compare(a.took, b.took) })
-		best := 2 * all[(len(all)-1)/4].took
+		first := (len(all) - 1) / 4
+		if w.bases[kind].best() == 0 {
+			first = enoughSenders - 1 // it may be slow from the beginning, but for those who asked first
+		}
+		best := 2 * all[first].took
 		if probes >= enoughProbes {
 			best = min(best, all[(len(all)-1)/2].took)
 		}
