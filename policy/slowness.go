@@ -38,7 +38,7 @@ const (
 )
 
 // baseline is the shortest time of a kind of probes within baseAge, by parts of that: what half of the senders
-// in a window had theirs within, or twice what a quarter had, or at first the three quickest. A single one may be
+// in a window had theirs within, or twice what a quarter had, or at first the quickest one. Otherwise a single one may be
 // quick by chance, or have asked for something that is quick, and a homeserver that is slow from the beginning has
 // no window in which half of them are quick.
 type baseline struct {
@@ -261,7 +261,7 @@ func (w *window) learn(at int64) {
 		slices.SortFunc(all, func(a, b cameBack) int { return cmp.Compare(a.took, b.took) })
 		first := (len(all) - 1) / 4
 		if w.bases[kind].best() == 0 {
-			first = enoughSenders - 1 // it may be slow from the beginning, but for those who asked first
+			first = 0 // it may be slow from the beginning, but for who asked first
 		}
 		best := 2 * all[first].took
 		if probes >= enoughProbes {
