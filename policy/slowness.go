@@ -27,6 +27,10 @@ const (
 	// unknownBest is what is taken for the shortest time where too few have asked to know it.
 	unknownBest = 25 * time.Millisecond
 
+	// mostBest is what no homeserver is slower than at its best, however slow it has been since we began: what
+	// takes a second is slow.
+	mostBest = 250 * time.Millisecond
+
 	// Slowness, in parts of what is slow: at most easySlowness is as at its best, calmSlowness is calm, and
 	// hurtSlowness at least is for those who wait for messages too. A failure is worse.
 	easySlowness, calmSlowness, hurtSlowness = 0.3, 0.5, 4
@@ -79,7 +83,7 @@ func (b *baseline) slowness(took time.Duration) float64 {
 	if best == 0 {
 		best = unknownBest
 	}
-	return float64(took) / float64(max(slowFactor*best, neverSlow))
+	return float64(took) / float64(max(slowFactor*min(best, mostBest), neverSlow))
 }
 
 const (
@@ -98,6 +102,7 @@ const (
 type window struct {
 	hash  func(sender string) uint64
 	bases [probeKinds]baseline
+	least [probeKinds]time.Duration // of all that came back, also of those without a place; 0: none
 	began int64
 	draw  uint64 // by which senders come before others
 
@@ -154,6 +159,9 @@ func (w *window) returns(p *Probe, failed bool, at int64) {
 	took := time.Duration(max(1, at-p.left))
 	if failed && p.left < w.quick {
 		return
+	}
+	if least := &w.least[p.kind]; !failed && (*least == 0 || took < *least) {
+		*least = took
 	}
 	if !failed && w.bases[p.kind].slowness(took) < 1 {
 		w.quick = max(w.quick, p.left)
@@ -259,11 +267,10 @@ func (w *window) learn(at int64) {
 			continue
 		}
 		slices.SortFunc(all, func(a, b cameBack) int { return cmp.Compare(a.took, b.took) })
-		first := (len(all) - 1) / 4
+		best := 2 * all[(len(all)-1)/4].took
 		if w.bases[kind].best() == 0 {
-			first = 0 // it may be slow from the beginning, but for who asked first
+			best = 2 * w.least[kind] // it may be slow from the beginning, but for who asked first
 		}
-		best := 2 * all[first].took
 		if probes >= enoughProbes {
 			best = min(best, all[(len(all)-1)/2].took)
 		}
@@ -298,6 +305,7 @@ func (w *window) isShort() bool {
 // restart begins another window, with what is under way.
 func (w *window) restart(at int64) {
 	w.began, w.back, w.entered, w.refused, w.spared, w.refusedOf = at, [places]cameBack{}, 0, 0, 0, [places]uint8{}
+	w.least = [probeKinds]time.Duration{}
 	w.draw = (w.draw + 1) * golden
 }
 
