@@ -90,7 +90,7 @@ const (
 	offWindow = 3 * probeEach
 
 	// fewWanted is how many presence requests a second are no load.
-	fewWanted = 1
+	fewWanted = 2
 
 	// calmTime is how long it must be calm before a level ends.
 	calmTime = 8 * time.Second
