@@ -223,6 +223,7 @@ func (b *BrownOut) Enter(sender string, probing bool, now time.Time) (pass Pass,
 			b.turn++
 			b.untold, pass.turn = true, b.turn
 		}
+		b.window.crowded = b.entrants.underWay >= crowd
 		if b.isCrowded(at) {
 			if v := b.window.judge(at, false); v.isEnough() && v.slowness >= hurtSlowness {
 				b.due.Store(at) // until the end of the window there would be thousands

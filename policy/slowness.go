@@ -104,7 +104,9 @@ type window struct {
 	bases [probeKinds]baseline
 	least [probeKinds]time.Duration // of all that came back, also of those without a place; 0: none
 	began int64
-	draw  uint64 // by which senders come before others
+	// crowded tells that so many requests are under way that they may be why it is slow.
+	crowded bool
+	draw    uint64 // by which senders come before others
 
 	turn uint64
 	back [places]cameBack
@@ -270,6 +272,9 @@ func (w *window) learn(at int64) {
 		best := 2 * all[(len(all)-1)/4].took
 		if w.bases[kind].best() == 0 {
 			best = 2 * w.least[kind] // it may be slow from the beginning, but for who asked first
+			if w.crowded {
+				best = min(best, unknownBest) // and for these too
+			}
 		}
 		if probes >= enoughProbes {
 			best = min(best, all[(len(all)-1)/2].took)
