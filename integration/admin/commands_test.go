@@ -1,12 +1,9 @@
 package admin
 
 import (
-	"bytes"
-	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -74,20 +71,11 @@ func do(t *testing.T, s *sidecar.Sidecar, method, path, token, body string) int 
 // run runs the program, and returns what it says and its exit code.
 func run(t *testing.T, args ...string) (out, problem string, code int) {
 	t.Helper()
-	binary, err := sidecar.Build(os.Stderr)
+	out, problem, code, err := sidecar.Command(t.Context(), t.TempDir(), args...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), binary, args...)
-	dir := t.TempDir()
-	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err = cmd.Run()
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+	return out, problem, code
 }
 
 // An admin finds who floods, looks that user up, and has their budget filled again. No user ID

@@ -114,9 +114,15 @@ http {
 	w.try(t, url)
 }
 
-func TestHAProxyInFront(t *testing.T) {
-	command := program(t, "haproxy", "haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1", "libpcre2-8-0",
+// haproxy returns a command of HAProxy's.
+func haproxy(t *testing.T) func(args ...string) *exec.Cmd {
+	t.Helper()
+	return program(t, "haproxy", "haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1", "libpcre2-8-0",
 		"libssl3", "libsystemd0")
+}
+
+func TestHAProxyInFront(t *testing.T) {
+	command := haproxy(t)
 	w := newWorld(t)
 	parts := blocks(t, "haproxy.md", "haproxy")
 	backend := replace(t, parts[1], "127.0.0.1:8009", w.presence)

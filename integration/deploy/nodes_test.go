@@ -172,8 +172,7 @@ http {
 }
 
 func TestHAProxyBeforeNodes(t *testing.T) {
-	command := program(t, "haproxy", "haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1", "libpcre2-8-0",
-		"libssl3", "libsystemd0")
+	command := haproxy(t)
 	n := newNodes(t)
 	backend := n.block(t, "haproxy", "backend presence")
 	url := start(t, "haproxy", func(listen string) string {

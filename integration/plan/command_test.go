@@ -1,14 +1,11 @@
 package plan
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,20 +19,11 @@ import (
 // run runs presence-plan.
 func run(t *testing.T, args ...string) (out, problem string, code int) {
 	t.Helper()
-	binary, err := sidecar.Build(os.Stderr)
+	stdout, stderr, code, err := sidecar.Command(t.Context(), t.TempDir(), append([]string{"presence-plan"}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), binary, append([]string{"presence-plan"}, args...)...)
-	dir := t.TempDir()
-	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err = cmd.Run()
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()
+	return stdout, stderr, code
 }
 
 func write(t *testing.T, name, text string) (path string) {

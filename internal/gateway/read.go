@@ -229,15 +229,20 @@ func (g *Gateway) lookUpRead(rd *reading, forOrigin bool) {
 		return
 	}
 	rd.found = g.lookup(rd.reader(), rd.now)
-	switch rd.found.Outcome {
+	rd.Found = FactOf(rd.found.Outcome)
+}
+
+// FactOf returns what a read is decided by of what was found in memory.
+func FactOf(outcome cache.Outcome) policy.FoundFact {
+	switch outcome {
 	case cache.Hit, cache.Denied:
-		rd.Found = policy.FoundAnswer
+		return policy.FoundAnswer
 	case cache.Uncached:
-		rd.Found = policy.FoundUncached
+		return policy.FoundUncached
 	case cache.Older:
-		rd.Found = policy.FoundOlder
+		return policy.FoundOlder
 	default:
-		rd.Found = policy.FoundNothing
+		return policy.FoundNothing
 	}
 }
 

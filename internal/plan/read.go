@@ -2,6 +2,7 @@ package plan
 
 import (
 	"github.com/caddy-matrix/caddy-matrix-presence/cache"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
@@ -89,14 +90,7 @@ func (n *node) lookUp(rd *reading) {
 		return
 	}
 	rd.found = n.presence.Lookup(rd.request.By.User.ID, rd.request.Target.ID, &n.rules, n.agenda.now)
-	switch rd.found.Outcome {
-	case cache.Hit, cache.Denied:
-		rd.Found = policy.FoundAnswer
-	case cache.Uncached:
-		rd.Found = policy.FoundUncached
-	case cache.Older:
-		rd.Found = policy.FoundOlder
-	}
+	rd.Found = gateway.FactOf(rd.found.Outcome)
 }
 
 // fetch has a read wait for a fetch, its own or another's.
