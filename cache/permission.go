@@ -105,7 +105,7 @@ func (p *permissions) shard(viewer, target string) (pairKey, *permissionShard) {
 }
 
 // maxInline is up to which length of user IDs a key is made without an allocation.
-const maxInline = 128
+const maxInline = 64
 
 // lookup returns when the viewer was allowed to see the target, or never, and what
 // is known of a denial that came later.

@@ -134,7 +134,7 @@ func (g *Gateway) newFetch(r *http.Request, next Next, who reader) subrequest {
 //	                                  2 reader: finds no call, begins one
 func (g *Gateway) sendFetch(request subrequest, who reader, timeout time.Duration) *fetched {
 	now := g.store.now()
-	found := g.lookup(who, now)
+	found := g.lookup(who.viewer, who.target, who.trust, now)
 	if found.Outcome == cache.Hit || found.Outcome == cache.Denied {
 		return &fetched{departed: now, found: &found}
 	}

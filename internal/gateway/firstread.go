@@ -38,7 +38,7 @@ func (g *Gateway) newFirstRead(r *http.Request, next Next, rd *reading) *firstRe
 		return nil
 	}
 	who := reader{viewer: g.claimed(c), target: rd.route.UserID, credential: c, trust: rd.trust}
-	if who.viewer == "" || g.lookup(who, rd.now).Outcome != cache.Miss {
+	if who.viewer == "" || g.lookup(who.viewer, who.target, who.trust, rd.now).Outcome != cache.Miss {
 		return nil
 	}
 	return &firstRead{gateway: g, request: g.newFetch(r, next, who), claimed: who}
@@ -59,7 +59,7 @@ func (g *Gateway) identifyReader(r *http.Request, next Next, rd *reading) owner 
 func (f *firstRead) send(deadline time.Time) {
 	g := f.gateway
 	f.departed = g.store.now()
-	f.found = g.lookup(f.claimed, f.departed)
+	f.found = g.lookup(f.claimed.viewer, f.claimed.target, f.claimed.trust, f.departed)
 	f.answer = f.request.send(time.Until(deadline)/2, g.store.counters.departs(reasonFirstRead))
 }
 

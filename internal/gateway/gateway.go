@@ -95,6 +95,12 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, next Next) error
 			return g.serveRead(w, r, next, route)
 		}
 	}
+	return g.servePassing(w, r, next)
+}
+
+// servePassing passes on what isn't a presence request, and learns from what may say something of one.
+func (g *Gateway) servePassing(w http.ResponseWriter, r *http.Request, next Next) error {
+	method := methodOf(r)
 	switch {
 	case g.learns():
 		var done func()

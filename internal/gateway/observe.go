@@ -199,7 +199,7 @@ func (g *Gateway) newObservation(r *http.Request, next Next, kind route, route m
 		return seen
 	}
 	seen.ticket = g.store.presence.Ticket(route.UserID, seen.departed)
-	seen.reading = g.newReading(r, route)
+	g.beginReading(&seen.reading, r, route)
 	seen.reading.now, seen.reading.from = seen.departed, g.newClient(r, g.cfg.RejectedLimit)
 	might := seen.reading.shown
 	switch {
@@ -279,7 +279,7 @@ func (s *observation) findOutForRead(step policy.ReadStep, ask func(whoAmI) owne
 			rd.Owner = policy.OwnerRefused
 		}
 	case policy.ReadStaleOwner:
-		rd.noteOwner(h.staleOwner(rd))
+		h.noteStaleOwner(rd)
 	case policy.ReadTakeBudget:
 		h.takeRead(rd, rd.who.userID)
 	case policy.ReadTakeBudgets:

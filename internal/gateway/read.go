@@ -63,8 +63,9 @@ var readEnds = [policy.ReadSteps]struct {
 	policy.ReadCancel:          {outcomeCanceled, ""},
 }
 
-// newReading returns a read of which nothing has been found out that costs anything.
-func (g *Gateway) newReading(r *http.Request, route matrix.PresenceRoute) (rd reading) {
+// beginReading makes a read of which nothing has been found out that costs anything. It is made in its
+// place, since the stack of a new goroutine, which each request has over HTTP/2 and HTTP/3, is small.
+func (g *Gateway) beginReading(rd *reading, r *http.Request, route matrix.PresenceRoute) {
 	rd.Cached, rd.Limited, rd.StaleIfError = g.cfg.Cached, g.cfg.limitsReads, g.cfg.Rules.StaleIfError > 0
 	if rd.BrownOut = g.brownOut(); rd.BrownOut >= policy.BrownOutHold {
 		rd.Failing = g.store.brownOut.IsFailing()
@@ -75,7 +76,6 @@ func (g *Gateway) newReading(r *http.Request, route matrix.PresenceRoute) (rd re
 	if rd.Credential == policy.CredentialUncertain {
 		rd.shown, _ = shownCredentials(r)
 	}
-	return rd
 }
 
 // credentialFact returns what parsing a credential has told.
@@ -92,7 +92,8 @@ func credentialFact(err error) policy.CredentialFact {
 // serveRead is the life of a GET or HEAD of a presence in mode enforce.
 func (g *Gateway) serveRead(w http.ResponseWriter, r *http.Request, next Next, route matrix.PresenceRoute) error {
 	g.store.counters.requests[routeRead].Add(1)
-	rd := g.newReading(r, route)
+	var rd reading
+	g.beginReading(&rd, r, route)
 	step := policy.DecideRead(&rd.ReadFacts)
 	for ; !step.Ends(); step = policy.DecideRead(&rd.ReadFacts) {
 		g.findOutForRead(step, &rd, r, next)
@@ -117,33 +118,14 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 			rd.Body = policy.BodyBad
 		}
 	case policy.ReadAskOwner:
-		if g.cfg.Cached {
-			rd.trust = g.store.trusts()
-		}
-		rd.now = g.store.now()
-		who := g.cached(rd.credential, rd.now)
-		if !who.known() {
-			if g.isRefused(rd.credential, rd.now) {
-				rd.Owner = policy.OwnerRefused
-				return
-			}
-			who = g.identifyReader(r, next, rd)
-			rd.now = g.store.now()
-		}
-		rd.noteOwner(who)
-		rd.leave(r)
+		g.askOwner(rd, r, next)
 	case policy.ReadStaleOwner:
-		rd.noteOwner(g.staleOwner(rd))
+		g.noteStaleOwner(rd)
 		rd.leave(r)
 	case policy.ReadTakeBudget:
 		g.takeRead(rd, rd.who.userID)
 	case policy.ReadTakeBudgets:
-		rd.now = g.store.now()
-		g.takeReads(rd, func(i int) owner {
-			who := g.identify(r, next, rd.shown[i], g.cfg.RejectedLimit)
-			rd.now = g.store.now()
-			return who
-		})
+		g.askForBudgets(rd, r, next)
 	case policy.ReadCheckClient:
 		rd.now, rd.from = g.store.now(), g.newClient(r, g.cfg.RejectedLimit)
 		g.checkClient(rd)
@@ -155,6 +137,30 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 		rd.pass, rd.wait = g.enter(g.senderOf(r, rd.who.userID), false)
 		rd.Place = placeFact(rd.wait)
 	}
+}
+
+// askOwner finds out whose the credential of a read is.
+func (g *Gateway) askOwner(rd *reading, r *http.Request, next Next) {
+	if g.cfg.Cached {
+		rd.trust = g.store.trusts()
+	}
+	rd.now = g.store.now()
+	rd.noteOwner(g.cached(rd.credential, rd.now))
+	if !rd.who.known() {
+		g.askUnknownOwner(rd, r, next)
+	}
+}
+
+// askUnknownOwner has the homeserver say whose the credential of a read is.
+func (g *Gateway) askUnknownOwner(rd *reading, r *http.Request, next Next) {
+	if g.isRefused(rd.credential, rd.now) {
+		rd.Owner = policy.OwnerRefused
+		return
+	}
+	who := g.identifyReader(r, next, rd)
+	rd.now = g.store.now()
+	rd.noteOwner(who)
+	rd.leave(r)
 }
 
 // noteOwner notes whose the credential of a read is.
@@ -169,10 +175,11 @@ func (rd *reading) leave(r *http.Request) {
 	}
 }
 
-// staleOwner returns the owner of a read's credential who may still be served what is stale.
-func (g *Gateway) staleOwner(rd *reading) (who owner) {
+// noteStaleOwner notes whose the credential of a read is, for what is stale.
+func (g *Gateway) noteStaleOwner(rd *reading) {
+	var who owner
 	who.userID, who.unknown = g.store.identities.LookupStale(rd.credential, rd.now, g.cfg.Lifetimes, g.cfg.Rules.StaleIfError)
-	return who
+	rd.noteOwner(who)
 }
 
 // takeRead charges a user for a read.
@@ -181,6 +188,16 @@ func (g *Gateway) takeRead(rd *reading, userID string) {
 	if wait, ok := g.store.take(limitRead, g.cfg.ClassOf(userID).ReadLimit, userID, rd.now); !ok {
 		rd.Budget, rd.wait = policy.BudgetEmpty, wait
 	}
+}
+
+// askForBudgets finds out whose each token is that an uncertain credential might be, and charges them.
+func (g *Gateway) askForBudgets(rd *reading, r *http.Request, next Next) {
+	rd.now = g.store.now()
+	g.takeReads(rd, func(i int) owner {
+		who := g.identify(r, next, rd.shown[i], g.cfg.RejectedLimit)
+		rd.now = g.store.now()
+		return who
+	})
 }
 
 // takeReads charges the user of each token that an uncertain credential might be, whom ask tells.
@@ -228,7 +245,7 @@ func (g *Gateway) lookUpRead(rd *reading, forOrigin bool) {
 		rd.Found = policy.FoundNothing
 		return
 	}
-	rd.found = g.lookup(rd.reader(), rd.now)
+	rd.found = g.lookup(rd.who.userID, rd.route.UserID, rd.trust, rd.now)
 	rd.Found = FactOf(rd.found.Outcome)
 }
 
@@ -275,7 +292,7 @@ func (g *Gateway) fetchRead(rd *reading, r *http.Request, next Next) {
 		return
 	}
 	// Meanwhile it may have been overtaken by a write, or got too old.
-	found := g.lookup(rd.reader(), g.store.now())
+	found := g.lookup(rd.who.userID, rd.route.UserID, rd.trust, g.store.now())
 	if rd.Stale = found.Answer != nil; rd.Stale {
 		rd.found = found
 	}
@@ -442,15 +459,20 @@ func writeOld(w http.ResponseWriter, r *http.Request, found *cache.Found, detail
 	writeKept(w, r, http.StatusOK, found.Answer.Fields, statusHit(found.Fresh)+detail, found.Answer.AppendBody(nil, found.Age))
 }
 
-func (g *Gateway) lookup(who reader, now time.Time) cache.Found {
-	rules := g.rules()
-	switch who.trust {
-	case trustRecent:
-		rules = g.store.recent(rules)
-	case trustNothing:
-		return cache.Found{Ticket: g.store.presence.Ticket(who.target, now).Doubted()}
+// lookup looks into memory, as far as that is trusted.
+func (g *Gateway) lookup(viewer, target string, trusted trust, now time.Time) cache.Found {
+	if trusted != trustAll {
+		return g.lookupDoubted(viewer, target, trusted, now)
 	}
-	return g.store.presence.Lookup(who.viewer, who.target, rules, now)
+	return g.store.presence.Lookup(viewer, target, g.rules(), now)
+}
+
+// lookupDoubted is lookup in a memory that isn't trusted as it is.
+func (g *Gateway) lookupDoubted(viewer, target string, trusted trust, now time.Time) cache.Found {
+	if trusted == trustNothing {
+		return cache.Found{Ticket: g.store.presence.Ticket(target, now).Doubted()}
+	}
+	return g.store.presence.Lookup(viewer, target, g.store.recent(g.rules()), now)
 }
 
 // writeFound answers a read with a hit.

@@ -67,7 +67,7 @@ func (g *Gateway) sharing(result *fetched, who reader, own, byTarget, hasStale b
 	now := g.store.now()
 	s.known = g.cached(who.credential, now).userID == who.viewer
 	s.fresh, s.perCredential = now.Sub(result.departed) < g.cfg.Rules.TTL, result.perCredential()
-	s.permitted = g.lookup(who, now).Permitted
+	s.permitted = g.lookup(who.viewer, who.target, who.trust, now).Permitted
 	s.denied = !byTarget && (g.store.presence.DeniedSince(who.viewer, who.target, result.departed) ||
 		!g.store.presence.MembershipHolds(who.viewer, who.target, result.departed))
 	return s

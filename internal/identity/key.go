@@ -34,7 +34,7 @@ func (t *Table) TokenKey(c matrix.Credential) string {
 // key is the keyed hash under which a token is kept. A prefix is enough of a key
 // for SHA-256 here: of a hash only the half is told, which can't be extended.
 func (t *Table) key(token string) tokenKey {
-	var buffer [256]byte
+	var buffer [128]byte
 	return hash(append(append(buffer[:0], t.secret.Load()[:]...), token...))
 }
 

@@ -203,15 +203,19 @@ func (t *Table) lookup(c matrix.Credential, since, rejectedSince int64) (userID 
 		return t.valid(shard, key, base, since), nil
 	}
 	shard.mu.Unlock()
+	return t.lookupMasquerade(key, base.base, c, since), nil
+}
 
-	key = t.masqueradeKey(key, c)
-	shard = t.shard(key)
+// lookupMasquerade is lookup of who a token acts as by its parameters, if that is still the token's own.
+func (t *Table) lookupMasquerade(token tokenKey, base uint32, c matrix.Credential, since int64) (userID string) {
+	key := t.masqueradeKey(token, c)
+	shard := t.shard(key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	if found, ok := shard.identities.Get(key); ok && found.base == base.base {
-		return t.valid(shard, key, found, since), nil
+	if found, ok := shard.identities.Get(key); ok && found.base == base {
+		return t.valid(shard, key, found, since)
 	}
-	return "", nil
+	return ""
 }
 
 // LastKnown is Lookup of what has expired too, as long as there is room for it: whose a
