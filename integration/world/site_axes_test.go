@@ -71,6 +71,11 @@ var profileAxis = axis[*site]{"profile", []value[*site]{
 		s.directives = append(s.directives, "sync_presence limit", "sync_limit 1/30s burst 1", "refresh 1s")
 	}},
 	{"small bodies", func(s *site) { s.directives = append(s.directives, "max_body 30") }},
+	{"learning", func(s *site) { s.directives = append(s.directives, "learn on") }},
+	{"learning, busy", func(s *site) {
+		s.directives = append(s.directives, "learn on", "repeat_writes absorb", "sync_presence limit")
+		s.identity = append(s.identity, "ttl 1s")
+	}},
 	{"words are named", func(s *site) { s.directives = append(s.directives, "presence_values online unavailable offline") }},
 }}
 
