@@ -28,7 +28,8 @@
 // another process (integration/survival); TLS on demand, of which nothing of ours sees anything; a homeserver of
 // workers, which is one to us; an upgrade to another dialect; a suspended account, which no
 // homeserver hides (it may not write messages); WebSockets and CONNECT (internal/gateway/protocol_test.go); a
-// second site of one memory with other options (needs_test.go); configurations in JSON or by the
+// second site of one memory with other options (needs_test.go); several nodes (integration/history, attack, leaks); a
+// brown-out, for which a world has too few requests (policy, internal/gateway/brownout_test.go); configurations in JSON or by the
 // admin API, which are what a Caddyfile adapts to (caddyfile_adapt); two requests in the same moment, whose
 // order nobody knows (integration/history, leaks); two equal homeservers over minutes with a watcher
 // each second, which TestTwins of internal/gateway has, by the same model of timers (internal/testkit): through all of
