@@ -8,7 +8,7 @@ const (
 	slowness = "policy/slowness.go"
 
 	// noBrownOut is why the world doesn't show what is wrong with a brown-out.
-	noBrownOut = "the world's homeservers are quick"
+	noBrownOut = "the world's laws say when presence may give way, and not how far, nor for how long"
 )
 
 // brownedOut are mutants of what keeps a brown-out from breaking a promise, or from swinging.

@@ -144,9 +144,10 @@ func asksLittle(p *plan, direct, ours *run) string {
 		allowed int
 	}{
 		{"reads", func(one model.Received) bool { return isPresence(one) && isRead(one.Method) },
-			// What fails is tried again, and what a fetch finds too large its reader asks for anew: two
-			// requests for a read.
-			min(upstream("retry")+large, asked)},
+			// What fails is tried again, and what a fetch finds too large its reader asks for anew; a first
+			// read that fails says nothing of whose it is, and is fetched once that is known. Each of
+			// these is a request more.
+			min(upstream("retry")+large, asked) + upstream("first_read")},
 		{"writes", func(one model.Received) bool { return isPresence(one) && one.Method == http.MethodPut }, upstream("delivery")},
 		{"questions whose token it is", isWhoami, tokens + upstream("retry")},
 		{"questions which homeserver it is", func(one model.Received) bool { return strings.HasSuffix(one.Path, "/version") }, len(ours.outcomes)},
@@ -181,7 +182,7 @@ func besides(direct, ours *run, match func(model.Received) bool) (list string) {
 // another's.
 func dropsItsOwnOnly(p *plan, r *run) string {
 	counters := equations.Counters(r.vitals.Counters)
-	end := r.outcomes[len(r.outcomes)-1].ended.Add(hour)
+	end := r.ended()
 	if counters.Sum("deliveries_total", "result", "dropped") == 0 || p.restarts() || !p.isBare() || !p.isWell(r, r.began, end) {
 		return ""
 	}
@@ -256,7 +257,7 @@ func hasNoEffect(r *run, user string) bool {
 	first := slices.IndexFunc(r.outcomes, func(o *outcome) bool {
 		return o.call.method == http.MethodPut && o.call.presence && o.call.target == user
 	})
-	for page := range r.hs.Between(r.outcomes[first].began, r.outcomes[len(r.outcomes)-1].ended.Add(hour)) {
+	for page := range r.hs.Between(r.outcomes[first].began, r.ended()) {
 		if page.PresenceOff {
 			return true
 		}

@@ -21,7 +21,7 @@ func claims(p *plan, r *run) string {
 		if !o.call.presence || o.call.staging || slices.Contains(p.siteAt(r, o.began).directives, "mode observe") {
 			continue
 		}
-		for _, law := range []func(*plan, *run, *outcome) string{takesWhatTheHomeserverTakes, refusesWhomTheHomeserverRefuses, limitsOnesOwnAccount, absorbsWhatIsThere, isStaleInTroubleOnly, showsTheStaleForAnError} {
+		for _, law := range []func(*plan, *run, *outcome) string{takesWhatTheHomeserverTakes, refusesWhomTheHomeserverRefuses, limitsOnesOwnAccount, absorbsWhatIsThere, isStaleInTroubleOnly, showsTheStaleForAnError, givesWayInTroubleOnly} {
 			if wrong := law(p, r, o); wrong != "" {
 				return fmt.Sprintf("%s:\n%v", wrong, o)
 			}
@@ -276,8 +276,38 @@ func absorbsWhatIsThere(p *plan, r *run, o *outcome) string {
 // isStaleInTroubleOnly: what is stale is shown if the homeserver is in trouble, and not because of
 // what a client has sent.
 func isStaleInTroubleOnly(p *plan, r *run, o *outcome) string {
-	if strings.Contains(o.cacheStatus(), "stale-if-error") && p.isBare() && p.isWell(r, o.began, o.ended) {
+	if strings.Contains(o.cacheStatus(), "stale-if-error") && p.isBare() && p.isWell(r, o.began, o.ended) && !p.mayGiveWay(r, o.ended) {
 		return "what is stale is shown, and the homeserver is well"
+	}
+	return ""
+}
+
+// givesWay tells of an answer that it is what it is because presence gives way.
+func (o *outcome) givesWay() bool { return strings.Contains(o.cacheStatus(), "detail=brown-out") }
+
+// mayGiveWay tells that presence may have given way until a moment: it may at some site, and the homeserver was
+// in trouble before. How far depends on chance, also how soon it is back.
+func (p *plan) mayGiveWay(r *run, until time.Time) bool {
+	return strings.Contains(p.everSaid(), "brown_out on") && !p.isWell(r, r.began, until)
+}
+
+// givesWayInTroubleOnly: presence gives way after the homeserver was in trouble, where the site says so, and whoever is
+// refused for that may try again soon.
+func givesWayInTroubleOnly(p *plan, r *run, o *outcome) string {
+	if !o.givesWay() {
+		return ""
+	}
+	on := slices.Contains(p.siteAt(r, o.began).directives, "brown_out on") || p.reloads(r, o.began, o.ended)
+	seconds, _ := strconv.Atoi(o.header.Get("Retry-After"))
+	switch {
+	case !on:
+		return "presence gives way at a site that doesn't say so"
+	case p.isBare() && p.isWell(r, r.began, o.ended):
+		return "presence gives way, and the homeserver has always been well"
+	case o.status != http.StatusTooManyRequests && !(o.status == http.StatusOK && o.fromMemory()):
+		return "presence gives way by an answer that isn't documented"
+	case o.status == http.StatusTooManyRequests && (seconds < 1 || seconds > 10):
+		return "presence gives way for how long nobody knows"
 	}
 	return ""
 }

@@ -21,15 +21,17 @@
 // mending of a fault taken out they have to find it again: see ../mutation.
 //
 // To add a value, add a line to its axis: a name, and what it changes of the plan, of its site or of
-// a request. To add an axis, add a list, and draw from it in plan_test.go. Nothing else has to know. A
+// a request; an answer of the homeserver's own is a [model.Answer], with fields if it needs any. To add an axis, add a list, and draw from it in plan_test.go. Nothing else has to know. A
 // homeserver that answers 425 is a line of moodAxis; a header field of 64 KB is one of headAxis.
 //
 // What is not drawn, and which tests have it: a kill of the process, and two versions side by side, which are of
 // another process (integration/survival); TLS on demand, of which nothing of ours sees anything; a homeserver of
 // workers, which is one to us; an upgrade to another dialect; a suspended account, which no
 // homeserver hides (it may not write messages); WebSockets and CONNECT (internal/gateway/protocol_test.go); a
-// second site of one memory with other options (needs_test.go); several nodes (integration/history, attack, leaks); a
-// brown-out, for which a world has too few requests (policy, internal/gateway/brownout_test.go); configurations in JSON or by the
+// second site of one memory with other options (needs_test.go); several nodes, which would be several processes
+// (integration/history, attack, leaks, survival); how far presence gives way in a brown-out, and when it is back (policy,
+// internal/gateway/brownout_test.go): the laws say that it does only after trouble, shows nothing that is too old for
+// that, and changes nothing else; lists and a feed that teach (leaks, redis); configurations in JSON or by the
 // admin API, which are what a Caddyfile adapts to (caddyfile_adapt); two requests in the same moment, whose
 // order nobody knows (integration/history, leaks); two equal homeservers over minutes with a watcher
 // each second, which TestTwins of internal/gateway has, by the same model of timers (internal/testkit): through all of

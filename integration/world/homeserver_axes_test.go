@@ -25,6 +25,10 @@ var moodAxis = axis[*mood]{"mood", []value[*mood]{
 	{"presence is limited", func(m *mood) {
 		m.presence = says(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests","retry_after_ms":5000}`)
 	}},
+	{"presence is limited until a date", func(m *mood) {
+		m.presence = says(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests"}`)
+		m.presence.Says.Fields = [][2]string{{"Retry-After", "Sat, 01 Jan 2000 00:02:00 GMT"}}
+	}},
 	{"answers to presence are lost", func(m *mood) { m.presence = model.Conduct{Fault: model.AnswerLost} }},
 	{"whoami fails", func(m *mood) { m.whoami = says(500, `{"errcode":"M_UNKNOWN","error":"No"}`) }},
 	{"whoami is limited", func(m *mood) { m.whoami = says(429, `{"errcode":"M_LIMIT_EXCEEDED","error":"No"}`) }},

@@ -141,7 +141,7 @@ func leavesOthersAlone(p *plan, direct, ours, peaceful *run) string {
 	others := byStep(peaceful)
 	for _, o := range ours.outcomes {
 		other := others[[2]any{o.step, o.again}]
-		if o.call.who.hostile || leftAtOnce(o, other) || sharesItsAddress(p, ours, o) || other != nil && sharesItsAddress(p, peaceful, other) {
+		if o.call.who.hostile || leftAtOnce(o, other) || o.call.presence && p.mayGiveWay(ours, o.ended) || sharesItsAddress(p, ours, o) || other != nil && sharesItsAddress(p, peaceful, other) {
 			continue
 		}
 		if other == nil {
@@ -158,7 +158,7 @@ func leavesOthersAlone(p *plan, direct, ours, peaceful *run) string {
 			aside++
 		}
 	}
-	if with, without := honest(ours.received), honest(peaceful.received); with > without+aside {
+	if with, without := honest(ours.received), honest(peaceful.received); with > without+aside && !p.mayGiveWay(ours, ours.ended()) {
 		return fmt.Sprintf("somebody without an account has the homeserver asked on behalf of others: %d times, not %d", with, without)
 	}
 	return ""
@@ -247,6 +247,9 @@ func speaksEachProtocolAlike(p *plan, direct, ours, plain *run) string {
 	others := byStep(plain)
 	for _, o := range ours.outcomes {
 		other := others[[2]any{o.step, o.again}]
+		if o.call.presence && p.mayGiveWay(ours, o.ended) {
+			continue
+		}
 		if leftAtOnce(o, other) || o.call.slow && (o.reloaded || other != nil && other.reloaded) {
 			continue // Caddy closes a connection of HTTP/1.1 on which a body is still to come, also behind an answer
 		}
@@ -268,7 +271,7 @@ func keepsItsWordAfterRetryAfter(p *plan, r *run) string {
 			continue
 		}
 		before := r.outcomes[i-1]
-		if disturbed(p, r, before, o) || sharesItsAddress(p, r, o) {
+		if disturbed(p, r, before, o) || sharesItsAddress(p, r, o) || before.givesWay() || o.givesWay() {
 			continue
 		}
 		return fmt.Sprintf("a request gets a 429 after the time that a 429 said to wait:\n%v\n%v", before, o)

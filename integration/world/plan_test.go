@@ -183,7 +183,7 @@ var pauses = []time.Duration{
 
 // drawSteps draws what happens next.
 func drawSteps(t *rapid.T, seen *coverage, p *plan, about []string) []step {
-	switch pick(t, "step", "call", "call", "call", "call", "call", "call", "call", "hostile", "hostile", "hostile", "again", "again", "behind", "behind", "mood", "reload", "crowd", "machine") {
+	switch pick(t, "step", "call", "call", "call", "call", "call", "call", "call", "hostile", "hostile", "hostile", "again", "again", "behind", "behind", "mood", "reload", "crowd", "machine", "overload") {
 	case "hostile":
 		return []step{{call: drawHostile(t, seen, about)}}
 	case "again": // what somebody else did, or the same once more
@@ -197,10 +197,7 @@ func drawSteps(t *rapid.T, seen *coverage, p *plan, about []string) []step {
 		b.name = values[len(values)-1] + " of " + b.whom.name + "'s " + b.device
 		return []step{{behind: b, values: values}}
 	case "mood":
-		m := new(mood)
-		values := choose(t, seen, moodAxis, m, about)
-		m.name = values[len(values)-1]
-		return []step{{mood: m, values: values}}
+		return []step{drawMood(t, seen, moodAxis, about)}
 	case "machine":
 		m := new(machine)
 		values := choose(t, seen, machineAxis, m, about)
@@ -213,7 +210,9 @@ func drawSteps(t *rapid.T, seen *coverage, p *plan, about []string) []step {
 		s := drawReload(t, seen, &p.site)
 		return []step{{reload: s, values: append(slices.Clone(about), s.names[1])}}
 	case "crowd":
-		return drawCrowd(t, seen, about)
+		return drawCrowd(t, about)
+	case "overload":
+		return drawOverload(t, seen, about)
 	}
 	return []step{{call: drawCall(t, seen, pick(t, "who", actors...), about)}}
 }
@@ -245,30 +244,56 @@ func drawReload(t *rapid.T, seen *coverage, before *site) *site {
 }
 
 // drawCrowd draws many who do the same, one after the other.
-func drawCrowd(t *rapid.T, seen *coverage, about []string) (steps []step) {
+func drawCrowd(t *rapid.T, about []string) (steps []step) {
 	target, route := pick(t, "whose", actors...).user, pick(t, "crowd's route", named(routeAxis, "read", "write", "sync")...)
-	add := func(who *actor, user, as string) {
-		c := &call{who: who, device: who.devices[0], user: user, as: as, token: tokenOf(who, who.devices[0]), target: target, protocol: bubble.HTTP1}
-		c.values = append(slices.Clone(about), "route="+route.name)
-		if route.set(c); c.method == "PUT" {
-			c.target = user
-			wordAxis.values[0].set(c)
-		}
-		credentialAxis.values[0].set(c)
-		c.finish()
-		steps = append(steps, step{call: c})
+	if pick(t, "crowd", "neighbours", "ghosts") == "neighbours" {
+		return neighboursDo(route, target, about)
 	}
-	if pick(t, "crowd", "neighbours", "ghosts") == "ghosts" {
-		bridge := actors[3]
-		for _, ghost := range bridge.ghosts {
-			add(bridge, ghost, ghost)
-		}
-		return steps
-	}
-	for _, who := range neighbours {
-		add(who, who.user, "")
+	bridge := actors[3]
+	for _, ghost := range bridge.ghosts {
+		steps = append(steps, oneOfMany(route, target, about, bridge, ghost, ghost))
 	}
 	return steps
+}
+
+// neighboursDo has all neighbours do the same.
+func neighboursDo(route value[*call], target string, about []string) (steps []step) {
+	for _, who := range neighbours {
+		steps = append(steps, oneOfMany(route, target, about, who, who.user, ""))
+	}
+	return steps
+}
+
+// oneOfMany is a plain request of somebody in a crowd.
+func oneOfMany(route value[*call], target string, about []string, who *actor, user, as string) step {
+	c := &call{who: who, device: who.devices[0], user: user, as: as, token: tokenOf(who, who.devices[0]), target: target, protocol: bubble.HTTP1}
+	c.values = append(slices.Clone(about), "route="+route.name)
+	if route.set(c); c.method == "PUT" {
+		c.target = user
+		wordAxis.values[0].set(c)
+	}
+	credentialAxis.values[0].set(c)
+	c.finish()
+	return step{call: c}
+}
+
+// drawMood draws another mood of the homeserver.
+func drawMood(t *rapid.T, seen *coverage, moods axis[*mood], about []string) step {
+	m := new(mood)
+	values := choose(t, seen, moods, m, about)
+	m.name = values[len(values)-1]
+	return step{mood: m, values: values}
+}
+
+// drawOverload draws what has presence give way where it may: a homeserver in trouble, and many who ask it, twice.
+func drawOverload(t *rapid.T, seen *coverage, about []string) []step {
+	troubles := moodAxis
+	troubles.values = named(moodAxis, "all is slow", "slow whoami", "slow reads", "presence fails", "whoami fails", "down")
+	trouble := drawMood(t, seen, troubles, about)
+	read, target := routeAxis.values[0], pick(t, "whose", actors...).user
+	again := neighboursDo(read, target, about)
+	again[0].at = pick(t, "until again", 3*time.Second, 31*time.Second)
+	return slices.Concat([]step{trouble}, neighboursDo(read, target, about), again)
 }
 
 func drawCall(t *rapid.T, seen *coverage, who *actor, about []string) *call {

@@ -186,7 +186,7 @@ func judgeReal(p *plan, direct, ours, peaceful, plain *run) string {
 		}
 		for _, o := range ours.outcomes {
 			other := others[o.step]
-			if o.call.patience > 0 || !law.judges(o) {
+			if o.call.patience > 0 || !law.judges(o) || o.givesWay() || other != nil && other.givesWay() {
 				continue
 			}
 			if other == nil || said(o) != said(other) {

@@ -66,6 +66,9 @@ func (r *run) at(c *call) *model.Homeserver {
 	return r.hs
 }
 
+// ended is after all that happened.
+func (r *run) ended() time.Time { return r.outcomes[len(r.outcomes)-1].ended.Add(hour) }
+
 func (o *outcome) took() time.Duration { return o.ended.Sub(o.began) }
 
 func (o *outcome) cacheStatus() string { return strings.Join(o.header["Cache-Status"], ", ") }

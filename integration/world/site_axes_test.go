@@ -76,6 +76,11 @@ var profileAxis = axis[*site]{"profile", []value[*site]{
 		s.directives = append(s.directives, "learn on", "repeat_writes absorb", "sync_presence limit")
 		s.identity = append(s.identity, "ttl 1s")
 	}},
+	{"giving way", func(s *site) { s.directives = append(s.directives, "brown_out on") }},
+	{"giving way, busy", func(s *site) {
+		s.directives = append(s.directives, "brown_out on", "learn on", "repeat_writes absorb", "over_limit coalesce", "sync_presence limit")
+		s.cache = append(s.cache, "stale_if_error 5m")
+	}},
 	{"words are named", func(s *site) { s.directives = append(s.directives, "presence_values online unavailable offline") }},
 }}
 

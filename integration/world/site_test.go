@@ -140,3 +140,11 @@ const (
 	identityTTL = 2 * time.Minute
 	staleTTL    = 5 * time.Minute
 )
+
+// olderTTL is how old a state may be that is shown because presence gives way.
+func (s *site) olderTTL() time.Duration {
+	if slices.Contains(s.cache, "stale_if_error 5m") {
+		return staleTTL
+	}
+	return 2 * ttl
+}

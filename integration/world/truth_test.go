@@ -77,9 +77,13 @@ func (p *plan) stateIsTrue(r *run, o *outcome) string {
 	if !visible {
 		return "a state that the reader may not see"
 	}
-	from = o.began.Add(-ttl - stale)
+	age := ttl + stale
+	if o.givesWay() {
+		age = p.siteAt(r, o.began).olderTTL()
+	}
+	from = o.began.Add(-age)
 	if o.fromMemory() {
-		from = o.ended.Add(-ttl - stale)
+		from = o.ended.Add(-age)
 	}
 	from = latest(from, p.woke(r, o))
 	for _, other := range r.outcomes {

@@ -75,13 +75,13 @@ func (f *firstRead) proves() bool {
 }
 
 // keep remembers what the read has brought if it is known that it was the claimed user's. Those who
-// wait for that look into memory next.
+// wait for that look into memory next. Whom the homeserver limits isn't to ask it again at once.
 func (f *firstRead) keep(who owner) {
 	if f == nil || f.answer == nil || f.kept != nil || !f.isHomeservers() || who.userID != f.claimed.viewer {
 		return
 	}
 	switch f.answer.status {
-	case http.StatusOK, http.StatusForbidden, http.StatusNotFound:
+	case http.StatusOK, http.StatusForbidden, http.StatusNotFound, http.StatusTooManyRequests:
 		f.kept = &fetched{departed: f.departed, subresponse: f.answer}
 		f.gateway.keepFetched(f.kept, f.found.Ticket, f.claimed, f.request.request)
 	}

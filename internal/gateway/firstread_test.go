@@ -65,6 +65,27 @@ func TestARefusedFirstReadIsKeptOnceItIsKnownWhose(t *testing.T) {
 	p.wantAsked(0, 0)
 }
 
+// Once a homeserver that limits its clients got each such read twice: a 429 was followed by a question and by a fetch.
+func TestALimitedFirstReadIsNotSentAgain(t *testing.T) {
+	p := newNamed(t, new(options))
+	p.wantAsked(1, 1)
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if !strings.Contains(r.URL.Path, "/presence/") {
+			return false, nil
+		}
+		w.Header().Set("Retry-After", "7")
+		answer(w, 429, `{"errcode":"M_LIMIT_EXCEEDED","error":"Too many requests"}`)
+		return true, nil
+	})
+	resp := p.Get(bobNamed, alice)
+	p.WantError(resp, 429, "M_LIMIT_EXCEEDED")
+	if after := resp.Header.Get("Retry-After"); after != "7" {
+		t.Errorf("the homeserver's Retry-After is %q", after)
+	}
+	p.wantAsked(1, 1)
+	p.wantMetrics(map[string]float64{"upstream_requests_total first_read": 1, "upstream_requests_total fetch": 1})
+}
+
 // What a token says of itself is worth nothing until the homeserver takes it.
 func TestAMadeUpTokenThatNamesAUserIsNobodys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
