@@ -2,6 +2,9 @@ package caddymodule
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -98,29 +101,66 @@ func (h *Handler) checkOneCluster(p *plan, store string) (err error) {
 // clusterKey tells a handler's cluster from others of its memory.
 func (h *Handler) clusterKey() string { return h.Cache.Name + "\x00" + h.cluster.Key() }
 
-// member is a memory's part in a cluster, for so many handlers.
+// member is a memory's part in a cluster, for so many handlers. It begins before one of them serves its first request,
+// and when their configuration has started: one that is only checked, or that fails, changes nothing of what is
+// remembered.
 type member struct {
-	handlers int
-	leave    func()
+	handlers int // the plans' lock guards it
+	join     func() (leave func())
+
+	mu    sync.Mutex // guards all below
+	leave func()     // nil: it hasn't begun
+	ended bool
+}
+
+// begin has the memory take part. It does nothing when it is called again.
+func (m *member) begin() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.leave == nil && !m.ended {
+		m.leave = m.join()
+	}
+}
+
+func (m *member) end() {
+	m.mu.Lock()
+	leave := m.leave
+	m.ended = true
+	m.mu.Unlock()
+	if leave != nil {
+		leave() // without the lock: it waits for goroutines
+	}
 }
 
 // join makes the memory part of a handler's cluster, unless it is already: it stays so over a
 // reload. It needs the plans' lock.
-func (p *pooled) join(h *Handler) {
+func (p *pooled) join(h *Handler) *member {
 	m := p.members[h.clusterKey()]
 	if m == nil {
-		m = &member{leave: p.store.Join(h.cluster.Open(h.Cache.Name), h.cluster.Rules(), guestLog("cluster"))}
+		log, rules := h.cluster.Open(h.Cache.Name), h.cluster.Rules()
+		m = &member{join: func() (leave func()) { return p.store.Join(log, rules, guestLog("cluster")) }}
 		p.members[h.clusterKey()] = m
 	}
 	m.handlers++
+	return m
 }
 
 // leave undoes a join, and returns what is to be called without the lock. It needs the plans' lock.
-func (p *pooled) leave(h *Handler) (leave func()) {
+func (p *pooled) leave(h *Handler) (end func()) {
 	m := p.members[h.clusterKey()]
 	if m.handlers--; m.handlers > 0 {
 		return func() {}
 	}
 	delete(p.members, h.clusterKey())
-	return m.leave
+	return m.end
+}
+
+// beginMembers has the memory take part in all its clusters.
+func (p *pooled) beginMembers() {
+	plans.Lock()
+	members := slices.Collect(maps.Values(p.members))
+	plans.Unlock()
+	for _, m := range members {
+		m.begin()
+	}
 }

@@ -9,6 +9,7 @@
 //   - feed.go: the guest module by which the homeserver tells of changes;
 //   - cluster.go: the guest module by which several nodes are one;
 //   - snapshot.go: what is kept over a restart;
+//   - running.go: what begins when a configuration has started, and ends with the process;
 //   - caddyserver.go: Caddy as a gateway sees it, with requests of our own by Caddy's handlers;
 //   - pool.go: what is remembered, which survives a reload, and flushing.go: the writes that
 //     wait are delivered when a configuration ends;

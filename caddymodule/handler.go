@@ -254,8 +254,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return err
 		}
 	}
-	if h.keeper != nil {
-		return h.keepWhileRunning(ctx)
+	if h.keeper != nil || h.cluster != nil {
+		return h.followRun(ctx)
 	}
 	return nil
 }

@@ -123,7 +123,7 @@ func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 		h.pooled.follow(h.feed)
 	}
 	if h.cluster != nil {
-		h.pooled.join(h)
+		h.gateway.BeforeServing(h.pooled.join(h).begin)
 	}
 	if h.snapshot != "" {
 		h.keeper = h.pooled.keep(h, site)

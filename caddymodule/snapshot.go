@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/snapshot"
 )
@@ -135,44 +133,6 @@ func (p *pooled) unkeep(h *Handler, gone bool) (end func()) {
 		}
 		k.keeper.Close(gone && !caddy.Exiting())
 	}
-}
-
-// running is told when a configuration has started: one that is only checked, or that fails, changes no file.
-type running struct{ handler *Handler }
-
-// Handle implements caddyevents.Handler.
-func (r running) Handle(context.Context, caddy.Event) error {
-	r.handler.keeper.Begin(r.handler.pooled.since == r.handler.plan.id)
-	return nil
-}
-
-// exiting is told when it is about to end. If the process does too, what is remembered is written at once: Caddy
-// waits for long polls now, and whatever runs it may not wait for so long.
-type exiting struct{ handler *Handler }
-
-// Handle implements caddyevents.Handler.
-func (e exiting) Handle(context.Context, caddy.Event) error {
-	if caddy.Exiting() {
-		e.handler.keeper.Ending()
-	}
-	return nil
-}
-
-// keepWhileRunning has the memory kept while the configuration runs.
-func (h *Handler) keepWhileRunning(ctx caddy.Context) error {
-	if serverOf(ctx) == nil {
-		return nil // not in Caddy's HTTP app
-	}
-	app, err := ctx.App("events")
-	if err != nil {
-		return fmt.Errorf("getting the events app: %w", err)
-	}
-	for event, handler := range map[string]caddyevents.Handler{"started": running{h}, "stopping": exiting{h}} {
-		if err := app.(*caddyevents.App).On(event, handler); err != nil {
-			return fmt.Errorf("subscribing to the event %s: %w", event, err)
-		}
-	}
-	return nil
 }
 
 // parseSnapshot reads a path.

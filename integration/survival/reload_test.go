@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -286,6 +287,68 @@ func TestFailedReloadChangesNothing(t *testing.T) {
 		})
 	}
 	suite.Eventually(t, "goroutines are back where they were", func() bool { return s.vitals().Goroutines <= goroutines+spareGoroutines })
+}
+
+// Whatever a configuration that fails late would have turned on, off or into something else behind requests: the one
+// that goes on has all that it remembers, and nobody has another budget.
+func TestFailedReloadOfWhatGoesOnChangesNothing(t *testing.T) {
+	redis := redisserver.Start(t, redisserver.Redis)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	hs := newHomeserver(t, scripted.Options{})
+	config := func(name, options string) string {
+		return caddyfile(hs, "write_limit 3/1h burst 3\nread_limit off\nhomeserver synapse\nidentity {\nttl 1h\n}\ncache {\nttl 1h\nsettle 0\n"+name+"\n}\n"+options)
+	}
+	cluster := func(secret, more string) string {
+		return fmt.Sprintf("cluster redis {\naddress %s\nkey_prefix %s:\nsecret %s\n%s\n}\n", redis.Address, secret, strings.Repeat(secret, 32), more)
+	}
+	feed := fmt.Sprintf("feed redis {\naddress %s\nserver_name example.com\nlive_ttl 2h\n}\n", redis.Address)
+	configs := map[string]string{
+		"nothing":                      config("name hs", ""),
+		"no name":                      config("", ""),
+		"another name":                 config("name other", ""),
+		"a cluster":                    config("name hs", cluster("a", "timeout 500ms")),
+		"a cluster of another timeout": config("name hs", cluster("a", "timeout 600ms")),
+		"a cluster of another secret":  config("name hs", cluster("b", "timeout 500ms")),
+		"a cluster and a snapshot":     config("name hs", cluster("a", "timeout 500ms")+"snapshot {$DIR}/one"),
+		"a feed":                       config("name hs", feed),
+		"another feed":                 config("name hs", strings.Replace(feed, "2h", "3h", 1)),
+		"a snapshot":                   config("name hs", "snapshot {$DIR}/one"),
+		"another snapshot":             config("name hs", "snapshot {$DIR}/two"),
+	}
+	second := fmt.Sprintf("http://%s {\nbind 127.0.0.1\nrespond ok\n}\n", taken.Addr())
+	for _, running := range []string{"nothing", "no name", "a cluster", "a feed", "a snapshot"} {
+		t.Run(running, func(t *testing.T) {
+			users := newUsers(hs, 5)
+			s := startServer(t, hs, configs[running])
+			poor := users[0]
+			for version := range int64(3) {
+				expect(t, "a write", s.write(poor.token, poor.id, version+1).get(t), http.StatusOK)
+			}
+			remembered := func() bool {
+				return !slices.ContainsFunc(users, func(u user) bool { a := s.read(u.token, u.id).get(t); return !a.hit() })
+			}
+			for _, name := range slices.Sorted(maps.Keys(configs)) {
+				suite.Eventually(t, "everybody's presence is remembered", remembered)
+				counts := hs.Counts()
+				if err := s.Reload(t.Context(), configs[name]+second); err == nil {
+					t.Fatalf("a reload to %s and a port that is taken succeeded", name)
+				}
+				for _, u := range users {
+					if a := s.read(u.token, u.id).get(t); !a.hit() {
+						t.Errorf("after a failed reload to %s a read got %s, want a hit", name, a)
+					}
+				}
+				expect(t, "a write without a budget, after a failed reload to "+name, s.write(poor.token, poor.id, 9).get(t), http.StatusTooManyRequests)
+				if now := hs.Counts(); !maps.Equal(now, counts) {
+					t.Errorf("after a failed reload to %s the homeserver was asked %v, want %v", name, now, counts)
+				}
+			}
+		})
+	}
 }
 
 // reconfigured are configurations of which each adds, takes away or changes what goes on behind requests: a cluster, its

@@ -23,6 +23,7 @@ type Gateway struct {
 	oversized sync.Once   // the first of these that doesn't fit tells it
 
 	served       sync.Once // the first request makes the store fit
+	begin        func()    // is called before it is served, or nil
 	notSupported sync.Once // logs once that sync_presence strip has no effect
 	strays       strays
 }
@@ -34,6 +35,10 @@ func NewGateway(set *Settings, m *Store, server Server, fields *SiteFields, logg
 		site: fields, siteNames: fields.Names(),
 	}
 }
+
+// BeforeServing has f called before the first request is served: until then, the configuration may yet fail. It is to be
+// called before that, once.
+func (g *Gateway) BeforeServing(f func()) { g.begin = f }
 
 // tenant is one configuration of those that share a store. What outlives a request of a
 // configuration's holds this, and no gateway.
@@ -56,6 +61,9 @@ func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 	g.served.Do(func() {
 		g.store.resize(g.cfg.Sizes)
 		g.store.brownOuts.Store(g.logger)
+		if g.begin != nil {
+			g.begin()
+		}
 	})
 
 	if hasOpaqueTarget(r) && !g.cfg.Observe {
