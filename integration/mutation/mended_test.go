@@ -187,6 +187,20 @@ var mended = map[string][]mutant{
 			unit: "internal/gateway TestRefusalOfOneGhostLeavesTheOthersWritesAlone",
 			why:  "no homeserver of the world refuses an appservice's token for one user_id only; a lock is no unknown token",
 		},
+		{
+			name:   "early data is charged to the address that it names",
+			effect: "whoever names another's address with made-up tokens has everybody behind it refused",
+			edits:  []edit{{"internal/gateway/client.go", "\tif isEarly(r) {\n\t\treturn client{name: earlyName}", "\tif false {\n\t\treturn client{name: earlyName}"}, {"internal/gateway/early.go", "return !certain || !known.known()", "return !certain && !known.known() && false"}},
+			unit:   "internal/gateway TestEarlyDataChargesNoAddress",
+			why:    "no client of the world sends early data",
+		},
+		{
+			name:   "a write in early data waits",
+			effect: "it is sent as early data whenever that is, and refused again and again by whoever takes none",
+			edits:  []edit{{"internal/gateway/delivery.go", "\tif isEarly(r) {\n\t\treturn false", "\tif false {\n\t\treturn false"}},
+			unit:   "internal/gateway TestWriteInEarlyDataDoesNotWait",
+			why:    "no client of the world sends early data",
+		},
 	},
 	"limits that change": {
 		{

@@ -26,9 +26,15 @@ type budget struct {
 // networkShare is how many clients' budgets a network has.
 const networkShare = 8
 
+// earlyName is the name of all clients in early data together. It is no address.
+const earlyName = "early data"
+
 // newClient returns the client of a request, which has no budgets if limit is nil or
 // its address tells it from no other.
 func (g *Gateway) newClient(r *http.Request, limit *policy.Limit) client {
+	if isEarly(r) {
+		return client{name: earlyName} // its address may be anybody's
+	}
 	block, ok := policy.ParseClientBlock(g.server.ClientIP(r))
 	if !ok {
 		// A proxy, before whom we can't tell who is who: nobody has to wait for

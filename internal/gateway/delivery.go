@@ -43,6 +43,9 @@ func (g *Gateway) newDelivery(r *http.Request, next Next, write *presenceWrite) 
 // letWait lets a write wait until its user's budget is refilled. It reports false if it doesn't, and
 // nothing may be acknowledged then.
 func (g *Gateway) letWait(r *http.Request, next Next, write *presenceWrite, wait time.Duration) bool {
+	if isEarly(r) {
+		return false // it would be as early when it is sent, whenever that is
+	}
 	d := g.newDelivery(r, next, write)
 	if d.request.err != nil {
 		return false

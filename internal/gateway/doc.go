@@ -13,7 +13,8 @@
 //     be answered again; membership.go: requests by which memberships change;
 //   - judgement.go: that a request is in hand already; stray.go: a handler that stands in the wrong place,
 //     and says so;
-//   - protocol.go: what a request is, whatever protocol brought it; body.go: its body.
+//   - protocol.go: what a request is, whatever protocol brought it; body.go: its body; early.go: one that comes
+//     before it is known where it comes from.
 //
 // Every other request goes to the next handler as it came, and waits for nothing; what gives
 // tokens out goes without its Accept-Encoding, for its answer to be read.

@@ -72,6 +72,10 @@ func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 		})
 		return nil
 	}
+	if g.isTooEarly(r) {
+		writeTooEarly(w, r)
+		return nil
+	}
 	if !g.cfg.Observe && mayBeJudged(r.URL.Path) && g.isBeingJudged(r) {
 		return next.ServeHTTP(w, r)
 	}
