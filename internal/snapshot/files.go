@@ -94,13 +94,18 @@ func check(path string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// write replaces a file at one moment: after a crash there is the old one or the new one, whole. The temporary
-// file has one name, so that those of processes that were killed don't pile up. Replace is called when all
-// is on the disk.
+// write replaces a file at one moment: after a crash there is the old one or the new one, whole. Replace is called
+// when all is on the disk.
 func write(path string, b []byte, replace func(from, to string) error) error {
 	if _, err := check(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	return writeBeside(path, b, replace)
+}
+
+// writeBeside writes a temporary file beside another, and calls replace with both. It has one name, so that those of
+// processes that were killed don't pile up.
+func writeBeside(path string, b []byte, replace func(from, to string) error) error {
 	temporary := path + ".tmp"
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -114,6 +119,11 @@ func write(path string, b []byte, replace func(from, to string) error) error {
 		return err
 	}
 	return syncFolder(path)
+}
+
+// try finds out whether files can be written, and leaves none.
+func (f Files) try() error {
+	return writeBeside(f.budgets, nil, func(from, _ string) error { return os.Remove(from) })
 }
 
 // fill writes a new file to the disk.

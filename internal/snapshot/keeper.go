@@ -93,7 +93,9 @@ type Keeper struct {
 	noKey  *Fault // why there is no key that was kept, or nil
 	seal   seal
 
-	mu      sync.Mutex // one of them is read or written at a time
+	mu      sync.Mutex  // one of them is read or written at a time
+	last    fs.FileInfo // of the budgets, when they were last read or written here, or nil
+	warned  bool        // that they aren't ours alone
 	begins  sync.Once
 	ending  sync.Once
 	begun   atomic.Bool
@@ -129,6 +131,8 @@ func (k *Keeper) Begin(isNew bool) {
 			if isNew {
 				k.load()
 			}
+			k.last, _ = os.Lstat(k.files.budgets)
+			k.try()
 			k.mu.Unlock()
 			ticker := time.NewTicker(interval)
 			defer ticker.Stop()
@@ -301,16 +305,39 @@ func (k *Keeper) decode(kind Kind, b []byte) (at Moment, sections [][]byte, faul
 	return decode(k.memory.Key(), kind, k.home, b)
 }
 
+// cannotWrite is what is logged of budgets.
+const cannotWrite = "the snapshot can't be written, so budgets would start empty or older after a restart"
+
+// try says at once if nothing can be written: else nobody would hear of it before the process has something to lose.
+func (k *Keeper) try() {
+	if err := k.files.try(); err != nil {
+		k.noted(k.files.budgets, cannotWrite, err)
+	}
+}
+
+// lookForOthers says once if another process has written the budgets: each loses what the other has written, and
+// what has ended in one of them may not have in the other.
+func (k *Keeper) lookForOthers() {
+	now, err := os.Lstat(k.files.budgets)
+	if err != nil || k.warned || k.last != nil && os.SameFile(now, k.last) && now.ModTime().Equal(k.last.ModTime()) {
+		return
+	}
+	k.warned = true
+	k.log.Warn("something else writes the snapshot, such as another process", "file", k.files.budgets, "remedy", ownFiles)
+}
+
 // writeBudgets writes the budgets, and the key. The moment is looked at after them: they are none the fuller for
 // that.
 func (k *Keeper) writeBudgets() {
+	k.lookForOthers()
 	key := k.memory.Key()
 	err := k.files.keepKey(key)
 	if err == nil {
 		sections := k.memory.SaveBudgets()
 		err = write(k.files.budgets, encode(key, Budgets, k.home, Now(), sections...), os.Rename)
 	}
-	if k.noted(k.files.budgets, "the snapshot can't be written, so budgets would start empty or older after a restart", err) {
+	if k.noted(k.files.budgets, cannotWrite, err) {
+		k.last, _ = os.Lstat(k.files.budgets)
 		now := time.Now()
 		k.counts.written.Store(&now)
 	}

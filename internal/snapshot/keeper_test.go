@@ -483,3 +483,64 @@ func TestAFileThatIsNotThere(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A folder that isn't there, or isn't ours, was told of after five minutes, when there was something to lose.
+func TestAFolderThatCannotBeWrittenIsToldOfAtOnce(t *testing.T) {
+	folder := t.TempDir()
+	inTheWay := filepath.Join(folder, "taken")
+	if err := os.MkdirAll(inTheWay+".tmp/in the way", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(folder, "missing", "snapshot"), inTheWay} {
+		p := start(t, path, memoryOf{})
+		if log := p.log.all(); len(log) != 1 || !strings.HasPrefix(log[0], "WARN "+cannotWrite+" file "+path) {
+			t.Errorf("%s: it says %q", path, log)
+		}
+		p.wantCounts(t, map[Result]uint64{Failed: 1})
+		p.kill()
+	}
+	p := start(t, filepath.Join(folder, "snapshot"), memoryOf{})
+	p.kill()
+	if log := p.log.all(); len(log) > 0 {
+		t.Errorf("where it can write, it says %q", log)
+	}
+	if files, _ := os.ReadDir(folder); len(files) != 1 {
+		t.Errorf("it has left %v", files)
+	}
+}
+
+// Two processes with one file do no harm but to each other's budgets, and each says so, once.
+func TestTwoProcessesWithOneFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "snapshot")
+		start(t, path, memoryOf{}).end()
+		one := start(t, path, memoryOf{})
+		time.Sleep(time.Second)
+		other := start(t, path, memoryOf{})
+		for range 3 {
+			time.Sleep(interval)
+			synctest.Wait()
+		}
+		one.kill()
+		other.end()
+		const want = "WARN something else writes the snapshot, such as another process file "
+		for name, p := range map[string]*process{"the first": one, "the second": other} {
+			n := 0
+			for _, line := range p.log.all() {
+				if strings.HasPrefix(line, want+path) {
+					n++
+				}
+			}
+			if n != 1 {
+				t.Errorf("%s says %q, want once that it isn't alone", name, p.log.all())
+			}
+		}
+		p := start(t, path, memoryOf{})
+		p.end()
+		for _, line := range p.log.all() {
+			if strings.HasPrefix(line, "WARN") {
+				t.Errorf("the next one says %q", line)
+			}
+		}
+	})
+}
