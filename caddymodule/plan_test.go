@@ -757,6 +757,25 @@ func TestFailedReloadLeavesMemoriesToTheirSites(t *testing.T) {
 	}
 }
 
+// While a site has no handler, what changes there goes past what is remembered. So nothing of it is when the site has one
+// again.
+func TestMemoryEndsWithTheLastHandlerOfIt(t *testing.T) {
+	for name, options := range map[string]string{"no name": "", "a name": " {\ncache {\nname hs\n}\n}"} {
+		t.Run(name, func(t *testing.T) {
+			const site = "http://a.example.com:9080"
+			address := upstreamOf(t, scripted.New())
+			c := provisionSites(t, site+" {\nmatrix_presence"+options+"\nreverse_proxy "+address+"\n}\n")
+			m := c.handlers()[0].pooled
+			c = c.reload(site + " {\nreverse_proxy " + address + "\n}\n")
+			eachStore(func(label string, _ *pooled) { t.Errorf("the memory %s is left", label) })
+			c = c.reload(site + " {\nmatrix_presence" + options + "\nreverse_proxy " + address + "\n}\n")
+			if c.handlers()[0].pooled == m {
+				t.Error("it remembers what was before")
+			}
+		})
+	}
+}
+
 // The metrics of two stores must never have one label, or none could be read.
 func TestNamesOfMemoriesAreUnique(t *testing.T) {
 	named := func(upstream string) string {

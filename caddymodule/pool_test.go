@@ -5,12 +5,15 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 )
 
 func TestFailedReloadChangesNothing(t *testing.T) {
@@ -148,4 +151,43 @@ func TestReloadsLeaveNothingBehind(t *testing.T) {
 		runtime.Gosched()
 	}
 	t.Errorf("goroutines are left:\n%s", strings.Join(left, "\n\n"))
+}
+
+// Whoever joins a cluster drops what is remembered. A configuration that failed late, such as for a port that is taken,
+// had the memory of the one that goes on dropped.
+func TestAClusterIsJoinedWhenItsConfigurationServes(t *testing.T) {
+	const site = "http://a.example.com:9080 {\nmatrix_presence {\ncache {\nname joins\n}\n}\nreverse_proxy 127.0.0.1:1\n}\n"
+	running := provisionSites(t, site)
+	isMember := func() bool {
+		member := false
+		running.handlers()[0].pooled.store.Samples(func(metric *gateway.Metric, _ float64, _ ...string) {
+			member = member || strings.HasPrefix(metric.Name, "cluster_")
+		})
+		return member
+	}
+	clustered := []byte(strings.Replace(string(adapt(t, site)), `{"name":"joins"}`, `{"name":"joins"},"cluster":{"store":"scripted"}`, 1))
+	for _, serves := range []bool{false, true} {
+		next, err := tryProvision(t, clustered)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if isMember() {
+			t.Errorf("it is in a cluster that no configuration which serves has")
+		}
+		if serves {
+			recorder := httptest.NewRecorder()
+			r := caddyhttp.PrepareRequest(request("GET", "/_matrix/client/versions", "", ""), caddy.NewReplacer(), recorder, new(caddyhttp.Server))
+			nothing := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+			if err := next.handlers()[0].ServeHTTP(recorder, r, nothing); err != nil {
+				t.Fatal(err)
+			}
+			if !isMember() {
+				t.Error("it isn't in the cluster of a configuration that serves")
+			}
+		}
+		next.end()
+	}
+	if isMember() {
+		t.Error("it is still in the cluster after the end of the configuration")
+	}
 }

@@ -36,8 +36,9 @@ func (e exiting) Handle(context.Context, caddy.Event) error {
 
 // followRun has what goes on behind requests begin when the configuration has started.
 func (h *Handler) followRun(ctx caddy.Context) error {
-	if serverOf(ctx) == nil {
-		return nil // not in Caddy's HTTP app
+	if serverOf(ctx) == nil { // not in Caddy's HTTP app
+		h.pooled.beginMembers()
+		return nil
 	}
 	app, err := ctx.App("events")
 	if err != nil {

@@ -286,6 +286,13 @@ var mended = map[string][]mutant{
 			why:    "no reload of the world takes a store away",
 		},
 		{
+			name:   "a cluster is joined before its configuration serves",
+			effect: "a reload that fails late has all that is remembered dropped",
+			edits:  []edit{{"caddymodule/pool.go", "h.gateway.BeforeServing(h.pooled.join(h).begin)", "h.pooled.join(h).begin()"}},
+			unit:   "caddymodule TestAClusterIsJoinedWhenItsConfigurationServes",
+			why:    "the world has no cluster",
+		},
+		{
 			name:   "sites with a host in common share a memory",
 			effect: "a staging site on another port reads production's presence",
 			edits:  []edit{{"caddymodule/site.go", "if s.told != other.told || s.homeserver != other.homeserver {", "if s.told != other.told {"}},
