@@ -53,7 +53,7 @@ func judge(p *plan, direct, ours, peaceful, plain *run) string {
 	for _, law := range []func() string{
 		func() string { return passes(p, direct, ours) },
 		func() string { return worksWhereItWorks(p, direct, ours) },
-		func() string { return leavesItHealthy(direct, ours) },
+		func() string { return leavesItHealthy(p, direct, ours) },
 		func() string { return leavesOthersAlone(p, direct, ours, peaceful) },
 		func() string { return speaksEachProtocolAlike(p, direct, ours, plain) },
 		func() string { return isTrue(p, ours) },
@@ -123,8 +123,12 @@ func worksWhereItWorks(p *plan, direct, ours *run) string {
 }
 
 // leavesItHealthy: if nothing fails without the module, Caddy's health checks take the homeserver for down
-// with it neither.
-func leavesItHealthy(direct, ours *run) string {
+// with it neither. A homeserver that itself fails like that, and only later, may have been asked with it
+// only: a read that had to wait for a whoami comes then.
+func leavesItHealthy(p *plan, direct, ours *run) string {
+	if slices.ContainsFunc(p.steps, func(s step) bool { return s.mood != nil && s.mood.failsLikeCaddy() }) {
+		return ""
+	}
 	fails := func(o *outcome) bool { return o.status == 0 || o.status >= http.StatusInternalServerError }
 	if slices.ContainsFunc(direct.outcomes, fails) || !unhealthy(ours) {
 		return ""
@@ -211,6 +215,12 @@ func waitsItsTurn(p *plan, r *run, o, without *outcome) bool {
 	turns := (ahead + askedAtOnce - 1) / askedAtOnce
 	late := o.took() - without.took()
 	return !isKnown(p, r, o) && late >= 0 && late <= time.Duration(turns)*askTimeout
+}
+
+// failsLikeCaddy tells of a homeserver that it answers as Caddy does that has taken it for down.
+func (m *mood) failsLikeCaddy() bool {
+	says := m.presence.Says
+	return says != nil && says.Status == http.StatusServiceUnavailable && says.Body == ""
 }
 
 // unhealthy tells that Caddy has taken the homeserver for down.
