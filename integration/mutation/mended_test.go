@@ -208,7 +208,7 @@ var mended = map[string][]mutant{
 			effect: "after a raise users wait as long as before",
 			edits:  []edit{{"policy/limiter.go", "case s.limits[b.limit] == limit:", "case true:"}},
 			unit:   "internal/gateway TestReloadToAnotherLimitAppliesAtOnce",
-			seeds:  20, more: "profile=generous;handlers=none;upstream=direct;pause=5ms;step=reload;step=again;which=0;reload=the limits are lower;reload=the profile;steps=15;steps=16",
+			seeds:  40, more: "profile=generous;handlers=none;upstream=direct;pause=5ms;step=reload;step=again;which=0;reload=the limits are lower;reload=the profile;steps=15;steps=16",
 			law: "somebody has to wait",
 		},
 		{
