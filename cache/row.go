@@ -22,6 +22,12 @@ type Row struct {
 	Late bool
 }
 
+// ofRow is since when what an expectedState of a row shows may have been so: no activity is too old.
+const ofRow = math.MinInt64
+
+// isRows tells that a row expects this, and not a write.
+func (e expectedState) isRows() bool { return e.digest != 0 && e.since == ofRow }
+
 // unclear is the digest of a row that isn't clear about what it shows.
 const unclear = 1
 
@@ -51,7 +57,24 @@ const (
 //
 // Answers to requests that departed before the row came are not stored, as if it were a write,
 // see fence. Until the time of settle is over an answer is stored only if it shows what the row
-// says: another process of the homeserver may hear of the change later than we do.
+// says: another process of the homeserver may hear of the change later than we do. No answer is, if
+// it isn't certain that the row is the last word: one that is older than another row, or that comes
+// while a write settles and says something else, may be of a state that has ended:
+//
+//	1 change: to "unavailable"; its row is on its way
+//	2 write:  of "online" is acknowledged, and one process that answers reads doesn't know of it yet
+//	1 change: its row arrives
+//	3 read:   is answered "unavailable" by that process, and must not be stored
+//
+// That holds too if the row says what is known. It is from an answer that came first, to a request that
+// may have departed first:
+//
+//	1 read:   departs
+//	2 read:   departs, and the homeserver reads the old state
+//	3 change
+//	1 read:   the homeserver reads the new state, which is stored
+//	3 change: its row arrives, and says the same
+//	2 read:   its answer arrives, and must not be stored
 //
 // The row of a write through us comes shortly before or after the write's answer. In both cases
 // the write's own fence does all that:
@@ -71,19 +94,25 @@ func (p *Presence) Apply(row Row, now time.Time, settle time.Duration) RowResult
 
 	key := stateKey{target: row.Target}
 	st, kept := shard.states.Peek(key)
+	quiet := f.isSettled(at) && !shard.waiting[row.Target]
 	if kept && st.answer != nil && shows != 0 && shows == p.digestOf(row.Target, st.answer.Body) {
+		if quiet { // else nothing is stored, or shared, that is older
+			f.raise()
+		}
 		return RowSame
 	}
-	quiet := f.isSettled(at) && !shard.waiting[row.Target]
 	switch {
 	case f.writes > 0:
 		f.row = cmp.Or(shows, unclear)
 	case shows != 0 && f.proof.digest == shows && at < f.settled:
 		// The row of what was written, or read, last.
 	default:
+		last := newest && (quiet || f.proof.isRows())
 		f.raise()
 		f.settled = max(f.settled, at+int64(settle))
-		f.proof = expectedState{digest: shows, since: math.MinInt64}
+		if last {
+			f.proof = expectedState{digest: shows, since: ofRow}
+		}
 	}
 	switch {
 	case !kept:
