@@ -28,20 +28,26 @@ type firstRead struct {
 	kept     *fetched     // what it has brought, once it is known for whom; else nil
 }
 
-// newFirstRead returns a read that may go in the place of a question, or nil: it must be one
-// that would be fetched, if it is known whose it is.
+// newFirstRead returns a read that may go in the place of a question, or nil.
 func (g *Gateway) newFirstRead(r *http.Request, next Next, rd *reading) *firstRead {
-	c := rd.credential
-	switch {
-	case !g.learns() || g.knownDialect() == Auto || c.UserID != "" || c.DeviceID != "",
-		!rd.Canonical || rd.Body != policy.BodyGood || g.store.isForItsOrigin(r):
-		return nil
-	}
-	who := reader{viewer: g.claimed(c), target: rd.route.UserID, credential: c, trust: rd.trust}
-	if who.viewer == "" || g.lookup(who.viewer, who.target, who.trust, rd.now).Outcome != cache.Miss {
+	who, ok := g.readsFirst(r, rd)
+	if !ok {
 		return nil
 	}
 	return &firstRead{gateway: g, request: g.newFetch(r, next, who), claimed: who}
+}
+
+// readsFirst returns whose a read claims to be, and whether it may go in the place of a question: it must
+// be one that would be fetched, if it is known whose it is.
+func (g *Gateway) readsFirst(r *http.Request, rd *reading) (who reader, ok bool) {
+	c := rd.credential
+	switch {
+	case !g.learns() || g.knownDialect() == Auto || c.UserID != "" || c.DeviceID != "",
+		!rd.Canonical || rd.Body == policy.BodyBad || g.store.isForItsOrigin(r):
+		return who, false
+	}
+	who = reader{viewer: g.claimed(c), target: rd.route.UserID, credential: c, trust: rd.trust}
+	return who, who.viewer != "" && g.lookup(who.viewer, who.target, who.trust, rd.now).Outcome == cache.Miss
 }
 
 // identifyReader tells whose a read is that isn't in memory, by a question or by the read itself.
@@ -77,14 +83,21 @@ func (f *firstRead) proves() bool {
 // keep remembers what the read has brought if it is known that it was the claimed user's. Those who
 // wait for that look into memory next. Whom the homeserver limits isn't to ask it again at once.
 func (f *firstRead) keep(who owner) {
-	if f == nil || f.answer == nil || f.kept != nil || !f.isHomeservers() || who.userID != f.claimed.viewer {
+	if f == nil || f.answer == nil || f.kept != nil || !f.isHomeservers() || who.userID != f.claimed.viewer || !f.answer.isForReader() {
 		return
 	}
-	switch f.answer.status {
+	f.kept = &fetched{departed: f.departed, subresponse: f.answer}
+	f.gateway.keepFetched(f.kept, f.found.Ticket, f.claimed, f.request.request)
+}
+
+// isForReader tells of an answer to a read that it says what the reader may see of its target, or that the
+// homeserver limits them.
+func (s *subresponse) isForReader() bool {
+	switch s.status {
 	case http.StatusOK, http.StatusForbidden, http.StatusNotFound, http.StatusTooManyRequests:
-		f.kept = &fetched{departed: f.departed, subresponse: f.answer}
-		f.gateway.keepFetched(f.kept, f.found.Ticket, f.claimed, f.request.request)
+		return true
 	}
+	return false
 }
 
 // askByRead sends the read of a question, if it has one that wasn't sent. It reports false if that

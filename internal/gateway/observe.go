@@ -179,6 +179,7 @@ type observation struct {
 	opaque    bool // it has a body, or a protocol that the cache has no part in
 	forOrigin bool // its answer is for its origin
 	ticket    cache.Ticket
+	claimed   *reader // it would have gone in the place of a question, see firstRead; else nil
 
 	// A write.
 	writing writing
@@ -207,6 +208,9 @@ func (g *Gateway) newObservation(r *http.Request, next Next, kind route, route m
 		return seen // nobody's question
 	case seen.reading.Credential == policy.CredentialCertain:
 		might = []matrix.Credential{seen.reading.credential}
+		if who, ok := g.readsFirst(r, &seen.reading); ok {
+			seen.claimed = &who
+		}
 	}
 	for _, c := range might {
 		seen.asks = append(seen.asks, g.newWhoAmI(r, next, c, g.cfg.RejectedLimit))
@@ -256,8 +260,20 @@ func (s *observation) owner(i int, ask func(whoAmI) owner) (who owner, ok bool) 
 		return who, false
 	default:
 		who = ask(question)
+		s.keepFirst(who)
 	}
 	return who, true
+}
+
+// keepFirst is [firstRead.keep]: what a read has brought that would have gone in the place of the question
+// is kept, also if its user is over a limit then.
+func (s *observation) keepFirst(who owner) {
+	if s.claimed == nil || s.opaque || s.method != http.MethodGet || who.userID != s.claimed.viewer ||
+		s.answer.err != nil || s.answer.site || s.answer.local || !s.answer.isForReader() {
+		return
+	}
+	s.reading.first = &fetched{subresponse: s.answer}
+	s.handler.remember(s.ticket, *s.claimed, s.answer)
 }
 
 // findOutForRead is [Gateway.findOutForRead] for a read that is over.
@@ -313,7 +329,7 @@ func (s *observation) endRead(step policy.ReadStep) {
 	h, rd := s.handler, &s.reading
 	switch step {
 	case policy.ReadForward, policy.ReadPassLarge:
-		if s.method == http.MethodGet && !s.answer.site && !s.answer.local {
+		if rd.first == nil && s.method == http.MethodGet && !s.answer.site && !s.answer.local {
 			h.remember(s.ticket, rd.reader(), s.answer)
 		}
 	case policy.ReadPassOff:
