@@ -54,6 +54,8 @@ func (c *client) run(n int) {
 		switch {
 		case c.own == "" || rand.IntN(3) > 0:
 			c.read(c.target())
+		case c.hs.past && rand.IntN(2) == 0:
+			c.writePast()
 		case rand.IntN(3) > 0:
 			c.write()
 		default:
@@ -219,11 +221,16 @@ func (c *client) path(user string) string {
 }
 
 func (c *client) do(ctx context.Context, method, path, content string) (status int, header http.Header, body []byte, err error) {
+	return c.send(ctx, c.url, method, path, content)
+}
+
+// send sends a request to the sidecar, or past it.
+func (c *client) send(ctx context.Context, url, method, path, content string) (status int, header http.Header, body []byte, err error) {
 	var reader io.Reader
 	if content != "" {
 		reader = strings.NewReader(content)
 	}
-	r, err := http.NewRequestWithContext(ctx, method, c.url+path, reader)
+	r, err := http.NewRequestWithContext(ctx, method, url+path, reader)
 	if err != nil {
 		return 0, nil, nil, err
 	}

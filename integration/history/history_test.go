@@ -71,7 +71,7 @@ func (s scenario) test(t *testing.T, size size) {
 	counts := newTally()
 	reloads := 0
 	var slowest time.Duration
-	for round := 0; round < size.rounds || round < 5*size.rounds && len(counts.missing(&s)) > 0; round++ {
+	for round := 0; round < size.rounds || round < 5*size.rounds && len(counts.missing(hs)) > 0; round++ {
 		if round > 0 {
 			reload(t, server, directives(hs.URL, round))
 			reloads++
@@ -120,7 +120,7 @@ func (s scenario) test(t *testing.T, size size) {
 	}
 	t.Logf("%s: %d clients, at least %d rounds, %d reloads, %v; the checker took %v at most for one user\n%v",
 		s.name, size.clients, size.rounds, reloads, time.Since(start).Round(100*time.Millisecond), slowest.Round(time.Millisecond), counts)
-	for _, what := range counts.missing(&s) {
+	for _, what := range counts.missing(hs) {
 		t.Errorf("%s, so this test shows little", what)
 	}
 }

@@ -32,6 +32,9 @@ type register struct {
 	applied map[int64]time.Duration // when each value was
 	writes  int                     // under way
 	ended   chan struct{}           // closed when a client knows the end of its write
+
+	// tell, if it isn't nil, is called when a value was applied, in the order of the values.
+	tell func(value int64, at time.Duration)
 }
 
 type change struct {
@@ -45,6 +48,9 @@ type change struct {
 func (g *register) advance(now time.Duration) {
 	for len(g.coming) > 0 && g.coming[0].due <= now {
 		g.value, g.applied[g.coming[0].value] = g.coming[0].value, g.coming[0].due
+		if g.tell != nil {
+			g.tell(g.value, g.coming[0].due)
+		}
 		g.coming = g.coming[1:]
 	}
 }
@@ -135,6 +141,7 @@ type homeserver struct {
 	URL string
 
 	*scenario
+	feed *feed // nil: it tells nothing by itself
 
 	mu        sync.Mutex // guards registers and writes
 	registers map[string]*register
@@ -152,6 +159,9 @@ func newHomeserver(t *testing.T, s *scenario) *homeserver {
 		writes:    make(map[int64]*write),
 		problem:   t.Errorf,
 	}
+	if s.feeds {
+		hs.feed = newFeed()
+	}
 	server := httptest.NewUnstartedServer(hs)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it would tell of each answer that is broken off
 	server.Start()
@@ -166,6 +176,9 @@ func (hs *homeserver) register(user string) *register {
 	g, ok := hs.registers[user]
 	if !ok {
 		g = &register{applied: make(map[int64]time.Duration), ended: make(chan struct{})}
+		if hs.feed != nil {
+			g.tell = func(value int64, at time.Duration) { hs.tell(user, value, at) }
+		}
 		hs.registers[user] = g
 	}
 	return g
@@ -191,7 +204,7 @@ func (hs *homeserver) quiet() bool {
 			return false
 		}
 	}
-	return true
+	return hs.feed.quiet()
 }
 
 // token returns an access token of a user, one of many.

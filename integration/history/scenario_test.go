@@ -18,6 +18,8 @@ type scenario struct {
 	lateness time.Duration // of the homeserver's writes
 	reloads  bool          // in the middle of a round; there is always one before
 	absorbs  bool          // repeated writes
+	feeds    bool          // the homeserver tells of each change by itself
+	past     bool          // some writes go past the sidecar, so that only the feed tells of them
 	protocol protocol.Protocol
 
 	// nodes is how many there are, in a cluster, and trouble what becomes of what they share, in the
@@ -60,6 +62,10 @@ var scenarios = []scenario{
 	// Devices say again what they have said, and the sidecar answers for the homeserver if
 	// nothing can have changed since.
 	{name: "absorbed", protocol: protocol.H2C, reloads: true, absorbs: true, other: 25},
+	// The homeserver tells of each change by itself, before it answers or later.
+	{name: "feed", protocol: protocol.HTTP1, settle: 50 * time.Millisecond, feeds: true, reloads: true, other: 25},
+	{name: "feed-late", protocol: protocol.HTTP2, settle: 50 * time.Millisecond, lateness: 25 * time.Millisecond, feeds: true, other: 25},
+	{name: "feed-past", protocol: protocol.HTTP1, settle: 50 * time.Millisecond, feeds: true, past: true},
 	// Three nodes, and each request goes to any of them.
 	{name: "nodes", protocol: protocol.HTTP1, nodes: 3, kind: redisserver.Redis, other: 25},
 	{name: "nodes-late", protocol: protocol.H2C, nodes: 3, kind: redisserver.Redis, settle: 50 * time.Millisecond, lateness: 50 * time.Millisecond, reloads: true, other: 25},
@@ -86,7 +92,11 @@ var caches = []string{
 }
 
 func (s *scenario) directives(upstream string, n int) string {
-	return s.directivesOf(upstream, caches[n%len(caches)], "")
+	more := ""
+	if s.feeds {
+		more = "feed history"
+	}
+	return s.directivesOf(upstream, caches[n%len(caches)], more)
 }
 
 // directivesOf are those with such a cache, and with more options.
