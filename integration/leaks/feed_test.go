@@ -58,6 +58,9 @@ type row struct {
 	presence gateway.PresenceNews
 }
 
+// noticed is after how long it is noticed at the latest that something is missing.
+const noticed = 5*time.Second + 20*time.Millisecond
+
 // heartbeat is how often a homeserver says something at least.
 const heartbeat = 20 * time.Second
 
@@ -185,7 +188,7 @@ func (f *feed) tell(r row) {
 		return
 	case missing:
 		go func() {
-			time.Sleep(soon + time.Duration(random.IntN(5000))*time.Millisecond)
+			time.Sleep(soon + time.Duration(random.Int64N(int64(noticed-20*time.Millisecond))))
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			if f.isConnected() {

@@ -135,7 +135,7 @@ func (m *machine) configuration(t *rapid.T) string {
 		learn = "learn on\n"
 	}
 	feed := ""
-	if m.hs.name == "synapse" && !m.hs.perViewer && !m.nodes && often(t, "feed", 50) {
+	if m.hs.name == "synapse" && !m.hs.perViewer && !m.nodes && often(t, "feed", 75) {
 		l.live = max(l.ttl, pick(t, "live_ttl", 600*s, 60*s, 10*s))
 		feed = "feed model " + l.live.String() + "\n"
 	}
@@ -512,6 +512,31 @@ func (m *machine) Follow(t *rapid.T) {
 		m.alone(t, m.read(t, pick(t, "reader", own, own, others), pick(t, "whom", target, target, viewer), true))
 	}
 	m.hs.feed.fate = drawn
+}
+
+// Gap is that the homeserver has told of a viewer who has left, and nobody hears it; that is noticed soon, and from
+// then on what was known lives as long as without a feed.
+func (m *machine) Gap(t *rapid.T) {
+	l := m.court.rules
+	if l.live == 0 {
+		t.Skip("no feed")
+	}
+	viewer, other, target := m.three(t)
+	m.meet(viewer, other, target)
+	own, others := m.tokenOf(t, viewer), m.tokenOf(t, other)
+	m.wait(t, l.settle+time.Second, l.ttl)
+	m.alone(t, m.read(t, own, target, true))
+	m.alone(t, m.read(t, others, target, true))
+	time.Sleep(time.Millisecond)
+	m.hs.feed.fate = pick(t, "fate", missing, missing, cutOffWithIt)
+	who := pick(t, "who leaves", viewer, viewer, target)
+	m.hs.change(func(w *world) { w.leave(who) })
+	m.hs.feed.fate = drawn
+	for range rapid.IntRange(1, 3).Draw(t, "times") {
+		time.Sleep(pick(t, "soon", noticed, l.ttl+time.Millisecond, l.ttl+noticed, l.live))
+		m.alone(t, m.read(t, others, target, true))
+		m.alone(t, m.read(t, own, target, true))
+	}
 }
 
 // Reuse is what an identity's lifetime is about: a token is used that was ended, while
