@@ -5,6 +5,40 @@ func init() { mended["the feed"] = fed }
 // noFeed is why the world doesn't show what is wrong with a feed.
 const noFeed = "the world has no feed"
 
+// The edits that more than one mutant has.
+var (
+	sameIsNoWrite = edit{"cache/row.go", "if quiet { // else", "if false { // else"}
+	anyRowProves  = edit{"cache/row.go", "last := newest && (quiet || f.proof.isRows())", "last := true"}
+)
+
+// betweenRows are mutants that the history test catches with a feed.
+var betweenRows = []mutant{
+	{
+		name:     "a row is no write",
+		effect:   "a read after it shares, or finds, an answer from before it",
+		edits:    []edit{{"cache/row.go", "\t\tf.raise()\n\t\tf.settled", "\t\tf.settled"}},
+		scenario: "feed-past",
+	},
+	{
+		name:     "a row that says what is known is no write",
+		effect:   "likewise, if an answer that came first showed the change",
+		edits:    []edit{sameIsNoWrite},
+		scenario: "feed-past",
+	},
+	{
+		name:     "any row is a proof",
+		effect:   "an answer is stored that shows what was before the last write",
+		edits:    []edit{anyRowProves},
+		scenario: "feed-late",
+	},
+	{
+		name:     "a write's row ends nothing that a row of another change has begun",
+		effect:   "what was written past the sidecar is not seen",
+		edits:    []edit{{"cache/row.go", "f.stamp = max(f.stamp, row.Stamp)\n", "f.stamp = max(f.stamp, row.Stamp)\n\tif f.settled > at {\n\t\treturn RowUnread\n\t}\n"}},
+		scenario: "feed-past",
+	},
+}
+
 // fed are mutants of what keeps a feed from showing anybody anything wrong.
 var fed = []mutant{
 	{
@@ -37,6 +71,24 @@ var fed = []mutant{
 		effect: "an answer from before it is stored after it",
 		edits:  []edit{{"cache/row.go", "\t\tf.raise()\n\t\tf.settled", "\t\tf.settled"}},
 		unit:   "cache TestAnswerThatARowOvertookIsNotStored", why: noFeed,
+	},
+	{
+		name:   "a row that says what is known is no write",
+		effect: "likewise, if an answer that came first showed the change",
+		edits:  []edit{sameIsNoWrite},
+		unit:   "cache TestAnswerThatARowOvertookIsNotStored", why: noFeed,
+	},
+	{
+		name:   "any row is a proof",
+		effect: "an answer is stored that shows what was before the last write, as the row of that does",
+		edits:  []edit{anyRowProves},
+		unit:   "cache TestRowThatMayNotBeTheLastWordProvesNothing", why: noFeed,
+	},
+	{
+		name:   "a loss is none",
+		effect: "what was missed is shown for minutes",
+		edits:  []edit{{"internal/gateway/feed.go", "\tf.whole = now\n", "\t_ = now\n"}},
+		unit:   "integration/leaks TestNobodySeesOrChangesWhatTheHomeserverRefuses", why: noFeed,
 	},
 	{
 		name:   "a row that is older than the one before counts",

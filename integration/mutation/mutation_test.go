@@ -44,7 +44,7 @@ func TestMutantsApply(t *testing.T) {
 		m.why = "the world's clients get no lists"
 		checkMutant(t, &m, root)
 	}
-	for _, m := range slices.Concat(guards, betweenNodes, slices.Concat(slices.Collect(maps.Values(mended))...)) {
+	for _, m := range slices.Concat(guards, betweenNodes, betweenRows, slices.Concat(slices.Collect(maps.Values(mended))...)) {
 		checkMutant(t, &m, root)
 	}
 }
@@ -64,7 +64,7 @@ func checkMutant(t *testing.T, m *mutant, root string) {
 
 func TestHistoryTestCatchesMutants(t *testing.T) {
 	root := repository(t)
-	tried := slices.DeleteFunc(slices.Concat(guards, betweenNodes), func(m mutant) bool { return !m.isTried(t) })
+	tried := slices.DeleteFunc(slices.Concat(guards, betweenNodes, betweenRows), func(m mutant) bool { return !m.isTried(t) })
 	var scenarios []string
 	for _, m := range tried {
 		scenarios = append(scenarios, m.scenario)
