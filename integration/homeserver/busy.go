@@ -21,10 +21,6 @@ type Busy struct {
 	// PresenceURL and SyncURL are the workers that presence requests and syncs have to go to.
 	PresenceURL, SyncURL string
 
-	// Redis is the address of Synapse's Redis, whose user "default" has the password
-	// RedisPassword. FeedUser, with FeedPassword, may do nothing but listen to the channel.
-	Redis string
-
 	services   []*process.Process // in the order in which they were started
 	startRedis func(ctx context.Context) (*process.Process, error)
 }
@@ -77,8 +73,8 @@ func startBusy(ctx context.Context, python string, programs services, opts Optio
 		return nil, err
 	}
 	b = &Busy{
-		Homeserver:  Homeserver{Name: "synapse", URL: "http://" + addresses[0], ServerName: serverName, dir: dir},
-		PresenceURL: "http://" + addresses[1], SyncURL: "http://" + addresses[2], Redis: addresses[3],
+		Homeserver:  Homeserver{Name: "synapse", URL: "http://" + addresses[0], ServerName: ServerName, Redis: addresses[3], dir: dir},
+		PresenceURL: "http://" + addresses[1], SyncURL: "http://" + addresses[2],
 	}
 	defer func(started *Busy) {
 		if err != nil {
@@ -90,7 +86,8 @@ func startBusy(ctx context.Context, python string, programs services, opts Optio
 		return nil, err
 	}
 	b.services = append(b.services, database)
-	redis, err := b.startRedisIn(ctx, programs, dir)
+	b.startRedis = func(ctx context.Context) (*process.Process, error) { return startRedis(ctx, programs, dir, b.Redis) }
+	redis, err := b.startRedis(ctx)
 	if err != nil {
 		return nil, err
 	}

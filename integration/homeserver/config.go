@@ -7,15 +7,15 @@ import (
 	"text/template"
 )
 
-// serverName ends in a domain reserved for tests (RFC 2606).
-const serverName = "hs.test"
+// ServerName is that of all of them. It ends in a domain reserved for tests (RFC 2606).
+const ServerName = "hs.test"
 
 // settings is what the templates of the configuration files see.
 type settings struct {
 	Options
 	Port string
 
-	ServerName, SharedSecret, ASToken, HSToken string
+	ServerName, SharedSecret, ASToken, HSToken, RedisPassword string
 }
 
 // render writes one configuration file into a homeserver's folder.
@@ -31,7 +31,7 @@ func render(dir, name, text string, opts Options, port string) error {
 	defer out.Close()
 	err = tmpl.Execute(out, settings{
 		Options: opts, Port: port,
-		ServerName: serverName, SharedSecret: SharedSecret, ASToken: ASToken, HSToken: hsToken,
+		ServerName: ServerName, SharedSecret: SharedSecret, ASToken: ASToken, HSToken: hsToken, RedisPassword: RedisPassword,
 	})
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)

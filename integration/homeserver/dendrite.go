@@ -58,7 +58,7 @@ func StartDendrite(ctx context.Context, opts Options) (*Homeserver, error) {
 		if err != nil {
 			return nil, err
 		}
-		h := &Homeserver{Name: "dendrite", URL: "http://" + addrs[0], ServerName: serverName, dir: dir}
+		h := &Homeserver{Name: "dendrite", URL: "http://" + addrs[0], ServerName: ServerName, dir: dir}
 		return h.launch(ctx, func() (*process.Process, error) {
 			if err := writeDendriteFiles(dir, opts); err != nil {
 				return nil, err

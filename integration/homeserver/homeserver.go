@@ -33,7 +33,11 @@ type Options struct {
 	// a homeserver about itself. Nothing is sent to anybody.
 	Federation bool
 
-	busy *busyPorts // of a busy Synapse, or nil
+	// Redis gives Synapse a Redis, on which it tells of all changes. Dendrite has no use for one.
+	Redis bool
+
+	busy      *busyPorts // of a busy Synapse, or nil
+	redisPort string     // of any other with a Redis
 }
 
 // busyPorts is what the configuration of a busy Synapse has besides: the folder of the database's socket, the
@@ -45,6 +49,9 @@ type busyPorts struct {
 // Busy is for the template.
 func (o Options) Busy() *busyPorts { return o.busy }
 
+// RedisPort is for the template.
+func (o Options) RedisPort() string { return o.redisPort }
+
 // Homeserver is a running homeserver. Stop it.
 type Homeserver struct {
 	// Name is "dendrite" or "synapse".
@@ -53,14 +60,21 @@ type Homeserver struct {
 	URL string
 	// ServerName is the part of a user ID after the colon. It is never resolved.
 	ServerName string
+	// Redis is the address of its Redis, whose user "default" has the password RedisPassword, or empty if
+	// it has none. FeedUser, with FeedPassword, may do nothing but listen to the channel.
+	Redis string
 
 	process *process.Process
-	dir     string // for databases, keys, configuration and log; removed by Stop
+	redis   *process.Process // or nil
+	dir     string           // for databases, keys, configuration and log; removed by Stop
 }
 
 // Stop ends the homeserver and removes its temporary folder.
 func (h *Homeserver) Stop() {
 	h.process.Stop()
+	if h.redis != nil {
+		h.redis.Stop()
+	}
 	os.RemoveAll(h.dir)
 }
 
@@ -112,6 +126,9 @@ func (h *Homeserver) launch(ctx context.Context, start func() (*process.Process,
 			return h, nil
 		}
 		p.Stop()
+	}
+	if h.redis != nil {
+		h.redis.Stop()
 	}
 	os.RemoveAll(h.dir)
 	return nil, err

@@ -165,26 +165,23 @@ func startPostgres(ctx context.Context, programs services, dir string) (*process
 	return p, nil
 }
 
-// startRedisIn starts a Redis that keeps nothing, with the users of a [Busy].
-func (b *Busy) startRedisIn(ctx context.Context, programs services, dir string) (*process.Process, error) {
-	b.startRedis = func(ctx context.Context) (*process.Process, error) {
-		_, port, err := net.SplitHostPort(b.Redis)
-		if err != nil {
-			return nil, err
-		}
-		cmd := exec.Command(programs.redis, "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no",
-			"--user", "default", "on", ">"+RedisPassword, "~*", "&*", "+@all",
-			"--user", FeedUser, "on", ">"+FeedPassword, "resetchannels", "&"+serverName, "-@all", "+subscribe", "+unsubscribe", "+ping")
-		cmd.Dir = dir
-		p, err := process.Start("redis", cmd, filepath.Join(dir, "redis.log"))
-		if err != nil {
-			return nil, err
-		}
-		if err := accepts(ctx, p, "tcp", b.Redis); err != nil {
-			p.Stop()
-			return nil, fmt.Errorf("starting redis: %w", err)
-		}
-		return p, nil
+// startRedis starts a Redis that keeps nothing, with the users of a homeserver's.
+func startRedis(ctx context.Context, programs services, dir, address string) (*process.Process, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
 	}
-	return b.startRedis(ctx)
+	cmd := exec.Command(programs.redis, "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no",
+		"--user", "default", "on", ">"+RedisPassword, "~*", "&*", "+@all",
+		"--user", FeedUser, "on", ">"+FeedPassword, "resetchannels", "&"+ServerName, "-@all", "+subscribe", "+unsubscribe", "+ping")
+	cmd.Dir = dir
+	p, err := process.Start("redis", cmd, filepath.Join(dir, "redis.log"))
+	if err != nil {
+		return nil, err
+	}
+	if err := accepts(ctx, p, "tcp", address); err != nil {
+		p.Stop()
+		return nil, fmt.Errorf("starting redis: %w", err)
+	}
+	return p, nil
 }

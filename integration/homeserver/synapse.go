@@ -20,8 +20,14 @@ func StartSynapse(ctx context.Context, opts Options) (*Homeserver, error) {
 	if err != nil {
 		return nil, err
 	}
+	var programs services
+	if opts.Redis {
+		if programs, err = installServices(ctx, opts.Progress); err != nil {
+			return nil, err
+		}
+	}
 	return process.Retry(func() (*Homeserver, error) {
-		addrs, err := process.FreeAddresses(1)
+		addrs, err := process.FreeAddresses(2)
 		if err != nil {
 			return nil, err
 		}
@@ -33,7 +39,17 @@ func StartSynapse(ctx context.Context, opts Options) (*Homeserver, error) {
 		if err != nil {
 			return nil, err
 		}
-		h := &Homeserver{Name: "synapse", URL: "http://" + addrs[0], ServerName: serverName, dir: dir}
+		h := &Homeserver{Name: "synapse", URL: "http://" + addrs[0], ServerName: ServerName, dir: dir}
+		if opts.Redis {
+			h.Redis = addrs[1]
+			if _, opts.redisPort, err = net.SplitHostPort(h.Redis); err != nil {
+				return nil, err
+			}
+			if h.redis, err = startRedis(ctx, programs, dir, h.Redis); err != nil {
+				os.RemoveAll(dir)
+				return nil, err
+			}
+		}
 		return h.launch(ctx, func() (*process.Process, error) {
 			if err := writeSynapseFiles(dir, opts, port); err != nil {
 				return nil, err
@@ -81,6 +97,9 @@ stream_writers: {presence: {{.PresenceWorker}}}
 database:
   name: sqlite3
   args: {database: homeserver.db}
+{{- with .RedisPort}}
+redis: {enabled: true, host: 127.0.0.1, port: {{.}}, password: {{$.RedisPassword}}}
+{{- end}}
 {{- end}}
 listeners:
 {{- with .Busy}}

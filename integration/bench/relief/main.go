@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -120,7 +121,7 @@ func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver,
 		}
 	}
 	defer closeWorld()
-	for _, k := range on {
+	for _, k := range started(chosen, on) {
 		steps = append(steps, plan.Step{
 			Name: "starting " + k.name + " and making users", About: k.about(s),
 			Do: func(ctx context.Context) error {
@@ -134,7 +135,7 @@ func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver,
 					return err
 				}
 				opened = w
-				if err := w.populate(ctx, s); err != nil {
+				if err := w.populate(ctx, k.needs(s)); err != nil {
 					return fmt.Errorf("making users: %w", err)
 				}
 				return w.rest(ctx, s.idle())
@@ -180,6 +181,30 @@ func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver,
 		r.environment.Contenders = append(r.environment.Contenders, k.name+" "+k.version)
 	}
 	return r, nil
+}
+
+// started are the homeservers that are started: Synapse once more, with Redis, for shapes that need it.
+func started(chosen []shape, on []kindOfHomeserver) (all []kindOfHomeserver) {
+	fed := func(sh shape) bool { return sh.fed }
+	for _, k := range on {
+		if !slices.ContainsFunc(chosen, func(sh shape) bool { return !sh.fed }) && k.name == homeservers[0].name {
+			all = append(all, k.withRedis())
+			continue
+		}
+		all = append(all, k)
+		if k.name == homeservers[0].name && slices.ContainsFunc(chosen, fed) {
+			all = append(all, k.withRedis())
+		}
+	}
+	return all
+}
+
+// needs is how many people there have to be: one room, where it is about what a homeserver tells.
+func (k kindOfHomeserver) needs(s size) size {
+	if k.feeds {
+		s.people, s.members, s.targets, s.ghosts = min(roomSize, s.people), 0, 0, 0
+	}
+	return s
 }
 
 // about is how long it takes to start a homeserver and make its users, roughly.

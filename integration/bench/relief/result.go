@@ -55,6 +55,8 @@ type Result struct {
 	// seen by the way, FinalDirectMillis how long until the homeserver itself had it.
 	FinalMillis       *float64
 	FinalDirectMillis *float64
+	// Seen is how long after the answer to a sync the change that it made was first seen.
+	Seen *quantiles
 	// WhoamiBound is how many questions whose token it is there may be.
 	WhoamiBound *int
 
@@ -159,6 +161,9 @@ func (r Result) met() (words []string, ok bool) {
 	}
 	if r.Way == brownWay.name && r.MessageP99 != nil && r.OtherMessageP99 != nil {
 		say(*r.MessageP99 <= 1.1**r.OtherMessageP99, "messages ≤ 1.1 × as long as without presence")
+	}
+	if r.Way == fedWay.name && r.Seen != nil {
+		say(r.Seen.p99 <= 1000, "changes seen in 1 s (p99)")
 	}
 	if r.WhoamiBound != nil {
 		say(r.Upstream.Whoami <= int64(*r.WhoamiBound), "whoami ≤ %d", *r.WhoamiBound)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -34,7 +35,7 @@ const refresh = 20 * time.Second
 // play a shape by a way, from a cold start of the sidecar.
 func perform(ctx context.Context, w *world, sh shape, by way, s size, out io.Writer) ([]Result, error) {
 	sc := &scene{world: w, way: by, size: s, workers: sh.workers, base: "http://" + w.hop.Address}
-	if spec, ok := by.server(); ok {
+	if spec, ok := by.server(w.server.Redis); ok {
 		server, err := spec.Start(ctx, w.hop.Address, out)
 		if err != nil {
 			return nil, err
@@ -156,7 +157,15 @@ func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) 
 	}
 	begin := time.Now()
 	measured.begin = begin
-	if err := s.play(ctx, plan, t); err != nil {
+	beside := make(chan error, 1)
+	go func() {
+		if p.beside == nil {
+			beside <- nil
+			return
+		}
+		beside <- p.beside(ctx, s, &r, t)
+	}()
+	if err := errors.Join(s.play(ctx, plan, t), <-beside); err != nil {
 		return r, measured, err
 	}
 	if p.ends != nil {

@@ -22,6 +22,8 @@ type shape struct {
 	peers bool
 	// nodes says that it is also run with two sidecars, as one cluster.
 	nodes bool
+	// fed says that it is about what a homeserver tells by itself, so that it is run with a feed and without.
+	fed bool
 	// before is done before the first phase, by the same way, and not measured.
 	before func(context.Context, *scene) error
 }
@@ -36,13 +38,18 @@ type phase struct {
 	target float64
 	// ends is done at once after the last answer, and its cost is counted; after is done at
 	// the end.
-	ends, after func(context.Context, *scene, *Result, *tally) error
+	// Beside, if it isn't nil, goes on at the same time.
+	ends, after, beside func(context.Context, *scene, *Result, *tally) error
 }
 
 // ways are those of a shape at a homeserver. Peers are asked at the full size, and of a
 // homeserver that doesn't show everybody to everybody.
 func (sh shape) ways(k kindOfHomeserver, s size) []way {
 	switch {
+	case sh.fed != k.feeds:
+		return nil
+	case sh.fed:
+		return []way{direct, unfed, fedWay}
 	case sh.overloads && !k.hides:
 		return nil // it knows of no rooms with more pairs than it can do
 	case sh.overloads:
@@ -61,7 +68,7 @@ func (sh shape) ways(k kindOfHomeserver, s size) []way {
 }
 
 // shapes are all that there are.
-var shapes = []shape{roomOpen, viewers, popular, longTail, warByWrite, warBySync, bridge, storm, nat, badTokens, overload}
+var shapes = []shape{roomOpen, viewers, popular, longTail, warByWrite, warBySync, bridge, storm, nat, badTokens, overload, changes}
 
 // schedule spreads requests evenly over a time.
 func schedule(requests []request, over time.Duration) []request {

@@ -26,7 +26,7 @@ func (r *measured) table(homeserver string) report.Table {
 		Name:  "relief-" + strings.ToLower(homeserver),
 		Title: "What reaches " + homeserver + ", and what it costs",
 		Columns: []string{"<shape", "<way", "requests", "upstream", "of these whoami", "homeserver CPU s", "for presence s", "saved",
-			"sidecar CPU s", "p50 ms", "p99 ms", "messages p99 ms", "<errors", "<wrong", "late", "final ms", "<targets"},
+			"sidecar CPU s", "p50 ms", "p99 ms", "messages p99 ms", "<errors", "<wrong", "late", "final ms", "seen p50, p99 ms", "<targets"},
 	}
 	for _, m := range r.results {
 		if m.Homeserver != homeserver {
@@ -50,7 +50,7 @@ func (r *measured) table(homeserver string) report.Table {
 		t.Rows = append(t.Rows, []string{
 			m.title(), m.Way, fmt.Sprint(m.Requests), fmt.Sprint(m.Upstream.All()), fmt.Sprint(m.Upstream.Whoami),
 			fmt.Sprintf("%.2f", m.HomeserverCPU), presence, saved, fmt.Sprintf("%.2f", m.SidecarCPU),
-			fmt.Sprintf("%.1f", m.P50), fmt.Sprintf("%.1f", m.P99), messages, listed(m.Errors), listed(m.Wrong), fmt.Sprint(m.Late), final,
+			fmt.Sprintf("%.1f", m.P50), fmt.Sprintf("%.1f", m.P99), messages, listed(m.Errors), listed(m.Wrong), fmt.Sprint(m.Late), final, m.Seen.String(),
 			strings.Join(words, "; "),
 		})
 	}

@@ -25,6 +25,8 @@ type size struct {
 
 	bad, overload time.Duration
 
+	changes time.Duration
+
 	peers bool // take part
 }
 
@@ -35,16 +37,16 @@ var sizes = map[string]size{
 	"test": { // all of it tiny, to see that it runs
 		name: "test", people: 6, members: 12, ghosts: 3, roomOpen: 500 * time.Millisecond,
 		viewers: 3, targets: 5, rounds: 10, popular: 2 * time.Second,
-		war: time.Second, syncWar: time.Second, bridge: time.Second, returning: 5, contacts: 3, nat: time.Second, bad: time.Second, overload: 2 * time.Second,
+		war: time.Second, syncWar: time.Second, bridge: time.Second, returning: 5, contacts: 3, nat: time.Second, bad: time.Second, overload: 2 * time.Second, changes: 2 * time.Second,
 	},
 	"small": {
 		name: "small", people: 100, members: 300, ghosts: 20, roomOpen: 1500 * time.Millisecond,
 		viewers: 6, targets: 50, rounds: 18, popular: 7 * time.Second,
-		war: 3 * time.Second, syncWar: 3 * time.Second, bridge: 4 * time.Second, returning: 60, contacts: 3, nat: 3 * time.Second, bad: 3 * time.Second, overload: 30 * time.Second,
+		war: 3 * time.Second, syncWar: 3 * time.Second, bridge: 4 * time.Second, returning: 60, contacts: 3, nat: 3 * time.Second, bad: 3 * time.Second, overload: 30 * time.Second, changes: 20 * time.Second,
 	},
 	"full": {
 		name: "full", people: 500, members: 2600, ghosts: 40, roomOpen: 13 * time.Second,
 		viewers: 20, targets: 50, rounds: 20, popular: 28 * time.Second,
-		war: 12 * time.Second, syncWar: 25 * time.Second, bridge: 22 * time.Second, returning: 200, contacts: 10, nat: 14 * time.Second, bad: 10 * time.Second, overload: 70 * time.Second, peers: true,
+		war: 12 * time.Second, syncWar: 25 * time.Second, bridge: 22 * time.Second, returning: 200, contacts: 10, nat: 14 * time.Second, bad: 10 * time.Second, overload: 70 * time.Second, changes: 60 * time.Second, peers: true,
 	},
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	_ "embed"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/contender"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 )
 
 // busy is the profile for busy servers, as the documentation shows it.
@@ -43,6 +45,20 @@ var (
 	unrelieved = way{name: "no brown-out", directive: "matrix_presence {\n\tcache {\n\t\tttl 2s\n\t}\n}"}
 )
 
+// The ways of what a homeserver tells by itself.
+var (
+	unfed  = way{name: "no feed", directive: "matrix_presence {\n\thomeserver synapse\n}"}
+	fedWay = way{name: "feed", directive: fmt.Sprintf(`matrix_presence {
+	homeserver synapse
+	feed redis {
+		address {$FEED}
+		username %s
+		password %s
+		server_name %s
+	}
+}`, homeserver.FeedUser, homeserver.FeedPassword, homeserver.ServerName)}
+)
+
 // peers are caches that others have, in front of the homeserver. To be as fresh as the sidecar
 // they would have to keep nothing: with a time to live of a second they come near. The last
 // one shows what a cache that ignores viewers would save, and what it leaks.
@@ -61,8 +77,9 @@ func isPeer(name string) bool {
 }
 
 // server is what stands between the clients and the homeserver, if anything does. The sidecar
-// takes the client's address from the load generator, as from another proxy.
-func (w way) server() (spec contender.Spec, ok bool) {
+// takes the client's address from the load generator, as from another proxy. Redis is the address of the homeserver's,
+// if it has one.
+func (w way) server(redis string) (spec contender.Spec, ok bool) {
 	switch {
 	case w.peer != nil:
 		return *w.peer, true
@@ -75,7 +92,7 @@ func (w way) server() (spec contender.Spec, ok bool) {
 	}
 	return contender.Caddy{
 		Global: "servers {\n\t\ttrusted_proxies static 127.0.0.1/32\n\t\ttrusted_proxies_strict\n\t}",
-		Site:   site, Redis: w.nodes > 1,
+		Site:   site, Redis: w.nodes > 1, Env: []string{"FEED=" + redis},
 	}.Spec(), true
 }
 

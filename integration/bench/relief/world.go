@@ -19,6 +19,8 @@ type kindOfHomeserver struct {
 
 	start func(context.Context, homeserver.Options) (*homeserver.Homeserver, error)
 
+	// feeds says that it tells of changes by itself, on a Redis.
+	feeds bool
 	// hides says that who shares no room with a user may not see them.
 	hides bool
 	// merges says that a user is what the most present of their devices is. Otherwise the
@@ -48,6 +50,13 @@ var homeservers = []kindOfHomeserver{
 		name: "Dendrite", version: "0.13.8", start: homeserver.StartDendrite,
 		lag: time.Second, priority: 10 * time.Second, // sync/requestpool.go
 	},
+}
+
+// withRedis is a homeserver as it is for the shapes that are about what it tells by itself. Redis costs it some CPU time,
+// so it is another one.
+func (k kindOfHomeserver) withRedis() kindOfHomeserver {
+	k.feeds = true
+	return k
 }
 
 // world is a homeserver and its people.
@@ -89,7 +98,7 @@ const warrior = 1
 
 // open starts a homeserver. Close it.
 func (k kindOfHomeserver) open(ctx context.Context, out io.Writer) (*world, error) {
-	server, err := k.start(ctx, homeserver.Options{Progress: out, Federation: true})
+	server, err := k.start(ctx, homeserver.Options{Progress: out, Federation: true, Redis: k.feeds})
 	if err != nil {
 		return nil, err
 	}
