@@ -33,6 +33,7 @@ type world struct {
 	site             *sidecar.Sidecar
 	alice, bob, root homeserver.User
 	room             string
+	channel          string // of the feed
 }
 
 func newWorld(t *testing.T) *world {
@@ -44,7 +45,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(hs.Stop)
-	w := &world{T: t, hs: hs}
+	w := &world{T: t, hs: hs, channel: hs.ServerName}
 	w.alice, w.bob = w.register("alice"), w.register("bob")
 	if w.root, err = hs.Client().RegisterAdmin(t.Context(), "root", "secret"); err != nil {
 		t.Fatal(err)
@@ -101,7 +102,19 @@ func (w *world) write(presence, status string) {
 // before starts the sidecar, with these options of the feed.
 func (w *world) before(feed string) {
 	w.Helper()
-	site, err := sidecar.StartCaddyfile(w.Context(), fmt.Sprintf(`{
+	site, err := sidecar.StartCaddyfile(w.Context(), w.caddyfile(feed))
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(site.Stop)
+	w.site = site
+}
+
+func (w *world) caddyfile(feed string) string {
+	if w.channel != "" {
+		feed = "server_name " + w.channel + "\n" + feed
+	}
+	return fmt.Sprintf(`{
 	admin {$ADMIN}
 }
 http://{$LISTEN} {
@@ -109,7 +122,6 @@ http://{$LISTEN} {
 	matrix_presence {
 		homeserver synapse
 		feed redis {
-			server_name %s
 			%s
 		}
 	}
@@ -119,12 +131,7 @@ http://{$LISTEN} {
 	reverse_proxy @sync %s
 	reverse_proxy %s
 }
-`, w.hs.ServerName, feed, w.hs.PresenceURL, w.hs.SyncURL, w.hs.URL))
-	if err != nil {
-		w.Fatal(err)
-	}
-	w.Cleanup(site.Stop)
-	w.site = site
+`, feed, w.hs.PresenceURL, w.hs.SyncURL, w.hs.URL)
 }
 
 // rights are the options of a feed that has the documented ACL.
@@ -382,6 +389,124 @@ func TestFeedsThatAreWrong(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFeedsThatSayNothingOrNonsense is likewise about a Redis that takes us.
+func TestFeedsThatSayNothingOrNonsense(t *testing.T) {
+	w := newWorld(t)
+	is := func(state string) func() bool {
+		return func() bool { return w.metric("feeds", `state="`+state+`"`) == 1 }
+	}
+	goesOn := func(t *testing.T, what string) {
+		t.Helper()
+		w.write("unavailable", what)
+		w.until(what, seenBy, func() bool {
+			status, body, _ := w.read(w.bob.AccessToken, w.alice)
+			return status == 200 && strings.Contains(body, what)
+		})
+	}
+	t.Run("rows of another shape", func(t *testing.T) {
+		w.T = t
+		w.before(w.rights())
+		w.live()
+		for _, line := range []string{
+			"RDATA presence presence1 batch [1,2]", "RDATA presence presence1 batch {", `RDATA presence presence1 batch ["@alice:hs.test","online",1]`,
+			`RDATA events master batch ["state",7]`, "RDATA caches master batch null", "POSITION presence presence1 x y", "NO SUCH COMMAND", "",
+		} {
+			w.publish(line)
+		}
+		w.until("it is counted", seenBy, func() bool { return w.metric("feed_losses_total", `reason="unreadable"`) >= 6 })
+		if n := strings.Count(w.site.Log(), "a line has another shape"); n != 1 {
+			t.Errorf("it is said %d times:\n%s", n, w.site.Log())
+		}
+		goesOn(t, "after nonsense")
+		if !is("live")() {
+			t.Error("the feed isn't live")
+		}
+	})
+	t.Run("without a name", func(t *testing.T) {
+		w.T, w.channel = t, ""
+		site, err := sidecar.StartCaddyfile(t.Context(), w.caddyfile(w.rights()))
+		if err == nil {
+			site.Stop()
+			t.Fatal("it starts")
+		}
+		if !strings.Contains(err.Error(), "needs a server_name: the one in homeserver.yaml") {
+			t.Error(err)
+		}
+	})
+	if !suite.Full() {
+		return // the next one takes more than a minute
+	}
+	t.Run("a channel that never speaks", func(t *testing.T) {
+		w.T, w.channel = t, "another.test"
+		w.before(fmt.Sprintf("address %s\npassword %s", w.hs.Redis, homeserver.RedisPassword))
+		took := w.until("it is said", 3*time.Minute, func() bool {
+			w.write("online", "here")
+			time.Sleep(time.Second)
+			w.read(w.bob.AccessToken, w.alice)
+			return strings.Contains(w.site.Log(), "it has said nothing for a minute although users are online")
+		})
+		t.Logf("it is said after %v", took.Round(time.Second))
+		if !is("waiting")() || w.metric("feed_losses_total", `reason="silent"`) != 1 {
+			t.Error("the metrics don't say so")
+		}
+		if n := strings.Count(w.site.Log(), "it has said nothing"); n != 1 {
+			t.Errorf("it is said %d times", n)
+		}
+		if status, _, _ := w.read(w.bob.AccessToken, w.alice); status != 200 {
+			t.Errorf("a read is %d", status)
+		}
+	})
+}
+
+// TestLiveIsNotAskedAgain is a short run on a real server of what is longer in virtual time: a pair that is read
+// again and again is asked about once, where it is asked about each ttl without a feed.
+func TestLiveIsNotAskedAgain(t *testing.T) {
+	if !suite.Full() {
+		t.Skip("it takes two minutes")
+	}
+	w := newWorld(t)
+	w.before(w.rights())
+	w.live()
+	w.write("offline", "") // no timer of Synapse's is running for her
+	w.settled(w.bob.AccessToken)
+	w.kept(w.bob.AccessToken)
+	fetched := func() float64 { return w.metric("upstream_requests_total", `reason="fetch"`) }
+	before, reads := fetched(), 0
+	for began := time.Now(); time.Since(began) < 2*time.Minute; reads++ {
+		if status, body, _ := w.read(w.bob.AccessToken, w.alice); status != 200 || !strings.Contains(body, "offline") {
+			t.Fatalf("a read is %d %s", status, body)
+		}
+		time.Sleep(5 * time.Second)
+	}
+	asked := fetched() - before
+	t.Logf("%v of %d reads in two minutes reached Synapse", asked, reads)
+	if asked > 1 {
+		t.Errorf("%v of %d reads reached Synapse", asked, reads)
+	}
+}
+
+// publish says something on the channel, as Synapse does.
+func (w *world) publish(line string) {
+	w.Helper()
+	connection, err := net.Dial("tcp", w.hs.Redis)
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer connection.Close()
+	command := func(words ...string) {
+		fmt.Fprintf(connection, "*%d\r\n", len(words))
+		for _, word := range words {
+			fmt.Fprintf(connection, "$%d\r\n%s\r\n", len(word), word)
+		}
+		answer := make([]byte, 100)
+		if n, err := connection.Read(answer); err != nil || answer[0] == '-' {
+			w.Fatalf("%s: %q, %v", words[0], answer[:n], err)
+		}
+	}
+	command("AUTH", homeserver.RedisPassword)
+	command("PUBLISH", w.hs.ServerName, line)
 }
 
 // relay stands before a server, or before none, and counts connections.
