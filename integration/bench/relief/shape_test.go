@@ -234,3 +234,30 @@ func TestUnknownTokensAreManyAndNeverTheSame(t *testing.T) {
 		t.Errorf("%d unknown tokens are too few to notice whether only %d are asked about", len(seen), most)
 	}
 }
+
+func TestChangesAreSeenOnAHomeserverThatTellsOfThem(t *testing.T) {
+	synapse, dendrite := homeservers[0], homeservers[1]
+	names := func(chosen []shape, on ...kindOfHomeserver) (names []string) {
+		for _, k := range started(chosen, on) {
+			for _, sh := range chosen {
+				for _, w := range sh.ways(k, sizes["full"]) {
+					names = append(names, k.name+", "+sh.key+", "+w.name)
+				}
+			}
+		}
+		return names
+	}
+	want := []string{"Synapse, changes, direct", "Synapse, changes, no feed", "Synapse, changes, feed"}
+	if got := names([]shape{changes}, synapse, dendrite); !slices.Equal(got, want) {
+		t.Errorf("it is played on %q", got)
+	}
+	if got := names([]shape{changes, bridge}, synapse); !slices.Equal(got[3:], want) || got[0] != "Synapse, bridge, direct" {
+		t.Errorf("with another it is played on %q", got)
+	}
+	s := imagined("full", synapse.withRedis())
+	for _, r := range readRoom(s) {
+		if !slices.Contains(s.world.people[:roomSize], r.by) || r.kind != read {
+			t.Fatalf("%s is in the load", r)
+		}
+	}
+}
