@@ -51,6 +51,13 @@ var mended = map[string][]mutant{
 	},
 	"requests of our own": {
 		{
+			name:   "a refusal on the way is everybody's",
+			effect: "other clients of the same token get what stands before the homeserver says to one",
+			edits:  []edit{{"internal/gateway/retrial.go", "slices.Contains(aboutRequest, f.status))", "f.status == http.StatusTooManyRequests)"}},
+			unit:   "internal/gateway TestRefusalOnTheWayIsOfItsOwnClient",
+			why:    "nothing that stands before the homeserver of the world refuses one client",
+		},
+		{
 			name:   "requests of ours have all of the client's fields",
 			effect: "one client makes our questions fail",
 			edits: []edit{{"internal/gateway/head.go", "b.takeNamed(g, r, true)\n\treturn b",

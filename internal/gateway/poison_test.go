@@ -330,6 +330,35 @@ func TestNobodyGetsAnothersFailure(t *testing.T) {
 	}
 }
 
+// What stands before a homeserver refuses one client's request for its time, its size or because it comes too early.
+// Other clients of the same token who shared it got that as well.
+func TestRefusalOnTheWayIsOfItsOwnClient(t *testing.T) {
+	for _, status := range aboutRequest {
+		t.Run(http.StatusText(status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, new(options))
+				p.Get("bob-token", bob)
+				release := make(chan struct{})
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if !strings.HasPrefix(r.RemoteAddr, "203.0.113.1:") {
+						return false, nil
+					}
+					<-release
+					answer(w, status, `{"errcode":"M_UNKNOWN","error":"no"}`)
+					return true, nil
+				})
+				var wg sync.WaitGroup
+				wg.Go(func() { p.Want(p.readFrom("203.0.113.1", "bob-token"), status, "", "") })
+				synctest.Wait()
+				wg.Go(func() { p.Want(p.readFrom("203.0.113.2", "bob-token"), 200, "", "") })
+				synctest.Wait()
+				close(release)
+				wg.Wait()
+			})
+		})
+	}
+}
+
 // A token may be copied. What the homeserver, or a limit, does to one client who has it is
 // not what another one gets.
 func TestLookupThatFailsIsOfItsOwnClient(t *testing.T) {

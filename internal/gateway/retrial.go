@@ -10,7 +10,7 @@ import (
 // isOfOneClient tells that a fetch brought what may be due to the client that it was made
 // for: a failure, or a refusal on the way to the homeserver.
 func (f *fetched) isOfOneClient() bool {
-	return f.found == nil && !f.crashed && (f.err != nil || f.site || f.status >= http.StatusInternalServerError || f.status == http.StatusTooManyRequests)
+	return f.found == nil && !f.crashed && (f.err != nil || f.site || f.status >= http.StatusInternalServerError || slices.Contains(aboutRequest, f.status))
 }
 
 // retrial is what is found out after a fetch that several readers shared has failed: whether
