@@ -83,6 +83,9 @@ one that does the same as the given flags, and exits.`,
 }
 
 func runPresenceProxy(flags caddycmd.Flags) (int, error) {
+	if err := refuseArgs(flags); err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
 	config, err := proxyCaddyfile(flags)
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 )
 
@@ -30,17 +29,15 @@ to say.`,
 			cmd.Flags().StringP("adapter", "a", "caddyfile", "Name of config adapter: there is only this one")
 			cmd.Flags().Bool("strict", false, "Exit with 1 if there is anything to say")
 			cmd.Flags().Bool("json", false, "Print JSON")
-			cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
-				if err := runCheck(flags, cmd.OutOrStdout()); err != nil {
-					return caddy.ExitCodeFailedStartup, err
-				}
-				return caddy.ExitCodeSuccess, nil
-			})
+			cmd.RunE = runE(func(flags caddycmd.Flags) error { return runCheck(flags, cmd.OutOrStdout()) })
 		},
 	})
 }
 
 func runCheck(flags caddycmd.Flags, out io.Writer) error {
+	if err := refuseArgs(flags); err != nil {
+		return err
+	}
 	if adapter := flags.String("adapter"); adapter != "caddyfile" {
 		return fmt.Errorf("--adapter: presence-check reads Caddyfiles only, not %q", adapter)
 	}

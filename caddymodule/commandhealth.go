@@ -38,15 +38,28 @@ func registerCommand(name, usage, short, long, example string, flags func(cmd *c
 			if flags != nil {
 				flags(cmd)
 			}
-			cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
-				// Cobra makes the code from the error: without one it would be 0.
-				if err := run(flags, cmd.OutOrStdout()); err != nil {
-					return caddy.ExitCodeFailedStartup, err
-				}
-				return caddy.ExitCodeSuccess, nil
-			})
+			cmd.RunE = runE(func(flags caddycmd.Flags) error { return run(flags, cmd.OutOrStdout()) })
 		},
 	})
+}
+
+// runE returns what cobra runs. It makes the exit code from the error: without one it would be 0.
+func runE(run func(caddycmd.Flags) error) func(*cobra.Command, []string) error {
+	return caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
+		if err := run(flags); err != nil {
+			return caddy.ExitCodeFailedStartup, err
+		}
+		return caddy.ExitCodeSuccess, nil
+	})
+}
+
+// refuseArgs refuses what follows a command's flags. Caddy's own commands overlook it, but one that answers
+// about something else than the file that was named misleads.
+func refuseArgs(flags caddycmd.Flags) error {
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q: only flags are expected", flags.Arg(0))
+	}
+	return nil
 }
 
 // health is what presence-health says.
@@ -74,6 +87,9 @@ func runHealth(flags caddycmd.Flags, out io.Writer) error {
 
 // find asks the admin endpoint.
 func (is *health) find(flags caddycmd.Flags) error {
+	if err := refuseArgs(flags); err != nil {
+		return err
+	}
 	client, err := newAdminClient(flags)
 	if err != nil {
 		return err

@@ -51,12 +51,7 @@ an address of a metrics page, or - for the standard input.`,
   # What passes a Caddy with the module in mode observe:
   caddy-presence presence-plan --from http://localhost:2019/metrics --users 20000`
 			addPlanFlags(cmd)
-			cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
-				if err := runPlan(cmd, flags); err != nil {
-					return caddy.ExitCodeFailedStartup, err
-				}
-				return caddy.ExitCodeSuccess, nil
-			})
+			cmd.RunE = runE(func(flags caddycmd.Flags) error { return runPlan(cmd, flags) })
 		},
 	})
 }
@@ -97,6 +92,9 @@ func addPlanFlags(cmd *cobra.Command) {
 }
 
 func runPlan(cmd *cobra.Command, flags caddycmd.Flags) error {
+	if err := refuseArgs(flags); err != nil {
+		return err
+	}
 	question, err := planQuestion(cmd, flags)
 	if err != nil {
 		return err

@@ -33,6 +33,9 @@ prints the document of the admin endpoint /matrix_presence/status, one in a line
 }
 
 func runTop(flags caddycmd.Flags, out io.Writer) error {
+	if err := refuseArgs(flags); err != nil {
+		return err
+	}
 	client, err := newAdminClient(flags)
 	if err != nil {
 		return err

@@ -20,7 +20,13 @@ import (
 // answerPlan answers a question, about what was described or what a source tells.
 func answerPlan(cmd *cobra.Command, flags caddycmd.Flags, q *forecast.Question, progress *planProgress) (*forecast.Answer, error) {
 	name := flags.String("from")
-	if name == "" {
+	switch {
+	case name != "":
+	case cmd.Flags().Changed("from"):
+		return nil, errors.New("--from: expected a file, an http address, or -")
+	case cmd.Flags().Changed("over"):
+		return nil, errors.New("--over is of a metrics page: give --from too, or leave it out")
+	default:
 		return q.Estimate(cmd.Context())
 	}
 	source, made, err := openSource(cmd, name)
@@ -38,13 +44,17 @@ func answerPlan(cmd *cobra.Command, flags caddycmd.Flags, q *forecast.Question, 
 // readSource answers a question about the load that a source tells of.
 func readSource(cmd *cobra.Command, flags caddycmd.Flags, q *forecast.Question, source *bufio.Reader, made time.Time, progress *planProgress) (*forecast.Answer, error) {
 	told := []string{"online", "devices", "session", "opens", "poll", "writes", "browsers", "sync-every", "bridge"}
-	isMetrics := forecast.IsMetricsPage(source)
+	isMetrics, what := forecast.IsMetricsPage(source), "a metrics page"
+	if err := forecast.CheckSource(source); err != nil {
+		return nil, err
+	}
 	if !isMetrics {
+		what = "no metrics page, and an access log"
 		told = append(told, "users", "rooms", "looks", "shown", "lists", "idles", "over", "load")
 	}
 	for _, flag := range told {
 		if cmd.Flags().Changed(flag) {
-			return nil, fmt.Errorf("it tells the load by itself: leave --%s out", flag)
+			return nil, fmt.Errorf("it is %s, which tells the load by itself: leave --%s out", what, flag)
 		}
 	}
 	if isMetrics {

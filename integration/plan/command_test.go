@@ -173,7 +173,13 @@ func TestThePlanRefusesWhatIsNoSource(t *testing.T) {
 		args []string
 		says string
 	}{
-		{[]string{"--from", write(t, "empty", "")}, "the log is empty"},
+		{[]string{"--from", write(t, "empty", "")}, "it is empty"},
+		{[]string{"--from", t.TempDir()}, "is a directory"},
+		{[]string{"--from", write(t, "access.log.gz", "\x1f\x8b\x08\x00"), "--users", "100"}, "zcat"},
+		{[]string{"--from", write(t, "access.log.zst", "\x28\xb5\x2f\xfd"), "--users", "100"}, "zstdcat"},
+		{[]string{"--from", "", "--users", "100"}, "expected a file"},
+		{[]string{"--users", "100", "--over", "1h"}, "give --from too"},
+		{[]string{"--users", "100", log}, "unexpected argument"},
 		{[]string{"--from", write(t, "syslog", "Nov 28 host sshd[1]: hello\n")}, "Caddy's in JSON"},
 		{[]string{"--from", write(t, "metrics", "# TYPE up gauge\nup 1\n")}, "such as up"},
 		{[]string{"--from", "nowhere.log"}, "no such file"},

@@ -48,6 +48,7 @@ type replay struct {
 	refused map[[2]string]bool
 	waiting byBegin
 	counted LogCounts
+	late    int64     // lines that should have come long before
 	begun   time.Time // the first request
 	latest  time.Time // the latest end
 	at      time.Duration
@@ -109,8 +110,11 @@ func (q *Question) FromLog(r io.Reader, told func(LogCounts)) (*Answer, error) {
 // wait has an entry played when none that began before it can come any more.
 func (p *replay) wait(e entry) error {
 	heap.Push(&p.waiting, e)
-	if e.ended.After(p.latest) {
+	switch {
+	case e.ended.After(p.latest):
 		p.latest = e.ended
+	case e.ended.Before(p.latest.Add(-maxLasts)):
+		p.late++
 	}
 	for p.waiting.Len() > maxWaiting || p.waiting.Len() > 0 && p.waiting[0].begun.Before(p.latest.Add(-maxLasts)) {
 		p.play(heap.Pop(&p.waiting).(entry)) //nolint:forcetypeassert // of ours
@@ -219,6 +223,9 @@ func (p *replay) answer() (*Answer, error) {
 		return nil, fmt.Errorf("none of %d lines can be read: an access log has to be Caddy's in JSON, or in nginx's format combined", c.Lines)
 	case c.Used == 0:
 		return nil, fmt.Errorf("none of %d lines is about presence: give the log of what stands before the homeserver, with its /_matrix/client paths", c.Lines)
+	}
+	if p.late > c.Used/10 {
+		return nil, fmt.Errorf("%d of %s about presence are older than some before them: give the log in the order of time, the oldest file first", p.late, lines(c.Used))
 	}
 	if len(p.edges) < 2*leastSteps {
 		return nil, fmt.Errorf("the log covers %v: it takes at least %v to say anything", p.at.Round(time.Second), 2*leastSteps*firstStep)

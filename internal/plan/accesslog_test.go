@@ -121,6 +121,22 @@ func TestPausesAreLeftOut(t *testing.T) {
 	}
 }
 
+// Whoever gives all files that match access.log* gives the latest first. Clocks that are set back a bit do no harm.
+func TestALogIsInTheOrderOfTime(t *testing.T) {
+	look := func(at time.Duration) string { return logLine(at, "a", "GET", presencePath("@alice:hs"), 200, 0) }
+	var today, yesterday strings.Builder
+	for i := range 200 {
+		today.WriteString(look(24*time.Hour + time.Duration(i)*time.Second))
+		yesterday.WriteString(look(time.Duration(i) * time.Second))
+	}
+	if _, err := fromLog(t, today.String()+yesterday.String()); err == nil || !strings.Contains(err.Error(), "200 of 400 lines about presence are older") {
+		t.Errorf("the latest first: %v", err)
+	}
+	if _, err := fromLog(t, yesterday.String()+today.String()+look(0)); err != nil {
+		t.Errorf("in order, but for a line: %v", err)
+	}
+}
+
 func FuzzLog(f *testing.F) {
 	f.Add(logLine(0, "192.0.2.1", "GET", presencePath("@alice:hs"), 200, time.Second))
 	f.Add(logLine(0, "192.0.2.1", "PUT", presencePath("@alice:hs"), 200, 0) + logLine(time.Minute, "192.0.2.1", "PUT", presencePath("@bob:hs"), 401, 0))
