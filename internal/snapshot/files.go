@@ -46,7 +46,11 @@ func (f Files) keepKey(key Key) error {
 	if err == nil && kept == key {
 		return nil
 	}
-	return write(f.key, key[:], os.Rename)
+	if err = write(f.key, key[:], os.Rename); err != nil {
+		fault := faultOf(err)
+		return &Fault{"its key file can't be written: " + fault.Reason, fault.Remedy}
+	}
+	return nil
 }
 
 // read reads a file of at most so many bytes that nobody else can have written.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"strings"
 	"time"
 )
 
@@ -97,7 +98,7 @@ func mac(key Key, b []byte) []byte {
 func decode(key Key, kind Kind, home Home, b []byte) (at Moment, sections [][]byte, fault *Fault) {
 	name := key.Sub("name")
 	switch {
-	case len(b) < len(magic) || string(b[:len(magic)]) != magic:
+	case !strings.HasPrefix(magic, string(b[:min(len(b), len(magic))])):
 		return at, nil, errKind
 	case len(b) < headerSize+macSize:
 		return at, nil, errCut

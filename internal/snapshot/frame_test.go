@@ -34,7 +34,8 @@ func TestAFileThatCannotBeUsed(t *testing.T) {
 		b    []byte
 		want *Fault
 	}{
-		"an empty file":              {nil, errKind},
+		"an empty file":              {nil, errCut},
+		"what all begin with":        {good[:4], errCut},
 		"something else":             {[]byte("#!/bin/sh\necho this is long enough to be something else than a snapshot, is it not\n"), errKind},
 		"its beginning":              {good[:40], errCut},
 		"all but the last byte":      {good[:len(good)-1], errCut},

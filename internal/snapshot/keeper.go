@@ -211,13 +211,14 @@ func (k *Keeper) load() {
 	if users >= 0 || tokens >= 0 {
 		k.log.Info("the snapshot was loaded", "file", k.files.budgets, "budgets", max(0, users), "identities", max(0, tokens), "away", away)
 	}
-	switch {
-	case fault != nil && (other == nil || other == fault):
+	if fault != nil && tokens < 0 && (other == nil || other == fault) {
 		k.refuse(k.files.budgets, "the snapshot can't be used, so budgets and identities start empty", fault)
-	case fault != nil:
+		return
+	}
+	if fault != nil {
 		k.refuse(k.files.budgets, "the snapshot can't be used, so budgets start empty", fault)
-		fallthrough
-	case other != nil:
+	}
+	if other != nil {
 		k.refuse(k.files.identities, "the snapshot can't be used, so identities start empty", other)
 	}
 }

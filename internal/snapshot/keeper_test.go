@@ -274,7 +274,7 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 		"another cache":       {func(string) {}, memoryOf{home: "other.example.com"}, errHome, all},
 		"a cluster":           {func(string) {}, memoryOf{cluster: true}, errCluster, [2]string{"budgets", ""}},
 		"cut off":             {func(path string) { must(os.Truncate(path, 100)) }, memoryOf{}, errCut, [2]string{"", "identities"}},
-		"empty":               {func(path string) { must(os.Truncate(path, 0)) }, memoryOf{}, errKind, [2]string{"", "identities"}},
+		"empty":               {func(path string) { must(os.Truncate(path, 0)) }, memoryOf{}, errCut, [2]string{"", "identities"}},
 		"too large":           {func(path string) { must(os.Truncate(path, 2000)) }, memoryOf{}, errSize, [2]string{"", "identities"}},
 		"no budgets":          {func(path string) { must(os.Remove(path)) }, memoryOf{}, nil, [2]string{"", "identities"}},
 		"no identities":       {func(path string) { must(os.Remove(path + ".identities")) }, memoryOf{}, nil, [2]string{"budgets", ""}},
@@ -324,10 +324,34 @@ func TestFilesThatCannotBeUsed(t *testing.T) {
 			switch {
 			case tc.reason == nil && len(warnings) > 0:
 				t.Errorf("it says %q", warnings)
-			case tc.reason != nil && (len(warnings) != 1 || !strings.HasSuffix(warnings[0], "reason "+tc.reason.Reason+" remedy "+tc.reason.Remedy)):
+			case tc.reason != nil && (len(warnings) != 1 || !strings.Contains(warnings[0], startsEmpty(tc.want)) || !strings.HasSuffix(warnings[0], "reason "+tc.reason.Reason+" remedy "+tc.reason.Remedy)):
 				t.Errorf("it says %q, want one line with the reason %q", warnings, tc.reason.Reason)
 			}
 		})
+	}
+}
+
+// startsEmpty says what isn't remembered.
+func startsEmpty(remembers [2]string) string {
+	var empty []string
+	for i, what := range []string{"budgets", "identities"} {
+		if remembers[i] == "" {
+			empty = append(empty, what)
+		}
+	}
+	return "so " + strings.Join(empty, " and ") + " start empty"
+}
+
+// A folder in the place of the key is told of as the key.
+func TestAKeyThatCannotBeWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "snapshot")
+	if err := os.Mkdir(path+".key", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, path, memoryOf{})
+	p.end()
+	if log := strings.Join(p.log.all(), "\n"); !strings.Contains(log, "its key file can't be written: it is no regular file") {
+		t.Errorf("it says %q", log)
 	}
 }
 
