@@ -40,6 +40,7 @@ func TestTheInterfaceIsTheGoldenOne(t *testing.T) {
 		section("commands and flags", commands()),
 		section("admin endpoint", adminPaths(t)),
 		section("metrics, with the values of their labels", metrics(t)),
+		section("answers in JSON, of the admin endpoint and of commands", jsonAnswers(t)),
 	), "\n")
 	if *update {
 		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
@@ -208,13 +209,38 @@ func adminPaths(t *testing.T) []string {
 // name of the memory. All of them are there from the start, if what they are about is configured.
 func metrics(t *testing.T) []string {
 	t.Helper()
+	client := startInstance(t, `brown_out on
+			feed redis {
+				address 127.0.0.1:1
+				server_name example.com
+			}
+			cluster redis {
+				address 127.0.0.1:1
+				secret 0123456789abcdef0123456789abcdef
+			}`, "127.0.0.1:1")
+	defer stopInstance(client)
+	resp, err := client.Get("http://localhost/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return series(string(text))
+}
+
+// startInstance starts an instance with some options and a homeserver, and returns a client for it.
+func startInstance(t *testing.T, options, homeserver string) *http.Client {
+	t.Helper()
 	// Not t.TempDir: a socket's path may have 108 bytes.
 	dir, err := os.MkdirTemp("", "presence")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
-	socket := filepath.Join(dir, "metrics.sock")
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "instance.sock")
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(fmt.Appendf(nil, `{
 		admin off
 		persist_config off
@@ -227,43 +253,27 @@ func metrics(t *testing.T) []string {
 		bind unix/%s
 		metrics /metrics
 		matrix_presence {
-			brown_out on
-			feed redis {
-				address 127.0.0.1:1
-				server_name example.com
-			}
-			cluster redis {
-				address 127.0.0.1:1
-				secret 0123456789abcdef0123456789abcdef
-			}
+			%s
 			cache {
 				name interface
 			}
 		}
-		reverse_proxy 127.0.0.1:1
-	}`, dir, socket), nil)
+		reverse_proxy %s
+	}`, dir, socket, options, homeserver), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := caddy.Load(config, true); err != nil {
 		t.Fatal(err)
 	}
-	defer caddy.Stop()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}
-	defer transport.CloseIdleConnections()
-	client := http.Client{Transport: transport}
-	resp, err := client.Get("http://localhost/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return series(string(text))
+	}}}
+}
+
+func stopInstance(client *http.Client) {
+	client.CloseIdleConnections()
+	_ = caddy.Stop() // says nothing that a test would want to know
 }
 
 // series are the metrics in an exposition with their types, and the values of their labels.
