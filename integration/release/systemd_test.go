@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -23,7 +24,7 @@ func TestTheServiceUnderSystemd(t *testing.T) {
 	d.write("/etc/caddy-presence/secrets/tenant", "hush\n")
 
 	s := boot(t, d)
-	s.run("systemctl", "start", "caddy-presence")
+	s.run("systemctl", "enable", "--now", "caddy-presence")
 	awaitAnswer(t, url)
 	if got := get(t, url+"/tenant"); got != "hush" {
 		t.Errorf("the secret is %q", got)
@@ -36,12 +37,14 @@ func TestTheServiceUnderSystemd(t *testing.T) {
 		t.Errorf("after a reload a read says %q, want a hit", status)
 	}
 	good := d.read(caddyfile)
-	d.write(caddyfile, good+"nonsense\n")
-	if said, err := s.try("systemctl", "reload", "caddy-presence"); err == nil {
-		t.Errorf("a reload with a mistake went well: %s", said)
-	}
+	d.write(caddyfile, replaceOnce(t, good, "\tmatrix_presence {\n", "\tmatrix_presence {\n\t\tnonsense\n"))
+	s.refuses(t, "reload")
 	awaitAnswer(t, url) // the old configuration goes on
+	s.run("systemctl", "stop", "caddy-presence")
+	s.refuses(t, "start")
 	d.write(caddyfile, good)
+	s.run("systemctl", "start", "caddy-presence")
+	awaitAnswer(t, url)
 
 	before := s.run("systemctl", "show", "--property=MainPID", "caddy-presence")
 	run(t, "cp", newer(t, deb), d.path("/newer.deb"))
@@ -56,9 +59,25 @@ func TestTheServiceUnderSystemd(t *testing.T) {
 	}
 	s.run("systemctl", "start", "caddy-presence")
 	s.run("dpkg", "--purge", "caddy-presence")
+	if left := s.run("find", "/etc/systemd", "-name", "caddy-presence*"); left != "" {
+		t.Errorf("after the removal it is still enabled: %s", left)
+	}
 	if said := s.run("systemctl", "show", "--property=ActiveState", "caddy-presence"); said != "ActiveState=inactive\n" {
 		t.Errorf("after the removal: %s", said)
 	}
+}
+
+// refuses has the service do something with a Caddyfile that has a mistake. The log names its file and line.
+func (s system) refuses(t *testing.T, what string) {
+	t.Helper()
+	before := s.run("journalctl", "--no-pager", "--unit=caddy-presence", "--output=cat")
+	if said, err := s.try("systemctl", what, "caddy-presence"); err == nil {
+		t.Errorf("a %s with a mistake went well: %s", what, said)
+	}
+	suite.Eventually(t, "the log says where the mistake is", func() bool {
+		said := strings.TrimPrefix(s.run("journalctl", "--no-pager", "--unit=caddy-presence", "--output=cat"), before)
+		return regexp.MustCompile(`'nonsense'.* at ` + caddyfile + `:\d+`).MatchString(said)
+	})
 }
 
 func get(t *testing.T, url string) string {
