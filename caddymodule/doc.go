@@ -5,7 +5,7 @@
 //
 //   - handler.go: the handler with its options, and its life;
 //   - config.go, class.go: the options in JSON, and the settings that they stand for;
-//   - caddyfile.go: the same in a Caddyfile;
+//   - caddyfile.go: the same in a Caddyfile, and arguments.go: of each kind of option;
 //   - feed.go: the guest module by which the homeserver tells of changes;
 //   - cluster.go: the guest module by which several nodes are one;
 //   - snapshot.go: what is kept over a restart;

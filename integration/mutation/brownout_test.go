@@ -22,7 +22,7 @@ var brownedOut = []mutant{
 	{
 		name:   "stale answers to whoever is shed",
 		effect: "likewise, of a homeserver that is slow and doesn't fail",
-		edits:  []edit{{"internal/gateway/read.go", "rd.Fetched == policy.FetchShed && rd.Failing", "rd.Fetched == policy.FetchShed"}},
+		edits:  []edit{{"internal/gateway/reading.go", "rd.Fetched == policy.FetchShed && rd.Failing", "rd.Fetched == policy.FetchShed"}},
 		unit:   "internal/gateway TestPermissionsAreNotStretched", why: noBrownOut,
 	},
 	{

@@ -129,13 +129,13 @@ var fed = []mutant{
 	{
 		name:   "a feed that was never heard is believed",
 		effect: "with a wrong server_name nothing that changes is seen for minutes",
-		edits:  []edit{{"internal/gateway/feed.go", "f.state, f.heard, f.evidence = feedWaiting, now, time.Time{}\n\tf.mu.Unlock()", "f.state, f.whole, f.heard, f.evidence = feedLive, now, now, time.Time{}\n\tf.mu.Unlock()"}},
+		edits:  []edit{{"internal/gateway/follower.go", "f.state, f.heard, f.evidence = feedWaiting, now, time.Time{}\n\tf.mu.Unlock()", "f.state, f.whole, f.heard, f.evidence = feedLive, now, now, time.Time{}\n\tf.mu.Unlock()"}},
 		unit:   "internal/gateway TestFeedThatNeverSpeaksIsNotBelieved", why: noFeed,
 	},
 	{
 		name:   "nothing is awaited",
 		effect: "a feed of another homeserver is believed",
-		edits:  []edit{{"internal/gateway/feed.go", "if f.store.presence.RowsOverdue(now) {", "if f.store.presence.RowsOverdue(now) && false {"}},
+		edits:  []edit{{"internal/gateway/follower.go", "if f.store.presence.RowsOverdue(now) {", "if f.store.presence.RowsOverdue(now) && false {"}},
 		unit:   "internal/gateway TestFeedThatDoesNotTellOfAWriteIsDoubted", why: noFeed,
 	},
 	{

@@ -6,7 +6,8 @@
 // [Store], which other gateways may share and which outlives it. [Gateway.Serve] in gateway.go is
 // the way in, and tells requests apart:
 //
-//   - read.go: a GET of a presence; write.go: a PUT; observe.go: both in mode observe;
+//   - read.go: a GET of a presence, and reading.go: what is found out about one; write.go: a PUT;
+//     observe.go: both in mode observe;
 //   - sync.go: a sync that sets a presence; preflight.go: an OPTIONS;
 //   - revoke.go: requests by which tokens end;
 //   - learn.go: what is learned from answers while they pass, by hearer.go; batches.go: which syncs may
@@ -31,7 +32,7 @@
 //   - delivery.go: what a write needs to be sent that was answered 200 and waits;
 //   - brownout.go: what gives way while the homeserver is slow;
 //   - dialect.go: which homeserver it is;
-//   - feed.go: what the homeserver tells by itself;
+//   - feed.go: what the homeserver tells by itself, follower.go: who takes it in, and pace.go: how late it is;
 //   - cluster.go: other nodes before the same homeserver; chunks.go: reads that their shared budget gave;
 //   - needs.go: what all gateways of a memory watch for because one needs to know it;
 //   - respond.go: the answers that we write ourselves; writer.go and watch.go: looking at
