@@ -87,7 +87,7 @@ var fed = []mutant{
 	{
 		name:   "a loss is none",
 		effect: "what was missed is shown for minutes",
-		edits:  []edit{{"internal/gateway/feed.go", "\tf.whole = now\n", "\t_ = now\n"}},
+		edits:  []edit{{"internal/gateway/follower.go", "\tf.whole = now\n", "\t_ = now\n"}},
 		unit:   "integration/leaks TestNobodySeesOrChangesWhatTheHomeserverRefuses", why: noFeed,
 	},
 	{
