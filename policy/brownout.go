@@ -28,15 +28,20 @@ var BrownOutNames = [BrownOutLevels]string{"none", "spare", "hold", "off"}
 // windows in a row, to hold after one that hurts, and down one when it was calm for long enough. Between slow and calm it
 // stays as it is, and so it does where there are too few probes to tell.
 //
-// In hold the number of presence requests under way is bounded as TCP bounds what it sends: some more after
-// each calm window that needed more, half as many after each slow one, and at first, after off, twice as many.
-// Only if a slow homeserver has next to none of them, or it hurts, the next level helps. And only when nobody
-// needed more for as long as it was calm, the level before will do. Whoever had one of the last places leaves
+// In hold the number of presence requests under way is bounded. It begins with next to none, by which is seen how
+// slow the homeserver is without presence. Then twice as many are tried, as long as that takes no time from others, and half
+// as many are left when it does, see [trial]. While as much is wanted as when it was too much, that is tried again after some
+// time, and then less and less often: each time messages wait for it. Only if a slow homeserver has next to none of
+// them, or it hurts, the next level helps. And only when hardly anybody needed more for as long as it was calm, the
+// level before will do. Whoever had one of the last places leaves
 // the next ones to others, so that nobody decides alone what is seen of the homeserver.
 //
 // A level that came back soon after it was left is a relapse: it is kept for longer, so that a load that stays
 // the same makes no more than a few changes, but only as long as about as much is wanted as then. What so few ask
 // that it can't be told how slow the homeserver is, is no load and keeps no level.
+//
+// As long as nothing is known of the homeserver, as after a start, what is slow can't be told before hundreds
+// are under way. So many of many users are hold at once then.
 //
 // It is safe for use by several goroutines. Where nobody gives way, [BrownOut.Level] is a load of a number.
 type BrownOut struct {
@@ -111,6 +116,12 @@ const (
 	// crowd is how many presence requests are so many that a homeserver that is too slow for them is found
 	// out at once, and crowdAgain where a level has just been left.
 	crowd, crowdAgain = 128, 32
+
+	// coldCrowd is how many presence requests, of so many senders at least, are too many while nothing is known of the homeserver.
+	coldCrowd, coldSenders = 32, 8
+
+	// shortShare is which part of the presence requests found no place when a level is needed.
+	shortShare = 0.2
 
 	// probeEach is how often one is in off, and holdWait after how long a client is to try again in hold.
 	probeEach, holdWait = 5 * time.Second, time.Second
@@ -224,8 +235,10 @@ func (b *BrownOut) Enter(sender string, probing bool, now time.Time) (pass Pass,
 			b.untold, pass.turn = true, b.turn
 		}
 		b.window.crowded = b.entrants.underWay >= crowd
-		if b.isCrowded(at) {
-			if v := b.window.judge(at, false); v.isEnough() && v.slowness >= hurtSlowness {
+		if b.isColdCrowd() {
+			b.due.Store(at)
+		} else if isCrowded, isSlow := b.isCrowded(at); isCrowded {
+			if v := b.window.judge(at, false); v.isEnough() && v.slowness >= isSlow {
 				b.due.Store(at) // until the end of the window there would be thousands
 			}
 		}
@@ -233,18 +246,29 @@ func (b *BrownOut) Enter(sender string, probing bool, now time.Time) (pass Pass,
 	return pass, wait
 }
 
+// isColdCrowd tells that many are under way before anything is known of the homeserver. It needs the lock.
+func (b *BrownOut) isColdCrowd() bool {
+	return b.now() < BrownOutHold && b.entrants.underWay >= coldCrowd && b.window.cold && b.window.sendersAway() >= coldSenders
+}
+
 // isCrowded tells that so many are under way that it has to be seen at once whether the homeserver is too slow for
-// them. It needs the lock.
-func (b *BrownOut) isCrowded(at int64) bool {
+// them, and how slow that is. It needs the lock.
+func (b *BrownOut) isCrowded(at int64) (is bool, slow float64) {
 	level := b.now()
 	if level >= BrownOutHold || time.Duration(at-b.window.began) < soonest {
-		return false
+		return false, 0
 	}
-	most := crowd
-	if left := b.left[level+1]; left != 0 && time.Duration(at-left) < calmTime {
-		most = crowdAgain // it may be a relapse
+	most, slow := crowd, float64(hurtSlowness)
+	if b.mayRelapse(at) {
+		most, slow = crowdAgain, 1
 	}
-	return b.entrants.underWay >= most
+	return b.entrants.underWay >= most, slow
+}
+
+// mayRelapse tells that the next level has just been left. It needs the lock.
+func (b *BrownOut) mayRelapse(at int64) bool {
+	left := b.left[b.now()+1]
+	return left != 0 && time.Duration(at-left) < calmTime
 }
 
 // later returns after how long to try again.
@@ -340,8 +364,9 @@ func (b *BrownOut) tick(at int64) (change BrownOutChange, changed bool) {
 		// Nobody has asked anything, or the machine slept. In both cases what is under way says nothing.
 		b.window.forget(at)
 	}
+	isCold := b.isColdCrowd()
 	v := b.window.judge(at, b.now() == BrownOutOff)
-	if b.isTooEarly(&v, lasted) {
+	if !isCold && b.isTooEarly(&v, lasted) {
 		return change, false // until there are more
 	}
 	if v.probes > 0 {
@@ -350,15 +375,14 @@ func (b *BrownOut) tick(at int64) (change BrownOutChange, changed bool) {
 	b.window.spared = int(b.spared.Swap(0))
 	from := b.now()
 	to := b.next(&v, at)
+	if isCold {
+		to = BrownOutHold
+	}
 	if to == from {
 		b.restart(at)
 		return change, false
 	}
 	b.enterLevel(from, to, at)
-	if to == BrownOutHold && from < to {
-		// As many as there would be if each took as long as at its best (Little's law), or half of that.
-		b.entrants.narrow(int(float64(b.entrants.most) / v.slowness / slowFactor / 2))
-	}
 	b.restart(at)
 	return BrownOutChange{from, to, v.slowness, v.best}, true
 }
@@ -390,14 +414,13 @@ func (b *BrownOut) isTooEarly(v *verdict, lasted time.Duration) bool {
 // restart begins a window. It needs the lock.
 func (b *BrownOut) restart(at int64) {
 	b.window.restart(at)
-	b.entrants.most = b.entrants.underWay
 	b.due.Store(at + int64(shortWindow)*4/5 + int64(b.jitter()*float64(shortWindow)*2/5))
 }
 
 // next returns the level after a window, and adapts what holds within one. It needs the lock.
 func (b *BrownOut) next(v *verdict, at int64) BrownOutLevel {
-	level, short := b.now(), b.window.isShort()
-	if short {
+	level := b.now()
+	if b.window.refusedShare() > shortShare {
 		b.short = at
 	}
 	switch isFew := !v.isEnough() && (b.window.refused == 0 || b.window.wanted(at) < fewWanted); {
@@ -407,16 +430,18 @@ func (b *BrownOut) next(v *verdict, at int64) BrownOutLevel {
 		if b.slow = 0; b.calm == 0 {
 			b.calm = max(1, b.window.began)
 		}
-		if level == BrownOutHold && short && v.slowness <= easySlowness {
-			b.entrants.widen()
+		if level == BrownOutHold {
+			b.entrants.adapt(v, b.window.refusedShare(), b.window.needed(at), at)
 		}
 	case v.slowness < 1:
 		if b.slow = 0; b.calm != 0 {
 			b.calm += at - b.window.began
 		}
-		b.entrants.narrow(b.entrants.limit - 1 - b.entrants.limit/8)
+		if level == BrownOutHold {
+			b.entrants.adapt(v, 0, b.window.needed(at), at)
+		}
 	default:
-		return b.slowed(v)
+		return b.slowed(v, at)
 	}
 	if b.mayEnd(level, at) {
 		return level - 1
@@ -441,7 +466,7 @@ func (b *BrownOut) mayEnd(level BrownOutLevel, at int64) bool {
 }
 
 // slowed is next after a window in which the homeserver was slow.
-func (b *BrownOut) slowed(v *verdict) BrownOutLevel {
+func (b *BrownOut) slowed(v *verdict, at int64) BrownOutLevel {
 	level := b.now()
 	b.calm = 0
 	if level == BrownOutOff || level != BrownOutHold && !v.isEnough() {
@@ -451,7 +476,7 @@ func (b *BrownOut) slowed(v *verdict) BrownOutLevel {
 	hurts := v.slowness >= hurtSlowness
 	if level == BrownOutHold {
 		least := b.entrants.limit <= leastUnderWay
-		b.entrants.narrow(b.entrants.limit / 2)
+		b.entrants.narrow(v, b.window.needed(at), at)
 		if b.slow < 2 || !least && !hurts {
 			return level
 		}
@@ -460,7 +485,7 @@ func (b *BrownOut) slowed(v *verdict) BrownOutLevel {
 	switch {
 	case hurts: // what is older is no relief that is quick enough
 		return BrownOutHold
-	case b.slow < 2:
+	case b.slow < 2 && !(b.mayRelapse(at) && b.entrants.underWay >= crowdAgain):
 		return level
 	}
 	return level + 1
@@ -475,9 +500,11 @@ func (b *BrownOut) enterLevel(from, to BrownOutLevel, at int64) {
 	}
 	switch {
 	case to == BrownOutHold:
-		b.entrants.limit, b.entrants.gentle = leastUnderWay, math.MaxInt
+		b.entrants.limit, b.entrants.trial = leastUnderWay, trial{}
 		if from == BrownOutOff {
 			b.entrants.forget() // what hangs since then takes no place
+		} else {
+			b.entrants.trial.fails(0, at)
 		}
 	case to == BrownOutOff:
 		b.probeDue = at + int64(b.jitter()*float64(probeEach))

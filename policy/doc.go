@@ -10,7 +10,7 @@
 //     what is kept of it over a restart;
 //   - client.go: which addresses are one client's;
 //   - brownout.go: how far presence gives way while the homeserver is slow, [BrownOut]; slowness.go: how
-//     slow that is; entrants.go: which requests go to it then;
+//     slow that is; entrants.go: which requests go to it then; trial.go: how many;
 //   - repeat.go: which write only repeats the last;
 //   - toplimited.go: who was over a budget most.
 //

@@ -11,8 +11,8 @@ const (
 	leastUnderWay = 2
 
 	// restFactor is for how many times as long as a request took its place stays taken, in hold, but
-	// for no longer than holdWait.
-	restFactor = 3
+	// for no longer than holdWait: each place is at most a tenth of what one of the homeserver's workers can do.
+	restFactor = 9
 
 	// Of fewPlaces a sender has one, and of more the same part, if others wait.
 	fewPlaces = 8
@@ -24,10 +24,9 @@ const (
 type entrants struct {
 	era      uint64 // of those that count
 	underWay int
-	most     int // at once in this window
 
 	limit  int // of those under way, in hold
-	gentle int // from where on it grows slowly
+	trial  trial
 	rests  []rest
 	taken  [places]int // places, also those that rest, by parts of the senders
 	recent recent
@@ -45,7 +44,6 @@ func partOf(sender uint64) uint64 { return sender >> (64 - 6) }
 // enter counts a request.
 func (e *entrants) enter(sender uint64) {
 	e.underWay++
-	e.most = max(e.most, e.underWay)
 	e.taken[partOf(sender)]++
 }
 
@@ -90,26 +88,11 @@ func (e *entrants) mayTakePlace(sender uint64, at int64) bool {
 	return true
 }
 
-// widen has more requests be under way.
-func (e *entrants) widen() {
-	if e.limit < e.gentle {
-		e.limit *= 2
-		return
-	}
-	e.limit += 2
-}
-
-// narrow has fewer.
-func (e *entrants) narrow(limit int) {
-	e.limit = max(leastUnderWay, limit)
-	e.gentle = e.limit
-}
-
 // forget has those count no more that are under way.
 func (e *entrants) forget() {
 	e.endRests(math.MaxInt64)
 	e.era++
-	e.underWay, e.most, e.taken = 0, 0, [places]int{}
+	e.underWay, e.taken = 0, [places]int{}
 }
 
 // recent are some senders, the last one first.

@@ -31,9 +31,9 @@ const (
 	// takes a second is slow.
 	mostBest = 250 * time.Millisecond
 
-	// Slowness, in parts of what is slow: at most easySlowness is as at its best, calmSlowness is calm, and
-	// hurtSlowness at least is for those who wait for messages too. A failure is worse.
-	easySlowness, calmSlowness, hurtSlowness = 0.3, 0.5, 4
+	// Slowness, in parts of what is slow: at most calmSlowness is calm, and hurtSlowness at least is for those who
+	// wait for messages too. A failure is worse.
+	calmSlowness, hurtSlowness = 0.5, 4
 
 	// baseAge is for how long a time counts that was the shortest: what an upgrade has made slower is
 	// slow until then.
@@ -79,12 +79,14 @@ func (b *baseline) best() (best time.Duration) {
 
 // slowness returns how slow it is to take so long, in parts of what is slow.
 func (b *baseline) slowness(took time.Duration) float64 {
-	best := b.best()
-	if best == 0 {
-		best = unknownBest
-	}
-	return float64(took) / float64(max(slowFactor*min(best, mostBest), neverSlow))
+	return float64(took) / float64(max(slowFactor*min(b.known(), mostBest), neverSlow))
 }
+
+// stretch returns how many times as long as at its best that is.
+func (b *baseline) stretch(took time.Duration) float64 { return float64(took) / float64(b.known()) }
+
+// known is best, or what is taken for it.
+func (b *baseline) known() time.Duration { return cmp.Or(b.best(), unknownBest) }
 
 const (
 	// places is how many probes a window looks at, and placesEach how many of one sender.
@@ -104,6 +106,8 @@ type window struct {
 	bases [probeKinds]baseline
 	least [probeKinds]time.Duration // of all that came back, also of those without a place; 0: none
 	began int64
+	// cold tells that nothing was known of the homeserver when it began.
+	cold bool
 	// crowded tells that so many requests are under way that they may be why it is slow.
 	crowded bool
 	draw    uint64 // by which senders come before others
@@ -189,6 +193,8 @@ type verdict struct {
 	senders  int
 	failed   int           // of these senders, all that they sent
 	slowness float64       // for half of the senders at least, or 0 if there are none
+	stretch  float64       // likewise, how many times as long as at its best
+	share    float64       // of a worker's time that presence took, at the homeserver's best
 	best     time.Duration // of fetches, or of lookups
 }
 
@@ -199,6 +205,7 @@ func (v *verdict) isEnough() bool { return v.probes >= enoughProbes && v.senders
 type heard struct {
 	sender   uint64
 	slowness float64
+	stretch  float64
 	failed   bool
 	rank     int // which of a sender's counts: the lowest, and of these the quickest
 }
@@ -217,26 +224,37 @@ func (w *window) judge(at int64, newer bool) (v verdict) {
 		return cmp.Or(cmp.Compare(a.sender, b.sender), cmp.Compare(a.rank, b.rank), cmp.Compare(a.slowness, b.slowness))
 	})
 	all = slices.CompactFunc(all, func(a, b heard) bool { return a.sender == b.sender })
-	of := make([]float64, 0, 2*places)
 	for _, h := range all {
-		of = append(of, h.slowness)
 		if h.failed {
 			v.failed++
 		}
 	}
-	if v.senders = len(of); v.senders > 0 {
-		slices.Sort(of)
-		v.slowness = of[(len(of)-1)/2]
-	}
+	v.senders = len(all)
+	v.slowness = median(all, func(h heard) float64 { return h.slowness })
+	v.stretch = median(all, func(h heard) float64 { return h.stretch })
 	v.best = cmp.Or(w.bases[ProbeFetch].best(), w.bases[ProbeLookup].best())
+	v.share = float64(w.entered) * v.best.Seconds() / w.lasted(at).Seconds()
 	return v
+}
+
+// median returns what half of them have at most, or 0 if there are none.
+func median(all []heard, what func(heard) float64) float64 {
+	if len(all) == 0 {
+		return 0
+	}
+	of := make([]float64, len(all))
+	for i, h := range all {
+		of[i] = what(h)
+	}
+	slices.Sort(of)
+	return of[(len(of)-1)/2]
 }
 
 // hears adds what a place has heard. A probe that is under way counts if it is slow already, and then it is newer
 // than what its sender has heard before.
 func (w *window) hears(all []heard, place int, at int64, newer bool) []heard {
 	if back := &w.back[place]; back.took > 0 {
-		h := heard{back.sender, w.bases[back.kind].slowness(back.took), back.failed, 1}
+		h := heard{back.sender, w.bases[back.kind].slowness(back.took), w.bases[back.kind].stretch(back.took), back.failed, 1}
 		if back.failed {
 			h.slowness = 2 * hurtSlowness
 		}
@@ -245,8 +263,9 @@ func (w *window) hears(all []heard, place int, at int64, newer bool) []heard {
 		}
 	}
 	if away := &w.away[place]; away.number != 0 && away.left > w.quick {
-		if late := w.bases[away.kind].slowness(time.Duration(at - away.left)); late >= 1 {
-			all = append(all, heard{away.sender, late, false, 0})
+		since := time.Duration(at - away.left)
+		if late := w.bases[away.kind].slowness(since); late >= 1 {
+			all = append(all, heard{away.sender, late, w.bases[away.kind].stretch(since), false, 0})
 		}
 	}
 	return all
@@ -285,8 +304,16 @@ func (w *window) learn(at int64) {
 
 // wanted returns how many presence requests a second the homeserver would have got if nothing gave way.
 func (w *window) wanted(at int64) float64 {
-	return float64(w.entered+w.refused+w.spared) / max(time.Second, time.Duration(at-w.began)).Seconds()
+	return float64(w.entered+w.refused+w.spared) / w.lasted(at).Seconds()
 }
+
+// needed is wanted without those that what is known was good enough for.
+func (w *window) needed(at int64) float64 {
+	return float64(w.entered+w.refused) / w.lasted(at).Seconds()
+}
+
+// lasted is for how long the window has lasted, or a second.
+func (w *window) lasted(at int64) time.Duration { return max(time.Second, time.Duration(at-w.began)) }
 
 // refuses notes that a presence request wasn't let through.
 func (w *window) refuses(sender uint64) {
@@ -296,15 +323,27 @@ func (w *window) refuses(sender uint64) {
 	}
 }
 
-// isShort tells that more than one in so many presence requests weren't let through, of which a few count of
+// refusedShare returns which part of the presence requests weren't let through, of which a few count of
 // each sender: one who wants very much doesn't keep a level alone.
-func (w *window) isShort() bool {
-	const share = 5
+func (w *window) refusedShare() float64 {
 	refused := 0
 	for _, of := range w.refusedOf {
 		refused += int(of)
 	}
-	return share*refused > w.entered+refused
+	return float64(refused) / max(1, float64(w.entered+refused))
+}
+
+// sendersAway returns of how many senders probes are under way that have a place.
+func (w *window) sendersAway() int {
+	var of [places]uint64
+	n := 0
+	for _, away := range w.away {
+		if away.number != 0 && !slices.Contains(of[:n], away.sender) {
+			of[n] = away.sender
+			n++
+		}
+	}
+	return n
 }
 
 // restart begins another window, with what is under way.
@@ -312,6 +351,7 @@ func (w *window) restart(at int64) {
 	w.began, w.back, w.entered, w.refused, w.spared, w.refusedOf = at, [places]cameBack{}, 0, 0, 0, [places]uint8{}
 	w.least = [probeKinds]time.Duration{}
 	w.draw = (w.draw + 1) * golden
+	w.cold = w.bases[ProbeFetch].best() == 0 && w.bases[ProbeLookup].best() == 0
 }
 
 // forget begins another window with nothing.

@@ -6,6 +6,7 @@ const (
 	brownOut = "policy/brownout.go"
 	entrants = "policy/entrants.go"
 	slowness = "policy/slowness.go"
+	trial    = "policy/trial.go"
 
 	// noBrownOut is why the world doesn't show what is wrong with a brown-out.
 	noBrownOut = "the world's laws say when presence may give way, and not how far, nor for how long"
@@ -162,6 +163,36 @@ var brownedOut = []mutant{
 		effect: "one user with three devices turns presence off for all",
 		edits:  []edit{{"internal/gateway/whoami.go", "cmp.Or(m.identities.Holder(c), from.name)", "cmp.Or(from.name)"}},
 		unit:   "internal/gateway TestOneClientDecidesNothing", why: noBrownOut,
+	},
+	{
+		name:   "nothing is held before it is known to be slow",
+		effect: "after a start hundreds of requests are under way, and messages wait for them",
+		edits:  []edit{{brownOut, "b.entrants.underWay >= coldCrowd &&", "false &&"}},
+		unit:   "policy TestCrowdBeforeAnythingIsKnown", why: noBrownOut,
+	},
+	{
+		name:   "a few are a crowd",
+		effect: "after a start one client has presence give way",
+		edits:  []edit{{brownOut, " && b.window.sendersAway() >= coldSenders", ""}},
+		unit:   "policy TestCrowdBeforeAnythingIsKnown", why: noBrownOut,
+	},
+	{
+		name:   "more places are tried all the time",
+		effect: "messages wait for presence that goes up",
+		edits:  []edit{{trial, "refused > manyRefused && at >= t.until && (share && t.times == 0 || t.isQuiet())", "refused > manyRefused"}},
+		unit:   "policy TestPlacesAreTriedCarefully", why: noBrownOut,
+	},
+	{
+		name:   "places that are too many stay",
+		effect: "likewise",
+		edits:  []edit{{trial, "!share && t.isBusy()", "false"}},
+		unit:   "policy TestPlacesAreTriedCarefully", why: noBrownOut,
+	},
+	{
+		name:   "places that were too many aren't tried again when less is wanted",
+		effect: "presence is back late",
+		edits:  []edit{{trial, "t.until, t.times, t.needed = 0, 0, 0", "_ = t"}},
+		unit:   "policy TestMessagesDontWaitForPresence", why: noBrownOut,
 	},
 	{
 		name:   "a machine that slept was slow",
