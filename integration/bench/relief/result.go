@@ -38,7 +38,7 @@ type Result struct {
 	P99 float64
 
 	// MessageP99 is that of messages, in milliseconds, after the first seconds, and OtherMessageP99 that
-	// without presence.
+	// without presence, with as much for the machine to do beside.
 	MessageP99, OtherMessageP99 *float64
 
 	// Errors are statuses other than 200 and 204. Limited are the 429s among them of who did
@@ -118,6 +118,8 @@ func relate(results []Result) {
 			if same(results[i], other) && other.Way == quiet.name {
 				cost := other.HomeserverCPU / other.Seconds * results[i].Seconds
 				results[i].OtherCPU = &cost
+			}
+			if same(results[i], other) && other.Way == beside.name {
 				results[i].OtherMessageP99 = other.MessageP99
 			}
 		}

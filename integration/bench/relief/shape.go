@@ -53,7 +53,7 @@ func (sh shape) ways(k kindOfHomeserver, s size) []way {
 	case sh.overloads && !k.hides:
 		return nil // it knows of no rooms with more pairs than it can do
 	case sh.overloads:
-		return []way{quiet, brownWay, unrelieved}
+		return []way{quiet, beside, brownWay, unrelieved}
 	case sh.syncs:
 		return []way{quiet, direct, byDefault, busyWay}
 	}

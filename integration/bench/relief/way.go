@@ -41,7 +41,10 @@ var (
 // The ways of an overload, with a ttl that leaves little to memory: it is about what happens when that is
 // no relief.
 var (
-	brownWay   = way{name: "brown-out", directive: "matrix_presence {\n\tbrown_out on\n\tcache {\n\t\tttl 2s\n\t}\n}"}
+	brownWay = way{name: "brown-out", directive: "matrix_presence {\n\tbrown_out on\n\tcache {\n\t\tttl 2s\n\t}\n}"}
+	// beside is without presence for the homeserver, while clients ask for it all the same: it isn't to be the
+	// machine's second core that tells the ways apart, on which they and the sidecar run.
+	beside     = way{name: "presence refused by Caddy", directive: "respond /_matrix/client/v3/presence/* 429"}
 	unrelieved = way{name: "no brown-out", directive: "matrix_presence {\n\tcache {\n\t\tttl 2s\n\t}\n}"}
 )
 
