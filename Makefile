@@ -44,7 +44,7 @@ RELEASE = go -C tools/release run . -root $(CURDIR) -dist $(abspath $(DIST)) \
 	-version $(VERSION) -commit $(COMMIT) -epoch $(SOURCE_DATE_EPOCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help build binaries packages image release release-test build-xcaddy sbom demo demo-cluster bench bench-micro bench-full relief relief-full soak world \
+.PHONY: help build binaries packages image release release-test build-xcaddy sbom demo demo-cluster demo-synapse bench bench-micro bench-full relief relief-full soak world \
 	test test-unit test-fuzz test-tools test-integration fuzz \
 	lint lint-code lint-leaks lint-security lint-modules lint-caddyfile race-note
 
@@ -100,6 +100,9 @@ demo: ## play a scene through the sidecar on a real homeserver (or on HOMESERVER
 
 demo-cluster: ## play a scene through two nodes and a Redis, which is killed and brought back
 	cd integration && go run ./demo --nodes
+
+demo-synapse: ## start a Synapse, the sidecar, its page and a Prometheus, with traffic, to try docs/operations.md on
+	cd integration && go run ./demo --synapse
 
 bench: ## compare with bare Caddy, nginx, Varnish and others, in about two minutes
 	cd integration && go run ./bench

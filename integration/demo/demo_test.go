@@ -21,7 +21,7 @@ func noEnv(string) string { return "" }
 // answered.
 func TestSceneOnDendrite(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"--once", "--listen", "127.0.0.1:0"}, noEnv, &out); err != nil {
+	if err := run(t.Context(), []string{"--once", "--listen", "127.0.0.1:0"}, noEnv, strings.NewReader(""), &out); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(out.String(), "What it does is shown on http://127.0.0.1:") {
@@ -40,10 +40,30 @@ func TestSceneOnDendrite(t *testing.T) {
 	})
 }
 
+// TestTrialOnSynapse is what an admin sees who wants to try the documentation: where all is, and what to try.
+func TestTrialOnSynapse(t *testing.T) {
+	var out bytes.Buffer
+	err := run(t.Context(), []string{"--synapse", "--once", "--listen", "127.0.0.1:0"}, noEnv, strings.NewReader(""), &out)
+	if errors.Is(err, homeserver.ErrUnavailable) && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		`Page: +http://127\.0\.0\.1:\d+/`, `Sidecar: +http://127\.0\.0\.1:\d+, before a Synapse at http://`, `alias caddy-presence=/`,
+		`caddy-presence presence-top --users --address localhost:\d+`, `caddy-presence presence-user @stranger:\S+ --address localhost:\d+`, `kill \d+`,
+	} {
+		if !regexp.MustCompile("(?m)^" + line).MatchString(out.String()) {
+			t.Errorf("no line %s in:\n%s", line, out.String())
+		}
+	}
+}
+
 // TestSceneOfTwoNodes is what an admin sees who wants to know what a second node changes.
 func TestSceneOfTwoNodes(t *testing.T) {
 	var out bytes.Buffer
-	err := run(t.Context(), []string{"--once", "--nodes"}, noEnv, &out)
+	err := run(t.Context(), []string{"--once", "--nodes"}, noEnv, strings.NewReader(""), &out)
 	if errors.Is(err, debian.ErrUnavailable) && os.Getenv("CI") != "true" {
 		t.Skip(err)
 	}
@@ -113,7 +133,7 @@ func TestSceneOnAnotherHomeserver(t *testing.T) {
 				return hs.URL
 			}
 			var out bytes.Buffer
-			err := run(t.Context(), []string{"--once", "--listen", "127.0.0.1:0"}, env, &out)
+			err := run(t.Context(), []string{"--once", "--listen", "127.0.0.1:0"}, env, strings.NewReader(""), &out)
 			if test.want != "" {
 				if err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("error %v, want %q in it", err, test.want)
@@ -137,7 +157,7 @@ func TestPortInUseIsNamed(t *testing.T) {
 	}
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	err = run(t.Context(), []string{"--listen", l.Addr().String()}, noEnv, new(bytes.Buffer))
+	err = run(t.Context(), []string{"--listen", l.Addr().String()}, noEnv, strings.NewReader(""), new(bytes.Buffer))
 	if err == nil || !strings.Contains(err.Error(), "port "+port+" is in use") {
 		t.Errorf("error %v, want one that names port %s", err, port)
 	}
@@ -145,7 +165,7 @@ func TestPortInUseIsNamed(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(context.Background(), []string{"--help"}, noEnv, &out); !errors.Is(err, flag.ErrHelp) {
+	if err := run(context.Background(), []string{"--help"}, noEnv, strings.NewReader(""), &out); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("error %v, want flag.ErrHelp", err)
 	}
 	for _, word := range []string{"--listen", "--once", "HOMESERVER", "REGISTRATION_SHARED_SECRET", "ALICE_TOKEN"} {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -16,7 +17,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
-const usage = `Usage: make demo or make demo-cluster, or: cd integration && go run ./demo [flags]
+const usage = `Usage: make demo, make demo-cluster or make demo-synapse, or: cd integration && go run ./demo [flags]
 
 Starts a real Dendrite on loopback, makes alice, bob and a stranger, puts the
 sidecar in front of it and plays a short scene through it: a read, the same read
@@ -29,6 +30,10 @@ Flags:
   --once            leave after the scene
   --nodes           two sidecars and a Redis: a write through one is seen through the
                     other, one budget over both, and Redis is killed and brought back
+  --synapse         no scene: a Synapse, the sidecar with its page and admin endpoint, a
+                    Prometheus with the alerts, and a client that floods. All stay, for
+                    what docs/operations.md and docs/alerts.md tell to try. Here --listen is
+                    where the page is (default 127.0.0.1:2020)
 
 With HOMESERVER in the environment, the sidecar runs in front of that homeserver
 instead of a Dendrite. It is also given by the environment who plays:
@@ -46,7 +51,7 @@ const writeLimit = "6/1m burst 3"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout)
+	err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 	case errors.Is(err, context.Canceled): // Ctrl-C before the scene was over
@@ -57,12 +62,12 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string, env func(string) string, out io.Writer) error {
+func run(ctx context.Context, args []string, env func(string) string, in io.Reader, out io.Writer) error {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.SetOutput(out)
 	flags.Usage = func() { fmt.Fprint(out, usage) }
-	listen := flags.String("listen", "127.0.0.1:8009", "")
-	once, two := flags.Bool("once", false, ""), flags.Bool("nodes", false, "")
+	listen := flags.String("listen", "", "")
+	once, two, trial := flags.Bool("once", false, ""), flags.Bool("nodes", false, ""), flags.Bool("synapse", false, "")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -71,9 +76,16 @@ func run(ctx context.Context, args []string, env func(string) string, out io.Wri
 	}
 
 	// Before the long part: a port in use is better known at once.
-	addr, err := claim(*listen)
+	byDefault := "127.0.0.1:8009"
+	if *trial {
+		byDefault = "127.0.0.1:2020"
+	}
+	addr, err := claim(cmp.Or(*listen, byDefault))
 	if err != nil {
 		return err
+	}
+	if *trial {
+		return runTrial(ctx, out, in, addr, *once)
 	}
 	stage, err := setStage(ctx, env, out)
 	if err != nil {

@@ -65,6 +65,7 @@ type Homeserver struct {
 	Redis string
 
 	process *process.Process
+	start   func() (*process.Process, error)
 	redis   *process.Process // or nil
 	dir     string           // for databases, keys, configuration and log; removed by Stop
 }
@@ -119,17 +120,27 @@ func newDir(name string) (string, error) {
 // launch starts a homeserver's process and waits for its client API. On failure
 // nothing is left behind.
 func (h *Homeserver) launch(ctx context.Context, start func() (*process.Process, error)) (*Homeserver, error) {
-	p, err := start()
-	if err == nil {
-		h.process = p
-		if err = p.Ready(ctx, h.URL+"/_matrix/client/versions"); err == nil {
-			return h, nil
+	h.start = start
+	if err := h.Start(ctx); err != nil {
+		if h.redis != nil {
+			h.redis.Stop()
 		}
+		os.RemoveAll(h.dir)
+		return nil, err
+	}
+	return h, nil
+}
+
+// Start starts the homeserver again after it has ended, at the same address.
+func (h *Homeserver) Start(ctx context.Context) error {
+	p, err := h.start()
+	if err != nil {
+		return err
+	}
+	if err := p.Ready(ctx, h.URL+"/_matrix/client/versions"); err != nil {
 		p.Stop()
+		return err
 	}
-	if h.redis != nil {
-		h.redis.Stop()
-	}
-	os.RemoveAll(h.dir)
-	return nil, err
+	h.process = p
+	return nil
 }

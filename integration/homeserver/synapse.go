@@ -51,8 +51,10 @@ func StartSynapse(ctx context.Context, opts Options) (*Homeserver, error) {
 			}
 		}
 		return h.launch(ctx, func() (*process.Process, error) {
-			if err := writeSynapseFiles(dir, opts, port); err != nil {
-				return nil, err
+			if h.process == nil { // the first time: later it has a key
+				if err := writeSynapseFiles(dir, opts, port); err != nil {
+					return nil, err
+				}
 			}
 			cmd := exec.Command(python, "-m", "synapse.app.homeserver", "-c", "homeserver.yaml")
 			cmd.Dir = dir
