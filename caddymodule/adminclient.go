@@ -24,6 +24,11 @@ type adminClient struct {
 	timeout time.Duration
 }
 
+// noSite is the error where nothing in the running Caddy has the directive.
+func (c *adminClient) noSite() error {
+	return fmt.Errorf("the Caddy at %s has no site with matrix_presence", c.address)
+}
+
 // addAdminFlags adds the flags that say where that is, as Caddy's own commands have them.
 func addAdminFlags(cmd *cobra.Command) {
 	cmd.Flags().StringP("config", "c", "", "Configuration file that says where the administration listener is")

@@ -102,7 +102,7 @@ func (is *health) find(flags caddycmd.Flags) error {
 		is.Caches = append(is.Caches, c.Name)
 	}
 	if len(is.Caches) == 0 {
-		return fmt.Errorf("the Caddy at %s has no site with matrix_presence", client.address)
+		return client.noSite()
 	}
 	return nil
 }

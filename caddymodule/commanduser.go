@@ -72,7 +72,7 @@ func runUser(flags caddycmd.Flags, out io.Writer) error {
 		return json.NewEncoder(out).Encode(users)
 	}
 	if len(users) == 0 {
-		return fmt.Errorf("the Caddy at %s has no site with matrix_presence", client.address)
+		return client.noSite()
 	}
 	for _, u := range users {
 		if _, err := io.WriteString(out, u.text()); err != nil {
@@ -97,6 +97,9 @@ func runPurge(flags caddycmd.Flags, out io.Writer) error {
 	}
 	if flags.Bool("json") {
 		return json.NewEncoder(out).Encode(done)
+	}
+	if len(done.Caches) == 0 {
+		return client.noSite()
 	}
 	_, err = fmt.Fprintf(out, "purged: %s\n", strings.Join(done.Caches, ", "))
 	return err

@@ -121,6 +121,9 @@ func TestHealthSaysByItsExitCodeHowItIs(t *testing.T) {
 	without := suite.Sidecar(t)(sidecar.StartCaddyfile(t.Context(), "{\n\tadmin {$ADMIN}\n}\nhttp://{$LISTEN} {\n\tbind 127.0.0.1\n\trespond hello\n}\n"))
 	other := httptest.NewServer(http.NotFoundHandler()) // as a Caddy without the module
 	t.Cleanup(other.Close)
+	if out, problem, code := run(t, "presence-purge", "--all", "--address", without.Admin); code != 1 || !strings.Contains(problem, "no site with matrix_presence") {
+		t.Errorf("a purge of nothing: exit code %d, %s%s", code, out, problem)
+	}
 	for _, test := range []struct {
 		address, says string
 		code          int
