@@ -12,7 +12,7 @@ const (
 	manyRefused = 0.05
 
 	// fewShare is which part of a worker's time presence may take at least, at the homeserver's best, however slow that is:
-	// it isn't why.
+	// it isn't why. If all that is wanted would take no more, there is nothing to be tried.
 	fewShare = 0.25
 )
 
@@ -59,7 +59,8 @@ func (t *trial) fails(needed float64, at int64) {
 // adapt changes the number of places after a window that wasn't slow.
 func (e *entrants) adapt(v *verdict, refused, needed float64, at int64) {
 	t := &e.trial
-	if needed < stillWanted*t.needed {
+	isLittle := v.best > 0 && needed*v.best.Seconds() < fewShare
+	if isLittle || needed < stillWanted*t.needed {
 		t.until, t.times, t.needed = 0, 0, 0
 	} else if t.until != 0 && t.needed == 0 {
 		t.needed = needed
