@@ -183,12 +183,6 @@ var brownedOut = []mutant{
 		unit:   "policy TestPlacesAreTriedCarefully", why: noBrownOut,
 	},
 	{
-		name:   "places that are too many stay",
-		effect: "likewise",
-		edits:  []edit{{trial, "!share && t.isBusy()", "false"}},
-		unit:   "policy TestPlacesAreTriedCarefully", why: noBrownOut,
-	},
-	{
 		name:   "places that were too many aren't tried again when less is wanted",
 		effect: "presence is back late",
 		edits:  []edit{{trial, "t.until, t.times, t.needed = 0, 0, 0", "_ = t"}},
