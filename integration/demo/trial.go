@@ -28,11 +28,12 @@ const trialCaddyfile = `{
 http://{$LISTEN} {
 	bind 127.0.0.1
 	matrix_presence {
-		write_limit %s
+		write_limit %[1]s
 	}
-	reverse_proxy %s
+	reverse_proxy %[2]s
 }
-http://%s {
+http://%[3]s, http://localhost:%[4]s {
+	bind 127.0.0.1
 	presence_status {
 		show_users on
 	}
@@ -58,7 +59,8 @@ func runTrial(ctx context.Context, out io.Writer, in io.Reader, listen string, o
 	if err != nil {
 		return err
 	}
-	s, err := sidecar.StartCaddyfile(ctx, fmt.Sprintf(trialCaddyfile, writeLimit, strings.TrimPrefix(hs.URL, "http://"), page))
+	_, port, _ := net.SplitHostPort(page)
+	s, err := sidecar.StartCaddyfile(ctx, fmt.Sprintf(trialCaddyfile, writeLimit, strings.TrimPrefix(hs.URL, "http://"), page, port))
 	if err != nil {
 		return err
 	}
