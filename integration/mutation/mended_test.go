@@ -31,7 +31,7 @@ var mended = map[string][]mutant{
 			effect: "over HTTP/3, and in chunks, a GET without a body is never cached",
 			edits:  []edit{{"internal/gateway/body.go", "if !mayHaveBody(r) {\n\t\treturn r.", "if true {\n\t\treturn r."}},
 			unit:   "internal/gateway TestReadWithoutABodyIsAHitWhateverItsLength",
-			seeds:  20, more: "protocol=HTTP/3;route=read",
+			seeds:  20, more: "protocol=HTTP/3;route=read;head=plain;body=none;form=v3;credential=header;target=somebody;handlers=none;profile=default;upstream=direct;step=call;what about=presence;session=first;patience=0s;pause=5ms",
 			law: "a request is answered otherwise over HTTP/1.1",
 		},
 		{
