@@ -366,8 +366,8 @@ func TestPlacesAreNotTheClientsToKeep(t *testing.T) {
 		b := newBusyRoom(t, brownOut())
 		b.open(b.users[0])
 		b.Get("bob-token", alice)
-		for i := range 2 { // else they are one sender, their address, who leaves the next place to others
-			b.Get(tokenOf(b.users[12+i]), alice)
+		for _, user := range b.users[:14] { // who aren't known are one sender, their address, and it leaves the next place to others
+			b.Get(tokenOf(user), alice)
 		}
 		members := b.hs.Intercept
 		b.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
@@ -383,16 +383,19 @@ func TestPlacesAreNotTheClientsToKeep(t *testing.T) {
 		var bodies []*io.PipeWriter
 		for i := range 10 {
 			for _, r := range []*http.Request{
-				request("PUT", statusPath(b.users[0]), tokenOf(b.users[0]), ""),
-				request("GET", statusPath(alice), tokenOf(b.users[0]), ""),
-				request("GET", unstable, tokenOf(b.users[0]), ""),
+				request("PUT", statusPath(b.users[i]), tokenOf(b.users[i]), ""),
+				request("GET", statusPath(alice), tokenOf(b.users[i]), ""),
+				request("GET", unstable, tokenOf(b.users[i]), ""),
 				request("GET", unstable, "", ""), // of nobody
-				request("GET", statusPath(alice)+"?access_token=x", tokenOf(b.users[0]), ""),
+				request("GET", statusPath(alice)+"?access_token=x", tokenOf(b.users[i]), ""),
 			} {
 				body, writer := io.Pipe()
 				bodies = append(bodies, writer)
 				r.Body, r.ContentLength = body, -1
-				clients.Go(func() { b.Do(r) })
+				clients.Go(func() {
+					time.Sleep(time.Duration(i) * time.Second)
+					b.Do(r)
+				})
 				clients.Go(func() { _, _ = writer.Write([]byte("{")) })
 			}
 			clients.Go(func() {
