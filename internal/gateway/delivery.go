@@ -160,16 +160,27 @@ func (d *delivery) judge(answer *subresponse) pending.Answer {
 
 // retryAfter returns for how long a 429 says to wait, or 0 if it doesn't. Nothing waits for as long
 // as a day.
-func retryAfter(answer *subresponse) time.Duration {
+func retryAfter(answer *subresponse) (wait time.Duration) {
 	const day = 24 * time.Hour
-	if seconds, err := strconv.ParseInt(answer.header.Get("Retry-After"), 10, 64); err == nil {
-		return time.Duration(min(seconds, int64(day/time.Second))) * time.Second
+	field := answer.header.Get("Retry-After")
+	if seconds, err := strconv.ParseInt(field, 10, 64); err == nil {
+		wait = time.Duration(min(max(0, seconds), int64(day/time.Second))) * time.Second
+	} else if until, err := http.ParseTime(field); err == nil {
+		wait = until.Sub(dateOf(answer))
+	} else {
+		var limited matrixError
+		_ = json.Unmarshal(answer.body, &limited) // 0 if it isn't one
+		wait = time.Duration(min(limited.RetryAfterMS, int64(day/time.Millisecond))) * time.Millisecond
 	}
-	var limited matrixError
-	if json.Unmarshal(answer.body, &limited) != nil {
-		return 0
+	return min(max(0, wait), day)
+}
+
+// dateOf returns when an answer was made, by the clock of who made it if that says so (RFC 9110, 6.6.1).
+func dateOf(answer *subresponse) time.Time {
+	if date, err := http.ParseTime(answer.header.Get("Date")); err == nil {
+		return date
 	}
-	return time.Duration(min(limited.RetryAfterMS, int64(day/time.Millisecond))) * time.Millisecond
+	return answer.arrived
 }
 
 // Flush delivers what waits of a configuration that ends, and returns when that

@@ -237,6 +237,8 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 		"a long outage":         {2 * time.Minute, unreachable, map[string]float64{"lost": 1}, 8},
 		"an error":              {5 * time.Second, status(500, `{}`), map[string]float64{"delivered": 1}, 4},
 		"the homeserver's 429":  {5 * time.Second, status(429, `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":7000}`), map[string]float64{"delivered": 1}, 2},
+		"a 429 until a time":    {5 * time.Second, limitedUntil(0, 7*time.Second), map[string]float64{"delivered": 1}, 2},
+		"by another clock":      {5 * time.Second, limitedUntil(-time.Hour, 7*time.Second), map[string]float64{"delivered": 1}, 2},
 		"a 429 for centuries":   {time.Hour, limitedFor("9223372036", `{}`), map[string]float64{"lost": 1}, 1},
 		"one in the body":       {time.Hour, limitedFor("", `{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":9223372036854}`), map[string]float64{"lost": 1}, 1},
 		"a proxy's 425":         {5 * time.Second, status(425, ``), map[string]float64{"delivered": 1}, 4},
@@ -284,6 +286,15 @@ func limitedFor(retryAfter, body string) func(w http.ResponseWriter) error {
 			w.Header().Set("Retry-After", retryAfter)
 		}
 		return status(429, body)(w)
+	}
+}
+
+// limitedUntil names a time by a clock that is fast by so much.
+func limitedUntil(fast, wait time.Duration) func(w http.ResponseWriter) error {
+	return func(w http.ResponseWriter) error {
+		now := time.Now().UTC().Add(fast)
+		w.Header().Set("Date", now.Format(http.TimeFormat))
+		return limitedFor(now.Add(wait).Format(http.TimeFormat), `{}`)(w)
 	}
 }
 
