@@ -151,7 +151,7 @@ func leavesOthersAlone(p *plan, direct, ours, peaceful *run) string {
 		if other == nil {
 			return fmt.Sprintf("somebody without an account changes the course of another's request:\n%v", o)
 		}
-		if !saysTheSame(o, other) || !tookAsLong(o, other) && !waitsItsTurn(p, ours, o, other) {
+		if !saysTheSame(o, other) || !tookAsLong(o, other) && !waitsItsTurn(p, ours, o, peaceful, other) {
 			return fmt.Sprintf("somebody without an account changes another's answer:\n%v\nwithout that\n%v", o, other)
 		}
 	}
@@ -204,17 +204,37 @@ const (
 
 // waitsItsTurn tells of a call whose token isn't known yet that it is later by no more than it takes to
 // ask about the made-up tokens of its own address that came in the minute before: so many have a
-// place at a time, and the next ones wait until one is free. Whose token is known never waits for these.
-func waitsItsTurn(p *plan, r *run, o, without *outcome) bool {
+// place at a time, and the next ones wait until one is free. Whose token is known never waits for these. If
+// in the other run too more unknown tokens than that came from its address, who of them waits is chance.
+func waitsItsTurn(p *plan, r *run, o *outcome, calm *run, without *outcome) bool {
 	ahead := 0
 	for _, other := range r.outcomes {
 		if other.call.who.hostile && p.comesFrom(other.call, o.call) && !other.began.After(o.ended) && other.began.After(o.began.Add(-time.Minute)) {
 			ahead++
 		}
 	}
-	turns := (ahead + askedAtOnce - 1) / askedAtOnce
+	early := 0
+	if beside := unknownBeside(p, calm, without); beside > askedAtOnce {
+		ahead, early = ahead+beside, beside
+	}
 	late := o.took() - without.took()
-	return !isKnown(p, r, o) && late >= 0 && late <= time.Duration(turns)*askTimeout
+	return !isKnown(p, r, o) && late >= -turns(early) && late <= turns(ahead)
+}
+
+// turns is how long it takes at most to ask about so many tokens of one address.
+func turns(tokens int) time.Duration {
+	return time.Duration((tokens+askedAtOnce-1)/askedAtOnce) * askTimeout
+}
+
+// unknownBeside counts the calls from an outcome's address that were under way beside it, it among them, and whose
+// tokens weren't known.
+func unknownBeside(p *plan, r *run, o *outcome) (n int) {
+	for _, other := range r.outcomes {
+		if p.comesFrom(other.call, o.call) && !other.began.After(o.ended) && !other.ended.Before(o.began) && !isKnown(p, r, other) {
+			n++
+		}
+	}
+	return n
 }
 
 // failsLikeCaddy tells of a homeserver that it answers as Caddy does that has taken it for down.

@@ -270,7 +270,7 @@ func oneOfMany(route value[*call], target string, about []string, who *actor, us
 	c.values = append(slices.Clone(about), "route="+route.name)
 	if route.set(c); c.method == "PUT" {
 		c.target = user
-		wordAxis.values[0].set(c)
+		named(wordAxis, "online")[0].set(c)
 	}
 	credentialAxis.values[0].set(c)
 	c.finish()
