@@ -377,6 +377,20 @@ var mended = map[string][]mutant{
 			law: "a state for a token that is nobody's",
 		},
 		{
+			name:   "a logout ends tokens of those only who have read",
+			effect: "so is another token of a device that was logged out, if only its login told whose the shown one is",
+			edits:  []edit{{"internal/gateway/revoke.go", "if !known && holder != \"\" {", "if !known && holder != \"\" && false {"}},
+			unit:   "internal/gateway TestLogoutEndsTheOtherTokensOfItsDevice",
+			why:    "no device of the world has two tokens",
+		},
+		{
+			name:   "other nodes don't hear whose token has ended",
+			effect: "so it is at another node of a cluster",
+			edits:  []edit{{"internal/gateway/revoke.go", "if userID != \"\" {\n\t\tm.tell(cluster.UserEnded, userID)\n\t}", ""}},
+			unit:   "internal/gateway TestLogoutEndsTheOtherTokensOfItsDevice",
+			why:    "no device of the world has two tokens",
+		},
+		{
 			name:   "event types are compared escaped",
 			effect: "an escaped message is no activity",
 			edits:  []edit{{"internal/matrix/revocation.go", "if decoded, err := url.PathUnescape(segment); err == nil {", "if decoded, err := url.PathUnescape(segment); err == nil && false {"}},

@@ -235,20 +235,29 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 }
 
 // revokeToken forgets a credential that the homeserver has ended, here and at the other nodes,
-// and drops what waits of it.
+// and drops what waits of it. Its device may have other tokens, which have ended with it (Synapse).
 func (m *Store) revokeToken(c matrix.Credential) {
-	m.revokeTokenOf(c, m.identities.LastSession(c))
+	holder := m.identities.Holder(c)
+	known := m.revokeTokenOf(c, m.identities.LastSession(c))
 	m.tell(cluster.TokenEnded, m.identities.TokenKey(c))
+	if !known && holder != "" {
+		m.identities.RevokeUser(holder)
+		m.tell(cluster.UserEnded, holder)
+	}
 }
 
 // revokeTokenOf is revokeToken for a credential of which it isn't remembered any more whose
-// it was, and here only.
-func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) {
+// it was. It reports whether its user was known, of whom the other nodes are told then.
+func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) (known bool) {
 	if was.UserID != "" {
 		m.devices.Forget(was.UserID, was.Device) // it wants nothing any more
 	}
-	m.identities.RevokeToken(c)
+	userID := m.identities.RevokeToken(c)
+	if userID != "" {
+		m.tell(cluster.UserEnded, userID)
+	}
 	m.pendings.DropToken(c, was.UserID)
+	return userID != ""
 }
 
 // doubt has the homeserver asked again whose a credential is, here and at the other nodes.

@@ -643,6 +643,58 @@ func TestLogoutThatIsSentTwice(t *testing.T) {
 	}
 }
 
+// On Synapse a device has several tokens if its ID was used for several logins, and a logout by any of
+// them ends all. One of which only the answer tells that gave it out, or that the homeserver is to be asked
+// about again, ended itself only, and the others read on for up to identity ttl.
+func TestLogoutEndsTheOtherTokensOfItsDevice(t *testing.T) {
+	for name, before := range map[string]func(p *proxy){
+		"it has read": func(p *proxy) { p.Get("alice-token", bob) },
+		"a login told whose it is": func(p *proxy) {
+			p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-token"}`, nil)
+			p.Do(request("POST", clientAPI+"login", "", "{}"))
+		},
+		"its client has asked whose it is": func(p *proxy) { p.Do(request("GET", clientAPI+"account/whoami", "alice-token", "")) },
+		"it was refreshed": func(p *proxy) {
+			p.Get("alice-token", bob)
+			p.hs.answers(clientAPI+"refresh", 200, `{"access_token":"alice-new","refresh_token":"r2"}`, nil)
+			p.Do(request("POST", clientAPI+"refresh", "alice-token", `{"refresh_token":"r1"}`))
+		},
+		"it is in doubt": func(p *proxy) {
+			p.Get("alice-token", bob)
+			p.hs.answers(clientAPI+"logout", 499, "", nil)
+			p.Do(request("POST", clientAPI+"logout", "alice-token", "{}"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newNodes(t, 2, new(options), ClusterRules{})
+				p, other := c.all[0], c.all[1]
+				before(p)
+				for _, node := range c.all {
+					node.Get("alice-phone", bob)
+					node.Get("bob-token", bob)
+				}
+				p.hs.answers(clientAPI+"logout", 200, "{}", func() {
+					p.hs.Mu.Lock()
+					defer p.hs.Mu.Unlock()
+					delete(p.hs.Tokens, "alice-token")
+					delete(p.hs.Tokens, "alice-phone")
+				})
+				p.Want(p.Do(request("POST", clientAPI+"logout", "alice-token", "{}")), 200, "{}", "")
+				synctest.Wait()
+				for where, node := range map[string]*proxy{"here": p, "at the other node": other} {
+					if resp := node.Get("alice-phone", bob); resp.StatusCode != 401 {
+						t.Errorf("%s the device's other token reads on: %d", where, resp.StatusCode)
+					}
+					if got := node.lookupsOf("bob-token"); got != 0 {
+						t.Errorf("%s %d lookups of bob's token, want 0", where, got)
+					}
+				}
+			})
+		})
+	}
+}
+
 // A login voids what is remembered of its user, and nothing of the new token is but that: who
 // logged all others out then may have been asked about when it was too late.
 func TestSessionsEndOfWhoseTokenOnlyALoginTold(t *testing.T) {

@@ -12,11 +12,12 @@ import (
 // that it may come with. For an appservice's token with the user_id of a user it is that
 // user: Dendrite doesn't know the token either if it doesn't know the user. What else is
 // remembered of the user is forgotten too, which costs their other tokens one lookup each:
-// a device may have several.
-func (t *Table) RevokeToken(c matrix.Credential) {
-	if userID := t.forget(c, true); userID != "" {
+// a device may have several. It returns the user, if that was known.
+func (t *Table) RevokeToken(c matrix.Credential) (userID string) {
+	if userID = t.forget(c, true); userID != "" {
 		t.RevokeUser(userID)
 	}
+	return userID
 }
 
 // Doubt has the homeserver asked again on whose behalf a credential acts, because it may

@@ -37,12 +37,12 @@ func TestRevokingATokenEndsItsMasquerades(t *testing.T) {
 	ids := NewTable(1000, testkit.Epoch)
 	sender := matrix.Credential{Token: "as"}
 	a, b := matrix.Credential{Token: "as", UserID: "@a:hs"}, matrix.Credential{Token: "as", UserID: "@b:hs", DeviceID: "D"}
-	for name, end := range map[string]func(matrix.Credential){"revoked": ids.RevokeToken, "doubted": ids.Doubt} {
+	for name, end := range map[string]func(*Table, matrix.Credential){"revoked": revokeToken, "doubted": (*Table).Doubt} {
 		learn(ids, sender, WhoAmI{UserID: "@sender:hs"}, forever)
 		learn(ids, a, WhoAmI{UserID: "@a:hs"}, forever)
 		learn(ids, b, WhoAmI{UserID: "@b:hs", DeviceID: "D"}, forever)
 		wantUser(t, ids, b, 0, "@b:hs")
-		end(sender)
+		end(ids, sender)
 		for _, c := range []matrix.Credential{sender, a, b} {
 			wantUser(t, ids, c, 0, "")
 		}
@@ -84,7 +84,7 @@ func TestRevokingAUser(t *testing.T) {
 // On Dendrite the token of an appservice is unknown together with a user_id that is
 // unknown. Once that cost all other users of the bridge their identity.
 func TestRevokingOneUserOfAnAppserviceLeavesTheOthers(t *testing.T) {
-	for name, end := range map[string]func(*Table, matrix.Credential){"revoked": (*Table).RevokeToken, "doubted": (*Table).Doubt} {
+	for name, end := range map[string]func(*Table, matrix.Credential){"revoked": revokeToken, "doubted": (*Table).Doubt} {
 		t.Run(name, func(t *testing.T) {
 			ids := NewTable(1000, testkit.Epoch)
 			sender := matrix.Credential{Token: "as"}
@@ -109,7 +109,7 @@ func TestRevokingOneUserOfAnAppserviceLeavesTheOthers(t *testing.T) {
 // To an ordinary token a user_id means nothing, whatever is known of that by then.
 func TestRevokingAnOrdinaryTokenInAnySpelling(t *testing.T) {
 	plain := matrix.Credential{Token: "tok"}
-	for name, end := range map[string]func(*Table, matrix.Credential){"revoked": (*Table).RevokeToken, "doubted": (*Table).Doubt} {
+	for name, end := range map[string]func(*Table, matrix.Credential){"revoked": revokeToken, "doubted": (*Table).Doubt} {
 		for _, first := range []matrix.Credential{plain, {Token: "tok", UserID: "@alice:hs"}, {Token: "tok", UserID: "@x:hs"}, {Token: "tok", DeviceID: "D"}} {
 			for _, spelling := range []matrix.Credential{plain, {Token: "tok", UserID: "@alice:hs"}, {Token: "tok", UserID: "@y:hs"}, {Token: "tok", DeviceID: "X"}} {
 				ids := NewTable(1000, testkit.Epoch)
@@ -433,8 +433,8 @@ func TestIdentitiesAgreeWithAModel(t *testing.T) {
 				if r.IntN(4) == 0 {
 					number++
 					// For an appservice it is one user of many who ends.
-					end := testkit.Pick(r, ids.RevokeToken, ids.Doubt)
-					end(c)
+					end := testkit.Pick(r, revokeToken, (*Table).Doubt)
+					end(ids, c)
 					revoked[c.Token+c.UserID] = number
 				}
 			default:
@@ -510,3 +510,6 @@ func BenchmarkIdentitiesLookupAfterRevocations(b *testing.B) {
 		ids.Lookup(c, testkit.Epoch, lifetimes)
 	}
 }
+
+// revokeToken is [Table.RevokeToken] where it stands beside [Table.Doubt].
+func revokeToken(t *Table, c matrix.Credential) { t.RevokeToken(c) }
