@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/status"
 )
 
@@ -63,7 +64,7 @@ func (s *sampler) run(stop chan struct{}) {
 			if s.isIdle(now) {
 				return
 			}
-			s.history.Add(takeStatus(now))
+			_ = flight.Guard(logPanic, func() { s.history.Add(takeStatus(now)) })
 		}
 	}
 }

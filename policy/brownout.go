@@ -181,6 +181,7 @@ type Probe struct {
 	place    int
 	number   uint64
 	sender   uint64
+	over     bool // guarded by the lock
 }
 
 // Departs notes a probe that leaves on behalf of a sender. [Probe.Arrives], or [Probe.Drop], must be called.
@@ -195,14 +196,22 @@ func (b *BrownOut) Departs(kind ProbeKind, sender string, now time.Time) (p *Pro
 
 // Arrives notes that a probe has come back, or has failed: by a 5xx, or by no answer in time.
 func (p *Probe) Arrives(failed bool, now time.Time) {
-	p.brownOut.locked(now, func(at int64) { p.brownOut.window.returns(p, failed, at) })
+	p.brownOut.locked(now, func(at int64) {
+		p.over = true
+		p.brownOut.window.returns(p, failed, at)
+	})
 }
 
-// Drop notes that a probe is over and tells nothing, because the homeserver hasn't seen it.
+// Drop notes that a probe is over and tells nothing, because the homeserver hasn't seen it. After
+// Arrives it does nothing.
 func (p *Probe) Drop() {
 	b := p.brownOut
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if p.over {
+		return
+	}
+	p.over = true
 	b.window.drops(p)
 	b.untold = true
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 const ms = time.Millisecond
@@ -677,5 +679,28 @@ func TestSenderHasAFewPlaces(t *testing.T) {
 	}
 	if n == 0 || n > placesEach {
 		t.Errorf("%d places, want at most %d", n, placesEach)
+	}
+}
+
+// Whoever sends a probe drops it when all is over, in case that panicked: one that has come back has told, and a
+// place is given back once.
+func TestProbeIsDroppedOnce(t *testing.T) {
+	b := NewBrownOut(testkit.Epoch, func() float64 { return 0 }, func(BrownOutChange) {})
+	came, lost := b.Departs(ProbeFetch, "a", testkit.Epoch), b.Departs(ProbeFetch, "b", testkit.Epoch)
+	came.Arrives(false, testkit.At(time.Second))
+	came.Drop()
+	if b.untold {
+		t.Error("what came back has told nothing")
+	}
+	lost.Drop()
+	b.untold = false
+	lost.Drop()
+	if b.untold {
+		t.Error("what was dropped is dropped again")
+	}
+	for i := range b.window.away {
+		if b.window.away[i].number != 0 {
+			t.Error("a place is taken for ever")
+		}
 	}
 }

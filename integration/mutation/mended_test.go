@@ -465,6 +465,13 @@ var mended = map[string][]mutant{
 	},
 	"robustness": {
 		{
+			name:   "a delivery that panics keeps its place",
+			effect: "after a few of them, presence is refused for good once the homeserver is slow",
+			edits:  []edit{{"internal/gateway/delivery.go", "defer leave() // if it panics", "_ = leave"}},
+			unit:   "internal/gateway TestPanicOfADeliveryTakesNoPlace",
+			why:    "nothing panics in the world",
+		},
+		{
 			name:   "a pull that panics blocks all others",
 			effect: "no read of a cluster's is answered any more",
 			edits:  []edit{{"internal/cluster/barrier.go", "\t\tdefer b.land() // also if it panics: nobody would pass any more\n\t\treturn b.pull()\n", "\t\terr := b.pull()\n\t\tb.land()\n\t\treturn err\n"}},

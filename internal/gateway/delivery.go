@@ -125,8 +125,10 @@ func (d *delivery) Send(body []byte, timeout time.Duration, last bool) pending.A
 		d.tellHeirs(d.userID)
 	}()
 	pass := d.joins()
+	leave := func() { pass.Leave(d.store.now()) }
+	defer leave() // if it panics
 	answer := request.send(timeout, d.store.counters.departs(reasonDelivery))
-	pass.Leave(d.store.now())
+	leave()
 	if answer.err == nil {
 		status = answer.status
 	}

@@ -144,6 +144,7 @@ func (g *Gateway) sendFetch(request subrequest, who reader, timeout time.Duratio
 	}
 	defer func() { pass.Leave(g.store.now()) }()
 	probe := g.probes(policy.ProbeFetch, who.viewer)
+	defer probe.drops() // if it panics
 	result := &fetched{departed: now, subresponse: request.sendTwice(timeout, g.store, reasonFetch, found.Answer != nil)}
 	probe.ends(result.subresponse)
 	if result.failed() {

@@ -108,11 +108,10 @@ func (q whoAmI) askByRead(from client, under identity.Inquiry, revision identity
 		return owner{}, false
 	}
 	probe := q.probes(policy.ProbeFetch, from.name)
+	defer probe.drops()
 	f.send(deadline)
-	if f.proves() {
+	if f.proves() { // whoever has no account may have made it fail, and to refuse a token takes less
 		probe.ends(f.answer)
-	} else { // whoever has no account may have made it fail, and to refuse a token takes less
-		probe.drops()
 	}
 	switch {
 	case f.proves():

@@ -164,16 +164,21 @@ func (f *Follower) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := f.store.now()
-		if now.Sub(last) > feedStall {
-			f.doubt(FeedStalled)
-		}
+		_ = f.store.guard(func() { f.check(now, last) })
 		last = now
-		if f.store.presence.RowsOverdue(now) {
-			f.doubt(FeedUnconfirmed)
-		}
-		if f.isSilent(now) {
-			f.Missed(FeedSilent)
-		}
+	}
+}
+
+// check looks whether the feed may still be believed. It was last looked after at some time.
+func (f *Follower) check(now, last time.Time) {
+	if now.Sub(last) > feedStall {
+		f.doubt(FeedStalled)
+	}
+	if f.store.presence.RowsOverdue(now) {
+		f.doubt(FeedUnconfirmed)
+	}
+	if f.isSilent(now) {
+		f.Missed(FeedSilent)
 	}
 }
 

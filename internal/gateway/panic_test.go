@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+	"github.com/caddy-matrix/caddy-matrix-presence/policy"
 )
 
 // breaks makes our requests of a reason panic, in code of ours, until it is mended.
@@ -167,5 +168,26 @@ func TestPanicOfADeliveryLosesNoMoreThanThat(t *testing.T) {
 		synctest.Wait()
 		p.wantDeliveries(map[string]float64{"lost": 2, "delivered": 1})
 		p.Want(p.Get("bob-token", alice), 200, message(4), "")
+	})
+}
+
+// A delivery that panicked kept its place among the requests to a homeserver that is slow, for good: after a
+// few of them nobody was let through any more.
+func TestPanicOfADeliveryTakesNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := coalescing()
+		o.BrownOut, o.Homeserver = "on", "synapse"
+		b := newBusyRoom(t, o)
+		b.open(b.users[0])
+		mend := b.breaks(reasonDelivery)
+		for n := range 4 {
+			b.Put(tokenOf(b.users[0]), b.users[0], message(n))
+			time.Sleep(5 * time.Second)
+		}
+		mend()
+		b.force(policy.BrownOutHold)
+		if wait := b.memory.brownOut.MayEnter(b.memory.now()); wait > 0 {
+			t.Error("no place is left")
+		}
 	})
 }

@@ -249,6 +249,7 @@ func (q whoAmI) askHomeserver(from client, under identity.Inquiry, revision iden
 	staleAtStake := q.cfg.Rules.StaleIfError > 0 && m.identities.LastKnown(c) != ""
 	// Whoever has many tokens is one sender.
 	probe := q.probes(policy.ProbeLookup, cmp.Or(m.identities.Holder(c), from.name))
+	defer probe.drops() // if it panics
 	answer := q.request.sendTwice(time.Until(deadline), m, reasonWhoAmI, staleAtStake)
 	probe.ends(answer)
 	if answer.site {

@@ -128,16 +128,18 @@ func (p *Writes) deliverDue(u *user, end time.Time) (again time.Duration) {
 // charge takes an event for a write from its user's budget, or returns how long
 // there will be none, or the homeserver is spared, but no longer than until the write is too old: another configuration's
 // deliveries may have led to a debt. For one that goes along with another it makes a debt. It gives the
-// lock up meanwhile.
+// lock up meanwhile. If that panics, nothing is charged.
 func (p *Writes) charge(w *Write, along bool) (wait time.Duration) {
 	left, charged := w.left(p), w.attempts > 0 || w.early
 	p.unlock()
-	if !along {
-		wait = w.Sender.Hold(left)
-	}
-	if wait == 0 && !charged {
-		wait = w.Sender.Charge(along)
-	}
+	_ = flight.Guard(p.panicked, func() {
+		if !along {
+			wait = w.Sender.Hold(left)
+		}
+		if wait == 0 && !charged {
+			wait = w.Sender.Charge(along)
+		}
+	})
 	p.mu.Lock()
 	if along {
 		return 0

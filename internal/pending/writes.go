@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
@@ -104,7 +105,7 @@ func (p *Writes) unlock() {
 	p.ended = nil
 	p.mu.Unlock()
 	for _, e := range all {
-		e.sender.Ended(e.became)
+		_ = flight.Guard(p.panicked, func() { e.sender.Ended(e.became) })
 	}
 }
 

@@ -175,6 +175,37 @@ func TestWhatWasRefusedGivesWayToWhatItReplaced(t *testing.T) {
 }
 
 // A configuration that ends has its own writes sent at once, and no more wait.
+// Whoever charges for a write that waits may panic, and so may who is told what became of it. The lock was
+// given back twice then, which ends a process, or nobody came to the queue any more.
+func TestPanicsOfSendersLoseNothing(t *testing.T) {
+	for name, flushed := range map[string]bool{"in turn": false, "flushed": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				k := newKit(t)
+				s := k.NewSource(rules)
+				for n := range 2 {
+					s.Accept(&Write{
+						UserID: alice, Device: [16]byte{byte(n)}, Credential: matrix.Credential{Token: fmt.Sprint("token", n)},
+						Body: matrix.ReadWriteBody([]byte(message(n)), matrix.Synapse), Accepted: k.clock.Now(), Sender: panics{k},
+					}, time.Second)
+				}
+				if flushed {
+					s.Flush()
+				}
+				time.Sleep(2 * time.Second)
+				k.want(name, []string{message(0), message(1)}, map[Result]uint64{Delivered: 2})
+			})
+		})
+	}
+}
+
+// panics is a sender that only sends.
+type panics struct{ *kit }
+
+func (panics) Charge(bool) time.Duration        { panic("while charging") }
+func (panics) Hold(time.Duration) time.Duration { panic("while holding back") }
+func (panics) Ended(Result)                     { panic("while being told") }
+
 func TestFlush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(t)

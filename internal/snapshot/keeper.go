@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
 )
 
 // Memory is what a snapshot is made of.
@@ -128,12 +130,7 @@ func (k *Keeper) Begin(isNew bool) {
 		k.begun.Store(true)
 		k.mu.Lock() // so that nothing is written before it was read
 		k.running.Go(func() {
-			if isNew {
-				k.load()
-			}
-			k.last, _ = os.Lstat(k.files.budgets)
-			k.try()
-			k.mu.Unlock()
+			k.first(isNew)
 			ticker := time.NewTicker(interval)
 			defer ticker.Stop()
 			for {
@@ -148,10 +145,29 @@ func (k *Keeper) Begin(isNew bool) {
 	})
 }
 
+// first is what comes before all writing. It has the lock, and gives it back.
+func (k *Keeper) first(isNew bool) {
+	defer k.mu.Unlock()
+	if isNew {
+		k.guard(k.load)
+	}
+	k.last, _ = os.Lstat(k.files.budgets)
+	k.try()
+}
+
 func (k *Keeper) locked(f func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	f()
+	k.guard(f)
+}
+
+// guard calls f. What is kept in files is not worth the process: a panic counts as a file that can't be written.
+func (k *Keeper) guard(f func()) {
+	if err := flight.Guard(nil, f); err != nil {
+		k.counts.results[Failed].Add(1)
+		k.log.Warn("the snapshot failed by a fault of this module, so budgets or identities may start empty after a restart",
+			"file", k.files.budgets, "error", err)
+	}
 }
 
 // End writes all that can be kept, because the process ends. It may be called again, and requests may

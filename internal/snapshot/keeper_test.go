@@ -56,8 +56,11 @@ func (m *memory) SaveIdentities() []byte {
 func (m *memory) RestoreBudgets(sections [][]byte, elapsed time.Duration) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if string(sections[0]) == "strange" {
+	switch string(sections[0]) {
+	case "strange":
 		return 0, errStrange
+	case "stumble":
+		panic("while restoring")
 	}
 	m.budgets, m.away = string(sections[0]), elapsed
 	return len(sections[0]), nil
@@ -453,6 +456,34 @@ func TestWhatAKilledProcessLeaves(t *testing.T) {
 }
 
 // A configuration that is only checked, or that fails, has a keeper that never begins.
+// What is in a file, or in the tables, may be what the module's own code stumbles over. That must not end the
+// process, which is about all requests, nor keep what isn't in that file from being kept.
+func TestAKeeperThatPanics(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "snapshot")
+	p := start(t, path, memoryOf{})
+	p.memory.locked(func() { p.memory.budgets, p.memory.identities = "stumble", "whose" })
+	p.end()
+
+	p = start(t, path, memoryOf{})
+	p.wantCounts(t, map[Result]uint64{Failed: 1})
+	if !p.memory.forgotten {
+		t.Error("what ends is noted for ever")
+	}
+	p.memory.locked(func() { p.memory.budgets = "used up" })
+	p.memory.saving = func() { panic("while saving") }
+	p.end()
+	p.wantCounts(t, map[Result]uint64{Failed: 2, Written: 1})
+	if lines := p.log.all(); len(lines) != 2 || !strings.Contains(lines[1], "while saving") {
+		t.Errorf("logged %q", lines)
+	}
+
+	p = start(t, path, memoryOf{})
+	defer p.end()
+	if got := p.memory.remembers()[0]; got != "used up" {
+		t.Errorf("what was written before is %q", got)
+	}
+}
+
 func TestAKeeperThatNeverBeginsChangesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "snapshot")
 	p := start(t, path, memoryOf{})
