@@ -232,6 +232,44 @@ func TestAnswersInPlaceOfTheHomeservers(t *testing.T) {
 	}
 }
 
+// A site may pass the homeserver's answers on by other means than reverse_proxy's own: they are the homeserver's
+// all the same.
+func TestAnswersThatAreHandedOnAreTheHomeservers(t *testing.T) {
+	for name, options := range map[string]string{
+		"copied":               "@all status 2xx 3xx 4xx 5xx\nhandle_response @all {\ncopy_response\n}",
+		"copied if they fail":  "@bad status 4xx 5xx\nhandle_response @bad {\ncopy_response\n}",
+		"with some fields":     "@all status 2xx 4xx\nhandle_response @all {\ncopy_response_headers {\ninclude Content-Type\n}\ncopy_response\n}",
+		"with the same status": "@all status 2xx 4xx\nhandle_response @all {\ncopy_response {rp.status_code}\n}",
+		"by small buffers":     "request_buffers 1\nresponse_buffers 1",
+		"at once":              "flush_interval -1",
+	} {
+		t.Run(name, func(t *testing.T) {
+			site := newSite(t, scripted.New(), "route {\nmatrix_presence\nreverse_proxy UPSTREAM {\n"+options+"\n}\n}")
+			for _, asked := range []struct {
+				method, token, body string
+				status              int
+				cacheStatus         string
+			}{
+				{"GET", "bob-token", "", 200, "matrix_presence; fwd=miss; stored"},
+				{"GET", "bob-token", "", 200, "matrix_presence; hit"},
+				{"GET", "carol-token", "", 403, "matrix_presence; fwd=miss; stored"},
+				{"GET", "carol-token", "", 403, "matrix_presence; hit"},
+				{"PUT", "nobody", `{"presence":"online"}`, 401, ""},
+				{"GET", "nobody", "", 401, ""},
+				{"PUT", "alice-token", `{"presence":"online"}`, 200, "matrix_presence; fwd=method"},
+			} {
+				resp := ask(site, presenceRequest(asked.method, asked.token, asked.body))
+				if got := resp.Header.Get("Cache-Status"); resp.StatusCode != asked.status || !strings.HasPrefix(got, asked.cacheStatus) {
+					t.Errorf("%s by %s: %d, %q", asked.method, asked.token, resp.StatusCode, got)
+				}
+			}
+			if got := memoryOfSite().Trouble(); got != "" {
+				t.Errorf("the log says: %s", got)
+			}
+		})
+	}
+}
+
 // A site may answer reads with success where the homeserver would refuse them, to hide who there
 // is. That was taken for the homeserver's permission: carol, who may not see alice, read from memory
 // what bob had been shown. And what the site says of alice was what all were told.

@@ -125,6 +125,11 @@ var syncWords = []struct {
 	{query: "set_presence=offline&set_presence=online"}, {query: "set_presence=online&set_presence=offline"},
 	{query: "set_presence&set_presence=unavailable"}, {query: "set_presence=unavailable&set_presence"},
 	{query: "set%5Fpresence=%6Fffline"}, {query: "set_presence=%zz"},
+	{query: "set_presence=online%00"}, {query: "set_presence=%00"}, {query: "set_presence=online+"}, {query: "set_presence=offline%20"}, {query: "set_presence=%09online"},
+	{query: "set_presence=online%0A"}, {query: "set_presence==online"}, {query: "set_presence=offline="}, {query: "set_presence=online%26x"}, {query: "set_presence=ONL%C4%B0NE"},
+	{query: "set_presence=offline&set_presence=offline"}, {query: "set_presence=offline&set%5Fpresence=online"}, {query: "set_presence=&set_presence=offline"},
+	{query: "&&set_presence=offline&&"}, {query: "set_presence+=offline"}, {query: "set_presence%00=offline"}, {query: "x=%E9&set_presence=offline"},
+	{query: "x=%zz&set_presence=offline"}, {query: "set_presence=offline&x=%zz"}, {query: "set_presence=off%zzline"}, {query: "set_presence=offline&set_presence=%zz"},
 	{query: "x=1;set_presence=offline"}, {query: "set_presence=offline;x=1"}, {query: "x=1;set_presence=unavailable&set_presence=online"},
 	{body: new("")}, {body: new("{}")},
 	{body: new(`{"set_presence":"online"}`)}, {body: new(`{"set_presence":"offline"}`)}, {body: new(`{"set_presence":"busy"}`)},
@@ -133,6 +138,9 @@ var syncWords = []struct {
 	{body: new(`{"set_presence":null}`)}, {body: new(`{"set_presence":1}`)}, {body: new(`{"set_presence":{}}`)}, {body: new(`{"set_presence":["offline"]}`)},
 	{body: new(`{"set_presence":"offline","set_presence":"online"}`)}, {body: new(`{"set_presence":"online","set_presence":"offline"}`)},
 	{body: new(`{"set_presence":null,"set_presence":"offline"}`)}, {body: new(`{"set\u005fpresence":"offl\u0069ne"}`)},
+	{body: new(`{"set_presence":"online "}`)}, {body: new(`{"set_presence":"online\u0000"}`)}, {body: new(" {\"set_presence\" :\t\"offline\"}\n")}, {body: new(`{"set_presence":"offline"}x`)},
+	{body: new(`{"x":{"set_presence":"offline"}}`)}, {body: new(`{"x":[{"set_presence":"offline"}],"set_presence":"online"}`)}, {body: new(`{"set_presence":"offline","lists":{}}`)},
+	{body: new(`{"x":"\"set_presence\":","set_presence":"offline"}`)}, {body: new(`{"set_presence":true}`)}, {body: new(`{"set_presence ":"offline"}`)},
 	{body: new(`[]`)}, {body: new(`{`)}, {body: new(`null`)},
 }
 
