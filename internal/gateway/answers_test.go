@@ -44,28 +44,36 @@ func TestAnswersThatCanNotBeUnpacked(t *testing.T) {
 // away what stale_if_error is there to show.
 func TestLargeErrorTakesNothingAway(t *testing.T) {
 	for _, status := range []int{500, 503, 403, 404} {
-		synctest.Test(t, func(t *testing.T) {
-			h := stale()
-			h.Identity.TTL = time.Hour
-			p := newProxy(t, h)
-			p.Get("bob-token", alice)
-			time.Sleep(20 * time.Second)
-			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
-				answer(w, status, strings.Repeat("x", 100_000))
-				return true, nil
-			})
-			for range 2 {
-				resp := p.Get("bob-token", alice)
-				if status >= 500 {
-					p.Want(resp, 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
-				} else {
-					p.Want(resp, status, "", "matrix_presence; fwd=bypass; detail=large")
-				}
-			}
-			p.hs.AnswerBy(nil)
-			p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
-		})
+		testLargeError(t, status, 100_000)
 	}
+	for _, size := range []int{maxSubresponse - 1, maxSubresponse, maxSubresponse + 1} {
+		testLargeError(t, 500, size)
+	}
+}
+
+// testLargeError has a read be answered with an error of so many bytes.
+func testLargeError(t *testing.T, status, size int) {
+	synctest.Test(t, func(t *testing.T) {
+		h := stale()
+		h.Identity.TTL = time.Hour
+		p := newProxy(t, h)
+		p.Get("bob-token", alice)
+		time.Sleep(20 * time.Second)
+		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			answer(w, status, strings.Repeat("x", size))
+			return true, nil
+		})
+		for range 2 {
+			resp := p.Get("bob-token", alice)
+			if status >= 500 {
+				p.Want(resp, 200, "", "matrix_presence; hit; ttl=-10; detail=stale-if-error")
+			} else {
+				p.Want(resp, status, "", "matrix_presence; fwd=bypass; detail=large")
+			}
+		}
+		p.hs.AnswerBy(nil)
+		p.Want(p.Get("bob-token", alice), 200, "", "matrix_presence; fwd=miss; stored")
+	})
 }
 
 // The log says so once, and only where it is so.

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -238,6 +239,14 @@ func TestAFirstReadThatALogoutOvertakesTeachesNothing(t *testing.T) {
 	for name, end := range map[string]func(p *proxy){
 		"logout":               func(p *proxy) { p.Do(request("POST", "/_matrix/client/v3/logout", bobNamed, "{}")) },
 		"logout of all, known": func(p *proxy) { p.memory.identities.RevokeUser(bob) },
+		"revoked by name":      func(p *proxy) { p.Do(request("POST", "/auth/oauth2/revoke", "", "token="+bobNamed)) },
+		"locked by an admin": func(p *proxy) {
+			p.Do(request("PUT", "/_matrix/client/v1/admin/lock/%40bob%3aexample.com", "admin-token", `{"locked":true}`))
+		},
+		"its device, by an admin": func(p *proxy) {
+			p.Do(request("DELETE", "/_synapse/admin/v2/users/@bob:example.com/devices/X", "admin-token", ""))
+		},
+		"a login as its device": func(p *proxy) { p.Do(request("POST", "/_matrix/client/v3/login", "", `{"device_id":"X"}`)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -245,12 +254,17 @@ func TestAFirstReadThatALogoutOvertakesTeachesNothing(t *testing.T) {
 				p.wantAsked(1, 1)
 				hold := make(chan struct{})
 				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
-					if strings.Contains(r.URL.Path, "/presence/") {
+					_, _ = io.Copy(io.Discard, r.Body)
+					switch {
+					case strings.Contains(r.URL.Path, "/presence/"):
 						answer(w, 200, `{"presence":"online"}`)
 						<-hold
-						return true, nil
+					case strings.HasSuffix(r.URL.Path, "/whoami"):
+						return false, nil
+					default:
+						answer(w, 200, `{"user_id":"@bob:example.com","access_token":"new"}`)
 					}
-					return false, nil
+					return true, nil
 				})
 				var read sync.WaitGroup
 				read.Go(func() { p.Get(bobNamed, alice) })

@@ -179,11 +179,13 @@ func TestPanicOfADeliveryTakesNoPlace(t *testing.T) {
 		o.BrownOut, o.Homeserver = "on", "synapse"
 		b := newBusyRoom(t, o)
 		b.open(b.users[0])
+		synctest.Wait()
 		mend := b.breaks(reasonDelivery)
 		for n := range 4 {
 			b.Put(tokenOf(b.users[0]), b.users[0], message(n))
 			time.Sleep(5 * time.Second)
 		}
+		synctest.Wait()
 		mend()
 		b.force(policy.BrownOutHold)
 		if wait := b.memory.brownOut.MayEnter(b.memory.now()); wait > 0 {
