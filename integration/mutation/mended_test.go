@@ -371,7 +371,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "a refresh ends nothing",
 			effect: "so is one that was refreshed",
-			edits:  []edit{{"internal/gateway/revoke.go", "return ending{func(http.Header) { both() }, both, g.learnIssued(r, false, named)}", "return ending{func(http.Header) {}, both, nil}"}},
+			edits:  []edit{{"internal/gateway/revoke.go", "return ending{func(http.Header) { both(); g.tellRefreshed(named()) }, both, g.learnIssued(r, false, named)}", "return ending{func(http.Header) {}, both, nil}"}},
 			unit:   "internal/gateway TestRefreshAndRevocationByName",
 			seeds:  20, more: likely + ";profile=default;handlers=none;head=plain;pause=5ms;homeserver=synapse;route=refresh;what about=anything;who=alice;device=PHONE;step=call;step=again;which=0",
 			law: "a state for a token that is nobody's",
@@ -382,6 +382,13 @@ var mended = map[string][]mutant{
 			edits:  []edit{{"internal/gateway/revoke.go", "if !known && holder != \"\" {", "if !known && holder != \"\" && false {"}},
 			unit:   "internal/gateway TestLogoutEndsTheOtherTokensOfItsDevice",
 			why:    "no device of the world has two tokens",
+		},
+		{
+			name:   "other nodes don't hear of a refresh",
+			effect: "so is, at another node, one that was refreshed where its owner had logged in",
+			edits:  []edit{{"internal/gateway/revoke.go", "g.store.tell(cluster.TokenEnded, access) // the homeserver has given it out", "_ = access"}},
+			unit:   "internal/gateway TestTokenThatIsRefreshedThroughOneNodeIsRefusedByTheOther",
+			why:    noCluster,
 		},
 		{
 			name:   "other nodes don't hear whose token has ended",

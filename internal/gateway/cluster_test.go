@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -563,4 +564,53 @@ func TestTokensHaveTheirNamesAgainAfterAReloadThatFailed(t *testing.T) {
 		synctest.Wait()
 		b.WantError(b.Get("bob-token", alice), 401, "M_UNKNOWN_TOKEN")
 	})
+}
+
+// An access token ends by the use of its refresh token (tuwunel), or by the revocation of that, and who refreshes
+// need not show it. Only the node that had seen both given out knew which one that is, and told nobody.
+func TestTokenThatIsRefreshedThroughOneNodeIsRefusedByTheOther(t *testing.T) {
+	for name, tc := range map[string]struct {
+		login           int // the node through which it was given out
+		path, body      string
+		readsAtTheOther bool // it isn't known which token was named
+	}{
+		"refreshed where it was given out":     {0, clientAPI + "refresh", `{"refresh_token":"r1"}`, false},
+		"refreshed elsewhere":                  {1, clientAPI + "refresh", `{"refresh_token":"r1"}`, false},
+		"revoked where it was given out":       {0, "/oauth2/revoke", "token=r1", false},
+		"a refresh token of somebody else's":   {0, clientAPI + "refresh", `{"refresh_token":"r2"}`, true},
+		"revoked where nobody knows of either": {1, "/oauth2/revoke", "token=r1", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newNodes(t, 2, new(options), ClusterRules{})
+				a, b := c.all[0], c.all[1]
+				a.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if strings.Contains(r.URL.Path, "/presence/") || strings.HasSuffix(r.URL.Path, "/whoami") {
+						return false, nil
+					}
+					_, _ = io.Copy(io.Discard, r.Body)
+					if strings.HasSuffix(r.URL.Path, "/login") {
+						answer(w, 200, `{"user_id":"@alice:example.com","access_token":"alice-token","refresh_token":"r1"}`)
+						return true, nil
+					}
+					a.hs.Mu.Lock()
+					delete(a.hs.Tokens, "alice-token")
+					a.hs.Mu.Unlock()
+					answer(w, 200, `{"access_token":"alice-phone","refresh_token":"r3"}`)
+					return true, nil
+				})
+				c.all[tc.login].Do(request("POST", clientAPI+"login", "", "{}"))
+				b.Get("alice-token", bob)
+				a.Do(request("POST", tc.path, "", tc.body))
+				synctest.Wait()
+				want := 401
+				if tc.readsAtTheOther {
+					want = 200
+				}
+				if resp := b.Get("alice-token", bob); resp.StatusCode != want {
+					t.Errorf("at the other node: %d, want %d", resp.StatusCode, want)
+				}
+			})
+		})
+	}
 }

@@ -148,7 +148,7 @@ func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revo
 	case matrix.RevokesByRefresh:
 		named := namedTokens(r, "refresh_token")
 		both := func() { doubt(); g.doubtNamed(named()) }
-		return ending{func(http.Header) { both() }, both, g.learnIssued(r, false, named)}
+		return ending{func(http.Header) { both(); g.tellRefreshed(named()) }, both, g.learnIssued(r, false, named)}
 	case matrix.RevokesNamed:
 		named := namedTokens(r, "token")
 		end := func() { g.doubtNamed(named()) }
@@ -176,7 +176,17 @@ func namedTokens(r *http.Request, member string) (named func() []string) {
 func (g *Gateway) doubtNamed(tokens []string) {
 	for _, token := range tokens {
 		g.doubt(matrix.Credential{Token: token})
-		g.store.identities.Refreshed(token)
+		if access, ok := g.store.identities.Refreshed(token); ok {
+			g.store.tell(cluster.TokenEnded, access) // the homeserver has given it out
+		}
+	}
+}
+
+// tellRefreshed tells the other nodes of refresh tokens by which a request has succeeded, so that they aren't made
+// up: another may know which access token was given out with one.
+func (g *Gateway) tellRefreshed(tokens []string) {
+	for _, token := range tokens {
+		g.store.tell(cluster.TokenEnded, g.store.identities.TokenKey(matrix.Credential{Token: token}))
 	}
 }
 

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"encoding/hex"
 	"strings"
 	"time"
 
@@ -79,13 +80,20 @@ func (t *Table) Issued(accessToken, refreshToken string, used ...string) {
 }
 
 // Refreshed forgets on whose behalf the access token acts that was given out with a
-// refresh token, as [Table.Doubt] does: that has been used.
-func (t *Table) Refreshed(refreshToken string) {
-	refresh := t.key(refreshToken)
+// refresh token, as [Table.Doubt] does: that has been used. It returns that one's [Table.TokenKey], if it is
+// known.
+func (t *Table) Refreshed(refreshToken string) (accessKey string, ok bool) {
+	return t.refreshed(t.key(refreshToken))
+}
+
+func (t *Table) refreshed(refresh tokenKey) (accessKey string, ok bool) {
 	t.noteEnding(refresh)
-	if access, ok := t.issuedWith(refresh); ok {
-		t.forgetBase(access, false)
+	access, ok := t.issuedWith(refresh)
+	if !ok {
+		return "", false
 	}
+	t.forgetBase(access, false)
+	return hex.EncodeToString(access[:]), true
 }
 
 // Holder is LastKnown of what a revocation has touched too, or of a token of which only the

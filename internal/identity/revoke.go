@@ -25,11 +25,12 @@ func (t *Table) RevokeToken(c matrix.Credential) (userID string) {
 // Nobody else is touched, and the token stays one that was known.
 func (t *Table) Doubt(c matrix.Credential) { t.forget(c, false) }
 
-// DoubtKey is Doubt of a token, by its [Table.TokenKey].
+// DoubtKey is Doubt of a token, by its [Table.TokenKey], or [Table.Refreshed] of a refresh token by the same.
 func (t *Table) DoubtKey(text string) {
 	var key tokenKey
 	if n, err := hex.Decode(key[:], []byte(text)); err == nil && n == len(key) {
 		t.forgetBase(key, false)
+		t.refreshed(key)
 	}
 }
 
