@@ -9,6 +9,7 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/clock"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/pending"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/wallclock"
 )
 
 // After a suspend of the machine the token of somebody who was logged out meanwhile still
@@ -59,4 +60,25 @@ func TestFaultsAreLoggedByTheClockOfMemory(t *testing.T) {
 			t.Errorf("%d lines are in the log, want 6: %v", n, logs.All())
 		}
 	})
+}
+
+// A write that waits while the machine is suspended is sent after that, unless it is too old by then. Either way
+// its user is not kept waiting, and its token is not kept for longer.
+func TestWriteThatWaitsThroughASuspend(t *testing.T) {
+	for asleep, became := range map[time.Duration]string{30 * time.Second: "delivered", 2 * time.Minute: "lost"} {
+		t.Run(became, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer wallclock.Shift(0)
+				p := newProxy(t, coalescing())
+				p.Put("alice-token", alice, message(0))
+				p.Want(p.Put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+				wallclock.Shift(asleep)
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				p.wantDeliveries(map[string]float64{became: 1})
+				time.Sleep(10 * time.Second)
+				p.Want(p.Put("alice-token", alice, message(2)), 200, "{}", "matrix_presence; fwd=method")
+			})
+		})
+	}
 }
