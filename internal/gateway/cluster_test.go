@@ -600,7 +600,11 @@ func TestTokenThatIsRefreshedThroughOneNodeIsRefusedByTheOther(t *testing.T) {
 					return true, nil
 				})
 				c.all[tc.login].Do(request("POST", clientAPI+"login", "", "{}"))
+				time.Sleep(time.Second) // the other node is told of the login
 				b.Get("alice-token", bob)
+				if n := b.lookupsOf("alice-token"); n != 0 {
+					t.Errorf("%d lookups, want 0", n)
+				}
 				a.Do(request("POST", tc.path, "", tc.body))
 				synctest.Wait()
 				want := 401

@@ -670,6 +670,7 @@ func TestLogoutEndsTheOtherTokensOfItsDevice(t *testing.T) {
 				c := newNodes(t, 2, new(options), ClusterRules{})
 				p, other := c.all[0], c.all[1]
 				before(p)
+				time.Sleep(time.Second) // the other node is told of what came before
 				for _, node := range c.all {
 					node.Get("alice-phone", bob)
 					node.Get("bob-token", bob)
