@@ -154,7 +154,8 @@ func TestSessionsEndedByANewDevice(t *testing.T) {
 }
 
 // TestLoginWithADeviceThatIsThere: Dendrite ends the token that the device had, Synapse
-// lets it live. The sidecar says what the homeserver says.
+// lets it live, until the device is logged out by the new one, which has done nothing else. The
+// sidecar says what the homeserver says.
 func TestLoginWithADeviceThatIsThere(t *testing.T) {
 	suite.EachHomeserver(t, homeserver.Options{}, func(t *testing.T, hs *homeserver.Homeserver) {
 		c := newCast(t, hs)
@@ -169,13 +170,23 @@ func TestLoginWithADeviceThatIsThere(t *testing.T) {
 		if a := read.to(t, s.URL); !a.hit() {
 			t.Fatalf("before: %s (%s), want a hit", a, a.cacheStatus())
 		}
-		if a := login.to(t, s.URL); a.status != http.StatusOK || a.field("access_token") == old {
-			t.Fatalf("logging in again: %s", a)
+		again := login.to(t, s.URL)
+		if again.status != http.StatusOK || again.field("access_token") == old {
+			t.Fatalf("logging in again: %s", again)
 		}
 		direct, through := read.to(t, hs.URL), read.to(t, s.URL)
 		expectSame(t, direct, through)
 		if want := map[string]int{"dendrite": 401, "synapse": 200}[hs.Name]; direct.status != want {
 			t.Errorf("the homeserver says %s, want %d", direct, want)
+		}
+		logout := request{method: http.MethodPost, path: "/_matrix/client/v3/logout", token: again.field("access_token"), body: "{}"}
+		if a := logout.to(t, s.URL); a.status != http.StatusOK {
+			t.Fatalf("logging out: %s", a)
+		}
+		direct, through = read.to(t, hs.URL), read.to(t, s.URL)
+		expectSame(t, direct, through)
+		if direct.status != http.StatusUnauthorized {
+			t.Errorf("after the logout the homeserver says %s, want 401", direct)
 		}
 	})
 }
