@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
 )
@@ -54,11 +53,7 @@ func TestLargeErrorTakesNothingAway(t *testing.T) {
 // testLargeError has a read be answered with an error of so many bytes.
 func testLargeError(t *testing.T, status, size int) {
 	synctest.Test(t, func(t *testing.T) {
-		h := stale()
-		h.Identity.TTL = time.Hour
-		p := newProxy(t, h)
-		p.Get("bob-token", alice)
-		time.Sleep(20 * time.Second)
+		p := newStaleProxy(t)
 		p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
 			answer(w, status, strings.Repeat("x", size))
 			return true, nil

@@ -52,6 +52,16 @@ func stale() *options {
 	}
 }
 
+// newStaleProxy returns one in whose memory what bob has read is stale, and whose his token is is fresh. It takes a bubble.
+func newStaleProxy(t *testing.T) *proxy {
+	h := stale()
+	h.Identity.TTL = time.Hour
+	p := newProxy(t, h)
+	p.Get("bob-token", alice)
+	time.Sleep(20 * time.Second)
+	return p
+}
+
 // A client with a head that the homeserver drops made our questions fail, and we took the
 // homeserver for down: whose token had been deleted elsewhere, and who had been kicked, read
 // what was in memory. Now they are told what the homeserver says, or what it does to their
@@ -171,11 +181,7 @@ func TestRequestThatAFieldOfTheClientHoldsUpIsNoOutage(t *testing.T) {
 // until what is stale is shown.
 func TestHomeserverThatHangsIsAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := stale()
-		h.Identity.TTL = time.Hour
-		p := newProxy(t, h)
-		p.Get("bob-token", alice)
-		time.Sleep(20 * time.Second)
+		p := newStaleProxy(t)
 		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			<-r.Context().Done()
 			return true, r.Context().Err()
