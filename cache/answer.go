@@ -16,9 +16,9 @@ import (
 // without a bound a few users could fill any memory.
 const MaxBody = 4 << 10
 
-// MaxFields is the size in bytes of the header fields above which an answer is not
+// maxFields is the size in bytes of the header fields above which an answer is not
 // kept. Usual ones have some 300, and many answers share them.
-const MaxFields = 2 << 10
+const maxFields = 2 << 10
 
 // Fits tells that a body and the header fields with it are small enough to be kept.
 func Fits(body string, fields []Field) bool {
@@ -29,7 +29,7 @@ func Fits(body string, fields []Field) bool {
 			size += len(value)
 		}
 	}
-	return len(body) <= MaxBody && size <= MaxFields
+	return len(body) <= MaxBody && size <= maxFields
 }
 
 // Field is a header field of an answer that is kept with it.

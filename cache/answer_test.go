@@ -166,7 +166,7 @@ func BenchmarkAppendBody(b *testing.B) {
 func TestAnswerWithLargeFieldsIsNotKept(t *testing.T) {
 	p := NewPresence(100, 100, testkit.Epoch)
 	rules := &Rules{TTL: time.Minute, ForbiddenTTL: time.Minute}
-	fields := []Field{{Name: "Access-Control-Allow-Origin", Values: []string{strings.Repeat("x", MaxFields)}}}
+	fields := []Field{{Name: "Access-Control-Allow-Origin", Values: []string{strings.Repeat("x", maxFields)}}}
 	answer, err := ParseAnswer([]byte(`{"presence":"online"}`), fields)
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,7 @@
 // viewer is permitted is not. So there are two tables, never one:
 //
 //   - states (presence.go): target → the last answer, when it was true, and how it ages;
-//   - permissions (permission.go): (viewer, target) → allowed, or the homeserver's refusal.
+//   - permissions (permission.go): (viewer, target) → allowed, or a denial: the homeserver's 403 or 404.
 //
 // A read is a hit only if both are fresh (lookup.go). A viewer is a Matrix user, not a
 // token. Where a homeserver shapes bodies per viewer, [Rules.PerViewer] gives
@@ -31,7 +31,8 @@
 // that it spent in memory, and not past the moment at which currently_active
 // would flip (answer.go). States with the same header fields share them (fields.go).
 //
-// An admin may look a user up (inspect.go), and have what is known dropped (purge.go).
+// What else ends a state is in invalidate.go: it may have changed, an admin has it dropped, or changes may have
+// been missed. An admin may look a user up, too (inspect.go).
 //
 // The package knows nothing of HTTP servers or Caddy. Time is a parameter, no
 // goroutine is started, and memory is bounded by the three table sizes, since

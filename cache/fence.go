@@ -15,7 +15,7 @@ import (
 //	2 write: ends; generation 6
 //	1 read:  its answer, the old state, arrives, and is not stored: 4 is not 6
 //
-// The second raise is for a read that departs between the two, with a ticket of
+// The second invalidation is for a read that departs between the two, with a ticket of
 // generation 5: it may have read either state. Its ticket is not good for storing
 // anyway, because a write was in flight; but nobody who comes after the write
 // may share its answer either, even where nothing has to settle. A read that
@@ -38,15 +38,15 @@ type fence struct {
 	row        uint64        // the digest of the last row that came while a write was in flight
 }
 
-// raise voids the tickets that were given out.
-func (f *fence) raise() {
+// invalidate voids the tickets that were given out.
+func (f *fence) invalidate() {
 	f.generation++
 	f.proof, f.row = expectedState{}, 0
 }
 
 // fencesPerShard makes 16,384 fences in a large table, 56 bytes each. At 100 writes a
 // second and a second of settling, fewer than one read in a hundred finds its
-// fence raised by another target.
+// fence invalidated by another target.
 const fencesPerShard = 256
 
 // isSettled reports whether an answer to a request that departs now may be stored.
@@ -77,8 +77,7 @@ func (t Ticket) Settled() bool { return t.settled }
 // flight, that has an end which changes no generation.
 func (t Ticket) Settling() bool { return t.settling }
 
-// Doubted returns a ticket of which nothing is known but when its request departs: its answer isn't
-// stored, and nobody may share one that departs before.
+// Doubted returns a ticket that tells only when its request departs: its answer isn't stored, and nobody may share one that departs before.
 func (t Ticket) Doubted() Ticket {
 	t.settled = false
 	return t
@@ -137,20 +136,20 @@ func (p *Presence) BeginWrite(target string) Write {
 		alone = math.MaxInt64
 	}
 	before := p.awaitWrite(shard, target)
-	f.raise()
+	f.invalidate()
 	f.writes++
 	p.drop(shard, stateKey{target: target})
 	return Write{presence: p, target: target, generation: f.generation, alone: alone, before: before}
 }
 
-// BeginWait is [Presence.BeginWrite] for a write that is to be sent later. It may wait for
+// BeginDeferred is [Presence.BeginWrite] for a write that is to be sent later. It may wait for
 // long, with many others, so it doesn't keep other targets of its stripe from being
 // stored, and takes some memory of its own. A target may have one at a time.
-func (p *Presence) BeginWait(target string) Write {
+func (p *Presence) BeginDeferred(target string) Write {
 	shard, f := p.shardOf(target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	f.raise()
+	f.invalidate()
 	if shard.waiting == nil {
 		shard.waiting = make(map[string]bool)
 	}
@@ -171,7 +170,7 @@ func (w Write) End(now time.Time, settle time.Duration) {
 
 // end needs the lock.
 func (w Write) end(shard *stateShard, f *fence, now time.Time, settle time.Duration) {
-	f.raise()
+	f.invalidate()
 	if w.waits {
 		delete(shard.waiting, w.target)
 	} else {

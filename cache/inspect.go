@@ -81,13 +81,13 @@ func (p *Presence) inspectPair(viewer, target string, rules *Rules, at int64) (i
 	key, shard := p.permissions.shard(viewer, target)
 	shard.mu.Lock()
 	departed, ok := shard.allowed.Get(key)
-	refused, _ := shard.refused.Peek(key)
+	denied, _ := shard.denials.Peek(key)
 	shard.mu.Unlock()
 	switch {
 	case ok && p.memberships.hold(viewer, target, departed):
 		return since(at, departed) < p.permissionTTL(departed, rules), false
-	case !ok && refused != nil && refused.denial != nil && p.memberships.hold(viewer, target, refused.departed):
-		return false, since(at, refused.departed) < p.denialTTL(refused, rules)
+	case !ok && denied != nil && denied.denial != nil && p.memberships.hold(viewer, target, denied.departed):
+		return false, since(at, denied.departed) < p.denialTTL(denied, rules)
 	}
 	return false, false
 }

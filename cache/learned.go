@@ -52,12 +52,6 @@ func (p *Presence) LetIn(viewer string, departed time.Time, notGuest bool) {
 	})
 }
 
-// TurnedAway remembers that the homeserver doesn't serve a viewer: until it does again, what they
-// may see is asked for.
-func (p *Presence) TurnedAway(viewer string) {
-	p.rooms.change(p.rooms.userKey(viewer), false, func(known *person) { known.standing = never })
-}
-
 // RoomRefused remembers that the homeserver has refused to show the target of ticket to the viewer,
 // because they share no room that counts for it. If there was one by what lists had told, none of
 // those that they share counts until it has been on trial again. It returns the ID of one that had
@@ -93,7 +87,7 @@ func (p *Presence) Told(viewer, target string, content []byte, departed time.Tim
 	if clear && told == kept {
 		return false
 	}
-	f.raise() // what is under way may be as old
+	f.invalidate() // what is under way may be as old
 	p.drop(shard, stateKey{target: target})
 	return true
 }

@@ -52,7 +52,7 @@ func (p *Presence) permissionTTL(departed int64, rules *Rules) time.Duration {
 
 // denialTTL is how long a denial is fresh. One that a write may end isn't about who shares a
 // room, so no feed tells of its end.
-func (p *Presence) denialTTL(r *denied, rules *Rules) time.Duration {
+func (p *Presence) denialTTL(r *datedDenial, rules *Rules) time.Duration {
 	if !r.denial.UntilWrite && p.isLive(r.departed) {
 		return max(rules.ForbiddenTTL, rules.LiveTTL)
 	}

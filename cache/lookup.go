@@ -63,15 +63,15 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 		st = nil
 	}
 
-	allowed, refused, byRoom := p.permission(viewer, target, rules, at)
+	allowed, denied, byRoom := p.permission(viewer, target, rules, at)
 	switch {
-	case refused != nil:
-		if refused.denial == nil || refused.overtaken(found.Ticket.generation) {
+	case denied != nil:
+		if denied.denial == nil || denied.overtaken(found.Ticket.generation) {
 			return found
 		}
-		age, ttl := since(at, refused.departed), p.denialTTL(refused, rules)
+		age, ttl := since(at, denied.departed), p.denialTTL(denied, rules)
 		if rules.ForbiddenTTL > 0 && age < ttl {
-			found.Outcome, found.Denial = Denied, refused.denial
+			found.Outcome, found.Denial = Denied, denied.denial
 			found.Age, found.Fresh = age, ttl-age
 		}
 		return found
@@ -107,23 +107,23 @@ func (p *Presence) Lookup(viewer, target string, rules *Rules, now time.Time) Fo
 
 // permission returns when the viewer was allowed to see the target, or never, whether that is by a
 // room, and what is known of a denial that came later. What a membership has ended is not known any more.
-func (p *Presence) permission(viewer, target string, rules *Rules, at int64) (allowed int64, refused *denied, byRoom bool) {
-	if allowed, refused = p.permissions.lookup(viewer, target); refused != nil {
-		if !p.memberships.hold(viewer, target, refused.departed) {
-			refused = nil
+func (p *Presence) permission(viewer, target string, rules *Rules, at int64) (allowed int64, denied *datedDenial, byRoom bool) {
+	if allowed, denied = p.permissions.lookup(viewer, target); denied != nil {
+		if !p.memberships.hold(viewer, target, denied.departed) {
+			denied = nil
 		}
 	} else if allowed != never && !p.memberships.hold(viewer, target, allowed) {
 		allowed = never
 	}
 	fresh := at - int64(rules.TTL) + 1
 	if !rules.Rooms || allowed >= fresh {
-		return allowed, refused, false
+		return allowed, denied, false
 	}
 	listed := p.rooms.lookup(viewer, target, fresh, p.listedSince(viewer, target, at, rules))
-	if listed > allowed && (refused == nil || listed > refused.departed) {
+	if listed > allowed && (denied == nil || listed > denied.departed) {
 		return listed, nil, true
 	}
-	return allowed, refused, false
+	return allowed, denied, false
 }
 
 // since returns the time from a departure to now. A reader may have looked at the

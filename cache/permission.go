@@ -41,16 +41,16 @@ type pairKey [16]byte
 type permissionShard struct {
 	mu      sync.Mutex                   // guards all below
 	allowed *sampled.Map[pairKey, int64] // when the answer departed
-	// refused has a bound of its own, so that somebody who asks for a million
+	// denials have a bound of their own, so that somebody who asks for a million
 	// users whom they may not see pushes out nobody's permission. A pair is in
 	// one of the two at most.
-	refused *simplelru.LRU[pairKey, *denied]
-	// evictedRefusals is how many made room for others.
-	evictedRefusals uint64
+	denials *simplelru.LRU[pairKey, *datedDenial]
+	// evictedDenials is how many made room for others.
+	evictedDenials uint64
 }
 
-// denied is immutable.
-type denied struct {
+// datedDenial is immutable.
+type datedDenial struct {
 	// denial is nil if it could not be kept. Then there is only its time, so
 	// that an older answer doesn't allow what has been denied since.
 	denial     *Denial
@@ -59,16 +59,15 @@ type denied struct {
 }
 
 // overtaken tells that a write may have ended the denial.
-func (r *denied) overtaken(generation uint64) bool {
+func (r *datedDenial) overtaken(generation uint64) bool {
 	return r.denial.UntilWrite && r.generation != generation
 }
 
 // never is the time of a permission that was not given.
 const never = math.MinInt64
 
-// refusedShare is which part of the number of permissions the table of refusals
-// may have in addition.
-const refusedShare = 8
+// The denial table holds up to 1/denialShare as many entries as the permission table.
+const denialShare = 8
 
 func newPermissions(size int) *permissions {
 	p := &permissions{shards: make([]permissionShard, shardsFor(size))}
@@ -77,7 +76,7 @@ func newPermissions(size int) *permissions {
 	for i := range p.shards {
 		capacity := share(size, len(p.shards))
 		p.shards[i].allowed = sampled.New[pairKey](capacity, older)
-		p.shards[i].refused, _ = simplelru.NewLRU[pairKey, *denied](share(capacity, refusedShare), nil) // fails below 1 only
+		p.shards[i].denials, _ = simplelru.NewLRU[pairKey, *datedDenial](share(capacity, denialShare), nil) // fails below 1 only
 	}
 	return p
 }
@@ -89,7 +88,7 @@ func (p *permissions) resize(size int) {
 		shard.mu.Lock()
 		shard.allowed.Resize(capacity)
 		//nolint:gosec // G115: a number of entries that were removed, never below 0
-		shard.evictedRefusals += uint64(shard.refused.Resize(share(capacity, refusedShare)))
+		shard.evictedDenials += uint64(shard.denials.Resize(share(capacity, denialShare)))
 		shard.mu.Unlock()
 	}
 }
@@ -109,15 +108,15 @@ const maxInline = 64
 
 // lookup returns when the viewer was allowed to see the target, or never, and what
 // is known of a denial that came later.
-func (p *permissions) lookup(viewer, target string) (allowed int64, refused *denied) {
+func (p *permissions) lookup(viewer, target string) (allowed int64, denied *datedDenial) {
 	key, shard := p.shard(viewer, target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if departed, ok := shard.allowed.Get(key); ok {
 		return departed, nil
 	}
-	refused, _ = shard.refused.Get(key)
-	return never, refused
+	denied, _ = shard.denials.Get(key)
+	return never, denied
 }
 
 // allow notes that the viewer may see the target, unless a later answer says no.
@@ -125,10 +124,10 @@ func (p *permissions) allow(viewer string, ticket Ticket) {
 	key, shard := p.shard(viewer, ticket.target)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	if known, ok := shard.refused.Peek(key); ok && known.departed > ticket.departed {
+	if known, ok := shard.denials.Peek(key); ok && known.departed > ticket.departed {
 		return
 	}
-	shard.refused.Remove(key)
+	shard.denials.Remove(key)
 	if departed, ok := shard.allowed.Get(key); !ok || departed < ticket.departed {
 		shard.allowed.Put(key, ticket.departed)
 	}
@@ -143,34 +142,34 @@ func (p *permissions) deny(viewer string, ticket Ticket, denial *Denial) bool {
 	if departed, ok := shard.allowed.Get(key); ok && departed > ticket.departed {
 		return false
 	}
-	if known, ok := shard.refused.Peek(key); ok && known.departed > ticket.departed {
+	if known, ok := shard.denials.Peek(key); ok && known.departed > ticket.departed {
 		return false
 	}
 	shard.allowed.Delete(key)
-	if shard.refused.Add(key, &denied{denial: denial, departed: ticket.departed, generation: ticket.generation}) {
-		shard.evictedRefusals++
+	if shard.denials.Add(key, &datedDenial{denial: denial, departed: ticket.departed, generation: ticket.generation}) {
+		shard.evictedDenials++
 	}
 	return denial != nil
 }
 
-func (p *permissions) evicted() (allowed, refused uint64) {
+func (p *permissions) evicted() (allowed, denied uint64) {
 	for i := range p.shards {
 		shard := &p.shards[i]
 		shard.mu.Lock()
 		allowed += shard.allowed.Evicted()
-		refused += shard.evictedRefusals
+		denied += shard.evictedDenials
 		shard.mu.Unlock()
 	}
-	return allowed, refused
+	return allowed, denied
 }
 
-func (p *permissions) len() (allowed, refused int) {
+func (p *permissions) len() (allowed, denied int) {
 	for i := range p.shards {
 		shard := &p.shards[i]
 		shard.mu.Lock()
 		allowed += shard.allowed.Len()
-		refused += shard.refused.Len()
+		denied += shard.denials.Len()
 		shard.mu.Unlock()
 	}
-	return allowed, refused
+	return allowed, denied
 }

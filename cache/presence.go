@@ -18,7 +18,7 @@ type Rules struct {
 	// TTL is how long a state, and the permission to see it, is fresh.
 	TTL time.Duration
 
-	// ForbiddenTTL is how long a refusal is fresh. With 0 none is kept.
+	// ForbiddenTTL is how long a denial is fresh. With 0 none is kept.
 	ForbiddenTTL time.Duration
 
 	// StaleIfError is up to which age a state that is no longer fresh may be
@@ -65,7 +65,7 @@ type stateShard struct {
 	fences [fencesPerShard]fence
 	// waiting are the targets of writes that wait.
 	waiting map[string]bool
-	// awaited are targets of whom a feed has to tell, by when.
+	// awaited says by when a feed has to tell of a target.
 	awaited map[string]int64
 	states  *simplelru.LRU[stateKey, *state]
 }
@@ -303,19 +303,19 @@ func (p *Presence) Deny(viewer string, ticket Ticket, denial *Denial, rules *Rul
 // time refused the viewer, and none since has allowed them again. What another
 // request brings that departed before is not for this viewer any more.
 func (p *Presence) DeniedSince(viewer, target string, departed time.Time) bool {
-	_, refused := p.permissions.lookup(viewer, target)
-	return refused != nil && refused.departed > p.clock(departed)
+	_, denied := p.permissions.lookup(viewer, target)
+	return denied != nil && denied.departed > p.clock(departed)
 }
 
-// Evicted returns how many states, permissions and refusals were dropped because
+// Evicted returns how many states, permissions and denials were dropped because
 // there were too many.
-func (p *Presence) Evicted() (states, allowed, refused uint64) {
-	allowed, refused = p.permissions.evicted()
-	return p.evicted.Load(), allowed, refused
+func (p *Presence) Evicted() (states, allowed, denied uint64) {
+	allowed, denied = p.permissions.evicted()
+	return p.evicted.Load(), allowed, denied
 }
 
-// Len returns how many states, permissions and refusals are kept, fresh or not.
-func (p *Presence) Len() (states, allowed, refused int) {
-	allowed, refused = p.permissions.len()
-	return int(p.kept.Load()), allowed, refused
+// Len returns how many states, permissions and denials are kept, fresh or not.
+func (p *Presence) Len() (states, allowed, denied int) {
+	allowed, denied = p.permissions.len()
+	return int(p.kept.Load()), allowed, denied
 }

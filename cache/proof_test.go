@@ -86,7 +86,7 @@ func TestWhatShowsAWriteShowsNoOther(t *testing.T) {
 		t.Error("an answer that shows the write was not stored")
 	}
 
-	waiting := p.BeginWait(a)
+	waiting := p.BeginDeferred(a)
 	if stored(a, p.Depart(a, at)) {
 		t.Error("an answer was stored while a write waited")
 	}

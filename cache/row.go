@@ -97,7 +97,7 @@ func (p *Presence) Apply(row Row, now time.Time, settle time.Duration) RowResult
 	quiet := f.isSettled(at) && !shard.waiting[row.Target]
 	if kept && st.answer != nil && shows != 0 && shows == p.digestOf(row.Target, st.answer.Body) {
 		if quiet { // else nothing is stored, or shared, that is older
-			f.raise()
+			f.invalidate()
 		}
 		return RowSame
 	}
@@ -108,7 +108,7 @@ func (p *Presence) Apply(row Row, now time.Time, settle time.Duration) RowResult
 		// The row of what was written, or read, last.
 	default:
 		last := newest && (quiet || f.proof.isRows())
-		f.raise()
+		f.invalidate()
 		f.settled = max(f.settled, at+int64(settle))
 		if last {
 			f.proof = expectedState{digest: shows, since: ofRow}

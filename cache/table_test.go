@@ -21,12 +21,12 @@ func TestTablesAreBounded(t *testing.T) {
 						p.MarkUncached(p.Depart(alice, testkit.Epoch))
 					}
 				}
-				states, allowed, refused := p.Len()
-				if most := max(1, size); states > most || allowed > most || refused > max(1, most/refusedShare) {
-					t.Errorf("%d states, %d permissions and %d refusals are kept", states, allowed, refused)
+				states, allowed, denied := p.Len()
+				if most := max(1, size); states > most || allowed > most || denied > max(1, most/denialShare) {
+					t.Errorf("%d states, %d permissions and %d denials are kept", states, allowed, denied)
 				}
-				if least := size * 9 / 10; states < least || allowed < least || refused < least/refusedShare {
-					t.Errorf("%d states, %d permissions and %d refusals are kept, where %d have places", states, allowed, refused, size)
+				if least := size * 9 / 10; states < least || allowed < least || denied < least/denialShare {
+					t.Errorf("%d states, %d permissions and %d denials are kept, where %d have places", states, allowed, denied, size)
 				}
 			})
 		}

@@ -13,8 +13,8 @@ import (
 // who share them. Who may see another with whom they share several rooms may do so by any of them,
 // so that is a trial of the set, which is then good for all pairs that share the whole set.
 //
-// A refusal puts a room on trial again, and each trial is twice as long as the one before. So a
-// room of which somebody has left, which nobody has told us, counts again soon, and a room that the
+// A refusal puts a room on trial again, and each trial is twice as long as the one before. So if
+// somebody has left a room and nobody has told us, it counts again soon. A room that the
 // homeserver leaves out doesn't, whoever in it shares other rooms.
 type trials struct {
 	mu    sync.RWMutex // guards known

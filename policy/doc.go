@@ -2,7 +2,7 @@
 // HTTP servers, and reads the wire by internal/matrix.
 //
 //   - read.go, write.go: what becomes of a presence request, as two tables to be read from top to
-//     bottom, [DecideRead] and [DecideWrite], with the facts that both have in decision.go. They
+//     bottom, [DecideRead] and [DecideWrite], with the facts that both have in facts.go. They
 //     are pure, and the same in mode enforce and in mode observe;
 //   - limit.go: so many events in a window. limiter.go: is there budget left? [Limiter] keeps one
 //     number per user, see budget.go: the theoretical arrival time of the generic cell rate

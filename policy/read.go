@@ -34,7 +34,7 @@ const (
 	FoundNothing             // nothing fresh
 	FoundUncached            // the answer was too large, or not for all, a moment ago
 	FoundForOrigin           // the homeserver names the origin of each reader in its answers
-	FoundOlder               // a presence that is no longer fresh, of whom the viewer may see, while presence gives way
+	FoundOlder               // a presence that is no longer fresh, for a viewer with permission, while presence gives way
 )
 
 // FetchFact is what a request of ours has brought for a read.
@@ -189,7 +189,7 @@ func decideUncertainRead(f *ReadFacts) ReadStep {
 	return decideAnonymousRead(f, ReadPassUncertain)
 }
 
-// decideAnonymousRead is about a read of which isn't known whose it is. It is passed on, unless its
+// decideAnonymousRead is about a read whose sender isn't known. It is passed on, unless its
 // client makes tokens up.
 func decideAnonymousRead(f *ReadFacts, pass ReadStep) ReadStep {
 	switch f.Client {

@@ -69,7 +69,7 @@ type wrote struct {
 // there.
 const staysOnline = 28 * time.Second
 
-// NewRepeats returns a memory of at most users users, rounded up to one in each of
+// NewRepeats returns a table of at most users users, rounded up to one in each of
 // its shards. Of now only differences matter.
 func NewRepeats(users int, now time.Time) *Repeats {
 	r := &Repeats{epoch: now, seed: maphash.MakeSeed()}
@@ -93,7 +93,7 @@ func (r *Repeats) Resize(users int) {
 // PresenceWrite is what a device writes.
 type PresenceWrite struct {
 	UserID string
-	// Fingerprint is that of the credential, see [Identities.Fingerprint].
+	// Fingerprint tells the device that writes from others, as identity.Table.DeviceOf does.
 	Fingerprint [16]byte
 	// Body is valid JSON.
 	Body []byte

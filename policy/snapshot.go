@@ -208,7 +208,7 @@ func (s *limiterShard) restore(u savedBudget, limit Limit, ahead, now int64) boo
 	return true
 }
 
-// together returns a budget, under its limit, of which has been used what has been used of two.
+// together returns one budget for two, under its limit: what has been used of either is used of it.
 func (s *limiterShard) together(live, saved budget, now int64) budget {
 	limit := s.limits[live.limit]
 	if s.limits[saved.limit] != limit {

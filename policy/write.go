@@ -110,9 +110,8 @@ func DecideWrite(f *WriteFacts) WriteStep {
 	case !f.Own:
 		return WriteRefuseOther
 
-	// A repeat costs no budget, and what waits has to be one that is taken: both need the body. And
-	// nobody has a place for as long as they like to take to send it. Else the budget comes before the
-	// body.
+	// A repeat costs no budget, what waits has to be one that is taken, and nobody keeps a place while they
+	// send: all three need the body first. Else the budget comes first.
 	case f.Body == BodyUnread && (f.Absorbs || f.Coalesces || f.BrownOut):
 		return WriteReadBody
 	case f.Body == BodyBad:

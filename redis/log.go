@@ -43,7 +43,7 @@ const logFormat = "1"
 //
 //	{mp:NAME}:id     the format, a proof of the secret, and a random number, set once
 //	{mp:NAME}:seq    the number of the last entry; that of the first is random
-//	{mp:NAME}:log    the entries, a stream, of which some 100,000 are kept
+//	{mp:NAME}:log    the entries, a stream; some 100,000 are kept
 //	{mp:NAME}:nodes  who has pulled of late, by when
 //	{mp:NAME}:p:…    the turns of a user's writes that wait, by an HMAC of the user
 //	{mp:NAME}:w:…    budgets of writes, r: of reads, s: of syncs, by an HMAC of the user

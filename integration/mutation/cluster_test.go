@@ -35,13 +35,13 @@ var clustered = []mutant{
 	{
 		name:   "a write in flight isn't announced to the cluster that its node has joined since",
 		effect: "a reload has another node show what was true before the write",
-		edits:  []edit{{"internal/gateway/cluster.go", "c != nil && c != a.member {", "c != nil && c != a.member && false {"}},
+		edits:  []edit{{"internal/gateway/announcement.go", "c != nil && c != a.member {", "c != nil && c != a.member && false {"}},
 		unit:   "internal/gateway TestWriteInFlightWhenANodeJoinsIsAnnounced", why: noCluster,
 	},
 	{
 		name:   "an old limit's reads are under the new one",
 		effect: "a raised limit takes effect after an hour",
-		edits:  []edit{{"internal/gateway/cluster.go", "chunkKey{userID, *limit}", "chunkKey{userID: userID}"}},
+		edits:  []edit{{"internal/gateway/chunks.go", "chunkKey{userID, *limit}", "chunkKey{userID: userID}"}},
 		unit:   "internal/gateway TestAnotherLimitOfReadsTakesEffectAtOnceInACluster", why: noCluster,
 	},
 	{

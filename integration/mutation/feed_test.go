@@ -16,7 +16,7 @@ var betweenRows = []mutant{
 	{
 		name:     "a row is no write",
 		effect:   "a read after it shares, or finds, an answer from before it",
-		edits:    []edit{{"cache/row.go", "\t\tf.raise()\n\t\tf.settled", "\t\tf.settled"}},
+		edits:    []edit{{"cache/row.go", "\t\tf.invalidate()\n\t\tf.settled", "\t\tf.settled"}},
 		scenario: "feed-past",
 	},
 	{
@@ -50,7 +50,7 @@ var fed = []mutant{
 	{
 		name:   "a denial outlives a join",
 		effect: "who has joined elsewhere gets 403 until it is old",
-		edits:  []edit{{lookup, "if !p.memberships.hold(viewer, target, refused.departed) {", "if false {"}},
+		edits:  []edit{{lookup, "if !p.memberships.hold(viewer, target, denied.departed) {", "if false {"}},
 		unit:   "cache TestMembershipChangeEndsWhatIsKnownOfBothSides", why: noFeed,
 	},
 	{
@@ -69,7 +69,7 @@ var fed = []mutant{
 	{
 		name:   "a row is no write",
 		effect: "an answer from before it is stored after it",
-		edits:  []edit{{"cache/row.go", "\t\tf.raise()\n\t\tf.settled", "\t\tf.settled"}},
+		edits:  []edit{{"cache/row.go", "\t\tf.invalidate()\n\t\tf.settled", "\t\tf.settled"}},
 		unit:   "cache TestAnswerThatARowOvertookIsNotStored", why: noFeed,
 	},
 	{

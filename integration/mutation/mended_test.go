@@ -300,7 +300,7 @@ var mended = map[string][]mutant{
 			why:    "the world has no cluster",
 		},
 		{
-			name:   "sites with a host in common share a memory",
+			name:   "sites with a host in common share a store",
 			effect: "a staging site on another port reads production's presence",
 			edits:  []edit{{"caddymodule/site.go", "if s.told != other.told || s.homeserver != other.homeserver {", "if s.told != other.told {"}},
 			unit:   "caddymodule TestStagingOnAnotherPortReadsNothingOfProductions",
@@ -481,13 +481,13 @@ var mended = map[string][]mutant{
 		{
 			name:   "a pull that panics blocks all others",
 			effect: "no read of a cluster's is answered any more",
-			edits:  []edit{{"internal/cluster/barrier.go", "\t\tdefer b.land() // also if it panics: nobody would pass any more\n\t\treturn b.pull()\n", "\t\terr := b.pull()\n\t\tb.land()\n\t\treturn err\n"}},
+			edits:  []edit{{"internal/cluster/barrier.go", "\t\tdefer b.finish() // also if it panics: nobody would pass any more\n\t\treturn b.pull()\n", "\t\terr := b.pull()\n\t\tb.finish()\n\t\treturn err\n"}},
 			unit:   "internal/cluster TestPullThatPanicsBlocksNobody", why: noCluster,
 		},
 		{
 			name:   "a variable is written after the request was sent on",
 			effect: "a dial of the reverse proxy's reads the variables meanwhile, and Go ends the process",
-			edits:  []edit{{"internal/gateway/judgement.go", "defer j.over.Store(true)", "defer delete(vars, varJudge)"}},
+			edits:  []edit{{"internal/gateway/inhand.go", "defer j.over.Store(true)", "defer g.server.SetVar(r, varInHand, nil)"}},
 			unit:   "internal/gateway TestNothingOlderIsStoredOrServedWhileAWriteWaits",
 			why:    "the world has no race detector",
 		},

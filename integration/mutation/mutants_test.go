@@ -41,9 +41,9 @@ const (
 
 // The edits that more than one mutant has.
 var (
-	noMark        = edit{fence, "return f.writes == 0 && now >= f.settled", "return now >= f.settled"}
-	noSecondRaise = edit{fence, "f.raise()\n\tif w.waits {", "if w.waits {"}
-	noSettleTime  = edit{fence, "w.presence.clock(now)+int64(settle))", "w.presence.clock(now))"}
+	noMark               = edit{fence, "return f.writes == 0 && now >= f.settled", "return now >= f.settled"}
+	noSecondInvalidation = edit{fence, "f.invalidate()\n\tif w.waits {", "if w.waits {"}
+	noSettleTime         = edit{fence, "w.presence.clock(now)+int64(settle))", "w.presence.clock(now))"}
 )
 
 // Files of a cluster.
@@ -142,15 +142,15 @@ var guards = []mutant{
 		scenario: "at-once",
 	},
 	{
-		name:     "no second raise",
+		name:     "no second invalidation",
 		effect:   "who comes after a write shares a fetch from under it",
-		edits:    []edit{noSecondRaise},
+		edits:    []edit{noSecondInvalidation},
 		scenario: "at-once",
 	},
 	{
-		name:     "no second raise",
+		name:     "no second invalidation",
 		effect:   "as above, once the write has settled",
-		edits:    []edit{noSecondRaise},
+		edits:    []edit{noSecondInvalidation},
 		scenario: "late",
 	},
 	{
@@ -160,9 +160,9 @@ var guards = []mutant{
 		scenario: "late",
 	},
 	{
-		name:     "no first raise",
+		name:     "no first invalidation",
 		effect:   "what departed before a write is stored under it",
-		edits:    []edit{{fence, "f.raise()\n\tf.writes++", "f.writes++"}},
+		edits:    []edit{{fence, "f.invalidate()\n\tf.writes++", "f.writes++"}},
 		scenario: "at-once",
 	},
 	{

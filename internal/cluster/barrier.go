@@ -35,7 +35,7 @@ func (b *barrier) pass() error {
 		b.inFlight = true
 		b.mu.Unlock()
 		// A lone reader has nothing else to do. To wake another goroutine costs as much as the pull.
-		defer b.land() // also if it panics: nobody would pass any more
+		defer b.finish() // also if it panics: nobody would pass any more
 		return b.pull()
 	}
 	if b.next == nil {
@@ -47,24 +47,24 @@ func (b *barrier) pass() error {
 	return r.err
 }
 
-// land ends the pull in flight, and lets the one that waits begin.
-func (b *barrier) land() {
+// finish ends the pull in flight, and lets the one that waits begin.
+func (b *barrier) finish() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.inFlight = b.next != nil; b.inFlight {
-		go b.depart()
+		go b.run()
 	}
 }
 
-// depart makes the pull that waits. Whoever can go on first does, and may join it: on a busy machine all wait
+// run makes the pull that waits. Whoever can go on first does, and may join it: on a busy machine all wait
 // for a processor, and each pull that isn't made leaves it to somebody.
-func (b *barrier) depart() {
+func (b *barrier) run() {
 	runtime.Gosched()
 	b.mu.Lock()
 	r := b.next
 	b.next = nil
 	b.mu.Unlock()
-	defer b.land()
+	defer b.finish()
 	defer close(r.done)
 	if err := flight.Guard(b.panicked, func() { r.err = b.pull() }); err != nil {
 		r.err = err

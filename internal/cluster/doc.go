@@ -12,7 +12,7 @@
 //
 //   - log.go: [Log], its entries, and budgets;
 //   - node.go: [Node], one process of them, and what it does in the background;
-//   - barrier.go: one pull for all readers who came before it left;
+//   - barrier.go: one pull for all readers who came before it was sent;
 //   - pull.go: what is done with what was pulled, and when all that is known is dropped;
 //   - writes.go: this process's writes in flight; remote.go: those of the others;
 //   - turn.go: writes that wait at this node, and whether it is their turn;

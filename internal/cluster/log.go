@@ -105,7 +105,7 @@ type Charge struct {
 	Most int64 // events to take; fewer are taken if there are no more
 	Debt int64 // above 0: take them whether or not there are, up to so many beyond the budget
 
-	// Turn, if there is one, says of which write it has to be the turn, or nothing is taken.
+	// Turn, if there is one, names the write whose turn it has to be, or nothing is taken.
 	Turn *Turn
 }
 

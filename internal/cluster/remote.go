@@ -54,7 +54,7 @@ func (r *remoteWrites) end(n *Node, e *Entry) {
 	n.memory.Begin(e.Subject).End()
 }
 
-// expire ends those of which nothing has been said for long: their node is gone.
+// expire ends those that nothing has been said of for long: their node is gone.
 func (r *remoteWrites) expire(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 )
 
 // Active notes that a device of the user did what a homeserver takes them for active by,
-// see [IsActivity], and reports whether the user's presence may become another by it.
+// see [matrix.IsActivity], and reports whether the user's presence may become another by it.
 // The next sync goes through then. Of a device that isn't known it may. It is called when
 // that begins, and again when it is over.
 //
@@ -31,7 +31,7 @@ func (d *Devices) Active(userID string, fingerprint [16]byte, dialect matrix.Dia
 }
 
 // Doubt notes that the homeserver may have been told anything of a device, by a sync that
-// could not be judged, or a write of which isn't known what became. Where all devices have
+// could not be judged, or a write that nobody knows the end of. Where all devices have
 // one state, it is that which may be another, also by a device that isn't known.
 func (d *Devices) Doubt(userID string, fingerprint [16]byte, now time.Time) {
 	at := int64(now.Sub(d.epoch))
@@ -53,7 +53,7 @@ func (d *Devices) Doubt(userID string, fingerprint [16]byte, now time.Time) {
 // Observe compares what the homeserver was told of a user's devices with the body of a presence
 // that it has shown since. If that is lower, it has lost what a device said, or begun anew, and
 // the next sync of that device goes through: a first read and a first sync at the same moment
-// do to Synapse what [Repeats.Observe] shows of a write. Dendrite sets nothing by a repeat.
+// do to Synapse what policy.Repeats.Observe shows of a write. Dendrite sets nothing by a repeat.
 func (d *Devices) Observe(userID string, answer []byte, dialect matrix.Dialect, now time.Time) {
 	shard, hash := d.shardOf(userID)
 	shard.mu.Lock()

@@ -7,8 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
 // Devices remembers which presence each device of a user last asked for by a sync,
@@ -24,7 +25,7 @@ import (
 // A sync is never changed to say more than its client asks for, nor anything that this
 // client has not asked for by a sync before.
 //
-// A device of which nothing is known goes as it asks, and costs no budget: it may be
+// An unknown device goes as it asks, and costs no budget: it may be
 // one that has been there all the time, and was forgotten because there are too many,
 // or because its syncs failed.
 type Devices struct {
@@ -120,7 +121,7 @@ func (d *Devices) forget(userID string, ended func(*device) bool) {
 	}
 }
 
-// Clear forgets all devices, of which nobody knows what the homeserver has been told meanwhile.
+// Clear forgets all devices: nobody knows what the homeserver has been told of them meanwhile.
 func (d *Devices) Clear() {
 	for i := range d.shards {
 		shard := &d.shards[i]

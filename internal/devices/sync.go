@@ -100,7 +100,7 @@ func (d *Devices) Sync(ask SyncAsk, rules SyncRules, now time.Time) SyncDecision
 	return decision
 }
 
-// sync is Sync for a budget of which it is known what is left. If it isn't, and that matters, it
+// sync is Sync with what is left of the budget. If that isn't known, and matters, it
 // reports false and has done nothing.
 func (d *Devices) sync(ask SyncAsk, rules SyncRules, at int64, left budget) (decision SyncDecision, ok bool) {
 	shard, hash := d.shardOf(ask.UserID)

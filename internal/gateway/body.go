@@ -129,7 +129,7 @@ func hasBody(r *http.Request) bool {
 	return err != io.EOF
 }
 
-// copied is a request's body of which a copy is kept while the homeserver's side reads it.
+// copied is a request's body that is copied while the homeserver's side reads it.
 // That may go on after the answer has come.
 type copied struct {
 	io.ReadCloser

@@ -42,6 +42,29 @@ type chunk struct {
 	until  time.Time // that they may be spent; without events, that there are none
 }
 
+// takeRead is takeShared for a read: most are taken from a chunk that is held here.
+func (m *Store) takeRead(c *member, limit *policy.Limit, userID string, now time.Time) (wait time.Duration, ok bool) {
+	charge, chunks, of := chunkOf(limit, userID, c.node.Nodes()), &m.clusters.reads, chunkKey{userID, *limit}
+	for {
+		if wait, ok, known := chunks.take(of, now); known {
+			grant := cluster.Grant{Wait: wait}
+			if ok {
+				grant.Events = 1
+			}
+			return m.settleGrant(c, limitRead, limit, userID, grant, nil, now)
+		}
+		if charge.Most == 1 || chunks.ask(of, now) {
+			break
+		}
+	}
+	grant, err := cluster.Grant{}, cluster.ErrDown
+	func() {
+		defer func() { chunks.put(of, grant, err, now) }() // also if it panics: nobody would go on
+		grant, err = c.node.Take(charge)
+	}()
+	return m.settleGrant(c, limitRead, limit, userID, grant, err, now)
+}
+
 // chunkOf is a charge of several reads: a hundredth of what there is at once, for so many nodes.
 func chunkOf(limit *policy.Limit, userID string, nodes int) cluster.Charge {
 	charge := chargeOf(limitRead, limit, userID, max(1, min(maxChunk, int64(limit.Burst())/100)))

@@ -7,34 +7,37 @@
 // the way in, and tells requests apart:
 //
 //   - read.go: a GET of a presence, and reading.go: what is found out about one; write.go: a PUT;
-//     observe.go: both in mode observe;
+//     observe.go: both in mode observe, and observation.go: what becomes of one there;
 //   - sync.go: a sync that sets a presence; preflight.go: an OPTIONS;
-//   - revoke.go: requests by which tokens end;
+//   - revoke.go: requests by which tokens end, and sender.go: who has sent one;
 //   - learn.go: what is learned from answers while they pass, by hearer.go; batches.go: which syncs may
 //     be answered again; membership.go: requests by which memberships change;
-//   - judgement.go: that a request is in hand already; stray.go: a handler that stands in the wrong place,
+//   - inhand.go: that a request is in hand already; stray.go: a handler that stands in the wrong place,
 //     and says so;
-//   - protocol.go: what a request is, whatever protocol brought it; body.go: its body; early.go: one that comes
-//     before it is known where it comes from.
+//   - protocol.go: what a request is, whatever protocol brought it; body.go: its body; early.go: one
+//     that comes before it is known where it comes from.
 //
 // Every other request goes to the next handler as it came, and waits for nothing; what gives
 // tokens out goes without its Accept-Encoding, for its answer to be read.
 //
 // What they need:
 //
-//   - whoami.go: whose an access token is, asked of the homeserver, and owner.go: what is known of
-//     that; firstread.go: a read that tells it, claim.go: by whose the token claims to be; client.go and budgets.go: who may ask and how often; faults.go: why the homeserver can't
-//     be asked, in the log;
-//   - fetch.go: a read that goes to the homeserver, and share.go: who may have its answer;
-//     subrequest.go: requests of our own, head.go: what they carry, fields.go: what of that is the
-//     site's, subresponse.go: what they bring; retrial.go: what becomes of those who shared one that failed; outage.go: whether the
-//     homeserver fails, or a client makes it fail;
+//   - whoami.go: whose an access token is, asked of the homeserver; owner.go: what is known of that;
+//     firstread.go: a read that tells it; claim.go: whose the token says that it is; faults.go: why
+//     the homeserver can't be asked, in the log;
+//   - client.go, budgets.go: who may ask, and how often;
+//   - fetch.go: a read that goes to the homeserver; share.go: who may have its answer; retrial.go: what
+//     becomes of those who shared one that failed;
+//   - subrequest.go: requests of our own; head.go: what they carry; fields.go: what of that is the
+//     site's; subresponse.go: what they bring; outage.go: whether the homeserver fails, or a client
+//     makes it fail;
 //   - delivery.go: what a write needs to be sent that was answered 200 and waits;
 //   - brownout.go: what gives way while the homeserver is slow;
 //   - dialect.go: which homeserver it is;
-//   - feed.go: what the homeserver tells by itself, follower.go: who takes it in, and pace.go: how late it is;
-//   - cluster.go: other nodes before the same homeserver; chunks.go: reads that their shared budget gave;
-//   - needs.go: what all gateways of a memory watch for because one needs to know it;
+//   - feed.go: what the homeserver tells by itself; follower.go: who takes it in; pace.go: how late it is;
+//   - cluster.go: other nodes before the same homeserver; announcement.go: writes that they are told of;
+//     chunks.go: reads that their shared budget gave;
+//   - needs.go: what all gateways of a store watch for because one needs to know it;
 //   - respond.go: the answers that we write ourselves; writer.go and watch.go: looking at
 //     others' answers while they pass, without holding them up;
 //   - outcome.go, counters.go, metrics.go: what became of requests, in logs and metrics;

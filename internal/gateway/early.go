@@ -8,8 +8,8 @@ import "net/http"
 //	1 client: sends made-up tokens in early data, in somebody else's name
 //	2 others behind that address: must not be refused for them
 //
-// A presence request for which the homeserver would have to be asked whose its token is is answered 425 (RFC 8470), as
-// Caddy answers those of which a matcher needs the address. Browsers send it again when their handshake is done. Nor
+// If the homeserver would have to be asked whose a presence request's token is, the request is answered 425 (RFC 8470).
+// Caddy does the same where a matcher needs the address. Browsers send it again when their handshake is done. Nor
 // does a write wait that may be a replay.
 
 // isEarly tells of a request in early data.

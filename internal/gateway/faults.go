@@ -34,7 +34,7 @@ type faultLog struct {
 }
 
 // logInterval lets one line of a kind into the log in an interval.
-type logInterval struct{ last atomic.Int64 } // when that was, see [Clock.Stamp]
+type logInterval struct{ last atomic.Int64 } // when that was, see [clock.Clock.Stamp]
 
 // due tells that a line may be logged at a time. Of several at once one is told so.
 func (l *logInterval) due(at int64, interval time.Duration) bool {

@@ -102,13 +102,13 @@ const (
 
 var feedStateNames = [feedStates]string{"connecting", "waiting", "live"}
 
-// feeds are those that tell a memory news: one, and during a reload to other options two.
+// feeds are those that tell a store news: one, and during a reload to other options two.
 type feeds struct {
 	mu        sync.Mutex // guards following, and orders changes of what is live
 	following map[*Follower]bool
 
 	// onlineSeen is when an answer last showed somebody online, in nanoseconds since the
-	// memory began, or 0.
+	// store began, or 0.
 	onlineSeen atomic.Int64
 
 	lines   [feedLines]atomic.Uint64
@@ -122,7 +122,7 @@ var feedResultNames = [feedResults]string{
 	cache.RowUnread: "unread", cache.RowSame: "same", cache.RowUpdated: "updated", cache.RowDropped: "dropped",
 }
 
-// relive says to the memory since when a feed is whole: the one that has been for longest.
+// relive says to the store since when a feed is whole: the one that has been for longest.
 func (m *Store) relive() {
 	m.feeds.mu.Lock()
 	defer m.feeds.mu.Unlock()

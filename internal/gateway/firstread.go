@@ -13,7 +13,7 @@ import (
 // is: if the homeserver answers it, the token is of who it claims to be. What it has brought is
 // kept once that is known, and only then. All that bounds questions bounds it: it is one.
 //
-//	1 read:  with a token of which nothing is known but that it names alice
+//	1 read:  with an unknown token that names alice
 //	1 read:  is sent, with a ticket; others with this token wait for it, as for a question
 //	1 read:  is answered: the token is alice's, and alice may see the target
 //	1 read:  is charged to alice, and answered

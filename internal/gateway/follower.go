@@ -45,7 +45,7 @@ type FeedLog interface {
 	Warn(message string, fields ...any)
 }
 
-// Follow has a feed tell a memory news, until stop is called. The feed outlives the
+// Follow has a feed tell a store news, until stop is called. The feed outlives the
 // configuration that it came with, and so must the log.
 func (m *Store) Follow(feed Feed, log FeedLog) (stop func()) {
 	f := &Follower{store: m, log: log, pace: newPace()}
@@ -74,7 +74,7 @@ func (m *Store) Follow(feed Feed, log FeedLog) (stop func()) {
 	}
 }
 
-// settles is the longest time of settle of all who use the memory.
+// settles is the longest time of settle of all who use the store.
 func (m *Store) settles() time.Duration { return time.Duration(m.needs.settle.Load()) }
 
 // Connected implements [News].
@@ -221,7 +221,7 @@ func (f *Follower) MembershipsChanged() {
 	f.store.presence.AllMembershipsChanged(f.store.now(), f.store.settles())
 }
 
-// TokenEnded implements [News]. Whose it is, is asked again: a token of whom it is said may
+// TokenEnded implements [News]. The homeserver is asked again whose it is: the token may
 // still be good.
 func (f *Follower) TokenEnded(token string) {
 	f.store.identities.Doubt(matrix.Credential{Token: token})

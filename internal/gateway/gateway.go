@@ -76,7 +76,7 @@ func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request, next Next) error
 		writeTooEarly(w, r)
 		return nil
 	}
-	if !g.cfg.Observe && mayBeJudged(r.URL.Path) && g.isBeingJudged(r) {
+	if !g.cfg.Observe && mayBeInHand(r.URL.Path) && g.isInHand(r) {
 		return next.ServeHTTP(w, r)
 	}
 	return g.serve(w, r, next)
@@ -149,11 +149,11 @@ func (g *Gateway) serveOther(w http.ResponseWriter, r *http.Request, next Next) 
 	return next.ServeHTTP(w, r)
 }
 
-// mayBeJudged tells of a path that it may be that of a presence or a sync. Of these, and of
+// mayBeInHand tells of a path that it may be that of a presence or a sync. Of these, and of
 // requests of our own, each gets through one gateway of a store: the first in its way, if there
 // are two. For the second it would be one more request of the same user, and a fetch of the
 // first's would wait there for itself.
-func mayBeJudged(path string) bool {
+func mayBeInHand(path string) bool {
 	return strings.HasPrefix(path, matrix.ClientPrefix) &&
 		(strings.Contains(path, "/presence/") || strings.HasSuffix(path, "/sync"))
 }

@@ -87,7 +87,7 @@ func (h *heirs) list() []*Store {
 	return nil
 }
 
-// stores are the gateway's own and its heirs, all of which are to hear of what a request has ended.
+// stores are the gateway's own and its heirs. All of them hear of what a request has ended.
 func (t tenant) stores() iter.Seq[*Store] {
 	return func(yield func(*Store) bool) {
 		if yield(t.store) {

@@ -303,7 +303,7 @@ func TestARefusalByARoomEndsItForAll(t *testing.T) {
 	}
 	// The homeserver shows the state no more, and has to be asked since it was written.
 	p.hs.Hidden[p.users[1]+" "+p.users[5]] = true
-	p.memory.presence.BeginWrite(p.users[5]).End(p.memory.now(), 0)
+	p.memory.presence.Invalidate(p.users[5], p.memory.now(), 0)
 	p.WantError(p.Get(tokenOf(p.users[1]), p.users[5]), 403, "M_FORBIDDEN")
 	if asked := p.reads(p.users[2]); asked < len(p.users)-trialOfRooms {
 		t.Errorf("another one asked %d times", asked)

@@ -113,7 +113,7 @@ var (
 	}
 	clusterUnannouncedMetric = &Metric{
 		Name: "cluster_unannounced_writes_total",
-		Help: "Writes of which the other nodes could be told only afterwards.",
+		Help: "Writes that the other nodes could be told of only afterwards.",
 	}
 	clusterFlushesMetric = &Metric{
 		Name: "cluster_flushes_total", Labels: []string{"reason"},

@@ -164,7 +164,7 @@ func (m *modes) tellApart(users []string) bool {
 			time.Sleep(time.Second)
 			ticket := presence.Ticket(user, before)
 			for _, other := range users[:i] {
-				presence.BeginWrite(other).End(before, 0)
+				presence.Invalidate(other, before, 0)
 				presence.MembershipChanged(other, p.memory.now(), 0)
 			}
 			if presence.Overtaken(ticket) || !presence.MembershipHolds(user, user, before) {

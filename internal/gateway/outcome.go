@@ -67,7 +67,7 @@ var outcomes = [outcomeCount]struct {
 }
 
 // note counts the outcome of a request and sets its variables. It is called before the request
-// is sent on, see [judgement].
+// is sent on, see [inHand].
 func (g *Gateway) note(r *http.Request, o outcome) { g.noteAs(r, routeOf(r), o) }
 
 func (g *Gateway) noteAs(r *http.Request, route route, o outcome) {

@@ -132,8 +132,7 @@ func (g *Gateway) servePreflight(w http.ResponseWriter, r *http.Request, next Ne
 
 // preflightWriter is the response writer of a preflight that goes to the homeserver. The
 // head of an answer that may be learned waits here for its end, or its first byte: one
-// that is known to have no body, for nothing. tuwunel's comes in chunks, of which there is
-// none.
+// that is known to have no body, for nothing. tuwunel's comes in chunks, with none in it.
 type preflightWriter struct {
 	responseWriter
 

@@ -231,7 +231,7 @@ func (p *proxy) client() *scripted.Client {
 }
 
 // sentOn is the next handler of a client's request. It checks that nothing is written among its
-// variables once it has been sent on: see judgement.
+// variables once it has been sent on: see inHand.
 type sentOn struct {
 	own  *state
 	next Next

@@ -147,7 +147,7 @@ func (g *Gateway) serveRefused(w http.ResponseWriter, r *http.Request, next Next
 	}), r, next, readEnds[policy.ReadPassRefused].detail)
 }
 
-// bypassCharged passes on a read of which it isn't known whose it is. If the homeserver
+// bypassCharged passes on a read whose sender isn't known. If the homeserver
 // doesn't know its token, that is charged to the client as in [whoAmI.askHomeserver].
 func (g *Gateway) bypassCharged(w http.ResponseWriter, r *http.Request, next Next, detail string, from client, now time.Time) error {
 	isSites := g.isSites(r)
@@ -193,7 +193,7 @@ func (g *Gateway) serveUncached(w http.ResponseWriter, r *http.Request, next Nex
 	return g.bypass(watched, r, next, "off")
 }
 
-// comparesShown tells whether this handler, or another of its store, acts upon what it believes of
+// comparesShown tells whether this gateway, or another of its store, acts upon what it believes of
 // a user's presence.
 func (g *Gateway) comparesShown() bool {
 	n := &g.store.needs

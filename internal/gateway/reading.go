@@ -33,7 +33,7 @@ type reading struct {
 	err      error         // why nobody waits for an answer
 }
 
-// beginReading makes a read of which nothing has been found out that costs anything. It is made in its
+// beginReading makes a read with the facts that cost nothing to find out. It is made in its
 // place, since the stack of a new goroutine, which each request has over HTTP/2 and HTTP/3, is small.
 func (g *Gateway) beginReading(rd *reading, r *http.Request, route matrix.PresenceRoute) {
 	rd.Cached, rd.Limited, rd.StaleIfError = g.cfg.Cached, g.cfg.limitsReads, g.cfg.Rules.StaleIfError > 0
@@ -246,7 +246,7 @@ func (g *Gateway) lookup(viewer, target string, trusted trust, now time.Time) ca
 	return g.store.presence.Lookup(viewer, target, g.rules(), now)
 }
 
-// lookupDoubted is lookup in a memory that isn't trusted as it is.
+// lookupDoubted is lookup in a store that isn't trusted as it is.
 func (g *Gateway) lookupDoubted(viewer, target string, trusted trust, now time.Time) cache.Found {
 	if trusted == trustNothing {
 		return cache.Found{Ticket: g.store.presence.Ticket(target, now).Doubted()}

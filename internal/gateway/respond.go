@@ -324,7 +324,7 @@ func writeShed(w http.ResponseWriter, r *http.Request, wait time.Duration) {
 	writeLimited(w, r, wait)
 }
 
-// writeUnverified answers a write of which could not be found out whose it is.
+// writeUnverified answers a write whose sender could not be found out.
 func (g *Gateway) writeUnverified(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(g.server, err)
 	if status < http.StatusInternalServerError {

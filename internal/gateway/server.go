@@ -32,10 +32,10 @@ type Server interface {
 	Var(r *http.Request, name string) any
 
 	// SetVar gives a request a variable, which access logs and other handlers can read. It must
-	// not be called once the request has been sent on, see judgement.
+	// not be called once the request has been sent on, see inHand.
 	SetVar(r *http.Request, name string, value any)
 
-	// SetLateVar is SetVar for a request that has been sent on, of which it must be safe for several
+	// SetLateVar is SetVar for a request that has been sent on. It must be safe for use by several
 	// goroutines. Only what reads a variable by its placeholder need find it, as access logs do.
 	SetLateVar(r *http.Request, name string, value any)
 

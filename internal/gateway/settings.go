@@ -145,7 +145,7 @@ func (s *Settings) Complete() {
 	}
 }
 
-// Sizes are those of the tables in a memory.
+// Sizes are those of the tables in a store.
 type Sizes struct {
 	States, Permissions, Tokens int
 	Rooms                       int // users that are known by the rooms which they are in

@@ -20,7 +20,7 @@ import (
 )
 
 // Store is all that outlives a request. It holds data only: limits and
-// lifetimes belong to the handlers, which a reload replaces.
+// lifetimes belong to the gateways, which a reload replaces.
 type Store struct {
 	clock         *clock.Clock // by which all of it ages
 	began         time.Time
@@ -67,9 +67,9 @@ type Store struct {
 	snapshots snapshot.Counts
 
 	counters *counters
-	batches  *batches // of which syncs have asked for news
-	// learning has a place for each request whose sender is asked for behind its client's
-	// back, confirming for each of which the homeserver has said that it is somebody's.
+	batches  *batches // whose news syncs have asked for
+	// learning has a place for each request whose sender is looked up while its client doesn't
+	// wait. Confirming is the same for requests that the homeserver has shown to be somebody's.
 	learning, confirming *fairqueue.Seats
 
 	mu    sync.Mutex // guards sizes
@@ -84,7 +84,7 @@ type Store struct {
 	// panicked is told of a panic in a goroutine of ours.
 	panicked func(reason any)
 
-	judges judgement // of what the gateways of the store send themselves
+	inHand inHand // of what the gateways of the store send themselves
 }
 
 // maxWhoAmIs is how many tokens the homeserver is asked about at a time. Each takes
@@ -126,7 +126,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 	}
 	m.rekey(snapshot.NewKey())
 	m.brownOut = policy.NewBrownOut(now, rand.Float64, m.logBrownOut)
-	m.pendings = pending.NewWrites(clock, func(userID string) pending.Fence { return m.presence.BeginWait(userID) }, panicked)
+	m.pendings = pending.NewWrites(clock, func(userID string) pending.Fence { return m.presence.BeginDeferred(userID) }, panicked)
 	m.fetches = flight.NewGroup[fetchKey](panicked, func(err error) *fetched {
 		return &fetched{subresponse: &subresponse{err: fail(http.StatusInternalServerError, err)}, crashed: true}
 	})
@@ -134,7 +134,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		return owner{err: fail(http.StatusInternalServerError, err), crashed: true}
 	})
 	m.presence.ResizeRooms(s.Rooms)
-	m.judges.store = m
+	m.inHand.store = m
 	m.clusters.reads.init()
 	for limit := range m.TopLimited {
 		m.TopLimited[limit] = policy.NewTopLimited(maxTopLimited, now)
@@ -148,7 +148,7 @@ func (m *Store) guard(f func()) error { return flight.Guard(m.panicked, f) }
 // now returns the time by which all that is remembered ages.
 func (m *Store) now() time.Time { return m.clock.Now() }
 
-// resize makes the tables fit s. It is called when a handler serves its first
+// resize makes the tables fit s. It is called when a gateway serves its first
 // request, not when it is provisioned: that configuration may yet fail.
 func (m *Store) resize(s Sizes) {
 	m.mu.Lock()

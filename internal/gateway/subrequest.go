@@ -53,7 +53,7 @@ func (g *Gateway) newSubrequest(r *http.Request, next Next, u *url.URL, token st
 		RemoteAddr: r.RemoteAddr,
 		TLS:        r.TLS,
 	}
-	route := g.server.Route(r, next, Variable{varJudge, &g.store.judges})
+	route := g.server.Route(r, next, Variable{varInHand, &g.store.inHand})
 	s := subrequest{
 		request: sub,
 		chosen:  head.chosen,
@@ -97,7 +97,7 @@ func (s subrequest) plain() subrequest {
 // others, and what this client may read. No connection has nothing to do with it, and
 // after a timeout there is no time. Where a stale answer is at stake, that must be none of
 // the client's doing either, so the second doesn't wait for the end of the first. Where none is,
-// a failed fetch with a large answer is the reader's to repeat, see [Gateway.serveCached]: a
+// a failed fetch with a large answer is the reader's to repeat, see [policy.ReadPassLarge]: a
 // failing homeserver isn't asked three times for one read.
 func (s subrequest) sendTwice(timeout time.Duration, m *Store, why reason, staleAtStake bool) *subresponse {
 	if s.isPlain() {

@@ -109,7 +109,7 @@ func (g *Gateway) serveSync(w http.ResponseWriter, r *http.Request, next Next, r
 	return g.sendSync(w, r, next, credential, userID, decision)
 }
 
-// passUnjudged passes a sync on of which isn't known what the homeserver makes of it, or
+// passUnjudged passes a sync on if it isn't known what the homeserver makes of it, or
 // whose it is. So nothing about its user's presence is sure until the answer begins.
 func (g *Gateway) passUnjudged(w http.ResponseWriter, r *http.Request, next Next) error {
 	w, done := g.invalidateAround(w, r, next)
@@ -174,7 +174,7 @@ func (g *Gateway) invalidate(userID string) {
 
 // changed forgets what a user's presence is, and what they last wrote.
 func (m *Store) changed(userID string, settle time.Duration) {
-	m.presence.BeginWrite(userID).End(m.now(), settle)
+	m.presence.Invalidate(userID, m.now(), settle)
 	m.repeats.Disturb(userID)
 	m.tell(cluster.Ends, userID)
 }

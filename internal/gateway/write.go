@@ -52,7 +52,7 @@ type presenceWrite struct {
 	class      *Class
 }
 
-// newWriting returns a write of which nothing has been found out that costs anything.
+// newWriting returns a write with the facts that cost nothing to find out.
 func newWriting(r *http.Request, route matrix.PresenceRoute) (wr writing) {
 	credential, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
 	wr.credential, wr.Credential, wr.target = credential, credentialFact(err), route.UserID
@@ -198,7 +198,7 @@ func (g *Gateway) endWrite(step policy.WriteStep, wr *writing, w http.ResponseWr
 	return nil
 }
 
-// failWrite answers a write of which nobody has told whose it is.
+// failWrite answers a write whose sender the homeserver didn't tell.
 func (g *Gateway) failWrite(w http.ResponseWriter, r *http.Request, who *owner) error {
 	switch {
 	case who.refusal != nil:
@@ -220,7 +220,7 @@ func (g *Gateway) forwardWrite(w http.ResponseWriter, r *http.Request, next Next
 	}
 	write, began := &wr.presenceWrite, g.store.now()
 	fence := g.store.presence.BeginWrite(write.UserID)
-	// Also for a handler that absorbs nothing itself: another of this store may.
+	// Also for a gateway that absorbs nothing itself: another of this store may.
 	attempt := g.store.repeats.Begin(write.UserID, began)
 	acknowledged, known := false, false
 	answered := g.beginWrite(&write.PresenceWrite, began)

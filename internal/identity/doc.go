@@ -2,10 +2,10 @@
 //
 //   - table.go: [Table], which is asked on whose behalf a credential acts, and session.go: as which
 //     device; key.go: the keyed hashes by which it knows tokens;
-//   - lookups.go: [Lookups], the questions that are under way, of which several share an answer;
+//   - lookups.go: [Lookups], the questions that are under way, and whose answers several share;
 //     inquiry.go: [Inquiry], what one of them learns, unless a revocation has overtaken it;
-//   - unknown.go: tokens that the homeserver doesn't know; refusals.go: those of which it knows, and
-//     refuses the account;
+//   - unknown.go: tokens that the homeserver doesn't know; refusals.go: tokens that it knows,
+//     and whose account it refuses;
 //   - revoke.go: tokens that end. A revocation takes effect on the next lookup, and on those of the same
 //     token or user that are under way;
 //   - ending.go: who is told that something has ended; snapshot.go: what is kept of the table over a restart,

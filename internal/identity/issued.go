@@ -96,8 +96,8 @@ func (t *Table) refreshed(refresh tokenKey) (accessKey string, ok bool) {
 	return hex.EncodeToString(access[:]), true
 }
 
-// Holder is LastKnown of what a revocation has touched too, or of a token of which only the
-// answer that gave it out has told whose it is. It is for what ends by a request of c's that
+// Holder is LastKnown also for what a revocation has touched, and for a token whose user is known
+// only by the answer that gave it out. It is for what ends by a request of c's that
 // the homeserver has taken: a token may have ended, but never becomes another's.
 func (t *Table) Holder(c matrix.Credential) (userID string) {
 	key := t.key(c.Token)

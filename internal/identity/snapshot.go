@@ -167,8 +167,8 @@ func readEntry(b []byte) (e savedEntry, size int) {
 func (s *Tokens) Len() int { return len(s.entries) }
 
 // Restore takes tokens over from a snapshot that was made so long ago. What the table has learned since, and
-// what has ended since [Table.NoteEndings], counts more: of whom something has ended nothing is taken
-// over. It happens at one moment for all tokens:
+// what has ended since [Table.NoteEndings], counts more: nothing is taken over of a user
+// whose token or session has ended. It happens at one moment for all tokens:
 //
 //	1 restore: is about to take over that T1 and T2 are alice's
 //	2 logout of all devices, with T2: it isn't known whose T2 is, but it is noted that T2 has ended

@@ -7,9 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/sampled"
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
 // Table remembers whose token is whose, as the homeserver's
@@ -264,8 +265,8 @@ func (e entry) effective(c matrix.Credential) matrix.Credential {
 	return c
 }
 
-// Effective returns c without the parameters of which the homeserver has shown that they have no
-// effect on its token, as long as there is room for that.
+// Effective returns c without the parameters that, as the homeserver has shown, have no effect
+// on its token, as long as there is room for that.
 func (t *Table) Effective(c matrix.Credential) matrix.Credential {
 	if c.UserID == "" && c.DeviceID == "" {
 		return c

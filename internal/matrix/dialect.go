@@ -120,7 +120,7 @@ func (d Dialect) SyncTimeout() time.Duration {
 const IdleTimer = 5 * time.Minute
 
 // MergeWindow is for how long a higher state that was asked for comes before a lower one
-// that is asked for later: Dendrite's presenceTimeout, of which it makes no difference
+// that is asked for later: Dendrite's presenceTimeout, which doesn't differ
 // between devices. A lower state that it ignored has to be asked for again.
 func (d Dialect) MergeWindow() time.Duration {
 	if d == Dendrite {

@@ -72,7 +72,7 @@ func (route SyncRoute) Sets(d Dialect) bool {
 	return true
 }
 
-// Unbounded is the time that a sync takes of which no homeserver says how long.
+// Unbounded is how long a sync takes if no homeserver bounds it.
 const Unbounded = time.Duration(math.MaxInt64 / 4)
 
 // maxParameters is how many parameters of a query net/url reads for certain.

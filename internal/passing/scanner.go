@@ -38,7 +38,7 @@ const (
 	// maxNested is how many a value may have open that is skipped or taken.
 	maxNested = 512
 	// maxKey is the size in bytes of the largest key of an object that is entered. A user ID has
-	// at most 255, each of which may be escaped.
+	// at most 255, and each may be escaped.
 	maxKey = 2 << 10
 	// maxTaken is the size of the largest value that is taken.
 	maxTaken = 16 << 10

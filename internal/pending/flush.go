@@ -40,7 +40,7 @@ func (s *Source) Flush() bool {
 	return true
 }
 
-// end returns the users of whom something waits, the first time that it is called.
+// end returns the users who have writes that wait, the first time that it is called.
 func (s *Source) end() (users []*user) {
 	p := s.writes
 	p.mu.Lock()

@@ -14,7 +14,7 @@ import (
 const (
 	// maxWaiting is how many lines wait to be put in order.
 	maxWaiting = 1 << 18
-	// maxRefused is how many pairs are known of which the homeserver has refused one to the other.
+	// maxRefused is how many pairs are known in which the homeserver has refused one to the other.
 	maxRefused = 1 << 18
 )
 

@@ -54,9 +54,6 @@ const (
 	Works
 )
 
-// WorkNames are the words for them.
-var WorkNames = [Works]string{"read", "change", "repeat", "sync_change", "sync_repeat", "preflight", "whoami", "unknown_token", "list"}
-
 // Counts are what happened.
 type Counts struct {
 	// Clients are the requests of clients, and Outcomes what became of them.

@@ -8,7 +8,7 @@
 //     homeserver, and beside them the same homeserver without them;
 //   - player.go: [Player], which plays requests that come from elsewhere; accesslog.go: an
 //     access log, whose lines logline.go reads, and metricspage.go:
-//     a metrics page, of which it tells which load that was; source.go: which of the two a file is;
+//     a metrics page, and which load that was; source.go: which of the two a file is;
 //   - node.go: a process with the module; owner.go: whose tokens are; read.go, write.go, sync.go: the
 //     life of a request in it. They follow internal/gateway, with the waiting left out: decisions are
 //     those of policy, and what is remembered is in the tables of cache, policy, internal/identity and

@@ -23,7 +23,7 @@ type Load struct {
 	// Session is for how long somebody stays online. Default: 30m.
 	Session Duration `json:"session"`
 
-	// Rooms says in how many rooms of which sizes a user is. Who shares a room sees each other.
+	// Rooms says in how many rooms a user is, by their sizes. Who shares a room sees each other.
 	// Default: 10 of 5, 4 of 50 and 1 of 200 members.
 	Rooms []RoomKind `json:"rooms"`
 
@@ -95,7 +95,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// DefaultLoad is what is assumed of a server of which only the number of its users is known.
+// DefaultLoad is what is assumed of a server if only the number of its users is known.
 func DefaultLoad() Load {
 	return Load{
 		Bridges: []Bridge{},

@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 )
 
-// page is what a metrics page says: values by name and labels, of which the module's are added up over
-// all its memories.
+// page is what a metrics page says: values by name and labels. The module's are added up over all its
+// stores.
 type page struct {
 	requests map[string]float64    // by route
 	outcomes map[[2]string]float64 // by route and outcome

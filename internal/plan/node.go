@@ -164,7 +164,7 @@ func (n *node) serveList(r *Request) {
 // invalidate forgets what a user's presence is, on all nodes.
 func (n *node) invalidate(u *User) {
 	for _, other := range n.nodes {
-		other.presence.BeginWrite(u.ID).End(n.agenda.now, n.cfg.Settle)
+		other.presence.Invalidate(u.ID, n.agenda.now, n.cfg.Settle)
 		other.repeats.Disturb(u.ID)
 	}
 }

@@ -61,5 +61,5 @@ func makeBusy(s *gateway.Settings) error {
 	return nil
 }
 
-// homeservers are those of which the costs were measured.
+// homeservers are those whose costs were measured.
 var homeservers = map[string]matrix.Dialect{"synapse": matrix.Synapse, "dendrite": matrix.Dendrite}

@@ -71,7 +71,7 @@ func (n *node) passSync(r *Request) {
 	})
 }
 
-// passUnjudged passes a sync on of which isn't known whose it is. The homeserver is asked for that
+// passUnjudged passes a sync on whose sender isn't known. The homeserver is asked for that
 // meanwhile, unless the answer tells.
 func (n *node) passUnjudged(r *Request) {
 	doubt := func() {

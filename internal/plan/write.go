@@ -129,7 +129,7 @@ func (n *node) beginDeviceWrite(w *policy.PresenceWrite, began time.Time) (answe
 func (n *node) disturbOthers(u *User) {
 	for _, other := range n.nodes {
 		if other != n {
-			other.presence.BeginWrite(u.ID).End(n.agenda.now, n.cfg.Settle)
+			other.presence.Invalidate(u.ID, n.agenda.now, n.cfg.Settle)
 			other.repeats.Disturb(u.ID)
 		}
 	}
@@ -157,7 +157,7 @@ func (n *node) letWait(wr *writing, limit *policy.Limit) policy.WaitFact {
 		return policy.WaitRefused
 	}
 	if q == nil {
-		q = &queue{fence: n.presence.BeginWait(u.ID)}
+		q = &queue{fence: n.presence.BeginDeferred(u.ID)}
 		n.waiting[u] = q
 		n.agenda.in(wait, func() { n.deliver(u, q, limit) })
 	}

@@ -63,8 +63,7 @@ var (
 	}
 )
 
-// TuwunelPreflight is what tuwunel answers to every OPTIONS: 200, in chunks, of which there
-// is none.
+// TuwunelPreflight is what tuwunel answers to every OPTIONS: 200, in chunks, with none in it.
 var TuwunelPreflight = []string{
 	"Access-Control-Allow-Origin: *",
 	"Access-Control-Allow-Methods: DELETE,GET,HEAD,OPTIONS,PATCH,POST,PUT",

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 )
 
-// Files are those of one memory, by the path of the first.
+// Files are those of one store, by the path of the first.
 //
 // Whoever reads the first two knows who has been using presence. They can't find out whether a token that they
 // have is good, or whose it was, without the third: users' budgets and tokens are in it by keyed hashes. So a backup

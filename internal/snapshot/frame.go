@@ -18,7 +18,7 @@ const (
 	Identities Kind = 2
 )
 
-// Home is what a snapshot is of: a digest of what tells a memory of one homeserver from those of others.
+// Home is what a snapshot is of: a digest of what tells a store of one homeserver from those of others.
 type Home [32]byte
 
 // NewHome returns the home that some words name.
@@ -55,7 +55,7 @@ func (k Key) Sub(use string) [32]byte {
 //	magic     8 bytes
 //	version   1
 //	kind      1
-//	key       8   of which key it is
+//	key       8   which key it was made with
 //	home     32
 //	moment   32   wall clock, time since the machine's start, its start
 //	sections      each: length in 8 bytes, and so many bytes

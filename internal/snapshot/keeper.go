@@ -29,7 +29,7 @@ type Memory interface {
 	// SaveIdentities returns whose tokens are whose.
 	SaveIdentities() []byte
 	// RestoreIdentities takes them over. Elapsed says how long ago at most they were saved; it is called
-	// after the time was looked at. What has ended since the memory began isn't taken over.
+	// after the time was looked at. What has ended since the store began isn't taken over.
 	RestoreIdentities(saved []byte, elapsed func() time.Duration) (tokens int, err error)
 	// ForgetEndings says that there is nothing more to restore.
 	ForgetEndings()
@@ -85,7 +85,7 @@ const (
 	attempts = 3
 )
 
-// Keeper keeps a memory in files while a process runs.
+// Keeper keeps a store in files while a process runs.
 type Keeper struct {
 	files  Files
 	home   Home
@@ -106,7 +106,7 @@ type Keeper struct {
 }
 
 // NewKeeper returns a keeper of files at an absolute path. It reads the key that was kept; if there is one,
-// a memory that has not been used yet should take it over.
+// a store that has not been used yet should take it over.
 func NewKeeper(path string, home Home, memory Memory, log Log, counts *Counts) (k *Keeper, kept Key, ok bool) {
 	k = &Keeper{files: NewFiles(path), home: home, memory: memory, log: log, counts: counts, stop: make(chan struct{})}
 	k.seal.path = k.files.identities
@@ -123,7 +123,7 @@ func NewKeeper(path string, home Home, memory Memory, log Log, counts *Counts) (
 	return k, Key{}, false
 }
 
-// Begin begins to keep the memory, in the background. First it loads what is there, if the memory is new. It
+// Begin begins to keep the store, in the background. First it loads what is there, if the store is new. It
 // does nothing when it is called again.
 func (k *Keeper) Begin(isNew bool) {
 	k.begins.Do(func() {
@@ -177,7 +177,7 @@ func (k *Keeper) End() { k.write(true) }
 // Ending is End, once: each of a thousand sites may be told that the process is about to end.
 func (k *Keeper) Ending() { k.ending.Do(k.End) }
 
-// Close ends the keeper. If the memory ends with it, budgets are written once more.
+// Close ends the keeper. If the store ends with it, budgets are written once more.
 func (k *Keeper) Close(memoryEnds bool) {
 	if !k.begun.Load() {
 		return
@@ -314,7 +314,7 @@ func (k *Keeper) loadIdentities() (tokens int, fault *Fault) {
 	return tokens, nil
 }
 
-// decode reads a file of the memory.
+// decode reads a file of the store.
 func (k *Keeper) decode(kind Kind, b []byte) (at Moment, sections [][]byte, fault *Fault) {
 	if k.noKey != nil {
 		return at, nil, k.noKey

@@ -36,7 +36,7 @@ func draw(points []point, f figure, now time.Time) (d drawn, most float64) {
 	return d, most
 }
 
-// path returns an SVG path for what is drawn, of which most is at the top. Where nothing is known
+// path returns an SVG path for what is drawn, with most at the top. Where nothing is known
 // for longer than two units, the line has a gap.
 func (d *drawn) path(most float64) string {
 	var path []byte

@@ -14,7 +14,7 @@ type Document struct {
 	Caches  []Cache   `json:"caches"`  // by name
 }
 
-// Cache is one memory: that of a homeserver, with all its sites.
+// Cache is one store: that of a homeserver, with all its sites.
 type Cache struct {
 	Name string `json:"cache"` // as in the metrics' labels
 

@@ -17,8 +17,8 @@ const (
 	recently = 10 * time.Second
 )
 
-// History is what was counted in the last ten minutes, of which it keeps what curves are drawn
-// by, and in the last ten seconds. A cache takes about 12 kB. It is safe for use by several
+// History is what was counted in the last ten minutes, as far as curves are drawn by it, and all
+// that was in the last ten seconds. A cache takes about 12 kB. It is safe for use by several
 // goroutines.
 type History struct {
 	mu     sync.Mutex  // guards all below

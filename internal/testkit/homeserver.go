@@ -12,7 +12,7 @@ import (
 )
 
 // Homeserver is a model of what one of the real ones makes of presence: how it reads
-// words, merges devices and takes those for gone of which nothing comes. It is written from
+// words, merges devices and takes silent ones for gone. It is written from
 // the homeservers' sources, and knows nothing of how this module reads them. Time is a
 // parameter; what timers do meanwhile is caught up with at the next call.
 type Homeserver struct {

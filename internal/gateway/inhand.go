@@ -5,10 +5,10 @@ import (
 	"sync/atomic"
 )
 
-// varJudge is not for logs. It is the [judgement] of a request.
-const varJudge = "matrix_presence.judge"
+// varInHand is not for logs. It is the [inHand] of a request.
+const varInHand = "matrix_presence.in_hand"
 
-// judgement says that a gateway of a store has a request in hand, so that no other gateway of the
+// inHand says that a gateway of a store has a request in hand, so that no other gateway of the
 // store judges it, or charges it, once more. It stays among the request's variables when that is
 // over, and says so itself: nothing is written there once a request has been sent on. The
 // variables are a map without a lock, and a reverse proxy may go on reading it after the answer:
@@ -19,14 +19,14 @@ const varJudge = "matrix_presence.judge"
 //	4 the dial: is done, and reads what the connection is for
 //
 // Go ends the process when it sees 3 and 4 at once.
-type judgement struct {
+type inHand struct {
 	store *Store
 	over  atomic.Bool
 }
 
-// isBeingJudged reports whether another gateway of the store has a request in hand.
-func (g *Gateway) isBeingJudged(r *http.Request) bool {
-	j, ok := g.server.Var(r, varJudge).(*judgement)
+// isInHand reports whether another gateway of the store has a request in hand.
+func (g *Gateway) isInHand(r *http.Request) bool {
+	j, ok := g.server.Var(r, varInHand).(*inHand)
 	return ok && j.store == g.store && !j.over.Load()
 }
 
@@ -35,21 +35,8 @@ func (g *Gateway) sendOn(w http.ResponseWriter, r *http.Request, next Next) erro
 	if g.cfg.Observe {
 		return next.ServeHTTP(w, r)
 	}
-	j := &judgement{store: g.store}
-	g.server.SetVar(r, varJudge, j)
+	j := &inHand{store: g.store}
+	g.server.SetVar(r, varInHand, j)
 	defer j.over.Store(true)
 	return next.ServeHTTP(w, r)
 }
-
-// verdict is where the outcome of a request in mode observe is told, which is a variable of that. The
-// request has been sent on by then.
-type verdict struct {
-	server  Server
-	request *http.Request
-}
-
-// newVerdict returns that of a request.
-func (g *Gateway) newVerdict(r *http.Request) verdict { return verdict{g.server, r} }
-
-// tell tells it.
-func (v verdict) tell(o outcome) { v.server.SetLateVar(v.request, varObserved, outcomes[o].name) }

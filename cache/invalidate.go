@@ -5,6 +5,15 @@ import (
 	"time"
 )
 
+// Invalidate drops a user's state, because it may have changed. What departed before now is not kept, nor
+// what departs within the time of settle from now on.
+//
+// So does a write, when it begins and when it ends (fence.go), a row of a feed that says something else (row.go),
+// and a sync that does (learned.go). What departs meanwhile is kept out by the fence.
+func (p *Presence) Invalidate(userID string, now time.Time, settle time.Duration) {
+	p.BeginWrite(userID).End(now, settle)
+}
+
 // Purge drops a user's state, and ends what is known of whom they may see and who may see them.
 // What departed before now is not kept. Of pairs only the use ends: their places are taken by
 // others, or are free when the time of their permission is over.
@@ -13,7 +22,7 @@ func (p *Presence) Purge(userID string, now time.Time) {
 	shard, f := p.shardOf(userID)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	f.raise()
+	f.invalidate()
 	p.drop(shard, stateKey{target: userID})
 }
 
@@ -38,7 +47,7 @@ func (p *Presence) dropStates(settled int64) {
 		shard.mu.Lock()
 		for j := range shard.fences {
 			f := &shard.fences[j]
-			f.raise()
+			f.invalidate()
 			f.settled = max(f.settled, settled)
 		}
 		p.kept.Add(-int64(shard.states.Len()))
@@ -53,7 +62,7 @@ func (p *permissions) purge() {
 		shard := &p.shards[i]
 		shard.mu.Lock()
 		shard.allowed.Clear()
-		shard.refused.Purge()
+		shard.denials.Purge()
 		shard.mu.Unlock()
 	}
 }

@@ -28,8 +28,8 @@ func TestPurgeEndsWhatIsKnownOfAUser(t *testing.T) {
 			wantOutcome(t, p, alice, bob, rules, 2*time.Second, Miss)
 			if name == "of all" {
 				wantOutcome(t, p, viewer, other, rules, 2*time.Second, Miss)
-				if states, allowed, refused := p.Len(); states+allowed+refused != 0 {
-					t.Errorf("%d states, %d permissions and %d refusals are left", states, allowed, refused)
+				if states, allowed, denied := p.Len(); states+allowed+denied != 0 {
+					t.Errorf("%d states, %d permissions and %d denials are left", states, allowed, denied)
 				}
 			} else {
 				wantOutcome(t, p, viewer, other, rules, 2*time.Second, Hit)
@@ -66,7 +66,7 @@ func TestPurgeKeepsOutWhatIsOnItsWay(t *testing.T) {
 // A purge while a write waits or is in flight changes nothing about it.
 func TestPurgeLeavesWritesAlone(t *testing.T) {
 	p, rules := newPresence(), &Rules{TTL: time.Minute}
-	waiting := p.BeginWait(alice)
+	waiting := p.BeginDeferred(alice)
 	p.Purge(alice, testkit.At(0))
 	p.PurgeAll(testkit.At(0))
 	if p.allow(bob, alice, 1, rules, time.Second) {
