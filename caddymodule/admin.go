@@ -10,8 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 )
 
 func init() {
@@ -44,9 +45,9 @@ type adminAPI struct{}
 // It counts requests over a limit whose user was known: those answered 429, writes that had
 // to wait, and in mode observe those that would have been. Those who may have had
 // the most come first, at most 100 of them; whoever has had more than a hundredth of
-// them all is there. A reload keeps the list, as long as a handler has that memory.
+// them all is there. A reload keeps the list, as long as a handler has that store.
 type limitedUsers struct {
-	Cache   string        `json:"cache"` // the name of a memory, as in the metrics' labels
+	Cache   string        `json:"cache"` // the name of a store, as in the metrics' labels
 	Limit   string        `json:"limit"` // likewise
 	Since   time.Time     `json:"since"`
 	Limited uint64        `json:"limited"` // of all users
@@ -136,7 +137,7 @@ func methodNotAllowed(w http.ResponseWriter, allowed ...string) error {
 	}
 }
 
-// allLimitedUsers returns a list for each limit of each memory, also an empty one.
+// allLimitedUsers returns a list for each limit of each store, also an empty one.
 func allLimitedUsers() []limitedUsers {
 	lists := []limitedUsers{}
 	eachStore(func(name string, m *pooled) {

@@ -11,8 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 )
 
 // askAdmin returns what the admin endpoint answers, with the lists of p only.

@@ -20,7 +20,7 @@ type adminQuestion struct {
 	// All is for a purge that is meant of everybody.
 	All bool `json:"all"`
 
-	// Cache is the name of a memory, as in the metrics' labels. Default: each of them.
+	// Cache is the name of a store, as in the metrics' labels. Default: each of them.
 	Cache string `json:"cache"`
 }
 

@@ -9,10 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/scripted"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
 )
 
 // benchmarkHandler calls a handler alone, as often as asked, on one prepared request.

@@ -6,10 +6,11 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 )
 
 // caddyServer is Caddy as a gateway sees it.
@@ -145,7 +146,7 @@ func placeholdersOf(r *http.Request) *caddy.Replacer {
 }
 
 // clientContext is the context of a client's request for requests of ours. These don't end when the
-// client leaves, and its body and connection are none of theirs.
+// client leaves, and have no part in its body and connection.
 type clientContext struct{ context.Context }
 
 func (clientContext) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }

@@ -98,10 +98,10 @@ func (h *Handler) checkOneCluster(p *plan, store string) (err error) {
 	return err
 }
 
-// clusterKey tells a handler's cluster from others of its memory.
+// clusterKey tells a handler's cluster from others of its store.
 func (h *Handler) clusterKey() string { return h.Cache.Name + "\x00" + h.cluster.Key() }
 
-// member is a memory's part in a cluster, for so many handlers. It begins before one of them serves its first request,
+// member is a store's part in a cluster, for so many handlers. It begins before one of them serves its first request,
 // and when their configuration has started: one that is only checked, or that fails, changes nothing of what is
 // remembered.
 type member struct {
@@ -113,7 +113,7 @@ type member struct {
 	ended bool
 }
 
-// begin has the memory take part. It does nothing when it is called again.
+// begin has the store take part. It does nothing when it is called again.
 func (m *member) begin() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -132,7 +132,7 @@ func (m *member) end() {
 	}
 }
 
-// join makes the memory part of a handler's cluster, unless it is already: it stays so over a
+// join makes the store part of a handler's cluster, unless it is already: it stays so over a
 // reload. It needs the plans' lock.
 func (p *pooled) join(h *Handler) *member {
 	m := p.members[h.clusterKey()]
@@ -155,7 +155,7 @@ func (p *pooled) leave(h *Handler) (end func()) {
 	return m.end
 }
 
-// beginMembers has the memory take part in all its clusters.
+// beginMembers has the store take part in all its clusters.
 func (p *pooled) beginMembers() {
 	plans.Lock()
 	members := slices.Collect(maps.Values(p.members))

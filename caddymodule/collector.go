@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
+	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 )
 
 const metricsPrefix = "caddy_matrix_presence_"
@@ -33,7 +33,7 @@ var upstreamSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 	Buckets: latencyBuckets,
 }, []string{"cache", "reason"})
 
-// storeCollector reads the memories when it is asked, so it has nothing that a
+// storeCollector reads the stores when it is asked, so it has nothing that a
 // reload could lose.
 type storeCollector struct{}
 

@@ -52,7 +52,7 @@ type Cache struct {
 	// Off sends every read to the homeserver. Nothing else may be given with it.
 	Off bool `json:"off,omitempty"`
 
-	// Name says which sites have one memory: the cache, the budgets and the
+	// Name says which sites have one store: the cache, the budgets and the
 	// identities of all handlers with this name. Sites that front the same
 	// homeserver should share one, so that a write through one of them is seen
 	// through the other; sites of different homeservers must not, because each
@@ -60,10 +60,10 @@ type Cache struct {
 	// agree on the sizes; those of the last one that was used apply, and of settle
 	// the longest.
 	//
-	// Default: one memory for each homeserver, as far as it can be told: sites share it
+	// Default: one store for each homeserver, as far as it can be told: sites share it
 	// if they have a host in common, and if GET /_matrix/client/v3/account/whoami goes
 	// to the same upstreams with the same Host and other header fields. Where it
-	// can't be told, a name is required. The memory is named after the hosts, or the
+	// can't be told, a name is required. The store is named after the hosts, or the
 	// addresses, of its sites when it begins, with their addresses or a number if that
 	// name is taken. A reload keeps it as long as a host and the upstreams stay. A site with
 	// other upstreams gets a new one, unless it has a name.
@@ -76,7 +76,7 @@ type Cache struct {
 	States int `json:"states,omitempty"`
 
 	// Permissions is for how many pairs of viewer and target it is kept that the
-	// homeserver lets the one see the other, about 40 bytes each. Refusals have an
+	// homeserver lets the one see the other, about 56 bytes each. Denials have an
 	// eighth as many places of their own. Default: 1000000.
 	Permissions int `json:"permissions,omitempty"`
 
@@ -86,7 +86,7 @@ type Cache struct {
 	// homeserver's timers, over federation. Default: 30s.
 	TTL caddy.Duration `json:"ttl,omitempty"`
 
-	// ForbiddenTTL is how long a refusal, 403 or 404, is served from memory. It
+	// ForbiddenTTL is how long a denial, 403 or 404, is served from memory. It
 	// bounds how long somebody who has just joined a room still gets one.
 	// With 0 none is kept. Default: 5s.
 	ForbiddenTTL *caddy.Duration `json:"forbidden_ttl,omitempty"`
@@ -370,7 +370,7 @@ func setNumber(name string, dst *int, given int) error {
 	return nil
 }
 
-// unlessZero is for options of which 0 means that they aren't given.
+// unlessZero returns nil for 0, which means for some options that they aren't given.
 func unlessZero(given caddy.Duration) *caddy.Duration {
 	if given == 0 {
 		return nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
@@ -118,5 +119,28 @@ func TestAllOptionsAreDocumented(t *testing.T) {
 				t.Errorf("%s is not in docs/options.md", name)
 			}
 		}
+	}
+}
+
+// The page about options has an example in the Caddyfile, and then the same in JSON.
+func TestOptionsInJSONAreThoseOfTheCaddyfile(t *testing.T) {
+	page, err := os.ReadFile("../docs/options.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.SplitN(string(page), "```", 5)
+	if len(blocks) < 5 || !strings.HasPrefix(blocks[3], "json\n") {
+		t.Fatal("the page doesn't begin with a Caddyfile and then JSON")
+	}
+	var want, got Handler
+	if err := want.UnmarshalCaddyfile(caddyfile.NewTestDispenser(strings.TrimSpace(blocks[1]))); err != nil {
+		t.Fatal(err)
+	}
+	example := strings.Replace(strings.TrimPrefix(blocks[3], "json"), `"handler": "matrix_presence",`, "", 1)
+	if err := caddy.StrictUnmarshalJSON([]byte(example), &got); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("in JSON it is\n%+v, but in the Caddyfile\n%+v", got, want)
 	}
 }

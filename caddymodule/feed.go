@@ -84,13 +84,13 @@ func (l guestLog) Info(message string, fields ...any) { l.log().Infow(message, f
 // Warn implements [gateway.FeedLog].
 func (l guestLog) Warn(message string, fields ...any) { l.log().Warnw(message, fields...) }
 
-// following is a feed that a memory follows, for so many handlers.
+// following is a feed that a store follows, for so many handlers.
 type following struct {
 	handlers int
 	stop     func()
 }
 
-// follow has the memory follow a feed, unless it follows one of the same options: that one goes
+// follow has the store follow a feed, unless it follows one of the same options: that one goes
 // on over a reload. It needs the plans' lock.
 func (p *pooled) follow(feed Feed) {
 	f := p.feeds[feed.Key()]

@@ -4,9 +4,10 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 )
 
 // flushing is told by Caddy that a configuration is about to end. By the time of Cleanup

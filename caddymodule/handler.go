@@ -4,11 +4,12 @@ import (
 	"encoding/json"
 	"net/http"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/snapshot"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/snapshot"
 )
 
 func init() {
@@ -187,7 +188,7 @@ type Handler struct {
 	// Snapshot is a file in which budgets, and whose token is whose, survive a restart of the process. Budgets
 	// are written each five minutes and at the end, identities only at the end. Its folder must be there, and two
 	// more files are beside it: one of the same name with .identities at the end, and one with .key, without which
-	// neither can be used. All handlers of a memory must name the same file or none. Placeholders are
+	// neither can be used. All handlers of a store must name the same file or none. Placeholders are
 	// replaced. A relative path begins in the working directory. Default: none, and a restart forgets everything.
 	Snapshot string `json:"snapshot,omitempty"`
 
@@ -204,7 +205,7 @@ type Handler struct {
 	PresenceValues []string `json:"presence_values,omitempty"`
 
 	gateway *gateway.Gateway
-	pooled  *pooled // the memory that it has
+	pooled  *pooled // the store that it has
 	plan    *plan
 	feed    Feed    // or nil
 	cluster Cluster // likewise
@@ -222,7 +223,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision checks the configuration and takes the memory that it shares with
+// Provision checks the configuration and takes the store that it shares with
 // other handlers of its homeserver, and with its own predecessor before a
 // reload.
 func (h *Handler) Provision(ctx caddy.Context) error {
@@ -260,7 +261,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Cleanup delivers the writes that wait, and gives the memory back. Requests may still be
+// Cleanup delivers the writes that wait, and gives the store back. Requests may still be
 // under way.
 func (h *Handler) Cleanup() error {
 	if h.gateway == nil {

@@ -9,21 +9,22 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 )
 
-// plan says which memory each handler of a configuration gets.
+// plan says which store each handler of a configuration gets.
 //
 // It is made for all of them when the first is provisioned. Caddy provisions the servers in
 // no order, and what one handler gets must not depend on who came before:
 //
-//	1 memory: a.example.com b.example.com, until now one site
+//	1 store: a.example.com b.example.com, until now one site
 //	2 configuration: a site of each
-//	3 either might come first, and take the memory over
+//	3 either might come first, and take the store over
 //
-// The memories that are there are looked at, not changed: the configuration may yet fail.
+// The stores that are there are looked at, not changed: the configuration may yet fail.
 type plan struct {
 	id    planID
 	app   *caddyhttp.App
@@ -40,7 +41,7 @@ type planID *byte
 
 // plans are those of the configurations that are running, or being provisioned.
 var plans = struct {
-	sync.Mutex // guards all below, and the tenants of the memories
+	sync.Mutex // guards all below, and the tenants of the stores
 	of         map[*caddyhttp.App]*plan
 }{of: make(map[*caddyhttp.App]*plan)}
 
@@ -169,7 +170,7 @@ func (p *plan) assign() {
 	p.assignUnnamed(living, used)
 }
 
-// storeName returns the memory of the sites of a cache name. That of an unnamed site goes
+// storeName returns the store of the sites of a cache name. That of an unnamed site goes
 // with its homeserver, if the name that it is given is the one that it has had.
 func storeName(name string, living map[string][]*site, sites []*site, used map[string]bool) string {
 	for _, label := range slices.Sorted(maps.Keys(living)) {
@@ -255,7 +256,7 @@ func (p *plan) assignUnnamed(living map[string][]*site, used map[string]bool) {
 	}
 }
 
-// freeLabel returns a name that no memory has: the title, with the addresses if that is
+// freeLabel returns a name that no store has: the title, with the addresses if that is
 // not enough, or with a number.
 func freeLabel(title, addresses string, living map[string][]*site, used map[string]bool) string {
 	free := func(label string) bool {
@@ -277,7 +278,7 @@ func freeLabel(title, addresses string, living map[string][]*site, used map[stri
 	}
 }
 
-// agree has the handlers of each memory agree on which homeserver it is: what one of them names
+// agree has the handlers of each store agree on which homeserver it is: what one of them names
 // is what those take that name none.
 func (p *plan) agree() {
 	dialects := make(map[string]string)

@@ -7,9 +7,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 )
 
 // stores holds each store by its name, see plan. A new configuration takes its
@@ -45,7 +46,7 @@ type pooled struct {
 	// since is the ID of the plan of the configuration that it is new in.
 	since planID
 
-	// feeds are those that the memory follows, by their key. The plans' lock guards them.
+	// feeds are those that the store follows, by their key. The plans' lock guards them.
 	feeds map[string]*following
 
 	// members are its parts in clusters, by their key. The plans' lock guards them.
@@ -55,7 +56,7 @@ type pooled struct {
 	keepers map[string]*keeping
 }
 
-// newPooled returns a new memory of a name.
+// newPooled returns a new store of a name.
 func newPooled(name string, s gateway.Sizes) *pooled {
 	latency := func(reason string) gateway.Observer { return upstreamSeconds.WithLabelValues(name, reason) }
 	return &pooled{
@@ -72,10 +73,10 @@ func logPanic(reason any) {
 		zap.Any("panic", reason), zap.Stack("stack"))
 }
 
-// Destruct implements caddy.Destructor. It leaves the memory usable: requests
+// Destruct implements caddy.Destructor. It leaves the store usable: requests
 // may still be under way when the last configuration that names it is gone.
 func (p *pooled) Destruct() error {
-	// As the other counters do, these begin anew with another memory of the name.
+	// As the other counters do, these begin anew with another store of the name.
 	// Each by its name: to look for them goes through those of all stores.
 	for _, reason := range gateway.ReasonNames {
 		upstreamSeconds.DeleteLabelValues(p.name, reason)
@@ -83,7 +84,7 @@ func (p *pooled) Destruct() error {
 	return nil
 }
 
-// takeStore gets the handler's memory out of the pool, and makes its gateway.
+// takeStore gets the handler's store out of the pool, and makes its gateway.
 func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 	name := ""
 	if h.Cache != nil {
@@ -105,7 +106,7 @@ func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 		return m, nil
 	})
 	if err != nil {
-		return fmt.Errorf("taking the memory %q: %w", site.store, err)
+		return fmt.Errorf("taking the store %q: %w", site.store, err)
 	}
 	if set.Dialect == gateway.Auto {
 		set.Dialect = gateway.Dialects[site.dialect]
@@ -193,7 +194,7 @@ func (h *Handler) inherit(s *site, p *plan) {
 	}
 }
 
-// update has all who use the memory watch for what one of them needs to know. It needs the
+// update has all who use the store watch for what one of them needs to know. It needs the
 // plans' lock.
 func (p *pooled) update() {
 	p.store.WatchFor(p.allSettings())

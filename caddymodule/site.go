@@ -95,7 +95,7 @@ func (s *site) comesFrom(elsewhere, here []*site) bool {
 	return slices.ContainsFunc(hosts, func(host string) bool { return came(elsewhere, host) && !came(here, host) })
 }
 
-// isSame tells that two sites of which it isn't known where they lead to lead to the same place.
+// isSame tells that two sites lead to the same place, although it isn't known which.
 func (s *site) isSame(other *site) bool {
 	return s.portable && other.portable && s.homeserver == other.homeserver
 }
@@ -175,7 +175,7 @@ const (
 
 	// setsCredential is about fields of a request by which one client could have another's token
 	// remembered as its own.
-	setsCredential = "what comes after matrix_presence for %[1]s sets the credential by which the homeserver is asked " +
+	setsCredential = "a handler after matrix_presence for %[1]s sets the credential by which the homeserver is asked " +
 		"(Authorization, access_token, user_id or device_id), so matrix_presence can't tell whose a request is: " +
 		"set it before, such as by a request_header in front of matrix_presence in a route"
 

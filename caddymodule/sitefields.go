@@ -7,10 +7,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 )
 
 // siteFields finds the header fields that the handlers of a server name. They are taken from

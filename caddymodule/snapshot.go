@@ -12,13 +12,13 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/snapshot"
 )
 
-// keeping is what keeps a memory in a file, for so many handlers.
+// keeping is what keeps a store in a file, for so many handlers.
 type keeping struct {
 	handlers int
 	keeper   *snapshot.Keeper
 }
 
-// snapshotPath returns where a handler's memory is kept, as an absolute path, or "" if it isn't. A relative one
+// snapshotPath returns where a handler's store is kept, as an absolute path, or "" if it isn't. A relative one
 // begins in the working directory, as that of Caddy's own storage does.
 func (h *Handler) snapshotPath() (string, error) {
 	if h.Snapshot == "" {
@@ -79,7 +79,7 @@ func quoteCache(name string) string {
 	return "'" + name + "'"
 }
 
-// checkSnapshot refuses that two memories of a configuration have one file, or one has two. It needs the lock.
+// checkSnapshot refuses that two stores of a configuration have one file, or one has two. It needs the lock.
 func (p *plan) checkSnapshot(store, path string) (err error) {
 	if path == "" {
 		return nil
@@ -90,7 +90,7 @@ func (p *plan) checkSnapshot(store, path string) (err error) {
 			switch shared := slices.ContainsFunc(snapshot.NewFiles(other.snapshot).Paths(), func(one string) bool { return slices.Contains(paths, one) }); {
 			case other.plan != p || other.snapshot == "" || other.snapshot == path && name == store:
 			case name == store:
-				err = fmt.Errorf("checking snapshot: the handlers of the cache %s share a memory, which can't have both %s and %s: name one of them", store, other.snapshot, path)
+				err = fmt.Errorf("checking snapshot: the handlers of the cache %s share a store, which can't have both %s and %s: name one of them", store, other.snapshot, path)
 			case shared:
 				err = fmt.Errorf("checking snapshot: the caches %s and %s would have the same file, %s: each needs one of its own", name, store, path)
 			}
@@ -99,7 +99,7 @@ func (p *plan) checkSnapshot(store, path string) (err error) {
 	return err
 }
 
-// keep has the handler's memory kept in its file once the configuration has started. It needs the plans' lock.
+// keep has the handler's store kept in its file once the configuration has started. It needs the plans' lock.
 func (p *pooled) keep(h *Handler, s *site) *snapshot.Keeper {
 	k := p.keepers[h.snapshot]
 	if k == nil {
@@ -115,7 +115,7 @@ func (p *pooled) keep(h *Handler, s *site) *snapshot.Keeper {
 }
 
 // unkeep undoes a keep, and returns what is to be called without the lock: it may wait for a disk. It needs the
-// plans' lock, and gone tells whether the memory has ended.
+// plans' lock, and gone tells whether the store has ended.
 func (p *pooled) unkeep(h *Handler, gone bool) (end func()) {
 	k := p.keepers[h.snapshot]
 	if k.handlers--; k.handlers > 0 {

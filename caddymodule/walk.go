@@ -24,7 +24,7 @@ type walk struct {
 	hostNames map[string]bool
 
 	found    map[string]bool // where it may be proxied to
-	chosenBy deciders        // of which
+	chosenBy deciders        // what chooses between these
 
 	untold   bool // a placeholder decides
 	untoldBy deciders
