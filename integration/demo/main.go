@@ -108,15 +108,17 @@ func run(ctx context.Context, args []string, env func(string) string, in io.Read
 	}
 	defer s.Stop()
 
+	return playOn(ctx, stage, s, page, out, *once)
+}
+
+// playOn plays the scene through a sidecar, whose page is at an address, and leaves it running unless it is played once.
+func playOn(ctx context.Context, stage *stage, s *sidecar.Sidecar, page string, out io.Writer, once bool) error {
 	p := newPrinter(out)
 	p.line("The sidecar listens on %s, in front of %s on %s.", s.URL, stage.name, stage.url)
 	p.line("Each user may write her presence six times a minute, three times at once.")
 	p.line("What it does is shown on http://%s/.\n", page)
-	if err := play(ctx, p, stage, s.URL); err != nil {
+	if err := play(ctx, p, stage, s.URL); err != nil || once {
 		return err
-	}
-	if *once {
-		return nil
 	}
 	p.curls(stage, s.URL)
 	p.line("\nIt stays up until Ctrl-C.")

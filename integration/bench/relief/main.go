@@ -149,20 +149,7 @@ func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver,
 						if opened == nil {
 							return nil // skipped, and said so
 						}
-						if by.peer != nil {
-							if _, err := by.peer.Program.Find(progress); errors.Is(err, contender.ErrMissing) {
-								r.skipped = append(r.skipped, by.name+": "+err.Error())
-								return nil
-							}
-						}
-						results, err := perform(ctx, opened, sh, by, s, progress)
-						r.results = append(r.results, results...)
-						if err != nil && ctx.Err() == nil {
-							// A long run goes on without one that fails.
-							r.problems = append(r.problems, fmt.Sprintf("%s, %s, %s: %v", k.name, sh.name, by.name, err))
-							return nil
-						}
-						return err
+						return r.try(ctx, opened, k, sh, by, s, progress)
 					},
 				})
 			}
@@ -181,6 +168,23 @@ func measure(ctx context.Context, s size, chosen []shape, on []kindOfHomeserver,
 		r.environment.Contenders = append(r.environment.Contenders, k.name+" "+k.version)
 	}
 	return r, nil
+}
+
+// try plays a shape one way, and notes what it found. A long run goes on without one that fails.
+func (r *measured) try(ctx context.Context, w *world, k kindOfHomeserver, sh shape, by way, s size, progress *os.File) error {
+	if by.peer != nil {
+		if _, err := by.peer.Program.Find(progress); errors.Is(err, contender.ErrMissing) {
+			r.skipped = append(r.skipped, by.name+": "+err.Error())
+			return nil
+		}
+	}
+	results, err := perform(ctx, w, sh, by, s, progress)
+	r.results = append(r.results, results...)
+	if err != nil && ctx.Err() == nil {
+		r.problems = append(r.problems, fmt.Sprintf("%s, %s, %s: %v", k.name, sh.name, by.name, err))
+		return nil
+	}
+	return err
 }
 
 // started are the homeservers that are started: Synapse once more, with Redis, for shapes that need it.

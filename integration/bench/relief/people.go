@@ -66,6 +66,20 @@ func (w *world) populate(ctx context.Context, s size) error {
 		}
 	}
 
+	if err := w.fillRooms(ctx); err != nil {
+		return err
+	}
+	var all [][]*person
+	for _, group := range [][]*person{w.people, w.members, w.targets, w.ghosts, {w.outsider}} {
+		for i := 0; i < len(group); i += roomSize {
+			all = append(all, group[i:min(i+roomSize, len(group))])
+		}
+	}
+	return inParallel(all, func(some []*person) error { return w.settle(ctx, some) })
+}
+
+// fillRooms makes the rooms, and has people join them.
+func (w *world) fillRooms(ctx context.Context) error {
 	var rooms [][]*person
 	for i := 0; i < len(w.people); i += roomSize {
 		rooms = append(rooms, w.people[i:min(i+roomSize, len(w.people)):min(i+roomSize, len(w.people))])
@@ -76,23 +90,13 @@ func (w *world) populate(ctx context.Context, s size) error {
 			rooms = append(rooms, append([]*person{w.people[0]}, w.members[i:min(i+bigRoom, len(w.members))]...))
 		}
 	}
-	err = inParallel(rooms, func(room []*person) error {
+	return inParallel(rooms, func(room []*person) error {
 		id, err := w.join(ctx, room)
 		if room[0] == w.people[0] && len(room) > 1 && room[1] == w.people[1] {
 			w.room = id
 		}
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	var all [][]*person
-	for _, group := range [][]*person{w.people, w.members, w.targets, w.ghosts, {w.outsider}} {
-		for i := 0; i < len(group); i += roomSize {
-			all = append(all, group[i:min(i+roomSize, len(group))])
-		}
-	}
-	return inParallel(all, func(some []*person) error { return w.settle(ctx, some) })
 }
 
 // join makes a room of the first, and lets the others join it.

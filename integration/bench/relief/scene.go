@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/contender"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/counting"
 )
 
 // scene is one shape on one homeserver, by one way.
@@ -144,14 +145,7 @@ func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) 
 		Target: p.target,
 	}
 	t := newTally()
-	var sidecar time.Duration
-	ownBefore := ownCPU()
-	countsBefore := s.world.hop.Counts()
-	sidecarBefore, err := s.sidecarCPU()
-	if err != nil {
-		return r, measured, err
-	}
-	before, err := s.world.used()
+	before, err := s.readMeters()
 	if err != nil {
 		return r, measured, err
 	}
@@ -174,25 +168,21 @@ func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) 
 		}
 	}
 	// All ways take as long, and a bit more for what the homeserver does after answers.
-	const after = 500 * time.Millisecond
-	if err := wait(ctx, begin.Add(p.length(s.size)+after)); err != nil {
+	const rest = 500 * time.Millisecond
+	if err := wait(ctx, begin.Add(p.length(s.size)+rest)); err != nil {
 		return r, measured, err
 	}
 	measured.end = time.Now()
-	took := measured.end.Sub(begin)
-	used, err := s.world.used()
+	after, err := s.readMeters()
 	if err != nil {
 		return r, measured, err
 	}
-	if sidecar, err = s.sidecarCPU(); err != nil {
-		return r, measured, err
-	}
-	r.Upstream = s.world.hop.Counts().Since(countsBefore)
-	r.Seconds = took.Seconds()
-	r.HomeserverCPU = (used - before).Seconds()
-	r.IdleCPU = s.world.idle.Seconds() * took.Seconds()
-	r.SidecarCPU = (sidecar - sidecarBefore).Seconds()
-	r.GeneratorCPU = (ownCPU() - ownBefore).Seconds()
+	r.Seconds = measured.end.Sub(begin).Seconds()
+	r.Upstream = after.counts.Since(before.counts)
+	r.HomeserverCPU = (after.homeserver - before.homeserver).Seconds()
+	r.IdleCPU = s.world.idle.Seconds() * r.Seconds
+	r.SidecarCPU = (after.sidecar - before.sidecar).Seconds()
+	r.GeneratorCPU = (after.own - before.own).Seconds()
 
 	if p.after != nil {
 		if err := p.after(ctx, s, &r, t); err != nil {
@@ -204,6 +194,22 @@ func (s *scene) measure(ctx context.Context, sh shape, p phase, plan []request) 
 	r.P50, r.P99 = t.quantile(0.5), t.quantile(0.99)
 	r.MessageP99 = t.messageQuantile(0.99)
 	return r, measured, nil
+}
+
+// meters are what has been used and counted up to now.
+type meters struct {
+	own, sidecar, homeserver time.Duration // of CPU
+	counts                   counting.Counts
+}
+
+// readMeters reads them.
+func (s *scene) readMeters() (m meters, err error) {
+	m.own, m.counts = ownCPU(), s.world.hop.Counts()
+	if m.sidecar, err = s.sidecarCPU(); err != nil {
+		return m, err
+	}
+	m.homeserver, err = s.world.used()
+	return m, err
 }
 
 func (s *scene) sidecarCPU() (time.Duration, error) {

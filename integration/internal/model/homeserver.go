@@ -230,7 +230,6 @@ func (hs *Homeserver) answer(r *http.Request, body []byte, gone <-chan struct{})
 	token := d.Token(r.Header["Authorization"], query)
 	now := hs.Now()
 	user, device, no := hs.Viewer(now, token, query.Get("user_id"))
-	refuse := func() *Answer { return errorAnswer(no.status, no.errcode) }
 
 	if match := d.presence.FindStringSubmatch(path); match != nil {
 		target, err := url.PathUnescape(match[len(match)-1])
@@ -238,23 +237,11 @@ func (hs *Homeserver) answer(r *http.Request, body []byte, gone <-chan struct{})
 		case err != nil:
 			return errorAnswer(400, "M_INVALID_PARAM")
 		case no != nil:
-			return refuse()
+			return errorAnswer(no.status, no.errcode)
 		case now.Sessions[token].Guest && d.Name != "tuwunel":
 			return errorAnswer(403, "M_GUEST_ACCESS_FORBIDDEN")
-		case now.PresenceOff && d.Name == "tuwunel":
-			return errorAnswer(403, "M_FORBIDDEN")
-		case now.PresenceOff && (r.Method == http.MethodPut && user == target || d.Name == "dendrite" && r.Method == http.MethodPut):
-			return ok(struct{}{})
-		case now.PresenceOff && d.Name == "synapse" && r.Method != http.MethodPut:
-			return ok(map[string]string{"presence": "offline"})
-		case r.Method == http.MethodPut:
-			return hs.write(user, device, target, body)
-		case r.Method != http.MethodGet && r.Method != http.MethodHead:
-			return errorAnswer(405, "M_UNRECOGNIZED")
-		case !hs.MaySee(now, user, target):
-			return errorAnswer(d.hidden.status, d.hidden.errcode)
 		}
-		return hs.show(target)
+		return hs.presence(now, r.Method, user, device, target, body)
 	}
 	switch {
 	case path == "/_matrix/federation/v1/version":
@@ -267,7 +254,7 @@ func (hs *Homeserver) answer(r *http.Request, body []byte, gone <-chan struct{})
 	if match := admins.FindStringSubmatch(path); match != nil && r.Method == http.MethodPost && d.Name == "synapse" {
 		switch {
 		case no != nil:
-			return refuse()
+			return errorAnswer(no.status, no.errcode)
 		case !now.Sessions[token].Admin:
 			return errorAnswer(403, "M_FORBIDDEN")
 		}
@@ -290,6 +277,26 @@ func (hs *Homeserver) answer(r *http.Request, body []byte, gone <-chan struct{})
 		return &Answer{Status: 200, ContentType: "application/octet-stream", Body: strconv.FormatUint(sum.Sum64(), 16)}
 	}
 	return errorAnswer(404, "M_UNRECOGNIZED")
+}
+
+// presence answers a request of a user's for a target's presence.
+func (hs *Homeserver) presence(now *Accounts, method, user, device, target string, body []byte) *Answer {
+	d, writes := hs.Dialect, method == http.MethodPut
+	switch {
+	case now.PresenceOff && d.Name == "tuwunel":
+		return errorAnswer(403, "M_FORBIDDEN")
+	case now.PresenceOff && writes && (user == target || d.Name == "dendrite"):
+		return ok(struct{}{})
+	case now.PresenceOff && d.Name == "synapse" && !writes:
+		return ok(map[string]string{"presence": "offline"})
+	case writes:
+		return hs.write(user, device, target, body)
+	case method != http.MethodGet && method != http.MethodHead:
+		return errorAnswer(405, "M_UNRECOGNIZED")
+	case !hs.MaySee(now, user, target):
+		return errorAnswer(d.hidden.status, d.hidden.errcode)
+	}
+	return hs.show(target)
 }
 
 // show returns a user's presence, which was last active a second ago.
@@ -325,14 +332,7 @@ func (hs *Homeserver) clientAPI(method, path, query string, body []byte, token, 
 	}
 	_ = json.Unmarshal(body, &asked) // what isn't there is empty
 	these := func(devices ...string) func(string, Session) bool {
-		return func(_ string, s Session) bool {
-			for _, device := range devices {
-				if s.Device == device {
-					return true
-				}
-			}
-			return false
-		}
+		return func(_ string, s Session) bool { return slices.Contains(devices, s.Device) }
 	}
 	if method == http.MethodPost && path == "login" {
 		hs.Change(func(a *Accounts) {

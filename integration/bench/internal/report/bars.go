@@ -33,23 +33,7 @@ type Kind struct {
 // SaveBars draws bars from top to bottom. One that is many times as long as the next is
 // cut, so that the others aren't squeezed; its figure says how long it is.
 func SaveBars(bars []Bar, title, unit, path string) error {
-	p := plot.New()
-	p.Title.Text = title
-	p.Title.TextStyle.Font = chart.Sans(13, xfont.WeightBold)
-	p.Title.Padding = 10
-	p.X.Label.Text = unit
-	p.X.Label.TextStyle.Font = chart.Sans(10, xfont.WeightNormal)
-	p.X.Label.Padding = 4
-	p.X.Tick.Label.Font = chart.Sans(9, xfont.WeightNormal)
-	p.Y.Tick.Label.Font = chart.Sans(9.5, xfont.WeightNormal)
-	p.Legend.TextStyle.Font = chart.Sans(9.5, xfont.WeightNormal)
-	p.Legend.Top, p.Legend.Padding = true, 3
-
-	grid := plotter.NewGrid()
-	grid.Horizontal.Width = 0
-	grid.Vertical.Color = color.Gray{0xd8}
-	p.Add(grid)
-
+	p := newBarPlot(title, unit)
 	limit := cut(bars)
 	names := make([]string, len(bars))
 	explained := make(map[string]bool)
@@ -99,6 +83,27 @@ func SaveBars(bars []Bar, title, unit, path string) error {
 	p.X.Min, p.X.Max = 0, limit*1.35
 	p.Y.Min, p.Y.Max = -0.6, float64(len(bars))-0.4
 	return chart.Write(path, 760, 80+17*vg.Length(len(bars)), p.Draw)
+}
+
+// newBarPlot returns a plot without bars.
+func newBarPlot(title, unit string) *plot.Plot {
+	p := plot.New()
+	p.Title.Text = title
+	p.Title.TextStyle.Font = chart.Sans(13, xfont.WeightBold)
+	p.Title.Padding = 10
+	p.X.Label.Text = unit
+	p.X.Label.TextStyle.Font = chart.Sans(10, xfont.WeightNormal)
+	p.X.Label.Padding = 4
+	p.X.Tick.Label.Font = chart.Sans(9, xfont.WeightNormal)
+	p.Y.Tick.Label.Font = chart.Sans(9.5, xfont.WeightNormal)
+	p.Legend.TextStyle.Font = chart.Sans(9.5, xfont.WeightNormal)
+	p.Legend.Top, p.Legend.Padding = true, 3
+
+	grid := plotter.NewGrid()
+	grid.Horizontal.Width = 0
+	grid.Vertical.Color = color.Gray{0xd8}
+	p.Add(grid)
+	return p
 }
 
 // cut returns the length at which bars are cut: a little above the longest that is

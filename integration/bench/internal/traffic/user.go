@@ -48,14 +48,6 @@ func scramble(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// UserOfID returns the user with an ID.
-func UserOfID(id string) (User, bool) {
-	number, ok := strings.CutPrefix(id, idPrefix)
-	number, domain, _ := strings.Cut(number, ":")
-	u, err := strconv.Atoi(number)
-	return User(u), ok && err == nil && ":"+domain == idSuffix && u >= 0
-}
-
 // UserOfToken returns whose token it is.
 func UserOfToken(token string) (User, bool) {
 	number, ok := strings.CutPrefix(token, tokenPrefix)
