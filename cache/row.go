@@ -80,8 +80,8 @@ const (
 // the write's own fence does all that:
 //
 //   - before: nothing is stored while a write is in flight. The row is noted, so that
-//     [Write.Acknowledge] believes no answer that shows the write if a later row says
-//     something else;
+//     [Write.Acknowledge] believes no answer that shows the write if another row says
+//     something else, and may be the last word;
 //   - after: the row says what the write's proof does, and changes nothing.
 func (p *Presence) Apply(row Row, now time.Time, settle time.Duration) RowResult {
 	at, shows := p.clock(now), p.digestOf(row.Target, row.Answer.Body)
@@ -103,7 +103,7 @@ func (p *Presence) Apply(row Row, now time.Time, settle time.Duration) RowResult
 	}
 	switch {
 	case f.writes > 0:
-		f.row = cmp.Or(shows, unclear)
+		f.noteRow(cmp.Or(shows, unclear), newest)
 	case shows != 0 && f.proof.digest == shows && at < f.settled:
 		// The row of what was written, or read, last.
 	default:
@@ -127,4 +127,18 @@ func (p *Presence) Apply(row Row, now time.Time, settle time.Duration) RowResult
 	}
 	p.drop(shard, key)
 	return RowDropped
+}
+
+// noteRow notes the digest of a row that comes while a write is in flight. A row that isn't the newest doesn't undo what one
+// before it has said, nor is it known whether it comes after that:
+//
+//	1 write:  is applied; its row arrives
+//	2 change: to something else; its row arrives
+//	1 write:  its row is repeated
+//	1 write:  is acknowledged; an answer that shows it is older than the change
+func (f *fence) noteRow(shows uint64, newest bool) {
+	if !newest && f.row != 0 && f.row != shows {
+		shows = unclear
+	}
+	f.row = shows
 }

@@ -239,27 +239,99 @@ func TestRowOfAWriteLeavesItsProofAlone(t *testing.T) {
 }
 
 // Another device changes the presence while a write is in flight, or settles. An answer from
-// between shows the write, but no longer the presence.
+// between shows the write, but no longer the presence, whatever row is repeated after that.
 func TestRowOfAnotherChangeEndsTheProofOfAWrite(t *testing.T) {
-	for _, before := range []bool{true, false} {
-		p := liveTables(liveRules)
-		write := p.BeginWrite(alice)
-		row := func() {
-			p.Apply(rowOf(2, 100), testkit.At(settled), time.Second)
-			p.Apply(rowOf(3, 101), testkit.At(settled), time.Second)
-		}
-		if before {
-			row()
-		}
-		write.Acknowledge([]byte(resting(2).Body), testkit.At(settled), testkit.At(settled), time.Second)
-		ticket := p.Depart(alice, testkit.At(settled))
-		if !before {
-			row()
-		}
-		if p.Allow(bob, ticket, resting(2), liveRules, testkit.At(settled+2)) {
-			t.Errorf("before %v: the answer from between was stored", before)
+	for name, rows := range map[string][]Row{
+		"the change's row":                   {rowOf(2, 100), rowOf(3, 101)},
+		"the write's row again":              {rowOf(2, 100), rowOf(3, 101), rowOf(2, 100)},
+		"the write's row again, twice":       {rowOf(2, 100), rowOf(3, 101), rowOf(2, 100), rowOf(2, 100)},
+		"both rows again":                    {rowOf(2, 100), rowOf(3, 101), rowOf(2, 100), rowOf(3, 101)},
+		"the change's row, which is unclear": {rowOf(2, 100), {Target: alice, Answer: unclearAnswer(), Stamp: 101}},
+	} {
+		for _, before := range []bool{true, false} {
+			p := liveTables(liveRules)
+			write := p.BeginWrite(alice)
+			row := func() {
+				for _, row := range rows {
+					p.Apply(row, testkit.At(settled), time.Second)
+				}
+			}
+			if before {
+				row()
+			}
+			write.Acknowledge([]byte(resting(2).Body), testkit.At(settled), testkit.At(settled), time.Second)
+			ticket := p.Depart(alice, testkit.At(settled))
+			if !before {
+				row()
+			}
+			if p.Allow(bob, ticket, resting(2), liveRules, testkit.At(settled+2)) {
+				t.Errorf("%s, before %v: the answer from between was stored", name, before)
+			}
 		}
 	}
+}
+
+// A row may come twice. The first read after the write is kept even so.
+func TestRowOfAWriteThatComesTwiceLeavesItsProofAlone(t *testing.T) {
+	p := liveTables(liveRules)
+	write := p.BeginWrite(alice)
+	for range 2 {
+		p.Apply(rowOf(2, 100), testkit.At(settled), time.Second)
+	}
+	write.Acknowledge([]byte(resting(2).Body), testkit.At(settled), testkit.At(settled), time.Second)
+	if !p.Allow(bob, p.Depart(alice, testkit.At(settled+1)), resting(2), liveRules, testkit.At(settled+2)) {
+		t.Error("the answer was not stored")
+	}
+}
+
+// Two presences of which it isn't clear what they show needn't be the same.
+func TestRowThatIsUnclearIsNotTheSame(t *testing.T) {
+	p := newPresence()
+	p.LiveSince(testkit.At(-time.Hour), 0)
+	p.Allow(bob, p.Depart(alice, testkit.At(0)), unclearAnswer(), liveRules, testkit.At(0))
+	wantLive(t, p, settled)
+	other, err := ParseAnswer([]byte(`{"presence":"offline","status_msg":"c","Status_msg":"d"}`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Apply(Row{Target: alice, Answer: other, Stamp: 100}, testkit.At(settled), time.Second); got != RowDropped {
+		t.Errorf("the row's result is %v", got)
+	}
+}
+
+// While a write waits nothing is kept, whatever a row says.
+func TestRowProvesNothingWhileAWriteWaits(t *testing.T) {
+	p := liveTables(liveRules)
+	p.BeginDeferred(alice)
+	p.Apply(rowOf(2, 100), testkit.At(settled), time.Second)
+	if p.Allow(bob, p.Depart(alice, testkit.At(settled+1)), resting(2), liveRules, testkit.At(settled+2)) {
+		t.Error("an answer that shows the row was stored")
+	}
+}
+
+// What was written last, and has settled, may have been undone and done again meanwhile.
+func TestRowThatRepeatsWhatHasSettledIsAWrite(t *testing.T) {
+	p := liveTables(liveRules)
+	p.BeginWrite(alice).Acknowledge([]byte(resting(2).Body), testkit.At(1), testkit.At(1), time.Second)
+	ticket := p.Depart(alice, testkit.At(settled)) // reads what was between
+	p.Apply(rowOf(2, 100), testkit.At(settled+1), time.Second)
+	if p.Allow(bob, ticket, resting(3), liveRules, testkit.At(settled+2)) {
+		t.Error("an answer from before the row was stored")
+	}
+}
+
+// Of viewers who each have a state of their own a row ends all.
+func TestRowEndsTheStatesOfAllViewers(t *testing.T) {
+	rules := *liveRules
+	rules.PerViewer = true
+	p := liveTables(&rules)
+	if found := p.Lookup(bob, alice, &rules, testkit.At(settled)); found.Outcome != Hit {
+		t.Fatalf("%+v, want a hit", found)
+	}
+	if got := p.Apply(rowOf(2, 100), testkit.At(settled), time.Second); got != RowDropped {
+		t.Errorf("the row's result is %v", got)
+	}
+	wantOutcome(t, p, bob, alice, &rules, settled+1, Miss)
 }
 
 // Alice's presence is changed by writes through us and by others, and a feed tells of each
@@ -290,6 +362,9 @@ func TestReadsAreLinearizableWithAFeed(t *testing.T) {
 		}
 		var flights []*flight
 		var rows, old []sent
+		var inFlight *Write // with what it has written, and when it began
+		var written int
+		var began time.Duration
 		change := func() {
 			register++
 			changes = append(changes, now)
@@ -324,12 +399,15 @@ func TestReadsAreLinearizableWithAFeed(t *testing.T) {
 				if r.IntN(3) > 0 {
 					continue
 				}
-				write := p.BeginWrite(alice)
-				change()
-				written := register
-				now += time.Duration(r.IntN(5))
-				write.Acknowledge([]byte(resting(written).Body), testkit.At(now), testkit.At(now), settle)
-				known = max(known, written)
+				if inFlight == nil { // rows, and other changes, come before its end
+					write := p.BeginWrite(alice)
+					inFlight, began = &write, now
+					change()
+					written = register
+					continue
+				}
+				inFlight.Acknowledge([]byte(resting(written).Body), testkit.At(began), testkit.At(now), settle)
+				inFlight, known = nil, max(known, written)
 			case 2:
 				if len(old) > 0 && r.IntN(4) == 0 {
 					apply(testkit.Pick(r, old...))
