@@ -157,10 +157,42 @@ func TestTurnsOfWritesThatWait(t *testing.T) {
 	done("bb", 6)
 	want("aa", 7, phone, false, cluster.InTurn) // of which the server knows nothing
 
-	// Nobody waits for a node that is gone.
-	waits("aa", 8, phone, false)
-	server.SetTime(time.Now().Add(4 * time.Second))
-	want("bb", 0, phone, false, cluster.InTurn)
+	// Nobody waits for a node that is gone. If it only slept, what it has is sent unless a newer one was meanwhile.
+	passed := time.Now()
+	sleeps := func() {
+		t.Helper()
+		passed = passed.Add(4 * time.Second)
+		server.SetTime(passed)
+		if _, err := l.Pull(t.Context(), "bb", cluster.Position{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, tt := range map[string]struct {
+		meanwhile func()
+		want      cluster.Order
+	}{
+		"nothing":                      {func() {}, cluster.InTurn},
+		"a write of the device":        {func() { want("bb", 0, phone, false, cluster.InTurn) }, cluster.TakenOver},
+		"a write of another device":    {func() { want("bb", 0, laptop, false, cluster.InTurn) }, cluster.TakenOver},
+		"one that needs it":            {func() { want("bb", 0, phone+"merges", false, cluster.InTurn) }, cluster.TakenOver},
+		"another device's write waits": {func() { waits("bb", 20, laptop, false); done("bb", 20) }, cluster.InTurn},
+		"one that has waited is sent": {func() {
+			waits("bb", 20, laptop, false)
+			want("bb", 20, laptop, false, cluster.InTurn)
+			done("bb", 20)
+		}, cluster.TakenOver},
+	} {
+		t.Run("meanwhile "+name, func(t *testing.T) {
+			waits("aa", 8, phone, false)
+			sleeps()
+			tt.meanwhile()
+			want("aa", 8, phone, false, tt.want)
+			done("aa", 8)
+			if _, err := l.Pull(t.Context(), "aa", cluster.Position{}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 }
 
 // Full budgets are full at once, and nobody else's are.

@@ -8,7 +8,7 @@
 --
 -- Returns the events that were taken and the microseconds until there is one; -1 if it isn't the write's turn, and
 -- -2 if another has taken its place. Times are in whole microseconds since 1970, which a double holds exactly.
-local taken, places = 0, {}
+local taken, places, late = 0, {}, {}
 if ARGV[9] ~= '' then
 	-- One that waited before the server lost that is the oldest. One that has just come is the newest.
 	local field, order = ARGV[8] .. ' ' .. ARGV[11], ARGV[11] ~= '' and 0 or nil
@@ -21,7 +21,7 @@ if ARGV[9] ~= '' then
 		order = tonumber(at)
 	end
 	local behind
-	behind, places = ahead(KEYS[5], KEYS[4], ARGV[8], ARGV[9], ARGV[10], order)
+	behind, places, late = ahead(KEYS[5], KEYS[4], ARGV[8], ARGV[9], ARGV[10], order)
 	if not order and #places > 0 then
 		behind = true -- it can take their places when it waits itself: sent at once it may fail
 	end
@@ -90,6 +90,7 @@ if KEYS[6] then
 end
 
 take(KEYS[5], places)
+take(KEYS[5], late)
 
 for i = 13, #ARGV, 6 do
 	local kind, node, write, device, turns = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 4], ARGV[i + 5]

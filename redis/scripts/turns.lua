@@ -3,25 +3,29 @@
 -- taken its place.
 --
 -- A write is behind the older ones of another node that is heard of, but for those whose place it may take: of the
--- same device, not being sent, and if it needs nothing of them.
+-- same device, not being sent, and if it needs nothing of them. Nobody waits for a node that isn't heard of. If that only
+-- sleeps, what waits there must not be sent after a newer one that was: that is late, and is to be dropped.
 local function ahead(turns, nodes, node, device, merges, order)
 	local time = redis.call('TIME')
 	local heard = tonumber(time[1]) * 1000 - 3000
-	local behind, places = false, {}
+	local behind, places, late = false, {}, {}
 	local all = redis.call('HGETALL', turns)
 	for i = 1, #all, 2 do
 		local its = string.match(all[i], '^%x+')
 		local at, state, of = string.match(all[i + 1], '^(%d+) (%a) (%x+)$')
 		local older = at and state ~= 't' and its ~= node and (not order or tonumber(at) < order)
-		if older and tonumber(redis.call('ZSCORE', nodes, its) or 0) >= heard then
-			if state == 'w' and of == device and merges ~= '1' then
-				places[#places + 1] = {all[i], at .. ' t ' .. of}
-			else
-				behind = true
+		local place = {all[i], at and at .. ' t ' .. of}
+		if older and tonumber(redis.call('ZSCORE', nodes, its) or 0) < heard then
+			if state == 'w' then
+				late[#late + 1] = place
 			end
+		elseif older and state == 'w' and of == device and merges ~= '1' then
+			places[#places + 1] = place
+		elseif older then
+			behind = true
 		end
 	end
-	return behind, places
+	return behind, places, late
 end
 
 local function take(turns, places)
@@ -29,4 +33,3 @@ local function take(turns, places)
 		redis.call('HSET', turns, place[1], place[2])
 	end
 end
-
