@@ -195,10 +195,16 @@ func (f remoteFence) End() {
 func (c *member) Active(userID string) { c.store.repeats.Disturb(userID) }
 
 // UserEnded implements [cluster.Memory].
-func (c *member) UserEnded(userID string) { c.store.endSessionsOf(userID) }
+func (c *member) UserEnded(userID string) {
+	c.store.identities.SettleUser(userID, c.store.settled())
+	c.store.endSessionsOf(userID)
+}
 
 // TokenEnded implements [cluster.Memory].
-func (c *member) TokenEnded(token string) { c.store.identities.DoubtKey(token) }
+func (c *member) TokenEnded(token string) {
+	c.store.identities.SettleKey(token, c.store.settled())
+	c.store.identities.DoubtKey(token)
+}
 
 // MembershipChanged implements [cluster.Memory].
 func (c *member) MembershipChanged(userID string) {
@@ -229,6 +235,7 @@ func (c *member) Flush(keepsNothingFor time.Duration, missed bool) {
 	m := c.store
 	m.presence.Flush(m.now(), max(keepsNothingFor, m.settles()))
 	m.repeats.Clear()
+	m.clusters.reads.clear() // the others may have taken this node for one that is gone
 	if missed {
 		m.presence.AllMembershipsChanged(m.now(), m.settles())
 		m.identities.RevokeAll()

@@ -144,6 +144,29 @@ func TestReadsAtOnceLoseNothingOfTheBudget(t *testing.T) {
 	})
 }
 
+// The others take a node that stands still for one that is gone, and give out what they kept back for what it holds.
+// When it wakes it drops all that it remembers, and spends nothing of that.
+func TestNodeThatHasStoodStillSpendsNothingThatItHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newNodes(t, 2, &options{}, ClusterRules{})
+		limit, _ := policy.NewLimit(1, time.Hour, 5000)
+		take := func() (calls int) {
+			before := p.log.Calls()
+			if _, ok := p.all[0].memory.take(limitRead, &limit, bob, p.all[0].memory.now()); !ok {
+				t.Error("a read didn't pass")
+			}
+			return p.log.Calls() - before
+		}
+		if first, second := take(), take(); first != 1 || second != 0 {
+			t.Fatalf("two reads asked for %d and %d budgets", first, second)
+		}
+		p.all[0].memory.clusters.current.Load().Flush(0, false)
+		if calls := take(); calls != 1 {
+			t.Errorf("it asked for %d budgets", calls)
+		}
+	})
+}
+
 // While the log can't be reached, each node has its share, and it is as used up as it was.
 func TestBudgetsWithoutTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -600,7 +623,7 @@ func TestTokenThatIsRefreshedThroughOneNodeIsRefusedByTheOther(t *testing.T) {
 					return true, nil
 				})
 				c.all[tc.login].Do(request("POST", clientAPI+"login", "", "{}"))
-				time.Sleep(time.Second) // the other node is told of the login
+				time.Sleep(2 * time.Second) // the other node is told of the login, which settles
 				b.Get("alice-token", bob)
 				if n := b.lookupsOf("alice-token"); n != 0 {
 					t.Errorf("%d lookups, want 0", n)

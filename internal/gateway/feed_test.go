@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/testkit"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/wallclock"
 )
 
 // scriptedFeed says what a test has it say.
@@ -117,6 +119,7 @@ func TestWhatIsNoPresenceIsRefused(t *testing.T) {
 		{}, {UserID: alice}, {UserID: alice, Presence: "busy"}, {UserID: "alice", Presence: "online"},
 		{UserID: alice, Presence: "online", LastActive: -1}, {UserID: alice, Presence: "online", Changed: -1},
 		{UserID: alice, Presence: "online", StatusMsg: "no JSON"},
+		{UserID: alice, Presence: "online", LastActive: math.MaxInt64}, {UserID: alice, Presence: "online", Changed: 1 << 60},
 	} {
 		if f.PresenceChanged(of) {
 			t.Errorf("%+v was taken", of)
@@ -180,6 +183,104 @@ func TestViewerWhoIsKickedElsewhereReadsNothingMore(t *testing.T) {
 		p.hs.Mu.Unlock()
 		feed.MembershipChanged(bob)
 		p.wantPresence("bob-token", "", "fwd=miss")
+	})
+}
+
+// A worker that answers reads may hear of a kick later than we do. What it answers until then is no permission.
+func TestAnswerOfAWorkerThatDoesNotKnowOfAKickPermitsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, feed, _ := newFedProxy(t)
+		for who, tell := range map[string]func(){"bob": func() { feed.MembershipChanged(bob) }, "anybody": feed.MembershipsChanged} {
+			tell()
+			p.wantPresence("bob-token", "", "fwd=miss; stored")
+			p.hs.Mu.Lock()
+			p.hs.Hidden[bob+" "+alice] = true
+			p.hs.Mu.Unlock()
+			if got := p.Get("bob-token", alice); got.StatusCode != 403 {
+				t.Errorf("after a kick of %s a read is %d", who, got.StatusCode)
+			}
+			time.Sleep(2 * time.Second)
+			p.hs.Mu.Lock()
+			delete(p.hs.Hidden, bob+" "+alice)
+			p.hs.Mu.Unlock()
+		}
+	})
+}
+
+// A worker that answers whoami may hear of a logout later than we do. What it says until then is of no use for the next read.
+func TestAnswerOfAWorkerThatDoesNotKnowOfALogoutIsNotRemembered(t *testing.T) {
+	for name, tell := range map[string]func(p *proxy, feed *scriptedFeed){
+		"by its token": func(_ *proxy, feed *scriptedFeed) { feed.TokenEnded("bob-token") },
+		"by its user":  func(_ *proxy, feed *scriptedFeed) { feed.SessionsEnded(bob) },
+		"that passes by": func(p *proxy, _ *scriptedFeed) {
+			p.hs.answers(clientAPI+"logout", 200, "{}", nil) // of a worker
+			p.Want(p.Do(request("POST", clientAPI+"logout", "bob-token", "{}")), 200, "{}", "")
+		},
+		"of all that passes by": func(p *proxy, _ *scriptedFeed) {
+			p.hs.answers(clientAPI+"logout/all", 200, "{}", nil)
+			p.Want(p.Do(request("POST", clientAPI+"logout/all", "bob-token", "{}")), 200, "{}", "")
+		},
+	} {
+		t.Run("a logout "+name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, feed, _ := newFedProxy(t)
+				p.wantPresence("bob-token", "", "fwd=miss; stored")
+				tell(p, feed)
+				p.Want(p.Get("bob-token", alice), 200, "", "")
+				p.hs.Mu.Lock()
+				delete(p.hs.Tokens, "bob-token")
+				p.hs.Mu.Unlock()
+				p.WantError(p.Get("bob-token", alice), 401, "M_UNKNOWN_TOKEN")
+			})
+		})
+	}
+}
+
+// Once all know, it is remembered again whose a token is that was said to have ended, and hasn't.
+func TestTokenThatHasNotEndedIsRememberedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, feed, _ := newFedProxy(t)
+		feed.TokenEnded("bob-token")
+		feed.SessionsEnded(bob)
+		time.Sleep(time.Second)
+		p.wantPresence("bob-token", "", "fwd=miss; stored")
+		before := p.hs.Count("whoami")
+		p.wantPresence("bob-token", "", "hit")
+		if p.hs.Count("whoami") != before {
+			t.Error("the homeserver was asked again")
+		}
+	})
+}
+
+// What comes late may be older than what was asked for meanwhile, so it takes nothing's place.
+func TestNewsThatComesLateIsNotServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, feed, _ := newFedProxy(t)
+		p.wantPresence("bob-token", "", "fwd=miss; stored")
+		time.Sleep(time.Minute)
+		made := time.Now().Add(-5 * time.Second).UnixMilli()
+		if !feed.PresenceChanged(PresenceNews{UserID: alice, Presence: "offline", LastActive: made, Changed: made}) {
+			t.Fatal("no presence")
+		}
+		p.wantPresence("bob-token", "", "fwd=miss")
+		if s := p.samples(); s["feed_presence_total dropped"] != 1 {
+			t.Errorf("counted: %v", s)
+		}
+	})
+}
+
+// The process, or the machine, has stood still. What came meanwhile may be lost.
+func TestFeedIsDoubtedAfterTheMachineStoodStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer wallclock.Shift(0)
+		p, _, logs := newFedProxy(t)
+		p.wantPresence("bob-token", "", "fwd=miss; stored")
+		wallclock.Shift(time.Minute)
+		time.Sleep(2 * time.Second)
+		p.wantPresence("bob-token", "", "fwd=miss; stored")
+		if s := p.samples(); s["feed_losses_total stalled"] != 1 || logs.Count("this process stood still") != 1 {
+			t.Errorf("counted %v, logged %v", s, logs.All())
+		}
 	})
 }
 
@@ -331,6 +432,9 @@ func TestPaceIsByTheQuickest(t *testing.T) {
 		{21*time.Minute - 10*time.Second, 10 * time.Second, true},
 		{27 * time.Minute, 10 * time.Second, true},
 		{34 * time.Minute, 10 * time.Second, false},
+		// What repeats an old stamp says nothing about how long news takes.
+		{33 * time.Minute, 27 * time.Minute, true},
+		{66*time.Minute - 40*time.Second, 40 * time.Second, true},
 	} {
 		now := testkit.At(tt.made + tt.after)
 		if got := p.isLate(stamp(tt.made), now, 500*time.Millisecond); got != tt.late {

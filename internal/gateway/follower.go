@@ -77,6 +77,9 @@ func (m *Store) Follow(feed Feed, log FeedLog) (stop func()) {
 // settles is the longest time of settle of all who use the store.
 func (m *Store) settles() time.Duration { return time.Duration(m.needs.settle.Load()) }
 
+// settled is when what happens now will have settled.
+func (m *Store) settled() time.Time { return m.now().Add(m.settles()) }
+
 // Connected implements [News].
 func (f *Follower) Connected() {
 	now := f.store.now()
@@ -224,11 +227,16 @@ func (f *Follower) MembershipsChanged() {
 // TokenEnded implements [News]. The homeserver is asked again whose it is: the token may
 // still be good.
 func (f *Follower) TokenEnded(token string) {
-	f.store.identities.Doubt(matrix.Credential{Token: token})
+	c := matrix.Credential{Token: token}
+	f.store.identities.Settle(c, f.store.settled())
+	f.store.identities.Doubt(c)
 }
 
 // SessionsEnded implements [News].
-func (f *Follower) SessionsEnded(userID string) { f.store.endSessionsOf(userID) }
+func (f *Follower) SessionsEnded(userID string) {
+	f.store.identities.SettleUser(userID, f.store.settled())
+	f.store.endSessionsOf(userID)
+}
 
 // PresenceChanged implements [News].
 func (f *Follower) PresenceChanged(of PresenceNews) bool {
@@ -248,6 +256,10 @@ func (f *Follower) PresenceChanged(of PresenceNews) bool {
 // errNoPresence says that a presence has a word or a time that it can't have.
 var errNoPresence = errors.New("not a presence")
 
+// isStamp tells that a time in milliseconds is one of a clock: none before 1970, nor one of year 10000. A row with
+// such a stamp would be newer than all that come, and quicker.
+func isStamp(ms int64) bool { return ms >= 0 && time.UnixMilli(ms).Year() < 10_000 }
+
 // answer returns what Synapse answers to a read when the presence has just changed: last_active_ago
 // is from the two times of its clock, whatever ours says.
 func (of *PresenceNews) answer() (*cache.Answer, error) {
@@ -256,7 +268,7 @@ func (of *PresenceNews) answer() (*cache.Answer, error) {
 	default:
 		return nil, errNoPresence
 	}
-	if !strings.HasPrefix(of.UserID, "@") || of.LastActive < 0 || of.Changed < 0 {
+	if !strings.HasPrefix(of.UserID, "@") || !isStamp(of.LastActive) || !isStamp(of.Changed) {
 		return nil, errNoPresence
 	}
 	body := fmt.Appendf(nil, `{"presence":%q`, of.Presence)

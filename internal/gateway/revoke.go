@@ -137,7 +137,7 @@ func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revo
 		return ending{func(header http.Header) {
 			// Not what another handler says where there is no such API.
 			if len(shown) > 0 && saysJSON(header) && !isSites() {
-				g.revokeUser(revocation.UserID)
+				g.endUser(revocation.UserID)
 			}
 		}, nothing, nil}
 	case matrix.RevokesByLogin:
@@ -233,7 +233,7 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 			g.doubt(c)
 		}
 		for _, userID := range users {
-			g.revokeUser(userID)
+			g.endUser(userID)
 		}
 		if asked != nil {
 			asked.succeed()
@@ -244,6 +244,7 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 // revokeToken forgets a credential that the homeserver has ended, here and at the other nodes,
 // and drops what waits of it. Its device may have other tokens, which have ended with it (Synapse).
 func (m *Store) revokeToken(c matrix.Credential) {
+	m.identities.Settle(c, m.settled())
 	holder := m.identities.Holder(c)
 	known := m.revokeTokenOf(c, m.identities.LastSession(c))
 	m.tell(cluster.TokenEnded, m.identities.TokenKey(c))
@@ -291,6 +292,15 @@ func (t tenant) doubt(c matrix.Credential) {
 // revokeUser is likewise.
 func (t tenant) revokeUser(userID string) {
 	for m := range t.stores() {
+		m.revokeUser(userID)
+	}
+}
+
+// endUser is revokeUser for one all of whose sessions have ended, and not perhaps one: of the others it is as well to
+// remember again at once whose they are.
+func (t tenant) endUser(userID string) {
+	for m := range t.stores() {
+		m.identities.SettleUser(userID, m.settled())
 		m.revokeUser(userID)
 	}
 }

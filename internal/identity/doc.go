@@ -8,6 +8,7 @@
 //     and whose account it refuses;
 //   - revoke.go: tokens that end. A revocation takes effect on the next lookup, and on those of the same
 //     token or user that are under way;
+//   - settling.go: from when on answers about them are remembered again;
 //   - ending.go: who is told that something has ended; snapshot.go: what is kept of the table over a restart,
 //     and what ends while it is being read;
 //   - issued.go: to whom a token was given out, and which other ends by that;

@@ -90,6 +90,10 @@ func (i Inquiry) Learn(who WhoAmI, asOf Revision, asked time.Time) {
 		return // the token has been revoked meanwhile: the answer holds for one request
 	}
 	shard.unknown.Remove(key)
+	if t.settles(key, who.UserID, learned.asked) {
+		shard.mu.Unlock()
+		return // likewise: a process of the homeserver may not know yet
+	}
 
 	base, ok := shard.identities.Get(key)
 	if !ok {

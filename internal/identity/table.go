@@ -50,6 +50,7 @@ type Table struct {
 	tokenRevocations atomic.Uint64
 
 	refusals *refusals
+	settling settling
 
 	// endings are noted while a snapshot is being read, else nil. onEnding is told of them.
 	endings  atomic.Pointer[endings]

@@ -66,6 +66,14 @@ func TestPositionsAreBounded(t *testing.T) {
 	if len(r.positions) > maxSources {
 		t.Errorf("%d positions are kept", len(r.positions))
 	}
+	for _, line := range []string{"POSITION caches %s 1 1", `RDATA caches %s 1 ["get_device",["@a:fed.test"],1]`} {
+		told, length := newTold(), maxInstance+1
+		r := NewReader("fed.test", told)
+		r.Line(strings.Replace(line, "%s", strings.Repeat("x", length), 1))
+		if len(r.positions) > 0 || !strings.Contains(told.take(), "missed") {
+			t.Errorf("an instance with a name of %d bytes is kept", length)
+		}
+	}
 }
 
 // Whatever comes, nothing panics, each line is counted once, and nobody of another server is told to

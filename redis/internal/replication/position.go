@@ -9,13 +9,13 @@ import (
 // source is a stream of an instance: each process numbers what it writes.
 type source struct{ stream, instance string }
 
-// maxSources bounds the positions. A large server has some 20 instances of six streams. Whoever can
-// publish can name any.
-const maxSources = 4096
+// maxSources bounds the positions, and maxInstance the name of an instance. A large server has some 20 instances of
+// six streams, with short names. Whoever can publish can name any.
+const maxSources, maxInstance = 4096, 255
 
 // reached notes how far a source has come. Numbers grow, but not by one: rows are left out.
 func (r *Reader) reached(s source, at int64) {
-	if _, ok := r.positions[s]; !ok && len(r.positions) >= maxSources {
+	if _, ok := r.positions[s]; !ok && (len(r.positions) >= maxSources || len(s.instance) > maxInstance) {
 		r.news.Missed(gateway.FeedUnreadable)
 		return
 	}

@@ -1,0 +1,74 @@
+package identity
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
+)
+
+// settling says from when on answers about a token, or a user's, are remembered again after it has ended. A
+// homeserver of several processes ends it in one of them before another, which answers whoami, knows:
+//
+//	1 logout: the process that ends the token says so, and we are told at 11
+//	2 read:   asks whoami at 12; that process doesn't know of the logout yet, and names the user
+//	1 logout: that one knows of it at 13
+//	3 read:   must not find what 2 was told
+//
+// The answer holds for one request. What departs from the end of a time of settle on is remembered. Tokens and users have one
+// array of moments, by their hashes: two that have the same cost each other a question now and then, and tell nobody anything.
+type settling struct {
+	// from is in nanoseconds since the table's epoch, and only grows. It is nil until something ends.
+	from atomic.Pointer[[settlingSlots]atomic.Int64]
+}
+
+// settlingSlots take 128 KiB.
+const settlingSlots = 1 << 14
+
+func slotOf(key tokenKey) int { return int(binary.BigEndian.Uint16(key[:])) % settlingSlots }
+
+func (s *settling) set(key tokenKey, from int64) {
+	slots := s.from.Load()
+	if slots == nil {
+		s.from.CompareAndSwap(nil, new([settlingSlots]atomic.Int64))
+		slots = s.from.Load()
+	}
+	for slot := &slots[slotOf(key)]; ; {
+		known := slot.Load()
+		if known >= from || slot.CompareAndSwap(known, from) {
+			return
+		}
+	}
+}
+
+// has tells that what was asked then isn't remembered.
+func (s *settling) has(key tokenKey, asked int64) bool {
+	slots := s.from.Load()
+	return slots != nil && asked < slots[slotOf(key)].Load()
+}
+
+// Settle has no answer remembered about a token that has ended whose question departs before a moment. It must be
+// called before what ends it.
+func (t *Table) Settle(c matrix.Credential, until time.Time) {
+	t.settling.set(t.key(c.Token), int64(until.Sub(t.epoch)))
+}
+
+// SettleKey is Settle of a token by its [Table.TokenKey].
+func (t *Table) SettleKey(text string, until time.Time) {
+	var key tokenKey
+	if n, err := hex.Decode(key[:], []byte(text)); err == nil && n == len(key) {
+		t.settling.set(key, int64(until.Sub(t.epoch)))
+	}
+}
+
+// SettleUser is Settle of all of a user's tokens.
+func (t *Table) SettleUser(userID string, until time.Time) {
+	t.settling.set(t.key(userID), int64(until.Sub(t.epoch)))
+}
+
+// settles tells that an answer isn't remembered that was asked for then.
+func (t *Table) settles(key tokenKey, userID string, asked int64) bool {
+	return t.settling.from.Load() != nil && (t.settling.has(key, asked) || t.settling.has(t.key(userID), asked))
+}
