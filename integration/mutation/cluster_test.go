@@ -75,6 +75,18 @@ var clustered = []mutant{
 		unit:   "redis TestTurnsOfWritesThatWait", why: noCluster,
 	},
 	{
+		name:   "what waited at a node that slept is sent in any case",
+		effect: "when the node wakes, it comes after a newer one",
+		edits:  []edit{{"redis/scripts/append.lua", "take(KEYS[5], late)", ""}},
+		unit:   "redis TestTurnsOfWritesThatWait", why: noCluster,
+	},
+	{
+		name:   "a node that has stood still spends what it held",
+		effect: "more reads pass several nodes than one process would let pass",
+		edits:  []edit{{"internal/gateway/cluster.go", "\tm.clusters.reads.clear() // the others may have taken this node for one that is gone\n", ""}},
+		unit:   "internal/gateway TestNodeThatHasStoodStillSpendsNothingThatItHeld", why: noCluster,
+	},
+	{
 		name:   "a write takes over what may not be the last",
 		effect: "an older status message comes after a newer one of another node",
 		edits:  []edit{{"internal/pending/write.go", "|| w.Apart && len(body.Text) != len(w.Body.Text) {", "{"}},
