@@ -31,6 +31,7 @@ type load struct {
 	done    atomic.Int64 // operations
 	half    chan struct{}
 	total   int64
+	trouble atomic.Bool // is under way
 }
 
 // values numbers the writes.
@@ -47,10 +48,14 @@ type client struct {
 	ops []operation
 }
 
-// run makes so many operations, with some time in between.
+// run makes so many operations, with some time in between, and then goes on, more slowly, while there is trouble.
 func (c *client) run(n int) {
-	for range n {
-		time.Sleep(rand.N(2 * c.think))
+	for i := 0; i < n || c.trouble.Load(); i++ {
+		think := c.think
+		if i >= n {
+			think *= 10
+		}
+		time.Sleep(rand.N(2 * think))
 		switch {
 		case c.own == "" || rand.IntN(3) > 0:
 			c.read(c.target())

@@ -97,7 +97,9 @@ func (s scenario) test(t *testing.T, size size) {
 		}
 		if s.trouble != nil {
 			<-l.half
+			l.trouble.Store(true)
 			s.trouble(between)
+			l.trouble.Store(false)
 		}
 		running.Wait()
 		hs.calm.Store(true)

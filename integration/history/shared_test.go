@@ -9,6 +9,7 @@ import (
 	_ "github.com/caddy-matrix/caddy-matrix-presence/redis" // what is tested
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/redisserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 // shared is what the nodes of a scenario share: a server, which another may follow, and the network
@@ -18,6 +19,7 @@ type shared struct {
 	primary, replica *redisserver.Server
 	networks         []*redisserver.Relay
 	timeout          time.Duration // of a call
+	paused           bool          // for long
 }
 
 // callTimeout is how long a call may take. A busy machine must not make it one of trouble.
@@ -126,9 +128,14 @@ func (b *shared) halfOpen() {
 	}
 }
 
-// pause: the server stands still for a moment, and then for longer than writes are held up.
+// pause: the server stands still for a moment, and then for longer than writes are held up. In the full size it does
+// once for half a minute.
 func (b *shared) pause() {
-	for _, pause := range []time.Duration{callTimeout / 2, 2*time.Second + 3*callTimeout} {
+	pauses := []time.Duration{callTimeout / 2, 2*time.Second + 3*callTimeout}
+	if suite.Full() && !b.paused {
+		b.paused, pauses = true, append(pauses, 30*time.Second)
+	}
+	for _, pause := range pauses {
 		b.primary.Pause()
 		time.Sleep(pause)
 		b.primary.Resume()
