@@ -34,6 +34,7 @@ type world struct {
 	alice, bob, root homeserver.User
 	room             string
 	channel          string // of the feed
+	unfed            bool   // the sidecar has no feed
 }
 
 func newWorld(t *testing.T) *world {
@@ -114,6 +115,9 @@ func (w *world) caddyfile(feed string) string {
 	if w.channel != "" {
 		feed = "server_name " + w.channel + "\n" + feed
 	}
+	if feed = "feed redis {\n" + feed + "\n}"; w.unfed {
+		feed = ""
+	}
 	return fmt.Sprintf(`{
 	admin {$ADMIN}
 }
@@ -121,9 +125,8 @@ http://{$LISTEN} {
 	bind 127.0.0.1
 	matrix_presence {
 		homeserver synapse
-		feed redis {
-			%s
-		}
+		read_limit off
+		%s
 	}
 	@presence path_regexp ^/_matrix/client/[^/]+/presence/
 	@sync path_regexp ^/_matrix/client/[^/]+/sync$
