@@ -16,8 +16,8 @@ import (
 // Limiter keeps what is left of each user's budget. It is safe for use by
 // several goroutines.
 //
-// A user costs one number: the theoretical arrival time (TAT) of the generic
-// cell rate algorithm (ITU-T I.371), in integer nanoseconds. A TAT in the past
+// A user costs one number, 56 bytes with its place in the table: the theoretical arrival time (TAT)
+// of the generic cell rate algorithm (ITU-T I.371), in integer nanoseconds. A TAT in the past
 // is a budget that is full again, the same as that of a user never seen, so only
 // such users are forgotten. When all places are taken by users whose budget is
 // not full, further users of that shard share one overflow budget of the same

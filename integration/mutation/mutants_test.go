@@ -214,7 +214,7 @@ var guards = []mutant{
 		name:   "no ticket from the departure",
 		effect: "one from the arrival knows of no write between",
 		edits: []edit{{fetch, "\tswitch {\n\tcase result.large:",
-			"\tticket = g.lookup(who, g.store.now()).Ticket\n\tswitch {\n\tcase result.large:"}},
+			"\tticket = g.lookup(who.viewer, who.target, who.trust, g.store.now()).Ticket\n\tswitch {\n\tcase result.large:"}},
 		scenario: "at-once",
 	},
 	{

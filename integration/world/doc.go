@@ -28,7 +28,7 @@
 // another process (integration/survival); TLS on demand, of which nothing of ours sees anything; a homeserver of
 // workers, which is one to us; an upgrade to another dialect; a suspended account, which no
 // homeserver hides (it may not write messages); WebSockets and CONNECT (internal/gateway/protocol_test.go); a
-// second site of one memory with other options (needs_test.go); several nodes, which would be several processes
+// second site of one store with other options (needs_test.go); several nodes, which would be several processes
 // (integration/history, attack, leaks, survival); how far presence gives way in a brown-out, and when it is back (policy,
 // internal/gateway/brownout_test.go): the laws say that it does only after trouble, shows nothing that is too old for
 // that, and changes nothing else; lists and a feed that teach (leaks, redis); configurations in JSON or by the
