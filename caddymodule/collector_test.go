@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,8 +20,9 @@ import (
 
 // All that is counted reaches a scrape, under a name and a Help that fit a line.
 func TestAllMetricsAreCollected(t *testing.T) {
-	p := handle(t, withEverything())
+	p := handle(t, withEverything(t))
 	p.Get("bob-token", alice)
+	writeSnapshot(p)
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(storeCollector{}, upstreamSeconds)
 	families, err := registry.Gather()
@@ -56,7 +58,7 @@ func TestAllMetricsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handle(t, withEverything())
+	writeSnapshot(handle(t, withEverything(t)))
 	eachStore(func(_ string, m *pooled) {
 		m.store.Samples(func(metric *gateway.Metric, _ float64, labels ...string) {
 			for _, word := range append(labels, metric.Name) {
@@ -90,16 +92,24 @@ func (scriptedCluster) Rules() gateway.ClusterRules {
 }
 
 // withEverything is a configuration that has all that there are metrics about.
-func withEverything() *Handler {
+func withEverything(t *testing.T) *Handler {
 	h := fed("everything")
 	h.BrownOut, h.ClusterRaw = "on", json.RawMessage(`{"store":"scripted"}`)
+	h.Snapshot = filepath.Join(t.TempDir(), "presence.snapshot")
 	return h
+}
+
+// writeSnapshot has the snapshot of a handler written: it has an age from then on.
+func writeSnapshot(p *handled) {
+	p.handler.keeper.Begin(true)
+	p.handler.keeper.End()
 }
 
 // What a reload takes out of the configuration has no metrics any more: an alert, or the page, would take the
 // last word of it for how it is now. What is new is there at once, and what stays goes on.
 func TestMetricsGoWithWhatTheyAreAbout(t *testing.T) {
-	p := handle(t, withEverything())
+	p := handle(t, withEverything(t))
+	writeSnapshot(p)
 	of := func(prefix string) (names []string) {
 		for name := range takeStatus(time.Now()).Caches[0].Metrics {
 			if strings.HasPrefix(name, prefix) {
@@ -108,7 +118,7 @@ func TestMetricsGoWithWhatTheyAreAbout(t *testing.T) {
 		}
 		return names
 	}
-	everything := map[string]int{"feed": 4, "cluster": 7, "brown_out": 1}
+	everything := map[string]int{"feed": 4, "cluster": 7, "brown_out": 1, "snapshot_age": 1}
 	want := func(what string, counts map[string]int) {
 		t.Helper()
 		for prefix := range everything {
@@ -137,6 +147,7 @@ func TestMetricsGoWithWhatTheyAreAbout(t *testing.T) {
 	if text := shows(); strings.Contains(text, "Brown-out") {
 		t.Errorf("the page without a brown-out:\n%s", text)
 	}
-	p.reload(withEverything())
+	p.reload(withEverything(t))
+	writeSnapshot(p)
 	want("with everything again", everything)
 }

@@ -129,7 +129,7 @@ var (
 	}
 	snapshotAgeMetric = &Metric{
 		Name: "snapshot_age_seconds", IsGauge: true,
-		Help: "How long ago budgets were last written to a snapshot, or 0 if they never were.",
+		Help: "How long ago budgets were last written to a snapshot.",
 	}
 	overflowMetric = &Metric{
 		Name: "limiter_overflow_total", Labels: []string{"limit"},
@@ -148,7 +148,7 @@ var Metrics = []*Metric{
 
 // Samples calls yield with each value of each metric, and the values of its labels. They are
 // from lists of words in this package: nothing in them comes from a request. What there is about a feed, a
-// cluster or a brown-out is left out while none is configured, so that nobody takes the last word of one
+// cluster, a brown-out or the age of a snapshot is left out while there is none, so that nobody takes the last word of one
 // that is gone for news.
 func (m *Store) Samples(yield func(metric *Metric, value float64, labels ...string)) {
 	m.sampleCounters(yield)

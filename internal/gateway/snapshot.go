@@ -114,7 +114,9 @@ func (m *Store) sampleSnapshots(yield func(metric *Metric, value float64, labels
 	for result := range snapshot.Results {
 		yield(snapshotsMetric, float64(m.snapshots.Count(result)), snapshot.ResultNames[result])
 	}
-	yield(snapshotAgeMetric, m.snapshots.Age().Seconds())
+	if age, ok := m.snapshots.Age(); ok {
+		yield(snapshotAgeMetric, age.Seconds())
+	}
 }
 
 // Interface guard

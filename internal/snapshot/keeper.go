@@ -61,17 +61,19 @@ var ResultNames = [Results]string{"loaded", "refused", "written", "failed"}
 type Counts struct {
 	results [Results]atomic.Uint64
 	written atomic.Pointer[time.Time] // when budgets were last
+	keepers atomic.Int64              // that have begun and haven't ended
 }
 
 // Count returns how often there was a result.
 func (c *Counts) Count(result Result) uint64 { return c.results[result].Load() }
 
-// Age returns how long ago budgets were last written. It is 0 if they never were.
-func (c *Counts) Age() time.Duration {
-	if written := c.written.Load(); written != nil {
-		return time.Since(*written)
+// Age returns how long ago budgets were last written. It is not ok if they haven't been, or if nobody keeps them any more.
+func (c *Counts) Age() (age time.Duration, ok bool) {
+	written := c.written.Load()
+	if written == nil || c.keepers.Load() == 0 {
+		return 0, false
 	}
-	return 0
+	return time.Since(*written), true
 }
 
 const (
@@ -128,6 +130,7 @@ func NewKeeper(path string, home Home, memory Memory, log Log, counts *Counts) (
 func (k *Keeper) Begin(isNew bool) {
 	k.begins.Do(func() {
 		k.begun.Store(true)
+		k.counts.keepers.Add(1)
 		k.mu.Lock() // so that nothing is written before it was read
 		k.running.Go(func() {
 			k.first(isNew)
@@ -183,6 +186,11 @@ func (k *Keeper) Close(memoryEnds bool) {
 		return
 	}
 	close(k.stop)
+	defer func() {
+		if k.counts.keepers.Add(-1) == 0 {
+			k.counts.written.Store(nil)
+		}
+	}()
 	if memoryEnds {
 		k.write(false)
 	}

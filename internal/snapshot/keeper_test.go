@@ -193,14 +193,20 @@ func TestAProcessThatIsKilled(t *testing.T) {
 		p.memory.budgets, p.memory.identities = "first", "identities"
 		p.end()
 		p = start(t, path, memoryOf{})
+		if age, ok := p.counts.Age(); ok {
+			t.Errorf("before it is written the snapshot is %v old", age)
+		}
 		p.memory.locked(func() { p.memory.budgets = "second" })
 		time.Sleep(interval + time.Second)
 		synctest.Wait()
-		if age := p.counts.Age(); age != time.Second {
-			t.Errorf("the snapshot is %v old, want 1s", age)
+		if age, ok := p.counts.Age(); age != time.Second || !ok {
+			t.Errorf("the snapshot is %v old (%v), want 1s", age, ok)
 		}
 		p.memory.locked(func() { p.memory.budgets = "third" })
 		p.kill()
+		if age, ok := p.counts.Age(); ok {
+			t.Errorf("nobody keeps it any more, and it is %v old", age)
+		}
 
 		p = start(t, path, memoryOf{})
 		defer p.kill()

@@ -47,6 +47,7 @@ func full(name string) Cache {
 	c.Metrics.Set(4, "requests_total", "sync")
 	c.Metrics.Set(1, "feeds", "connecting")
 	c.Metrics.Set(2, "brown_out_level")
+	c.Metrics.Set(125, "snapshot_age_seconds")
 	c.Metrics.Set(5, "cluster_messages_total", "sent")
 	c.Metrics.Set(6, "room_hits_total")
 	c.Metrics.Set(1, "upstream_requests_total", "a_new_reason")

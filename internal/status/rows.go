@@ -36,6 +36,7 @@ func viewCache(late between, points []point, at time.Time, limited []Limited) Ca
 	tables = append(tables, v.counts("Lines of the feed", "feed_lines_total", false)...)
 	tables = append(tables, v.counts("What the feed lost", "feed_losses_total", false)...)
 	tables = append(tables, v.counts("Presences that the feed told of", "feed_presence_total", false)...)
+	tables = append(tables, v.counts("Files of the snapshot", "snapshots_total", false, "failed")...)
 	facts := v.facts()
 	tables = append(tables, v.others()...)
 	if len(limited) > 0 {
@@ -96,6 +97,11 @@ func (v *cacheView) facts() []Fact {
 		words := []string{"none", "1 of 3: spare", "2 of 3: hold", "3 of 3: off"}
 		v.shown["brown_out_level"] = true
 		facts = append(facts, Fact{"Brown-out", Cell{Text: words[min(3, max(0, int(level)))], Metric: "brown_out_level"}.bad(level > 0)})
+	}
+	if v.m.Has("snapshot_age_seconds") {
+		age := time.Duration(v.m.Value("snapshot_age_seconds") * float64(time.Second))
+		v.shown["snapshot_age_seconds"] = true
+		facts = append(facts, Fact{"Snapshot", Cell{Text: "written " + span(age) + " ago", Metric: "snapshot_age_seconds"}})
 	}
 	return facts
 }
@@ -330,6 +336,7 @@ func (v *cacheView) counts(caption, metric string, always bool, bad ...string) [
 var labelNames = map[string]string{
 	"lookups_total": "result", "sync_writes_total": "result", "deliveries_total": "result", "learned_total": "what",
 	"feed_lines_total": "kind", "feed_losses_total": "reason", "feed_presence_total": "result",
+	"snapshots_total": "result",
 }
 
 // others are the metrics that no other table has, such as those of a cluster: each is shown as soon

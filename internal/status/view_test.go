@@ -148,6 +148,28 @@ func TestClusterThatIsDownIsShown(t *testing.T) {
 	}
 }
 
+// A snapshot has an age once it was written. One that can't be written is marked.
+func TestAgeOfASnapshotIsShownOnceItHasOne(t *testing.T) {
+	shows := func(c Cache) (age string, failed []string) {
+		var h History
+		h.Add(at(0, c))
+		v := h.View(nil)
+		for _, f := range v.Caches[0].Facts {
+			if f.Label == "Snapshot" {
+				age = f.Cell.Text
+			}
+		}
+		return age, v.table("Files of the snapshot").row("failed")
+	}
+	if age, failed := shows(cache("a", 1, 1).with(0, "snapshots_total", "failed")); age != "" || failed != nil {
+		t.Errorf("without one: %q, %q", age, failed)
+	}
+	c := cache("a", 1, 1).with(1, "snapshots_total", "written").with(3, "snapshots_total", "failed").with(125, "snapshot_age_seconds")
+	if age, failed := shows(c); age != "written 2 min 5 s ago" || len(failed) != 1 || !strings.HasPrefix(failed[0], "⚠") {
+		t.Errorf("with one: %q, %q", age, failed)
+	}
+}
+
 // The histogram says how many took so long and no less, now and ever.
 func TestLatencyIsShownAsAHistogram(t *testing.T) {
 	with := func(counts ...float64) Cache {
