@@ -9,8 +9,10 @@
 //     algorithm, and under which limit it was made. left.go: what an admin sees and resets of it; snapshot.go:
 //     what is kept of it over a restart;
 //   - client.go: which addresses are one client's;
-//   - brownout.go: how far presence gives way while the homeserver is slow, [BrownOut]; slowness.go: how
-//     slow that is; entrants.go: which requests go to it then; trial.go: how many;
+//   - brownout.go: presence gives way while the homeserver is slow, [BrownOut]; level.go: how far;
+//     relapse.go: for how long after it came back too soon; probe.go: what tells how slow the
+//     homeserver is; slowness.go: how slow that is; pass.go: what lets a request go to it then;
+//     entrants.go: which ones; trial.go: how many;
 //   - repeat.go: which write only repeats the last;
 //   - toplimited.go: who was over a budget most.
 //

@@ -6,16 +6,6 @@ import (
 	"time"
 )
 
-// ProbeKind is a kind of requests of ours of which each costs the homeserver about as much as another. How
-// long it takes for them tells how busy it is.
-type ProbeKind uint8
-
-const (
-	ProbeLookup ProbeKind = iota // whose a token is
-	ProbeFetch                   // of a presence
-	probeKinds
-)
-
 const (
 	// slowFactor is how many times as long as at its best the homeserver takes when it is slow.
 	slowFactor = 4

@@ -5,6 +5,8 @@ func init() { mended["a brown-out"] = brownedOut }
 const (
 	brownOut = "policy/brownout.go"
 	entrants = "policy/entrants.go"
+	levels   = "policy/level.go"
+	passes   = "policy/pass.go"
 	slowness = "policy/slowness.go"
 	trial    = "policy/trial.go"
 
@@ -59,7 +61,7 @@ var brownedOut = []mutant{
 	{
 		name:   "anybody probes twice in a row",
 		effect: "a client whose requests fail keeps presence off",
-		edits:  []edit{{brownOut, "due += int64(probeEach) >> (2 * rank)", "due += 0"}},
+		edits:  []edit{{passes, "due += int64(probeEach) >> (2 * rank)", "due += 0"}},
 		unit:   "policy TestProbesAreOfDifferentSenders", why: noBrownOut,
 	},
 	{
@@ -89,25 +91,25 @@ var brownedOut = []mutant{
 	{
 		name:   "a few slow requests keep a level",
 		effect: "at night one client keeps presence off",
-		edits:  []edit{{brownOut, "isFew := !v.isEnough() && (b.window.refused == 0 || b.window.wanted(at) < fewWanted)", "isFew := false"}},
+		edits:  []edit{{levels, "isFew := !v.isEnough() && (b.window.refused == 0 || b.window.wanted(at) < fewWanted)", "isFew := false"}},
 		unit:   "policy TestFewRequestsKeepNoLevel", why: noBrownOut,
 	},
 	{
 		name:   "what hangs takes a place",
 		effect: "after a hang presence is back only when what hung has given up",
-		edits:  []edit{{brownOut, "b.entrants.forget() // what hangs", "_ = b.entrants // what hangs"}},
+		edits:  []edit{{levels, "b.entrants.forget() // what hangs", "_ = b.entrants // what hangs"}},
 		unit:   "policy TestWhatHangsTakesNoPlaceInHold", why: noBrownOut,
 	},
 	{
 		name:   "a level is tried again at once",
 		effect: "presence comes and goes under a load that stays the same",
-		edits:  []edit{{brownOut, " && !isTooSoon", " && (!isTooSoon || true)"}},
+		edits:  []edit{{levels, " && !isTooSoon", " && (!isTooSoon || true)"}},
 		unit:   "policy TestMessagesDontWaitForPresence", why: noBrownOut,
 	},
 	{
 		name:   "a relapse outlasts its load",
 		effect: "presence is back too late after a load that has come again",
-		edits:  []edit{{brownOut, "\t\tb.relapse.until = 0 //", "\t\t_ = b //"}},
+		edits:  []edit{{levels, "\t\tb.relapse.until = 0 //", "\t\t_ = b //"}},
 		unit:   "policy TestMessagesDontWaitForPresence", why: noBrownOut,
 	},
 	{
@@ -149,13 +151,13 @@ var brownedOut = []mutant{
 	{
 		name:   "what isn't measured takes the turn of what is",
 		effect: "the homeserver is back, and nobody finds out",
-		edits:  []edit{{brownOut, "\tif !probing {\n", "\tif false {\n"}},
+		edits:  []edit{{passes, "\tif !probing {\n", "\tif false {\n"}},
 		unit:   "policy TestWhatTellsNothingDoesntKeepPresenceOff", why: noBrownOut,
 	},
 	{
 		name:   "a turn without a question is over",
 		effect: "likewise, by clients whom the site or their own limit keeps off",
-		edits:  []edit{{brownOut, "if b.now() == BrownOutOff && p.turn == b.turn && b.untold {", "if false {"}},
+		edits:  []edit{{passes, "if b.now() == BrownOutOff && p.turn == b.turn && b.untold {", "if false {"}},
 		unit:   "policy TestWhatTellsNothingDoesntKeepPresenceOff", why: noBrownOut,
 	},
 	{
@@ -167,13 +169,13 @@ var brownedOut = []mutant{
 	{
 		name:   "nothing is held before it is known to be slow",
 		effect: "after a start hundreds of requests are under way, and messages wait for them",
-		edits:  []edit{{brownOut, "b.entrants.underWay >= coldCrowd &&", "false &&"}},
+		edits:  []edit{{passes, "b.entrants.underWay >= coldCrowd &&", "false &&"}},
 		unit:   "policy TestCrowdBeforeAnythingIsKnown", why: noBrownOut,
 	},
 	{
 		name:   "a few are a crowd",
 		effect: "after a start one client has presence give way",
-		edits:  []edit{{brownOut, " && b.window.sendersAway() >= coldSenders", ""}},
+		edits:  []edit{{passes, " && b.window.sendersAway() >= coldSenders", ""}},
 		unit:   "policy TestCrowdBeforeAnythingIsKnown", why: noBrownOut,
 	},
 	{
