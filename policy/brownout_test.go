@@ -350,6 +350,36 @@ func TestWhatHangsTakesNoPlaceInHold(t *testing.T) {
 	}
 }
 
+// What left before a level began comes back late, because of what was under way then. It doesn't tell that the level is
+// no help: presence was off for a backlog that was gone.
+func TestBacklogSaysNothingOfTheLevel(t *testing.T) {
+	k := newKnee(1, load{})
+	quick := func() {
+		for i := range 10 {
+			k.tell(new(Pass), fmt.Sprint("@quick", i), false)
+		}
+	}
+	quick()
+	k.run(3 * time.Second)
+	var backlog []*Probe
+	for i := range 80 {
+		backlog = append(backlog, k.brown.Departs(ProbeFetch, fmt.Sprint("@user", i), k.clock()))
+	}
+	k.run(time.Second)
+	k.brown.force(BrownOutHold, k.clock())
+	for range 8 { // more than two windows
+		for _, p := range backlog[:10] {
+			p.Arrives(false, k.clock())
+		}
+		backlog = backlog[10:]
+		k.run(time.Second)
+		quick()
+	}
+	if level := k.level(); level > BrownOutHold {
+		t.Errorf("the level is %s: %v", BrownOutNames[level], k.changes)
+	}
+}
+
 // In hold whoever had a place of late leaves the next one to others who wait, and has it if nobody does.
 func TestPlacesInHoldGoRound(t *testing.T) {
 	k := newKnee(1, load{})

@@ -122,6 +122,9 @@ func (b *BrownOut) enterLevel(from, to BrownOutLevel, at int64) {
 	case to == BrownOutOff:
 		b.probeDue = at + int64(b.jitter()*float64(probeEach))
 	}
+	if to > from {
+		b.window.since = at
+	}
 	b.slow, b.calm, b.short = 0, 0, at
 	b.entrants.endRests(math.MaxInt64)
 	b.level.Store(uint32(to))

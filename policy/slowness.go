@@ -108,6 +108,8 @@ type window struct {
 	// quick is when the last probe left that came back and wasn't slow. What left before says nothing of
 	// the homeserver as it is now.
 	quick int64
+	// since is when less began to go to it. What left before, and comes back now, says how slow it was with more.
+	since int64
 
 	entered, refused, spared int // presence requests that were let through, that weren't, and that needn't have been
 
@@ -153,7 +155,7 @@ func (w *window) drops(p *Probe) {
 func (w *window) returns(p *Probe, failed bool, at int64) {
 	w.drops(p)
 	took := time.Duration(max(1, at-p.left))
-	if failed && p.left < w.quick {
+	if failed && p.left < w.quick || p.left < w.since {
 		return
 	}
 	if least := &w.least[p.kind]; !failed && (*least == 0 || took < *least) {
@@ -344,8 +346,8 @@ func (w *window) restart(at int64) {
 	w.cold = w.bases[ProbeFetch].best() == 0 && w.bases[ProbeLookup].best() == 0
 }
 
-// forget begins another window with nothing.
+// forget begins another window with nothing. What is under way says nothing when it comes back.
 func (w *window) forget(at int64) {
 	w.restart(at)
-	w.away = [places]underWay{}
+	w.away, w.since = [places]underWay{}, at
 }

@@ -113,6 +113,12 @@ var brownedOut = []mutant{
 		unit:   "policy TestMessagesDontWaitForPresence", why: noBrownOut,
 	},
 	{
+		name:   "a backlog is taken for slowness in spite of the level",
+		effect: "presence is off because of what came before it gave way",
+		edits:  []edit{{slowness, " || p.left < w.since {", " {"}},
+		unit:   "policy TestBacklogSaysNothingOfTheLevel", why: noBrownOut,
+	},
+	{
 		name:   "the greedy have all places in hold",
 		effect: "two clients that have their own requests take long keep presence off for all",
 		edits:  []edit{{entrants, "had && e.limit < fewPlaces ||", "false &&"}},
