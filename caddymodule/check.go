@@ -35,7 +35,7 @@ func (f *checkedFile) check() []finding {
 		handlers := site.deep("matrix_presence")
 		for _, h := range handlers {
 			found = append(found, checkDurations(h)...)
-			found = append(found, checkSyncLimit(h)...)
+			found = append(found, f.checkSyncLimit(h)...)
 		}
 		if len(handlers) == 0 {
 			continue
@@ -107,7 +107,7 @@ func checkDurations(h *directive) (found []finding) {
 	stale, staleAt := duration("stale_if_error", 0)
 	if at := cmp.Or(ttlAt, settleAt); at != nil && ttl < settle {
 		found = append(found, at.finding("ttl-below-settle",
-			"ttl %v is shorter than settle %v: after a write nothing is kept for longer than anything is kept at all", ttl, settle))
+			"ttl %v is shorter than settle %v: after a write nothing new is kept for settle, longer than anything lives", ttl, settle))
 	}
 	if staleAt != nil && stale <= ttl {
 		found = append(found, staleAt.finding("stale-below-ttl",
@@ -116,11 +116,15 @@ func checkDurations(h *directive) (found []finding) {
 	return found
 }
 
+// isOther reports whether a homeserver is known not to be Synapse.
+func isOther(homeserver string) bool { return homeserver == "dendrite" || homeserver == "tuwunel" }
+
 // checkSyncLimit: Synapse has a limit of its own.
-func checkSyncLimit(h *directive) []finding {
-	homeserver := h.option("homeserver")
+func (f *checkedFile) checkSyncLimit(h *directive) []finding {
+	mayBeSynapse := !isOther(h.option("homeserver")) &&
+		(len(f.homeservers) == 0 || slices.ContainsFunc(f.homeservers, func(one string) bool { return !isOther(one) }))
 	for _, option := range h.all("sync_presence") {
-		if h.option("sync_presence") == "limit" && homeserver != "dendrite" && homeserver != "tuwunel" {
+		if h.option("sync_presence") == "limit" && mayBeSynapse {
 			return []finding{option.finding("synapse-limit",
 				"on Synapse, sync_presence limit needs rc_presence raised in homeserver.yaml: its default drops the presence of most syncs without a word")}
 		}

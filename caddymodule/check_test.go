@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,6 +154,50 @@ func TestCheckNamesTheFileThatIsImported(t *testing.T) {
 		if _, err := command(t, "presence-check", args...); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %v, want %q", args, err, says)
 		}
+	}
+}
+
+// A running Caddy knows which homeserver it has. As long as it doesn't, it may be Synapse.
+func TestCheckAsksARunningCaddyWhichHomeserverItIs(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	text := quietGlobals + "matrix.example.com {\n\tmatrix_presence {\n\t\tsync_presence limit\n\t}\n\treverse_proxy localhost:8008\n}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for caches, want := range map[string]string{
+		`{"homeserver":"dendrite"},{"homeserver":"tuwunel"}`: "",
+		`{"homeserver":"dendrite"},{"homeserver":"synapse"}`: "synapse-limit",
+		`{"homeserver":"dendrite"},{"homeserver":""}`:        "synapse-limit",
+		``: "synapse-limit",
+	} {
+		address := serveAt(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(w, `{"caches":[%s]}`, caches)
+		}))
+		out, err := command(t, "presence-check", "--config", file, "--address", address)
+		if err != nil || strings.Contains(out, "synapse-limit") != (want != "") {
+			t.Errorf("%s: %q, %v", caches, out, err)
+		}
+	}
+	if _, err := command(t, "presence-check", "--config", file, "--address", "127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "no Caddy answers") {
+		t.Error(err)
+	}
+}
+
+// The page has a Caddyfile to try it with, and says what is said of it.
+func TestCheckSaysOfThePagesCaddyfileWhatThePageSays(t *testing.T) {
+	page, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(page), "\n$ cat Caddyfile\n")
+	text, rest, _ := strings.Cut(example, "$ caddy-presence presence-check --config Caddyfile\n")
+	want, _, ok := strings.Cut(rest, "```")
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("Caddyfile", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := command(t, "presence-check", "--config", "Caddyfile"); err != nil || got != want || !ok {
+		t.Errorf("%v\n%s\nthe page says\n%s", err, got, want)
 	}
 }
 

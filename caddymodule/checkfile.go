@@ -14,6 +14,9 @@ import (
 type checkedFile struct {
 	global *directive // its block is empty if there is none
 	sites  []*directive
+
+	// homeservers are those of a running Caddy that was asked. One that it doesn't know yet is empty.
+	homeservers []string
 }
 
 // directive is one with its arguments and its block, or a site with its addresses, or an option.

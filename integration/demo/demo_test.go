@@ -52,7 +52,8 @@ func TestTrialOnSynapse(t *testing.T) {
 	}
 	for _, line := range []string{
 		`Page: +http://127\.0\.0\.1:\d+/`, `Sidecar: +http://127\.0\.0\.1:\d+, before a Synapse at http://`, `alias caddy-presence=/`,
-		`caddy-presence presence-top --users --address localhost:\d+`, `caddy-presence presence-user @stranger:\S+ --address localhost:\d+`, `kill \d+`,
+		`Alerts: +\S`, `caddy-presence presence-top --users --address \S+:\d+`, `caddy-presence presence-user @stranger:\S+ --address \S+:\d+`,
+		`caddy-presence presence-check --config /\S+/Caddyfile`, `kill \d+`,
 	} {
 		if !regexp.MustCompile("(?m)^" + line).MatchString(out.String()) {
 			t.Errorf("no line %s in:\n%s", line, out.String())

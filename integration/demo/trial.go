@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/checkout"
@@ -55,43 +53,72 @@ func runTrial(ctx context.Context, out io.Writer, in io.Reader, listen string, o
 	if err := stage.hire(ctx, hs.Client().Register, ""); err != nil {
 		return err
 	}
-	page, err := claim(listen)
+	crowd, err := hs.AddCrowd(ctx, crowdSize)
 	if err != nil {
 		return err
 	}
-	_, port, _ := net.SplitHostPort(page)
-	s, err := sidecar.StartCaddyfile(ctx, fmt.Sprintf(trialCaddyfile, writeLimit, strings.TrimPrefix(hs.URL, "http://"), page, port))
+	if _, err := hs.Client().Room(ctx, stage.alice, crowd...); err != nil {
+		return err
+	}
+	t := &trial{stage: stage, hs: hs}
+	if err := t.front(ctx, listen); err != nil {
+		return err
+	}
+	defer t.sidecar.Stop()
+	stop, err := t.watch(ctx, out)
 	if err != nil {
 		return err
 	}
-	defer s.Stop()
-	prometheus, err := watch(ctx, out, s)
-	if err != nil {
-		return err
-	}
-	if prometheus != nil {
-		defer prometheus.Stop()
-	}
-	traffic, stop := context.WithCancel(ctx)
+	defer stop()
+	traffic, stopTraffic := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
-	defer stop()
-	running.Go(func() { stage.traffic(traffic, s.URL) })
+	defer stopTraffic()
+	running.Go(func() { stage.traffic(traffic, t.sidecar.URL, crowd) })
 
 	p := newPrinter(out)
-	p.trial(stage, s, hs, page)
+	p.trial(t)
 	if once {
 		return nil
 	}
-	return stay(ctx, p, hs, s, in)
+	return t.stay(ctx, p, in)
 }
 
+// trial is what stays.
+type trial struct {
+	stage   *stage
+	hs      *homeserver.Homeserver
+	sidecar *sidecar.Sidecar
+	page    string // its address
+	alerts  string // where they are, or why they aren't
+}
+
+// front starts the sidecar.
+func (t *trial) front(ctx context.Context, listen string) (err error) {
+	if t.page, err = claim(listen); err != nil {
+		return err
+	}
+	_, port, _ := net.SplitHostPort(t.page)
+	text := fmt.Sprintf(trialCaddyfile, writeLimit, strings.TrimPrefix(t.hs.URL, "http://"), t.page, port)
+	if t.sidecar, err = sidecar.StartCaddyfile(ctx, text); err != nil {
+		return err
+	}
+	// With its addresses in place of variables, the file can be changed and loaded again by whoever has nothing else.
+	addresses := strings.NewReplacer("{$ADMIN}", t.sidecar.Admin, "{$LISTEN}", strings.TrimPrefix(t.sidecar.URL, "http://"))
+	if err = os.WriteFile(t.caddyfile(), []byte(addresses.Replace(text)), 0o600); err != nil {
+		t.sidecar.Stop()
+	}
+	return err
+}
+
+func (t *trial) caddyfile() string { return filepath.Join(t.sidecar.Dir, "Caddyfile") }
+
 // watch starts a Prometheus that scrapes the sidecar and has the alerts of contrib, unless there is none to be had.
-func watch(ctx context.Context, out io.Writer, s *sidecar.Sidecar) (*process.Process, error) {
+func (t *trial) watch(ctx context.Context, out io.Writer) (stop func(), err error) {
 	program, err := debian.Command(ctx, out, "prometheus", "prometheus")
 	if errors.Is(err, debian.ErrUnavailable) {
-		fmt.Fprintf(out, "There is no Prometheus: %v\n", err)
-		return nil, nil
+		t.alerts = "there is no Prometheus: " + err.Error()
+		return func() {}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -104,66 +131,51 @@ func watch(ctx context.Context, out io.Writer, s *sidecar.Sidecar) (*process.Pro
 	if err != nil {
 		return nil, err
 	}
-	config := filepath.Join(s.Dir, "prometheus.yml")
+	dir := t.sidecar.Dir
+	config := filepath.Join(dir, "prometheus.yml")
 	text := fmt.Sprintf("global:\n  scrape_interval: 5s\n  evaluation_interval: 5s\nrule_files: [%q]\nscrape_configs:\n  - job_name: presence\n    static_configs:\n      - targets: [%q]\n",
-		filepath.Join(root, "contrib", "prometheus", "rules.yml"), s.Admin)
+		filepath.Join(root, "contrib", "prometheus", "rules.yml"), t.sidecar.Admin)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	p, err := process.Start("Prometheus", program("--config.file="+config, "--storage.tsdb.path="+filepath.Join(s.Dir, "metrics"), "--web.listen-address="+addresses[0]),
-		filepath.Join(s.Dir, "prometheus.log"))
+	p, err := process.Start("Prometheus", program("--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "metrics"), "--web.listen-address="+addresses[0]),
+		filepath.Join(dir, "prometheus.log"))
 	if err != nil {
 		return nil, err
 	}
+	t.alerts = "http://" + addresses[0] + "/alerts"
 	if err := p.Ready(ctx, "http://"+addresses[0]+"/-/ready"); err != nil {
 		p.Stop()
 		return nil, err
 	}
-	fmt.Fprintf(out, "Alerts: http://%s/alerts\n", addresses[0])
-	return p, nil
-}
-
-// traffic is that bob looks at alice, who is there and says so now and then, and that a client of the stranger's goes
-// mad: it writes all the time.
-func (s *stage) traffic(ctx context.Context, base string) {
-	read := act{method: http.MethodGet, target: s.alice, token: s.bob.AccessToken}
-	write := act{method: http.MethodPut, target: s.alice, token: s.alice.AccessToken, status: "here"}
-	floods := act{method: http.MethodPut, target: s.stranger, token: s.stranger.AccessToken, status: "mad"}
-	const often, seldom = 250 * time.Millisecond, 60
-	for n := 0; ctx.Err() == nil; n++ {
-		acts := []act{read, floods}
-		if n%seldom == 0 {
-			acts = append(acts, write)
-		}
-		for _, a := range acts {
-			_, _ = a.send(ctx, base) // a homeserver that is down is part of the trial
-		}
-		_ = wait(ctx, often)
-	}
+	return p.Stop, nil
 }
 
 // trial prints where all is, and what to try.
-func (p *printer) trial(stage *stage, s *sidecar.Sidecar, hs *homeserver.Homeserver, page string) {
+func (p *printer) trial(t *trial) {
 	binary, _ := sidecar.Build(p.out)
-	p.line("Page:       http://%s/", page)
-	p.line("Sidecar:    %s, before a Synapse at %s", s.URL, hs.URL)
-	p.line("Caddyfile:  %s, its folder has all logs", filepath.Join(s.Dir, "Caddyfile"))
-	_, port, _ := net.SplitHostPort(s.Admin)
-	p.line("\n%s", p.paint(bold, "Try docs/operations.md and docs/alerts.md:"))
+	p.line("Page:       http://%s/", t.page)
+	p.line("Alerts:     %s", t.alerts)
+	p.line("Sidecar:    %s, before a Synapse at %s", t.sidecar.URL, t.hs.URL)
+	p.line("Caddyfile:  %s, its folder has all logs", t.caddyfile())
+	p.line("\n%s", p.paint(bold, "Try docs/operations.md and docs/alerts.md, in another terminal:"))
 	p.line("alias caddy-presence=%s", binary)
+	stranger := t.stage.stranger.ID
 	for _, command := range []string{
-		"presence-health", "presence-top --users", "presence-user " + stage.stranger.ID, "presence-user --reset " + stage.stranger.ID,
-		"presence-purge --all",
+		"presence-health", "presence-top --users", "presence-user " + stranger, "presence-user --reset " + stranger, "presence-purge --all",
 	} {
-		p.line("caddy-presence %s --address localhost:%s", command, port)
+		p.line("caddy-presence %s --address %s", command, t.sidecar.Admin)
 	}
-	p.line("kill %d    # stops the Synapse; Enter here starts it again", hs.PID())
-	p.curls(stage, s.URL)
+	for _, command := range []string{"presence-check", "reload --force"} {
+		p.line("caddy-presence %s --config %s", command, t.caddyfile())
+	}
+	p.line("kill %d    # stops the Synapse; Enter here starts it again", t.hs.PID())
+	p.curls(t.stage, t.sidecar.URL)
 	p.line("\nIt stays up until Ctrl-C.")
 }
 
 // stay waits until ctx ends, and starts the homeserver again when it has ended and there is a line.
-func stay(ctx context.Context, p *printer, hs *homeserver.Homeserver, s *sidecar.Sidecar, in io.Reader) error {
+func (t *trial) stay(ctx context.Context, p *printer, in io.Reader) error {
 	lines := make(chan struct{})
 	go func() {
 		for scanner := bufio.NewScanner(in); scanner.Scan(); {
@@ -174,13 +186,13 @@ func stay(ctx context.Context, p *printer, hs *homeserver.Homeserver, s *sidecar
 			}
 		}
 	}()
-	exited := hs.Exited()
+	exited := t.hs.Exited()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-s.Exited():
-			return fmt.Errorf("the sidecar ended by itself:\n%s", s.Log())
+		case <-t.sidecar.Exited():
+			return fmt.Errorf("the sidecar ended by itself:\n%s", t.sidecar.Log())
 		case <-exited:
 			exited = nil
 			p.line("The Synapse has ended. Enter starts it again.")
@@ -188,11 +200,11 @@ func stay(ctx context.Context, p *printer, hs *homeserver.Homeserver, s *sidecar
 			if exited != nil {
 				continue
 			}
-			if err := hs.Start(ctx); err != nil {
+			if err := t.hs.Start(ctx); err != nil {
 				return err
 			}
-			exited = hs.Exited()
-			p.line("The Synapse is back: kill %d", hs.PID())
+			exited = t.hs.Exited()
+			p.line("The Synapse is back: kill %d", t.hs.PID())
 		}
 	}
 }

@@ -26,6 +26,8 @@ type delivery struct {
 	limit      policy.Limit
 	request    subrequest
 	turn       turn // by which other nodes know of it
+
+	lastAnswer atomic.Int64 // the status of the answer when it was last sent, or 0
 }
 
 // newDelivery returns what a client's write needs to be sent later as the client sent it.
@@ -129,6 +131,7 @@ func (d *delivery) Send(body []byte, timeout time.Duration, last bool) pending.A
 	defer leave() // if it panics
 	answer := request.send(timeout, d.store.counters.departs(reasonDelivery))
 	leave()
+	d.lastAnswer.Store(int64(answer.code()))
 	if answer.err == nil {
 		status = answer.status
 	}
@@ -198,6 +201,7 @@ func (d *delivery) Ended(became pending.Result) {
 	d.turn.waiting.Done()
 	if became == pending.Lost || became == pending.Dropped {
 		d.store.losses.unlogged.Add(1)
+		d.store.losses.lastAnswer.Store(d.lastAnswer.Load())
 		d.logLosses(faultLogInterval)
 	}
 }
@@ -210,14 +214,15 @@ func (t tenant) logLosses(interval time.Duration) {
 	}
 	if n := losses.unlogged.Swap(0); n > 0 {
 		t.logger.Warn("presence writes that were answered with 200 could not be delivered to the homeserver; "+
-			"over_limit reject makes no such promise", "lost_since_last_message", n)
+			"over_limit reject makes no such promise", "lost_since_last_message", n, "last_answer", losses.lastAnswer.Load())
 	}
 }
 
 // lossLog makes one line in the log of many losses.
 type lossLog struct {
-	unlogged atomic.Int64
-	logged   logInterval
+	unlogged   atomic.Int64
+	lastAnswer atomic.Int64 // the status of the answer to the last of them, or 0 if it was never sent
+	logged     logInterval
 }
 
 // Interface guard

@@ -269,6 +269,34 @@ func TestDeliveryIsTriedAgainAndThenGivenUp(t *testing.T) {
 	}
 }
 
+// Whoever is called because writes are lost needs to know whether the homeserver is down, or refuses them.
+func TestLogSaysHowTheHomeserverAnsweredWhatWasLost(t *testing.T) {
+	for want, fail := range map[string]func(w http.ResponseWriter) error{
+		"403": status(403, `{"errcode":"M_FORBIDDEN"}`), "502": unreachable, "0": nil, // its token ends before it is sent
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProxy(t, coalescing())
+			logs := p.logged()
+			p.Put("alice-token", alice, message(0))
+			p.Put("alice-token", alice, message(1))
+			if fail == nil {
+				p.Do(request("POST", "/_matrix/client/v3/logout", "alice-token", ""))
+			}
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.Method != http.MethodPut {
+					return false, nil
+				}
+				return true, fail(w)
+			})
+			time.Sleep(3 * time.Minute)
+			entries := logs.All()
+			if len(entries) != 1 || entries[0].Fields["lost_since_last_message"] != "1" || entries[0].Fields["last_answer"] != want {
+				t.Errorf("logged %v, want one line with the answer %s", entries, want)
+			}
+		})
+	}
+}
+
 func unreachable(http.ResponseWriter) error {
 	return failed(502, errors.New("no connection"))
 }
