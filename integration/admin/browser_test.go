@@ -137,9 +137,16 @@ func (b *browser) quiet(host string) {
 	b.complaints, b.hosts = nil, make(map[string]bool)
 }
 
-// eventually polls until an expression is true in the page. While the page is loaded anew, what it is about may be missing.
+// eventually polls until an expression is true in the page. While the page is loaded anew, what it is about may be missing,
+// or there is no page to ask.
 func (b *browser) eventually(what, expression string) {
 	b.t.Helper()
 	expression = "(() => { try { return " + expression + " } catch { return false } })()"
-	suite.Eventually(b.t, what, func() bool { return evaluate[bool](b, expression) })
+	suite.EventuallyNil(b.t, what, func() error {
+		is, err := chromedp.Run(b.ctx, chromedp.Evaluate[bool](expression))
+		if err == nil && !is {
+			err = errors.New("it isn't so")
+		}
+		return err
+	})
 }
