@@ -96,9 +96,9 @@ func (b *BrownOut) slowed(v *verdict, at int64) BrownOutLevel {
 		return BrownOutOff
 	}
 	switch {
-	case hurts: // what is older is no relief that is quick enough
+	case hurts && !b.mayRelapse(at): // what is older is no relief that is quick enough
 		return BrownOutHold
-	case b.slow < 2 && !(b.mayRelapse(at) && b.entrants.underWay >= crowdAgain):
+	case !hurts && b.slow < 2 && !(b.mayRelapse(at) && b.entrants.underWay >= crowdAgain):
 		return level
 	}
 	return level + 1

@@ -21,7 +21,7 @@ const (
 
 	// soonest is how long a window lasts at least before it tells anything: what is slow is known sooner to be
 	// under way than what is quick to have come back.
-	soonest = 300 * time.Millisecond
+	soonest = 150 * time.Millisecond
 
 	// probeEach is how often one is in off, and holdWait after how long a client is to try again in hold.
 	probeEach, holdWait = 5 * time.Second, time.Second

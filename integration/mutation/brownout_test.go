@@ -119,6 +119,12 @@ var brownedOut = []mutant{
 		unit:   "policy TestBacklogSaysNothingOfTheLevel", why: noBrownOut,
 	},
 	{
+		name:   "a relapse skips the level that was enough",
+		effect: "presence comes and goes once more than it needs to",
+		edits:  []edit{{levels, "case hurts && !b.mayRelapse(at):", "case hurts:"}},
+		unit:   "policy TestRelapseIsIntoTheLevelThatWasLeft", why: noBrownOut,
+	},
+	{
 		name:   "the greedy have all places in hold",
 		effect: "two clients that have their own requests take long keep presence off for all",
 		edits:  []edit{{entrants, "had && e.limit < fewPlaces ||", "false &&"}},
