@@ -47,14 +47,16 @@ func (t *Table) issuedSince(key tokenKey, since int64) (userID string) {
 	return known.userID
 }
 
-// doubtIssued has the homeserver asked whose a token is that was given out.
-func (t *Table) doubtIssued(key tokenKey) {
+// doubtIssued has the homeserver asked whose a token is that was given out. It reports whether it is one.
+func (t *Table) doubtIssued(key tokenKey) (ok bool) {
 	t.muIssued.Lock()
 	defer t.muIssued.Unlock()
-	if known, ok := t.issuedTo.Peek(key); ok && known.asked != ever {
+	known, ok := t.issuedTo.Peek(key)
+	if ok && known.asked != ever {
 		known.asked = ever
 		t.issuedTo.Add(key, known)
 	}
+	return ok
 }
 
 // Issued remembers that the homeserver has given out an access token together with a
@@ -133,7 +135,9 @@ func (t *Table) holderOf(key tokenKey, base entry) (userID string) {
 func (t *Table) isOf(key tokenKey, of issued) {
 	t.muIssued.Lock()
 	defer t.muIssued.Unlock()
-	t.issuedTo.Add(key, of)
+	if t.issuedTo.Add(key, of) {
+		t.evictedIssued++
+	}
 }
 
 // issuedWith returns the access token that was last given out with a refresh token.

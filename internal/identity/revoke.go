@@ -47,18 +47,19 @@ func (t *Table) RevokeAll() {
 // the token has ended for sure, it is no longer one that was known.
 func (t *Table) forget(c matrix.Credential, ended bool) (userID string) {
 	key := t.key(c.Token)
-	defer t.somethingEnds()
+	known := false
+	defer func() { t.tokenEnds(known) }()
 	t.noteEnding(key)
 	if c.UserID != "" || c.DeviceID != "" {
 		t.noteEnding(t.masqueradeKey(key, c))
 	}
-	t.doubtIssued(key)
+	givenOut := t.doubtIssued(key)
 	shard := t.shard(key)
 	shard.mu.Lock()
 	t.noteRevocation(shard, key)
 	base, ok := shard.identities.Get(key)
 	shard.mu.Unlock()
-	if !ok {
+	if known = ok || givenOut; !ok {
 		return ""
 	}
 	if c = base.effective(c); c.UserID != "" || c.DeviceID != "" {
@@ -72,15 +73,16 @@ func (t *Table) forget(c matrix.Credential, ended bool) (userID string) {
 
 // forgetBase ends what is remembered of a token, and returns its user, if that was known.
 func (t *Table) forgetBase(key tokenKey, ended bool) (userID string) {
-	defer t.somethingEnds()
+	known := false
+	defer func() { t.tokenEnds(known) }()
 	t.noteEnding(key)
-	t.doubtIssued(key)
+	givenOut := t.doubtIssued(key)
 	shard := t.shard(key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	t.noteRevocation(shard, key)
 	base, ok := shard.identities.Get(key)
-	switch {
+	switch known = ok || givenOut; {
 	case !ok:
 		return ""
 	case ended:

@@ -118,11 +118,70 @@ func TestSomebodyIsToldWhenSomethingHasEnded(t *testing.T) {
 				t.Errorf("%s: somebody is told before it has ended", name)
 			}
 		})
-		ids.Reject(matrix.Credential{Token: "made up"}, &UnknownToken{}, testkit.Epoch)
-		if told != 0 {
-			t.Errorf("%s: somebody was told of a token that nobody has known", name)
-		}
 		if end(ids); told == 0 {
+			t.Errorf("%s: nobody was told", name)
+		}
+	}
+}
+
+// Whoever asked for a logout with a token that they had made up, while the process ended, had the file of identities
+// deleted: after a restart the homeserver was asked about everybody's token again.
+func TestTokensThatAreMadeUpEndNothing(t *testing.T) {
+	ids, told := NewTable(1000, testkit.Epoch), 0
+	learn(ids, matrix.Credential{Token: "a1"}, WhoAmI{UserID: "@a:hs"}, time.Minute)
+	ids.OnEnding(func() { told++ })
+	c := matrix.Credential{Token: "made up"}
+	as := matrix.Credential{Token: "made up", UserID: "@a:hs"}
+	ids.RevokeToken(c)
+	ids.RevokeToken(as)
+	ids.Doubt(c)
+	ids.DoubtKey(ids.TokenKey(c))
+	ids.Refreshed("made up")
+	ids.Reject(c, &UnknownToken{}, testkit.Epoch)
+	if told != 0 {
+		t.Errorf("somebody was told %d times", told)
+	}
+}
+
+// The homeserver rejected a token of which only the answer had told that gave it out. It was in the file all the same.
+func TestSomebodyIsToldOfATokenThatWasOnlyGivenOut(t *testing.T) {
+	c := matrix.Credential{Token: "a1"}
+	for name, end := range map[string]func(t *Table){
+		"a logout": func(t *Table) { t.RevokeToken(c) }, "doubt": func(t *Table) { t.Doubt(c) },
+		"another node's word":            func(t *Table) { t.DoubtKey(t.TokenKey(c)) },
+		"the homeserver doesn't know it": func(t *Table) { t.Reject(c, &UnknownToken{}, testkit.Epoch) },
+	} {
+		ids, told := NewTable(1000, testkit.Epoch), 0
+		ids.LearnIssued("@a:hs", "a1", ids.Revision(), testkit.Epoch)
+		ids.OnEnding(func() { told++ })
+		if end(ids); told == 0 {
+			t.Errorf("%s: nobody was told", name)
+		}
+	}
+}
+
+// A token that was saved may have made room for others since. It isn't known any more, and ends all the same.
+func TestSomebodyIsToldOfATokenThatHasMadeRoom(t *testing.T) {
+	for name, tc := range map[string]struct{ first, more func(t *Table, token string) }{
+		"known": {
+			func(t *Table, token string) { learn(t, matrix.Credential{Token: token}, WhoAmI{UserID: "@a:hs"}, 0) },
+			func(t *Table, token string) {
+				learn(t, matrix.Credential{Token: token}, WhoAmI{UserID: "@b:hs"}, time.Minute)
+			},
+		},
+		"given out": {
+			func(t *Table, token string) { t.LearnIssued("@a:hs", token, t.Revision(), testkit.Epoch) },
+			func(t *Table, token string) { t.LearnIssued("@b:hs", token, t.Revision(), testkit.Epoch) },
+		},
+	} {
+		ids, told := NewTable(1, testkit.Epoch), 0
+		tc.first(ids, "a1")
+		ids.OnEnding(func() { told++ })
+		for i := range 200 {
+			tc.more(ids, fmt.Sprint("b", i))
+		}
+		ids.OnEnding(func() { told++ }) // as the process ends once more
+		if ids.RevokeToken(matrix.Credential{Token: "a1"}); told == 0 {
 			t.Errorf("%s: nobody was told", name)
 		}
 	}

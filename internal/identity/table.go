@@ -54,7 +54,7 @@ type Table struct {
 
 	// endings are noted while a snapshot is being read, else nil. onEnding is told of them.
 	endings  atomic.Pointer[endings]
-	onEnding atomic.Pointer[func()]
+	onEnding atomic.Pointer[onEnding]
 
 	mu      sync.Mutex // guards revoked, and orders revocations
 	revoked *simplelru.LRU[string, uint64]
@@ -67,6 +67,8 @@ type Table struct {
 	succeeds *simplelru.LRU[tokenKey, tokenKey]
 	// issuedTo tells to whom an access token was given out, or whose one was that is in doubt.
 	issuedTo *simplelru.LRU[tokenKey, issued]
+	// evictedIssued is how many of these made room for others.
+	evictedIssued uint64
 }
 
 const shardCount = 16
@@ -156,7 +158,7 @@ func (t *Table) Resize(tokens int) {
 	t.mu.Unlock()
 	t.muIssued.Lock()
 	t.succeeds.Resize(max(1, tokens/8))
-	t.issuedTo.Resize(max(1, tokens/8))
+	t.evictedIssued += uint64(t.issuedTo.Resize(max(1, tokens/8))) //nolint:gosec // G115: as above
 	t.muIssued.Unlock()
 }
 

@@ -29,10 +29,8 @@ type unknownEntry struct {
 func (t *Table) Reject(c matrix.Credential, answer *UnknownToken, asked time.Time) {
 	key := t.key(c.Token)
 	t.noteEnding(key)
-	if t.WasKnown(c) { // not for tokens that somebody makes up
-		defer t.somethingEnds()
-	}
-	t.doubtIssued(key)
+	known, givenOut := t.WasKnown(c), t.doubtIssued(key)
+	defer t.tokenEnds(known || givenOut)
 	shard := t.shard(key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
