@@ -140,6 +140,7 @@ func everyWrite(f func(facts WriteFacts, steps []WriteStep)) {
 	for credential := CredentialMissing; credential <= CredentialCertain; credential++ {
 		walk(WriteFacts{Credential: credential}, nil)
 		walk(WriteFacts{Credential: credential, BrownOut: true}, nil)
+		walk(WriteFacts{Credential: credential, Announced: true}, nil)
 	}
 }
 
@@ -200,7 +201,7 @@ func TestEveryWrite(t *testing.T) {
 			"asks once":                        len(slices.Compact(slices.Sorted(slices.Values(steps)))) != len(steps),
 			"looks at nothing but one's own":   len(steps) > 2 && (f.Owner != OwnerKnown || !f.Own),
 			"goes through if all is in order":  end == WriteForward && (!f.Own || f.Body != BodyGood || f.Queue != QueueEmpty || f.Budget != BudgetLeft),
-			"charges before the body":          budget >= 0 && body >= 0 && budget > body != (f.Absorbs || f.Coalesces || f.BrownOut),
+			"charges before the body":          budget >= 0 && body >= 0 && budget > body != (f.Absorbs || f.Coalesces || f.BrownOut || f.Announced),
 			"has the body before a place":      f.BrownOut && at(WriteTakePlace) >= 0 && f.Body != BodyGood,
 			"charges no repeat":                end == WriteAbsorb && (budget >= 0 || f.Repeat != RepeatNothing || !f.Absorbs),
 			"doesn't overtake":                 f.Queue == QueueWaits && end != WriteLimit && end != WriteCoalesce,

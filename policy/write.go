@@ -11,6 +11,8 @@ type WriteFacts struct {
 
 	// BrownOut says, of the configuration, that presence gives way while the homeserver is slow.
 	BrownOut bool
+	// Announced says that other nodes hear of the write, with the charge for it, before it is sent.
+	Announced bool
 
 	Body   BodyFact   // by [WriteReadBody]
 	Queue  QueueFact  // by [WriteLookAtQueue]
@@ -110,9 +112,9 @@ func DecideWrite(f *WriteFacts) WriteStep {
 	case !f.Own:
 		return WriteRefuseOther
 
-	// A repeat costs no budget, what waits has to be one that is taken, and nobody keeps a place while they
-	// send: all three need the body first. Else the budget comes first.
-	case f.Body == BodyUnread && (f.Absorbs || f.Coalesces || f.BrownOut):
+	// A repeat costs no budget, what waits has to be one that is taken, and nobody keeps a place, or has other nodes
+	// hold one open, while they send: all four need the body first. Else the budget comes first.
+	case f.Body == BodyUnread && (f.Absorbs || f.Coalesces || f.BrownOut || f.Announced):
 		return WriteReadBody
 	case f.Body == BodyBad:
 		return WriteRefuseBody

@@ -145,7 +145,7 @@ var brownedOut = []mutant{
 	{
 		name:   "a write has a place before its body is there",
 		effect: "a few that send slowly keep everybody else out",
-		edits:  []edit{{"policy/write.go", "(f.Absorbs || f.Coalesces || f.BrownOut):", "(f.Absorbs || f.Coalesces):"}},
+		edits:  []edit{{"policy/write.go", "(f.Absorbs || f.Coalesces || f.BrownOut || f.Announced):", "(f.Absorbs || f.Coalesces || f.Announced):"}},
 		unit:   "internal/gateway TestPlacesAreNotTheClientsToKeep", why: noBrownOut,
 	},
 	{

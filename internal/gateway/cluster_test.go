@@ -544,6 +544,35 @@ func TestWriteInFlightWhenANodeJoinsIsAnnounced(t *testing.T) {
 	}
 }
 
+// A write was announced before its body had come. Whoever sent bodies that never came, of a few writes a minute, had all
+// nodes count ever more of them as in flight, and say so again and again in the log that all share.
+func TestWriteIsAnnouncedOnceItsBodyIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, new(options), ClusterRules{})
+		p := c.all[0]
+		p.Get("alice-token", alice)
+		announced := func() int { return strings.Count(strings.Join(c.log.Entries(), " "), "b"+alice) }
+		body, send := io.Pipe()
+		r := request("PUT", statusPath(alice), "alice-token", "")
+		r.Body, r.ContentLength = body, -1
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			p.Want(p.Do(r), 200, "{}", "matrix_presence; fwd=method")
+		}()
+		time.Sleep(time.Minute)
+		if n := announced(); n != 0 {
+			t.Errorf("%d entries of a write whose body hasn't come", n)
+		}
+		_, _ = io.WriteString(send, `{"presence":"online"}`)
+		_ = send.Close()
+		<-over
+		if n := announced(); n != 1 {
+			t.Errorf("%d writes were announced, want 1", n)
+		}
+	})
+}
+
 // Each node remembers for a while that a shared budget of reads is used up, or what is left of a part of it. After a
 // reload to another limit, or in another class, that was the old limit's: for up to an hour.
 func TestAnotherLimitOfReadsTakesEffectAtOnceInACluster(t *testing.T) {

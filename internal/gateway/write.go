@@ -125,6 +125,7 @@ func (g *Gateway) noteWriter(wr *writing, who owner) {
 	}
 	wr.class = g.cfg.ClassOf(who.userID)
 	wr.Absorbs, wr.Coalesces, wr.BrownOut = wr.class.Absorb, wr.class.Coalesce, g.cfg.BrownOut
+	wr.Announced = g.store.clusters.current.Load() != nil
 }
 
 // behindQueue notes whether writes of the user wait. Those go first, together, and are charged for.
