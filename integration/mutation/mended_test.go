@@ -105,6 +105,20 @@ var mended = map[string][]mutant{
 	},
 	"people without an account": {
 		{
+			name:   "whoever asks is an admin",
+			effect: "anybody ends what everybody may see, by a path that something else serves",
+			edits:  []edit{{"internal/gateway/membership.go", "if change.Admin {", "if false {"}},
+			unit:   "internal/gateway TestMembershipsByAdminsTakeTheAnswerOfAHomeserver",
+			why:    "nothing in the world serves such a path but the homeserver",
+		},
+		{
+			name:   "tokens that are made up end",
+			effect: "anybody has the identities of a process that ends deleted",
+			edits:  []edit{{"internal/identity/ending.go", "(known || t.madeRoom() != on.evicted)", "(known || true)"}},
+			unit:   "internal/identity TestTokensThatAreMadeUpEndNothing",
+			why:    "the world's processes have no snapshot",
+		},
+		{
 			name:   "a proxy is known by what it says first",
 			effect: "the page is shown to whoever sends an empty field before the proxy's",
 			edits:  []edit{{"caddymodule/statusrefusal.go", "return h[name] != nil })", "return h.Get(name) != \"\" })"}},
@@ -139,7 +153,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "an admin's success is whatever succeeds",
 			effect: "a page that the site serves there ends a user's identity",
-			edits:  []edit{{"internal/gateway/revoke.go", "if len(shown) > 0 && saysJSON(header) && !isSites() {", "if true || isSites() {"}},
+			edits:  []edit{{"internal/gateway/revoke.go", "if isAnAdmins(shown, header) && !isSites() {", "if true || isSites() {"}},
 			unit:   "internal/gateway TestAdminRevocationsTakeTheAnswerOfAHomeserver",
 			seeds:  40, more: likely + ";profile=default;handlers=none;pause=5ms;head=plain;shape=handle blocks;step=hostile;step=call;route=admin deactivates;route=read;what about=presence",
 			law: "the homeserver is asked again whose a token is",
@@ -162,6 +176,13 @@ var mended = map[string][]mutant{
 		},
 	},
 	"neighbours": {
+		{
+			name:   "a write is announced before its body has come",
+			effect: "one user fills the log that all nodes share",
+			edits:  []edit{{"policy/write.go", "f.BrownOut || f.Announced):", "f.BrownOut):"}},
+			unit:   "internal/gateway TestWriteIsAnnouncedOnceItsBodyIsThere",
+			why:    "the world has no cluster",
+		},
 		{
 			name:   "known tokens have their address's budget",
 			effect: "a flood of made-up tokens refuses known ones behind the same address",
@@ -353,6 +374,27 @@ var mended = map[string][]mutant{
 	},
 	"tokens that end": {
 		{
+			name:   "what is said of a refresh token is said of the access token",
+			effect: "a refresh that is refused drops what waits of its user",
+			edits:  []edit{{"internal/gateway/revoke.go", "case revocation.Scope == matrix.RevokesByRefresh:\n\t\t\tending", "case false:\n\t\t\tending"}},
+			unit:   "internal/gateway TestRefusedRefreshEndsNoOtherToken",
+			why:    "the world's homeserver refuses no refresh token",
+		},
+		{
+			name:   "a token that was only given out doesn't end",
+			effect: "one that the homeserver has rejected reads again after a restart",
+			edits:  []edit{{"internal/identity/unknown.go", "t.tokenEnds(known || givenOut)", "t.tokenEnds(known && (givenOut || true))"}},
+			unit:   "internal/identity TestSomebodyIsToldOfATokenThatWasOnlyGivenOut",
+			why:    "the world's processes have no snapshot",
+		},
+		{
+			name:   "a token that has made room doesn't end",
+			effect: "likewise one that was logged out, if many came after it",
+			edits:  []edit{{"internal/identity/ending.go", "(known || t.madeRoom() != on.evicted)", "(known || t.madeRoom() < on.evicted)"}},
+			unit:   "internal/identity TestSomebodyIsToldOfATokenThatHasMadeRoom",
+			why:    "the world's processes have no snapshot",
+		},
+		{
 			name:   "a login ends nothing",
 			effect: "the token that a device had before is still readable",
 			edits:  []edit{{"internal/gateway/revoke.go", "nothing, g.learnIssued(r, true, nil)}", "nothing, g.learnIssued(r, false, nil)}"}},
@@ -448,6 +490,13 @@ var mended = map[string][]mutant{
 		},
 	},
 	"time": {
+		{
+			name:   "a sync that is sent elsewhere is taken",
+			effect: "its user's presence is taken out of the syncs that come next, and never told",
+			edits:  []edit{{"internal/gateway/sync.go", "decision.End(isSuccess(status) &&", "decision.End(status < http.StatusBadRequest &&"}},
+			unit:   "internal/gateway TestFailedSyncIsNotTakenForSaid",
+			why:    "the world's homeserver sends nobody elsewhere",
+		},
 		{
 			name:   "Dendrite's syncs know of writes",
 			effect: "a bot whose syncs say offline ends offline for good",

@@ -254,6 +254,7 @@ func TestMembershipChangesThatPassEndPermissions(t *testing.T) {
 	}{
 		"a leave":           {"POST", rooms + "leave", "{}", 1, true},
 		"a kick":            {"POST", rooms + "kick", `{"user_id":"@user1:example.com"}`, 0, true},
+		"a reason of 60 kB": {"POST", rooms + "kick", `{"reason":"` + strings.Repeat("x", 60_000) + `","user_id":"@user1:example.com"}`, 0, true},
 		"a ban":             {"POST", rooms + "ban", `{"user_id":"@user1:example.com"}`, 0, true},
 		"a member event":    {"PUT", rooms + "state/m.room.member/@user1:example.com", `{"membership":"leave"}`, 0, true},
 		"a room's deletion": {"DELETE", "/_synapse/admin/v2/rooms/!r:example.com", "{}", 0, true},
@@ -290,6 +291,43 @@ func TestMembershipChangesThatPassEndPermissions(t *testing.T) {
 						t.Errorf("the homeserver was asked %d times, want %d", asked, want)
 					}
 				})
+			})
+		}
+	}
+}
+
+// A path of an admin API may be served by something else, if nothing is routed there. What that answers anybody with ended
+// the permissions of everybody, and was told to all nodes.
+func TestMembershipsByAdminsTakeTheAnswerOfAHomeserver(t *testing.T) {
+	for name, tt := range map[string]struct {
+		token, contentType string
+		ends               bool
+	}{
+		"an admin":        {"admin", "application/json", true},
+		"without a token": {"", "application/json", false},
+		"no JSON":         {"admin", "text/html", false},
+	} {
+		for _, path := range []string{"v2/rooms/!r:example.com", "v1/deactivate/@user1:example.com"} {
+			t.Run(name+" "+path, func(t *testing.T) {
+				p := newRoom(t, &options{})
+				p.opens(p.users[1])
+				p.Get(tokenOf(p.users[1]), p.users[5])
+				p.Want(p.Get(tokenOf(p.users[1]), p.users[5]), 200, "", "matrix_presence; hit")
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if !strings.HasPrefix(r.URL.Path, "/_synapse/") {
+						return false, nil
+					}
+					w.Header().Set("Content-Type", tt.contentType)
+					w.WriteHeader(200)
+					_, _ = io.WriteString(w, "{}")
+					return true, nil
+				})
+				p.Do(request("DELETE", "/_synapse/admin/"+path, tt.token, "{}"))
+				before := p.hs.Count("GET")
+				p.Get(tokenOf(p.users[1]), p.users[5])
+				if asked := p.hs.Count("GET") - before; (asked > 0) != tt.ends {
+					t.Errorf("the homeserver was asked %d times", asked)
+				}
 			})
 		}
 	}

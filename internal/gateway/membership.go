@@ -21,7 +21,7 @@ func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next N
 	case matrix.ChangesUser:
 		named = func() []string { return []string{change.UserID} }
 	case matrix.ChangesNamed:
-		body := newCopied(r, maxNamedBody)
+		body := newCopied(r, g.maxMembershipBody(r))
 		named = func() []string {
 			sent, _ := body.take()
 			return matrix.NamedUsers(sent)
@@ -42,6 +42,11 @@ func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next N
 		if status = code; !isSuccess(code) || isLocal(code) {
 			return
 		}
+		if change.Admin {
+			if shown, _ := shownCredentials(r); !isAnAdmins(shown, w.Header()) {
+				return
+			}
+		}
 		ofSender()
 		for _, userID := range named() {
 			g.membershipChanged(userID)
@@ -55,6 +60,19 @@ func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next N
 	}), r, next)
 	panics = false
 	return err
+}
+
+// maxEvent is the size in bytes of the largest event, and so of a reason to kick somebody.
+const maxEvent = 64 << 10
+
+// maxMembershipBody is the size of the largest body in which it is looked for whom a request names. Who has an
+// account may give a long reason.
+func (g *Gateway) maxMembershipBody(r *http.Request) int64 {
+	shown, certain := shownCredentials(r)
+	if certain && g.store.identities.Holder(shown[0]) != "" {
+		return maxEvent
+	}
+	return maxNamedBody
 }
 
 // membershipChanged ends what is known of whom a user may see and who may see them, here and at the

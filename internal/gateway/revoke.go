@@ -26,9 +26,13 @@ func (g *Gateway) serveRevocation(w http.ResponseWriter, r *http.Request, next N
 	w, finish := newWatch(w, func(status int) bool {
 		return isSuccess(status) && ending.answered != nil || status == http.StatusUnauthorized && !isSites()
 	}, func(answer *subresponse) {
-		if isSuccess(answer.status) {
+		switch {
+		case isSuccess(answer.status):
 			ending.answered(answer)
-		} else {
+		case !saysUnknown(answer):
+		case revocation.Scope == matrix.RevokesByRefresh:
+			ending.doubt() // it may be about the refresh token only, which has been used then
+		default:
 			g.refusedRevocation(r, answer)
 		}
 	})
@@ -59,14 +63,15 @@ func withoutCodings(r *http.Request) *http.Request {
 	return &plain
 }
 
-// refusedRevocation notes a request that may end tokens and was answered with status 401. It
-// may have been sent twice, by its client or by a proxy, and have succeeded at first. Without
-// an errcode, the answer asks for a password only.
+// saysUnknown tells of an answer with status 401 to a request that may end tokens that it says, or may say, that
+// the homeserver doesn't know a token. Without an errcode it asks for a password only.
+func saysUnknown(answer *subresponse) bool {
+	return answer.header.Get("Content-Encoding") != "" || answer.matrixError() == unknownToken
+}
+
+// refusedRevocation notes a request that may end tokens and was answered so. It may have been sent twice, by its
+// client or by a proxy, and have succeeded at first.
 func (g *Gateway) refusedRevocation(r *http.Request, answer *subresponse) {
-	unreadable := answer.header.Get("Content-Encoding") != ""
-	if !unreadable && answer.matrixError() != unknownToken {
-		return
-	}
 	shown, certain := shownCredentials(r)
 	for _, c := range shown {
 		if certain {
@@ -135,8 +140,7 @@ func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revo
 	case matrix.RevokesOther:
 		isSites := g.isSites(r)
 		return ending{func(header http.Header) {
-			// Not what another handler says where there is no such API.
-			if len(shown) > 0 && saysJSON(header) && !isSites() {
+			if isAnAdmins(shown, header) && !isSites() {
 				g.endUser(revocation.UserID)
 			}
 		}, nothing, nil}
@@ -153,6 +157,12 @@ func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revo
 	default: // matrix.Registers
 		return ending{func(http.Header) {}, nothing, g.learnIssued(r, false, nil)}
 	}
+}
+
+// isAnAdmins tells of the success of a request that shows these credentials to an admin API that a homeserver
+// has given it: not another handler where there is no such API.
+func isAnAdmins(shown []matrix.Credential, header http.Header) bool {
+	return len(shown) > 0 && saysJSON(header)
 }
 
 // namedTokens returns what tells, once a request is being answered, which tokens its body

@@ -643,6 +643,42 @@ func TestLogoutThatIsSentTwice(t *testing.T) {
 	}
 }
 
+// A refresh by a refresh token that the homeserver doesn't know says nothing of the access token that came along, as
+// some clients send one. It was taken for ended all the same: what waited of its user, and had been answered 200, was lost.
+// But the refresh may have been sent twice, and have ended what was given out with its token at first.
+func TestRefusedRefreshEndsNoOtherToken(t *testing.T) {
+	p := newProxy(t, &options{OverLimit: "coalesce", WriteLimit: &rate{Events: 1, Window: time.Minute, Burst: 1}})
+	p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-phone","refresh_token":"r1"}`, nil)
+	p.Do(request("POST", clientAPI+"login", "", "{}"))
+	p.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) { return false, nil })
+	p.Get("alice-phone", bob)
+	p.Want(p.Put("alice-token", alice, `{"presence":"online"}`), 200, "{}", "")
+	p.Want(p.Put("alice-token", alice, `{"presence":"unavailable"}`), 200, "{}", "")
+	waiting := func() int { n, _ := p.memory.pendings.Waits(alice); return n }
+	if waiting() != 1 {
+		t.Fatal("the second write doesn't wait")
+	}
+	p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+		if r.URL.Path != clientAPI+"refresh" {
+			return false, nil
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		answer(w, 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"no such refresh token"}`)
+		return true, nil
+	})
+	p.Do(request("POST", clientAPI+"refresh", "alice-token", `{"refresh_token":"r0"}`))
+	if waiting() != 1 {
+		t.Error("the write that waited is gone")
+	}
+	if got := p.lookupsOf("alice-phone"); got != 0 {
+		t.Errorf("%d lookups of her other token", got)
+	}
+	p.Do(request("POST", clientAPI+"refresh", "", `{"refresh_token":"r1"}`))
+	if got := p.lookupsOf("alice-phone"); got != 1 {
+		t.Errorf("%d lookups of what was given out with the token that was used, want 1", got)
+	}
+}
+
 // On Synapse a device has several tokens if its ID was used for several logins, and a logout by any of
 // them ends all. One of which only the answer tells that gave it out, or that the homeserver is to be asked
 // about again, ended itself only, and the others read on for up to identity ttl.

@@ -219,7 +219,8 @@ func (g *Gateway) sendSync(w http.ResponseWriter, r *http.Request, next Next,
 		case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
 			decision.Refuse()
 		default:
-			decision.End(status < http.StatusBadRequest && (status != 0 || err == nil), g.store.now())
+			// Who is sent elsewhere has not been heard.
+			decision.End(isSuccess(status) && (status != 0 || err == nil), g.store.now())
 		}
 	}()
 	return g.passSync(w, r, next, decision.Verdict)

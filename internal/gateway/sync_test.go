@@ -574,6 +574,11 @@ func TestFailedSyncIsNotTakenForSaid(t *testing.T) {
 	for name, fail := range map[string]func(w http.ResponseWriter) error{
 		"error":  func(http.ResponseWriter) error { return failed(502, errors.New("no connection")) },
 		"status": func(w http.ResponseWriter) error { answer(w, 500, `{}`); return nil },
+		"elsewhere": func(w http.ResponseWriter) error {
+			w.Header().Set("Location", "https://other.example/_matrix/client/v3/sync")
+			answer(w, 307, "")
+			return nil
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})

@@ -102,7 +102,8 @@ func TestSinceWhichBatchASyncAsks(t *testing.T) {
 func TestRequestsThatChangeMemberships(t *testing.T) {
 	const v3 = "/_matrix/client/v3/"
 	sender, named, all := MembershipChange{Scope: ChangesSender}, MembershipChange{Scope: ChangesNamed}, MembershipChange{Scope: ChangesAll}
-	of := func(userID string) MembershipChange { return MembershipChange{ChangesUser, userID} }
+	of := func(userID string) MembershipChange { return MembershipChange{Scope: ChangesUser, UserID: userID} }
+	admins := func(change MembershipChange) MembershipChange { change.Admin = true; return change }
 	for _, tt := range []struct {
 		method, path string
 		want         MembershipChange
@@ -127,14 +128,14 @@ func TestRequestsThatChangeMemberships(t *testing.T) {
 		{"PUT", v3 + "rooms/!r:hs/send/m.room.message/1", MembershipChange{}},
 		{"GET", v3 + "rooms/!r:hs/state/m.room.member/@b:hs", MembershipChange{}},
 		{"GET", v3 + "join/!r:hs", MembershipChange{}},
-		{"POST", "/_synapse/admin/v1/join/!r:hs", named},
-		{"DELETE", "/_synapse/admin/v2/rooms/!r:hs", all},
-		{"POST", "/_synapse/admin/v1/rooms/!r:hs/delete", all},
-		{"POST", "/_synapse/admin/v1/deactivate/@b:hs", of("@b:hs")},
-		{"PUT", "/_synapse/admin/v2/users/@b:hs", of("@b:hs")},
+		{"POST", "/_synapse/admin/v1/join/!r:hs", admins(named)},
+		{"DELETE", "/_synapse/admin/v2/rooms/!r:hs", admins(all)},
+		{"POST", "/_synapse/admin/v1/rooms/!r:hs/delete", admins(all)},
+		{"POST", "/_synapse/admin/v1/deactivate/@b:hs", admins(of("@b:hs"))},
+		{"PUT", "/_synapse/admin/v2/users/@b:hs", admins(of("@b:hs"))},
 		{"GET", "/_synapse/admin/v2/users/@b:hs", MembershipChange{}},
-		{"POST", "/_dendrite/admin/evacuateRoom/!r:hs", all},
-		{"POST", "/_dendrite/admin/evacuateUser/@b:hs", of("@b:hs")},
+		{"POST", "/_dendrite/admin/evacuateRoom/!r:hs", admins(all)},
+		{"POST", "/_dendrite/admin/evacuateUser/@b:hs", admins(of("@b:hs"))},
 		{"POST", "/_matrix/client/vx/createRoom", MembershipChange{}},
 		{"POST", "/join/x", MembershipChange{}},
 	} {

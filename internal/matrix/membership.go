@@ -25,6 +25,7 @@ const (
 type MembershipChange struct {
 	Scope  MembershipScope
 	UserID string // with ChangesUser
+	Admin  bool   // it is a request to an admin API
 }
 
 // ParseMembershipChange recognises the requests of clients and admins by which memberships change,
@@ -44,7 +45,9 @@ func ParseMembershipChange(method, escapedPath string) (MembershipChange, bool) 
 	case segments[0] == "_matrix" && segments[1] == "client":
 		return parseClientMembership(method, cutVersionSegments(segments[2:]))
 	case (segments[0] == "_synapse" || segments[0] == "_dendrite") && segments[1] == "admin":
-		return parseAdminMembership(method, segments[2:])
+		change, ok := parseAdminMembership(method, segments[2:])
+		change.Admin = ok
+		return change, ok
 	}
 	return MembershipChange{}, false
 }
