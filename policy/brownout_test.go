@@ -128,7 +128,7 @@ func TestCrowdBeforeAnythingIsKnown(t *testing.T) {
 		name    string
 		senders int
 		isHeld  bool
-	}{{"of many", 100, true}, {"of a few", coldSenders - 1, false}} {
+	}{{"of many", 100, true}, {"of a few", crowdSenders - 1, false}} {
 		eachLoad(t, map[string]load{test.name: calmLoads["half busy"]}, func(t *testing.T, seed uint64, l load) {
 			k := newKnee(seed, l)
 			for i := range 400 {
@@ -399,6 +399,36 @@ func TestRelapseIsIntoTheLevelThatWasLeft(t *testing.T) {
 		k.run(10 * ms)
 	}
 	if level := k.level(); level != BrownOutSpare {
+		t.Errorf("the level is %s: %v", BrownOutNames[level], k.changes)
+	}
+}
+
+// Early in a window hardly any of those who are quick have come back, so a few who have their own requests take long would
+// decide for all that a level is needed again, each time that it is left.
+func TestFewDontSayEarlyThatALevelIsNeeded(t *testing.T) {
+	k := newKnee(1, load{})
+	for i := range 10 {
+		k.tell(new(Pass), fmt.Sprint("@quick", i), false)
+	}
+	k.run(3 * time.Second)
+	k.brown.MayEnter(k.clock()) // the window ends, and the best is known
+	k.brown.force(BrownOutSpare, k.clock())
+	k.brown.enterLevel(BrownOutSpare, BrownOutNone, k.brown.at(k.clock()))
+	var slow []*Probe
+	for i := range 2 * crowdAgain {
+		sender := fmt.Sprint("@slow", i%3)
+		k.brown.Enter(sender, true, k.clock())
+		slow = append(slow, k.brown.Departs(ProbeFetch, sender, k.clock()))
+	}
+	k.run(2 * soonest)
+	for _, p := range slow[:crowdAgain] {
+		p.Arrives(false, k.clock())
+	}
+	for _, sender := range []string{"@quick1", "@quick2"} {
+		k.brown.Enter(sender, true, k.clock())
+		k.tell(new(Pass), sender, false)
+	}
+	if level := k.level(); level != BrownOutNone {
 		t.Errorf("the level is %s: %v", BrownOutNames[level], k.changes)
 	}
 }

@@ -13,11 +13,12 @@ type Pass struct {
 
 const (
 	// crowd is how many presence requests are so many that a homeserver that is too slow for them is found
-	// out at once, and crowdAgain where a level has just been left.
-	crowd, crowdAgain = 128, 32
+	// out at once, and crowdAgain where a level has just been left. Early in a window it takes crowdSenders to say so: those
+	// who are quick have not all come back yet.
+	crowd, crowdAgain, crowdSenders = 128, 32, 8
 
-	// coldCrowd is how many presence requests, of so many senders at least, are too many while nothing is known of the homeserver.
-	coldCrowd, coldSenders = 32, 8
+	// coldCrowd is how many presence requests, of crowdSenders at least, are too many while nothing is known of the homeserver.
+	coldCrowd = 32
 
 	// soonest is how long a window lasts at least before it tells anything: what is slow is known sooner to be
 	// under way than what is quick to have come back.
@@ -49,7 +50,7 @@ func (b *BrownOut) Enter(sender string, probing bool, now time.Time) (pass Pass,
 		if b.isColdCrowd() {
 			b.due.Store(at)
 		} else if isCrowded, isSlow := b.isCrowded(at); isCrowded {
-			if v := b.window.judge(at, false); v.isEnough() && v.slowness >= isSlow {
+			if v := b.window.judge(at, false); v.isEnough() && v.senders >= crowdSenders && v.slowness >= isSlow {
 				b.due.Store(at) // until the end of the window there would be thousands
 			}
 		}
@@ -142,7 +143,7 @@ func (b *BrownOut) mayProbe(sender uint64, probing bool, at int64) bool {
 
 // isColdCrowd tells that many are under way before anything is known of the homeserver. It needs the lock.
 func (b *BrownOut) isColdCrowd() bool {
-	return b.now() < BrownOutHold && b.entrants.underWay >= coldCrowd && b.window.cold && b.window.sendersAway() >= coldSenders
+	return b.now() < BrownOutHold && b.entrants.underWay >= coldCrowd && b.window.cold && b.window.sendersAway() >= crowdSenders
 }
 
 // isCrowded tells that so many are under way that it has to be seen at once whether the homeserver is too slow for

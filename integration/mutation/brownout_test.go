@@ -125,6 +125,12 @@ var brownedOut = []mutant{
 		unit:   "policy TestRelapseIsIntoTheLevelThatWasLeft", why: noBrownOut,
 	},
 	{
+		name:   "a few say early that a level is needed",
+		effect: "three clients that have their own requests take long keep presence on hold for all",
+		edits:  []edit{{passes, " && v.senders >= crowdSenders", ""}},
+		unit:   "policy TestFewDontSayEarlyThatALevelIsNeeded", why: noBrownOut,
+	},
+	{
 		name:   "the greedy have all places in hold",
 		effect: "two clients that have their own requests take long keep presence off for all",
 		edits:  []edit{{entrants, "had && e.limit < fewPlaces ||", "false &&"}},
@@ -187,7 +193,7 @@ var brownedOut = []mutant{
 	{
 		name:   "a few are a crowd",
 		effect: "after a start one client has presence give way",
-		edits:  []edit{{passes, " && b.window.sendersAway() >= coldSenders", ""}},
+		edits:  []edit{{passes, " && b.window.sendersAway() >= crowdSenders", ""}},
 		unit:   "policy TestCrowdBeforeAnythingIsKnown", why: noBrownOut,
 	},
 	{
