@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -12,6 +13,8 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
+
+var each = flag.Int("each", 4, "changes of each kind of which it is measured how late they are seen")
 
 // change is one that is made at some moment past the module, and seen by somebody later.
 type change struct {
@@ -42,7 +45,10 @@ func TestHowLateChangesAreSeen(t *testing.T) {
 				w.live()
 			}
 			ttl, identity := 30*time.Second, 2*time.Minute // the defaults
-			changes := w.changes(8, ttl, identity)
+			if fed {
+				identity = ttl // it is of no matter
+			}
+			changes := w.changes(*each, ttl, identity)
 			w.play(changes)
 			for _, kind := range []string{"device", "sync", "timer", "leave", "kick", "logout", "deactivation"} {
 				var took []time.Duration
