@@ -110,6 +110,6 @@ func measure(ctx context.Context, f command.Flags, progress *os.File) (*throughp
 	environment.Generator = "its own generator, as fast as servers answer"
 	return r, &report.Run{
 		Environment: environment, Tables: []report.Table{report.Throughput(r), report.Ratios(r), report.Options(r)},
-		Skipped: r.Skipped, Problems: r.Problems,
+		Skipped: r.Skipped, Problems: r.Problems, Missed: r.Missed(),
 	}, nil
 }

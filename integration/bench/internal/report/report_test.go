@@ -91,21 +91,24 @@ func TestTheDocumentationIsFilledFromARun(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := results()
-	run := Run{Tables: []Table{Throughput(r), Ratios(r), Options(r)}, Problems: []string{"a figure"}}
+	run := Run{Tables: []Table{Throughput(r), Ratios(r), Options(r)}, Problems: []string{"a figure"}, Missed: []string{"a target"}}
 	if err := run.Document(dir, page); err != nil {
 		t.Fatal(err)
 	}
 	if text, err = os.ReadFile(filepath.Join(dir, page)); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| hit |", "| 80 | 7.0 |", "| hit / respond |", "Not measured in this run.", "Nothing was left out.", "- a figure"} {
+	for _, want := range []string{"| hit |", "| 80 | 7.0 |", "| hit / respond |", "Not measured in this run.", "Nothing was left out.", "- a figure\n- a target"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %q in the page", want)
 		}
 	}
 	var out strings.Builder
-	if run.Print(&out); !strings.Contains(out.String(), "hit / respond") || !strings.Contains(out.String(), "problem: a figure") {
-		t.Errorf("printed:\n%s", out.String())
+	run.Print(&out)
+	for _, want := range []string{"hit / respond", "problem: a figure", "target missed: a target"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in what is printed:\n%s", want, out.String())
+		}
 	}
 }
 

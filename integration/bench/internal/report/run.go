@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -15,9 +16,9 @@ type Run struct {
 	Tables []Table
 	// Texts are what else it shows, by the names of the markers.
 	Texts map[string]string
-	// Skipped says what was left out, and why, Problems which figures not to trust, or which
-	// targets were missed.
-	Skipped, Problems []string
+	// Skipped says what was left out, and why, Problems which figures not to trust, and Missed
+	// which targets were missed.
+	Skipped, Problems, Missed []string
 }
 
 // Print shows the run on a terminal.
@@ -34,11 +35,14 @@ func (r *Run) Print(out io.Writer) {
 	for _, p := range r.Problems {
 		fmt.Fprintf(out, "problem: %s\n", p)
 	}
+	for _, m := range r.Missed {
+		fmt.Fprintf(out, "target missed: %s\n", m)
+	}
 }
 
 // Document writes the run into a page of the folder of the documentation: its tables, what
-// ran where ("environment"), what was left out ("skipped"), and what was not as it should be
-// ("problems").
+// ran where ("environment"), what was left out ("skipped"), and what was not as it should be,
+// or missed its target ("problems").
 func (r *Run) Document(dir, page string) error {
 	name := filepath.Join(dir, page)
 	text, err := os.ReadFile(name)
@@ -48,7 +52,7 @@ func (r *Run) Document(dir, page string) error {
 	texts := map[string]string{
 		"environment": r.Environment.Text(),
 		"skipped":     list("Left out", r.Skipped, "Nothing was left out."),
-		"problems":    list("Not as it should be", r.Problems, "All figures are as they should be, and all targets were met."),
+		"problems":    list("Not as it should be", slices.Concat(r.Problems, r.Missed), "All figures are as they should be, and all targets were met."),
 	}
 	for name, text := range r.Texts {
 		texts[name] = text

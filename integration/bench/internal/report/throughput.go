@@ -59,11 +59,7 @@ func Ratios(r *throughput.Results) Table {
 		if ratio.N == 0 {
 			continue
 		}
-		digits := 2
-		if c.Figure.Difference {
-			digits = 0
-		}
-		t.Rows = append(t.Rows, []string{name, ratio.Format(digits), fmt.Sprint(ratio.N), c.Target})
+		t.Rows = append(t.Rows, []string{name, ratio.Format(c.Digits()), fmt.Sprint(ratio.N), c.Target()})
 	}
 	return t
 }

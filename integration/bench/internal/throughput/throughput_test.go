@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/load"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/stats"
 )
 
 func TestContendersAreComplete(t *testing.T) {
@@ -108,5 +109,38 @@ func TestProblems(t *testing.T) {
 		if got := c.m.problem(c.contender); (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s: got %q", name, got)
 		}
+	}
+}
+
+// A page that says that all targets were met must not say so beside one that was not.
+func TestMissedTargetsAreSaid(t *testing.T) {
+	for name, c := range map[string]struct {
+		comparison Comparison
+		median     float64
+		want       string
+	}{
+		"no target":       {Comparison{}, 3, ""},
+		"met":             {Comparison{Most: 1.1}, 1.104, ""},
+		"missed":          {Comparison{Most: 1.1}, 1.106, "at most 1.1"},
+		"enough":          {Comparison{Least: 10}, 10, ""},
+		"not enough":      {Comparison{Least: 10}, 9.9, "at least 10"},
+		"a difference":    {Comparison{Most: 100, Figure: P50More}, 100.4, ""},
+		"a larger one":    {Comparison{Most: 100, Figure: P50More}, 101, "at most 100"},
+		"nothing was had": {Comparison{Least: 10}, 0, ""},
+	} {
+		s := stats.Spread{Median: c.median, N: 1}
+		if c.median == 0 {
+			s.N = 0
+		}
+		if got := c.comparison.missedBy(s); got != (c.want != "") || got && c.comparison.Target() != c.want {
+			t.Errorf("%s: missed %v, target %q", name, got, c.comparison.Target())
+		}
+	}
+	r := &Results{Measurements: []Measurement{
+		{Contender: "respond", User: 10}, {Contender: "hit", Position: 1, User: 12},
+		{Contender: "refused", Position: 2, User: 10},
+	}}
+	if got, want := r.Missed(), []string{"hit / respond is 1.20, and has to be at most 1.05"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
