@@ -303,6 +303,39 @@ func TestReaderThatGoesAwayLeavesItsFetchToOthers(t *testing.T) {
 	})
 }
 
+// What is asked about a request may take longer than its client waits. Over HTTP/3 reverse_proxy took what
+// was sent on then for a failure of the homeserver's, and with passive health checks nobody had one any more.
+func TestNothingIsSentOnForAClientThatHasLeft(t *testing.T) {
+	for name, r := range map[string]*http.Request{
+		"a read":                  request("GET", statusPath(alice), "bob-token", ""),
+		"a read of nobody":        request("GET", statusPath("nonsense"), "bob-token", ""),
+		"a read with a body":      request("GET", statusPath(alice), "bob-token", "{}"),
+		"a write":                 request("PUT", statusPath(bob), "bob-token", online),
+		"a sync that is too many": request("GET", syncPath+"?set_presence=unavailable", "bob-token", ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &options{SyncPresence: "limit", SyncLimit: &rate{Events: 1, Window: time.Second}, Homeserver: "synapse"})
+				sent := 0
+				p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+					if strings.HasSuffix(r.URL.Path, "/whoami") {
+						time.Sleep(3 * time.Second)
+					} else if r.Context().Err() != nil {
+						sent++
+					}
+					return false, nil
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+				defer cancel()
+				p.Do(r.WithContext(ctx))
+				if time.Sleep(time.Minute); sent != 0 {
+					t.Error("it was sent on all the same")
+				}
+			})
+		})
+	}
+}
+
 func TestStaleAnswerIfTheHomeserverFails(t *testing.T) {
 	fail := func(w http.ResponseWriter, r *http.Request) (bool, error) {
 		return true, failed(http.StatusBadGateway, fmt.Errorf("connection refused"))

@@ -88,11 +88,21 @@ func (rd *reading) noteOwner(who owner) {
 	rd.who, rd.wait, rd.Owner = who, max(who.wait, who.shed), who.fact()
 }
 
-// leave notes if the client has left and that may be why nobody knows whose the credential is.
+// leave notes if the client has left while it was asked whose the credential is.
 func (rd *reading) leave(r *http.Request) {
-	if err := r.Context().Err(); err != nil && rd.who.userID == "" {
-		rd.Owner, rd.err = policy.OwnerGone, fail(statusClientClosed, err)
+	if err := hasLeft(r); err != nil {
+		rd.Owner, rd.err = policy.OwnerGone, err
 	}
+}
+
+// hasLeft is the error of a request whose client has left. What it came for isn't sent on: over HTTP/3
+// reverse_proxy would take that for a failure of the homeserver, since it meets the body that the
+// client broke off before it looks whether the request is over.
+func hasLeft(r *http.Request) error {
+	if err := r.Context().Err(); err != nil {
+		return fail(statusClientClosed, err)
+	}
+	return nil
 }
 
 // noteStaleOwner notes whose the credential of a read is, for what is stale.

@@ -81,8 +81,8 @@ func (g *Gateway) findOutForWrite(step policy.WriteStep, wr *writing, r *http.Re
 			wr.trust = g.store.trusts()
 		}
 		g.noteWriter(wr, g.identify(r, next, wr.credential, g.cfg.RejectedLimit))
-		if err := r.Context().Err(); err != nil && wr.who.userID == "" {
-			wr.Owner, wr.err = policy.OwnerGone, fail(statusClientClosed, err)
+		if err := hasLeft(r); err != nil {
+			wr.Owner, wr.err = policy.OwnerGone, err
 		}
 	case policy.WriteReadBody:
 		wr.Body = policy.BodyGood

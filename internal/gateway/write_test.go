@@ -332,6 +332,7 @@ func TestWriteThatFailsOrIsCancelledInvalidates(t *testing.T) {
 			p := newProxy(t, &options{Cache: &caching{Settle: ptr(0)}})
 			p.Get("bob-token", alice)
 			p.Get("alice-token", alice)
+			ctx, cancel := context.WithCancel(t.Context())
 			p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 				if r.Method != "PUT" {
 					return false, nil
@@ -339,10 +340,9 @@ func TestWriteThatFailsOrIsCancelledInvalidates(t *testing.T) {
 				p.hs.Mu.Lock()
 				p.hs.Presence[alice] = `{"presence":"offline"}` // applied all the same
 				p.hs.Mu.Unlock()
+				cancel()
 				return true, fail(r)
 			}
-			ctx, cancel := context.WithCancel(t.Context())
-			time.AfterFunc(time.Millisecond, cancel)
 			func() {
 				defer func() { _ = recover() }()
 				p.Do(request("PUT", statusPath(alice), "alice-token", `{"presence":"offline"}`).WithContext(ctx))
