@@ -66,7 +66,6 @@ func TestReloadKeepsWhatIsRemembered(t *testing.T) {
 		if _, err := s.AskAdmin(t.Context(), change.method, path, change.body); err != nil {
 			t.Fatalf("%s: %v", change.method, err)
 		}
-		http.DefaultClient.CloseIdleConnections()
 		expectRemembered("after " + change.method + " at the admin API")
 	}
 	if err := s.Reload(t.Context(), config("read_limit nonsense")); err == nil {

@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -159,9 +160,6 @@ func (s *Sidecar) Reload(ctx context.Context, caddyfile string) error {
 	if _, err := s.AskAdmin(ctx, http.MethodPost, "/load", caddyfile); err != nil {
 		return fmt.Errorf("reloading the sidecar: %w", err)
 	}
-	// The old server closes its idle connections about now, and a write that was sent
-	// on one is not sent again.
-	http.DefaultClient.CloseIdleConnections()
 	return nil
 }
 
@@ -171,8 +169,18 @@ var fresh = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
 // AskAdmin asks Caddy's admin endpoint, again if there is no answer: it is replaced by a reload
 // as the site is. The body is a Caddyfile for /load, and JSON for all else. Any other status
-// than 200 is an error.
+// than 200 is an error. What changes the configuration, or fails to, has ended when it returns:
+// requests by http.DefaultClient reach the server that goes on.
 func (s *Sidecar) AskAdmin(ctx context.Context, method, path, body string) (answer []byte, err error) {
+	if method != http.MethodGet {
+		defer func() {
+			_, listen, _ := strings.Cut(s.URL, "://")
+			err = cmp.Or(err, process.OneListener(ctx, listen))
+			// The old server closes its idle connections about now, and a write that was sent
+			// on one is not sent again.
+			http.DefaultClient.CloseIdleConnections()
+		}()
+	}
 	contentType := "application/json"
 	if path == "/load" {
 		contentType = "text/caddyfile"

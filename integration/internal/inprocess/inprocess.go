@@ -6,6 +6,7 @@
 package inprocess
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -126,7 +127,7 @@ func (s *Server) Reload(directives string) error {
 		}
 		return fmt.Errorf("loading the Caddyfile: %w", err)
 	}
-	return nil
+	return process.OneListener(context.Background(), s.address)
 }
 
 // Stop ends the server, when the requests under way are done or 10 seconds are over.

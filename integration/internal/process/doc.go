@@ -9,6 +9,8 @@
 // A server's output goes to a file, and the end of that file is part of every
 // error that says the server did not start: nobody should have to look for it.
 //
+// After a reload of Caddy, [OneListener] waits for its old server to be gone.
+//
 // Ports are picked by the kernel and handed over by number, so another program
 // may take one in between. Start then fails, and Retry picks again.
 package process
