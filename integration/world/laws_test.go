@@ -22,9 +22,11 @@ func leftAtOnce(o, other *outcome) bool {
 const slack = 100 * time.Millisecond
 
 // tookAsLong compares the times of two outcomes of a call. When Caddy reloads, its connections of
-// HTTP/3 end in a time that depends on who else has one.
+// HTTP/3 end in a time that depends on who else has one. A request whose answer is lost is sent again
+// for as many connections as idle.
 func tookAsLong(o, other *outcome) bool {
-	if o.call.protocol == bubble.HTTP3 && o.reloaded {
+	lost := func(o *outcome) bool { return o.status == http.StatusBadGateway && o.body == "" }
+	if o.call.protocol == bubble.HTTP3 && o.reloaded || lost(o) && lost(other) {
 		return true
 	}
 	late := o.took() - other.took()
