@@ -192,6 +192,7 @@ func TestAnswerOfAWorkerThatDoesNotKnowOfAKickPermitsNothing(t *testing.T) {
 		p, feed, _ := newFedProxy(t)
 		for who, tell := range map[string]func(){"bob": func() { feed.MembershipChanged(bob) }, "anybody": feed.MembershipsChanged} {
 			tell()
+			time.Sleep(100 * time.Millisecond)
 			p.wantPresence("bob-token", "", "fwd=miss; stored")
 			p.hs.Mu.Lock()
 			p.hs.Hidden[bob+" "+alice] = true
