@@ -185,6 +185,7 @@ func TestPanicOfADeliveryTakesNoPlace(t *testing.T) {
 			b.Put(tokenOf(b.users[0]), b.users[0], message(n))
 			time.Sleep(5 * time.Second)
 		}
+		time.Sleep(2 * time.Minute) // what waits is given up, so that nobody looks at what is mended
 		synctest.Wait()
 		mend()
 		b.force(policy.BrownOutHold)
