@@ -57,6 +57,9 @@ func answersToRead(facts ReadFacts, step ReadStep) (next []ReadFacts) {
 		for b := BudgetLeft; b <= BudgetEmpty; b++ {
 			with(func(f *ReadFacts) { f.Budget = b })
 		}
+		if step == ReadTakeBudgets {
+			with(func(f *ReadFacts) { f.Budget, f.Owner = BudgetLeft, OwnerGone })
+		}
 	case ReadCheckClient:
 		for b := BudgetLeft; b <= BudgetEmpty; b++ {
 			with(func(f *ReadFacts) { f.Client = b })

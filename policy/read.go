@@ -185,6 +185,8 @@ func decideUncertainRead(f *ReadFacts) ReadStep {
 		return ReadTakeBudgets
 	case f.Budget == BudgetEmpty:
 		return ReadLimit
+	case f.Owner == OwnerGone:
+		return ReadCancel
 	}
 	return decideAnonymousRead(f, ReadPassUncertain)
 }

@@ -144,8 +144,8 @@ var mended = map[string][]mutant{
 		{
 			name:   "an admin's request counts whatever became of it",
 			effect: "a path that nothing serves ends a user's identity",
-			edits: []edit{{"internal/gateway/revoke.go", "g.endUser(revocation.UserID)\n\t\t\t}\n\t\t}, nothing, nil}",
-				"g.endUser(revocation.UserID)\n\t\t\t}\n\t\t}, func() { g.revokeUser(revocation.UserID) }, nil}"}},
+			edits: []edit{{"internal/gateway/revoke.go", "g.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, nothing, nil}",
+				"g.revokeUser(revocation.UserID)\n\t\t\t}\n\t\t}, func() { g.revokeUser(revocation.UserID) }, nil}"}},
 			unit:  "internal/gateway TestAdminRevocationsTakeTheAnswerOfAHomeserver",
 			seeds: 20, more: likely + ";profile=default;handlers=none;pause=5ms;homeserver=synapse;head=16.5 KB in one field;step=hostile;step=again;which=0;route=admin deactivates;whose=alice",
 			law: "somebody without an account",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -220,6 +221,22 @@ func TestAnswerOfAWorkerThatDoesNotKnowOfALogoutIsNotRemembered(t *testing.T) {
 		"of all that passes by": func(p *proxy, _ *scriptedFeed) {
 			p.hs.answers(clientAPI+"logout/all", 200, "{}", nil)
 			p.Want(p.Do(request("POST", clientAPI+"logout/all", "bob-token", "{}")), 200, "{}", "")
+		},
+		"whose answer is lost": func(p *proxy, _ *scriptedFeed) {
+			p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				return r.URL.Path == clientAPI+"logout", failed(502, errors.New("no answer"))
+			})
+			p.Do(request("POST", clientAPI+"logout", "bob-token", "{}"))
+			p.hs.AnswerBy(nil)
+		},
+		"by a login that takes the device over": func(p *proxy, _ *scriptedFeed) {
+			p.hs.answers(clientAPI+"login", 200, `{"user_id":"@bob:example.com","access_token":"bob-new","device_id":"D"}`, nil)
+			p.Do(request("POST", clientAPI+"login", "", `{"type":"m.login.password","device_id":"D"}`))
+		},
+		"that another worker tells of": func(p *proxy, _ *scriptedFeed) {
+			p.hs.answers(statusPath(carol), 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Unknown token"}`, nil)
+			p.Want(p.Get("bob-token", carol), 401, "", "")
+			p.hs.AnswerBy(nil)
 		},
 	} {
 		t.Run("a logout "+name, func(t *testing.T) {

@@ -76,6 +76,7 @@ func (g *Gateway) findOutForRead(step policy.ReadStep, rd *reading, r *http.Requ
 		g.takeRead(rd, rd.who.userID)
 	case policy.ReadTakeBudgets:
 		g.askForBudgets(rd, r, next)
+		rd.leave(r)
 	case policy.ReadCheckClient:
 		rd.now, rd.from = g.store.now(), g.newClient(r, g.cfg.RejectedLimit)
 		g.checkClient(rd)

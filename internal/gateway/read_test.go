@@ -307,15 +307,15 @@ func TestReaderThatGoesAwayLeavesItsFetchToOthers(t *testing.T) {
 // was sent on then for a failure of the homeserver's, and with passive health checks nobody had one any more.
 func TestNothingIsSentOnForAClientThatHasLeft(t *testing.T) {
 	for name, r := range map[string]*http.Request{
-		"a read":                  request("GET", statusPath(alice), "bob-token", ""),
-		"a read of nobody":        request("GET", statusPath("nonsense"), "bob-token", ""),
-		"a read with a body":      request("GET", statusPath(alice), "bob-token", "{}"),
-		"a write":                 request("PUT", statusPath(bob), "bob-token", online),
-		"a sync that is too many": request("GET", syncPath+"?set_presence=unavailable", "bob-token", ""),
+		"a read":                 request("GET", statusPath(alice), "bob-token", ""),
+		"a read of nobody":       request("GET", statusPath("nonsense"), "bob-token", ""),
+		"a read with a body":     request("GET", statusPath(alice), "bob-token", "{}"),
+		"a read with two tokens": request("GET", statusPath(alice)+"?access_token=carol-token", "bob-token", ""),
+		"a write":                request("PUT", statusPath(bob), "bob-token", online),
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newProxy(t, &options{SyncPresence: "limit", SyncLimit: &rate{Events: 1, Window: time.Second}, Homeserver: "synapse"})
+				p := newProxy(t, &options{ReadLimit: &rate{Events: 100, Window: time.Second}})
 				sent := 0
 				p.hs.Intercept = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.HasSuffix(r.URL.Path, "/whoami") {

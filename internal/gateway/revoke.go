@@ -128,7 +128,12 @@ func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revo
 	}
 	switch revocation.Scope {
 	case matrix.RevokesToken:
+		isSites := g.isSites(r)
 		return ending{func(http.Header) {
+			if isSites() { // anybody's token would do
+				doubt()
+				return
+			}
 			for m := range g.stores() {
 				for _, c := range shown {
 					m.revokeToken(c)
@@ -141,7 +146,7 @@ func (g *Gateway) beginEnding(r *http.Request, next Next, revocation matrix.Revo
 		isSites := g.isSites(r)
 		return ending{func(header http.Header) {
 			if isAnAdmins(shown, header) && !isSites() {
-				g.endUser(revocation.UserID)
+				g.revokeUser(revocation.UserID)
 			}
 		}, nothing, nil}
 	case matrix.RevokesByLogin:
@@ -243,7 +248,7 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 			g.doubt(c)
 		}
 		for _, userID := range users {
-			g.endUser(userID)
+			g.revokeUser(userID)
 		}
 		if asked != nil {
 			asked.succeed()
@@ -280,14 +285,16 @@ func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) (known 
 
 // doubt has the homeserver asked again whose a credential is, here and at the other nodes.
 func (m *Store) doubt(c matrix.Credential) {
-	m.tellIfKnown(c)
+	m.settleIfKnown(c)
 	m.identities.Doubt(c)
 }
 
-// tellIfKnown tells the other nodes that a token has ended, or may have. What nobody has known of
-// here isn't told: anybody can make tokens up.
-func (m *Store) tellIfKnown(c matrix.Credential) {
+// settleIfKnown has nothing remembered of a token that has ended, or may have, until all of the homeserver's
+// processes know, here and at the other nodes. Nothing is done for what nobody has known of here: anybody can
+// make tokens up. It must be called before what ends the token here.
+func (m *Store) settleIfKnown(c matrix.Credential) {
 	if m.identities.WasKnown(c) {
+		m.identities.Settle(c, m.settled())
 		m.tell(cluster.TokenEnded, m.identities.TokenKey(c))
 	}
 }
@@ -301,14 +308,6 @@ func (t tenant) doubt(c matrix.Credential) {
 
 // revokeUser is likewise.
 func (t tenant) revokeUser(userID string) {
-	for m := range t.stores() {
-		m.revokeUser(userID)
-	}
-}
-
-// endUser is revokeUser for one all of whose sessions have ended, and not perhaps one: of the others it is as well to
-// remember again at once whose they are.
-func (t tenant) endUser(userID string) {
 	for m := range t.stores() {
 		m.identities.SettleUser(userID, m.settled())
 		m.revokeUser(userID)

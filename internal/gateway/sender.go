@@ -70,7 +70,7 @@ func (s *sender) succeed() {
 func (s *sender) end() {
 	revoke := func(who owner) {
 		if who.userID != "" {
-			s.endUser(who.userID)
+			s.revokeUser(who.userID)
 		}
 	}
 	if s.who.wait > 0 || s.who.err != nil {

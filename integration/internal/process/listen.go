@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"os"
@@ -20,10 +21,13 @@ func OneListener(ctx context.Context, addresses ...string) error {
 	defer tick.Stop()
 	for _, address := range addresses {
 		of, err := netip.ParseAddrPort(address)
+		if err == nil && !of.Addr().Is4() {
+			err = fmt.Errorf("%s is no IPv4 address", address)
+		}
 		if err != nil {
 			return fmt.Errorf("waiting for what listens at an address: %w", err)
 		}
-		for listeners(of.Port()) > 1 {
+		for listeners(of) > 1 {
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
@@ -34,16 +38,18 @@ func OneListener(ctx context.Context, addresses ...string) error {
 	return nil
 }
 
-// listeners counts the sockets that listen at a port of an IPv4 address. See proc_pid_net(5):
-// a line is "0: 0100007F:1F90 00000000:0000 0A …", with the state 0A of one that listens.
-func listeners(port uint16) (n int) {
+// listeners counts the sockets that listen at an IPv4 address. See proc_pid_net(5): a line is
+// "0: 0100007F:1F90 00000000:0000 0A …", with the state 0A of one that listens, and an address
+// as the machine has it in memory.
+func listeners(address netip.AddrPort) (n int) {
 	table, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
 		return 0
 	}
-	ends := fmt.Sprintf(":%04X", port)
+	ip := address.Addr().As4()
+	local := fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(ip[:]), address.Port())
 	for line := range strings.Lines(string(table)) {
-		if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], ends) {
+		if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && f[1] == local {
 			n++
 		}
 	}
