@@ -360,9 +360,16 @@ var mended = map[string][]mutant{
 		{
 			name:   "a site that doesn't learn notes no sync",
 			effect: "an old answer to it teaches another site of its memory that a viewer may see who is gone",
-			edits:  []edit{{"internal/gateway/gateway.go", "case g.store.needs.learns.Load() && method == http.MethodGet:", "case false:"}},
+			edits:  []edit{{"internal/gateway/gateway.go", "(g.learns() || g.store.needs.learns.Load())", "g.learns()"}},
 			unit:   "internal/gateway TestSyncThatMayBeAnsweredAgainTeachesNothingAnywhere",
 			why:    "the world has no second site with other options in one memory",
+		},
+		{
+			name:   "what teaches nothing isn't noted",
+			effect: "a kicked viewer has an answer of before given again, and permits themselves what the homeserver refuses",
+			edits:  []edit{{"internal/gateway/learn.go", "batches = matrix.EachSince(r.URL.RawQuery)", "batches = nil"}},
+			unit:   "internal/gateway TestASyncThatTeachesNothingIsNotTaughtLater",
+			why:    "the model's homeservers answer no sync twice",
 		},
 		{
 			name:   "a store that follows another's heir hears of nothing",

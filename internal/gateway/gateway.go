@@ -113,19 +113,19 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, next Next) error
 // servePassing passes on what isn't a presence request, and learns from what may say something of one.
 func (g *Gateway) servePassing(w http.ResponseWriter, r *http.Request, next Next) error {
 	method := methodOf(r)
+	route, isSync := syncRoute(r)
+	var done func()
 	switch {
+	case isSync && route != matrix.SlidingSync && (g.learns() || g.store.needs.learns.Load()):
+		w, done = g.passNews(w, r, next, route)
 	case g.learns():
-		var done func()
-		if w, done = g.overhear(w, r, next, method); done != nil {
-			defer done()
-		}
-	case g.store.needs.learns.Load() && method == http.MethodGet:
-		w = g.noteSync(w, r)
+		w, done = g.overhear(w, r, next, method)
 	}
-	if g.watchesSyncs() {
-		if route, ok := syncRoute(r); ok {
-			return g.serveSync(w, r, next, route)
-		}
+	if done != nil {
+		defer done()
+	}
+	if isSync && g.watchesSyncs() {
+		return g.serveSync(w, r, next, route)
 	}
 	if change, ok := matrix.ParseMembershipChange(method, r.URL.EscapedPath()); ok {
 		return g.serveMembership(w, r, next, change)

@@ -39,10 +39,6 @@ func (g *Gateway) overhear(w http.ResponseWriter, r *http.Request, next Next, me
 			return g.hearOwn(w, r, next, route)
 		}
 	case method != http.MethodGet || r.Header["Range"] != nil:
-	case strings.HasSuffix(path, "/sync"):
-		if route, ok := matrix.ParseSyncRoute(method, r.URL.EscapedPath()); ok && route == matrix.Sync {
-			return g.hearSync(w, r, next)
-		}
 	case strings.HasSuffix(path, "members"):
 		if route, ok := matrix.ParseMemberListRoute(r.URL.EscapedPath(), r.URL.RawQuery); ok {
 			return g.hearMembers(w, r, next, route)
@@ -171,35 +167,38 @@ func (g *Gateway) aging(c matrix.Credential, now time.Time) bool {
 func (g *Gateway) asksForNews(r *http.Request, viewer string) (repeats func() bool) {
 	m := g.store
 	since, ok := matrix.ParseSince(r.URL.RawQuery)
-	if !ok {
-		return func() bool { return true }
+	batches := []string{since}
+	if !ok { // it teaches nothing, but Synapse may give its answer to one that does
+		batches = matrix.EachSince(r.URL.RawQuery)
 	}
-	query := matrix.ParseSyncQuery(g.knownDialect(), r.URL.RawQuery)
+	timeout := matrix.ParseSyncQuery(g.knownDialect(), r.URL.RawQuery).Timeout
 	return func() bool {
-		return m.batches.repeats(viewer, since, m.clock.Now(), query.Timeout) || m.clusters.current.Load() != nil
+		repeats := !ok || m.clusters.current.Load() != nil
+		for _, since := range batches {
+			repeats = m.batches.repeats(viewer, since, m.clock.Now(), timeout) || repeats
+		}
+		return repeats
 	}
 }
 
-// noteSync is hearSync for a gateway that learns nothing, for others of its store that do.
-func (g *Gateway) noteSync(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
-	if route, ok := syncRoute(r); !ok || route != matrix.Sync {
-		return w
+// passNews is for a GET or HEAD of a sync, whatever is learned from it: Synapse may give the answer to any of them again
+// to another that asks for the same. What it returns must be called when that is over, unless it is nil.
+func (g *Gateway) passNews(w http.ResponseWriter, r *http.Request, next Next, route matrix.SyncRoute) (http.ResponseWriter, func()) {
+	c, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
+	if err == nil && g.learns() && route == matrix.Sync && methodOf(r) == http.MethodGet && r.Header["Range"] == nil {
+		return g.hearSync(w, r, next, c)
 	}
 	viewer := ""
-	if c, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery); err == nil {
+	if err == nil {
 		viewer = g.store.identities.LastKnown(c)
 	}
 	repeats := g.asksForNews(r, viewer)
 	repeats()
-	return onStatus(w, func(int) { repeats() })
+	return onStatus(w, func(int) { repeats() }), nil
 }
 
 // hearSync learns whom a sync shows to its user, and who has changed.
-func (g *Gateway) hearSync(w http.ResponseWriter, r *http.Request, next Next) (http.ResponseWriter, func()) {
-	c, err := matrix.ParseCredential(r.Header["Authorization"], r.URL.RawQuery)
-	if err != nil {
-		return w, nil
-	}
+func (g *Gateway) hearSync(w http.ResponseWriter, r *http.Request, next Next, c matrix.Credential) (http.ResponseWriter, func()) {
 	m, departed := g.store, g.store.now()
 	viewer, dialect := m.identities.LastKnown(c), g.knownDialect()
 	repeats := g.asksForNews(r, viewer)

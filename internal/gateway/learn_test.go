@@ -428,6 +428,70 @@ func TestSyncsTellWhoMayBeSeenAndWhoHasChanged(t *testing.T) {
 	}
 }
 
+// Synapse keeps its answer to any of these for whoever asks for the same batch. Once a kicked viewer could have one given
+// again to a sync that teaches, and so permit themselves what the homeserver refuses.
+func TestASyncThatTeachesNothingIsNotTaughtLater(t *testing.T) {
+	odd := func(method, query, field string) func(token string) *http.Request {
+		return func(token string) *http.Request {
+			r := request(method, syncPath+query, token, "")
+			if field != "" {
+				r.Header.Set(field, "bytes=0-")
+			}
+			return r
+		}
+	}
+	for name, tt := range map[string]struct {
+		first func(token string) *http.Request
+		since string
+		off   bool // the gateway that passes the first on learns nothing
+		news  bool // the second asks for something else
+	}{
+		"an unknown parameter":   {first: odd("GET", "?since=s5&x=1", ""), since: "?since=s5"},
+		"two batches":            {first: odd("GET", "?since=s5&since=s6", ""), since: "?since=s5"},
+		"an escaped name":        {first: odd("GET", "?%73ince=s5&x", ""), since: "?since=s5"},
+		"another separator":      {first: odd("GET", "?x=1;since=s5", ""), since: "?since=s5"},
+		"a name without a batch": {first: odd("GET", "?since=", ""), since: ""},
+		"no batch":               {first: odd("GET", "?x", ""), since: ""},
+		"a HEAD":                 {first: odd("HEAD", "?since=s5", ""), since: "?since=s5"},
+		"a range":                {first: odd("GET", "?since=s5", "Range"), since: "?since=s5"},
+		"under unstable": {first: func(token string) *http.Request {
+			return request("GET", "/_matrix/client/unstable/sync?since=s5", token, "")
+		}, since: "?since=s5"},
+		"an uncertain credential": {first: odd("GET", "?since=s5&user_id=a&user_id=b", ""), since: "?since=s5"},
+		"a gateway that is deaf":  {first: odd("GET", "?since=s5", ""), since: "?since=s5", off: true},
+		"and a HEAD":              {first: odd("HEAD", "?since=s5", ""), since: "?since=s5", off: true},
+		"another batch":           {first: odd("GET", "?since=s5&x=1", ""), since: "?since=s7", news: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newRoom(t, new(options))
+				first := p.proxy
+				if tt.off {
+					first = p.beside(&options{LearnOff: true, Homeserver: "synapse"})
+				}
+				viewer, target := p.users[0], p.users[1]
+				time.Sleep(batchUnknown)
+				p.Get(tokenOf(viewer), viewer)
+				p.Get(tokenOf(target), target)
+				p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+					if !strings.HasSuffix(r.URL.Path, "/sync") {
+						return false, nil
+					}
+					p.synced(w, target)
+					return true, nil
+				})
+				first.Do(tt.first(tokenOf(viewer)))
+				p.Do(request("GET", syncPath+tt.since, tokenOf(viewer), ""))
+				before := p.hs.Count("GET")
+				p.Get(tokenOf(viewer), target)
+				if asked := p.hs.Count("GET") - before; (asked == 0) != tt.news {
+					t.Errorf("the homeserver was asked %d times", asked)
+				}
+			})
+		})
+	}
+}
+
 // What a sync of whom nobody knows may have been answered is what anybody's sync may be answered
 // again.
 func TestASyncOfNobodyKnownIsAnybodys(t *testing.T) {
