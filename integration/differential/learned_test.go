@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -216,5 +217,47 @@ func compareLearned(t *testing.T, r request, through, direct answer) {
 	want, active := withoutAgo(t, direct.Body)
 	if through.Status != direct.Status || got != want || active-activeAsWeSay > 10*time.Second || activeAsWeSay-active > time.Second {
 		t.Errorf("%s\nthrough the sidecar %s\nby the homeserver %s", r, through, direct)
+	}
+}
+
+// TestSynapseGivesTheAnswerToASyncAgain tries for which syncs Synapse keeps an answer, for whoever asks for the same batch:
+// each has to be noted, or what comes later would teach what was true before.
+func TestSynapseGivesTheAnswerToASyncAgain(t *testing.T) {
+	hs := suite.Homeserver(t, "synapse", homeserver.Options{})
+	c := newCast(t, hs)
+	headers := bearer(c.friend.AccessToken)
+	sync := func(format, batch string) request {
+		return request{"GET", v3 + "sync?timeout=0&" + fmt.Sprintf(format, batch), headers, ""}
+	}
+	again := make(map[string]bool)
+	for name, odd := range map[string]func(batch string) request{
+		"the same":             func(batch string) request { return sync("since=%s", batch) },
+		"an unknown parameter": func(batch string) request { return sync("since=%s&x=1", batch) },
+		"another batch after":  func(batch string) request { return sync("since=%s&since=x", batch) },
+		"an escaped name":      func(batch string) request { return sync("%%73ince=%s", batch) },
+		"another separator":    func(batch string) request { return sync("x=1;since=%s", batch) },
+		"users that are named": func(batch string) request { return sync("since=%s&user_id=@a:x&user_id=@b:x", batch) },
+		"a HEAD":               func(batch string) request { r := sync("since=%s", batch); r.method = "HEAD"; return r },
+		"under unstable": func(batch string) request {
+			r := sync("since=%s", batch)
+			r.target = strings.Replace(r.target, "v3", "unstable", 1)
+			return r
+		},
+	} {
+		batch := c.direct.send(t, request{"GET", v3 + "sync?timeout=0", headers, ""}).field("next_batch")
+		r := odd(batch)
+		c.direct.send(t, r)
+		c.direct.send(t, c.write(c.seen[0], name))
+		c.waitFor(t, c.seen[0], name)
+		plain := c.direct.send(t, sync("since=%s", batch))
+		again[name] = plain.Status == http.StatusOK && !strings.Contains(string(plain.Body), `"status_msg":"`+name+`"`)
+		_, query, _ := strings.Cut(r.target, "?")
+		if again[name] && !slices.Contains(matrix.EachSince(query), batch) {
+			t.Errorf("%s: Synapse gives the answer again, and it isn't noted", r)
+		}
+	}
+	t.Logf("given again: %v", again)
+	if !again["the same"] || !again["an unknown parameter"] {
+		t.Error("Synapse gives nothing again: this test shows nothing")
 	}
 }
