@@ -148,6 +148,8 @@ func (l *log) append(ctx context.Context, keys []string, args []any, entries []c
 				granted.Turn = cluster.Behind
 			case -2:
 				granted.Turn = cluster.TakenOver
+			case -3:
+				granted.Turn = cluster.Late
 			}
 			return granted, nil
 		}

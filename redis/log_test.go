@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -102,96 +103,156 @@ func TestEndOfTheLogIsKnownByItsNumber(t *testing.T) {
 	}
 }
 
-// Writes of a user that wait at several nodes are sent in their order, and of each device only the newest.
+// Writes of a user that wait at several nodes are sent in their order, and of each device only the newest. The log in memory
+// by which other tests go has the same rules.
 func TestTurnsOfWritesThatWait(t *testing.T) {
 	server := miniredis.RunT(t)
-	l := openLog(t, server, secret)
-	for _, node := range []string{"aa", "bb"} {
-		if _, err := l.Pull(t.Context(), node, cluster.Position{}); err != nil {
-			t.Fatal(err)
+	passed := time.Now()
+	server.SetTime(passed)
+	testTurns(t, openLog(t, server, secret), func(d time.Duration) {
+		passed = passed.Add(d)
+		server.SetTime(passed)
+	})
+	synctest.Test(t, func(t *testing.T) { testTurns(t, testkit.NewSharedLog().Client(), time.Sleep) })
+}
+
+// turns asks a log whose turn it is among ann's writes.
+type turns struct {
+	*testing.T
+	log  cluster.Log
+	pass func(time.Duration)
+}
+
+// hear has the log hear of nodes.
+func (l turns) hear(nodes ...string) {
+	l.Helper()
+	for _, node := range nodes {
+		if _, err := l.log.Pull(l.Context(), node, cluster.Position{}); err != nil {
+			l.Fatal(err)
 		}
 	}
-	phone, laptop := strings.Repeat("1", 32), strings.Repeat("2", 32)
-	waits := func(node string, write uint64, device string, merges bool) {
-		t.Helper()
-		if err := l.Append(t.Context(), cluster.Entry{Kind: cluster.Waits, Node: node, Write: write, Subject: ann, Device: device, Merges: merges}); err != nil {
-			t.Fatal(err)
-		}
+}
+
+func (l turns) append(e cluster.Entry) {
+	l.Helper()
+	e.Subject = ann
+	if err := l.log.Append(l.Context(), e); err != nil {
+		l.Fatal(err)
 	}
-	done := func(node string, write uint64) {
-		t.Helper()
-		if err := l.Append(t.Context(), cluster.Entry{Kind: cluster.Done, Node: node, Write: write, Subject: ann}); err != nil {
-			t.Fatal(err)
-		}
+}
+
+func (l turns) waits(node string, write uint64, device string, merges bool) {
+	l.Helper()
+	l.append(cluster.Entry{Kind: cluster.Waits, Node: node, Write: write, Device: device, Merges: merges})
+}
+
+func (l turns) done(node string, write uint64) {
+	l.Helper()
+	l.append(cluster.Entry{Kind: cluster.Done, Node: node, Write: write})
+}
+
+// want asks for a turn of a write that has waited, or has just come. Its device's name goes on if it merges.
+func (l turns) want(what, node string, waited uint64, device string, last bool, want cluster.Order) {
+	l.Helper()
+	turn := &cluster.Turn{Node: node, Device: device[:32], Waited: waited, Merges: len(device) > 32, Last: last}
+	grant, err := l.log.Take(l.Context(), cluster.Charge{UserID: ann, Turn: turn}, cluster.Entry{Kind: cluster.Begins, Node: node, Write: 99, Subject: ann})
+	if err != nil || grant.Turn != want {
+		l.Errorf("%T, %s: %s's write %d: %v, %v, want %v", l.log, what, node, waited, grant.Turn, err, want)
 	}
+}
+
+var phone, laptop = strings.Repeat("1", 32), strings.Repeat("2", 32)
+
+func testTurns(t *testing.T, log cluster.Log, pass func(time.Duration)) {
+	l := turns{t, log, pass}
+	l.hear("aa", "bb")
+	l.testOrder()
+	l.testLate()
+}
+
+func (l turns) testOrder() {
 	want := func(node string, waited uint64, device string, last bool, want cluster.Order) {
-		t.Helper()
-		turn := &cluster.Turn{Node: node, Device: device[:32], Waited: waited, Merges: len(device) > 32, Last: last}
-		grant, err := l.Take(t.Context(), cluster.Charge{UserID: ann, Turn: turn}, cluster.Entry{Kind: cluster.Begins, Node: node, Write: 99, Subject: ann})
-		if err != nil || grant.Turn != want {
-			t.Errorf("%s's write %d: %v, %v, want %v", node, waited, grant.Turn, err, want)
-		}
+		l.Helper()
+		l.want("in order", node, waited, device, last, want)
 	}
 	want("bb", 0, phone, false, cluster.InTurn)
-	waits("aa", 1, phone, false)
+	l.waits("aa", 1, phone, false)
 	want("bb", 0, phone, false, cluster.Behind) // it may fail, and then the other must not be lost
 	want("bb", 0, laptop, false, cluster.Behind)
 	want("aa", 0, laptop, false, cluster.InTurn) // the node knows of its own by itself
-	waits("bb", 2, laptop, false)
+	l.waits("bb", 2, laptop, false)
 	want("bb", 2, laptop, false, cluster.Behind)
-	want("bb", 2, laptop, true, cluster.InTurn)
-	done("bb", 2)
-	waits("bb", 3, phone, true) // it needs what the older one leaves
+	l.done("bb", 2)
+	l.waits("bb", 3, phone, true) // it needs what the older one leaves
 	want("bb", 3, phone+"merges", false, cluster.Behind)
-	waits("bb", 4, phone, false)
+	l.waits("bb", 4, phone, false)
 	want("aa", 1, phone, false, cluster.TakenOver)
 	want("aa", 1, phone, true, cluster.TakenOver)
-	done("aa", 1)
-	waits("aa", 5, phone, false) // in the place of both
+	l.done("aa", 1)
+	l.waits("aa", 5, phone, false) // in the place of both
 	want("bb", 3, phone, false, cluster.TakenOver)
 	want("aa", 5, phone, false, cluster.InTurn)
-	waits("bb", 6, phone, false) // that is on its way
+	l.waits("bb", 6, phone, false) // that is on its way
 	want("bb", 6, phone, false, cluster.Behind)
-	done("aa", 5)
+	l.done("aa", 5)
 	want("bb", 6, phone, false, cluster.InTurn)
-	done("bb", 6)
+	l.done("bb", 6)
 	want("aa", 7, phone, false, cluster.InTurn) // of which the server knows nothing
+}
 
-	// Nobody waits for a node that is gone. If it only slept, what it has is sent unless a newer one was meanwhile.
-	passed := time.Now()
+// testLate: a write for which a newer one hasn't waited is not sent any more, as it would undo that one. So it is when
+// its node isn't heard of, for which nobody waits, and when there was no other time.
+func (l turns) testLate() {
 	sleeps := func() {
-		t.Helper()
-		passed = passed.Add(4 * time.Second)
-		server.SetTime(passed)
-		if _, err := l.Pull(t.Context(), "bb", cluster.Position{}); err != nil {
-			t.Fatal(err)
+		l.Helper()
+		l.pass(4 * time.Second)
+		l.hear("bb")
+	}
+	sent := func() {
+		l.Helper()
+		l.want("sent in vain", "aa", 8, phone, false, cluster.InTurn)
+	}
+	newer := func(device string) func() {
+		return func() {
+			l.Helper()
+			l.want("it has come", "bb", 0, device, false, cluster.InTurn)
 		}
 	}
-	for name, tt := range map[string]struct {
-		meanwhile func()
+	waited := func(device string, last bool) func() {
+		return func() {
+			l.Helper()
+			l.waits("bb", 20, device[:32], len(device) > 32)
+			l.want("it has waited", "bb", 20, device, last, cluster.InTurn)
+			l.done("bb", 20)
+		}
+	}
+	for _, tt := range []struct {
+		meanwhile string
+		happens   []func()
 		want      cluster.Order
 	}{
-		"nothing":                      {func() {}, cluster.InTurn},
-		"a write of the device":        {func() { want("bb", 0, phone, false, cluster.InTurn) }, cluster.TakenOver},
-		"a write of another device":    {func() { want("bb", 0, laptop, false, cluster.InTurn) }, cluster.TakenOver},
-		"one that needs it":            {func() { want("bb", 0, phone+"merges", false, cluster.InTurn) }, cluster.TakenOver},
-		"another device's write waits": {func() { waits("bb", 20, laptop, false); done("bb", 20) }, cluster.InTurn},
-		"one that has waited is sent": {func() {
-			waits("bb", 20, laptop, false)
-			want("bb", 20, laptop, false, cluster.InTurn)
-			done("bb", 20)
-		}, cluster.TakenOver},
+		{"its node sleeps", []func(){sleeps}, cluster.InTurn},
+		{"a write of the device", []func(){sleeps, newer(phone)}, cluster.Late},
+		{"a write of another device", []func(){sleeps, newer(laptop)}, cluster.Late},
+		{"one that needs it", []func(){sleeps, newer(phone + "merges")}, cluster.Late},
+		{"another device's write waits", []func(){sleeps, func() { l.waits("bb", 20, laptop, false); l.done("bb", 20) }}, cluster.InTurn},
+		{"one that has waited is sent", []func(){sleeps, waited(laptop, false)}, cluster.Late},
+		{"it was sent in vain before", []func(){sent, sleeps, newer(laptop)}, cluster.Late},
+		{"a node ends, with one of another device", []func(){waited(laptop, true)}, cluster.Late},
+		{"a node ends, with one that needs it", []func(){waited(phone+"merges", true)}, cluster.Late},
+		{"a node ends, and it was sent in vain before", []func(){sent, waited(laptop, true)}, cluster.Late},
+		{"a node ends, with one of the same device", []func(){waited(phone, true)}, cluster.TakenOver},
 	} {
-		t.Run("meanwhile "+name, func(t *testing.T) {
-			waits("aa", 8, phone, false)
-			sleeps()
-			tt.meanwhile()
-			want("aa", 8, phone, false, tt.want)
-			done("aa", 8)
-			if _, err := l.Pull(t.Context(), "aa", cluster.Position{}); err != nil {
-				t.Fatal(err)
-			}
-		})
+		l.hear("aa", "bb")
+		l.waits("aa", 8, phone, false)
+		for _, happens := range tt.happens {
+			happens()
+		}
+		l.want(tt.meanwhile, "aa", 8, phone, false, tt.want)
+		if l.hear("aa"); tt.want != cluster.InTurn {
+			l.want(tt.meanwhile+": nobody waits for it", "bb", 0, laptop, false, cluster.InTurn)
+		}
+		l.done("aa", 8)
 	}
 }
 

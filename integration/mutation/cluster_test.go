@@ -81,6 +81,30 @@ var clustered = []mutant{
 		unit:   "redis TestTurnsOfWritesThatWait", why: noCluster,
 	},
 	{
+		name:   "what was sent in vain at a node that slept is tried again in any case",
+		effect: "when the node wakes, it comes after a newer one",
+		edits:  []edit{{"redis/scripts/turns.lua", "'^(%d+) ([ws]) (%x+)$')\n\t\tif at and", "'^(%d+) ([ws]) (%x+)$')\n\t\tif at and state == 'w' and"}},
+		unit:   "redis TestTurnsOfWritesThatWait", why: noCluster,
+	},
+	{
+		name:   "what a node that ends has passed is sent in any case",
+		effect: "it comes after a newer one",
+		edits:  []edit{{"redis/scripts/append.lua", "take(KEYS[5], passed)", ""}},
+		unit:   "redis TestTurnsOfWritesThatWait", why: noCluster,
+	},
+	{
+		name:   "a write that has waited goes when a call fails",
+		effect: "it comes after the one that has taken its place",
+		edits:  []edit{{"internal/cluster/turn.go", "if !last && n.contact.failed", "if false && n.contact.failed"}},
+		unit:   "internal/cluster TestWriteThatWaitedIsntBegunInDoubt", why: noCluster,
+	},
+	{
+		name:   "what is late counts as superseded",
+		effect: "nobody hears that an acknowledged write is gone, though the newer one was refused",
+		edits:  []edit{{"internal/pending/deliver.go", "case Late:\n\t\tp.decide(w, Lost)", "case Late:\n\t\tp.decide(w, Superseded)"}},
+		unit:   "internal/pending TestWriteThatIsLateIsLost", why: noCluster,
+	},
+	{
 		name:   "a node that has stood still spends what it held",
 		effect: "more reads pass several nodes than one process would let pass",
 		edits:  []edit{{"internal/gateway/cluster.go", "\tm.clusters.reads.clear() // the others may have taken this node for one that is gone\n", ""}},

@@ -110,7 +110,8 @@ type Charge struct {
 }
 
 // Turn tells a write from those of its user that wait. They are sent in the order in which they were
-// acknowledged, whichever node has them.
+// acknowledged, whichever node and device they are of. Where a newer one doesn't wait for an older, because that
+// one's node isn't heard of or there is no other time, the older is late and isn't sent any more.
 type Turn struct {
 	Node   string
 	Device string // 32 hexadecimal digits that tell the user's devices apart, at all nodes
@@ -130,6 +131,7 @@ const (
 	InTurn    Order = iota
 	Behind          // an older one waits at another node, or is being sent
 	TakenOver       // a newer one of the same device has taken its place
+	Late            // a newer one of the user's was begun without it, which it would undo
 )
 
 // Grant is what a budget gave.

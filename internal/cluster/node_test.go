@@ -372,6 +372,54 @@ func TestBudgetIsTakenInTheStepOfTheAnnouncement(t *testing.T) {
 	})
 }
 
+// A write that has waited is not sent in doubt whether it is its turn: another may have taken its place.
+func TestWriteThatWaitedIsntBegunInDoubt(t *testing.T) {
+	device := strings.Repeat("1", 32)
+	for name, tt := range map[string]struct {
+		last    bool
+		trouble time.Duration // that has lasted
+		want    cluster.Order
+		begun   bool
+	}{
+		"a call takes too long":                {want: cluster.Behind},
+		"calls fail":                           {trouble: 700 * time.Millisecond, want: cluster.Behind},
+		"the log is gone":                      {trouble: 3 * time.Second, want: cluster.InTurn, begun: true},
+		"a call takes too long, the last time": {last: true, want: cluster.InTurn, begun: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := testkit.NewSharedLog()
+				a, b := join(t, log), join(t, log)
+				waiting := a.Wait(t.Context(), alice, device, false)
+				newer := b.Wait(t.Context(), alice, device, false) // in its place
+				if waiting == nil || newer == nil {
+					t.Fatal("the log doesn't know of a write that waits")
+				}
+				resume := log.Pause()
+				time.Sleep(tt.trouble)
+				if tt.trouble < time.Second {
+					time.AfterFunc(timeout+timeout/2, resume)
+				}
+				write, order := waiting.Begin(t.Context(), tt.last)
+				if order != tt.want || (write != nil) != tt.begun {
+					t.Errorf("%v, %v", order, write)
+				}
+				resume()
+				if write != nil {
+					write.End(t.Context())
+				}
+				time.Sleep(time.Second)
+				if entries := log.Entries(); !slices.Contains(entries, "e"+alice) {
+					t.Errorf("nobody is told that it is over, as it may have been announced: %q", entries)
+				}
+				if write, order := waiting.Begin(t.Context(), false); write != nil || order != cluster.TakenOver {
+					t.Errorf("asked again: %v, %v", order, write)
+				}
+			})
+		})
+	}
+}
+
 // What can't be told while the log is away becomes one thing: drop everything.
 func TestOutboxIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

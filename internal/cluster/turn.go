@@ -40,7 +40,8 @@ func (w *Waiting) Done() {
 }
 
 // Begin is [Node.Begin] for a write that has waited, if it is its turn. Otherwise the write is nil. With last there
-// is no other time, and it is sent unless another has taken its place.
+// is no other time: it is sent unless another has taken its place or it is late, and older ones that wait elsewhere
+// are late then. While the log fails, but not for long, it is [Behind]: another may have taken its place.
 func (w *Waiting) Begin(ctx context.Context, last bool) (write *Write, order Order) {
 	n := w.node
 	write = n.newWrite(w.userID)
@@ -61,6 +62,11 @@ func (w *Waiting) Begin(ctx context.Context, last bool) (write *Write, order Ord
 			n.own.announced(write, roll, n.now())
 			return write, InTurn
 		}
+	}
+	if !last && n.contact.failed(n.now()) < n.patience() {
+		n.own.remove(write)
+		n.tell(write.end()) // it may have been announced
+		return nil, Behind
 	}
 	write.announce(ctx)
 	return write, InTurn

@@ -75,6 +75,8 @@ func (n *Node) newWrite(userID string) *Write {
 
 func (w *Write) entry() Entry { return w.node.entry(Begins, w.number, w.userID) }
 
+func (w *Write) end() Entry { return w.node.entry(Ends, w.number, w.userID) }
+
 // announce appends the beginning of a write, and holds the write up for as long as others may
 // believe what they remember.
 func (w *Write) announce(ctx context.Context) {
@@ -99,7 +101,7 @@ func (w *Write) announce(ctx context.Context) {
 func (w *Write) End(ctx context.Context) {
 	n := w.node
 	_, sure := n.own.remove(w)
-	e := n.entry(Ends, w.number, w.userID)
+	e := w.end()
 	if sure && n.contact.sincePull(n.now()) < silence/2 {
 		n.tell(e)
 		return
@@ -112,7 +114,7 @@ func (w *Write) End(ctx context.Context) {
 // discard ends a write that won't be sent. A roll call may have told of it.
 func (n *Node) discard(w *Write) {
 	if announced, _ := n.own.remove(w); announced {
-		n.tell(n.entry(Ends, w.number, w.userID))
+		n.tell(w.end())
 	}
 }
 
@@ -171,7 +173,7 @@ func (n *Node) answerRollCall() error {
 	}
 	for _, w := range writes {
 		if n.own.announced(w, roll, n.now()); !n.own.has(w) {
-			n.tell(n.entry(Ends, w.number, w.userID)) // it has ended meanwhile
+			n.tell(w.end()) // it has ended meanwhile
 		}
 	}
 	return nil

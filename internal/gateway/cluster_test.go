@@ -151,6 +151,7 @@ func TestNodeThatHasStoodStillSpendsNothingThatItHeld(t *testing.T) {
 		p := newNodes(t, 2, &options{}, ClusterRules{})
 		limit, _ := policy.NewLimit(1, time.Hour, 5000)
 		take := func() (calls int) {
+			synctest.Wait() // for the nodes' pulls
 			before := p.log.Calls()
 			if _, ok := p.all[0].memory.take(limitRead, &limit, bob, p.all[0].memory.now()); !ok {
 				t.Error("a read didn't pass")
@@ -387,6 +388,32 @@ func TestWritesThatWaitAtSeveralNodesComeInTheirOrder(t *testing.T) {
 		}
 		a.wantDeliveries(map[string]float64{"superseded": 2})
 		b.wantDeliveries(map[string]float64{"delivered": 2})
+	})
+}
+
+// A node that ends has no time to wait for what waits before its own elsewhere. That one would undo its own, and so is lost: it is
+// counted as that, and told of in the log.
+func TestWriteForWhichANodeThatEndsHasntWaitedIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := coalescing()
+		o.Homeserver = "synapse"
+		c := newNodes(t, 2, o, ClusterRules{})
+		a, b := c.all[0], c.all[1]
+		logs := a.logged()
+		sent := a.hs.bodies()
+		a.Want(a.Put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
+		a.Want(a.Put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		b.Want(b.Put("alice-phone", alice, message(2)), 200, "{}", "matrix_presence; detail=coalesced")
+		b.reload(o)
+		time.Sleep(40 * time.Second)
+		if got, want := fmt.Sprint(sent()), fmt.Sprint([]string{message(0), message(2)}); got != want {
+			t.Errorf("the homeserver got %s, want %s", got, want)
+		}
+		a.wantDeliveries(map[string]float64{"lost": 1})
+		b.wantDeliveries(map[string]float64{"delivered": 1})
+		if n := logs.Count("could not be delivered"); n != 1 {
+			t.Errorf("the log tells of it %d times", n)
+		}
 	})
 }
 

@@ -110,6 +110,8 @@ func (d *delivery) Send(body []byte, timeout time.Duration, last bool) pending.A
 		return pending.Answer{Reply: pending.Early, After: behindRetry}
 	case cluster.TakenOver:
 		return pending.Answer{Reply: pending.TakenOver}
+	case cluster.Late:
+		return pending.Answer{Reply: pending.Late}
 	}
 	defer told.end(context.Background())
 	request := d.request

@@ -178,6 +178,9 @@ func (p *Writes) conclude(u *user, w *Write, answer Answer, flushed bool) (again
 		w.attempts-- // it was none
 		p.decide(w, Superseded)
 		return 0, false
+	case Late:
+		p.decide(w, Lost)
+		return 0, false
 	case Early:
 		w.attempts--
 		w.early, again = true, answer.After

@@ -82,7 +82,8 @@ const (
 	Taken                  // it has taken it
 	Failed                 // it didn't, in a way that may pass
 	Ended                  // it says that the token has ended
-	TakenOver              // nothing was sent: a newer one that waits elsewhere has taken its place
+	TakenOver              // nothing was sent: a newer one of the device that waits elsewhere has taken its place
+	Late                   // nothing was sent, nor will be: a newer one was begun elsewhere without it, which it would undo
 	Early                  // nothing was sent: an older one that waits elsewhere goes first
 )
 

@@ -353,6 +353,18 @@ func TestWriteThatWaitsForItsTurn(t *testing.T) {
 	})
 }
 
+// A write that is late by the order of all nodes is lost, and not in another's place: that one may be refused.
+func TestWriteThatIsLateIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t)
+		s := k.NewSource(rules)
+		k.reply = func(string) Answer { return Answer{Reply: Late} }
+		k.write(s, 1, message(1))
+		time.Sleep(30 * time.Second)
+		k.want("at the end", []string{message(1)}, map[Result]uint64{Lost: 1})
+	})
+}
+
 // Dendrite keeps a status message that a write leaves out. Where another may wait elsewhere, between the two, both are
 // sent.
 func TestWritesApartTakeNothingOver(t *testing.T) {

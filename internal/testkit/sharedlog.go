@@ -18,7 +18,7 @@ type SharedLog struct {
 	server  int
 	first   uint64 // the number of the first entry that is kept
 	entries []cluster.Entry
-	nodes   map[string]bool
+	nodes   map[string]time.Time // when they last pulled
 	budgets map[string]sharedBudget
 	turns   map[string][]turn // of a user's writes that wait, in their order
 	fails   error
@@ -34,7 +34,7 @@ type sharedBudget struct {
 
 // NewSharedLog returns an empty one.
 func NewSharedLog() *SharedLog {
-	return &SharedLog{first: 1, nodes: make(map[string]bool), budgets: make(map[string]sharedBudget), turns: make(map[string][]turn)}
+	return &SharedLog{first: 1, nodes: make(map[string]time.Time), budgets: make(map[string]sharedBudget), turns: make(map[string][]turn)}
 }
 
 // Client returns a node's way to the log.
@@ -146,37 +146,76 @@ func (l *SharedLog) append(entries []cluster.Entry) {
 
 // turn is a write that waits.
 type turn struct {
-	node, device   string
-	number         uint64
-	sending, taken bool
+	node, device string
+	number       uint64
+	state        turnState
+}
+
+type turnState int
+
+const (
+	turnWaits turnState = iota
+	turnSent
+	turnTaken // a newer one of the device has its place
+	turnLate  // a newer one was sent without it
+)
+
+// ahead returns which of a user's older writes a write is behind, whose places it takes, and for which it doesn't wait
+// because their node wasn't heard of for three seconds.
+func (l *SharedLog) ahead(older []turn, node, device string, merges bool) (behind, places, late []*turn) {
+	for i := range older {
+		switch t := &older[i]; {
+		case t.node == node || t.state == turnTaken || t.state == turnLate:
+		case time.Since(l.nodes[t.node]) > 3*time.Second:
+			late = append(late, t)
+		case t.state == turnWaits && t.device == device && !merges:
+			places = append(places, t)
+		default:
+			behind = append(behind, t)
+		}
+	}
+	return behind, places, late
+}
+
+func become(turns []*turn, state turnState) {
+	for _, t := range turns {
+		t.state = state
+	}
 }
 
 // wait has a write wait, in the place of those of the same device of other nodes.
 func (l *SharedLog) wait(e *cluster.Entry) {
 	all := l.turns[e.Subject]
-	for i := range all {
-		if t := &all[i]; t.node != e.Node && t.device == e.Device && !t.sending && !e.Merges {
-			t.taken = true
-		}
-	}
+	_, places, _ := l.ahead(all, e.Node, e.Device, e.Merges)
+	become(places, turnTaken)
 	l.turns[e.Subject] = append(all, turn{node: e.Node, device: e.Device, number: e.Write})
 }
 
-// order says whether it is a write's turn, and notes that it is sent.
-func (l *SharedLog) order(charge *cluster.Charge) cluster.Order {
-	all, asks := l.turns[charge.UserID], charge.Turn
-	for i := range all {
-		switch t := &all[i]; {
-		case t.node == asks.Node && t.number == asks.Waited && t.taken:
-			return cluster.TakenOver
-		case t.node == asks.Node && t.number == asks.Waited:
-			t.sending = true
-			return cluster.InTurn
-		case t.node != asks.Node && !t.taken && !asks.Last:
-			return cluster.Behind
-		}
+// order says whether it is a write's turn. If so, begun notes that it is sent.
+func (l *SharedLog) order(charge *cluster.Charge) (order cluster.Order, begun func()) {
+	asks, all := charge.Turn, l.turns[charge.UserID]
+	isNew := asks.Waited == 0
+	own := slices.IndexFunc(all, func(t turn) bool { return !isNew && t.node == asks.Node && t.number == asks.Waited })
+	older := all
+	if !isNew {
+		older = all[:max(0, own)] // one of which nothing is known is the oldest
 	}
-	return cluster.InTurn
+	behind, places, late := l.ahead(older, asks.Node, asks.Device, asks.Merges)
+	switch {
+	case own >= 0 && all[own].state == turnTaken:
+		return cluster.TakenOver, nil
+	case own >= 0 && all[own].state == turnLate:
+		return cluster.Late, nil
+	case !asks.Last && (len(behind) > 0 || isNew && len(places) > 0):
+		return cluster.Behind, nil
+	}
+	return cluster.InTurn, func() {
+		if own >= 0 {
+			all[own].state = turnSent
+		}
+		become(places, turnTaken)
+		become(append(late, behind...), turnLate)
+	}
 }
 
 type logClient struct{ l *SharedLog }
@@ -197,12 +236,15 @@ func (c logClient) Take(ctx context.Context, charge cluster.Charge, entries ...c
 		return cluster.Grant{}, err
 	}
 	defer c.l.mu.Unlock()
+	begun := func() {}
 	if charge.Turn != nil {
-		if order := c.l.order(&charge); order != cluster.InTurn {
+		var order cluster.Order
+		if order, begun = c.l.order(&charge); order != cluster.InTurn {
 			return cluster.Grant{Turn: order, Wait: time.Second}, nil
 		}
 	}
 	if charge.Budget == 0 {
+		begun()
 		c.l.append(entries)
 		return cluster.Grant{}, nil
 	}
@@ -222,6 +264,7 @@ func (c logClient) Take(ctx context.Context, charge cluster.Charge, entries ...c
 		return cluster.Grant{Wait: known.full.Sub(now) - time.Duration(charge.Burst-1)*charge.Interval}, nil
 	}
 	c.l.budgets[key] = sharedBudget{known.full.Add(time.Duration(events) * charge.Interval), charge.Interval}
+	begun()
 	c.l.append(entries)
 	return cluster.Grant{Events: events}, nil
 }
@@ -232,7 +275,7 @@ func (c logClient) Pull(ctx context.Context, node string, after cluster.Position
 		return cluster.Pulled{}, err
 	}
 	defer c.l.mu.Unlock()
-	c.l.nodes[node] = true
+	c.l.nodes[node] = time.Now()
 	p := cluster.Pulled{Head: c.l.head(), Nodes: len(c.l.nodes)}
 	p.At = cluster.Position{Log: fmt.Sprint("log", c.l.id), Server: fmt.Sprint("server", c.l.server), Seq: after.Seq, ID: after.ID}
 	if after == (cluster.Position{}) {

@@ -6,9 +6,9 @@
 --       ''); then of each entry kind, node, write, subject, and the device of one that waits, and the key of its turns or, of
 --       who gets full budgets, what ends the keys of theirs
 --
--- Returns the events that were taken and the microseconds until there is one; -1 if it isn't the write's turn, and
--- -2 if another has taken its place. Times are in whole microseconds since 1970, which a double holds exactly.
-local taken, places, late = 0, {}, {}
+-- Returns the events that were taken and the microseconds until there is one; -1 if it isn't the write's turn,
+-- -2 if another has taken its place, and -3 if it is late. Times are in whole microseconds since 1970, which a double holds exactly.
+local taken, places, late, passed = 0, {}, {}, {}
 if ARGV[9] ~= '' then
 	-- One that waited before the server lost that is the oldest. One that has just come is the newest.
 	local field, order = ARGV[8] .. ' ' .. ARGV[11], ARGV[11] ~= '' and 0 or nil
@@ -18,15 +18,20 @@ if ARGV[9] ~= '' then
 		if state == 't' then
 			return {-2, '0'}
 		end
+		if state == 'l' then
+			return {-3, '0'}
+		end
 		order = tonumber(at)
 	end
-	local behind
-	behind, places, late = ahead(KEYS[5], KEYS[4], ARGV[8], ARGV[9], ARGV[10], order)
-	if not order and #places > 0 then
-		behind = true -- it can take their places when it waits itself: sent at once it may fail
-	end
+	local older
+	older, places, late = ahead(KEYS[5], KEYS[4], ARGV[8], ARGV[9], ARGV[10], order)
+	-- One that has just come can take places when it waits itself: sent at once it may fail.
+	local behind = #older > 0 or not order and #places > 0
 	if behind and ARGV[12] ~= '1' then
 		return {-1, '1000000'}
+	end
+	if ARGV[12] == '1' then
+		passed = older
 	end
 	if waited then
 		redis.call('HSET', KEYS[5], field, string.format('%.0f', order) .. ' s ' .. ARGV[9])
@@ -91,6 +96,7 @@ end
 
 take(KEYS[5], places)
 take(KEYS[5], late)
+take(KEYS[5], passed)
 
 for i = 13, #ARGV, 6 do
 	local kind, node, write, device, turns = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 4], ARGV[i + 5]
