@@ -388,6 +388,18 @@ var mended = map[string][]mutant{
 	},
 	"tokens that end": {
 		{
+			name:   "what couldn't be told was no logout",
+			effect: "a token that has ended reads what is in memory at the other nodes",
+			edits:  []edit{{pull, "n.drop(Told, true)", "n.drop(Told, false)"}},
+			unit:   "internal/cluster TestFullOutboxHasOthersDoubtAll", why: noCluster,
+		},
+		{
+			name:   "that a write waits no more isn't told",
+			effect: "what its user writes at other nodes stands behind it",
+			edits:  []edit{{"internal/cluster/outbox.go", "return e.Kind != Done && e.Kind != Refilled", "return e.Kind != Refilled"}},
+			unit:   "internal/cluster TestFullOutboxHasOthersDoubtAll", why: noCluster,
+		},
+		{
 			name:   "what is said of a refresh token is said of the access token",
 			effect: "a refresh that is refused drops what waits of its user",
 			edits:  []edit{{"internal/gateway/revoke.go", "case revocation.Scope == matrix.RevokesByRefresh:\n\t\t\tending", "case false:\n\t\t\tending"}},
@@ -546,6 +558,12 @@ var mended = map[string][]mutant{
 			effect: "no read of a cluster's is answered any more",
 			edits:  []edit{{"internal/cluster/barrier.go", "\t\tdefer b.finish() // also if it panics: nobody would pass any more\n\t\treturn b.pull()\n", "\t\terr := b.pull()\n\t\tb.finish()\n\t\treturn err\n"}},
 			unit:   "internal/cluster TestPullThatPanicsBlocksNobody", why: noCluster,
+		},
+		{
+			name:   "a panic while a log is told something isn't caught",
+			effect: "the process ends",
+			edits:  []edit{{"internal/cluster/outbox.go", "if n.guard(func() { err = n.append(told...) }); err != nil {", "if err = n.append(told...); err != nil {"}},
+			unit:   "internal/cluster TestTellingThatPanicsIsTriedAgain", why: noCluster,
 		},
 		{
 			name:   "a variable is written after the request was sent on",

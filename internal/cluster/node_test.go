@@ -135,7 +135,7 @@ func TestWhatElseIsTold(t *testing.T) {
 		for kind, says := range map[cluster.Kind]string{
 			cluster.Active: "active x", cluster.TokenEnded: "token x", cluster.UserEnded: "user x", cluster.Membership: "member x",
 			cluster.Purged: "purge x", cluster.Forgotten: "forget x", cluster.Refilled: "refill x",
-			cluster.Ends: "begin x, end x", cluster.Flush: "flush for 1s missed false, told", '?': "flush for 1s missed false, told",
+			cluster.Ends: "begin x, end x", cluster.Flush: "flush for 1s missed true, told", '?': "flush for 1s missed true, told",
 		} {
 			a.Tell(kind, "x")
 			synctest.Wait()
@@ -435,16 +435,75 @@ func TestOutboxIsBounded(t *testing.T) {
 		time.Sleep(time.Second)
 		b.pass(t)
 		told := b.take()
-		if n := strings.Count(told, "user "); n != 5000 || !strings.Contains(told, "flush for 1s missed false, told") || strings.Contains(told, "@19999:hs") {
+		if n := strings.Count(told, "user "); n != 5000 || !strings.Contains(told, "flush for 1s missed true, told") || strings.Contains(told, "@19999:hs") {
 			t.Errorf("%d users, beginning with %.200q", n, told)
 		}
 	})
 }
 
-// brokenLog panics when it is pulled, or asked whether it has to be, so often.
+// What is told before the log goes away, and 10,000 things after it, is dropped. The others believed on whose a token is
+// and who may see whom, as if nothing of that could have been among it.
+func TestFullOutboxHasOthersDoubtAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		phone, laptop := strings.Repeat("1", 32), strings.Repeat("2", 32)
+		waiting := a.Wait(t.Context(), alice, phone, false)
+		log.Fail(errors.New("no connection"))
+		a.Tell(cluster.TokenEnded, "x")
+		a.Tell(cluster.Refilled, "@refilled:hs")
+		waiting.Done()
+		for i := range 10_000 {
+			a.Tell(cluster.Active, fmt.Sprint("@", i, ":hs"))
+		}
+		time.Sleep(time.Second)
+		b.take()
+		log.Fail(nil)
+		time.Sleep(time.Second)
+		b.pass(t)
+		told := b.take()
+		if strings.Contains(told, "token x") || !strings.Contains(told, "flush for 1s missed true, told") {
+			t.Errorf("of a token that has ended the others hear %.300q", told)
+		}
+		// What no flush makes up for is still told.
+		if !strings.Contains(told, "refill @refilled:hs") {
+			t.Errorf("of budgets that an admin has filled the others hear %.300q", told)
+		}
+		if _, order := b.Wait(t.Context(), alice, laptop, false).Begin(t.Context(), false); order != cluster.InTurn {
+			t.Errorf("the user's other device waits for a write that was sent long ago: %v", order)
+		}
+	})
+}
+
+func TestOutboxIsBoundedAlsoOfWhatNoFlushMakesUpFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		log.Fail(errors.New("no connection"))
+		for i := range 25_000 {
+			a.Tell(cluster.Refilled, fmt.Sprint("@", i, ":hs"))
+		}
+		time.Sleep(time.Second)
+		log.Fail(nil)
+		time.Sleep(time.Second)
+		b.pass(t)
+		if told := b.take(); strings.Count(told, "refill ") > 10_000 || !strings.Contains(told, "refill @24999:hs") {
+			t.Errorf("%d users", strings.Count(told, "refill "))
+		}
+	})
+}
+
+// brokenLog panics when it is pulled, or asked whether it has to be, so often; or when something is appended.
 type brokenLog struct {
 	cluster.Log
-	times atomic.Int64
+	times, appends atomic.Int64
+}
+
+func (b *brokenLog) Append(ctx context.Context, entries ...cluster.Entry) error {
+	if b.appends.Add(-1) >= 0 {
+		panic("broken")
+	}
+	return b.Log.Append(ctx, entries...)
 }
 
 func (b *brokenLog) Pull(ctx context.Context, node string, after cluster.Position) (cluster.Pulled, error) {
@@ -485,6 +544,28 @@ func TestPullThatPanicsBlocksNobody(t *testing.T) {
 		n.pass(t)
 		if panics.Load() == 0 {
 			t.Error("nobody was told")
+		}
+	})
+}
+
+// In the goroutine that tells what can be told later it was the end of the process.
+func TestTellingThatPanicsIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := testkit.NewSharedLog()
+		log, b := &brokenLog{Log: shared.Client()}, join(t, shared)
+		panics := atomic.Int64{}
+		rules := cluster.Rules{Timeout: timeout, Panicked: func(any) { panics.Add(1) }}
+		told := memory{}
+		a := cluster.NewNode(log, rules, reporter{&told}, reporter{&told}, time.Now)
+		t.Cleanup(a.Close)
+		time.Sleep(time.Second)
+		log.appends.Store(2)
+		a.Tell(cluster.UserEnded, alice)
+		time.Sleep(time.Second)
+		b.pass(t)
+		want(t, "what was told", b.take(), "user @alice:hs")
+		if n := panics.Load(); n != 2 {
+			t.Errorf("%d panics were told of, want 2", n)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -12,7 +13,7 @@ type outbox struct {
 
 	mu      sync.Mutex // guards all below
 	entries []Entry
-	full    bool // some were dropped, and all are to drop everything
+	full    bool // some were dropped, and all are to drop everything and doubt whose tokens are
 }
 
 const (
@@ -35,7 +36,7 @@ func (n *Node) tell(e Entry) {
 	o.mu.Lock()
 	if !slices.Contains(o.entries[max(0, len(o.entries)-maxAlike):], e) { // what waits says it as well
 		if len(o.entries) >= maxOutbox {
-			o.entries, o.full = nil, true
+			o.overflow()
 		}
 		o.entries = append(o.entries, e)
 	}
@@ -83,11 +84,22 @@ func (n *Node) emptyOutbox() (all bool) {
 		if len(told) == 0 {
 			return true
 		}
-		if n.append(told...) != nil {
+		err := errNotAppended
+		if n.guard(func() { err = n.append(told...) }); err != nil {
 			o.putBack(told)
 			return false
 		}
 	}
+}
+
+// errNotAppended is what has become of entries if the log panics.
+var errNotAppended = errors.New("the cluster's log has panicked")
+
+// overflow drops what waits but for what no flush makes up for: a write that waits no more has those of its user's
+// other devices go on, and full budgets are the log's. Of these it keeps the last. It needs the lock.
+func (o *outbox) overflow() {
+	kept := slices.DeleteFunc(slices.Clone(o.entries), func(e Entry) bool { return e.Kind != Done && e.Kind != Refilled })
+	o.entries, o.full = slices.Clone(kept[max(0, len(kept)-maxOutbox/2):]), true
 }
 
 // putBack puts back what could not be told, before what has come since.
@@ -97,8 +109,7 @@ func (o *outbox) putBack(told []Entry) {
 	if told[0].Kind == Flush {
 		told, o.full = told[1:], true
 	}
-	if len(told)+len(o.entries) > maxOutbox {
-		told, o.full = nil, true
+	if o.entries = append(told, o.entries...); len(o.entries) > maxOutbox {
+		o.overflow()
 	}
-	o.entries = append(told, o.entries...)
 }

@@ -85,7 +85,7 @@ func (n *Node) catchUp() error {
 			end = pulled.Head
 		}
 		if lag += len(pulled.Entries); !n.apply(pulled.Entries) {
-			n.drop(Told, false)
+			n.drop(Told, true) // what couldn't be told may have been anything
 		}
 		n.position = pulled.At
 		if n.position.Seq >= end {
