@@ -177,6 +177,20 @@ var mended = map[string][]mutant{
 	},
 	"neighbours": {
 		{
+			name:   "who may ask later has a place at once",
+			effect: "with made-up tokens that name users, nobody is asked about: a sync's change is not noticed",
+			edits:  []edit{{"internal/gateway/whoami.go", "\ttimer := time.AfterFunc(tellsItself, func() {\n", "\tif !m.learning.Take(question.from.name) {\n\t\treturn func() {}\n\t}\n\ttimer := time.AfterFunc(tellsItself, func() {\n\t\tdefer m.learning.Leave(question.from.name)\n"}},
+			unit:   "internal/gateway TestSyncOfWhomNobodyKnowsYetCountsInAFlood",
+			why:    "the world has no floods",
+		},
+		{
+			name:   "nobody asks again who has left",
+			effect: "who leaves from an address that has made tokens up sees whom the room let them see",
+			edits:  []edit{{"internal/gateway/sender.go", "if s.succeeded {", "if false {"}},
+			unit:   "internal/gateway TestLeaveCountsWhateverElseItsAddressHasShown",
+			why:    "the world has no floods",
+		},
+		{
 			name:   "a write is announced before its body has come",
 			effect: "one user fills the log that all nodes share",
 			edits:  []edit{{"policy/write.go", "f.BrownOut || f.Announced):", "f.BrownOut):"}},

@@ -27,7 +27,7 @@ func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next N
 			return matrix.NamedUsers(sent)
 		}
 	}
-	ofSender := func() {}
+	ofSender := func(succeeded bool) {}
 	if change.Scope == matrix.ChangesSender {
 		ofSender = g.endsMembershipsOf(r, next)
 	}
@@ -35,7 +35,7 @@ func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next N
 	panics := true
 	defer func() {
 		if panics || mayHaveHappened(g.server, r, status, err) {
-			ofSender()
+			ofSender(false)
 		}
 	}()
 	err = g.serveOther(onStatus(w, func(code int) {
@@ -47,7 +47,7 @@ func (g *Gateway) serveMembership(w http.ResponseWriter, r *http.Request, next N
 				return
 			}
 		}
-		ofSender()
+		ofSender(true)
 		for _, userID := range named() {
 			g.membershipChanged(userID)
 		}
@@ -85,17 +85,24 @@ func (g *Gateway) membershipChanged(userID string) {
 }
 
 // endsMembershipsOf returns what is to be done when the sender of a request has joined or left a
-// room. Whose it is, if that isn't known, is asked while the request is served: nothing waits for it.
-func (g *Gateway) endsMembershipsOf(r *http.Request, next Next) (end func()) {
+// room, or may have. Whose it is, if that isn't known, is asked while the request is served: nothing waits for it.
+func (g *Gateway) endsMembershipsOf(r *http.Request, next Next) (end func(succeeded bool)) {
 	shown, certain := shownCredentials(r)
+	var asked *sender
 	if certain && g.store.identities.Holder(shown[0]) == "" {
-		g.identifyInBackground(r, next, shown[0], g.membershipChanged)
+		asked = g.newSender(r, next, shown[0], g.membershipChanged)
+		asked.askMeanwhile(g.newWhoAmI(r, next, shown[0], g.cfg.RejectedLimit))
 	}
-	return func() {
+	return func(succeeded bool) {
+		known := false
 		for _, c := range shown {
 			if userID := g.store.identities.Holder(c); userID != "" {
 				g.membershipChanged(userID)
+				known = true
 			}
+		}
+		if asked != nil && !known {
+			asked.may(succeeded)
 		}
 	}
 }

@@ -236,8 +236,7 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 	}
 	var asked *sender
 	if certain && len(users) == 0 {
-		asked = &sender{tenant: g.tenant, again: g.newWhoAmI(r, next, shown[0], g.cfg.RejectedLimit)}
-		asked.again.from = asked.again.from.vouched()
+		asked = g.newSender(r, next, shown[0], g.revokeUser)
 		asked.ask(g.newWhoAmI(r, next, shown[0], g.cfg.RejectedLimit))
 	}
 	return func(http.Header) {
@@ -251,7 +250,7 @@ func (g *Gateway) endsSessionsOf(r *http.Request, next Next, shown []matrix.Cred
 			g.revokeUser(userID)
 		}
 		if asked != nil {
-			asked.succeed()
+			asked.may(true)
 		}
 	}
 }

@@ -1,22 +1,44 @@
 package gateway
 
 import (
+	"net/http"
 	"net/http/httptrace"
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 )
 
-// sender is who has sent a request that ends its sender's sessions, while the homeserver
+// sender is who has sent a request that ends something of its sender's, while the homeserver
 // is asked who that is.
 type sender struct {
 	tenant
-	again whoAmI // to be asked once the request has succeeded
+	again whoAmI              // to be asked once the request has succeeded
+	ends  func(userID string) // what the request ends
 
 	mu        sync.Mutex // guards all below
 	answered  bool
 	who       owner
+	ended     bool // it has ended, or may have
 	succeeded bool
+}
+
+// newSender returns the sender of a request with a credential.
+func (g *Gateway) newSender(r *http.Request, next Next, c matrix.Credential, ends func(userID string)) *sender {
+	s := &sender{tenant: g.tenant, again: g.newWhoAmI(r, next, c, g.cfg.RejectedLimit), ends: ends}
+	s.again.from = s.again.from.vouched()
+	return s
+}
+
+// askMeanwhile asks whose the request is, while that is served. What has been refused isn't asked about.
+func (s *sender) askMeanwhile(question whoAmI) {
+	if !s.isRefused(question.credential, s.store.now()) {
+		if _, ok := question.askInBackground(s.store.learning, s.learn); ok {
+			return
+		}
+	}
+	s.learn(owner{wait: crowdedWait})
 }
 
 // ask asks whose the request is, and lets the question leave first if it can at once: when
@@ -50,32 +72,34 @@ func (s *sender) learn(who owner) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answered, s.who = true, who
-	if s.succeeded {
+	if s.ended {
 		s.end()
 	}
 }
 
-// succeed is called when the request has succeeded.
-func (s *sender) succeed() {
+// may is called when the request has succeeded, or may have.
+func (s *sender) may(succeeded bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.succeeded = true; s.answered {
+	if s.ended, s.succeeded = true, s.succeeded || succeeded; s.answered {
 		s.end()
 	}
 }
 
-// end forgets the sender, and asks once more if there was no answer: because the address
+// end ends what is the sender's. It asks once more if there was no answer, because the address
 // has shown too many unknown tokens, too many were being asked about, or the homeserver
-// was too slow. It needs the lock.
+// was too slow; but only about a token that the homeserver has taken. It needs the lock.
 func (s *sender) end() {
-	revoke := func(who owner) {
+	end := func(who owner) {
 		if who.userID != "" {
-			s.revokeUser(who.userID)
+			s.ends(who.userID)
 		}
 	}
 	if s.who.wait > 0 || s.who.err != nil {
-		s.again.askInBackground(s.store.confirming, revoke)
+		if s.succeeded {
+			s.again.askInBackground(s.store.confirming, end)
+		}
 		return
 	}
-	revoke(s.who)
+	end(s.who)
 }

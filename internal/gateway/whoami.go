@@ -103,14 +103,12 @@ func (g *Gateway) identifySoon(r *http.Request, next Next, c matrix.Credential, 
 		return func() {}
 	}
 	m, question := g.store, g.newWhoAmI(r, next, c, g.cfg.RejectedLimit)
-	if !m.learning.Take(question.from.name) {
-		return func() {}
-	}
+	// No place is taken before there is something to ask: whoever makes tokens up would keep them all.
 	timer := time.AfterFunc(tellsItself, func() {
-		defer m.learning.Leave(question.from.name)
 		_ = m.guard(func() {
 			userID := m.identities.LastKnown(c)
-			if userID == "" && !question.isRefused(c, m.now()) {
+			if userID == "" && !question.isRefused(c, m.now()) && m.learning.Take(question.from.name) {
+				defer m.learning.Leave(question.from.name)
 				who := question.ask(nil)
 				userID = who.userID
 			}
