@@ -177,6 +177,20 @@ var mended = map[string][]mutant{
 	},
 	"neighbours": {
 		{
+			name:   "as many lists are read as are asked for",
+			effect: "one account takes a megabyte with each answer that it doesn't read to its end",
+			edits:  []edit{{"internal/gateway/learn.go", " || !h.place.take() {", " || !h.place.take() && false {"}},
+			unit:   "internal/gateway TestListsThatDontEndAreBounded",
+			why:    "the world's clients read all answers to their ends",
+		},
+		{
+			name:   "a list has no place once it has come",
+			effect: "likewise, with tokens of whom nobody knows",
+			edits:  []edit{{"internal/gateway/hearer.go", "func (p *place) hold() { p.holders.Add(1) }", "func (p *place) hold() {}"}},
+			unit:   "internal/gateway TestListOfWhomNobodyKnowsYetHasItsPlace",
+			why:    "the world's clients read all answers to their ends",
+		},
+		{
 			name:   "who may ask later has a place at once",
 			effect: "with made-up tokens that name users, nobody is asked about: a sync's change is not noticed",
 			edits:  []edit{{"internal/gateway/whoami.go", "\ttimer := time.AfterFunc(tellsItself, func() {\n", "\tif !m.learning.Take(question.from.name) {\n\t\treturn func() {}\n\t}\n\ttimer := time.AfterFunc(tellsItself, func() {\n\t\tdefer m.learning.Leave(question.from.name)\n"}},

@@ -4,7 +4,9 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/fairqueue"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/flight"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/passing"
 )
@@ -18,6 +20,7 @@ type hearer struct {
 	// that goes out.
 	begin    func(status int) passing.Reader
 	panicked func(reason any)
+	place    place // for an answer of which much is kept
 
 	begun  bool
 	reader passing.Reader // nil if nothing more is wanted
@@ -62,7 +65,7 @@ func (h *hearer) final(status int) {
 		case reader == nil || !saysJSON(h.Header()):
 		case coding == "":
 			h.reader = reader
-		case strings.EqualFold(coding, "gzip"):
+		case strings.EqualFold(coding, "gzip") && h.place.take():
 			h.gunzip = passing.NewGunzip(reader)
 			h.reader = h.gunzip
 		}
@@ -71,6 +74,7 @@ func (h *hearer) final(status int) {
 
 // end must be called when the answer is over.
 func (h *hearer) end() {
+	defer h.place.leave()
 	if h.gunzip != nil {
 		h.guard(h.gunzip.End)
 	}
@@ -80,6 +84,43 @@ func (h *hearer) end() {
 func (h *hearer) guard(f func()) {
 	if flight.Guard(h.panicked, f) != nil {
 		h.reader, h.gunzip = nil, nil
+	}
+}
+
+const (
+	// maxHeard is of how many answers at a time much is kept while they are read: the members of a room, of which
+	// each takes 16 bytes, or 256 KiB that are to be unpacked. An answer lasts for as long as its client likes.
+	maxHeard = 64
+
+	// maxHeardEach is how many of them go to one user, or to one client if its user isn't known yet.
+	maxHeardEach = 4
+)
+
+// place is one of those for answers of which much is kept. Who finds none learns nothing.
+type place struct {
+	places  *fairqueue.Seats
+	of      string // who gets the answer
+	holders atomic.Int32
+}
+
+// take reports whether there was a place, or is one already. The answer holds it.
+func (p *place) take() bool {
+	if p.holders.Load() == 0 {
+		if !p.places.Take(p.of) {
+			return false
+		}
+		p.holders.Add(1)
+	}
+	return true
+}
+
+// hold has the place kept for something else than the answer, too, which must leave it.
+func (p *place) hold() { p.holders.Add(1) }
+
+// leave gives the place back, if there is one, when nothing holds it any more.
+func (p *place) leave() {
+	if p.holders.Load() > 0 && p.holders.Add(-1) == 0 {
+		p.places.Leave(p.of)
 	}
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"net/http"
 	"strings"
 	"sync"
@@ -60,9 +61,11 @@ func (g *Gateway) own(w http.ResponseWriter, r *http.Request) func(status int) b
 	}
 }
 
-// hear returns a response writer that has an answer read by what begin returns.
-func (g *Gateway) hear(w http.ResponseWriter, begin func(status int) passing.Reader) *hearer {
-	return &hearer{responseWriter: responseWriter{w}, begin: begin, panicked: g.store.panicked}
+// hear returns a response writer that has an answer read by what begin returns. Of names who gets it.
+func (g *Gateway) hear(w http.ResponseWriter, of string, begin func(status int) passing.Reader) *hearer {
+	h := &hearer{responseWriter: responseWriter{w}, begin: begin, panicked: g.store.panicked}
+	h.place.places, h.place.of = g.store.heard, of
+	return h
 }
 
 // memberLesson is a list of members that is being read. Whose it is may be asked meanwhile.
@@ -102,7 +105,7 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 	known := g.knownDialect() != Auto
 	// Whoever it claims to be of, it is once the homeserver has served it.
 	l := &memberLesson{gateway: g, roomID: route.RoomID, departed: g.store.now(), viewer: g.claimed(c)}
-	identify := func(func(userID string)) {}
+	identify := func(_ func(userID string), over func()) { over() }
 	if l.viewer == "" && known {
 		identify = g.identifier(r, next, c)
 	}
@@ -118,18 +121,20 @@ func (g *Gateway) hearMembers(w http.ResponseWriter, r *http.Request, next Next,
 	})
 	isOwn := g.own(w, r)
 	served, end := g.serves(c, l.viewer, l.departed)
-	h := g.hear(w, func(status int) passing.Reader {
+	var h *hearer
+	h = g.hear(w, cmp.Or(l.viewer, g.newClient(r, nil).name), func(status int) passing.Reader {
 		if !isOwn(status) {
 			return nil
 		}
-		if served(); !known || l.viewer != "" && g.store.presence.KnowsList(l.viewer, l.roomID, g.rules(), l.departed) {
+		if served(); !known || l.viewer != "" && g.store.presence.KnowsList(l.viewer, l.roomID, g.rules(), l.departed) || !h.place.take() {
 			return nil
 		}
+		h.place.hold()
 		// It is what the reads that come next would ask. Of a made-up token nothing is asked.
 		identify(func(userID string) {
 			g.store.presence.LetIn(userID, l.departed, false)
 			l.teach(func() { l.viewer = userID })
-		})
+		}, h.place.leave)
 		return list
 	})
 	return h, func() {
@@ -209,7 +214,7 @@ func (g *Gateway) hearSync(w http.ResponseWriter, r *http.Request, next Next, c 
 		claimed = g.claimed(c)
 	}
 	served, end := g.serves(c, claimed, departed)
-	h := g.hear(w, func(status int) passing.Reader {
+	h := g.hear(w, viewer, func(status int) passing.Reader {
 		if !isOwn(status) {
 			return nil
 		}

@@ -71,6 +71,7 @@ type Store struct {
 	// learning has a place for each request whose sender is looked up while its client doesn't
 	// wait. Confirming is the same for requests that the homeserver has shown to be somebody's.
 	learning, confirming *fairqueue.Seats
+	heard                *fairqueue.Seats // has a place for each answer of which much is kept while it is read
 
 	mu    sync.Mutex // guards sizes
 	sizes Sizes
@@ -121,6 +122,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		batches:    newBatches(now),
 		learning:   fairqueue.NewSeats(maxLearning, maxLearningEach),
 		confirming: fairqueue.NewSeats(maxLearning, maxLearningEach),
+		heard:      fairqueue.NewSeats(maxHeard, maxHeardEach),
 		sizes:      s,
 		panicked:   panicked,
 	}

@@ -70,23 +70,28 @@ func (g *Gateway) askInPlace(r *http.Request, question whoAmI) owner {
 // identifyInBackground asks the homeserver whose a credential is, if that isn't known, while its
 // request is served, and calls then with a user that it learns.
 func (g *Gateway) identifyInBackground(r *http.Request, next Next, c matrix.Credential, then func(userID string)) {
-	g.identifier(r, next, c)(then)
+	g.identifier(r, next, c)(then, func() {})
 }
 
 // identifier returns identifyInBackground for when its request has been passed on: handlers behind
-// may have changed that by then.
-func (g *Gateway) identifier(r *http.Request, next Next, c matrix.Credential) (identify func(then func(userID string))) {
+// may have changed that by then. Over is called when nothing is asked any more.
+func (g *Gateway) identifier(r *http.Request, next Next, c matrix.Credential) (identify func(then func(userID string), over func())) {
 	question := g.newWhoAmI(r, next, c, g.cfg.RejectedLimit)
-	return func(then func(userID string)) {
+	return func(then func(userID string), over func()) {
 		now := g.store.now()
 		if known := g.cached(c, now); known.known() || g.isRefused(c, now) {
+			over()
 			return
 		}
-		question.askInBackground(g.store.learning, func(who owner) {
-			if who.userID != "" {
+		asked := question.inBackground(g.store.learning, func() {
+			defer over()
+			if who := question.ask(nil); who.userID != "" {
 				then(who.userID)
 			}
 		})
+		if !asked {
+			over()
+		}
 	}
 }
 
