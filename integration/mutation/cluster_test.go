@@ -95,7 +95,7 @@ var clustered = []mutant{
 	{
 		name:   "a write that has waited goes when a call fails",
 		effect: "it comes after the one that has taken its place",
-		edits:  []edit{{"internal/cluster/turn.go", "if !last && n.contact.failed", "if false && n.contact.failed"}},
+		edits:  []edit{{"internal/cluster/turn.go", "if !last && n.ctx.Err() == nil && n.contact.failed", "if false && n.ctx.Err() == nil && n.contact.failed"}},
 		unit:   "internal/cluster TestWriteThatWaitedIsntBegunInDoubt", why: noCluster,
 	},
 	{

@@ -527,7 +527,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "any body may wait",
 			effect: "over the budget what is 400 gets 200",
-			edits:  []edit{{"internal/pending/source.go", "|| !w.Body.Certain() {", "{"}},
+			edits:  []edit{{"internal/pending/source.go", " && w.Body.Certain()", ""}},
 			unit:   "internal/gateway TestOnlyWhatTheHomeserverTakesWaits",
 			seeds:  40, more: likely + ";profile=coalescing;handlers=none;head=plain;pause=5ms;route=write;what about=presence;step=call;who=carol",
 			law: "a write is answered with 200 that the homeserver refuses",

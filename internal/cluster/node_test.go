@@ -420,6 +420,23 @@ func TestWriteThatWaitedIsntBegunInDoubt(t *testing.T) {
 	}
 }
 
+// A configuration without the cluster takes over the writes that wait. Once none of them was sent any more.
+func TestWriteThatWaitedIsBegunByWhoHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a := join(t, log)
+		waiting := a.Wait(t.Context(), alice, strings.Repeat("1", 32), false)
+		a.Close()
+		resume := log.Pause() // its connections are closed
+		defer resume()
+		write, order := waiting.Begin(t.Context(), false)
+		if order != cluster.InTurn || write == nil {
+			t.Fatalf("%v, %v", order, write)
+		}
+		write.End(t.Context())
+	})
+}
+
 // What can't be told while the log is away becomes one thing: drop everything.
 func TestOutboxIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -63,7 +63,7 @@ func (w *Waiting) Begin(ctx context.Context, last bool) (write *Write, order Ord
 			return write, InTurn
 		}
 	}
-	if !last && n.contact.failed(n.now()) < n.patience() {
+	if !last && n.ctx.Err() == nil && n.contact.failed(n.now()) < n.patience() {
 		n.own.remove(write)
 		n.tell(write.end()) // it may have been announced
 		return nil, Behind

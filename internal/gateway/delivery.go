@@ -52,14 +52,17 @@ func (g *Gateway) letWait(r *http.Request, next Next, write *presenceWrite, wait
 	if d.request.err != nil {
 		return false
 	}
-	body := matrix.ReadWriteBody(write.Body, g.knownDialect())
-	d.turn = g.store.waits(r.Context(), write, body)
-	accepted := g.waiting.Accept(&pending.Write{
+	waits := &pending.Write{
 		UserID: write.UserID, Device: write.Fingerprint, Credential: write.credential,
-		Body: body, Accepted: g.store.now(),
-		Head: sizeOfHead(d.request.request), Kept: sizeOfHead(r), Sender: d, Apart: d.turn.waiting != nil,
-	}, wait)
-	if !accepted {
+		Body: matrix.ReadWriteBody(write.Body, g.knownDialect()), Accepted: g.store.now(),
+		Head: sizeOfHead(d.request.request), Kept: sizeOfHead(r), Sender: d,
+	}
+	if !g.waiting.MayAccept(waits, wait) {
+		return false // and none that waits at another node gives way to it
+	}
+	d.turn = g.store.waits(r.Context(), write, waits.Body)
+	waits.Apart = d.turn.waiting != nil
+	if !g.waiting.Accept(waits, wait) {
 		d.turn.waiting.Done()
 		return false
 	}

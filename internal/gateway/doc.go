@@ -9,7 +9,7 @@
 //   - read.go: a GET of a presence, and reading.go: what is found out about one; write.go: a PUT;
 //     observe.go: both in mode observe, and observation.go: what becomes of one there;
 //   - sync.go: a sync that sets a presence; preflight.go: an OPTIONS;
-//   - revoke.go: requests by which tokens end, and sender.go: who has sent one;
+//   - revoke.go: requests by which tokens end, and sender.go: who has sent one, or a leave;
 //   - learn.go: what is learned from answers while they pass, by hearer.go; batches.go: which syncs may
 //     be answered again; membership.go: requests by which memberships change;
 //   - inhand.go: that a request is in hand already; stray.go: a handler that stands in the wrong place,

@@ -254,6 +254,29 @@ func TestAnswerOfAWorkerThatDoesNotKnowOfALogoutIsNotRemembered(t *testing.T) {
 	}
 }
 
+// Likewise of a token that only its login has told of.
+func TestAnswerAboutATokenThatWasJustGivenOutAndEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, _, _ := newFedProxy(t)
+		p.hs.answers(clientAPI+"login", 200, `{"user_id":"@bob:example.com","access_token":"bob-new","device_id":"D"}`, nil)
+		p.Do(request("POST", clientAPI+"login", "", `{"type":"m.login.password"}`))
+		time.Sleep(2 * time.Second) // what the login may have ended has settled
+		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+			return r.URL.Path == clientAPI+"logout", failed(502, errors.New("no answer"))
+		})
+		p.Do(request("POST", clientAPI+"logout", "bob-new", "{}"))
+		p.hs.AnswerBy(nil)
+		p.hs.Mu.Lock()
+		p.hs.Tokens["bob-new"] = bob // a worker that doesn't know yet
+		p.hs.Mu.Unlock()
+		p.Want(p.Get("bob-new", alice), 200, "", "")
+		p.hs.Mu.Lock()
+		delete(p.hs.Tokens, "bob-new")
+		p.hs.Mu.Unlock()
+		p.WantError(p.Get("bob-new", alice), 401, "M_UNKNOWN_TOKEN")
+	})
+}
+
 // Once all know, it is remembered again whose a token is that was said to have ended, and hasn't.
 func TestTokenThatHasNotEndedIsRememberedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -284,15 +284,15 @@ func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) (known 
 
 // doubt has the homeserver asked again whose a credential is, here and at the other nodes.
 func (m *Store) doubt(c matrix.Credential) {
-	m.settleIfKnown(c)
+	m.settleIf(m.identities.WasKnown(c) || m.identities.LastKnown(c) != "", c)
 	m.identities.Doubt(c)
 }
 
-// settleIfKnown has nothing remembered of a token that has ended, or may have, until all of the homeserver's
-// processes know, here and at the other nodes. Nothing is done for what nobody has known of here: anybody can
-// make tokens up. It must be called before what ends the token here.
-func (m *Store) settleIfKnown(c matrix.Credential) {
-	if m.identities.WasKnown(c) {
+// settleIf has nothing remembered of a token that has ended, or may have, until all of the homeserver's
+// processes know, here and at the other nodes. Nothing is done for one that isn't known, by the homeserver or from
+// the answer that gave it out: anybody can make tokens up. It must be called before what ends the token here.
+func (m *Store) settleIf(isKnown bool, c matrix.Credential) {
+	if isKnown {
 		m.identities.Settle(c, m.settled())
 		m.tell(cluster.TokenEnded, m.identities.TokenKey(c))
 	}

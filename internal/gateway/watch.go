@@ -115,7 +115,7 @@ func (g *Gateway) watchShown(w http.ResponseWriter, r *http.Request) (http.Respo
 // refused notes that the homeserver has refused a credential with status 401.
 func (m *Store) refused(c matrix.Credential, was identity.Session, answer *subresponse) {
 	if answer.matrixError() == unknownToken {
-		m.settleIfKnown(c)
+		m.settleIf(m.identities.WasKnown(c) || was.UserID != "", c)
 		m.revokeTokenOf(c, was)
 	} else {
 		m.identities.Doubt(c)

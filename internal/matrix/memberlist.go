@@ -91,27 +91,21 @@ func ParseSince(rawQuery string) (since string, ok bool) {
 	return since, since != "" || !values.Has("since")
 }
 
-// maxSinces is how many values of one name are looked at. Synapse takes the first.
-const maxSinces = 16
-
-// EachSince returns from which batches on a GET /sync may ask for news, however a homeserver reads its query: names and
-// values may be escaped, and ";" may separate them as "&" does.
+// EachSince returns from which batches on a GET /sync may ask Synapse for news, however it reads its query: names and values
+// may be escaped, and ";" may separate them as "&" does. The first counts, and what has no "=" is none (Twisted's parse_qs).
 func EachSince(rawQuery string) (values []string) {
+	values = []string{""}
 	for _, separators := range []string{"&", "&;"} {
-		left := maxSinces
 		for pair := range strings.FieldsFuncSeq(rawQuery, func(c rune) bool { return strings.ContainsRune(separators, c) }) {
-			name, value, _ := strings.Cut(pair, "=")
-			if unescape(name) != "since" || left == 0 {
+			name, value, isPair := strings.Cut(pair, "=")
+			if !isPair || unescape(name) != "since" {
 				continue
 			}
-			left--
 			if value = unescape(value); !slices.Contains(values, value) {
 				values = append(values, value)
 			}
+			break
 		}
-	}
-	if !slices.Contains(values, "") {
-		values = append(values, "") // to some, none that they can read is none
 	}
 	return values
 }

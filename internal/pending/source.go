@@ -21,11 +21,27 @@ type Source struct {
 // NewSource returns a source without writes.
 func (p *Writes) NewSource(rules Rules) *Source { return &Source{writes: p, rules: rules} }
 
+// MayAccept reports whether Accept would let a write wait now. It is for what has to be told before.
+func (s *Source) MayAccept(w *Write, wait time.Duration) bool {
+	if !s.suits(w, wait) {
+		return false
+	}
+	p := s.writes
+	p.mu.Lock()
+	defer p.unlock()
+	return !s.ended && (p.n < s.rules.Pending || p.users[w.UserID] != nil)
+}
+
+// suits tells that a write may wait for so long, if there is room.
+func (s *Source) suits(w *Write, wait time.Duration) bool {
+	return wait <= s.rules.MaxAge && w.fits() && w.Body.Certain()
+}
+
 // Accept lets a write wait until the user's budget is refilled, in the place of an older
 // one of the same device. It reports false if there is no room, it would take too
 // long, or the homeserver may refuse it: nothing is acknowledged then, and nothing done.
 func (s *Source) Accept(w *Write, wait time.Duration) bool {
-	if wait > s.rules.MaxAge || !w.fits() || !w.Body.Certain() {
+	if !s.suits(w, wait) {
 		return false
 	}
 	p := s.writes
