@@ -183,11 +183,13 @@ func sharesItsAddress(p *plan, r *run, o *outcome) bool {
 	return limited && (!isKnown(p, r, o) || p.tables() || !isGood(r, o.call, o.began, o.ended))
 }
 
-// isKnown tells of a call that its token has been used with success since Caddy began.
+// isKnown tells of a call that its token has been used with success since Caddy began, and that the homeserver
+// then said whose it is.
 func isKnown(p *plan, r *run, o *outcome) bool {
 	since := p.restarted(r, o.began)
 	return slices.ContainsFunc(r.outcomes, func(other *outcome) bool {
-		return other.call.token == o.call.token && other.call.presence && other.status == http.StatusOK && other.began.After(since) && other.ended.Before(o.began)
+		return other.call.token == o.call.token && other.call.presence && other.status == http.StatusOK && other.began.After(since) && other.ended.Before(o.began) &&
+			!strings.Contains(other.cacheStatus(), "unknown-identity")
 	})
 }
 
