@@ -381,9 +381,8 @@ func TestBacklogSaysNothingOfTheLevel(t *testing.T) {
 	}
 }
 
-// A level that was enough for a load is enough when it comes back: with hold in its place there was one change more, and
-// presence was less than it needed to be.
-func TestRelapseIsIntoTheLevelThatWasLeft(t *testing.T) {
+// newLeft is a quick homeserver that is known, just after spare was left.
+func newLeft() *knee {
 	k := newKnee(1, load{})
 	for i := range 10 {
 		k.tell(new(Pass), fmt.Sprint("@quick", i), false)
@@ -392,6 +391,13 @@ func TestRelapseIsIntoTheLevelThatWasLeft(t *testing.T) {
 	k.brown.MayEnter(k.clock()) // the window ends, and the best is known
 	k.brown.force(BrownOutSpare, k.clock())
 	k.brown.enterLevel(BrownOutSpare, BrownOutNone, k.brown.at(k.clock()))
+	return k
+}
+
+// A level that was enough for a load is enough when it comes back: with hold in its place there was one change more, and
+// presence was less than it needed to be.
+func TestRelapseIsIntoTheLevelThatWasLeft(t *testing.T) {
+	k := newLeft()
 	for i := range 2 * crowdAgain { // all at once, and nobody is answered: that hurts
 		sender := fmt.Sprint("@user", i)
 		k.brown.Enter(sender, true, k.clock())
@@ -406,14 +412,7 @@ func TestRelapseIsIntoTheLevelThatWasLeft(t *testing.T) {
 // Early in a window hardly any of those who are quick have come back, so a few who have their own requests take long would
 // decide for all that a level is needed again, each time that it is left.
 func TestFewDontSayEarlyThatALevelIsNeeded(t *testing.T) {
-	k := newKnee(1, load{})
-	for i := range 10 {
-		k.tell(new(Pass), fmt.Sprint("@quick", i), false)
-	}
-	k.run(3 * time.Second)
-	k.brown.MayEnter(k.clock()) // the window ends, and the best is known
-	k.brown.force(BrownOutSpare, k.clock())
-	k.brown.enterLevel(BrownOutSpare, BrownOutNone, k.brown.at(k.clock()))
+	k := newLeft()
 	var slow []*Probe
 	for i := range 2 * crowdAgain {
 		sender := fmt.Sprint("@slow", i%3)

@@ -29,12 +29,19 @@ func (s *Source) MayAccept(w *Write, wait time.Duration) bool {
 	p := s.writes
 	p.mu.Lock()
 	defer p.unlock()
-	return !s.ended && (p.n < s.rules.Pending || p.users[w.UserID] != nil)
+	u := p.users[w.UserID]
+	isOfItsDevice := func(older *Write) bool { return older.Device == w.Device }
+	return !s.ended && (s.hasRoom(u) || u != nil && slices.ContainsFunc(u.queue, isOfItsDevice))
 }
 
 // suits tells that a write may wait for so long, if there is room.
 func (s *Source) suits(w *Write, wait time.Duration) bool {
 	return wait <= s.rules.MaxAge && w.fits() && w.Body.Certain()
+}
+
+// hasRoom tells that one more of a user's writes may wait, who may be nil. It needs the lock.
+func (s *Source) hasRoom(u *user) bool {
+	return s.writes.n < s.rules.Pending && (u == nil || len(u.queue) < maxDevices)
 }
 
 // Accept lets a write wait until the user's budget is refilled, in the place of an older
@@ -53,7 +60,7 @@ func (s *Source) Accept(w *Write, wait time.Duration) bool {
 	w.source = s
 	u := p.users[w.UserID]
 	replaced := u != nil && p.replace(u, w)
-	if !replaced && (p.n >= s.rules.Pending || u != nil && len(u.queue) >= maxDevices) {
+	if !replaced && !s.hasRoom(u) {
 		return false
 	}
 	if u == nil {
