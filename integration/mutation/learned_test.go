@@ -112,6 +112,42 @@ var learned = []mutant{
 		edits:  []edit{{"internal/gateway/firstread.go", "return q.rejectCharged(f.answer, from, asked), true", "return q.reject(f.answer, asked), true"}},
 		unit:   "internal/gateway TestAMadeUpTokenThatNamesAUserIsNobodys",
 	},
+	{
+		name:   "an excluded room permits",
+		effect: "who shares it sees the others, though the admin has named it",
+		edits:  []edit{{"internal/gateway/learn.go", "err != nil || g.cfg.excludesRoom(route.RoomID)", "err != nil"}},
+		unit:   "internal/gateway TestWhatTeachesNothing",
+	},
+	{
+		name:   "a list at another time counts",
+		effect: "who has left is seen as long as somebody asks for who was there",
+		edits:  []edit{{"internal/matrix/memberlist.go", "\"membership\", \"not_membership\",", "\"at\", \"membership\", \"not_membership\","}},
+		unit:   "internal/matrix TestListsOfMembers",
+	},
+	{
+		name:   "syncs teach as soon as the process is there",
+		effect: "an answer that Synapse gives again, to what was asked for before, permits what was true then",
+		edits:  []edit{{"internal/gateway/batches.go", "return repeated || now.Sub(b.epoch)", "return repeated || false && now.Sub(b.epoch)"}},
+		unit:   "internal/gateway TestSyncsTellWhoMayBeSeenAndWhoHasChanged",
+	},
+	{
+		name:   "a filter proves on tuwunel whose a token is",
+		effect: "whoever names alice in the path of their filter reads as alice",
+		edits:  []edit{{"internal/matrix/own.go", "return d == Synapse || d == Dendrite", "return d != UnknownDialect"}},
+		unit:   "internal/gateway TestWhoseATokenIsIsLearnedFromWhatPasses",
+	},
+	{
+		name:   "a filter that is refused proves whose a token is",
+		effect: "likewise",
+		edits:  []edit{{"internal/gateway/learn.go", "return status == http.StatusOK && !isLocal(status)", "return !isLocal(status)"}},
+		unit:   "internal/gateway TestWhoseATokenIsIsLearnedFromWhatPasses",
+	},
+	{
+		name:   "a fault of what reads an answer is the client's",
+		effect: "an answer that passes by breaks off",
+		edits:  []edit{{"internal/gateway/hearer.go", "if flight.Guard(h.panicked, f) != nil {", "if f(); flight.Guard(h.panicked, func() {}) != nil {"}},
+		unit:   "internal/gateway TestAListenersFaultReachesNoClient",
+	},
 }
 
 func TestWhatIsLearnedIsGuarded(t *testing.T) {
