@@ -23,18 +23,21 @@ func TestTheDebInstallsWhatItSays(t *testing.T) {
 		"/usr/bin/caddy-presence":     "0:0 -rwxr-xr-x",
 		caddyfile:                     "0:0 -rw-r--r--",
 		"/etc/caddy-presence/secrets": "0:0 drwx------",
-		"/usr/lib/systemd/system/caddy-presence.service":           "0:0 -rw-r--r--",
-		"/usr/lib/sysusers.d/caddy-presence.conf":                  "0:0 -rw-r--r--",
-		"/usr/share/man/man8/caddy-presence.8.gz":                  "0:0 -rw-r--r--",
-		"/usr/share/man/man8/caddy-presence-presence-proxy.8.gz":   "0:0 -rw-r--r--",
-		"/usr/share/bash-completion/completions/caddy-presence":    "0:0 -rw-r--r--",
-		"/usr/share/zsh/vendor-completions/_caddy-presence":        "0:0 -rw-r--r--",
-		"/usr/share/fish/vendor_completions.d/caddy-presence.fish": "0:0 -rw-r--r--",
-		"/usr/share/doc/caddy-presence/README.md":                  "0:0 -rw-r--r--",
-		"/usr/share/doc/caddy-presence/docs/options.md":            "0:0 -rw-r--r--",
-		"/usr/share/doc/caddy-presence/copyright":                  "0:0 -rw-r--r--",
-		"/usr/share/doc/caddy-presence/third-party-licences.gz":    "0:0 -rw-r--r--",
-		"/usr/share/doc/caddy-presence/caddy-presence.cdx.json":    "0:0 -rw-r--r--",
+		"/usr/lib/systemd/system/caddy-presence.service":               "0:0 -rw-r--r--",
+		"/usr/lib/sysusers.d/caddy-presence.conf":                      "0:0 -rw-r--r--",
+		"/usr/share/man/man8/caddy-presence.8.gz":                      "0:0 -rw-r--r--",
+		"/usr/share/man/man8/caddy-presence-presence-proxy.8.gz":       "0:0 -rw-r--r--",
+		"/usr/share/bash-completion/completions/caddy-presence":        "0:0 -rw-r--r--",
+		"/usr/share/zsh/vendor-completions/_caddy-presence":            "0:0 -rw-r--r--",
+		"/usr/share/fish/vendor_completions.d/caddy-presence.fish":     "0:0 -rw-r--r--",
+		"/usr/share/doc/caddy-presence/README.md":                      "0:0 -rw-r--r--",
+		"/usr/share/doc/caddy-presence/docs/options.md":                "0:0 -rw-r--r--",
+		"/usr/share/doc/caddy-presence/docs/page.png":                  "0:0 -rw-r--r--",
+		"/usr/share/doc/caddy-presence/contrib/prometheus/rules.yml":   "0:0 -rw-r--r--",
+		"/usr/share/doc/caddy-presence/contrib/grafana/dashboard.json": "0:0 -rw-r--r--",
+		"/usr/share/doc/caddy-presence/copyright":                      "0:0 -rw-r--r--",
+		"/usr/share/doc/caddy-presence/third-party-licences.gz":        "0:0 -rw-r--r--",
+		"/usr/share/doc/caddy-presence/caddy-presence.cdx.json":        "0:0 -rw-r--r--",
 	} {
 		if after[name] != attributes {
 			t.Errorf("%s: %q, want %q", name, after[name], attributes)
@@ -52,9 +55,42 @@ func TestTheDebInstallsWhatItSays(t *testing.T) {
 	if _, err := os.Lstat(d.path("/etc/systemd/system/multi-user.target.wants/caddy-presence.service")); err == nil {
 		t.Error("the service is enabled")
 	}
+	linksHold(t, d.path("/usr/share/doc/caddy-presence"))
 	d.run("caddy-presence", "validate", "--config", caddyfile)
 	if version := d.run("caddy-presence", "--version"); !regexp.MustCompile(`^caddy-presence \d+\.\d+\.\d+(-dev)? \(commit [0-9a-f]{12}\), Caddy v2\.`).MatchString(version) {
 		t.Errorf("the version is %q", version)
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)#\s]+)(?:#[^)\s]*)?\)`)
+
+// linksHold looks for what installed pages link to: pictures, alerts, the dashboard. Whoever has them has no checkout.
+func linksHold(t *testing.T, doc string) {
+	t.Helper()
+	links := 0
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
+		pages, err := filepath.Glob(filepath.Join(doc, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, page := range pages {
+			text, err := os.ReadFile(page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, match := range link.FindAllStringSubmatch(string(text), -1) {
+				if strings.Contains(match[1], "://") || match[1] == "LICENSE" { // it is named copyright there
+					continue
+				}
+				links++
+				if _, err := os.Stat(filepath.Join(filepath.Dir(page), match[1])); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	if links < 100 {
+		t.Errorf("only %d links are known", links)
 	}
 }
 

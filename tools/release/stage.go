@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"time"
 )
 
@@ -82,28 +81,41 @@ func output(cmd *exec.Cmd) ([]byte, error) {
 	return out, nil
 }
 
-// stageDocs copies the pages with their folders, so that the links between them hold.
-func (r release) stageDocs(doc, arch string) error {
-	err := filepath.WalkDir(r.Root, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(r.Root, path)
-		if err != nil {
-			return err
-		}
-		if entry.IsDir() {
-			if name != "." && !strings.HasPrefix(name, "docs") {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if ext := filepath.Ext(name); ext != ".md" && ext != ".svg" && name != "Caddyfile.example" {
-			return nil
-		}
-		return copyFile(path, filepath.Join(doc, name), 0o644)
-	})
+// linked are the folders that pages link to for admins: pictures, alerts, the dashboard.
+var linked = []string{"docs", "contrib/prometheus", "contrib/grafana", "contrib/image"}
+
+// stagePages copies the pages, and what they link to, with their folders, so that the links between them hold.
+func (r release) stagePages(doc string) error {
+	pages, err := filepath.Glob(filepath.Join(r.Root, "*.md"))
 	if err != nil {
+		return err
+	}
+	for _, page := range append(pages, filepath.Join(r.Root, "Caddyfile.example"), filepath.Join(r.Root, "xcaddy.json")) {
+		if err := copyFile(page, filepath.Join(doc, filepath.Base(page)), 0o644); err != nil {
+			return err
+		}
+	}
+	for _, folder := range linked {
+		err := filepath.WalkDir(filepath.Join(r.Root, folder), func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			name, err := filepath.Rel(r.Root, path)
+			if err != nil {
+				return err
+			}
+			return copyFile(path, filepath.Join(doc, name), 0o644)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stageDocs lays out what stands in a package's folder of documentation.
+func (r release) stageDocs(doc, arch string) error {
+	if err := r.stagePages(doc); err != nil {
 		return fmt.Errorf("copying the documentation: %w", err)
 	}
 	if err := copyFile(filepath.Join(r.Root, "LICENSE"), filepath.Join(doc, "copyright"), 0o644); err != nil {
