@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -223,7 +224,7 @@ func proxyCaddyfile(flags caddycmd.Flags) ([]byte, error) {
 	site, bind := siteAddress(flags.String("from"))
 	o.Site, o.Bind = quote(site), bind
 	if address := flags.String("status-address"); address != "" {
-		if o.Status, o.StatusBind = statusAddress(address); o.Status == o.Site {
+		if o.Status, o.StatusBind = statusAddress(address); o.Status == o.Site || overlap(flags.String("from"), address) {
 			return nil, errors.New("--status-address: it is the address of --from")
 		}
 	}
@@ -318,6 +319,26 @@ func statusAddress(address string) (site, bind string) {
 	}
 	site, bind = siteAddress(address)
 	return quote(site), bind
+}
+
+// overlap reports whether two addresses have the same port on an interface of both: what is asked of the one would be
+// answered by the other.
+func overlap(a, b string) bool {
+	interfaceOf := func(address string) (host, port string) {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return address, "" // the name of a site
+		}
+		if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+			host = ""
+		} else if host == "localhost" {
+			host = "127.0.0.1"
+		}
+		return host, port
+	}
+	hostA, portA := interfaceOf(a)
+	hostB, portB := interfaceOf(b)
+	return portA != "" && portA == portB && (hostA == "" || hostB == "" || hostA == hostB)
 }
 
 // quote makes s one token of a Caddyfile.

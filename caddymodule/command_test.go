@@ -43,6 +43,7 @@ func TestProxyFlagsMakeACaddyfile(t *testing.T) {
 		"a page": {[]string{"--to", "x:1", "--status-address", "127.0.0.1:2020"},
 			[]string{"http://127.0.0.1:2020, http://localhost:2020 {", "bind 127.0.0.1", "presence_status"}},
 		"a page, IPv6":     {[]string{"--to", "x:1", "--status-address", "[::1]:2020"}, []string{"http://[::1]:2020, http://localhost:2020 {", "bind ::1"}},
+		"a page beside it": {[]string{"--to", "x:1", "--from", "10.0.0.1:2020", "--status-address", "127.0.0.1:2020"}, []string{"http://127.0.0.1:2020, http://localhost:2020 {", "bind 127.0.0.1"}},
 		"a page elsewhere": {[]string{"--to", "x:1", "--status-address", "10.0.0.1:2020"}, []string{"http://:2020 {", "bind 10.0.0.1", "presence_status"}},
 		"a file":           {[]string{"--to", "x:1", "--print-caddyfile"}, []string{"matrix_presence"}},
 	} {
@@ -77,6 +78,10 @@ func TestProxyFlagsAreRefusedByName(t *testing.T) {
 		{[]string{"--to", "x:1", "--stale-if-error", "long"}, "--stale-if-error: "},
 		{[]string{"--to", "x:1", "--ttl", "1m", "--no-cache"}, "--no-cache"},
 		{[]string{"--to", "x:1", "--trusted-proxies", "10.0.0.x"}, "--trusted-proxies: "},
+		{[]string{"--to", "x:1", "--status-address", "127.0.0.1:8009"}, "--status-address: it is the address of --from"}, // :8009
+		{[]string{"--to", "x:1", "--from", "127.0.0.1:1", "--status-address", "127.0.0.1:1"}, "--status-address: "},
+		{[]string{"--to", "x:1", "--from", "127.0.0.1:1", "--status-address", "localhost:1"}, "--status-address: "},
+		{[]string{"--to", "x:1", "--from", "10.0.0.1:1", "--status-address", "0.0.0.0:1"}, "--status-address: "},
 	} {
 		if _, err := caddyfileFor(t, tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%q: %v, want %q", tc.args, err, tc.want)
