@@ -125,6 +125,28 @@ func TestTopShowsTheStatus(t *testing.T) {
 	}
 }
 
+// Caddy restarts while somebody watches, or a program reads: each line of its input stays JSON.
+func TestTopGoesOnWhileCaddyRestarts(t *testing.T) {
+	handle(t, new(Handler))
+	var out, problems bytes.Buffer
+	watch := &top{client: &adminClient{"127.0.0.1:1", adminTimeout}, out: &out, problems: &problems, asJSON: true}
+	for _, address := range []string{serveAdmin(t), "127.0.0.1:1", serveAdmin(t)} {
+		watch.client.address = address
+		if err := watch.again(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	for _, line := range lines {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("no JSON: %s", line)
+		}
+	}
+	if len(lines) != 2 || strings.Count(problems.String(), "no Caddy answers") != 1 {
+		t.Errorf("%d lines, and the problems %q", len(lines), &problems)
+	}
+}
+
 func TestTopFitsTheScreen(t *testing.T) {
 	text := strings.Repeat("line\n", 40)
 	for height, lines := range map[int]int{0: 40, 24: 23, 40: 39, 41: 40, 100: 40} {

@@ -40,17 +40,18 @@ func runTop(flags caddycmd.Flags, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	t := &top{client: client, out: out, asJSON: flags.Bool("json"), users: flags.Bool("users")}
-	if err := t.show(); err != nil || flags.Bool("once") {
+	t := &top{client: client, out: out, problems: os.Stderr, asJSON: flags.Bool("json"), users: flags.Bool("users")}
+	text, err := t.look()
+	if err != nil {
+		return err
+	}
+	if err := t.show(text); err != nil || flags.Bool("once") {
 		return err
 	}
 	for {
 		time.Sleep(status.Step)
-		if err := t.show(); err != nil {
-			// It may be restarting. What was shown stays.
-			if _, err := fmt.Fprintf(out, "\n%v\n", err); err != nil {
-				return err
-			}
+		if err := t.again(); err != nil {
+			return err
 		}
 	}
 }
@@ -58,25 +59,42 @@ func runTop(flags caddycmd.Flags, out io.Writer) error {
 // top is a view that is made anew.
 type top struct {
 	client        *adminClient
-	out           io.Writer
+	out, problems io.Writer
 	asJSON, users bool
 	history       status.History
 }
 
-// show asks for the status and shows it.
-func (t *top) show() error {
-	var d status.Document
-	if err := t.client.ask("status", nil, &d); err != nil {
+// again shows the status once more. If Caddy doesn't answer, it may be restarting: that is said where a program that reads
+// the output doesn't take it for that, and what was shown stays.
+func (t *top) again() error {
+	text, problem := t.look()
+	if problem != nil {
+		_, err := fmt.Fprintf(t.problems, "\n%v\n", problem)
 		return err
 	}
+	return t.show(text)
+}
+
+func (t *top) show(text string) error {
+	_, err := io.WriteString(t.out, text)
+	return err
+}
+
+// look asks for the status, and returns what there is to show.
+func (t *top) look() (text string, err error) {
+	var d status.Document
+	if err := t.client.ask("status", nil, &d); err != nil {
+		return "", err
+	}
 	if t.asJSON {
-		return json.NewEncoder(t.out).Encode(&d)
+		line, err := json.Marshal(&d)
+		return string(line) + "\n", err
 	}
 	limited := make(map[string][]status.Limited)
 	if t.users {
 		var lists []limitedUsers
 		if err := t.client.ask("limited_users", nil, &lists); err != nil {
-			return err
+			return "", err
 		}
 		for _, list := range lists {
 			for _, u := range list.Users {
@@ -88,12 +106,11 @@ func (t *top) show() error {
 		}
 	}
 	t.history.Add(&d)
-	text := t.history.View(limited).Text()
+	text = t.history.View(limited).Text()
 	if isTerminal(t.out) {
 		text = onScreen(text, screenHeight())
 	}
-	_, err := io.WriteString(t.out, text)
-	return err
+	return text, nil
 }
 
 // isTerminal reports whether somebody watches.
