@@ -65,11 +65,7 @@ func (s *StatusPage) Provision(caddy.Context) (err error) {
 
 // parseRanges reads the option allow.
 func (s *StatusPage) parseRanges() (ranges []netip.Prefix, err error) {
-	allow := s.Allow
-	if len(allow) == 0 {
-		allow = []string{"private_ranges"}
-	}
-	for _, one := range allow {
+	for _, one := range s.allow() {
 		if err := checkRanges(one); err != nil {
 			return nil, fmt.Errorf("checking allow: %w", err)
 		}
@@ -85,6 +81,14 @@ func (s *StatusPage) parseRanges() (ranges []netip.Prefix, err error) {
 		}
 	}
 	return ranges, nil
+}
+
+// allow returns the option, or its default.
+func (s *StatusPage) allow() []string {
+	if len(s.Allow) == 0 {
+		return []string{"private_ranges"}
+	}
+	return s.Allow
 }
 
 // expandRanges returns the ranges that a word of allow stands for.

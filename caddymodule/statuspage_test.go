@@ -117,6 +117,8 @@ func TestStatusPageIsForThoseWhoAreAllowed(t *testing.T) {
 		"a proxy that is allowed":       {[]string{"127.0.0.1"}, "127.0.0.1", forwarded, ""},
 		"public, allowed":               {[]string{"private_ranges", "203.0.113.0/24"}, "203.0.113.7", nil, ""},
 		"private, not allowed any more": {[]string{"203.0.113.0/24"}, "192.168.3.4", nil, "only 203.0.113.0/24"},
+		"nor is more than asked for":    {[]string{"203.0.113.0/24", "10.0.0.1"}, "192.168.3.4", nil, "allow 203.0.113.0/24 10.0.0.1 192.168.3.4"},
+		"a zone is no part of a range":  {[]string{"203.0.113.0/24"}, "fe80::1%eth0", nil, "allow 203.0.113.0/24 fe80::1\n"},
 		"one address":                   {[]string{"203.0.113.7"}, "203.0.113.8", nil, "only 203.0.113.7"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -38,7 +38,7 @@ func (s *StatusPage) refuses(r *http.Request) *statusRefusal {
 		return &statusRefusal{
 			client: address,
 			why:    fmt.Sprintf("The status page is not for %s: it answers %s.", address, s.allowed()),
-			how:    fmt.Sprintf("presence_status {\n\tallow private_ranges %s\n}", address),
+			how:    fmt.Sprintf("presence_status {\n\tallow %s %s\n}", strings.Join(s.allow(), " "), client),
 		}
 	case len(s.Allow) > 0 || !isForwarded(r.Header):
 		return nil
@@ -125,8 +125,7 @@ func (no *statusRefusal) write(w http.ResponseWriter, format string) error {
 	case "json", "refresh":
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusForbidden)
-		_, err := fmt.Fprintf(w, "{\"error\":%q}\n", no.why)
-		return err
+		return writeJSON(w, map[string]string{"error": no.why})
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(http.StatusForbidden)

@@ -158,7 +158,7 @@ func TestManPagesAndCompletionsHaveTheProgramsName(t *testing.T) {
 		}
 		commands = append(commands, strings.TrimPrefix(strings.TrimSuffix(name, ".8"), "-"))
 	}
-	for _, command := range []string{"presence-proxy", "presence-top", "presence-health", "presence-user", "presence-purge", "presence-check"} {
+	for _, command := range []string{"presence-proxy", "presence-top", "presence-health", "presence-user", "presence-purge", "presence-check", "presence-plan"} {
 		if !slices.Contains(commands, command) {
 			t.Errorf("%s has no man page", command)
 		}

@@ -203,7 +203,7 @@ func TestThePageSaysHowToBeAllowed(t *testing.T) {
 	b := newBrowser(t)
 	b.run(chromedp.EmulateViewport(700, 420), chromedp.Navigate("http://"+host+"/"))
 	text := evaluate[string](b, `document.body.innerText`)
-	for _, want := range []string{"Not for 127.0.0.1", "only 203.0.113.0/24", "allow private_ranges 127.0.0.1", "basic_auth"} {
+	for _, want := range []string{"Not for 127.0.0.1", "only 203.0.113.0/24", "allow 203.0.113.0/24 127.0.0.1", "basic_auth"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in %q", want, text)
 		}
