@@ -2,9 +2,17 @@ package redis
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -193,6 +201,50 @@ func TestFeedOverASocketWithAPasswordFromTheEnvironment(t *testing.T) {
 	e.await(t, "connected", 1)
 	server.Publish("fed.test", row)
 	e.await(t, "@ann:fed.test is online", 1)
+}
+
+// Whoever isn't vouched for isn't believed, and isn't told the password, which is in a file.
+func TestFeedOverTLS(t *testing.T) {
+	certificate, ca := selfSigned(t)
+	server := miniredis.NewMiniRedis()
+	server.RequireAuth("from-a-file")
+	if err := server.StartTLS(&tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	password := t.TempDir() + "/password"
+	if err := os.WriteFile(password, []byte("from-a-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	over := func(trust *TLS) *events {
+		return start(t, &Feed{ServerName: "fed.test", Server: Server{Address: server.Addr(), Access: Access{Password: "{file." + password + "}", TLS: trust}}})
+	}
+	e := over(&TLS{CA: ca})
+	e.await(t, "connected", 1)
+	server.Publish("fed.test", row)
+	e.await(t, "@ann:fed.test is online", 1)
+	over(new(TLS)).await(t, "certificate", 1)
+	over(&TLS{CA: ca, ServerName: "another.test"}).await(t, "certificate", 1)
+	over(nil).await(t, "lost: connection", 1)
+}
+
+// selfSigned returns a certificate for 127.0.0.1, and a file that has it.
+func selfSigned(t *testing.T) (of tls.Certificate, file string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file = t.TempDir() + "/ca.pem"
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, file
 }
 
 func TestRetriesSpreadOut(t *testing.T) {

@@ -373,12 +373,16 @@ func (w *world) redisIsKilled(t *testing.T) {
 // goes on.
 func TestFeedsThatAreWrong(t *testing.T) {
 	w := newWorld(t)
-	for name, tt := range map[string]struct{ to, options, says string }{
-		"the ACL refuses": {w.hs.Redis, fmt.Sprintf("username %s\npassword wrong", homeserver.FeedUser), "the server refuses it"},
-		"nobody is there": {"", "", "there is no connection"},
+	access := func(password string) string {
+		return fmt.Sprintf("username %s\npassword %s", homeserver.FeedUser, password)
+	}
+	for name, tt := range map[string]struct{ to, channel, options, says, loss string }{
+		"the ACL refuses the password": {w.hs.Redis, w.hs.ServerName, access("wrong"), "the server refuses it", "refused"},
+		"the ACL refuses the channel":  {w.hs.Redis, "another.test", access(homeserver.FeedPassword), "the server refuses it", "refused"},
+		"nobody is there":              {"", w.hs.ServerName, "", "there is no connection", "connection"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w.T = t
+			w.T, w.channel = t, tt.channel
 			address, tried := relay(t, tt.to)
 			w.before("address " + address + "\n" + tt.options)
 			w.until("it is said", seenBy, func() bool { return strings.Contains(w.site.Log(), tt.says) })
@@ -387,6 +391,9 @@ func TestFeedsThatAreWrong(t *testing.T) {
 				t.Errorf("a read is %d %s", status, body)
 			}
 			w.until("it is tried again", seenBy, func() bool { return tried.Load() >= 3 })
+			if w.metric("feeds", `state="connecting"`) != 1 || w.metric("feed_losses_total", `reason="`+tt.loss+`"`) == 0 {
+				t.Error("the metrics don't say so")
+			}
 			if n := strings.Count(w.site.Log(), tt.says); n != 1 {
 				t.Errorf("it is said %d times:\n%s", n, w.site.Log())
 			}
