@@ -57,11 +57,11 @@ func TestExampleShowsEveryOptionWithItsDefault(t *testing.T) {
 	if !ok {
 		t.Fatal("no matrix_presence block")
 	}
-	absent := []string{"exempt", "name", "stale_if_error", "per_viewer", "presence_values"}
+	absent := []string{"exempt", "feed", "cluster", "name", "stale_if_error", "per_viewer", "snapshot", "presence_values"}
 
 	options := []string{
-		"write_limit", "read_limit", "exempt", "name", "states", "permissions", "ttl", "forbidden_ttl",
-		"stale_if_error", "settle", "per_viewer", "tokens", "rejected_ttl", "rejected_limit", "timeout", "max_body", "presence_values",
+		"write_limit", "read_limit", "exempt", "homeserver", "brown_out", "feed", "cluster", "name", "states", "permissions", "ttl", "forbidden_ttl",
+		"stale_if_error", "settle", "per_viewer", "tokens", "rejected_ttl", "rejected_limit", "timeout", "snapshot", "max_body", "presence_values",
 	}
 	shown := make(map[string]bool)
 	directive := "matrix_presence {\n"
