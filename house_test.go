@@ -101,10 +101,7 @@ func TestPagesNameWhatIsThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages, _ := filepath.Glob("*.md")
-	more, _ := filepath.Glob("docs/*.md")
-	deploy, _ := filepath.Glob("docs/*/*.md")
-	for _, page := range slices.Concat(pages, more, deploy) {
+	for _, page := range pages() {
 		for _, match := range named.FindAllStringSubmatch(read(page), -1) {
 			name := match[1]
 			isThere := true
