@@ -34,6 +34,9 @@ type plan struct {
 	// fields are those that the sites of a server name. They are looked for once: to do it for
 	// each of 1,000 sites took 20 seconds.
 	fields map[*caddyhttp.Server]*siteFields
+
+	// doubts have, of each store that hasn't heard of all that came to its sites, what has it doubt all, once.
+	doubts map[*gateway.Store]func()
 }
 
 // planID tells a plan from others, and keeps nothing of it.
@@ -97,6 +100,17 @@ func (p *plan) fieldsIn(server *caddyhttp.Server) *gateway.SiteFields {
 		p.fields[server] = newSiteFields(server)
 	}
 	return &p.fields[server].in(server).SiteFields
+}
+
+// doubtOnce returns what has a store doubt all the first time that it is called. It needs the lock.
+func (p *plan) doubtOnce(m *gateway.Store) (doubt func()) {
+	if p.doubts == nil {
+		p.doubts = make(map[*gateway.Store]func())
+	}
+	if p.doubts[m] == nil {
+		p.doubts[m] = sync.OnceFunc(m.DoubtAll)
+	}
+	return p.doubts[m]
 }
 
 // routeInProgress returns the server's route whose handlers are being provisioned, or -1 if

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -566,8 +567,8 @@ func TestWhatIsUnderWayIsToldToTheStoreThatTakesOver(t *testing.T) {
 		"nothing":       {"GET", "http://a.example.com:9080/_matrix/client/v3/profile/x", "alice-token", "", 200, "matrix_presence; hit; ttl=29"},
 	} {
 		for how, directives := range map[string][2]string{
-			"another name":    {"matrix_presence OPTIONS\nreverse_proxy UPSTREAM", "matrix_presence {\ncache {\nname other\n}\n}\nreverse_proxy UPSTREAM"},
-			"another address": {"matrix_presence OPTIONS\nreverse_proxy UPSTREAM", "matrix_presence\nreverse_proxy UPSTREAM {\nheader_up X-Second 1\n}"},
+			"another name":    {"matrix_presence OPTIONS\nreverse_proxy UPSTREAM", "matrix_presence {\ncache {\nname other\nsettle 0s\n}\n}\nreverse_proxy UPSTREAM"},
+			"another address": {"matrix_presence OPTIONS\nreverse_proxy UPSTREAM", "matrix_presence {\ncache {\nsettle 0s\n}\n}\nreverse_proxy UPSTREAM {\nheader_up X-Second 1\n}"},
 		} {
 			t.Run(name+" "+how, func(t *testing.T) {
 				hs := scripted.New()
@@ -620,7 +621,7 @@ func TestWhatIsUnderWayIsToldOverTwoReloads(t *testing.T) {
 			hs := scripted.New()
 			upstream := upstreamOf(t, hs)
 			site := func(name string) string {
-				return "http://a.example.com:9080 {\nmatrix_presence {\ncache {\nname " + name + "\n}\n}\nreverse_proxy " + upstream + "\n}\n"
+				return "http://a.example.com:9080 {\nmatrix_presence {\ncache {\nname " + name + "\nsettle 0s\n}\n}\nreverse_proxy " + upstream + "\n}\n"
 			}
 			arrived, hold, over := make(chan struct{}), make(chan struct{}), make(chan struct{})
 			hs.AnswerBy(func(_ http.ResponseWriter, came *http.Request) (bool, error) {
@@ -678,6 +679,84 @@ func TestAliasThatHadAStoreOfItsOwnIsShownNothingOld(t *testing.T) {
 	}
 	if resp := do("GET", "b", statusPath(alice), "carol-token", ""); resp.StatusCode != 401 {
 		t.Errorf("a token that was logged out reads: %d", resp.StatusCode)
+	}
+}
+
+// What was over when a reload began an empty store, or had a store take another's host over, need not have settled: the
+// state before an acknowledged write, which Dendrite still showed, was kept for a ttl, and a token that a process of the
+// homeserver still knew was known for as long as any.
+func TestWhatIsOverWhenAStoreTakesOverHasToSettle(t *testing.T) {
+	const a, b = "http://a.example.com:9080", "http://b.example.com:9080"
+	block := func(upstream, name string) string {
+		return " {\nmatrix_presence {\ncache {\nsettle 1h\n" + name + "\n}\n}\nreverse_proxy " + upstream + "\n}\n"
+	}
+	for name, sites := range map[string]func(upstream string) (before, after string){
+		"an empty one": func(upstream string) (before, after string) {
+			return b + block(upstream, ""), b + block(upstream, "name other")
+		},
+		"another's": func(upstream string) (before, after string) {
+			return a + block(upstream, "") + b + block(upstream, ""), a + ", " + b + block(upstream, "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			hs := scripted.New()
+			before, after := sites(upstreamOf(t, hs))
+			c := provisionSites(t, before)
+			do := func(method, path, token, body string) *http.Response {
+				return ask(c.at("9080"), request(method, b+path, token, body))
+			}
+			do("GET", statusPath(alice), "bob-token", "")
+			var settled atomic.Bool
+			hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				switch {
+				case settled.Load() || r.Method != "GET":
+				case strings.HasSuffix(r.URL.Path, "/status"):
+					scripted.Answer(w, 200, `{"presence":"online"}`)
+					return true, nil
+				case r.Header.Get("Authorization") == "Bearer bob-token":
+					scripted.Answer(w, 200, `{"user_id":"`+bob+`"}`)
+					return true, nil
+				}
+				return false, nil
+			})
+			if resp := do("PUT", statusPath(alice), "alice-token", `{"presence":"offline"}`); resp.StatusCode != 200 {
+				t.Fatal(resp.StatusCode)
+			}
+			do("POST", "/_matrix/client/v3/logout", "bob-token", "")
+			c = c.reload(after)
+			for _, token := range []string{"bob-token", "alice-token"} {
+				do("GET", statusPath(alice), token, "")
+			}
+			settled.Store(true)
+			if resp := do("GET", statusPath(alice), "alice-token", ""); !strings.Contains(bodyOf(resp), "offline") {
+				t.Errorf("after a write a read gets %d %q", resp.StatusCode, resp.Header.Get("Cache-Status"))
+			}
+			if resp := do("GET", statusPath(alice), "bob-token", ""); resp.StatusCode != 401 {
+				t.Errorf("a token that was logged out reads: %d", resp.StatusCode)
+			}
+		})
+	}
+}
+
+// A configuration that would have had a store take another's host over, and fails, once had the store forget all.
+func TestFailedMergeOfSitesForgetsNothing(t *testing.T) {
+	hs := scripted.New()
+	block := proxied(upstreamOf(t, hs))
+	c := provisionSites(t, "http://a.example.com:9080"+block+"http://b.example.com:9080"+block)
+	read := func() string {
+		resp := ask(c.at("9080"), request("GET", "http://a.example.com:9080"+statusPath(alice), "bob-token", ""))
+		return resp.Header.Get("Cache-Status")
+	}
+	read()
+	failing := adapt(t, "http://a.example.com:9080, http://b.example.com:9080"+block+"http://z.example.com:9998 {\nreverse_proxy hs:9\n}\n")
+	failing = []byte(strings.Replace(string(failing), `"upstreams":[{"dial":"hs:9"}]`, `"upstreams":[{"dial":"hs:9"}],"trusted_proxies":["nonsense"]`, 1))
+	for range 10 { // Caddy provisions servers in no order
+		if _, err := tryProvision(t, failing); err == nil {
+			t.Fatal("it didn't fail")
+		}
+	}
+	if got := read(); !strings.HasPrefix(got, "matrix_presence; hit") {
+		t.Errorf("then a read is %q", got)
 	}
 }
 

@@ -119,13 +119,14 @@ func (h *Handler) takeStore(ctx caddy.Context, set *gateway.Settings) error {
 	}
 	h.pooled.tenants[h] = site
 	h.pooled.update()
-	h.inherit(site, plan)
+	doubt, begin := h.inherit(site, plan), func() {}
 	if h.feed != nil {
 		h.pooled.follow(h.feed)
 	}
 	if h.cluster != nil {
-		h.gateway.BeforeServing(h.pooled.join(h).begin)
+		begin = h.pooled.join(h).begin
 	}
+	h.gateway.BeforeServing(func() { doubt(); begin() })
 	if h.snapshot != "" {
 		h.keeper = h.pooled.keep(h, site)
 	}
@@ -165,9 +166,10 @@ func (h *Handler) dropStore() error {
 }
 
 // inherit has the handlers of the configuration before tell the handler's store, if that is new to requests of the
-// site, what those change that they still have under way. What a store remembers that others have had till now
-// may be untrue after what has come to the site meanwhile. It needs the plans' lock.
-func (h *Handler) inherit(s *site, p *plan) {
+// site, what those change that they still have under way. What is over need not have settled yet. And what a store
+// remembers that others have had till now may be untrue after what has come to the site meanwhile: doubt is to be called
+// before the handler serves, as until then the configuration may yet fail. It needs the plans' lock.
+func (h *Handler) inherit(s *site, p *plan) (doubt func()) {
 	here, elsewhere := make(map[*Handler]*site), make(map[*Handler]*site)
 	eachStore(func(_ string, m *pooled) {
 		for other, was := range m.tenants {
@@ -182,16 +184,22 @@ func (h *Handler) inherit(s *site, p *plan) {
 	})
 	isNew := h.pooled.since == p.id
 	if !isNew && !s.comesFrom(slices.Collect(maps.Values(elsewhere)), slices.Collect(maps.Values(here))) {
-		return
+		return func() {}
 	}
+	follows := false
 	for other, was := range elsewhere {
 		if s.mayFollow(was) {
 			other.gateway.HandOver(h.pooled.store)
+			follows = true
 		}
 	}
-	if !isNew {
+	switch {
+	case !isNew:
+		return p.doubtOnce(h.pooled.store)
+	case follows:
 		h.pooled.store.DoubtAll()
 	}
+	return func() {}
 }
 
 // update has all who use the store watch for what one of them needs to know. It needs the

@@ -57,6 +57,12 @@ var clustered = []mutant{
 		unit:   "internal/gateway TestTokensHaveTheirNamesAgainAfterAReloadThatFailed", why: noCluster,
 	},
 	{
+		name:   "what was missed of tokens has settled",
+		effect: "one that was logged out through another node reads on, if a process of the homeserver doesn't know of that yet",
+		edits:  []edit{{"internal/gateway/cluster.go", "\t\tm.identities.SettleAll(m.settled())\n", ""}},
+		unit:   "internal/gateway TestAnswerOfAWorkerThatDoesNotKnowOfALogoutIsNotRemembered", why: noCluster,
+	},
+	{
 		name:   "syncs that another node may have passed on teach",
 		effect: "who was kicked reads on",
 		edits:  []edit{{"internal/gateway/learn.go", "|| m.clusters.current.Load() != nil", "|| false"}},

@@ -34,7 +34,8 @@ const (
 	batchLasts = 4 * time.Minute
 	// batchUnknown is for how long after a start it isn't known what was asked before.
 	batchUnknown = 5 * time.Minute
-	// maxBatchTimeout bounds for how long a sync is under way.
+	// maxBatchTimeout bounds for how long it is noted that a sync is under way. One that may take longer teaches nothing:
+	// Synapse goes on with it when its client has left, and gives the answer to who asks with the same timeout.
 	maxBatchTimeout = time.Hour
 )
 
@@ -46,12 +47,16 @@ func (b *batches) begin(now time.Time) { b.began.Store(int64(now.Sub(b.epoch))) 
 // repeats notes that a user asks for what has come since a batch, which may take for a timeout. It
 // reports whether the answer may be one that the homeserver has given before.
 func (b *batches) repeats(userID, since string, now time.Time, timeout time.Duration) bool {
-	until := now.Add(min(timeout, maxBatchTimeout) + batchLasts)
+	lasts, unknown := min(timeout, maxBatchTimeout)+batchLasts, batchUnknown
+	until := now.Add(lasts)
 	repeated := b.note("", since, now, until, userID == "")
 	if userID != "" {
 		repeated = b.note(userID, since, now, until, true) || repeated
 	}
-	return repeated || now.Sub(b.epoch)-time.Duration(b.began.Load()) < batchUnknown
+	if since != "" { // else it waits for nothing, and has no timeout
+		repeated, unknown = repeated || timeout > maxBatchTimeout, max(unknown, lasts)
+	}
+	return repeated || now.Sub(b.epoch)-time.Duration(b.began.Load()) < unknown
 }
 
 // note reports whether a user's batch may be answered again, and if write says so, that it may be

@@ -238,6 +238,7 @@ func (c *member) Flush(keepsNothingFor time.Duration, missed bool) {
 	m.clusters.reads.clear() // the others may have taken this node for one that is gone
 	if missed {
 		m.presence.AllMembershipsChanged(m.now(), m.settles())
+		m.identities.SettleAll(m.settled())
 		m.identities.RevokeAll()
 	}
 }

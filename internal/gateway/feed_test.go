@@ -238,43 +238,62 @@ func TestAnswerOfAWorkerThatDoesNotKnowOfALogoutIsNotRemembered(t *testing.T) {
 			p.Want(p.Get("bob-token", carol), 401, "", "")
 			p.hs.AnswerBy(nil)
 		},
+		"among what another node couldn't tell": func(p *proxy, _ *scriptedFeed) { (&member{store: p.memory}).Flush(0, true) },
+		"among what another store has heard":    func(p *proxy, _ *scriptedFeed) { p.memory.DoubtAll() },
+		"that another worker tells of when it is asked": func(p *proxy, _ *scriptedFeed) {
+			time.Sleep(3 * time.Minute)
+			p.hs.AnswerBy(func(w http.ResponseWriter, _ *http.Request) (bool, error) {
+				answer(w, 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Unknown token"}`)
+				return true, nil
+			})
+			p.Want(p.Get("bob-token", alice), 401, "", "")
+			p.hs.AnswerBy(nil)
+			p.Do(request("GET", clientAPI+"account/whoami", "bob-token", "")) // by which it is learned whose it is
+		},
 	} {
 		t.Run("a logout "+name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p, feed, _ := newFedProxy(t)
+				p.hs.Mu.Lock()
+				p.hs.Tokens["bob-phone"] = bob
+				p.hs.Mu.Unlock()
 				p.wantPresence("bob-token", "", "fwd=miss; stored")
 				tell(p, feed)
 				p.Want(p.Get("bob-token", alice), 200, "", "")
 				p.hs.Mu.Lock()
 				delete(p.hs.Tokens, "bob-token")
 				p.hs.Mu.Unlock()
+				time.Sleep(2 * time.Second)
+				p.Want(p.Get("bob-phone", alice), 200, "", "") // by which it is known again whom bob may see
 				p.WantError(p.Get("bob-token", alice), 401, "M_UNKNOWN_TOKEN")
 			})
 		})
 	}
 }
 
-// Likewise of a token that only its login has told of.
+// Likewise of a token that only its login has told of, whether that is learned or not.
 func TestAnswerAboutATokenThatWasJustGivenOutAndEnded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p, _, _ := newFedProxy(t)
-		p.hs.answers(clientAPI+"login", 200, `{"user_id":"@bob:example.com","access_token":"bob-new","device_id":"D"}`, nil)
-		p.Do(request("POST", clientAPI+"login", "", `{"type":"m.login.password"}`))
-		time.Sleep(2 * time.Second) // what the login may have ended has settled
-		p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
-			return r.URL.Path == clientAPI+"logout", failed(502, errors.New("no answer"))
+	for _, learnOff := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newProxy(t, &options{LearnOff: learnOff})
+			p.hs.answers(clientAPI+"login", 200, `{"user_id":"@bob:example.com","access_token":"bob-new","device_id":"D"}`, nil)
+			p.Do(request("POST", clientAPI+"login", "", `{"type":"m.login.password"}`))
+			time.Sleep(2 * time.Second) // what the login may have ended has settled
+			p.hs.AnswerBy(func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+				return r.URL.Path == clientAPI+"logout", failed(502, errors.New("no answer"))
+			})
+			p.Do(request("POST", clientAPI+"logout", "bob-new", "{}"))
+			p.hs.AnswerBy(nil)
+			p.hs.Mu.Lock()
+			p.hs.Tokens["bob-new"] = bob // a worker that doesn't know yet
+			p.hs.Mu.Unlock()
+			p.Want(p.Get("bob-new", alice), 200, "", "")
+			p.hs.Mu.Lock()
+			delete(p.hs.Tokens, "bob-new")
+			p.hs.Mu.Unlock()
+			p.WantError(p.Get("bob-new", alice), 401, "M_UNKNOWN_TOKEN")
 		})
-		p.Do(request("POST", clientAPI+"logout", "bob-new", "{}"))
-		p.hs.AnswerBy(nil)
-		p.hs.Mu.Lock()
-		p.hs.Tokens["bob-new"] = bob // a worker that doesn't know yet
-		p.hs.Mu.Unlock()
-		p.Want(p.Get("bob-new", alice), 200, "", "")
-		p.hs.Mu.Lock()
-		delete(p.hs.Tokens, "bob-new")
-		p.hs.Mu.Unlock()
-		p.WantError(p.Get("bob-new", alice), 401, "M_UNKNOWN_TOKEN")
-	})
+	}
 }
 
 // Once all know, it is remembered again whose a token is that was said to have ended, and hasn't.

@@ -170,10 +170,13 @@ func (m *Store) forget(userID string) {
 }
 
 // DoubtAll has the homeserver asked again for all that it has told, because requests may have passed that the store
-// didn't hear of. Budgets and what waits to be written stay.
+// didn't hear of, a moment ago too: nothing is kept until these have settled. Budgets and what waits to be written stay.
 func (m *Store) DoubtAll() {
 	now := m.now()
 	m.presence.PurgeAll(now)
+	m.presence.Flush(now, m.settles())
+	m.presence.AllMembershipsChanged(now, m.settles())
+	m.identities.SettleAll(m.settled())
 	m.identities.RevokeAll()
 	m.repeats.Clear()
 	m.devices.Clear()

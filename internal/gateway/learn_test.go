@@ -374,6 +374,11 @@ func TestSyncsTellWhoMayBeSeenAndWhoHasChanged(t *testing.T) {
 		"after a start":     {wait: batchUnknown - time.Second, queries: []string{"since=a"}},
 		"again":             {wait: batchUnknown, queries: []string{"since=a", "since=a&set_presence=offline"}},
 		"again, spelled":    {wait: batchUnknown, queries: []string{"since=a", "timeout=0&since=%61"}},
+		"that may wait":     {wait: batchUnknown, queries: []string{"since=a&timeout=30000"}, teaches: true},
+		"that began before": {wait: time.Hour, queries: []string{"since=a&timeout=3600000"}},
+		"an hour later":     {wait: time.Hour + batchLasts, queries: []string{"since=a&timeout=3600000"}, teaches: true},
+		"longer than noted": {wait: 10 * time.Hour, queries: []string{"since=a&timeout=3600001"}},
+		"nobody says":       {wait: 10 * time.Hour, queries: []string{"since=a&full_state=false"}},
 		"from another":      {wait: batchUnknown, queries: []string{"since=a", "since=b"}, teaches: true},
 		"unclear":           {wait: batchUnknown, queries: []string{"since=a&since=b"}},
 		"learn off":         {wait: batchUnknown, queries: []string{"since=a"}, o: options{LearnOff: true}},
@@ -419,7 +424,7 @@ func TestSyncsTellWhoMayBeSeenAndWhoHasChanged(t *testing.T) {
 				})
 				p.Do(request("GET", syncPath+"?since=new", tokenOf(viewer), ""))
 				want := `{"presence":"online","status_msg":"1"}`
-				if tt.teaches || name == "again" || name == "again, spelled" || name == "unclear" {
+				if tt.teaches || tt.wait > batchUnknown || name == "again" || name == "again, spelled" || name == "unclear" {
 					want = `{"presence":"offline"}`
 				}
 				p.Want(p.Get(tokenOf(viewer), target), 200, want, "")
@@ -540,6 +545,11 @@ func TestWhoseATokenIsIsLearnedFromWhatPasses(t *testing.T) {
 			answers: `{"user_id":"` + alice + `","access_token":"alice-token"}`},
 		"a registration": {does: func(p *room) { p.Do(request("POST", v3+"register", "", "{}")) },
 			answers: `{"user_id":"` + alice + `","access_token":"alice-token"}`},
+		// Neither names a user on any homeserver, and the second may not be a homeserver's.
+		"a refresh that names a user": {does: func(p *room) { p.Do(request("POST", v3+"refresh", "", "{}")) },
+			answers: `{"user_id":"` + alice + `","access_token":"alice-token"}`, whoami: 1},
+		"another service's token": {does: func(p *room) { p.Do(request("POST", "/app/oauth2/token", "", "{}")) },
+			answers: `{"user_id":"` + alice + `","access_token":"alice-token"}`, whoami: 1},
 		"a login and a logout of all": {does: func(p *room) {
 			p.Do(request("POST", v3+"login", "", "{}"))
 			p.Do(request("POST", v3+"logout/all", "alice-token", "{}"))

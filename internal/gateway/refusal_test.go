@@ -341,6 +341,41 @@ func TestRefusalOfOneGhostLeavesTheOthersWritesAlone(t *testing.T) {
 	}
 }
 
+// Nor is it forgotten who the others are: that was once the case if it was a client's own request that was refused.
+func TestRefusalOfOneGhostCostsTheOthersNoQuestion(t *testing.T) {
+	const cat, dog = "@cat:example.com", "@dog:example.com"
+	for name, path := range map[string]string{"a write": statusPath(cat), "a message": "/_matrix/client/v3/rooms/!r:hs/send/m.room.message/1"} {
+		t.Run(name, func(t *testing.T) {
+			p := newProxy(t, &options{SyncPresence: "limit", Homeserver: "synapse"})
+			p.hs.Tokens["as-token"] = "@bridge:example.com"
+			as := func(method, path, ghost string) *http.Response {
+				return p.Do(request(method, path+"?user_id="+ghost, "as-token", `{"presence":"online"}`))
+			}
+			for _, ghost := range []string{cat, dog} {
+				p.Want(as("PUT", statusPath(ghost), ghost), 200, "", "")
+			}
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if r.URL.Query().Get("user_id") != cat {
+					return false, nil
+				}
+				answer(w, 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Unknown token"}`)
+				return true, nil
+			})
+			if resp := as("PUT", path, cat); resp.StatusCode != 401 {
+				t.Fatal(resp.StatusCode)
+			}
+			before := p.hs.Count("whoami")
+			p.Want(as("PUT", statusPath(dog), dog), 200, "", "")
+			if asked := p.hs.Count("whoami") - before; asked != 0 {
+				t.Errorf("%d questions whose the other's credential is", asked)
+			}
+			if resp := as("PUT", statusPath(cat), cat); resp.StatusCode != 401 {
+				t.Errorf("the one who was refused writes: %d", resp.StatusCode)
+			}
+		})
+	}
+}
+
 // A bridge may be refused for as many users as it likes to name.
 func TestRefusalsOfABridgeHideNoLockedAccount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // a slow machine must not outlast what is remembered

@@ -284,7 +284,7 @@ func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) (known 
 
 // doubt has the homeserver asked again whose a credential is, here and at the other nodes.
 func (m *Store) doubt(c matrix.Credential) {
-	m.settleIf(m.identities.WasKnown(c) || m.identities.LastKnown(c) != "", c)
+	m.settleIf(m.identities.WasKnown(c) || m.identities.Holder(c) != "", c)
 	m.identities.Doubt(c)
 }
 
@@ -341,16 +341,19 @@ func (g *Gateway) learnIssued(r *http.Request, login bool, used func() []string)
 			return
 		}
 		identities := g.store.identities
+		if used != nil {
+			// It names nobody. What ends in /oauth2/token may be something else's, which names whom it likes.
+			if issued.AccessToken != "" {
+				identities.Issued(issued.AccessToken, issued.RefreshToken, used()...)
+			}
+			return
+		}
 		revokes := ""
 		if login {
 			revokes = issued.UserID // one of whose devices it may have taken over
 		}
-		if teach(answer.status, issued.UserID, issued.AccessToken, revokes); issued.AccessToken == "" {
-			return
-		}
-		if used != nil {
-			identities.Issued(issued.AccessToken, issued.RefreshToken, used()...)
-		} else if issued.RefreshToken != "" {
+		teach(answer.status, issued.UserID, issued.AccessToken, revokes)
+		if issued.AccessToken != "" && issued.RefreshToken != "" {
 			identities.Issued(issued.AccessToken, issued.RefreshToken)
 		}
 	}

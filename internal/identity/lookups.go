@@ -72,7 +72,7 @@ func NewLookups[O comparable, A Answer](t *Table, now func() time.Time, panicked
 // Ask asks a question, or waits for another's answer to the same until gone. Another's answer is
 // good only if nothing has been revoked since.
 func (l *Lookups[O, A]) Ask(q Question[O, A], gone <-chan struct{}) (answer A, err error) {
-	end := time.Now().Add(q.Timeout)
+	end, came := time.Now().Add(q.Timeout), l.now()
 	under := l.table.Begin(q.Credential)
 	defer under.End()
 	var retries *flight.Once[O, result[O, A]]
@@ -100,6 +100,8 @@ func (l *Lookups[O, A]) Ask(q Question[O, A], gone <-chan struct{}) (answer A, e
 			return shared.answer, nil
 		case !under.Holds(facts.UserID, facts.AsOf):
 			// It was true when another asked, and something has been revoked since.
+			retries = nil
+		case under.hasSettled(facts.UserID, facts.Asked, came):
 			retries = nil
 		case l.now().Sub(facts.Asked) < q.Lifetime:
 			return shared.answer, nil

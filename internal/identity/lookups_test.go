@@ -3,6 +3,7 @@ package identity
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -115,6 +116,34 @@ func TestASharedAnswerHoldsUnlessSomethingWasRevoked(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A process of the homeserver that doesn't know of a logout yet may name the user slowly. Whoever came when all processes
+// knew shared that, for as long as it took.
+func TestASharedAnswerIsOfNoUseOnceALogoutHasSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAsker()
+		a.table.Settle(token, time.Now().Add(500*time.Millisecond))
+		says := func(n int) Facts {
+			if n == 1 {
+				return Facts{UserID: alice, Shared: true}
+			}
+			return Facts{Shared: true} // it doesn't know the token any more
+		}
+		users := make([]string, 3)
+		var all sync.WaitGroup
+		for i, came := range []time.Duration{0, 400 * time.Millisecond, 500 * time.Millisecond} {
+			all.Go(func() {
+				time.Sleep(came)
+				r, err := a.ask("a", nil, says)
+				users[i] = fmt.Sprint(r.facts.UserID, err)
+			})
+		}
+		all.Wait()
+		if want := []string{alice + "<nil>", alice + "<nil>", "<nil>"}; !slices.Equal(users, want) || a.asked.Load() != 2 {
+			t.Errorf("by %d questions the token acts for %q, want %q by 2", a.asked.Load(), users, want)
+		}
+	})
 }
 
 func TestWhoWaitsMayLeave(t *testing.T) {

@@ -64,7 +64,10 @@ func (t *Table) forget(c matrix.Credential, ended bool) (userID string) {
 	}
 	if c = base.effective(c); c.UserID != "" || c.DeviceID != "" {
 		// If it is one user of an appservice's, the others have nothing to do with it.
-		if userID = t.forgetMasquerade(key, base, c); userID != "" && userID != base.userID {
+		switch userID = t.forgetMasquerade(key, base, c); {
+		case userID == "": // nor has the token, if it is one whom nobody has known
+			ended = false
+		case userID != base.userID:
 			return userID
 		}
 	}
@@ -108,7 +111,8 @@ func (t *Table) noteRevocation(shard *tableShard, key tokenKey) {
 }
 
 // forgetMasquerade ends what is remembered of a token with parameters, and returns the
-// user, if that was known.
+// user, if that was known. Whose it was stays: what is doubted first, and then known to have ended, has nothing to do with
+// the others that time either.
 func (t *Table) forgetMasquerade(key tokenKey, base entry, c matrix.Credential) (userID string) {
 	key = t.masqueradeKey(key, c)
 	shard := t.shard(key)
@@ -118,7 +122,8 @@ func (t *Table) forgetMasquerade(key tokenKey, base entry, c matrix.Credential) 
 	if !ok || found.base != base.base {
 		return ""
 	}
-	shard.identities.Delete(key)
+	found.asked = ever
+	shard.identities.Put(key, found)
 	return found.userID
 }
 

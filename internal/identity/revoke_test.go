@@ -84,7 +84,11 @@ func TestRevokingAUser(t *testing.T) {
 // On Dendrite the token of an appservice is unknown together with a user_id that is
 // unknown. Once that cost all other users of the bridge their identity.
 func TestRevokingOneUserOfAnAppserviceLeavesTheOthers(t *testing.T) {
-	for name, end := range map[string]func(*Table, matrix.Credential){"revoked": revokeToken, "doubted": (*Table).Doubt} {
+	for name, end := range map[string]func(*Table, matrix.Credential){
+		"revoked": revokeToken, "doubted": (*Table).Doubt,
+		// as by an answer whose status comes before the rest of it
+		"doubted, and revoked": func(ids *Table, c matrix.Credential) { ids.Doubt(c); ids.RevokeToken(c) },
+	} {
 		t.Run(name, func(t *testing.T) {
 			ids := NewTable(1000, testkit.Epoch)
 			sender := matrix.Credential{Token: "as"}
@@ -103,6 +107,20 @@ func TestRevokingOneUserOfAnAppserviceLeavesTheOthers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Nor is the token one that somebody has made up if nobody has known the user. Once it counted as one, so its users were
+// refused when a few of them were unknown.
+func TestUnknownUserOfAnAppserviceLeavesTheTokenKnown(t *testing.T) {
+	ids := NewTable(1000, testkit.Epoch)
+	a, b := matrix.Credential{Token: "as", UserID: "@a:hs"}, matrix.Credential{Token: "as", UserID: "@b:hs"}
+	learn(ids, a, WhoAmI{UserID: "@a:hs"}, forever)
+	for range 2 {
+		ids.RevokeToken(b)
+		if !ids.WasKnown(a) {
+			t.Error("the token isn't known any more")
+		}
 	}
 }
 

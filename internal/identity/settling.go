@@ -23,6 +23,8 @@ import (
 type settling struct {
 	// from is in nanoseconds since the table's epoch, and only grows. It is nil until something ends.
 	from atomic.Pointer[[settlingRows][settlingSlots]atomic.Int64]
+	// all is from when on answers about any token are remembered.
+	all atomic.Int64
 }
 
 // They take 512 KiB.
@@ -89,7 +91,23 @@ func (t *Table) SettleUser(userID string, until time.Time) {
 	t.settling.set(t.key(userID), int64(until.Sub(t.epoch)))
 }
 
+// SettleAll is Settle of all tokens, for when it isn't known which have ended.
+func (t *Table) SettleAll(until time.Time) { raise(&t.settling.all, int64(until.Sub(t.epoch))) }
+
 // settles tells that an answer isn't remembered that was asked for then.
 func (t *Table) settles(key tokenKey, userID string, asked int64) bool {
-	return t.settling.from.Load() != nil && (t.settling.has(key, asked) || t.settling.has(t.key(userID), asked))
+	s := &t.settling
+	return asked < s.all.Load() || s.from.Load() != nil && (s.has(key, asked) || s.has(t.key(userID), asked))
+}
+
+// hasSettled tells of an answer that was asked for then that it isn't remembered, and that the answer to who came later would be:
+// that one must not share it.
+//
+//	1 logout: the process that ends the token says so
+//	2 read:   asks whoami; a process that doesn't know of the logout yet names the user, slowly
+//	3 read:   begins when all processes know, and must not share what 2 was told
+func (i Inquiry) hasSettled(userID string, asked, came time.Time) bool {
+	t := i.table
+	settles := func(at time.Time) bool { return t.settles(i.key, userID, int64(at.Sub(t.epoch))) }
+	return settles(asked) && !settles(came)
 }

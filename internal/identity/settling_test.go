@@ -23,6 +23,8 @@ func TestAnswersAreRememberedOnceAnEndHasSettled(t *testing.T) {
 		"the token, by its name": {func(table *Table) { table.SettleKey(table.TokenKey(c), until) }, true},
 		"its user":               {func(table *Table) { table.SettleUser(user, until) }, true},
 		"the token, twice":       {func(table *Table) { table.Settle(c, until); table.Settle(c, testkit.At(0)) }, true},
+		"all":                    {func(table *Table) { table.SettleAll(until) }, true},
+		"all, twice":             {func(table *Table) { table.SettleAll(until); table.SettleAll(testkit.At(0)) }, true},
 		"another token":          {func(table *Table) { table.Settle(matrix.Credential{Token: "another"}, until) }, false},
 		"another user":           {func(table *Table) { table.SettleUser("@another:hs", until) }, false},
 		"what is no name":        {func(table *Table) { table.SettleKey("xyz", until) }, false},

@@ -118,6 +118,7 @@ type WhoAmI struct {
 // one place in each shard. Of now only differences matter.
 func NewTable(tokens int, now time.Time) *Table {
 	t := &Table{epoch: now, refusals: newRefusals()}
+	t.settling.all.Store(ever)
 	var secret [32]byte
 	rand.Read(secret[:]) // never fails, see crypto/rand
 	t.secret.Store(&secret)
