@@ -157,6 +157,9 @@ func (c *Cluster) parseOutage(d *caddyfile.Dispenser) error {
 func (c *Cluster) check() error {
 	sockets := 0
 	for _, address := range c.Addresses {
+		if err := checkAddress(address); err != nil {
+			return err
+		}
 		if strings.HasPrefix(address, unixPrefix) {
 			sockets++
 		}
@@ -176,6 +179,8 @@ func (c *Cluster) check() error {
 		return errors.New("an address that is a socket goes with neither sentinel nor cluster")
 	case c.Outage != "" && c.Outage != "stale" && c.Outage != "fresh":
 		return fmt.Errorf("outage must be 'stale' or 'fresh', not '%s'", c.Outage)
+	case c.Timeout < 0 || c.OutageTTL < 0:
+		return errors.New("timeout and outage_ttl must be above 0")
 	case c.Outage == "fresh" && c.OutageTTL != 0:
 		return errors.New("outage fresh has no duration: nothing is served from memory")
 	case strings.ContainsAny(c.KeyPrefix, "{}"):

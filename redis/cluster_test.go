@@ -47,11 +47,15 @@ func TestClustersThatAreRefusedWhenTheyAreLoaded(t *testing.T) {
 		"needs a secret":                   {},
 		"at least 32 bytes, not 7":         {Secret: "{env.SHORT}"},
 		"placeholders of secret":           {Secret: "{env.NO_SUCH_VARIABLE}"},
+		"{file./no/such/file} is empty":    {Secret: "{file./no/such/file}"},
 		"placeholders of address":          {Secret: secret, Addresses: []string{"{env.NO_SUCH_VARIABLE}"}},
 		"goes with neither sentinel nor":   {Secret: secret, Addresses: []string{"unix//run/r.sock"}, Cluster: true},
 		"several addresses need sentinel":  {Secret: secret, Addresses: []string{"a", "b"}},
 		"'stale' or 'fresh'":               {Secret: secret, Outage: "off"},
 		"outage fresh has no duration":     {Secret: secret, Outage: "fresh", OutageTTL: 1},
+		"timeout and outage_ttl must be":   {Secret: secret, Timeout: -1},
+		"outage_ttl must be above 0":       {Secret: secret, OutageTTL: -1},
+		"is a host, or a host and a port,": {Secret: secret, Addresses: []string{"rediss://a"}},
 		"tls needs a server_name, as the ": {Secret: secret, Addresses: []string{"unix//run/r.sock"}, Access: Access{TLS: new(TLS)}},
 	} {
 		err := c.Provision(caddy.Context{})

@@ -112,7 +112,7 @@ func (f *Feed) check() error {
 	if f.Username != "" && f.Password == "" {
 		return errors.New("username has no password")
 	}
-	return nil
+	return checkAddress(f.Address)
 }
 
 // Provision checks the configuration. It connects to nothing.

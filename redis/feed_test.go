@@ -43,6 +43,7 @@ func TestMistakesInACaddyfileAreNamedWithTheirLine(t *testing.T) {
 		"redis {\nserver_name a\nlive_ttl soon\n}": "parsing live_ttl: expected a duration above 0",
 		"redis {\nserver_name a\nlive_ttl 0\n}":    "parsing live_ttl: expected a duration above 0",
 		"redis {\nserver_name a\nusername b\n}":    "username has no password",
+		"redis {\nserver_name a\naddress a:b\n}":   "a port from 1 to 65535, not 'b', at Testfile:1",
 		"redis {\nserver_name a\ntls on\n}":        "argument",
 		"redis {\nserver_name a\ntls {\nca\n}\n}":  "parsing ca: expected one value",
 		"redis {\nserver_name a\ntls {\nx y\n}\n}": "unrecognized subdirective 'x'",
@@ -68,6 +69,24 @@ func TestServers(t *testing.T) {
 	o, err := (&Server{Address: "redis.example.com", Access: Access{TLS: new(TLS)}}).options()
 	if err != nil || o.TLSConfig.ServerName != "redis.example.com" || o.TLSConfig.InsecureSkipVerify {
 		t.Errorf("with TLS: %+v, %v", o, err)
+	}
+}
+
+// What Redis's own tools take for an address was taken for a host with odd letters in its name, which nobody can reach: the
+// log said so, and the node went on alone.
+func TestAddressesThatAreNone(t *testing.T) {
+	t.Setenv("SERVER", "redis://:hunter2@a")
+	for address, want := range map[string]string{
+		"redis://10.0.0.5:6379": "no URL", "rediss://presence:hunter2@10.0.0.5": "no URL", "{env.SERVER}": "no URL", "unix:///run/r.sock": "no URL",
+		"unix/": "no absolute path", "unix/run/r.sock": "no absolute path",
+		"10.0.0.5:": "a port from", "10.0.0.5:0": "a port from", "10.0.0.5:70000": "not '70000'", "10.0.0.5:redis": "not 'redis'", "hunter2@a:1": "a port from",
+		"10.0.0.5/0": "neither a host", "presence:hunter2@10.0.0.5:1": "neither a host", "a b": "neither a host", "10.0.0.5,10.0.0.6:1": "a port from", "a:b:c": "neither a host",
+		"fe80::1%eth0": "", "[fe80::1%eth0]:1": "", ":7000": "",
+	} {
+		_, err := (&Server{Address: address}).options()
+		if (err != nil) != (want != "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2")) {
+			t.Errorf("%q: %v, want %q", address, err, want)
+		}
 	}
 }
 

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -88,6 +90,9 @@ func (a *Access) options(address string) (*redis.Options, error) {
 		return nil, errors.New("username has no password")
 	}
 	var host string
+	if err := checkAddress(address); err != nil {
+		return nil, err
+	}
 	o.Network, o.Addr, host = split(cmp.Or(address, defaultAddress))
 	if a.TLS != nil {
 		if o.TLSConfig, err = a.TLS.config(host); err != nil {
@@ -96,6 +101,38 @@ func (a *Access) options(address string) (*redis.Options, error) {
 	}
 	return o, nil
 }
+
+// checkAddress refuses what is no address. One with placeholders is looked at when they are replaced. It repeats
+// nothing of what it refuses but a port: a URL may have a password in it.
+func checkAddress(text string) error {
+	path, isSocket := strings.CutPrefix(text, unixPrefix)
+	host, port, err := net.SplitHostPort(text)
+	switch {
+	case text == "" || strings.Contains(text, "{"):
+	case strings.Contains(text, "://"):
+		return errors.New("address is a host, or a host and a port, and no URL: username, password and tls are options of their own")
+	case isSocket:
+		if !strings.HasPrefix(path, "/") {
+			return errors.New("address has unix/ and no absolute path after it, such as unix//run/redis.sock")
+		}
+	case err == nil:
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || strings.ContainsAny(host, notInHosts) {
+			return fmt.Errorf("address needs a host, and a port from 1 to 65535, not '%s'", port)
+		}
+	case strings.ContainsAny(text, notInHosts):
+		return errNoAddress
+	case strings.Contains(text, ":"): // of IPv6
+		if _, err := netip.ParseAddr(strings.Trim(text, "[]")); err != nil {
+			return errNoAddress
+		}
+	}
+	return nil
+}
+
+// notInHosts are what no host has in its name.
+const notInHosts = "@/, "
+
+var errNoAddress = errors.New("address is neither a host, nor a host and a port, nor unix/ and a path")
 
 // split returns the parts of an address. A socket has no host.
 func split(given string) (network, address, host string) {
