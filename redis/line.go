@@ -3,6 +3,7 @@ package redis
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -17,7 +18,8 @@ import (
 // as before, as the same process. A server that was started anew, or another that has taken over, is on another
 // line. A barrier is asked for on it without the library, which takes as long as the rest of it.
 type line struct {
-	*redis.Client // with no other connection
+	*redis.Client        // with no other connection
+	name          string // no other line has it
 	conn          net.Conn
 	request       []byte
 	answer        [256]byte
@@ -39,8 +41,11 @@ func openLine(ctx context.Context, client redis.UniversalClient, key string) (*l
 	if err != nil {
 		return nil, err
 	}
-	l := &line{conn: conn, request: fmt.Appendf(nil, "*3\r\n$6\r\nINCRBY\r\n$%d\r\n%s\r\n$1\r\n0\r\n", len(key), key)}
+	l := &line{name: rand.Text(), conn: conn, request: fmt.Appendf(nil, "*3\r\n$6\r\nINCRBY\r\n$%d\r\n%s\r\n$1\r\n0\r\n", len(key), key)}
 	o.PoolSize, o.MinIdleConns = 1, 0
+	// As they were given: the library has made of these what it would take for not given. It would try again, over a
+	// connection that there isn't, and nobody would learn what the server has said.
+	o.MaxRetries, o.ReadTimeout, o.WriteTimeout = -1, -1, -1
 	o.Dialer = func(context.Context, string, string) (net.Conn, error) {
 		if conn == nil {
 			return nil, errLineEnded

@@ -208,6 +208,9 @@ func (l *log) pull(ctx context.Context, node string, after cluster.Position) (pu
 	if !ok {
 		return pulled, errUnreadable
 	}
+	if pulled.At.Server == "" { // our user may not ask, or it doesn't know: then each connection may lead to another
+		pulled.At.Server = l.line.name
+	}
 	return pulled, nil
 }
 

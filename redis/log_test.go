@@ -95,7 +95,7 @@ func TestEndOfTheLogIsKnownByItsNumber(t *testing.T) {
 		_ = other.Append(t.Context(), cluster.Entry{Kind: cluster.RollCall})
 		at := pull(pull(cluster.Position{}))
 		happens()
-		ends, err := l.Ends(time.Now().Add(time.Second), at)
+		ends, err := l.Ends(time.Now().Add(time.Minute), at)
 		server.SetError("")
 		if ends != (what == "nothing") || (err != nil) != (what == "the server takes nothing") {
 			t.Errorf("%s: %v, %v", what, ends, err)
@@ -326,6 +326,7 @@ func TestLogThatIsBegunAnewHasAnotherName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		pulled.At.Server = "" // this one doesn't say
 		return pulled.At
 	}
 	before := position(one)
@@ -335,6 +336,42 @@ func TestLogThatIsBegunAnewHasAnotherName(t *testing.T) {
 	server.FlushAll()
 	if after := position(two); after.Log == before.Log || position(one) != after {
 		t.Errorf("it was %v, and is %v", before, after)
+	}
+}
+
+// A server that takes no writes closes no connection, but the library does. What it had said was lost, and the log of a node
+// told of a connection that had ended.
+func TestWhatAServerSaysAgainstAPullIsToldOf(t *testing.T) {
+	server := miniredis.RunT(t)
+	l := openLog(t, server, secret)
+	if _, err := l.Pull(t.Context(), "n", cluster.Position{}); err != nil {
+		t.Fatal(err)
+	}
+	server.SetError("READONLY You can't write against a read only replica.")
+	if _, err := l.Pull(t.Context(), "n", cluster.Position{}); err == nil || !strings.Contains(err.Error(), "READONLY") {
+		t.Errorf("it says %v", err)
+	}
+}
+
+// By INFO a server says which one it is. Of one that doesn't, or may not be asked, nobody noticed that another had taken
+// over.
+func TestServerThatDoesntSayWhichItIsMayBeAnotherWithEachConnection(t *testing.T) {
+	l := openLog(t, miniredis.RunT(t), secret) // which doesn't
+	server := func() string {
+		t.Helper()
+		pulled, err := l.Pull(t.Context(), "n", cluster.Position{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pulled.At.Server
+	}
+	first := server()
+	if again := server(); first == "" || again != first {
+		t.Errorf("over one connection the server is %q and then %q", first, again)
+	}
+	l.hangUp(t.Context(), errUnreadable)
+	if another := server(); another == "" || another == first {
+		t.Errorf("over another connection the server is %q, and was %q", another, first)
 	}
 }
 

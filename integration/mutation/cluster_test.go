@@ -140,4 +140,16 @@ var clustered = []mutant{
 		edits:  []edit{{"internal/gateway/revoke.go", "\tif isKnown {", "\tif isKnown || true {"}},
 		unit:   "internal/gateway TestTokensThatAreMadeUpAreNotTold", why: noCluster,
 	},
+	{
+		name:   "a server that doesn't say which it is is the same over another connection",
+		effect: "another that has taken over, and lacks the last entries, is believed",
+		edits:  []edit{{"redis/log.go", "pulled.At.Server = l.line.name", "pulled.At.Server = \"one\""}},
+		unit:   "redis TestServerThatDoesntSayWhichItIsMayBeAnotherWithEachConnection", why: noCluster,
+	},
+	{
+		name:   "a pull that is refused is tried again over a connection that there isn't",
+		effect: "the log doesn't say why Redis takes no writes",
+		edits:  []edit{{"redis/line.go", "o.MaxRetries, o.ReadTimeout, o.WriteTimeout = -1, -1, -1", "o.ReadTimeout, o.WriteTimeout = -1, -1"}},
+		unit:   "redis TestWhatAServerSaysAgainstAPullIsToldOf", why: noCluster,
+	},
 }
