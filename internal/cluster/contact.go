@@ -21,7 +21,17 @@ type contact struct {
 	answered time.Time  // when a call last succeeded
 	failing  time.Time  // since when all have failed, or zero
 	lastPull time.Time  // when the last one left that succeeded
+	nodes    attendance
 }
+
+// attendance is how many nodes there are, and of how many people were told.
+type attendance struct {
+	told, now int
+	since     time.Time // that there are as many as now
+}
+
+// steady is for how long there are as many nodes until people are told: after the log was away they come back one by one.
+const steady = 2 * time.Second
 
 // tooMany is of how many failures it takes that it can't be reached.
 const tooMany = 3
@@ -39,6 +49,7 @@ func (c *contact) note(err error, left, now time.Time, nodes int) {
 		c.answered, c.failing = now, time.Time{}
 		if c.down.Swap(nil) != nil || !c.told {
 			c.told, c.last = true, [5]bool{}
+			c.nodes = attendance{told: nodes, now: nodes, since: now}
 			c.report.Up(nodes)
 		}
 		return
@@ -59,6 +70,20 @@ func (c *contact) note(err error, left, now time.Time, nodes int) {
 		c.down.Store(&down)
 		c.told = true
 		c.report.Down(err)
+	}
+}
+
+// attend notes how many nodes there are, and tells if they have become more or fewer.
+func (c *contact) attend(nodes int, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := &c.nodes
+	if nodes != n.now {
+		n.now, n.since = nodes, now
+	}
+	if n.now != n.told && now.Sub(n.since) >= steady {
+		c.report.Nodes(n.told, n.now)
+		n.told = n.now
 	}
 }
 

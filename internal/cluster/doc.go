@@ -17,5 +17,5 @@
 //   - writes.go: this process's writes in flight; remote.go: those of the others;
 //   - turn.go: writes that wait at this node, and whether it is their turn;
 //   - outbox.go: what may be told a moment later;
-//   - contact.go: whether the log can be reached, and since when it can't.
+//   - contact.go: whether the log can be reached, and since when it can't; who else can.
 package cluster

@@ -35,6 +35,7 @@ type Fence interface{ End() }
 type Reporter interface {
 	Up(nodes int)
 	Down(why error)
+	Nodes(were, are int) // others have come, or aren't heard of any more
 	Flushed(why Doubt)
 	Warn(message string) // of what an admin has to see to
 }
@@ -157,7 +158,9 @@ func (n *Node) watch() {
 		case <-ticker.C:
 			n.guard(func() {
 				n.due.Store(true)
-				_ = n.barrier.pass() // whoever needs it asks for one of their own
+				if n.barrier.pass() == nil { // if not, whoever needs it asks for one of their own
+					n.contact.attend(n.Nodes(), n.now())
+				}
 				n.renewOwn()
 				n.remote.expire(n.now())
 			})

@@ -29,8 +29,24 @@ type node struct {
 
 // memory writes down what it is told.
 type memory struct {
-	mu   sync.Mutex // guards told
-	told []string
+	mu      sync.Mutex // guards all below
+	told    []string
+	counted []string // nodes
+}
+
+func (n *memory) counts(format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.counted = append(n.counted, fmt.Sprintf(format, args...))
+}
+
+// takeCounts returns what was told of the number of nodes since it was last called.
+func (n *memory) takeCounts() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	counted := strings.Join(n.counted, ", ")
+	n.counted = nil
+	return counted
 }
 
 func (n *memory) tell(format string, args ...any) {
@@ -75,6 +91,7 @@ func (r reporter) Flush(d time.Duration, missed bool) {
 func (r reporter) Up(int)                    { r.tell("up") }
 func (r reporter) Warn(message string)       { r.tell("%s", message) }
 func (r reporter) Down(error)                { r.tell("down") }
+func (r reporter) Nodes(were, are int)       { r.counts("%d nodes, then %d", were, are) }
 func (r reporter) Flushed(why cluster.Doubt) { r.tell("%s", cluster.DoubtNames[why]) }
 
 // join returns a node of a log that has come to its end.
@@ -289,6 +306,31 @@ func TestShortTroubleCostsNothing(t *testing.T) {
 			t.Errorf("told %q", told)
 		}
 		w.End(t.Context())
+	})
+}
+
+// A node that comes, and one that isn't heard of any more, is one line at each other node. That the log was away is none.
+func TestNodesThatComeAndGoAreToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a := join(t, log)
+		time.Sleep(10 * time.Second)
+		want(t, "a node is alone", a.takeCounts(), "")
+		b := join(t, log)
+		time.Sleep(10 * time.Second)
+		want(t, "another has come", a.takeCounts(), "1 nodes, then 2")
+		resume := log.Pause()
+		time.Sleep(10 * time.Second)
+		resume()
+		time.Sleep(10 * time.Second)
+		if counted := a.takeCounts(); counted != "" && counted != "1 nodes, then 2" { // if it was the first that came back
+			t.Errorf("the log was away: %q", counted)
+		}
+		b.takeCounts()
+		b.Close()
+		time.Sleep(10 * time.Second)
+		want(t, "it has gone", a.takeCounts(), "2 nodes, then 1")
+		want(t, "the one that has gone", b.takeCounts(), "")
 	})
 }
 

@@ -98,14 +98,13 @@ func (n *Node) catchUp() error {
 // pullAfter pulls once.
 func (n *Node) pullAfter(position Position) (pulled Pulled, err error) {
 	err = n.call(func(ctx context.Context) (err error) {
-		pulled, err = n.log.Pull(ctx, n.id, position)
+		if pulled, err = n.log.Pull(ctx, n.id, position); err == nil {
+			n.nodes.Store(int64(pulled.Nodes))
+		}
 		return err
 	})
-	if err == nil {
-		n.nodes.Store(int64(pulled.Nodes))
-		if pulled.Warning != "" {
-			n.report.Warn(pulled.Warning)
-		}
+	if err == nil && pulled.Warning != "" {
+		n.report.Warn(pulled.Warning)
 	}
 	return pulled, err
 }

@@ -257,6 +257,15 @@ func (c *member) Down(why error) {
 	c.log.Warn("the cluster's log can't be reached: budgets are this node's share, and "+serves, "error", why)
 }
 
+// Nodes implements [cluster.Reporter].
+func (c *member) Nodes(were, are int) {
+	if are < were {
+		c.log.Warn("nodes of the cluster aren't heard of any more", "nodes", are, "before", were)
+		return
+	}
+	c.log.Info("more nodes are part of the cluster", "nodes", are, "before", were)
+}
+
 // Warn implements [cluster.Reporter].
 func (c *member) Warn(message string) { c.log.Warn(message) }
 

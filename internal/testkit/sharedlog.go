@@ -276,7 +276,12 @@ func (c logClient) Pull(ctx context.Context, node string, after cluster.Position
 	}
 	defer c.l.mu.Unlock()
 	c.l.nodes[node] = time.Now()
-	p := cluster.Pulled{Head: c.l.head(), Nodes: len(c.l.nodes)}
+	p := cluster.Pulled{Head: c.l.head()}
+	for _, heard := range c.l.nodes {
+		if time.Since(heard) <= 3*time.Second {
+			p.Nodes++
+		}
+	}
 	p.At = cluster.Position{Log: fmt.Sprint("log", c.l.id), Server: fmt.Sprint("server", c.l.server), Seq: after.Seq, ID: after.ID}
 	if after == (cluster.Position{}) {
 		p.At.Seq, p.At.ID = p.Head, fmt.Sprint("#", p.Head)
