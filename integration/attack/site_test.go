@@ -61,7 +61,7 @@ func newSite(t *testing.T, hs *homeserver, o options) *site {
 	}
 	cluster := ""
 	if o.redis != "" {
-		o.module = append(slices.Clone(o.module), "cluster redis {\naddress "+o.redis+"\nsecret 0123456789abcdef0123456789abcdef\ntimeout 1s\n}")
+		o.module = append(slices.Clone(o.module), "cluster redis {\naddress "+o.redis+"\nsecret 0123456789abcdef0123456789abcdef\ntimeout 10s\n}")
 		cluster = "name " + clusterName
 	}
 	module := fmt.Sprintf(`matrix_presence {

@@ -159,10 +159,11 @@ func TestTheBuiltBinariesHaveTheirModules(t *testing.T) {
 	}
 	alone := whole
 	alone.Plugins, alone.Replacements = alone.Plugins[:1], alone.Replacements[:1]
-	const handler, feed = "http.handlers.matrix_presence", "http.handlers.matrix_presence.feeds.redis"
+	const handler = "http.handlers.matrix_presence"
+	const feed, cluster = handler + ".feeds.redis", handler + ".cluster.redis"
 	for name, tt := range map[string]struct {
 		builder xcaddy.Builder
-		feed    bool
+		redis   bool
 	}{"all of it": {whole, true}, "the plugin alone": {alone, false}} {
 		output := filepath.Join(t.TempDir(), "caddy-presence")
 		if err := tt.builder.Build(t.Context(), output); err != nil {
@@ -173,7 +174,7 @@ func TestTheBuiltBinariesHaveTheirModules(t *testing.T) {
 			t.Fatal(err)
 		}
 		modules := strings.Fields(string(listed))
-		if !slices.Contains(modules, handler) || slices.Contains(modules, feed) != tt.feed {
+		if !slices.Contains(modules, handler) || slices.Contains(modules, feed) != tt.redis || slices.Contains(modules, cluster) != tt.redis {
 			t.Errorf("%s: the binary has these modules beyond Caddy's own:\n%s", name, listed)
 		}
 		built, err := buildinfo.ReadFile(output)
@@ -181,7 +182,7 @@ func TestTheBuiltBinariesHaveTheirModules(t *testing.T) {
 			t.Fatal(err)
 		}
 		client := slices.ContainsFunc(built.Deps, func(m *debug.Module) bool { return strings.Contains(m.Path, "go-redis") })
-		if client != tt.feed {
+		if client != tt.redis {
 			t.Errorf("%s: a client of Redis is in it: %v", name, client)
 		}
 	}

@@ -8,6 +8,7 @@ package redisserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -43,19 +44,39 @@ func Start(t testing.TB, kind Kind, args ...string) *Server {
 		t.Fatal(err)
 	}
 	s := &Server{t: t, program: program, args: args}
-	addresses, err := process.FreeAddresses(1)
+	t.Cleanup(s.Kill)
+	_, err = process.Retry(func() (*Server, error) {
+		addresses, err := process.FreeAddresses(1)
+		if err != nil {
+			return nil, err
+		}
+		s.Address = addresses[0]
+		return s, s.start()
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Address = addresses[0]
-	t.Cleanup(s.Kill)
-	s.Restart()
 	return s
 }
+
+// patience is how long a server may take for anything. A busy machine has it wait.
+const patience = time.Minute
 
 // Restart starts the server anew, with nothing in it, if it isn't running.
 func (s *Server) Restart() {
 	s.t.Helper()
+	end := time.Now().Add(patience)
+	err := s.start()
+	for ; errors.Is(err, process.ErrAddressInUse) && time.Now().Before(end); err = s.start() {
+		time.Sleep(20 * time.Millisecond) // meanwhile the port is a client's
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// start starts the server at its address, and returns when it answers.
+func (s *Server) start() error {
 	host, port, _ := net.SplitHostPort(s.Address)
 	cmd := s.program(append([]string{
 		"--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0",
@@ -64,20 +85,25 @@ func (s *Server) Restart() {
 	cmd.Dir = dir
 	p, err := process.Start("redis", cmd, filepath.Join(dir, "redis.log"))
 	if err != nil {
-		s.t.Fatal(err)
+		return err
 	}
-	s.process = p
-	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
-		if answer, err := ask(s.Address, "PING"); err == nil && strings.HasPrefix(answer, "+PONG") {
-			return
-		}
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-p.Exited():
-			s.t.Fatalf("the server has ended:\n%s", process.Tail(p.Log, 20))
+			tail := process.Tail(p.Log, 20)
+			if strings.Contains(strings.ToLower(tail), "address already in use") {
+				return fmt.Errorf("the server has ended: %w:\n%s", process.ErrAddressInUse, tail)
+			}
+			return fmt.Errorf("the server has ended:\n%s", tail)
 		default:
 		}
+		if answer, err := ask(s.Address, "PING"); err == nil && strings.HasPrefix(answer, "+PONG") {
+			s.process = p
+			return nil
+		}
 		if time.Now().After(end) {
-			s.t.Fatalf("the server doesn't answer:\n%s", process.Tail(p.Log, 20))
+			p.Stop()
+			return fmt.Errorf("the server doesn't answer:\n%s", process.Tail(p.Log, 20))
 		}
 	}
 }
@@ -119,7 +145,7 @@ func (s *Server) Follow(primary *Server) {
 	s.t.Helper()
 	host, port, _ := net.SplitHostPort(primary.Address)
 	s.Do("REPLICAOF", host, port)
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if answer, err := ask(s.Address, "INFO", "replication"); err == nil && strings.Contains(answer, "master_link_status:up") {
 			return
 		}
@@ -129,12 +155,12 @@ func (s *Server) Follow(primary *Server) {
 
 // ask sends one command over a connection of its own, and returns what comes first.
 func ask(address string, words ...string) (string, error) {
-	conn, err := net.DialTimeout("tcp", address, time.Second)
+	conn, err := net.DialTimeout("tcp", address, patience)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
 	}
 	request := fmt.Sprintf("*%d\r\n", len(words))
