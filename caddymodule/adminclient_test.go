@@ -163,6 +163,7 @@ func TestTopFitsTheScreen(t *testing.T) {
 func TestUserIsLookedUpResetAndForgotten(t *testing.T) {
 	p := handle(t, &Handler{
 		WriteLimit: &Limit{Events: 1, Window: caddy.Duration(time.Hour)}, SyncPresence: "limit", Homeserver: "synapse",
+		Cache: &Cache{Settle: new(caddy.Duration(time.Hour))},
 	})
 	address, name := serveAdmin(t), p.handler.Cache.Name
 	for range 2 {

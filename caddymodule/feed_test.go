@@ -62,14 +62,13 @@ func (f *scriptedFeed) Run(ctx context.Context, news gateway.News) {
 func wantRunning(t *testing.T, want ...string) {
 	t.Helper()
 	var got []string
-	for range 2000 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		runningFeeds.Lock()
 		got = slices.Sorted(slices.Values(runningFeeds.names))
 		runningFeeds.Unlock()
 		if slices.Equal(got, want) {
 			return
 		}
-		time.Sleep(time.Millisecond)
 	}
 	t.Errorf("these feeds run: %v, want %v", got, want)
 }

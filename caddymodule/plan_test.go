@@ -564,7 +564,7 @@ func TestWhatIsUnderWayIsToldToTheStoreThatTakesOver(t *testing.T) {
 		"an activity":   {"PUT", rooms + "send/m.room.message/1", "alice-token", "{}", 200, "matrix_presence; fwd=miss"},
 		"a logout":      {"POST", "http://a.example.com:9080/_matrix/client/v3/logout", "bob-token", "", 401, ""},
 		"of all tokens": {"POST", "http://a.example.com:9080/_matrix/client/v3/logout/all", "bob-token", "", 401, ""},
-		"nothing":       {"GET", "http://a.example.com:9080/_matrix/client/v3/profile/x", "alice-token", "", 200, "matrix_presence; hit; ttl=29"},
+		"nothing":       {"GET", "http://a.example.com:9080/_matrix/client/v3/profile/x", "alice-token", "", 200, "matrix_presence; hit; ttl=2"},
 	} {
 		for how, directives := range map[string][2]string{
 			"another name":    {"matrix_presence OPTIONS\nreverse_proxy UPSTREAM", "matrix_presence {\ncache {\nname other\nsettle 0s\n}\n}\nreverse_proxy UPSTREAM"},

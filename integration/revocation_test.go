@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
@@ -99,10 +100,12 @@ func TestLockedAccountBehindANAT(t *testing.T) {
 	}
 	whoami, reads := up.Counts().Whoami, up.Counts().Reads
 	const tries = 200
+	began := time.Now()
 	for range tries {
 		expectSame(t, direct, read(c.bob.AccessToken))
 	}
-	if whoami, reads = up.Counts().Whoami-whoami, up.Counts().Reads-reads; reads > tries || whoami > 10 {
+	most := 10 + int64(time.Since(began).Seconds()) // on a slow machine some more
+	if whoami, reads = up.Counts().Whoami-whoami, up.Counts().Reads-reads; reads > tries || whoami > most {
 		t.Errorf("%d reads of a locked account cost %d lookups and %d reads", tries, whoami, reads)
 	}
 	if a := read(c.stranger.AccessToken); a.status == http.StatusTooManyRequests {
@@ -113,9 +116,11 @@ func TestLockedAccountBehindANAT(t *testing.T) {
 	for i := range 100 {
 		read(fmt.Sprint("made-up-", i))
 	}
-	if a := read("made-up"); a.status != http.StatusTooManyRequests {
-		t.Fatalf("one of too many made-up tokens: %s", a)
-	}
+	more := 0
+	suite.Eventually(t, "one of too many made-up tokens is refused", func() bool { // each six seconds one isn't
+		more++
+		return read(fmt.Sprint("made-up-too-", more)).status == http.StatusTooManyRequests
+	})
 	if a := read(c.bob.AccessToken); a.status != http.StatusUnauthorized {
 		t.Errorf("the locked account: %s", a)
 	}

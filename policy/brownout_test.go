@@ -214,23 +214,26 @@ func TestHomeserverThatHangs(t *testing.T) {
 
 // After an upgrade all takes ten times as long at its best. That is the new best once the old one is too old.
 func TestSlowerMinimumDoesntLockItIn(t *testing.T) {
-	k := newKnee(rand.Uint64(), load{workers: 16, messages: 5, message: 40 * ms, reads: 20, read: 10 * ms, senders: 50})
-	k.run(2 * time.Minute)
-	k.load.read *= 10
-	k.run(30 * time.Second)
-	if k.level() == BrownOutNone {
-		t.Fatal("it isn't slow")
-	}
-	// Some minutes more, as a hold that takes chance for the load tries again after 45 s, and then 90 s.
-	k.run(baseAge + 6*time.Minute)
-	if k.level() != BrownOutNone {
-		t.Fatalf("after 16 minutes the level is %s: %v", BrownOutNames[k.level()], k.changes)
-	}
-	quiet := k.now
-	k.run(5 * time.Minute)
-	if n := k.changesSince(quiet); n > 0 {
-		t.Errorf("the level changed %d times more: %v", n, k.changes)
-	}
+	loads := map[string]load{"upgraded": {workers: 16, messages: 5, message: 40 * ms, reads: 20, read: 10 * ms, senders: 50}}
+	eachLoad(t, loads, func(t *testing.T, seed uint64, l load) {
+		k := newKnee(seed, l)
+		k.run(2 * time.Minute)
+		k.load.read *= 10
+		k.run(30 * time.Second)
+		if k.level() == BrownOutNone {
+			t.Fatal("it isn't slow")
+		}
+		// Some minutes more, as a hold that takes chance for the load tries again after 45 s, and then 90 s.
+		k.run(baseAge + 6*time.Minute)
+		if k.level() != BrownOutNone {
+			t.Fatalf("after 16 minutes the level is %s: %v", BrownOutNames[k.level()], k.changes)
+		}
+		quiet := k.now
+		k.run(5 * time.Minute)
+		if n := k.changesSince(quiet); n > 0 {
+			t.Errorf("the level changed %d times more: %v", n, k.changes)
+		}
+	})
 }
 
 // Clients that have their own requests take long, however many they make, decide nothing for others who are

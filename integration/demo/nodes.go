@@ -68,6 +68,7 @@ http://{$LISTEN} {
 		cluster redis {
 			address %s
 			secret %s
+			timeout 2s # so that a machine on which much is compiled shows the same
 		}
 	}
 	reverse_proxy %s

@@ -70,7 +70,7 @@ func play(ctx context.Context, p *printer, s *stage, base string) error {
 // do sends the request, once or until it shows what the act waits for. What
 // never shows is printed as it is: the homeserver may have refused the write.
 func (a act) do(ctx context.Context, base string) (outcome, error) {
-	giveUp := time.Now().Add(5 * time.Second)
+	giveUp := time.Now().Add(30 * time.Second)
 	for reads := 1; ; reads++ {
 		o, err := a.send(ctx, base)
 		o.reads = reads

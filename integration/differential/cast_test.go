@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/homeserver"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
 const whoAmI = "/_matrix/client/v3/account/whoami"
@@ -90,11 +91,11 @@ func (c *cast) status(t *testing.T, user homeserver.User) string {
 	return a.field("status_msg")
 }
 
-// shows polls until a status shows, and returns false if it doesn't within twenty
-// seconds. Dendrite applies a write after it has acknowledged it.
+// shows polls until a status shows, and returns false if it doesn't within a
+// minute. Dendrite applies a write after it has acknowledged it.
 func (c *cast) shows(t *testing.T, user homeserver.User, status string) bool {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(suite.Patience); ; time.Sleep(time.Millisecond) {
 		if c.status(t, user) == status {
 			return true
 		}

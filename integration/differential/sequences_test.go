@@ -149,7 +149,7 @@ func (w *twins) sequence(tries, refused, limited *atomic.Int64) bool {
 	}
 
 	var want, got string
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(suite.Patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		waits := w.site.vitals(w.t).Pending
 		want, got = w.shown(w.direct[0]), w.shown(w.through[0])
 		if waits == 0 && want == got {

@@ -42,7 +42,7 @@ func (u *upstream) listen() error {
 	var l net.Listener
 	var err error
 	// Between two of our listeners the port may be a client's for a moment.
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if l, err = net.Listen("tcp", u.address); err == nil {
 			break
 		}

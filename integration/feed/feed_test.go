@@ -22,9 +22,12 @@ import (
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/sidecar"
 )
 
-// seenBy is how late a change may be seen. It is half of ttl, so that it takes the feed, and far above what it
+// seenBy is how late a change may be seen. It is a tenth of the lifetimes, so that it takes the feed, and far above what it
 // takes on a machine that has something else to do: the log says how long it took.
-const seenBy = 15 * time.Second
+const (
+	seenBy    = time.Minute
+	lifetimes = "cache {\nttl 10m\n}\nidentity {\nttl 10m\n}\n"
+)
 
 // world is a busy Synapse, the sidecar before it, and people.
 type world struct {
@@ -35,6 +38,7 @@ type world struct {
 	room             string
 	channel          string // of the feed
 	unfed            bool   // the sidecar has no feed
+	lifetimes        string // of what is in memory
 }
 
 func newWorld(t *testing.T) *world {
@@ -46,7 +50,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(hs.Stop)
-	w := &world{T: t, hs: hs, channel: hs.ServerName}
+	w := &world{T: t, hs: hs, channel: hs.ServerName, lifetimes: lifetimes}
 	w.alice, w.bob = w.register("alice"), w.register("bob")
 	if w.root, err = hs.Client().RegisterAdmin(t.Context(), "root", "secret"); err != nil {
 		t.Fatal(err)
@@ -127,6 +131,7 @@ http://{$LISTEN} {
 		homeserver synapse
 		read_limit off
 		%s
+		%s
 	}
 	@presence path_regexp ^/_matrix/client/[^/]+/presence/
 	@sync path_regexp ^/_matrix/client/[^/]+/sync$
@@ -134,7 +139,7 @@ http://{$LISTEN} {
 	reverse_proxy @sync %s
 	reverse_proxy %s
 }
-`, feed, w.hs.PresenceURL, w.hs.SyncURL, w.hs.URL)
+`, feed, w.lifetimes, w.hs.PresenceURL, w.hs.SyncURL, w.hs.URL)
 }
 
 // rights are the options of a feed that has the documented ACL.
@@ -477,6 +482,7 @@ func TestLiveIsNotAskedAgain(t *testing.T) {
 		t.Skip("it takes two minutes")
 	}
 	w := newWorld(t)
+	w.lifetimes = "" // the defaults
 	w.before(w.rights())
 	w.live()
 	w.write("offline", "") // no timer of Synapse's is running for her

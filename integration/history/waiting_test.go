@@ -98,16 +98,18 @@ func TestWritesThatWaitComeInTheirOrder(t *testing.T) {
 			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: users}}
 			defer client.CloseIdleConnections()
 			var running sync.WaitGroup
+			began := time.Now()
 			want, waited := make([]state, users), make([]int, users)
 			name := func(n int) string { return fmt.Sprintf("@user%d:hs", n) }
 			for n := range users {
 				running.Go(func() { want[n], waited[n] = hs.write(t, client, server.URL, name(n), each) })
 			}
 			running.Wait()
+			passed := 2 + int(4*time.Since(began).Seconds()) // at most, of each user's. A slow machine lets all pass
 			for n := range users {
 				suite.Eventually(t, "the homeserver has what was written last", func() bool { return hs.has(name(n), want[n]) })
-				if waited[n] < each/5 {
-					t.Errorf("only %d of %d writes waited", waited[n], each)
+				if waited[n] < each-passed {
+					t.Errorf("only %d of %d writes waited, and at most %d may have passed", waited[n], each, passed)
 				}
 			}
 			hs.mu.Lock()

@@ -10,9 +10,13 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/bubble"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
-func TestMain(m *testing.M) { os.Exit(bubble.Run(m)) }
+func TestMain(m *testing.M) {
+	suite.SameDraws()
+	os.Exit(bubble.Run(m))
+}
 
 // TestNobodySeesOrChangesWhatTheHomeserverRefuses plays sequences of steps and
 // judges every answer.

@@ -3,7 +3,7 @@ package plan
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/caddy-matrix/caddy-matrix-presence/integration/internal/suite"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { suite.Main(m) }

@@ -114,7 +114,7 @@ func (u *upheaval) goAway(p plan, cut bool) error {
 		u.hs.Cut()
 	} else {
 		// Not the run's context: what is under way is to be answered.
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := u.hs.Stop(ctx); err != nil {
 			return err

@@ -91,7 +91,7 @@ func listen(addr string) (net.Listener, error) {
 	if addr == "" {
 		return net.Listen("tcp", "127.0.0.1:0")
 	}
-	for patience := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for patience := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		l, err := net.Listen("tcp", addr)
 		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(patience) {
 			return l, err

@@ -39,12 +39,23 @@ func BySize[T any](small, full T) T {
 // Main is a package's TestMain: it reads the flags, and after the tests ends what they share and
 // looks for goroutines that were left. With done, that is called after the tests.
 func Main(m *testing.M, done ...func()) {
+	SameDraws()
 	flag.Parse()
 	if *size != "small" && *size != "full" {
 		fmt.Fprintf(os.Stderr, "there is no size %q: small or full\n", *size)
 		os.Exit(2)
 	}
 	goleak.VerifyTestMain(tests{m, done})
+}
+
+// SameDraws has rapid, if the package's tests use it, draw the same each time, so that a change is judged by itself and not
+// by luck. The flag -rapid.seed gives others, and 0 new ones in each run. Call it before flags are parsed.
+func SameDraws() {
+	if seed := flag.Lookup("rapid.seed"); seed != nil {
+		if err := seed.Value.Set("1"); err != nil {
+			panic(err) // it is a number
+		}
+	}
 }
 
 // MainWithSidecar is Main for a package whose tests run the sidecar: it is built before the first
@@ -71,6 +82,9 @@ func (t tests) Run() int {
 	stopHomeservers()
 	// The probe of a server that starts keeps its connection.
 	http.DefaultClient.CloseIdleConnections()
+	// What is about to end may take longer on a busy machine than goleak waits for it, half a second.
+	for end := time.Now().Add(Patience); code == 0 && goleak.Find() != nil && time.Now().Before(end); {
+	}
 	return code
 }
 
