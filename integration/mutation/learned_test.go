@@ -119,6 +119,12 @@ var learned = []mutant{
 		unit:   "internal/gateway TestWhatTeachesNothing",
 	},
 	{
+		name:   "a list that breaks off is believed",
+		effect: "what an answer would have said at its end doesn't count",
+		edits:  []edit{{"internal/gateway/learn.go", "if h.end(); list.Whole() {", "if h.end(); true {"}},
+		unit:   "internal/gateway TestWhatTeachesNothing",
+	},
+	{
 		name:   "a list at another time counts",
 		effect: "who has left is seen as long as somebody asks for who was there",
 		edits:  []edit{{"internal/matrix/memberlist.go", "\"membership\", \"not_membership\",", "\"at\", \"membership\", \"not_membership\","}},

@@ -65,10 +65,15 @@ func tokenOf(user string) string { return "token-" + user }
 func (p *room) opens(user string) (asked int) {
 	p.t.Helper()
 	p.Want(p.Do(request("GET", listPath, tokenOf(user), "")), 200, p.list(user), "")
-	for p.memory.learning.Len() > 0 { // whose it is may be asked meanwhile
+	p.isAsked()
+	return p.reads(user)
+}
+
+// isAsked waits until whose a token is has been asked: that may go on after the answer.
+func (p *room) isAsked() {
+	for p.memory.learning.Len() > 0 {
 		runtime.Gosched()
 	}
-	return p.reads(user)
 }
 
 func (p *room) reads(user string) (asked int) {
@@ -130,6 +135,7 @@ func TestWhatTeachesNothing(t *testing.T) {
 		return func(p *room) {
 			for _, user := range p.users[:2] {
 				p.Do(request("GET", path, tokenOf(user), ""))
+				p.isAsked()
 				p.reads(user)
 			}
 		}
