@@ -113,7 +113,7 @@ bench-full: ## the same in about twenty minutes, and write its figures into docs
 relief: ## play shapes of load against a Synapse and a Dendrite, without the sidecar and with it, in some minutes
 	cd integration && go run ./bench/relief
 
-relief-full: ## the same in about half an hour, with the caches of others, and write its figures into docs/
+relief-full: ## the same in about fifty minutes, with the caches of others, and write its figures into docs/
 	cd integration && go run ./bench/relief -size full -docs ../docs
 
 # Both take turns, since a shared machine is quicker now and slower then.

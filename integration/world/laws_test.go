@@ -208,14 +208,18 @@ const (
 
 // waitsItsTurn tells of a call whose token isn't known yet that it is later by no more than it takes to
 // ask about the made-up tokens of its own address that came in the minute before: so many have a
-// place at a time, and the next ones wait until one is free. Whose token is known never waits for these. If
-// in the other run too more unknown tokens than that came from its address, who of them waits is chance.
+// place at a time, and the next ones wait until one is free. Whose token is known never waits for these. Its own neighbours,
+// too, are unknown where the address's budget was used up when they came before. If more unknown tokens than there are
+// places came from its address in the other run, who of them waits is chance.
 func waitsItsTurn(p *plan, r *run, o *outcome, calm *run, without *outcome) bool {
 	ahead := 0
 	for _, other := range r.outcomes {
 		if other.call.who.hostile && p.comesFrom(other.call, o.call) && !other.began.After(o.ended) && other.began.After(o.began.Add(-time.Minute)) {
 			ahead++
 		}
+	}
+	if beside := unknownBeside(p, r, o); beside > askedAtOnce {
+		ahead += beside
 	}
 	early := 0
 	if beside := unknownBeside(p, calm, without); beside > askedAtOnce {

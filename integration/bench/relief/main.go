@@ -27,7 +27,7 @@ which answers are wrong. The first run also installs or builds what it needs. Le
 nothing else run meanwhile: CPU time bears it roughly, latencies don't.
 
 Flags:
-  -size NAME     small (default, about six minutes) or full (about half an hour: bigger
+  -size NAME     small (default, about six minutes) or full (about fifty minutes: bigger
                  rooms, more users, longer, and the caches of nginx, Varnish and Souin)
   -only LIST     shapes or homeservers, separated by commas
   -docs DIR      write the charts and the figures in relief.md there
