@@ -18,7 +18,7 @@ import (
 // claims returns what is wrong with what a run refuses, takes and asks, or "".
 func claims(p *plan, r *run) string {
 	for _, o := range r.outcomes {
-		if !o.call.presence || o.call.staging || slices.Contains(p.siteAt(r, o.began).directives, "mode observe") {
+		if !o.call.presence || o.call.staging || p.siteAt(r, o.began).observes() {
 			continue
 		}
 		for _, law := range []func(*plan, *run, *outcome) string{takesWhatTheHomeserverTakes, refusesWhomTheHomeserverRefuses, limitsOnesOwnAccount, absorbsWhatIsThere, isStaleInTroubleOnly, showsTheStaleForAnError, givesWayInTroubleOnly} {
@@ -29,6 +29,9 @@ func claims(p *plan, r *run) string {
 	}
 	return asksOnce(p, r)
 }
+
+// observes tells that it does nothing but count.
+func (s *site) observes() bool { return slices.Contains(s.directives, "mode observe") }
 
 // siteAt is the site as it was at some moment.
 func (p *plan) siteAt(r *run, at time.Time) *site {
