@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/integration/bench/internal/report"
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/matrix"
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/plan"
 )
@@ -107,11 +106,6 @@ func (rec *recording) predict(w *world, profile string, spans []span) (each []pr
 	if err != nil {
 		return nil, err
 	}
-	return rec.predictWith(w, settings, spans)
-}
-
-// predictWith is predict for any configuration.
-func (rec *recording) predictWith(w *world, settings *gateway.Settings, spans []span) (each []predicted, err error) {
 	homeserver := strings.ToLower(w.name)
 	costs, err := plan.DefaultCosts(homeserver)
 	if err != nil {

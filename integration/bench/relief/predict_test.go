@@ -6,9 +6,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/gateway"
-	"github.com/caddy-matrix/caddy-matrix-presence/internal/plan"
 )
 
 // measuredRow is a row of a table in docs/relief.md.
@@ -95,7 +92,7 @@ func imaginedBefore(sh shape, s *scene) (requests []request) {
 
 // The full run that the page shows is what the simulation says of the same shapes: requests upstream within 5 %.
 // It needs no homeserver. A device war is left out: how often its end was looked at depends on when it came; and
-// so is a restless bridge: what it has left of its budgets depends on how long the run paused before. The profile of that run had no "learn on".
+// so is a restless bridge: what it has left of its budgets depends on how long the run paused before.
 func TestTheFullRunIsPredicted(t *testing.T) {
 	for _, k := range homeservers {
 		rows := readPage(t, k.name)
@@ -108,7 +105,7 @@ func TestTheFullRunIsPredicted(t *testing.T) {
 				}
 				s.way = w
 				rec, spans := imaginedRecording(sh, s)
-				each, err := rec.predictWith(s.world, withoutLearning(t, w), spans)
+				each, err := rec.predict(s.world, profileOf(w), spans)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -133,14 +130,4 @@ func TestTheFullRunIsPredicted(t *testing.T) {
 			t.Errorf("%s: only %d rows were compared", k.name, compared)
 		}
 	}
-}
-
-func withoutLearning(t *testing.T, w way) *gateway.Settings {
-	t.Helper()
-	s, err := plan.Profile(profileOf(w))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Learn = false
-	return s
 }
