@@ -84,7 +84,7 @@ var mended = map[string][]mutant{
 		{
 			name:   "no second try without what the client chose",
 			effect: "what is stale is shown to a client that made our question fail",
-			edits:  []edit{{"internal/gateway/subrequest.go", "if !s.mayBeCause(answer) || left <= 0 ||", "if left <= 0 || true ||"}},
+			edits:  []edit{{"internal/gateway/subrequest.go", "alone && !s.mayBeCause(first):", "alone:"}},
 			unit:   "internal/gateway TestFailureByAFieldOfTheClientIsNoOutage",
 			why:    "as above",
 		},
