@@ -45,7 +45,8 @@ const logFormat = "1"
 //	{mp:NAME}:seq    the number of the last entry; that of the first is random
 //	{mp:NAME}:log    the entries, a stream; some 100,000 are kept
 //	{mp:NAME}:nodes  who has pulled of late, by when
-//	{mp:NAME}:p:…    the turns of a user's writes that wait, by an HMAC of the user
+//	{mp:NAME}:p:…    the turns of a user's writes that wait, by an HMAC of the user; and with a node and a number,
+//	                 one that waits no more, of which nothing was known
 //	{mp:NAME}:w:…    budgets of writes, r: of reads, s: of syncs, by an HMAC of the user
 type log struct {
 	client redis.UniversalClient

@@ -198,6 +198,9 @@ func (l turns) testOrder() {
 	want("bb", 6, phone, false, cluster.InTurn)
 	l.done("bb", 6)
 	want("aa", 7, phone, false, cluster.InTurn) // of which the server knows nothing
+	l.done("aa", 8)
+	l.waits("aa", 8, phone, false) // it was told before, by a connection on which something was lost
+	want("bb", 0, laptop, false, cluster.InTurn)
 }
 
 // testLate: a write for which a newer one hasn't waited is not sent any more, as it would undo that one. So it is when
@@ -210,7 +213,7 @@ func (l turns) testLate() {
 	}
 	sent := func() {
 		l.Helper()
-		l.want("sent in vain", "aa", 8, phone, false, cluster.InTurn)
+		l.want("sent in vain", "aa", 9, phone, false, cluster.InTurn)
 	}
 	newer := func(device string) func() {
 		return func() {
@@ -244,15 +247,31 @@ func (l turns) testLate() {
 		{"a node ends, with one of the same device", []func(){waited(phone, true)}, cluster.TakenOver},
 	} {
 		l.hear("aa", "bb")
-		l.waits("aa", 8, phone, false)
+		l.waits("aa", 9, phone, false)
 		for _, happens := range tt.happens {
 			happens()
 		}
-		l.want(tt.meanwhile, "aa", 8, phone, false, tt.want)
+		l.want(tt.meanwhile, "aa", 9, phone, false, tt.want)
 		if l.hear("aa"); tt.want != cluster.InTurn {
 			l.want(tt.meanwhile+": nobody waits for it", "bb", 0, laptop, false, cluster.InTurn)
 		}
-		l.done("aa", 8)
+		l.done("aa", 9)
+	}
+}
+
+// A write may wait for long, and be tried for long, and keeps its place.
+func TestPlacesOfWritesAreKeptForLong(t *testing.T) {
+	server := miniredis.RunT(t)
+	l := turns{t, openLog(t, server, secret), nil}
+	l.hear("aa", "bb")
+	l.waits("aa", 1, phone, false)
+	for _, asks := range []func(){
+		func() {}, func() { l.want("it has waited for long", "aa", 1, phone, false, cluster.InTurn) },
+	} {
+		asks()
+		server.FastForward(20 * time.Hour)
+		l.hear("aa", "bb")
+		l.want("one that has come later", "bb", 0, laptop, false, cluster.Behind)
 	}
 }
 

@@ -17,7 +17,7 @@ var clustered = []mutant{
 	{
 		name:   "no write is held up",
 		effect: "a write is acknowledged while others believe what they remember of before",
-		edits:  []edit{{writes, "n.contact.failed(n.now()) >= n.patience()", "n.patience() > 0"}},
+		edits:  []edit{{writes, "max(n.contact.failed(now), now.Sub(began)) >= n.patience()", "now.Sub(began) >= 0 && n.patience() > 0"}},
 		unit:   "internal/cluster TestWriteIsHeldUpForAsLongAsOthersMayBelieveTheirMemory", why: noCluster,
 	},
 	{
@@ -103,6 +103,54 @@ var clustered = []mutant{
 		effect: "it comes after the one that has taken its place",
 		edits:  []edit{{"internal/cluster/turn.go", "if !last && n.ctx.Err() == nil && n.contact.failed", "if false && n.ctx.Err() == nil && n.contact.failed"}},
 		unit:   "internal/cluster TestWriteThatWaitedIsntBegunInDoubt", why: noCluster,
+	},
+	{
+		name:   "a write that has just come goes when a call fails",
+		effect: "an older one that waits at another node comes after it",
+		edits:  []edit{{"internal/cluster/writes.go", "w.announce(ctx, charge.Turn)", "w.announce(ctx, nil)"}},
+		unit:   "internal/cluster TestWriteThatHasJustComeIsntBegunInDoubt", why: noCluster,
+	},
+	{
+		name:   "a write waits untold when a call fails",
+		effect: "it comes after newer ones of other nodes",
+		edits:  []edit{{"internal/cluster/turn.go", "\t\terr := n.append(e)\n\t\tif err != nil {", "\t\tif err := n.append(e); err != nil {"}, {"internal/cluster/turn.go", "\t\treturn err\n\t})\n\treturn w\n", "\t\treturn nil\n\t})\n\treturn w\n"}},
+		unit:   "internal/cluster TestWriteWaitsInItsPlaceThoughACallHasFailed", why: noCluster,
+	},
+	{
+		name:   "a write whose client has left waits untold",
+		effect: "likewise",
+		edits:  []edit{{"internal/gateway/delivery.go", "d.turn.waiting == nil && r.Context().Err() != nil", "d.turn.waiting == nil && false"}},
+		unit:   "internal/gateway TestWriteWhoseClientLeavesBeforeItWaitsIsNotSent", why: noCluster,
+	},
+	{
+		name:   "what waits no more waits again",
+		effect: "all that its user writes at other nodes stands behind it, and is lost",
+		edits:  []edit{{"redis/scripts/append.lua", "if waits and not redis.call('GET', turns .. ' ' .. node .. ' ' .. write) then", "if waits then"}},
+		unit:   "redis TestTurnsOfWritesThatWait", why: noCluster,
+	},
+	{
+		name:   "places are kept for an hour",
+		effect: "what waits for longer, as max_age may have it, comes after newer ones",
+		edits:  []edit{{"redis/scripts/append.lua", "local kept = '86400000'", "local kept = '3600000'"}},
+		unit:   "redis TestPlacesOfWritesAreKeptForLong", why: noCluster,
+	},
+	{
+		name:   "a log that takes nothing is waited for",
+		effect: "with a command missing in its ACL, writes hang",
+		edits:  []edit{{"internal/cluster/writes.go", "max(n.contact.failed(now), now.Sub(began)) >= n.patience()", "n.contact.failed(now) >= n.patience() && !began.IsZero()"}},
+		unit:   "internal/cluster TestLogThatTakesNothingHoldsNoWriteUp", why: noCluster,
+	},
+	{
+		name:   "stale_if_error has its age without the log",
+		effect: "what another node has written long ago is not seen when the homeserver fails",
+		edits:  []edit{{"internal/gateway/cluster.go", "short.StaleIfError = 0, 0, min(short.StaleIfError, c.rules.Recent)", "short.StaleIfError = 0, 0, short.StaleIfError"}},
+		unit:   "internal/gateway TestNothingStaleIsShownWithoutTheLog", why: noCluster,
+	},
+	{
+		name:   "without the log readers share what departed before they came",
+		effect: "an answer from before another node's write is shown after it",
+		edits:  []edit{{"internal/gateway/fetch.go", "found.Ticket.Settled() && who.trust == trustAll", "found.Ticket.Settled()"}},
+		unit:   "internal/gateway TestReaderWithoutTheLogSharesNothingFromBefore", why: noCluster,
 	},
 	{
 		name:   "what is late counts as superseded",

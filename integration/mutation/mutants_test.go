@@ -58,13 +58,13 @@ var betweenNodes = []mutant{
 	{
 		name:     "no beginning is told",
 		effect:   "another node keeps the state from before a write",
-		edits:    []edit{{writes, "if n.insist(ctx, w.entry()) {", "if true {"}},
+		edits:    []edit{{writes, "case asked || n.insist(", "case asked || true || n.insist("}},
 		scenario: "nodes", always: true,
 	},
 	{
 		name:     "a beginning is told while the write is on its way",
 		effect:   "one node shows the new state, and then another the old one, until it is told",
-		edits:    []edit{{writes, "\t\tw.announce(ctx)\n\t\treturn w, Grant{}, nil", "\t\tgo w.announce(ctx)\n\t\treturn w, Grant{}, nil"}},
+		edits:    []edit{{writes, "\t\tw.announce(ctx, nil)\n\t\treturn w, Grant{}, nil", "\t\tgo w.announce(ctx, nil)\n\t\treturn w, Grant{}, nil"}},
 		scenario: "nodes-slow",
 	},
 	{
@@ -192,7 +192,7 @@ var guards = []mutant{
 	{
 		name:     "no next call",
 		effect:   "who comes while a write settles shares a fetch from before it was applied",
-		edits:    []edit{{fetch, ".Join(key, found.Ticket.Settled(), ", ".Join(key, true, "}},
+		edits:    []edit{{fetch, ".Join(key, found.Ticket.Settled() && who.trust == trustAll, ", ".Join(key, true, "}},
 		scenario: "late",
 	},
 	{

@@ -426,7 +426,7 @@ func TestWriteThatWaitedIsntBegunInDoubt(t *testing.T) {
 		"a call takes too long":                {want: cluster.Behind},
 		"calls fail":                           {trouble: 700 * time.Millisecond, want: cluster.Behind},
 		"the log is gone":                      {trouble: 3 * time.Second, want: cluster.InTurn, begun: true},
-		"a call takes too long, the last time": {last: true, want: cluster.InTurn, begun: true},
+		"a call takes too long, the last time": {last: true, want: cluster.TakenOver},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -460,6 +460,147 @@ func TestWriteThatWaitedIsntBegunInDoubt(t *testing.T) {
 			})
 		})
 	}
+}
+
+// One that has just come isn't either: an older one that waits elsewhere would come after it, and undo it.
+func TestWriteThatHasJustComeIsntBegunInDoubt(t *testing.T) {
+	phone, laptop := strings.Repeat("1", 32), strings.Repeat("2", 32)
+	for name, tt := range map[string]struct {
+		trouble time.Duration // that has lasted
+		nobody  bool          // waits elsewhere
+		begun   bool
+	}{
+		"a call takes too long":                   {},
+		"calls fail":                              {trouble: 700 * time.Millisecond},
+		"the log is gone":                         {trouble: 3 * time.Second, begun: true},
+		"a call takes too long, and nobody waits": {nobody: true, begun: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := testkit.NewSharedLog()
+				a, b := join(t, log), join(t, log)
+				if older := a.Wait(t.Context(), alice, phone, false); tt.nobody {
+					older.Done()
+					synctest.Wait()
+				}
+				resume := log.Pause()
+				time.Sleep(tt.trouble)
+				if tt.trouble < time.Second {
+					time.AfterFunc(timeout+timeout/2, resume)
+				}
+				charge := cluster.Charge{
+					Budget: cluster.Writes, UserID: alice, Interval: time.Minute, Burst: 9, Most: 1, Turn: &cluster.Turn{Device: laptop},
+				}
+				write, grant, err := b.Begin(t.Context(), alice, &charge)
+				if (write != nil) != tt.begun || (err != nil) != tt.begun || (grant.Turn == cluster.Behind) == tt.begun || !tt.begun && grant.Wait == 0 {
+					t.Errorf("%v, %+v, %v", write, grant, err)
+				}
+				resume()
+				if write != nil {
+					write.End(t.Context())
+				}
+				time.Sleep(time.Second)
+				if entries := log.Entries(); !slices.Contains(entries, "e"+alice) {
+					t.Errorf("nobody is told that it is over, as it may have been announced: %q", entries)
+				}
+			})
+		})
+	}
+}
+
+// A write has its place though the first call that was to tell of it has failed.
+func TestWriteWaitsInItsPlaceThoughACallHasFailed(t *testing.T) {
+	phone, laptop := strings.Repeat("1", 32), strings.Repeat("2", 32)
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		a, b := join(t, log), join(t, log)
+		time.AfterFunc(timeout+timeout/2, log.Pause())
+		waiting := a.Wait(t.Context(), alice, phone, false)
+		if waiting == nil {
+			t.Fatal("the log doesn't know of it")
+		}
+		newer := b.Wait(t.Context(), alice, laptop, false)
+		if _, order := newer.Begin(t.Context(), false); order != cluster.Behind {
+			t.Errorf("the one that came later: %v", order)
+		}
+		waiting.Done()
+		time.Sleep(time.Second)
+		if write, order := newer.Begin(t.Context(), false); order != cluster.InTurn {
+			t.Errorf("once the other is done: %v", order)
+		} else {
+			write.End(t.Context())
+		}
+		log.Fail(errors.New("no connection"))
+		time.Sleep(3 * time.Second)
+		began := time.Now()
+		if a.Wait(t.Context(), alice, phone, false) != nil || time.Since(began) != 0 {
+			t.Errorf("while the log is gone it took %v", time.Since(began))
+		}
+	})
+}
+
+// lateLog is a log to which what is to be told of writes that wait comes late: the caller has been told that it failed.
+type lateLog struct {
+	cluster.Log
+	late []func()
+}
+
+func (l *lateLog) Append(ctx context.Context, entries ...cluster.Entry) error {
+	if entries[0].Kind != cluster.Waits || len(l.late) > 0 {
+		return l.Log.Append(ctx, entries...)
+	}
+	l.late = append(l.late, func() { _ = l.Log.Append(context.Background(), entries...) })
+	return errors.New("it took too long")
+}
+
+// What a call says that has failed may come after all, also after what was told since. Nobody waits for a write then
+// that waits no more.
+func TestWriteThatWaitsNoMoreDoesntWaitAgain(t *testing.T) {
+	phone, laptop := strings.Repeat("1", 32), strings.Repeat("2", 32)
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		late := &lateLog{Log: log.Client()}
+		a := cluster.NewNode(late, cluster.Rules{Timeout: timeout}, reporter{new(memory)}, reporter{new(memory)}, time.Now)
+		t.Cleanup(a.Close)
+		b := join(t, log)
+		waiting := a.Wait(t.Context(), alice, phone, false)
+		waiting.Done()
+		synctest.Wait()
+		late.late[0]()
+		charge := cluster.Charge{UserID: alice, Budget: cluster.Writes, Interval: time.Minute, Burst: 9, Most: 1, Turn: &cluster.Turn{Device: laptop}}
+		write, grant, err := b.Begin(t.Context(), alice, &charge)
+		if write == nil || grant.Turn != cluster.InTurn || err != nil {
+			t.Fatalf("%v, %+v, %v", write, grant, err)
+		}
+		write.End(t.Context())
+	})
+}
+
+// refusingLog is a log that takes nothing but pulls, as an ACL may have it.
+type refusingLog struct{ cluster.Log }
+
+func (refusingLog) Append(context.Context, ...cluster.Entry) error { return errors.New("NOPERM") }
+
+// A log that takes nothing, and can be reached, holds no write up for longer than one that can't.
+func TestLogThatTakesNothingHoldsNoWriteUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := testkit.NewSharedLog()
+		n := cluster.NewNode(refusingLog{log.Client()}, cluster.Rules{Timeout: timeout}, reporter{new(memory)}, reporter{new(memory)}, time.Now)
+		t.Cleanup(n.Close)
+		time.Sleep(time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		began := time.Now()
+		write, _, err := n.Begin(ctx, alice, nil)
+		if took := time.Since(began); write == nil || err != nil || took > 2*time.Second {
+			t.Errorf("%v, %v, after %v", write, err, took)
+		}
+		began = time.Now()
+		write.End(ctx)
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("its end took %v", took)
+		}
+	})
 }
 
 // A configuration without the cluster takes over the writes that wait. Once none of them was sent any more.

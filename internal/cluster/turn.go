@@ -12,24 +12,29 @@ type Waiting struct {
 }
 
 // Wait has the other nodes know of a write that is about to be acknowledged and to wait here. It takes the place
-// of those of the same device that wait at other nodes, and what comes later is behind it. While the log
-// can't be reached, the write waits for nobody and nobody for it.
-func (n *Node) Wait(ctx context.Context, userID, device string, merges bool) *Waiting {
-	n.own.mu.Lock()
-	n.own.last++
-	w := &Waiting{node: n, number: n.own.last, userID: userID}
-	n.own.mu.Unlock()
-	w.turn = Turn{Node: n.id, Device: device, Waited: w.number, Merges: merges}
-	if n.contact.lasting() != nil || ctx.Err() != nil {
-		return nil
-	}
-	e := n.entry(Waits, w.number, userID)
-	e.Device, e.Merges = device, merges
-	if n.append(e) != nil {
-		w.Done() // it may have been told
-		return nil
-	}
+// of those of the same device that wait at other nodes, and what comes later is behind it. It is tried for as long as a
+// write is held up; if the log can't be reached in that time, the write waits for nobody and nobody for it.
+func (n *Node) Wait(ctx context.Context, userID, device string, merges bool) (w *Waiting) {
+	n.insist(ctx, func() error {
+		w = n.newWaiting(userID, Turn{Node: n.id, Device: device, Merges: merges})
+		e := n.entry(Waits, w.number, userID)
+		e.Device, e.Merges = device, merges
+		err := n.append(e)
+		if err != nil {
+			w.Done() // it may have been told, or be told yet: the next try has another number
+			w = nil
+		}
+		return err
+	})
 	return w
+}
+
+func (n *Node) newWaiting(userID string, turn Turn) *Waiting {
+	n.own.mu.Lock()
+	defer n.own.mu.Unlock()
+	n.own.last++
+	turn.Waited = n.own.last
+	return &Waiting{node: n, number: n.own.last, userID: userID, turn: turn}
 }
 
 // Done tells that it waits no more: it was sent, or never will be. It waits for nothing.
@@ -45,15 +50,11 @@ func (w *Waiting) Done() {
 func (w *Waiting) Begin(ctx context.Context, last bool) (write *Write, order Order) {
 	n := w.node
 	write = n.newWrite(w.userID)
+	turn := w.turn
+	turn.Last = last
 	if n.contact.lasting() == nil {
-		turn := w.turn
-		turn.Last = last
 		roll := n.own.roll.Load()
-		var grant Grant
-		err := n.call(func(ctx context.Context) (err error) {
-			grant, err = n.log.Take(ctx, Charge{UserID: w.userID, Turn: &turn}, write.entry())
-			return err
-		})
+		grant, err := write.take(Charge{UserID: w.userID, Turn: &turn})
 		switch {
 		case err == nil && grant.Turn != InTurn:
 			n.discard(write)
@@ -68,6 +69,8 @@ func (w *Waiting) Begin(ctx context.Context, last bool) (write *Write, order Ord
 		n.tell(write.end()) // it may have been announced
 		return nil, Behind
 	}
-	write.announce(ctx)
+	if order = write.announce(ctx, &turn).Turn; order != InTurn {
+		return nil, order
+	}
 	return write, InTurn
 }

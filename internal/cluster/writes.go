@@ -35,22 +35,19 @@ func (n *Node) patience() time.Duration { return silence + 2*n.rules.Timeout }
 
 // Begin announces a write of a user's presence, and must be called before it is sent. If there is a
 // charge it is taken in the same step, and nothing is announced, and the write nil, if there is
-// no such event. An error says that the budget isn't known; the write may be sent all the same.
+// no such event, or it isn't the write's turn. An error says that the budget isn't known; the write may be sent all the same.
 func (n *Node) Begin(ctx context.Context, userID string, charge *Charge) (w *Write, grant Grant, err error) {
 	w = n.newWrite(userID)
 	if charge == nil {
-		w.announce(ctx)
+		w.announce(ctx, nil)
 		return w, Grant{}, nil
 	}
+	if charge.Turn != nil {
+		charge.Turn.Node = n.id
+	}
 	if err = n.contact.lasting(); err == nil {
-		if charge.Turn != nil {
-			charge.Turn.Node = n.id
-		}
 		roll := n.own.roll.Load()
-		err = n.call(func(ctx context.Context) (err error) {
-			grant, err = n.log.Take(ctx, *charge, w.entry())
-			return err
-		})
+		grant, err = w.take(*charge)
 		switch {
 		case err == nil && grant.Events == 0:
 			n.discard(w)
@@ -60,8 +57,20 @@ func (n *Node) Begin(ctx context.Context, userID string, charge *Charge) (w *Wri
 			return w, grant, nil
 		}
 	}
-	w.announce(ctx) // and don't take again: it may have been taken
+	// It isn't taken again, as it may have been taken.
+	if grant = w.announce(ctx, charge.Turn); grant.Turn != InTurn {
+		return nil, grant, nil
+	}
 	return w, Grant{}, err
+}
+
+// take takes a charge and, if that gives something, announces the write.
+func (w *Write) take(charge Charge) (grant Grant, err error) {
+	err = w.node.call(func(ctx context.Context) (err error) {
+		grant, err = w.node.log.Take(ctx, charge, w.entry())
+		return err
+	})
+	return grant, err
 }
 
 func (n *Node) newWrite(userID string) *Write {
@@ -78,15 +87,25 @@ func (w *Write) entry() Entry { return w.node.entry(Begins, w.number, w.userID) 
 func (w *Write) end() Entry { return w.node.entry(Ends, w.number, w.userID) }
 
 // announce appends the beginning of a write, and holds the write up for as long as others may
-// believe what they remember.
-func (w *Write) announce(ctx context.Context) {
+// believe what they remember. With a turn it asks for that, too: if it isn't the write's, that must not be sent. A write
+// of which the log doesn't say so in that time is sent.
+func (w *Write) announce(ctx context.Context, turn *Turn) (grant Grant) {
 	n := w.node
 	roll := n.own.roll.Load()
-	if n.insist(ctx, w.entry()) {
+	asked := turn != nil && n.insist(ctx, func() (err error) {
+		grant, err = w.take(Charge{UserID: w.userID, Turn: turn})
+		return err
+	})
+	switch {
+	case grant.Turn != InTurn:
+		n.own.remove(w)
+		n.tell(w.end()) // a call that failed may have announced it
+	case asked || n.insist(ctx, func() error { return n.append(w.entry()) }):
 		n.own.announced(w, roll, n.now())
-		return
+	default:
+		n.stats.Unannounced.Add(1)
 	}
-	n.stats.Unannounced.Add(1)
+	return grant
 }
 
 // End must be called when a write is over, before its client is told. It waits for nothing if the
@@ -106,7 +125,7 @@ func (w *Write) End(ctx context.Context) {
 		n.tell(e)
 		return
 	}
-	if !n.insist(ctx, e) {
+	if !n.insist(ctx, func() error { return n.append(e) }) {
 		n.tell(e)
 	}
 }
@@ -118,14 +137,15 @@ func (n *Node) discard(w *Write) {
 	}
 }
 
-// insist appends an entry, again and again while the log hasn't been silent for long, and reports
-// whether that succeeded.
-func (n *Node) insist(ctx context.Context, e Entry) (ok bool) {
+// insist makes a call, again and again while the log hasn't been silent for long, and reports
+// whether that succeeded. A log that takes other calls, and not this one, is none to wait for either.
+func (n *Node) insist(ctx context.Context, call func() error) (ok bool) {
+	began := n.now()
 	for {
-		if n.contact.lasting() == nil && n.append(e) == nil {
+		if n.contact.lasting() == nil && call() == nil {
 			return true
 		}
-		if n.contact.failed(n.now()) >= n.patience() {
+		if now := n.now(); max(n.contact.failed(now), now.Sub(began)) >= n.patience() {
 			return false
 		}
 		select {

@@ -117,7 +117,7 @@ func (m *Store) recent(rules *cache.Rules) *cache.Rules {
 	}
 	short := *rules
 	short.TTL, short.ForbiddenTTL = min(short.TTL, c.rules.Recent), min(short.ForbiddenTTL, c.rules.Recent)
-	short.LiveTTL, short.Older = 0, 0
+	short.LiveTTL, short.Older, short.StaleIfError = 0, 0, min(short.StaleIfError, c.rules.Recent)
 	return &short
 }
 

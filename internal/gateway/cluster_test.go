@@ -1,13 +1,16 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -229,6 +232,85 @@ func TestReadsWithoutTheLog(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Without the log and without the homeserver nothing is shown either that is older than outage says: others may have written
+// meanwhile.
+func TestNothingStaleIsShownWithoutTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{Cache: &caching{Settle: ptr(0), StaleIfError: time.Hour}}, ClusterRules{Recent: 2 * time.Second})
+		a, b := c.all[0], c.all[1]
+		b.Get("bob-token", alice)
+		down := func() {
+			a.hs.AnswerBy(func(http.ResponseWriter, *http.Request) (bool, error) {
+				return true, failed(502, errors.New("no homeserver"))
+			})
+		}
+		down()
+		time.Sleep(40 * time.Second)
+		if resp := b.Get("bob-token", alice); resp.StatusCode != 200 {
+			t.Fatalf("with the log a stale answer is %d", resp.StatusCode)
+		}
+		a.hs.AnswerBy(nil)
+		c.log.Fail(errors.New("no connection"))
+		write, shows := saysStatus("written without the log")
+		a.Want(a.Put("alice-token", alice, write), 200, "{}", "")
+		down()
+		if resp := b.Get("bob-token", alice); resp.StatusCode == 200 {
+			t.Errorf("%s is shown after a write of %s", bodyOf(resp), shows)
+		}
+	})
+}
+
+// Nor is what another reader has waited for since before a write.
+func TestReaderWithoutTheLogSharesNothingFromBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newNodes(t, 2, &options{Cache: &caching{Settle: ptr(0)}}, ClusterRules{Recent: 2 * time.Second})
+		a, b := c.all[0], c.all[1]
+		b.knows("bob-token")
+		c.log.Fail(errors.New("no connection"))
+		time.Sleep(2 * time.Second)
+		first, release := true, make(chan struct{})
+		a.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			if r.Method != http.MethodGet || !first {
+				return false, nil
+			}
+			first = false
+			answer(w, 200, `{"presence":"offline","status_msg":"before"}`)
+			<-release
+			return true, nil
+		})
+		var reads sync.WaitGroup
+		reads.Go(func() { b.Get("bob-token", alice) })
+		synctest.Wait()
+		write, shows := saysStatus("written meanwhile")
+		a.Want(a.Put("alice-token", alice, write), 200, "{}", "")
+		reads.Go(func() { b.Want(b.Get("bob-token", alice), 200, shows, "") })
+		time.Sleep(5 * time.Second)
+		close(release)
+		reads.Wait()
+	})
+}
+
+// A write whose client leaves before the other nodes know that it waits doesn't wait: it would come after newer ones.
+func TestWriteWhoseClientLeavesBeforeItWaitsIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := coalescing()
+		o.Homeserver = "synapse"
+		c := newNodes(t, 2, o, ClusterRules{})
+		a := c.all[0]
+		a.Get("alice-phone", bob)
+		a.Want(a.Put("alice-token", alice, message(0)), 200, "{}", "matrix_presence; fwd=method")
+		a.Want(a.Put("alice-token", alice, message(1)), 200, "{}", "matrix_presence; detail=coalesced")
+		resume := c.log.Pause()
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(10*time.Millisecond, cancel)
+		_ = a.gateway.Serve(httptest.NewRecorder(), prepared(request("PUT", statusPath(alice), "alice-phone", message(2)).WithContext(ctx)), a.hs)
+		resume()
+		if queued, _ := a.memory.pendings.Waits(alice); queued != 1 {
+			t.Errorf("%d writes wait, want 1", queued)
+		}
+	})
 }
 
 func TestNodesStartWithoutTheLog(t *testing.T) {

@@ -61,6 +61,9 @@ func (g *Gateway) letWait(r *http.Request, next Next, write *presenceWrite, wait
 		return false // and none that waits at another node gives way to it
 	}
 	d.turn = g.store.waits(r.Context(), write, waits.Body)
+	if d.turn.member != nil && d.turn.waiting == nil && r.Context().Err() != nil {
+		return false // nobody is told of it, and nobody waits for an answer
+	}
 	waits.Apart = d.turn.waiting != nil
 	if !g.waiting.Accept(waits, wait) {
 		d.turn.waiting.Done()

@@ -76,7 +76,7 @@ func (g *Gateway) fetch(r *http.Request, next Next, who reader, found cache.Foun
 		if !shared {
 			key.credential = g.store.identities.Fingerprint(who.credential)
 		}
-		c, own, run := g.store.fetches.Join(key, found.Ticket.Settled(), func() *fetched {
+		c, own, run := g.store.fetches.Join(key, found.Ticket.Settled() && who.trust == trustAll, func() *fetched {
 			return g.sendFetch(request, who, fetchTimeout)
 		})
 		switch {

@@ -21,6 +21,7 @@ type SharedLog struct {
 	nodes   map[string]time.Time // when they last pulled
 	budgets map[string]sharedBudget
 	turns   map[string][]turn // of a user's writes that wait, in their order
+	done    map[turnKey]bool  // which wait no more, though nothing was known of them
 	fails   error
 	paused  chan struct{} // closed when it ends, or nil
 	calls   int
@@ -34,7 +35,7 @@ type sharedBudget struct {
 
 // NewSharedLog returns an empty one.
 func NewSharedLog() *SharedLog {
-	return &SharedLog{first: 1, nodes: make(map[string]time.Time), budgets: make(map[string]sharedBudget), turns: make(map[string][]turn)}
+	return &SharedLog{first: 1, nodes: make(map[string]time.Time), budgets: make(map[string]sharedBudget), turns: make(map[string][]turn), done: make(map[turnKey]bool)}
 }
 
 // Client returns a node's way to the log.
@@ -129,14 +130,20 @@ func (l *SharedLog) append(entries []cluster.Entry) {
 	for _, e := range entries {
 		switch e.Kind {
 		case cluster.Waits:
-			l.wait(&e)
+			if !l.done[turnKey{e.Subject, e.Node, e.Write}] {
+				l.wait(&e)
+			}
 			e.Kind = cluster.Active
 		case cluster.Refilled:
 			for _, budget := range []cluster.Budget{cluster.Writes, cluster.Reads, cluster.Syncs} {
 				delete(l.budgets, string(rune(budget))+e.Subject)
 			}
 		case cluster.Done:
+			known := len(l.turns[e.Subject])
 			l.turns[e.Subject] = slices.DeleteFunc(l.turns[e.Subject], func(t turn) bool { return t.node == e.Node && t.number == e.Write })
+			if len(l.turns[e.Subject]) == known {
+				l.done[turnKey{e.Subject, e.Node, e.Write}] = true
+			}
 			continue
 		}
 		e.Seq = l.head() + 1
@@ -149,6 +156,11 @@ type turn struct {
 	node, device string
 	number       uint64
 	state        turnState
+}
+
+type turnKey struct {
+	userID, node string
+	number       uint64
 }
 
 type turnState int

@@ -9,6 +9,8 @@
 -- Returns the events that were taken and the microseconds until there is one; -1 if it isn't the write's turn,
 -- -2 if another has taken its place, and -3 if it is late. Times are in whole microseconds since 1970, which a double holds exactly.
 local taken, places, late, passed = 0, {}, {}, {}
+-- For how long the turns of a user are kept after the last that came or was asked for.
+local kept = '86400000'
 if ARGV[9] ~= '' then
 	-- One that waited before the server lost that is the oldest. One that has just come is the newest.
 	local field, order = ARGV[8] .. ' ' .. ARGV[11], ARGV[11] ~= '' and 0 or nil
@@ -22,6 +24,7 @@ if ARGV[9] ~= '' then
 			return {-3, '0'}
 		end
 		order = tonumber(at)
+		redis.call('PEXPIRE', KEYS[5], kept)
 	end
 	local older
 	older, places, late = ahead(KEYS[5], KEYS[4], ARGV[8], ARGV[9], ARGV[10], order)
@@ -100,14 +103,17 @@ take(KEYS[5], passed)
 
 for i = 13, #ARGV, 6 do
 	local kind, node, write, device, turns = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 4], ARGV[i + 5]
-	if kind == 'w' then
+	local waits = kind == 'w'
+	if waits then
 		-- What the user wrote last is no longer what they want.
 		kind = 'a'
+	end
+	if waits and not redis.call('GET', turns .. ' ' .. node .. ' ' .. write) then
 		local _, its = ahead(turns, KEYS[4], node, device, string.sub(device, 33), nil)
 		take(turns, its)
 		local order = redis.call('HINCRBY', turns, '#', 1)
 		redis.call('HSET', turns, node .. ' ' .. write, string.format('%.0f', order) .. ' w ' .. string.sub(device, 1, 32))
-		redis.call('PEXPIRE', turns, '3600000')
+		redis.call('PEXPIRE', turns, kept)
 	end
 	if kind == 'z' then
 		for _, budget in ipairs({'w:', 'r:', 's:'}) do
@@ -115,7 +121,11 @@ for i = 13, #ARGV, 6 do
 		end
 	end
 	if kind == 'd' then
-		redis.call('HDEL', turns, node .. ' ' .. write)
+		-- What says that it waits may come after what says that it doesn't: by a connection on which something was
+		-- lost. Whatever its user writes at other nodes would be behind it.
+		if redis.call('HDEL', turns, node .. ' ' .. write) == 0 then
+			redis.call('SET', turns .. ' ' .. node .. ' ' .. write, '1', 'PX', '600000')
+		end
 	else
 		local seq = redis.call('INCR', KEYS[2])
 		redis.call('XADD', KEYS[3], 'MAXLEN', '~', '100000', '*', 's', string.format('%.0f', seq), 'k', kind, 'n', node, 'w', write, 'u', ARGV[i + 3])
