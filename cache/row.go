@@ -75,6 +75,7 @@ const (
 //	1 read:   the homeserver reads the new state, which is stored
 //	3 change: its row arrives, and says the same
 //	2 read:   its answer arrives, and must not be stored
+//	4 read:   is answered by a process that doesn't know of the change yet, and must not be stored either
 //
 // The row of a write through us comes shortly before or after the write's answer. In both cases
 // the write's own fence does all that:
@@ -98,6 +99,9 @@ func (p *Presence) Apply(row Row, now time.Time, settle time.Duration) RowResult
 	if kept && st.answer != nil && shows != 0 && shows == p.digestOf(row.Target, st.answer.Body) {
 		if quiet { // else nothing is stored, or shared, that is older
 			f.invalidate()
+		}
+		if quiet && newest {
+			f.settled, f.proof = at+int64(settle), expectedState{digest: shows, since: ofRow}
 		}
 		return RowSame
 	}

@@ -188,6 +188,35 @@ func TestUntilARowHasSettledAnAnswerMustShowIt(t *testing.T) {
 	}
 }
 
+// Nor has it if the row says what we know, from another process.
+func TestUntilARowThatSaysWhatIsKnownHasSettledAnAnswerMustShowIt(t *testing.T) {
+	for name, tt := range map[string]struct {
+		departs time.Duration // after the row
+		shows   int
+		stored  bool
+	}{
+		"an answer that shows something else": {1, 2, false},
+		"one that shows the row":              {1, 1, true},
+		"once it has settled":                 {time.Second, 2, true},
+	} {
+		p := liveTables(liveRules)
+		if got := p.Apply(rowOf(1, 100), testkit.At(settled), time.Second); got != RowSame {
+			t.Fatalf("the row's result is %v", got)
+		}
+		at := testkit.At(settled + tt.departs)
+		if got := p.Allow(bob, p.Depart(alice, at), resting(tt.shows), liveRules, at.Add(1)); got != tt.stored {
+			t.Errorf("%s: stored is %v", name, got)
+		}
+	}
+	// A row that repeats one before is no change.
+	p := liveTables(liveRules)
+	p.Apply(rowOf(1, 100), testkit.At(settled), time.Second)
+	p.Apply(rowOf(1, 100), testkit.At(2*settled), time.Second)
+	if at := testkit.At(2*settled + 1); !p.Allow(bob, p.Depart(alice, at), resting(2), liveRules, at.Add(1)) {
+		t.Error("after a repeated row an answer was not stored")
+	}
+}
+
 // What an older row says is no proof of what is: one that another row, or a write, has come before it tells of a
 // state that may have ended, and a process of the homeserver may still show that.
 func TestRowThatMayNotBeTheLastWordProvesNothing(t *testing.T) {

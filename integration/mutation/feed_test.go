@@ -190,6 +190,18 @@ var fed = []mutant{
 		unit:   "cache TestUntilARowHasSettledAnAnswerMustShowIt", why: noFeed,
 	},
 	{
+		name:   "nothing settles after a row that says what is known",
+		effect: "likewise, where an answer came before the row",
+		edits:  []edit{{"cache/row.go", "if quiet && newest {", "if quiet && newest && settle < 0 {"}},
+		unit:   "cache TestUntilARowThatSaysWhatIsKnownHasSettledAnAnswerMustShowIt", why: noFeed,
+	},
+	{
+		name:   "a row that is repeated is a change",
+		effect: "nothing that has changed since is kept for a second, each minute",
+		edits:  []edit{{"cache/row.go", "if quiet && newest {", "if quiet {"}},
+		unit:   "cache TestUntilARowThatSaysWhatIsKnownHasSettledAnAnswerMustShowIt", why: noFeed,
+	},
+	{
 		name:   "a row that may be old drops nothing",
 		effect: "what it contradicts is shown on",
 		edits:  []edit{{"cache/row.go", "\tp.drop(shard, key)\n\treturn RowDropped", "\treturn RowDropped"}},
