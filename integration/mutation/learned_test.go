@@ -154,6 +154,12 @@ var learned = []mutant{
 		edits:  []edit{{"internal/gateway/hearer.go", "if flight.Guard(h.panicked, f) != nil {", "if f(); flight.Guard(h.panicked, func() {}) != nil {"}},
 		unit:   "internal/gateway TestAListenersFaultReachesNoClient",
 	},
+	{
+		name:   "it is forgotten by the wall clock which syncs may be answered again",
+		effect: "once that is set forward, a viewer who was kicked is permitted again",
+		edits:  []edit{{"internal/gateway/learn.go", "m.batches.repeats(viewer, since, time.Now(), timeout)", "m.batches.repeats(viewer, since, m.clock.Now(), timeout)"}},
+		unit:   "internal/gateway TestSyncThatMayBeAnsweredAgainTeachesNothingWhateverTheWallClockSays",
+	},
 }
 
 func TestWhatIsLearnedIsGuarded(t *testing.T) {

@@ -467,14 +467,14 @@ var mended = map[string][]mutant{
 		{
 			name:   "what a whoami rejects has not ended a moment ago",
 			effect: "a process that doesn't know of that yet makes the token read for two minutes",
-			edits:  []edit{{"internal/gateway/whoami.go", "\t\tq.store.settleIf(q.store.identities.WasKnown(c), c)\n", ""}},
+			edits:  []edit{{"internal/gateway/whoami.go", "q.store.settleIf(q.store.isKnown(c), c)", "q.store.settleIf(false, c)"}},
 			unit:   "internal/gateway TestAnswerOfAWorkerThatDoesNotKnowOfALogoutIsNotRemembered",
 			why:    "the world's homeserver has one process",
 		},
 		{
 			name:   "a token that only a login told of is a made-up one",
 			effect: "likewise after a logout that wasn't answered",
-			edits:  []edit{{"internal/gateway/revoke.go", "m.identities.WasKnown(c) || m.identities.Holder(c) != \"\", c)", "m.identities.WasKnown(c) || m.identities.LastKnown(c) != \"\", c)"}},
+			edits:  []edit{{"internal/gateway/revoke.go", "return m.identities.WasKnown(c) || m.identities.Holder(c) != \"\"", "return m.identities.WasKnown(c) || m.identities.LastKnown(c) != \"\""}},
 			unit:   "internal/gateway TestAnswerAboutATokenThatWasJustGivenOutAndEnded",
 			why:    "the world's homeserver has one process",
 		},
@@ -496,6 +496,20 @@ var mended = map[string][]mutant{
 			effect: "what its user writes at other nodes stands behind it",
 			edits:  []edit{{"internal/cluster/outbox.go", "return e.Kind != Done && e.Kind != Refilled", "return e.Kind != Refilled"}},
 			unit:   "internal/cluster TestFullOutboxHasOthersDoubtAll", why: noCluster,
+		},
+		{
+			name:   "the other tokens of a device that ends don't settle",
+			effect: "a worker that doesn't know of the logout yet makes them read for two minutes",
+			edits:  []edit{{"internal/gateway/revoke.go", "m.identities.SettleUser(holder, m.settled()) // for", "_ = holder // for"}},
+			unit:   "internal/gateway TestAnswerAboutAnotherTokenOfADeviceThatHasEnded",
+			why:    "the world's homeserver is one process",
+		},
+		{
+			name:   "a refused account doesn't settle",
+			effect: "another worker makes a token read for two minutes whose account is locked",
+			edits:  []edit{{"internal/gateway/watch.go", "\t} else {\n\t\tm.doubtHere(c)", "\t} else {\n\t\tm.identities.Doubt(c)"}},
+			unit:   "internal/gateway TestAnswerOfAWorkerThatDoesNotKnowWhatAnotherHasRefused",
+			why:    "the world's homeserver is one process",
 		},
 		{
 			name:   "what is said of a refresh token is said of the access token",

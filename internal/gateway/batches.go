@@ -15,6 +15,9 @@ import (
 //	2 kick:  the viewer may no longer see alice
 //	3 sync:  asks for what came since s5, and is shown alice once more
 //
+// Times are by Go's monotonic clock, and not by the one by which memory ages: a wall clock that is set forward makes
+// Synapse forget nothing.
+//
 // It is an array of fixed size by a hash. Who shares a place with another learns nothing, which
 // costs a question.
 type batches struct {

@@ -271,6 +271,81 @@ func TestAnswerOfAWorkerThatDoesNotKnowOfALogoutIsNotRemembered(t *testing.T) {
 	}
 }
 
+// Likewise about another token of a device that was logged out, or is known to be by what a worker says of one of its tokens.
+func TestAnswerAboutAnotherTokenOfADeviceThatHasEnded(t *testing.T) {
+	for name, ends := range map[string]func(p *proxy){
+		"a logout": func(p *proxy) {
+			p.hs.answers(clientAPI+"logout", 200, "{}", nil)
+			p.Want(p.Do(request("POST", clientAPI+"logout", "alice-token", "{}")), 200, "{}", "")
+		},
+		"a logout by one that only its login has told of": func(p *proxy) {
+			p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new"}`, nil)
+			p.Do(request("POST", clientAPI+"login", "", "{}"))
+			time.Sleep(2 * time.Second) // what the login may have ended has settled
+			p.hs.answers(clientAPI+"logout", 200, "{}", nil)
+			p.Want(p.Do(request("POST", clientAPI+"logout", "alice-new", "{}")), 200, "{}", "")
+		},
+		"a refused read": func(p *proxy) {
+			p.hs.answers(statusPath(carol), 401, `{"errcode":"M_UNKNOWN_TOKEN","error":"Unknown token"}`, nil)
+			p.Want(p.Get("alice-token", carol), 401, "", "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, new(options))
+				p.Get("alice-token", bob)
+				p.Get("alice-phone", bob)
+				ends(p)
+				p.hs.AnswerBy(nil)
+				p.Want(p.Get("alice-phone", bob), 200, "", "") // by a worker that doesn't know yet
+				p.hs.Mu.Lock()
+				delete(p.hs.Tokens, "alice-phone")
+				p.hs.Mu.Unlock()
+				p.WantError(p.Get("alice-phone", bob), 401, "M_UNKNOWN_TOKEN")
+			})
+		})
+	}
+}
+
+// Likewise where a worker refuses a token that was known, and another serves what says whose it is.
+func TestAnswerOfAWorkerThatDoesNotKnowWhatAnotherHasRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		errcode string
+		put     bool
+	}{
+		"a token that it doesn't know": {errcode: unknownToken},
+		"a locked account":             {errcode: "M_USER_LOCKED", put: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newProxy(t, &options{Homeserver: "synapse", Identity: &identifying{TTL: 10 * time.Second, RejectedTTL: ptr(0)}})
+				p.Get("alice-token", bob)
+				time.Sleep(15 * time.Second) // whose it is isn't remembered any more, but what it may see
+				refuses := func(says string) {
+					p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+						if strings.Contains(r.URL.Path, "/user/") {
+							answer(w, 200, "{}")
+							return true, nil
+						}
+						answer(w, 401, fmt.Sprintf(`{"errcode":%q,"error":"No"}`, says))
+						return true, nil
+					})
+				}
+				if tc.put {
+					p.Get("alice-token", bob)
+					refuses(tc.errcode)
+					p.WantError(p.Put("alice-token", alice, online), 401, tc.errcode)
+				} else {
+					refuses(tc.errcode)
+					p.WantError(p.Get("alice-token", bob), 401, tc.errcode)
+				}
+				p.Want(p.Do(request("GET", clientAPI+"user/"+alice+"/filter/1", "alice-token", "")), 200, "{}", "")
+				p.WantError(p.Get("alice-token", bob), 401, tc.errcode)
+			})
+		})
+	}
+}
+
 // Likewise of a token that only its login has told of, whether that is learned or not.
 func TestAnswerAboutATokenThatWasJustGivenOutAndEnded(t *testing.T) {
 	for _, learnOff := range []bool{false, true} {

@@ -180,7 +180,7 @@ func (g *Gateway) asksForNews(r *http.Request, viewer string) (repeats func() bo
 	return func() bool {
 		repeats := !ok || m.clusters.current.Load() != nil
 		for _, since := range batches {
-			repeats = m.batches.repeats(viewer, since, m.clock.Now(), timeout) || repeats
+			repeats = m.batches.repeats(viewer, since, time.Now(), timeout) || repeats
 		}
 		return repeats
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddy-matrix/caddy-matrix-presence/internal/passing"
+	"github.com/caddy-matrix/caddy-matrix-presence/internal/wallclock"
 )
 
 // room is a room on a scripted homeserver, with enough users for it to pass its trial. All of them
@@ -501,6 +502,54 @@ func TestASyncThatTeachesNothingIsNotTaughtLater(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A wall clock that is set forward has our memory age, and not what Synapse keeps.
+func TestSyncThatMayBeAnsweredAgainTeachesNothingWhateverTheWallClockSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer wallclock.Shift(0)
+		p := newRoom(t, new(options))
+		viewer, target := p.users[0], p.users[1]
+		sync := func(since string) {
+			p.hs.AnswerBy(func(w http.ResponseWriter, r *http.Request) (bool, error) {
+				if !strings.HasSuffix(r.URL.Path, "/sync") {
+					return false, nil
+				}
+				p.synced(w, target)
+				return true, nil
+			})
+			p.Do(request("GET", syncPath+since, tokenOf(viewer), ""))
+		}
+		asked := func() int {
+			before := p.hs.Count("GET")
+			p.Get(tokenOf(viewer), target)
+			return p.hs.Count("GET") - before
+		}
+		known := func() {
+			p.Get(tokenOf(viewer), viewer)
+			p.Get(tokenOf(target), target)
+		}
+		wallclock.Shift(time.Hour) // soon after the start
+		known()
+		if sync("?since=s1"); asked() == 0 {
+			t.Error("it isn't known what was asked before the start")
+		}
+		time.Sleep(batchUnknown)
+		known()
+		sync("?since=s5")
+		p.memory.presence.MembershipChanged(viewer, p.memory.now(), 0) // a kick
+		wallclock.Shift(2 * time.Hour)
+		known()
+		if sync("?since=s5"); asked() == 0 {
+			t.Error("it may have been answered as before the kick")
+		}
+		p.memory.presence.MembershipChanged(viewer, p.memory.now(), 0)
+		time.Sleep(2 * time.Second)
+		known()
+		if sync("?since=s6"); asked() != 0 {
+			t.Error("another one has taught nothing")
+		}
+	})
 }
 
 // What a sync of whom nobody knows may have been answered is what anybody's sync may be answered

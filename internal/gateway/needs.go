@@ -59,7 +59,7 @@ func (m *Store) WatchFor(all []*Settings) {
 		m.presence.PurgeAll(m.now())
 	}
 	if !n.learns.Swap(learns) && learns {
-		m.batches.begin(m.now())
+		m.batches.begin(time.Now())
 	}
 }
 

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"maps"
 	"net/http"
 	"slices"
@@ -77,7 +78,7 @@ func (g *Gateway) refusedRevocation(r *http.Request, answer *subresponse) {
 		if certain {
 			g.store.refused(c, g.store.identities.LastSession(c), answer)
 		} else {
-			g.store.identities.Doubt(c)
+			g.store.doubtHere(c)
 		}
 	}
 }
@@ -274,6 +275,9 @@ func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) (known 
 	if was.UserID != "" {
 		m.devices.Forget(was.UserID, was.Device) // it wants nothing any more
 	}
+	if holder := cmp.Or(was.UserID, m.identities.Holder(c)); holder != "" {
+		m.identities.SettleUser(holder, m.settled()) // for the device's other tokens
+	}
 	userID := m.identities.RevokeToken(c)
 	if userID != "" {
 		m.tell(cluster.UserEnded, userID)
@@ -284,13 +288,27 @@ func (m *Store) revokeTokenOf(c matrix.Credential, was identity.Session) (known 
 
 // doubt has the homeserver asked again whose a credential is, here and at the other nodes.
 func (m *Store) doubt(c matrix.Credential) {
-	m.settleIf(m.identities.WasKnown(c) || m.identities.Holder(c) != "", c)
+	m.settleIf(m.isKnown(c), c)
 	m.identities.Doubt(c)
 }
 
+// doubtHere is doubt at this node only: what a homeserver has refused may not have ended. What it refuses to one of an
+// appservice's users is nothing to the others.
+func (m *Store) doubtHere(c matrix.Credential) {
+	if c.UserID == "" && c.DeviceID == "" && m.isKnown(c) {
+		m.identities.Settle(c, m.settled())
+	}
+	m.identities.Doubt(c)
+}
+
+// isKnown tells that the homeserver knows a token, or has, as it said itself or by the answer that gave it out.
+func (m *Store) isKnown(c matrix.Credential) bool {
+	return m.identities.WasKnown(c) || m.identities.Holder(c) != ""
+}
+
 // settleIf has nothing remembered of a token that has ended, or may have, until all of the homeserver's
-// processes know, here and at the other nodes. Nothing is done for one that isn't known, by the homeserver or from
-// the answer that gave it out: anybody can make tokens up. It must be called before what ends the token here.
+// processes know, here and at the other nodes. Nothing is done for one that isn't known:
+// anybody can make tokens up. It must be called before what ends the token here.
 func (m *Store) settleIf(isKnown bool, c matrix.Credential) {
 	if isKnown {
 		m.identities.Settle(c, m.settled())

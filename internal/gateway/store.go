@@ -119,7 +119,7 @@ func NewStore(s Sizes, latency func(reason string) Observer, panicked func(reaso
 		preflights: newPreflights(),
 		asking:     fairqueue.New(maxWhoAmIs, maxWhoAmIsEach, maxWhoAmIsWaiting),
 		counters:   newCounters(latency),
-		batches:    newBatches(now),
+		batches:    newBatches(time.Now()),
 		learning:   fairqueue.NewSeats(maxLearning, maxLearningEach),
 		confirming: fairqueue.NewSeats(maxLearning, maxLearningEach),
 		heard:      fairqueue.NewSeats(maxHeard, maxHeardEach),

@@ -106,7 +106,7 @@ func (g *Gateway) watchShown(w http.ResponseWriter, r *http.Request) (http.Respo
 	return onStatus(w, func(status int) {
 		if status == http.StatusUnauthorized && !isSites() && !g.site.Authenticates {
 			for _, c := range shown {
-				g.store.identities.Doubt(c)
+				g.store.doubtHere(c)
 			}
 		}
 	}), func() {}
@@ -115,10 +115,10 @@ func (g *Gateway) watchShown(w http.ResponseWriter, r *http.Request) (http.Respo
 // refused notes that the homeserver has refused a credential with status 401.
 func (m *Store) refused(c matrix.Credential, was identity.Session, answer *subresponse) {
 	if answer.matrixError() == unknownToken {
-		m.settleIf(m.identities.WasKnown(c) || was.UserID != "", c)
+		m.settleIf(m.isKnown(c) || was.UserID != "", c)
 		m.revokeTokenOf(c, was)
 	} else {
-		m.identities.Doubt(c)
+		m.doubtHere(c)
 	}
 }
 

@@ -305,7 +305,7 @@ func (q whoAmI) reject(answer *subresponse, asked time.Time) owner {
 	// Dendrite says of an appservice's token that it doesn't know it if it is
 	// the user_id that it doesn't know.
 	if c.UserID == "" && c.DeviceID == "" && cache.Fits(unknown.Body, keptList(answer.header)) {
-		q.store.settleIf(q.store.identities.WasKnown(c), c)
+		q.store.settleIf(q.store.isKnown(c), c) // another of its processes may not know yet
 		q.store.identities.Reject(c, unknown, asked)
 	}
 	return owner{unknown: unknown}
