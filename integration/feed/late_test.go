@@ -134,6 +134,8 @@ func (w *world) play(all []*change) {
 			case c.made != nil:
 				if c.made() {
 					c.since = time.Now()
+				} else {
+					c.seen() // else nothing is in memory by then
 				}
 			case time.Now().After(c.due):
 				c.make()
