@@ -20,6 +20,7 @@ type contact struct {
 	told     bool       // that it is up, or down
 	answered time.Time  // when a call last succeeded
 	failing  time.Time  // since when all have failed, or zero
+	refused  time.Time  // when the last one left that failed
 	lastPull time.Time  // when the last one left that succeeded
 	nodes    attendance
 }
@@ -47,12 +48,18 @@ func (c *contact) note(err error, left, now time.Time, nodes int) {
 	c.next = (c.next + 1) % len(c.last)
 	if err == nil {
 		c.answered, c.failing = now, time.Time{}
+		if c.down.Load() != nil && !left.After(c.refused) {
+			return // it left before others that were refused, and says nothing of what has been since
+		}
 		if c.down.Swap(nil) != nil || !c.told {
 			c.told, c.last = true, [5]bool{}
 			c.nodes = attendance{told: nodes, now: nodes, since: now}
 			c.report.Up(nodes)
 		}
 		return
+	}
+	if left.After(c.refused) {
+		c.refused = left
 	}
 	if c.failing.IsZero() {
 		if c.failing = left; c.answered.After(left) {
