@@ -73,7 +73,7 @@ func TestListsThatDontEndAreBounded(t *testing.T) {
 				end()
 				clients.Wait()
 				p.wantMetrics(map[string]float64{tt.metric: 4 + 64}) // of all
-				time.Sleep(batchLasts + time.Second) // what was asked before need not be another by its hash
+				time.Sleep(batchLasts + time.Second)                 // what was asked before need not be another by its hash
 				p.Get(tokenOf(p.users[0]), p.users[0])
 				end = p.endless()
 				p.hears(clients, tt.path, p.users[0], 1000, 1001)
