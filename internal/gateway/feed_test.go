@@ -312,9 +312,11 @@ func TestAnswerOfAWorkerThatDoesNotKnowWhatAnotherHasRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
 		errcode string
 		put     bool
+		query   string
 	}{
-		"a token that it doesn't know": {errcode: unknownToken},
-		"a locked account":             {errcode: "M_USER_LOCKED", put: true},
+		"a token that it doesn't know":                    {errcode: unknownToken},
+		"a locked account":                                {errcode: "M_USER_LOCKED", put: true},
+		"a locked account, with a parameter of no effect": {errcode: "M_USER_LOCKED", put: true, query: "?user_id=@x:example.com"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -332,9 +334,10 @@ func TestAnswerOfAWorkerThatDoesNotKnowWhatAnotherHasRefused(t *testing.T) {
 					})
 				}
 				if tc.put {
+					p.Do(request("GET", statusPath(bob)+tc.query, "alice-token", ""))
 					p.Get("alice-token", bob)
 					refuses(tc.errcode)
-					p.WantError(p.Put("alice-token", alice, online), 401, tc.errcode)
+					p.WantError(p.Do(request("PUT", statusPath(alice)+tc.query, "alice-token", online)), 401, tc.errcode)
 				} else {
 					refuses(tc.errcode)
 					p.WantError(p.Get("alice-token", bob), 401, tc.errcode)

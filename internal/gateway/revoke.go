@@ -295,6 +295,7 @@ func (m *Store) doubt(c matrix.Credential) {
 // doubtHere is doubt at this node only: what a homeserver has refused may not have ended. What it refuses to one of an
 // appservice's users is nothing to the others.
 func (m *Store) doubtHere(c matrix.Credential) {
+	c = m.identities.Effective(c)
 	if c.UserID == "" && c.DeviceID == "" && m.isKnown(c) {
 		m.identities.Settle(c, m.settled())
 	}

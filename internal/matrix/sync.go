@@ -134,7 +134,7 @@ func ParseSyncQuery(d Dialect, rawQuery string) (q SyncQuery) {
 			refused = d == Tuwunel
 		case p.name == "set_presence":
 			q.given, q.start, q.end, q.bare, q.split, word = true, p.start, p.end, p.bare, p.split, p.value
-		case p.name == "full_state", p.split && (p.name == "since" || p.name == "timeout"):
+		case p.name == "full_state" && p.value != "false", p.split && (p.name == "since" || p.name == "timeout"):
 			vague = true
 		case p.name == "since":
 			since = true

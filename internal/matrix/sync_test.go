@@ -133,6 +133,8 @@ func TestSyncQueries(t *testing.T) {
 		{"timeout=0&since=&since=s", Synapse, Online, Unbounded, "timeout=0&since=&since=s&set_presence=offline"},
 		{"timeout=0&since=", Synapse, Online, Unbounded, "timeout=0&since=&set_presence=offline"},
 		{"timeout=0&since=s&full_state=true", Synapse, Online, Unbounded, "timeout=0&since=s&full_state=true&set_presence=offline"},
+		{"timeout=7&since=s&full_state=false", Synapse, Online, 7 * time.Millisecond, "timeout=7&since=s&full_state=false&set_presence=offline"},
+		{"timeout=7&since=s&full_state=False", Synapse, Online, Unbounded, "timeout=7&since=s&full_state=False&set_presence=offline"},
 		{"since=s;timeout=0&since=s", Synapse, Online, Unbounded, "since=s;timeout=0&since=s&set_presence=offline"},
 		{"since=s;timeout=9&since=s", Dendrite, Online, 0, "since=s;timeout=9&since=s&set_presence=offline"},
 		{"set_presence=unavailable&set_presence=online&since=s", Dendrite, Unavailable, 0, "set_presence=offline&set_presence=online&since=s"},
