@@ -82,6 +82,13 @@ var mended = map[string][]mutant{
 			why:    "as above",
 		},
 		{
+			name:   "a token that has ended still has its user",
+			effect: "whoever has one that has ended has the answers about its user's other tokens not be remembered",
+			edits:  []edit{{"internal/identity/issued.go", "	t.issuedTo.Remove(key)\n", "	_ = key\n"}},
+			unit:   "internal/gateway TestTokenThatHasEndedEndsNothingMore",
+			why:    "it costs questions, of which the world's laws allow as many",
+		},
+		{
 			name:   "no second try without what the client chose",
 			effect: "what is stale is shown to a client that made our question fail",
 			edits:  []edit{{"internal/gateway/subrequest.go", "alone && !s.mayBeCause(first):", "alone:"}},

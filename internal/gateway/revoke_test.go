@@ -917,3 +917,25 @@ func TestRegistrationsVoidNobody(t *testing.T) {
 		})
 	}
 }
+
+// Whoever still has a token that has ended, and uses it, changes nothing for the one whose it was: each logout with it had the
+// answers about that one's other tokens not be remembered for a while.
+func TestTokenThatHasEndedEndsNothingMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProxy(t, &options{})
+		p.hs.answers(clientAPI+"login", 200, `{"user_id":"@alice:example.com","access_token":"alice-new","device_id":"D"}`, nil)
+		p.Do(request("POST", clientAPI+"login", "", `{"type":"m.login.password"}`))
+		time.Sleep(2 * time.Second) // what the login may have ended has settled
+		logout := func(status int, body string) {
+			p.hs.answers(clientAPI+"logout", status, body, nil)
+			p.Do(request("POST", clientAPI+"logout", "alice-new", ""))
+		}
+		logout(200, "{}")
+		time.Sleep(2 * time.Second)
+		logout(401, `{"errcode":"M_UNKNOWN_TOKEN","error":"No"}`)
+		p.lookupsOf("alice-token")
+		if got := p.lookupsOf("alice-token"); got > 0 {
+			t.Errorf("%d lookups, want 0", got)
+		}
+	})
+}

@@ -60,6 +60,9 @@ func (t *Table) forget(c matrix.Credential, ended bool) (userID string) {
 	base, ok := shard.identities.Get(key)
 	shard.mu.Unlock()
 	if known = ok || givenOut; !ok {
+		if ended && c.UserID == "" && c.DeviceID == "" {
+			t.forgetIssued(key)
+		}
 		return ""
 	}
 	if c = base.effective(c); c.UserID != "" || c.DeviceID != "" {
@@ -90,6 +93,7 @@ func (t *Table) forgetBase(key tokenKey, ended bool) (userID string) {
 		return ""
 	case ended:
 		shard.identities.Delete(key)
+		t.forgetIssued(key)
 	default:
 		if base.userID != "" {
 			t.isOf(key, issued{userID: base.userID, asked: ever}) // for what it may yet end

@@ -35,6 +35,7 @@ func (t *Table) Reject(c matrix.Credential, answer *UnknownToken, asked time.Tim
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	shard.identities.Delete(key)
+	t.forgetIssued(key)
 	// Homeservers send one and the same answer, so that one copy is enough for
 	// all the tokens that somebody makes up.
 	if last := shard.lastUnknown; last != nil && last.equal(answer) {
