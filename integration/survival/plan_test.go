@@ -49,7 +49,9 @@ var brief = plan{
 	people: 600, viewers: 60, bridged: 20, busy: 10,
 	reload: 1500 * time.Millisecond, restart: 4 * time.Second, sample: 250 * time.Millisecond,
 	filling: true,
-	tables:  tableSizes{states: 250, permissions: 2000, tokens: 480},
+	// With 480 tokens, of which another configuration has 320, a 64th part of a table of budgets had room for five users, and
+	// now and then more than that came to have one.
+	tables: tableSizes{states: 250, permissions: 2000, tokens: 960},
 }
 
 // busy are the options of a busy server, in both configurations.
