@@ -223,10 +223,11 @@ func TestSlowerMinimumDoesntLockItIn(t *testing.T) {
 		if k.level() == BrownOutNone {
 			t.Fatal("it isn't slow")
 		}
-		// Some minutes more, as a hold that takes chance for the load tries again after 45 s, and then 90 s.
-		k.run(baseAge + 6*time.Minute)
+		// Some minutes more, as a hold that takes chance for the load tries again after 45 s, 90 s, three and six minutes: one in
+		// 200 needs more than the first six.
+		k.run(baseAge + 12*time.Minute)
 		if k.level() != BrownOutNone {
-			t.Fatalf("after 16 minutes the level is %s: %v", BrownOutNames[k.level()], k.changes)
+			t.Fatalf("after 22 minutes the level is %s: %v", BrownOutNames[k.level()], k.changes)
 		}
 		quiet := k.now
 		k.run(5 * time.Minute)
