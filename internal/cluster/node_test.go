@@ -27,41 +27,31 @@ type node struct {
 	memory
 }
 
-// memory writes down what it is told.
-type memory struct {
-	mu      sync.Mutex // guards all below
-	told    []string
-	counted []string // nodes
+// record is what was told, in order.
+type record struct {
+	mu   sync.Mutex // guards all below
+	told []string
 }
 
-func (n *memory) counts(format string, args ...any) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.counted = append(n.counted, fmt.Sprintf(format, args...))
-}
-
-// takeCounts returns what was told of the number of nodes since it was last called.
-func (n *memory) takeCounts() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	counted := strings.Join(n.counted, ", ")
-	n.counted = nil
-	return counted
-}
-
-func (n *memory) tell(format string, args ...any) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.told = append(n.told, fmt.Sprintf(format, args...))
+func (r *record) tell(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.told = append(r.told, fmt.Sprintf(format, args...))
 }
 
 // take returns what was told since it was last called.
-func (n *memory) take() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	told := strings.Join(n.told, ", ")
-	n.told = nil
+func (r *record) take() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	told := strings.Join(r.told, ", ")
+	r.told = nil
 	return told
+}
+
+// memory writes down what it is told, and apart from that how many nodes there are.
+type memory struct {
+	record
+	counted record
 }
 
 type fence struct {
@@ -91,7 +81,7 @@ func (r reporter) Flush(d time.Duration, missed bool) {
 func (r reporter) Up(int)                    { r.tell("up") }
 func (r reporter) Warn(message string)       { r.tell("%s", message) }
 func (r reporter) Down(error)                { r.tell("down") }
-func (r reporter) Nodes(were, are int)       { r.counts("%d nodes, then %d", were, are) }
+func (r reporter) Nodes(were, are int)       { r.counted.tell("%d nodes, then %d", were, are) }
 func (r reporter) Flushed(why cluster.Doubt) { r.tell("%s", cluster.DoubtNames[why]) }
 
 // join returns a node of a log that has come to its end.
@@ -315,22 +305,22 @@ func TestNodesThatComeAndGoAreToldOf(t *testing.T) {
 		log := testkit.NewSharedLog()
 		a := join(t, log)
 		time.Sleep(10 * time.Second)
-		want(t, "a node is alone", a.takeCounts(), "")
+		want(t, "a node is alone", a.counted.take(), "")
 		b := join(t, log)
 		time.Sleep(10 * time.Second)
-		want(t, "another has come", a.takeCounts(), "1 nodes, then 2")
+		want(t, "another has come", a.counted.take(), "1 nodes, then 2")
 		resume := log.Pause()
 		time.Sleep(10 * time.Second)
 		resume()
 		time.Sleep(10 * time.Second)
-		if counted := a.takeCounts(); counted != "" && counted != "1 nodes, then 2" { // if it was the first that came back
+		if counted := a.counted.take(); counted != "" && counted != "1 nodes, then 2" { // if it was the first that came back
 			t.Errorf("the log was away: %q", counted)
 		}
-		b.takeCounts()
+		b.counted.take()
 		b.Close()
 		time.Sleep(10 * time.Second)
-		want(t, "it has gone", a.takeCounts(), "2 nodes, then 1")
-		want(t, "the one that has gone", b.takeCounts(), "")
+		want(t, "it has gone", a.counted.take(), "2 nodes, then 1")
+		want(t, "the one that has gone", b.counted.take(), "")
 	})
 }
 

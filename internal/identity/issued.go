@@ -147,11 +147,12 @@ func (t *Table) issuedWith(refresh tokenKey) (access tokenKey, ok bool) {
 	return t.succeeds.Get(refresh)
 }
 
-// forgetIssued notes of a token that it has ended for sure. Whoever still has it changes nothing for the one whose it was.
-func (t *Table) forgetIssued(key tokenKey) {
+// forgetIssued notes of a token that it has ended for sure, and reports whether it had been given out. Whoever still has it
+// changes nothing for the one whose it was.
+func (t *Table) forgetIssued(key tokenKey) (ok bool) {
 	t.muIssued.Lock()
 	defer t.muIssued.Unlock()
-	t.issuedTo.Remove(key)
+	return t.issuedTo.Remove(key)
 }
 
 func (t *Table) endsBy(refresh, access tokenKey) {

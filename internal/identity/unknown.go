@@ -29,13 +29,13 @@ type unknownEntry struct {
 func (t *Table) Reject(c matrix.Credential, answer *UnknownToken, asked time.Time) {
 	key := t.key(c.Token)
 	t.noteEnding(key)
-	known, givenOut := t.WasKnown(c), t.doubtIssued(key)
-	defer t.tokenEnds(known || givenOut)
+	known := t.WasKnown(c)
+	defer func() { t.tokenEnds(known) }()
 	shard := t.shard(key)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	shard.identities.Delete(key)
-	t.forgetIssued(key)
+	known = t.forgetIssued(key) || known
 	// Homeservers send one and the same answer, so that one copy is enough for
 	// all the tokens that somebody makes up.
 	if last := shard.lastUnknown; last != nil && last.equal(answer) {
